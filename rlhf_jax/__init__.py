@@ -1,0 +1,1 @@
+"""Align language models in JAX."""
