@@ -1,1 +1,26 @@
+"""One device mesh, and two tables that say how arrays lie on it."""
 
+from rlhf_jax.sharding.mesh import BATCH_AXES, MESH_AXES, MeshConfig, make_mesh
+from rlhf_jax.sharding.rules import (
+    AXIS_RULES,
+    PARAM_RULES,
+    batch_sharding,
+    constrain,
+    infer_shardings,
+    replicated,
+    tree_bytes_per_device,
+)
+
+__all__ = [
+    "AXIS_RULES",
+    "BATCH_AXES",
+    "MESH_AXES",
+    "PARAM_RULES",
+    "MeshConfig",
+    "batch_sharding",
+    "constrain",
+    "infer_shardings",
+    "make_mesh",
+    "replicated",
+    "tree_bytes_per_device",
+]

@@ -1,1 +1,18 @@
+"""Train state, optimizers and the update step."""
 
+from rlhf_jax.training.optim import OptimizerConfig, make_optimizer, make_schedule
+from rlhf_jax.training.state import TrainState, make_sharded_state, make_train_state
+from rlhf_jax.training.update import UpdateStep, make_update_step, reduce_metrics, split_microbatches
+
+__all__ = [
+    "OptimizerConfig",
+    "TrainState",
+    "UpdateStep",
+    "make_optimizer",
+    "make_schedule",
+    "make_sharded_state",
+    "make_train_state",
+    "make_update_step",
+    "reduce_metrics",
+    "split_microbatches",
+]

@@ -1,0 +1,151 @@
+"""Optimizers from configuration: an optax chain of clipping, the rule, decoupled weight decay and a schedule."""
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import optax
+
+from rlhf_jax.types import Params
+
+OPTIMIZERS = ("adamw", "adafactor", "lion", "sgd")
+SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters move.
+
+    Attributes:
+      name: adamw | adafactor | lion | sgd.
+      learning_rate: peak learning rate, after warm-up.
+      schedule: after warm-up: constant | linear (to `min_lr_ratio` at the last step) | cosine (likewise) | inverse_sqrt.
+      warmup_steps: steps of linear warm-up from 0 (as in transformers, the first step has rate 0 when there is one).
+      warmup_ratio: the same as a fraction of all steps; give one of the two.
+      min_lr_ratio: final learning rate as a fraction of the peak (linear and cosine).
+      b1: decay of the first moment (adamw, lion).
+      b2: decay of the second moment (adamw, lion).
+      eps: added to the root of the second moment (adamw).
+      momentum: sgd.
+      weight_decay: decoupled, multiplied by the learning rate.
+      decay_exclude: regular expressions of parameter names that are not decayed; norms and biases by default.
+      max_grad_norm: gradients of a larger global norm are scaled down to it; null: no clipping.
+      moment_dtype: dtype of the first moment of adamw and lion: float32 | bfloat16.
+    """
+
+    name: Literal["adamw", "adafactor", "lion", "sgd"] = "adamw"
+    learning_rate: float = 1e-5
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "cosine"
+    warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    min_lr_ratio: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    decay_exclude: tuple[str, ...] = (r"norm/", r"/bias$")
+    max_grad_norm: float | None = 1.0
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer.name", self.name, OPTIMIZERS)
+        _one_of("optimizer.schedule", self.schedule, SCHEDULES)
+        _one_of("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
+        for name, low, high in (("b1", 0, 1), ("b2", 0, 1), ("momentum", 0, 1), ("warmup_ratio", 0, 1), ("min_lr_ratio", 0, 1)):
+            value = {"b1": self.b1, "b2": self.b2, "momentum": self.momentum, "warmup_ratio": self.warmup_ratio}.get(
+                name, self.min_lr_ratio
+            )
+            if not low <= value <= high:
+                raise ValueError(f"optimizer.{name}={value} must lie between {low} and {high}")
+        for name, value in (("learning_rate", self.learning_rate), ("eps", self.eps), ("weight_decay", self.weight_decay)):
+            if not value >= 0:
+                raise ValueError(f"optimizer.{name}={value} must not be negative")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"optimizer.max_grad_norm={self.max_grad_norm} must be positive; null switches clipping off")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optimizer.warmup_steps={self.warmup_steps} must not be negative")
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError(f"optimizer: give warmup_steps={self.warmup_steps} or warmup_ratio={self.warmup_ratio}, not both")
+        for pattern in self.decay_exclude:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"optimizer.decay_exclude: {pattern!r} is not a regular expression: {error}") from error
+
+
+def make_schedule(config: OptimizerConfig, *, total_steps: int | None = None) -> Callable[[Any], Any]:
+    """Learning rate as a function of the number of updates made so far.
+
+    Args:
+      config: see `OptimizerConfig`.
+      total_steps: updates in the whole run; needed for a schedule that ends (linear, cosine) and for `warmup_ratio`.
+
+    Returns:
+      An optax schedule.
+
+    Raises:
+      ValueError: `total_steps` is missing where it is needed, or the warm-up is longer than the run.
+    """
+    if total_steps is None and (config.schedule in ("linear", "cosine") or config.warmup_ratio):
+        raise ValueError(f"optimizer.schedule={config.schedule!r} needs the number of steps of the run: pass total_steps")
+    warmup = config.warmup_steps or round(config.warmup_ratio * (total_steps or 0))
+    if total_steps is not None and warmup > total_steps:
+        raise ValueError(f"optimizer.warmup_steps={warmup} is more than the {total_steps} steps of the run")
+    peak, rest = config.learning_rate, max(1, (total_steps or 0) - warmup)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, peak * config.min_lr_ratio, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=config.min_lr_ratio),
+        "inverse_sqrt": lambda: lambda count: peak * (max(warmup, 1) / (count + max(warmup, 1))) ** 0.5,
+    }[config.schedule]()
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig, *, total_steps: int | None = None) -> optax.GradientTransformation:
+    """An optax optimizer: clip by global norm, the rule, decoupled weight decay, learning-rate schedule.
+
+    Args:
+      config: see `OptimizerConfig`.
+      total_steps: updates in the whole run (see `make_schedule`).
+
+    Returns:
+      An optax gradient transformation; its `update` needs the parameters.
+
+    Raises:
+      ValueError: as `make_schedule`.
+    """
+    schedule = make_schedule(config, total_steps=total_steps)
+    rule = {
+        "adamw": lambda: optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=config.moment_dtype),
+        "lion": lambda: optax.scale_by_lion(config.b1, config.b2, mu_dtype=config.moment_dtype),
+        "sgd": lambda: optax.trace(config.momentum) if config.momentum else optax.identity(),
+        "adafactor": lambda: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+    }[config.name]()
+    clip = [optax.clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm is not None else []
+    decay = []
+    if config.weight_decay:
+        decay = [optax.add_decayed_weights(config.weight_decay, mask=lambda params: decay_mask(params, config.decay_exclude))]
+    return optax.chain(*clip, rule, *decay, optax.scale_by_learning_rate(schedule))
+
+
+def decay_mask(params: Params, exclude: tuple[str, ...]) -> Any:
+    """True on the parameters whose "/"-joined name matches none of the patterns."""
+
+    def decayed(path: Any, _: Any) -> bool:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return not any(re.search(pattern, name) for pattern in exclude)
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{key}={value!r} is not one of {', '.join(allowed)}{hint}")
