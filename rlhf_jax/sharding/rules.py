@@ -124,13 +124,9 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, replicate: Sequence[str
     scalar_like = math.prod(shape) == 1 or name.rsplit("/", 1)[-1] == "skipped"
     if scalar_like or _REPLICATED.search(name) or any(re.search(pattern, name) for pattern in replicate):
         return PartitionSpec()
-    for pattern, logical in PARAM_RULES:
-        if re.search(pattern, name):
-            break
-    else:
-        raise ValueError(
-            f"no sharding rule matches {name!r} of shape {shape}; add one to PARAM_RULES or list it in mesh.replicate"
-        )
+    logical = next((axes for pattern, axes in PARAM_RULES if re.search(pattern, name)), None)
+    if logical is None:
+        raise ValueError(f"no sharding rule matches {name!r} {shape}; add one to PARAM_RULES or list it in mesh.replicate")
     if len(logical) != len(shape):
         raise ValueError(f"{name!r} has shape {shape}, but its rule names {len(logical)} axes {logical}")
     axes = [AXIS_RULES[axis] if axis is not None else None for axis in logical]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from rlhf_jax.types import Params
@@ -55,12 +56,10 @@ class OptimizerConfig:
         _one_of("optimizer.name", self.name, OPTIMIZERS)
         _one_of("optimizer.schedule", self.schedule, SCHEDULES)
         _one_of("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
-        for name, low, high in (("b1", 0, 1), ("b2", 0, 1), ("momentum", 0, 1), ("warmup_ratio", 0, 1), ("min_lr_ratio", 0, 1)):
-            value = {"b1": self.b1, "b2": self.b2, "momentum": self.momentum, "warmup_ratio": self.warmup_ratio}.get(
-                name, self.min_lr_ratio
-            )
-            if not low <= value <= high:
-                raise ValueError(f"optimizer.{name}={value} must lie between {low} and {high}")
+        fractions = {"b1": self.b1, "b2": self.b2, "momentum": self.momentum}
+        for name, value in (fractions | {"warmup_ratio": self.warmup_ratio, "min_lr_ratio": self.min_lr_ratio}).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"optimizer.{name}={value} must lie between 0 and 1")
         for name, value in (("learning_rate", self.learning_rate), ("eps", self.eps), ("weight_decay", self.weight_decay)):
             if not value >= 0:
                 raise ValueError(f"optimizer.{name}={value} must not be negative")
@@ -100,7 +99,7 @@ def make_schedule(config: OptimizerConfig, *, total_steps: int | None = None) ->
         "constant": lambda: optax.constant_schedule(peak),
         "linear": lambda: optax.linear_schedule(peak, peak * config.min_lr_ratio, rest),
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=config.min_lr_ratio),
-        "inverse_sqrt": lambda: lambda count: peak * (max(warmup, 1) / (count + max(warmup, 1))) ** 0.5,
+        "inverse_sqrt": lambda: lambda count: peak * jnp.sqrt(max(warmup, 1) / (jnp.maximum(count, 0) + max(warmup, 1))),
     }[config.schedule]()
     if not warmup:
         return after

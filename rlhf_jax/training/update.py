@@ -55,7 +55,7 @@ def make_update_step(
             (loss, metrics), grads = value_and_grad(state.params, frozen, batch, key)
         else:
             loss, metrics, grads = _accumulate(value_and_grad, state.params, frozen, batch, key, num_microbatches)
-        grad_norm = optax.global_norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
+        grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

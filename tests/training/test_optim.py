@@ -1,0 +1,98 @@
+"""Optimizers from configuration."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.training import OptimizerConfig, make_optimizer, make_schedule
+from rlhf_jax.training.optim import OPTIMIZERS
+
+
+def _params():
+    return {
+        "layers": {
+            "attn_norm": {"scale": jnp.ones((2, 4))},
+            "mlp": {"up": {"kernel": jnp.ones((2, 4, 256)), "bias": jnp.ones((2, 4))}},
+        }
+    }
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_descends(name):
+    config = OptimizerConfig(name=name, learning_rate=0.05, schedule="constant")
+    tx, params = make_optimizer(config), _params()
+
+    def loss(p):
+        return sum((x**2).sum() for x in jax.tree.leaves(p))
+
+    state, start = tx.init(params), loss(params)
+    for _ in range(5):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    assert loss(params) < start
+
+
+def test_adamw_first_step_by_hand():
+    # step 1 of Adam moves by lr * sign(g) (up to eps and the rounding of 1 - b2); decay adds lr * wd * w on matrices only
+    config = OptimizerConfig(learning_rate=0.1, schedule="constant", weight_decay=0.5, max_grad_norm=None)
+    tx, params = make_optimizer(config), _params()
+    grads = jax.tree.map(lambda x: -2.0 * jnp.ones_like(x), params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    mlp, norm = updates["layers"]["mlp"]["up"], updates["layers"]["attn_norm"]
+    np.testing.assert_allclose(mlp["kernel"], 0.1 - 0.1 * 0.5, rtol=5e-5)
+    np.testing.assert_allclose(mlp["bias"], 0.1, rtol=5e-5)
+    np.testing.assert_allclose(norm["scale"], 0.1, rtol=5e-5)
+
+
+def test_clipping_scales_to_the_norm():
+    config = OptimizerConfig(name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant", max_grad_norm=1.0)
+    tx, params = make_optimizer(config), {"w": {"kernel": jnp.zeros(2)}}
+    updates, _ = tx.update({"w": {"kernel": jnp.array([3.0, 4.0])}}, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"]["kernel"], [-0.6, -0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.0, 0.5, 1.0, 1.0, 1.0]),
+        ("linear", [0.0, 0.5, 1.0, 0.55, 0.1]),
+        ("cosine", [0.0, 0.5, 1.0, 0.55, 0.1]),  # half of the cosine is the mean of both ends
+        ("inverse_sqrt", [0.0, 0.5, 1.0, (2 / 6) ** 0.5, (2 / 10) ** 0.5]),
+    ],
+)
+def test_schedules(schedule, expected):
+    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=2, min_lr_ratio=0.1)
+    rate = make_schedule(config, total_steps=10)
+    np.testing.assert_allclose([rate(s) for s in (0, 1, 2, 6, 10)], expected, rtol=1e-6)
+
+
+def test_warmup_ratio_is_a_fraction_of_the_run():
+    rate = make_schedule(OptimizerConfig(learning_rate=1.0, schedule="constant", warmup_ratio=0.5), total_steps=4)
+    np.testing.assert_allclose([rate(s) for s in range(4)], [0.0, 0.5, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"name": "adam"}, "optimizer.name='adam' is not one of adamw.*did you mean 'adamw'"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"b1": 1.5}, "optimizer.b1=1.5"),
+        ({"learning_rate": -1.0}, "optimizer.learning_rate=-1.0"),
+        ({"learning_rate": float("nan")}, "optimizer.learning_rate=nan"),
+        ({"max_grad_norm": 0.0}, "null switches clipping off"),
+        ({"warmup_steps": -1}, "optimizer.warmup_steps=-1"),
+        ({"warmup_steps": 1, "warmup_ratio": 0.1}, "not both"),
+        ({"decay_exclude": ("(",)}, "not a regular expression"),
+    ],
+)
+def test_bad_config(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**kwargs)
+
+
+def test_schedule_needs_the_length_of_the_run():
+    with pytest.raises(ValueError, match="pass total_steps"):
+        make_optimizer(OptimizerConfig(schedule="cosine"))
+    with pytest.raises(ValueError, match="more than the 3 steps"):
+        make_schedule(OptimizerConfig(warmup_steps=5), total_steps=3)
