@@ -1,0 +1,166 @@
+"""YAML text to plain trees and back, with the line of every key.
+
+Scalars follow the YAML 1.2 core schema (what people expect), not YAML 1.1 (what PyYAML reads): `1e-5` is a number, `on` and
+`no` are text, `010` is ten, there are no dates. In addition `None` is null. The text of an unquoted scalar is kept beside its
+reading, so that the type of the field can decide later (`run_dir=2024` is text because `run_dir` is text).
+"""
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import yaml
+
+from rlhf_jax.config.errors import ConfigError, one_line
+
+NULLS = frozenset({"", "~", "null", "Null", "NULL", "None"})
+BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+INT = re.compile(r"[-+]?[0-9][0-9_]*")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+SPECIAL = re.compile(r"([-+]?)\.?(inf|Inf|INF)")
+NAN = frozenset({".nan", ".NaN", ".NAN", "nan", "NaN"})
+TAG = "tag:yaml.org,2002:"
+
+
+class Plain(NamedTuple):
+    """An unquoted scalar: its text and its reading (None, bool, int, float or the text itself)."""
+
+    text: str
+    value: None | bool | int | float | str
+
+
+class Document(NamedTuple):
+    """A parsed YAML mapping. Leaves are `Plain` (unquoted) or `str` (quoted)."""
+
+    tree: dict[str, Any]
+    lines: dict[str, int]
+    """Dotted key -> line, counted from 1."""
+
+
+def read_scalar(text: str) -> Plain:
+    """Read an unquoted scalar by the rules of this module."""
+    text = text.strip()
+    value: None | bool | int | float | str = text
+    if text in NULLS:
+        value = None
+    elif text in BOOLS:
+        value = BOOLS[text]
+    elif INT.fullmatch(text):
+        value = int(text.replace("_", ""))
+    elif FLOAT.fullmatch(text):
+        value = float(text.replace("_", ""))
+    elif match := SPECIAL.fullmatch(text):
+        value = -math.inf if match[1] == "-" else math.inf
+    elif text in NAN:
+        value = math.nan
+    return Plain(text, value)
+
+
+def parse_document(text: str, name: str) -> Document:
+    """Parse a configuration file.
+
+    Args:
+        text: YAML text whose top level is a mapping; an empty text is an empty mapping.
+        name: the file's name, for errors.
+
+    Returns:
+        The tree and the line of each key.
+
+    Raises:
+        ConfigError: invalid YAML, a top level that is no mapping, a key given twice, an alias inside itself.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {_describe_yaml_error(error)}") from None
+    if node is None:
+        return Document({}, {})
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{name}: the top level must be a mapping of sections (key: value), not a {node.id}")
+    lines: dict[str, int] = {}
+    return Document(_construct(node, name, "", lines, ()), lines)
+
+
+def parse_value(text: str, name: str) -> Any:
+    """Parse the right side of an override: flow syntax when it opens with a bracket, brace or quote; else one plain scalar."""
+    if not text.lstrip().startswith(("[", "{", '"', "'")):
+        return read_scalar(text)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {_describe_yaml_error(error)}") from None
+    return _construct(node, name, "", {}, ())
+
+
+def settled(value: Any) -> Any:
+    """A tree of readings: every `Plain` replaced by its value."""
+    if isinstance(value, Plain):
+        return value.value
+    if isinstance(value, dict):
+        return {key: settled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [settled(item) for item in value]
+    return value
+
+
+def render(tree: Any) -> str:
+    """YAML text of nested dicts, lists and scalars, such that `parse_document` gives the same values back."""
+    node = _represent(tree)
+    return yaml.serialize(node, Dumper=yaml.SafeDumper, width=2**20, allow_unicode=True)
+
+
+def _construct(node: yaml.Node, name: str, path: str, lines: dict[str, int], open_nodes: tuple[int, ...]) -> Any:
+    if id(node) in open_nodes:
+        raise ConfigError(f"{name}: line {node.start_mark.line + 1}: an alias refers to a value that contains it")
+    inside = (*open_nodes, id(node))
+    if isinstance(node, yaml.ScalarNode):
+        return read_scalar(node.value) if node.style is None else node.value
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, name, path, lines, inside) for item in node.value]
+    tree: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"{name}: line {line}: a key must be plain text, not a {key_node.id}")
+        key = key_node.value
+        dotted = f"{path}.{key}" if path else key
+        if key in tree:
+            raise ConfigError(f"{name}: line {line}: {dotted!r} is given twice (first on line {lines[dotted]}); keep one")
+        lines[dotted] = line
+        tree[key] = _construct(value_node, name, dotted, lines, inside)
+    return tree
+
+
+def _represent(value: Any) -> yaml.Node:
+    if isinstance(value, dict):
+        pairs = [(_represent(str(key)), _represent(item)) for key, item in value.items()]
+        return yaml.MappingNode(TAG + "map", pairs, flow_style=not pairs)
+    if isinstance(value, list | tuple):
+        flow = all(not isinstance(item, dict | list | tuple) for item in value)
+        return yaml.SequenceNode(TAG + "seq", [_represent(item) for item in value], flow_style=flow)
+    if value is None:
+        return yaml.ScalarNode(TAG + "null", "null")
+    if isinstance(value, bool):
+        return yaml.ScalarNode(TAG + "bool", str(value).lower())
+    if isinstance(value, int):
+        return yaml.ScalarNode(TAG + "int", str(value))
+    if isinstance(value, float):
+        return yaml.ScalarNode(TAG + "float", _float_text(value))
+    text = str(value)
+    plain = read_scalar(text).value == text and text.isprintable()
+    return yaml.ScalarNode(TAG + "str", text, style=None if plain else '"')
+
+
+def _float_text(value: float) -> str:
+    if math.isnan(value):
+        return ".nan"
+    if math.isinf(value):
+        return ".inf" if value > 0 else "-.inf"
+    mantissa, exponent, power = repr(value).partition("e")
+    return repr(value) if not exponent else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{power}"
+
+
+def _describe_yaml_error(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {one_line(error.problem or error.context or 'unreadable')}"
+    return one_line(error)
