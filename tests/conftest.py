@@ -11,6 +11,13 @@ import pathlib
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and types of ops and algorithms are checked in tests only. Must come before the first import of rlhf_jax.
+# PEP 484 tower: an int passes for a float, as for every other Python type checker.
+install_import_hook(
+    ["rlhf_jax.ops", "rlhf_jax.algorithms"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
