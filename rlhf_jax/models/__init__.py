@@ -1,1 +1,17 @@
+"""Decoder-only language models as pure functions of a plain nested dict of arrays; the only place that knows Flax."""
 
+from rlhf_jax.models.adapter import HEADS, abstract_params, init_model, make_model
+from rlhf_jax.models.config import FAMILIES, ModelConfig, ModelConfigError
+from rlhf_jax.models.transformer import LAYERS, REMAT
+
+__all__ = [
+    "FAMILIES",
+    "HEADS",
+    "LAYERS",
+    "REMAT",
+    "ModelConfig",
+    "ModelConfigError",
+    "abstract_params",
+    "init_model",
+    "make_model",
+]

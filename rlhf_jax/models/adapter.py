@@ -1,0 +1,188 @@
+"""From a configuration to `Model`, a NamedTuple of pure functions of a plain nested dict of arrays."""
+
+import dataclasses
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.modules import Block, Ends
+from rlhf_jax.models.transformer import Execution, make_hidden
+from rlhf_jax.ops.fused import fused_token_logps
+from rlhf_jax.sharding import constrain, infer_shardings
+from rlhf_jax.types import Key, Model, Params
+
+HEADS = (None, "reward", "value")
+
+
+def make_model(
+    config: ModelConfig,
+    *,
+    mesh: Mesh | None = None,
+    compute_dtype: str | None = None,
+    remat: str = "none",
+    layers: str = "auto",
+    attention: str = "auto",
+    head: str | None = None,
+) -> Model:
+    """The pure functions of a decoder, without parameters.
+
+    Args:
+      config: the architecture.
+      mesh: device mesh that activations are pinned to; None outside one.
+      compute_dtype: "float32" or "bfloat16": activations and kernels at use; None: the dtype of the parameters. Norms, RoPE,
+        softmax and the statistics of the logits are float32 in any case.
+      remat: what layers keep for the backward pass: "none" (everything), "full" (only their input), "dots", "dots_no_batch",
+        "save_attention".
+      layers: "scan", "unroll" or "auto".
+      attention: implementation of attention, see `rlhf_jax.models.attention`.
+      head: None; "reward": a scalar model without a language-model head (as `...ForSequenceClassification`); "value": a scalar
+        head beside the language-model head, if the configuration has one.
+
+    Returns:
+      The model; `model.config.lm_head` is False for a reward model.
+
+    Raises:
+      ValueError: an unknown name, or a scalar configuration (`lm_head=False`) without a head.
+    """
+    execution = Execution(mesh=mesh, compute_dtype=compute_dtype, remat=remat, layers=layers, attention=attention)
+    config = _with_head(config, head)
+    ends, block = _graphs(config, head is not None)
+    hidden = make_hidden(config, execution, ends, block)
+    unembedding = ("embed", "embedding") if config.tie_embeddings else ("unembed", "kernel")
+
+    def state_and_unembedding(params: Params, tokens: Array, mask: Array, segment_ids: Array | None) -> tuple[Array, Array]:
+        if not config.lm_head:
+            raise ValueError("this model has a scalar head and no language-model head; load it with head=None or head='value'")
+        state = hidden(params, tokens, mask, segment_ids=segment_ids)
+        return state, params[unembedding[0]][unembedding[1]].astype(state.dtype)
+
+    def logits(params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None) -> Float[Array, "B T V"]:
+        state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
+        wide = jnp.promote_types(state.dtype, jnp.float32)
+        raw = jnp.einsum("btd,vd->btv", state, kernel, preferred_element_type=wide)
+        raw = constrain(raw, mesh, ("batch", "seq", None))
+        cap = config.logits_softcap
+        return raw if cap is None else cap * jnp.tanh(raw / cap)
+
+    def token_logps(
+        params: Params,
+        tokens: Array,
+        mask: Array,
+        *,
+        segment_ids: Array | None = None,
+        scored: Array | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
+        logps, entropy = fused_token_logps(
+            state, kernel, tokens, temperature=temperature, softcap=config.logits_softcap, scored=scored, mesh=mesh
+        )
+        known = _predictable(mask, segment_ids)
+        return jnp.where(known, logps, 0.0), jnp.where(known, entropy, 0.0)
+
+    def scores(params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None) -> Float[Array, "B T"]:
+        state = hidden(params, tokens, mask, segment_ids=segment_ids)
+        outer = nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
+        return outer.score(state)
+
+    return Model(config, hidden, logits, token_logps, None if head is None else scores)
+
+
+def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "float32") -> Params:
+    """Shapes and dtypes of the parameters, nothing allocated.
+
+    Args:
+      config: the architecture.
+      head: as for `make_model`.
+      dtype: of every leaf.
+
+    Returns:
+      Nested dict of `jax.ShapeDtypeStruct`; leaves under "layers" lead with the layer axis.
+    """
+    ends, block = _abstract(_with_head(config, head), head is not None)
+
+    def struct(lead: tuple[int, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(lead + leaf.shape, jnp.dtype(dtype))
+
+    tree = jax.tree.map(lambda leaf: struct((), leaf), _plain(nnx.state(ends)))
+    tree["layers"] = jax.tree.map(lambda leaf: struct((config.num_layers,), leaf), _plain(nnx.state(block)))
+    return tree
+
+
+def init_model(
+    config: ModelConfig,
+    key: Key,
+    *,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    compute_dtype: str | None = None,
+    remat: str = "none",
+    layers: str = "auto",
+    attention: str = "auto",
+    head: str | None = None,
+) -> tuple[Model, Params]:
+    """A model with fresh weights: normal with deviation `config.initializer_range`, norms 1, biases and the scalar head 0.
+
+    Args:
+      config: the architecture.
+      key: every parameter draws from this key and its own name, so one more head changes no other value.
+      dtype: of the parameters.
+      mesh: parameters are created in shards on it.
+      compute_dtype, remat, layers, attention, head: as for `make_model`.
+
+    Returns:
+      (model, params).
+    """
+    model = make_model(config, mesh=mesh, compute_dtype=compute_dtype, remat=remat, layers=layers, attention=attention, head=head)
+    structs = abstract_params(config, head, dtype)
+    shardings = None if mesh is None else infer_shardings(structs, mesh)
+    params = jax.jit(lambda key: _initial(model.config, structs, key), out_shardings=shardings)(key)
+    return model, params
+
+
+def _initial(config: ModelConfig, structs: Params, key: Key) -> Params:
+    def value(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("scale"):
+            return jnp.full(struct.shape, 0.0 if config.norm == "rms_plus_one" else 1.0, struct.dtype)
+        if name.endswith("bias") or name == "score/kernel":
+            return jnp.zeros(struct.shape, struct.dtype)
+        drawn = jax.random.normal(jax.random.fold_in(key, zlib.crc32(name.encode())), struct.shape, jnp.float32)
+        return (config.initializer_range * drawn).astype(struct.dtype)
+
+    return jax.tree_util.tree_map_with_path(value, structs)
+
+
+def _predictable(mask: Array, segment_ids: Array | None) -> Array:
+    """Present tokens that have a token before them in their own document."""
+    follows = mask[:, :-1] if segment_ids is None else segment_ids[:, 1:] == segment_ids[:, :-1]
+    return mask & jnp.concatenate([jnp.zeros_like(mask[:, :1]), follows], axis=1)
+
+
+def _with_head(config: ModelConfig, head: str | None) -> ModelConfig:
+    if head not in HEADS:
+        raise ValueError(f"head={head!r} is unknown; allowed: {', '.join(str(name) for name in HEADS)}")
+    if head is None and not config.lm_head:
+        raise ValueError("the configuration is that of a scalar model (...ForSequenceClassification); pass head='reward'")
+    return dataclasses.replace(config, lm_head=False) if head == "reward" else config
+
+
+def _abstract(config: ModelConfig, scalar_head: bool) -> tuple[Any, Any]:
+    with nnx.use_eager_sharding(False):
+        return nnx.eval_shape(lambda: Ends(config, scalar_head=scalar_head)), nnx.eval_shape(lambda: Block(config))
+
+
+def _graphs(config: ModelConfig, scalar_head: bool) -> tuple[nnx.GraphDef, nnx.GraphDef]:
+    ends, block = _abstract(config, scalar_head)
+    return nnx.split(ends)[0], nnx.split(block)[0]
+
+
+def _plain(state: Any) -> dict[str, Any]:
+    """An NNX state as a plain nested dict of its values."""
+    return {name: _plain(item) if hasattr(item, "items") else item.get_value() for name, item in state.items()}

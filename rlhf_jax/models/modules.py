@@ -1,0 +1,191 @@
+"""The layers of the decoder as Flax NNX modules.
+
+Modules are only ever built abstractly (`nnx.eval_shape`) and merged with a plain dict of arrays inside a traced function, so
+they say shapes and maths, not values: initial values are in `adapter`. Kernels are cast to the dtype of their input at use;
+norms and RoPE are computed in float32 (float64 stays).
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+from rlhf_jax.models.attention import attention
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.rope import apply_rope
+
+_ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+class Linear(nnx.Module):
+    """A matrix product over the trailing axes `inputs`, giving the trailing axes `outputs`, as one large GEMM."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], *, bias: bool) -> None:
+        self.kernel = nnx.Param(jnp.zeros(inputs + outputs))
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(outputs))
+        self.inputs, self.outputs, self.has_bias = inputs, outputs, bias
+
+    def __call__(self, x: Array) -> Array:
+        lead = x.shape[: x.ndim - len(self.inputs)]
+        kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
+        y = x.reshape(*lead, math.prod(self.inputs)) @ kernel
+        if self.has_bias:
+            y = y + self.bias[...].astype(x.dtype).reshape((1,) * len(lead) + (-1,))
+        return y.reshape(*lead, *self.outputs)
+
+
+class Norm(nnx.Module):
+    """RMS norm (arXiv 1910.07467) or layer norm (arXiv 1607.06450) over the last axis, in float32."""
+
+    def __init__(self, size: int, *, kind: str, eps: float) -> None:
+        self.scale = nnx.Param(jnp.zeros((size,)))
+        if kind == "layer":
+            self.bias = nnx.Param(jnp.zeros((size,)))
+        self.kind, self.eps = kind, eps
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        scale = _broadcast(self.scale[...].astype(wide.dtype), x.ndim)
+        if self.kind == "layer":
+            wide = wide - wide.mean(-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        if self.kind == "rms_plus_one":
+            scale = 1.0 + scale
+        y = normed * scale
+        if self.kind == "layer":
+            y = y + _broadcast(self.bias[...].astype(wide.dtype), x.ndim)
+        return y.astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Causal self-attention with grouped key/value heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        width, heads, kv_heads, dim = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        self.q = Linear((width,), (heads, dim), bias=config.qkv_bias)
+        self.k = Linear((width,), (kv_heads, dim), bias=config.qkv_bias)
+        self.v = Linear((width,), (kv_heads, dim), bias=config.qkv_bias)
+        self.o = Linear((heads, dim), (width,), bias=config.o_bias)
+        if config.qk_norm:
+            self.q_norm = Norm(dim, kind=config.norm, eps=config.norm_eps)
+            self.k_norm = Norm(dim, kind=config.norm, eps=config.norm_eps)
+        self.config = config
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        rope: tuple[Array, Array] | None,
+        segment_ids: Int[Array, "B T"] | None,
+        window: int | None,
+        implementation: str,
+    ) -> Float[Array, "B T D"]:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = apply_rope(q, rope), apply_rope(k, rope)
+        mixed = attention(
+            q,
+            k,
+            v,
+            segment_ids=segment_ids,
+            window=window,
+            softcap=self.config.attention_softcap,
+            scale=self.config.attention_scale,
+            implementation=implementation,
+        )
+        return self.o(checkpoint_name(mixed, "attention"))
+
+
+class Mlp(nnx.Module):
+    """Two or three matrix products around an activation."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        width, inner = (config.hidden_size,), (config.intermediate_size,)
+        if config.gated_mlp:
+            self.gate = Linear(width, inner, bias=config.mlp_bias)
+        self.up = Linear(width, inner, bias=config.mlp_bias)
+        self.down = Linear(inner, width, bias=config.mlp_bias)
+        self.gated, self.activation = config.gated_mlp, config.activation
+
+    def __call__(self, x: Array) -> Array:
+        act = _ACTIVATIONS[self.activation]
+        inner = act(self.gate(x)) * self.up(x) if self.gated else act(self.up(x))
+        return self.down(inner)
+
+
+class Block(nnx.Module):
+    """One decoder layer: attention and MLP, each with a norm before and, in Gemma, one after."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        def norm() -> Norm:
+            return Norm(config.hidden_size, kind=config.norm, eps=config.norm_eps)
+
+        self.attn_norm, self.mlp_norm = norm(), norm()
+        self.attn, self.mlp = Attention(config), Mlp(config)
+        if config.post_norms:
+            self.attn_post_norm, self.mlp_post_norm = norm(), norm()
+        self.post_norms = config.post_norms
+
+    def __call__(self, x: Float[Array, "B T D"], **attention_arguments: Any) -> Float[Array, "B T D"]:
+        mixed = self.attn(self.attn_norm(x), **attention_arguments)
+        x = x + (self.attn_post_norm(mixed) if self.post_norms else mixed)
+        inner = self.mlp(self.mlp_norm(x))
+        return x + (self.mlp_post_norm(inner) if self.post_norms else inner)
+
+
+class Table(nnx.Module):
+    """Rows looked up by an integer."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.embedding = nnx.Param(jnp.zeros((rows, width)))
+
+    def __call__(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        return jnp.take(self.embedding[...], index, axis=0)
+
+
+class Unembedding(nnx.Module):
+    """The matrix [V, D] whose rows are compared with the hidden state."""
+
+    def __init__(self, vocab: int, width: int) -> None:
+        self.kernel = nnx.Param(jnp.zeros((vocab, width)))
+
+
+class ScalarHead(nnx.Module):
+    """A reward or value read from the hidden state, in float32."""
+
+    def __init__(self, width: int) -> None:
+        self.kernel = nnx.Param(jnp.zeros((width,)))
+
+    def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T"]:
+        wide = jnp.promote_types(hidden.dtype, jnp.float32)
+        return hidden.astype(wide) @ self.kernel[...].astype(wide)
+
+
+class Ends(nnx.Module):
+    """All that is not a layer: embeddings, final norm and heads."""
+
+    def __init__(self, config: ModelConfig, *, scalar_head: bool) -> None:
+        self.embed = Table(config.vocab_size, config.hidden_size)
+        if config.rope is None:
+            self.position = Table(config.max_position, config.hidden_size)
+        self.final_norm = Norm(config.hidden_size, kind=config.norm, eps=config.norm_eps)
+        if config.lm_head and not config.tie_embeddings:
+            self.unembed = Unembedding(config.vocab_size, config.hidden_size)
+        if scalar_head:
+            self.score = ScalarHead(config.hidden_size)
+
+
+def _broadcast(vector: Array, ndim: int) -> Array:
+    return vector.reshape((1,) * (ndim - 1) + (-1,))

@@ -1,0 +1,207 @@
+"""The decoder's forward pass: layers scanned or unrolled, activations checkpointed by policy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.rope import rope_tables
+from rlhf_jax.sharding import constrain
+from rlhf_jax.types import Params
+
+_POLICIES = jax.checkpoint_policies
+REMAT: dict[str, Any] = {
+    "none": None,
+    "full": _POLICIES.nothing_saveable,
+    "dots": _POLICIES.dots_saveable,
+    "dots_no_batch": _POLICIES.dots_with_no_batch_dims_saveable,
+    "save_attention": _POLICIES.save_only_these_names("attention"),
+}
+"""Name -> what the forward pass of a layer keeps for the backward pass; the rest is computed again."""
+
+LAYERS = ("auto", "scan", "unroll")
+
+_RESIDUAL = ("batch", "seq", "embed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How the maths is run; none of it changes the results beyond rounding.
+
+    Attributes:
+      mesh: device mesh; None outside one.
+      compute_dtype: dtype of activations and of kernels at use; None: the dtype of the parameters.
+      remat: a key of `REMAT`.
+      layers: "scan" (compile time does not grow with depth), "unroll" (faster when shallow) or "auto": unroll up to 8 layers,
+        on a CPU up to 16.
+      attention: implementation, see `rlhf_jax.models.attention`.
+    """
+
+    mesh: Mesh | None = None
+    compute_dtype: str | None = None
+    remat: str = "none"
+    layers: str = "auto"
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "remat": tuple(REMAT),
+            "layers": LAYERS,
+            "compute_dtype": (None, "float32", "bfloat16", "float16", "float64"),
+        }
+        for name, values in allowed.items():
+            if self.__dict__[name] not in values:
+                listed = ", ".join(str(value) for value in values)
+                raise ValueError(f"{name}={self.__dict__[name]!r} is unknown; allowed: {listed}")
+
+    def unrolled(self, num_layers: int) -> bool:
+        """Whether `num_layers` layers are unrolled."""
+        if self.layers == "auto":
+            return num_layers <= (16 if jax.default_backend() == "cpu" else 8)
+        return self.layers == "unroll"
+
+
+def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Positions that restart at 0 with every packed document: the index minus the running maximum of document starts.
+
+    Args:
+      segment_ids: number of the document at every token; equal numbers are adjacent.
+
+    Returns:
+      int32 [B, T].
+    """
+    index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None, :]
+    starts = jnp.concatenate([jnp.ones_like(segment_ids[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1)
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def make_hidden(
+    config: ModelConfig, execution: Execution, ends: nnx.GraphDef, block: nnx.GraphDef
+) -> Callable[..., Float[Array, "B T D"]]:
+    """Builds ``hidden(params, tokens, mask, *, segment_ids=None)``, the state after the final norm.
+
+    Args:
+      config: the architecture.
+      execution: how to run it.
+      ends: graph of `Ends`.
+      block: graph of one `Block`.
+
+    Returns:
+      The function. It reads no mask: rows are right-padded and attention is causal, so no token sees padding after it.
+    """
+
+    def hidden(
+        params: Params, tokens: Int[Array, "B T"], mask: Any, *, segment_ids: Int[Array, "B T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        del mask
+        outer = nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
+        positions = _positions(config, tokens, segment_ids)
+        x = _embed(config, execution, outer, tokens, positions)
+        ropes = {} if config.rope is None else {"full": rope_tables(config.rope, config.head_dim, positions)}
+        if config.local_rope is not None:
+            ropes["sliding"] = rope_tables(config.local_rope, config.head_dim, positions)
+
+        def layer(kind: str, layer_params: Params, x: Array, shared: tuple[Any, Any]) -> Array:
+            ropes, segment_ids = shared
+            x = constrain(x, execution.mesh, _RESIDUAL)
+            x = nnx.merge(block, layer_params)(
+                x,
+                rope=ropes.get(kind, ropes.get("full")),
+                segment_ids=segment_ids,
+                window=config.sliding_window if kind == "sliding" else None,
+                implementation=execution.attention,
+            )
+            return constrain(x, execution.mesh, _RESIDUAL)
+
+        x = _run_layers(config, execution, layer, params["layers"], x, (ropes, segment_ids))
+        return constrain(outer.final_norm(x), execution.mesh, _RESIDUAL)
+
+    return hidden
+
+
+def _positions(config: ModelConfig, tokens: Array, segment_ids: Array | None) -> Int[Array, "B T"]:
+    length = tokens.shape[1]
+    if config.rope is None and length > config.max_position:
+        raise ValueError(f"rows of {length} tokens exceed the model's {config.max_position} learned positions; shorten the rows")
+    if segment_ids is not None:
+        return document_positions(segment_ids)
+    return jnp.arange(length, dtype=jnp.int32)[None, :]
+
+
+def _embed(config: ModelConfig, execution: Execution, outer: Any, tokens: Array, positions: Array) -> Float[Array, "B T D"]:
+    x = outer.embed(tokens)
+    x = x if execution.compute_dtype is None else x.astype(execution.compute_dtype)
+    if config.scale_embeddings:
+        x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
+    if config.rope is None:
+        x = x + jnp.broadcast_to(outer.position(positions).astype(x.dtype), x.shape)
+    return constrain(x, execution.mesh, _RESIDUAL)
+
+
+def _run_layers(
+    config: ModelConfig, execution: Execution, layer: Callable[..., Array], params: Params, x: Array, shared: Any
+) -> Array:
+    def checkpointed(kind: str, in_scan: bool) -> Callable[..., Array]:
+        def run(layer_params: Params, x: Array, shared: Any) -> Array:
+            return layer(kind, layer_params, x, shared)
+
+        policy = REMAT[execution.remat]
+        return run if execution.remat == "none" else jax.checkpoint(run, policy=policy, prevent_cse=not in_scan)
+
+    def in_order(kinds: tuple[str, ...], params: Params, x: Array, in_scan: bool) -> Array:
+        runs = {kind: checkpointed(kind, in_scan) for kind in dict.fromkeys(kinds)}
+        for kind, layer_params in zip(kinds, unstack(params, len(kinds)), strict=True):
+            x = runs[kind](layer_params, x, shared)
+        return x
+
+    if execution.unrolled(config.num_layers):
+        return in_order(config.layer_types, params, x, False)
+    for start, kinds, repeats in layer_plan(config.layer_types):
+        count = len(kinds) * repeats
+        part = params if count == config.num_layers else jax.tree.map(lambda p: p[start : start + count], params)  # noqa: B023
+        if repeats == 1:
+            x = in_order(kinds, part, x, False)
+            continue
+        grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), part)  # noqa: B023
+        x, _ = jax.lax.scan(lambda x, group: (in_order(kinds, group, x, True), None), x, grouped)  # noqa: B023
+    return x
+
+
+def unstack(params: Params, count: int) -> list[Params]:
+    """Splits stacked parameters into one tree per layer; the gradient is one concatenation, not a sum of padded slices.
+
+    Args:
+      params: every leaf leads with the layer axis.
+      count: its length.
+    """
+    if count == 1:
+        return [jax.tree.map(lambda p: p.reshape(p.shape[1:]), params)]
+    leaves, structure = jax.tree.flatten(params)
+    columns = [[part.reshape(part.shape[1:]) for part in jax.lax.split(leaf, (1,) * count, axis=0)] for leaf in leaves]
+    return [jax.tree.unflatten(structure, list(row)) for row in zip(*columns, strict=True)]
+
+
+def layer_plan(layer_types: tuple[str, ...]) -> list[tuple[int, tuple[str, ...], int]]:
+    """Groups layers for scanning, so that the kind of every layer inside a scan's body is static.
+
+    Args:
+      layer_types: kind of every layer.
+
+    Returns:
+      Consecutive parts (first layer, kinds of one period, number of periods). A pattern that repeats (Gemma 3: five sliding,
+      one full) is one scan over its periods and a rest; otherwise every run of equal layers is one scan.
+    """
+    total = len(layer_types)
+    period = next(p for p in range(1, total + 1) if all(layer_types[i] == layer_types[i % p] for i in range(total)))
+    if 2 * period <= total:
+        whole = total // period * period
+        rest = [(whole, layer_types[whole:], 1)] if whole < total else []
+        return [(0, layer_types[:period], total // period), *rest]
+    starts = [i for i in range(total) if i == 0 or layer_types[i] != layer_types[i - 1]]
+    return [(a, layer_types[a : a + 1], b - a) for a, b in zip(starts, [*starts[1:], total], strict=True)]
