@@ -1,0 +1,95 @@
+"""Imports go downward only, and packages of one layer do not import each other (DESIGN section 2)."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
+LAYERS = {
+    "types": 0,
+    "ops": 1,
+    "algorithms": 2,
+    "sharding": 2,
+    "models": 3,
+    "training": 3,
+    "rollout": 3,
+    "rewards": 3,
+    "data": 3,
+    "config": 4,
+    "io": 4,
+    "loops": 5,
+    "bench": 5,
+    "cli": 6,
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {"torch", "trl", "wandb"}
+"""Never imported at module level: comparison partners and extras."""
+
+
+def _package(path: pathlib.Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def _imports(path: pathlib.Path) -> list[tuple[ast.AST, str]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} relative import"
+            found += [(node, f"{node.module}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(node, alias.name) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downward(path):
+    own = _package(path)
+    if own in ("__init__", "__main__"):
+        return
+    for node, name in _imports(path):
+        parts = name.split(".")
+        if parts[0] != "rlhf_jax" or parts[1] == own:
+            continue
+        other = parts[1]
+        if other == "__version__":
+            continue
+        assert other in LAYERS, f"{path}:{node.lineno} imports {name}, a package that no layer names"
+        assert LAYERS[other] < LAYERS[own], f"{path}:{node.lineno} {own} (L{LAYERS[own]}) imports {name} (L{LAYERS[other]})"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_private_and_no_torch_imports(path):
+    tree = ast.parse(path.read_text())
+    for node, name in _imports(path):
+        assert "._src" not in name, f"{path}:{node.lineno} private import {name}"
+        if name.split(".")[0] in ("torch", "trl"):
+            assert _package(path) == "bench", f"{path}:{node.lineno} imports {name} outside bench/"
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not HEAVY & {name.split(".")[0] for name in names}, f"{path}:{node.lineno} imports an extra at module level"
+
+
+def test_no_algorithm_imports_another():
+    for path in (PACKAGE / "algorithms").glob("*.py"):
+        if path.name == "__init__.py":
+            continue
+        names = {p.stem for p in (PACKAGE / "algorithms").glob("*.py")} - {"__init__", "metrics"}
+        algorithms = {"sft", "reward_model", "dpo", "ppo", "grpo", "dapo"} & names
+        for node, name in _imports(path):
+            parts = name.split(".")
+            if parts[:2] == ["rlhf_jax", "algorithms"]:
+                assert parts[2] not in algorithms, f"{path}:{node.lineno} imports {name}"
+
+
+def test_import_is_light_and_has_no_side_effects():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, rlhf_jax; heavy = [m for m in ('transformers', 'datasets', 'pydantic', 'torch', 'matplotlib', 'rich', 'tensorboardX')"
+        " if m in sys.modules]; assert not heavy, heavy; import jax; assert not jax._src.xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
