@@ -1,0 +1,45 @@
+"""Interleaved timing of several sides in one process."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Timing(NamedTuple):
+    """Wall time of one side over the repeats, seconds."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median * 1e3:9.1f} ms  ({self.low * 1e3:.1f} .. {self.high * 1e3:.1f})"
+
+
+def summarise(seconds: list[float]) -> Timing:
+    """Median and full range."""
+    return Timing(statistics.median(seconds), min(seconds), max(seconds))
+
+
+def interleave(sides: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int = 1) -> dict[str, Timing]:
+    """Times every side once per round, in turn, so that a change of the machine's load meets all of them.
+
+    Args:
+        sides: name -> function of nothing; JAX results are waited for.
+        repeats: timed rounds.
+        warmup: untimed rounds before (compilation happens there).
+
+    Returns:
+        One `Timing` per side.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for round_number in range(warmup + repeats):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if round_number >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: summarise(values) for name, values in seconds.items()}
