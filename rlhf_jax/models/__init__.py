@@ -1,7 +1,10 @@
 """Decoder-only language models as pure functions of a plain nested dict of arrays; the only place that knows Flax."""
 
 from rlhf_jax.models.adapter import HEADS, abstract_params, init_model, make_model
+from rlhf_jax.models.checkpoint import ModelLoadError
 from rlhf_jax.models.config import FAMILIES, ModelConfig, ModelConfigError
+from rlhf_jax.models.export import save_pretrained
+from rlhf_jax.models.pretrained import load_pretrained, local_folder, read_config
 from rlhf_jax.models.transformer import LAYERS, REMAT
 
 __all__ = [
@@ -11,7 +14,12 @@ __all__ = [
     "REMAT",
     "ModelConfig",
     "ModelConfigError",
+    "ModelLoadError",
     "abstract_params",
     "init_model",
+    "load_pretrained",
+    "local_folder",
     "make_model",
+    "read_config",
+    "save_pretrained",
 ]

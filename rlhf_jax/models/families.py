@@ -62,15 +62,15 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family("Qwen2, Qwen2.5", "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", "llama", read_qwen, write_rms),
     "qwen3": Family("Qwen3", "Qwen3ForCausalLM", "Qwen3ForSequenceClassification", "llama", read_qwen, write_rms),
     "mistral": Family("Mistral", "MistralForCausalLM", "MistralForSequenceClassification", "llama", read_windowed, write_rms),
-    "gemma2": Family("Gemma 2", "Gemma2ForCausalLM", "Gemma2ForSequenceClassification", "gemma", read_gemma2, write_gemma2),
+    "gemma2": Family("Gemma 2", "Gemma2ForCausalLM", "Gemma2ForSequenceClassification", "llama", read_gemma2, write_gemma2),
     "gemma3_text": Family(
-        "Gemma 3 (text)", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "gemma", read_gemma3, write_gemma3
+        "Gemma 3 (text)", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "llama", read_gemma3, write_gemma3
     ),
     "gemma3": Family(
         "Gemma 3 (multimodal: the text part)",
         "Gemma3ForConditionalGeneration",
         "Gemma3ForSequenceClassification",
-        "gemma",
+        "llama",
         read_gemma3_multimodal,
         write_gemma3,
     ),
