@@ -153,5 +153,7 @@ class Algorithm(NamedTuple):
     """Once per optimizer step, over the global batch: batch -> batch with `weights`."""
     needs: frozenset[str]
     """Batch fields that the loop must score first: any of 'old_logps', 'ref_logps', 'values'."""
+    frozen: frozenset[str] = frozenset()
+    """Trees of parameters that `loss` reads from `frozen` and training does not change: 'ref'."""
     aux: Params = {}
     """Initial value of the algorithm's own state (the adaptive KL coefficient); lives in TrainState and is checkpointed."""
