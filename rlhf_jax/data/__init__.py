@@ -1,1 +1,28 @@
+"""Host side data: tokenizers, column formats, tokenisation, and batches with random access (NumPy, no device)."""
 
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.errors import BadRow, DataError
+from rlhf_jax.data.examples import ExampleSet, iterate_texts, load_examples
+from rlhf_jax.data.formats import PairExample, PromptExample, TextExample
+from rlhf_jax.data.loader import Loader, make_loader, prefetch
+from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer, byte_tokenizer, load_tokenizer, train_tokenizer
+
+__all__ = [
+    "BadRow",
+    "DataConfig",
+    "DataError",
+    "ExampleSet",
+    "FastTokenizer",
+    "Loader",
+    "PairExample",
+    "PromptExample",
+    "TextExample",
+    "Tokenizer",
+    "byte_tokenizer",
+    "iterate_texts",
+    "load_examples",
+    "load_tokenizer",
+    "make_loader",
+    "prefetch",
+    "train_tokenizer",
+]

@@ -1,0 +1,166 @@
+"""From a source to validated examples: bad rows strict or skipped, and the held-out split."""
+
+import hashlib
+import itertools
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple, TypeAlias
+
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.errors import BadRow, DataError
+from rlhf_jax.data.formats import (
+    READABLE,
+    Content,
+    Example,
+    Kind,
+    PairExample,
+    TextExample,
+    detect_format,
+    make_example,
+    rename_columns,
+)
+from rlhf_jax.data.sources import RawRow, Source, eval_source, read_rows, train_source
+
+logger = logging.getLogger(__name__)
+
+Split: TypeAlias = Literal["train", "eval"]
+_SAMPLE = 100  # rows looked at to detect the format
+
+
+class ExampleSet(NamedTuple):
+    """Validated rows of one split."""
+
+    rows: list[Example]
+    skipped: dict[str, int]
+    """Bad rows left out, by reason."""
+    name: str
+
+
+def load_examples(config: DataConfig, *, kind: Kind, split: Split = "train") -> ExampleSet:
+    """Reads and validates the rows of a split.
+
+    The held-out share (`eval_fraction`, `eval_size`) is cut prompt by prompt: rows with the same prompt are never on both
+    sides. Which prompts go depends on their text and `eval_seed` only, so SFT, reward model and DPO runs on one file hold
+    out the same prompts.
+
+    Args:
+        config: where from and how.
+        kind: what the algorithm needs: "text" (SFT), "pairs" (reward model, DPO), "prompts" (PPO, GRPO, DAPO).
+        split: "train" or "eval".
+
+    Raises:
+        DataError: nothing to read, columns that do not fit, a bad row under `on_error="strict"`, no rows left, or
+            split="eval" when no held-out rows are configured.
+    """
+    if kind not in READABLE:
+        raise DataError(f"kind {kind!r} is not one of {', '.join(READABLE)}")
+    if split == "train":
+        examples = _read_examples(train_source(config), config, kind)
+        return examples if not _is_cut(config) else examples._replace(rows=_cut(examples, config)[0])
+    source = eval_source(config)
+    if source is not None:
+        return _read_examples(source, config, kind)
+    if not _is_cut(config):
+        raise DataError("no held-out rows: set one of data.eval_path, data.eval_split, data.eval_fraction, data.eval_size")
+    examples = _read_examples(train_source(config), config, kind)
+    return examples._replace(rows=_cut(examples, config)[1])
+
+
+def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> Iterator[str]:
+    """Every text of a split, to train a tokenizer on: prompts, completions and message contents."""
+    for example in load_examples(config, kind=kind, split=split).rows:
+        contents: list[Content | None]
+        if isinstance(example, TextExample):
+            contents = [example.prompt, example.completion]
+        elif isinstance(example, PairExample):
+            contents = [example.prompt, example.chosen, example.rejected]
+        else:
+            contents = [example.prompt]
+        for content in contents:
+            if isinstance(content, str):
+                yield content
+            elif content is not None:
+                yield from (message["content"] for message in content)
+
+
+def _is_cut(config: DataConfig) -> bool:
+    return config.eval_fraction > 0 or config.eval_size > 0
+
+
+def _read_examples(source: Source, config: DataConfig, kind: Kind) -> ExampleSet:
+    raw = itertools.islice(read_rows(source, kind), config.max_examples)
+    renamed = (_rename(row, config.columns) for row in raw)
+    head = list(itertools.islice(renamed, _SAMPLE))
+    if not head:
+        raise DataError(f"{source.name} is empty: it holds no rows")
+    readable = [row.columns for row in head if row.columns is not None]
+    _check_mapping(readable, config.columns, source.name)
+    form = detect_format(readable, kind, config, source.name) if readable else ""
+    rows: list[Example] = []
+    skipped: Counter[str] = Counter()
+    first: tuple[RawRow, BadRow] | None = None
+    for row in itertools.chain(head, renamed):
+        try:
+            if row.columns is None:
+                raise row.error or BadRow("unreadable", "the row cannot be read")
+            rows.append(make_example(row.columns, form, kind, row.where))
+        except BadRow as error:
+            skipped[error.reason] += 1
+            first = first or (row, error)
+    if first is not None:
+        _report(first, skipped, config, source.name)
+    if not rows:
+        raise DataError(f"{source.name} has no usable row: {_counts(skipped)}")
+    logger.info("%s: %d rows read as %s (%s)", source.name, len(rows), kind, form)
+    return ExampleSet(rows, dict(skipped), source.name)
+
+
+def _rename(row: RawRow, mapping: Mapping[str, str]) -> RawRow:
+    return row if row.columns is None or not mapping else row._replace(columns=rename_columns(row.columns, mapping))
+
+
+def _check_mapping(rows: list[dict], mapping: Mapping[str, str], name: str) -> None:
+    for ours, theirs in mapping.items():
+        if rows and not any(ours in row for row in rows):
+            found = ", ".join(dict.fromkeys(column for row in rows for column in row)) or "none"
+            raise DataError(f"data.columns maps {ours} to {theirs!r}, which {name} does not have: other columns are {found}")
+
+
+def _report(first: tuple[RawRow, BadRow], skipped: Counter[str], config: DataConfig, name: str) -> None:
+    row, error = first
+    total = sum(skipped.values())
+    if config.on_error == "strict":
+        raise DataError(f"{row.where}: {error.detail} (bad row 1 of {total}; data.on_error=skip leaves them out)")
+    logger.warning("%s: %d bad rows left out: %s; the first: %s: %s", name, total, _counts(skipped), row.where, error.detail)
+
+
+def _counts(skipped: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(skipped.items()))
+
+
+def _cut(examples: ExampleSet, config: DataConfig) -> tuple[list[Example], list[Example]]:
+    """(training rows, held-out rows), each in storage order."""
+    keys = [_prompt_key(example, config.eval_seed) for example in examples.rows]
+    sizes = Counter(keys)
+    wanted = config.eval_size or max(1, round(config.eval_fraction * len(keys)))
+    held_out: set[bytes] = set()
+    count = 0
+    for key in sorted(sizes):
+        if count >= wanted:
+            break
+        held_out.add(key)
+        count += sizes[key]
+    if count >= len(keys):
+        raise DataError(f"holding out {wanted} of the {len(keys)} rows of {examples.name} leaves none to train on")
+    train = [example for example, key in zip(examples.rows, keys, strict=True) if key not in held_out]
+    return train, [example for example, key in zip(examples.rows, keys, strict=True) if key in held_out]
+
+
+def _prompt_key(example: Example, seed: int) -> bytes:
+    prompt: Content | None = example.prompt
+    if isinstance(example, TextExample) and prompt is None:
+        prompt = example.completion
+    text = json.dumps([seed, prompt], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).digest()

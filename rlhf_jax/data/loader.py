@@ -1,0 +1,260 @@
+"""Batches with random access: `loader.batch(step)` is a pure function of (data, seed, step), so resuming is free."""
+
+import contextlib
+import functools
+import logging
+import pathlib
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+
+from rlhf_jax.data.batching import bucket_for, choose_buckets, epoch_batches, pack
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.examples import Split
+from rlhf_jax.data.tokenize import TokenizedSet, data_fingerprint, tokenize_split
+from rlhf_jax.data.tokenizer import FastTokenizer, template_source
+from rlhf_jax.types import PairBatch, TokenBatch
+
+logger = logging.getLogger(__name__)
+
+OfflineKind: TypeAlias = Literal["text", "pairs"]
+
+
+def make_loader(
+    config: DataConfig,
+    tokenizer: FastTokenizer,
+    *,
+    kind: OfflineKind,
+    batch_size: int,
+    seed: int,
+    split: Split = "train",
+    cache_dir: str | pathlib.Path | None = None,
+) -> "Loader":
+    """Reads, tokenises and batches a split.
+
+    Args:
+        config: all data options. `chat_template`, when set, replaces the tokenizer's.
+        tokenizer: see `load_tokenizer`.
+        kind: "text" gives `TokenBatch`, "pairs" gives `PairBatch`.
+        batch_size: rows (or pairs) per batch; always the leading dimension, filled up with empty rows.
+        seed: of the order.
+        split: "train" or "eval".
+        cache_dir: folder for tokenised data; None keeps nothing.
+
+    Raises:
+        DataError: see `load_examples`.
+    """
+    if kind not in ("text", "pairs"):
+        raise DataError(f"kind {kind!r} has no batches: text or pairs (prompts are read with load_examples)")
+    if config.packing and kind != "text":
+        raise DataError("data.packing is for SFT only: pairs keep a row each")
+    if batch_size < 1:
+        raise DataError(f"batch_size {batch_size} must be at least 1")
+    if config.chat_template is not None:
+        tokenizer = tokenizer.with_chat_template(template_source(config.chat_template))
+    fingerprint = data_fingerprint(config, tokenizer, kind, split)
+    data = tokenize_split(config, tokenizer, kind=kind, split=split, cache_dir=cache_dir, fingerprint=fingerprint)
+    return Loader(data, config, tokenizer, kind=kind, batch_size=batch_size, seed=seed, fingerprint=fingerprint)
+
+
+class Loader:
+    """Batches of a tokenised split. Stateless: the step number is all there is to remember.
+
+    An *item* is what fills one place of a batch: an example, or with packing a row of several documents.
+
+    Attributes:
+        num_examples: examples in the split.
+        num_items: places they take in an epoch; equal to `num_examples` without packing.
+        batches_per_epoch: steps per epoch, the last one filled up.
+        skipped: examples left out, by reason.
+        shortened: examples cut to the length limits.
+        fingerprint: hash of data, tokenizer and the options that decide about tokens.
+        tokenizer: the one in use (with the chat template of the config).
+        buckets, scored_buckets: widths T and S that batches have.
+    """
+
+    def __init__(
+        self,
+        data: TokenizedSet,
+        config: DataConfig,
+        tokenizer: FastTokenizer,
+        *,
+        kind: OfflineKind,
+        batch_size: int,
+        seed: int,
+        fingerprint: str,
+    ):
+        self.kind, self.batch_size, self.seed, self.fingerprint = kind, batch_size, seed, fingerprint
+        self.tokenizer, self.skipped, self.shortened = tokenizer, data.skipped, data.shortened
+        self._data, self._config = data, config
+        self._rows_per_item = 2 if kind == "pairs" else 1
+        row_lengths = np.diff(data.offsets)
+        self.num_examples = len(row_lengths) // self._rows_per_item
+        trained = np.add.reduceat(np.asarray(data.trained), data.offsets[:-1], dtype=np.int64)
+        self._items: list[list[int]] | None = None
+        if config.packing:
+            self._items = pack(row_lengths, config.max_length)
+            self._lengths = np.array([row_lengths[item].sum() for item in self._items])
+            self._scored = np.array([trained[item].sum() for item in self._items])
+        else:
+            self._lengths = row_lengths.reshape(-1, self._rows_per_item).max(axis=1)
+            self._scored = trained.reshape(-1, self._rows_per_item).max(axis=1)
+        self._tokens_per_epoch = int(row_lengths.sum())
+        self.num_items = len(self._lengths)
+        self.batches_per_epoch = -(-self.num_items // batch_size)
+        self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
+        self.buckets, self.scored_buckets = self._choose_shapes()
+
+    @property
+    def has_margins(self) -> bool:
+        """Whether pairs carry an annotated preference strength."""
+        return self.kind == "pairs" and not np.isnan(self._data.margins).all()
+
+    @functools.cached_property
+    def padding_efficiency(self) -> float:
+        """Share of the batches' token places that hold tokens, in the first epoch."""
+        batches = self._epoch(0)
+        widths = [bucket_for(int(self._lengths[row[row >= 0]].max()), self.buckets) for row in batches]
+        return self._tokens_per_epoch / (sum(widths) * self.batch_size * self._rows_per_item)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Items of that batch: int64 [batch_size], -1 for filler. Joins values cached per example."""
+        epoch, position = divmod(step, self.batches_per_epoch)
+        return self._epoch(epoch)[position]
+
+    def batch(self, step: int) -> TokenBatch | PairBatch:
+        """The batch of a step (from 0, over all epochs), NumPy leaves."""
+        return self._make(self.indices(step))
+
+    def sequential(self, batch_size: int | None = None) -> Iterator[tuple[np.ndarray, TokenBatch | PairBatch]]:
+        """Every item once in storage order: (items [batch_size] with -1 for filler, batch)."""
+        size = self.batch_size if batch_size is None else batch_size
+        for indices in epoch_batches(self._lengths, size, seed=0, epoch=0, shuffle=False):
+            yield indices, self._make(indices)
+
+    def _plan_epoch(self, epoch: int) -> np.ndarray:
+        config = self._config
+        return epoch_batches(
+            self._lengths, self.batch_size, seed=self.seed, epoch=epoch, shuffle=config.shuffle, window=config.length_window
+        )
+
+    def _choose_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Few widths that fit the batches of the first epoch well and every batch at all."""
+        config = self._config
+        batches = self._epoch(0)
+
+        def widest(values: np.ndarray) -> np.ndarray:
+            return np.append(np.where(batches >= 0, values[batches], 0).max(axis=1), values.max())
+
+        if config.buckets:
+            return config.buckets, config.buckets
+        shared = {"multiple": config.pad_multiple, "limit": config.max_length}
+        buckets = choose_buckets(widest(self._lengths), config.num_buckets, **shared)
+        scored = choose_buckets(widest(self._scored), -(-config.num_buckets // 2), **shared)
+        return buckets, scored
+
+    def _make(self, indices: np.ndarray) -> TokenBatch | PairBatch:
+        present = indices[indices >= 0]
+        width = bucket_for(int(self._lengths[present].max()), self.buckets)
+        scored_width = min(width, bucket_for(int(self._scored[present].max()), self.scored_buckets))
+        rows = len(indices) * self._rows_per_item
+        tokens: Any = np.full((rows, width), self.tokenizer.pad_id, np.int32)
+        segment_ids: Any = np.zeros((rows, width), np.int32)
+        trained: Any = np.zeros((rows, width), np.bool_)
+        for place, index in enumerate(indices.tolist()):
+            if index >= 0:
+                for column in range(self._rows_per_item):
+                    self._fill(place * self._rows_per_item + column, index, column, tokens, segment_ids, trained)
+        scored: Any = _scored_columns(trained, scored_width)
+        if self.kind == "text":
+            return TokenBatch(tokens, segment_ids > 0, trained, segment_ids if self._config.packing else None, scored)
+        shape = (len(indices), 2, width)
+        margin = np.where(indices >= 0, np.nan_to_num(self._data.margins[indices], nan=0.0), 0.0).astype(np.float32)
+        valid: Any = indices >= 0
+        return PairBatch(
+            tokens=tokens.reshape(shape),
+            mask=(segment_ids > 0).reshape(shape),
+            completion_mask=trained.reshape(shape),
+            valid=valid,
+            scored=scored.reshape(len(indices), 2, scored_width),
+            margin=cast(Any, margin) if self.has_margins else None,
+        )
+
+    def _fill(self, row: int, index: int, column: int, tokens: np.ndarray, segment_ids: np.ndarray, trained: np.ndarray) -> None:
+        documents = [index * self._rows_per_item + column] if self._items is None else self._items[index]
+        start = 0
+        for number, document in enumerate(documents, start=1):
+            begin, end = self._data.offsets[document], self._data.offsets[document + 1]
+            stop = start + int(end - begin)
+            tokens[row, start:stop] = self._data.tokens[begin:end]
+            trained[row, start:stop] = self._data.trained[begin:end]
+            segment_ids[row, start:stop] = number
+            start = stop
+
+
+def _scored_columns(trained: np.ndarray, width: int) -> np.ndarray:
+    """Columns of the trained tokens of each row, ascending, then -1."""
+    columns = np.full((len(trained), width), -1, np.int32)
+    rows, positions = np.nonzero(trained)
+    first = np.concatenate([[0], np.cumsum(trained.sum(axis=1))])[rows]
+    columns[rows, np.arange(len(rows)) - first] = positions
+    return columns
+
+
+Prefetched: TypeAlias = tuple[int, np.ndarray, TokenBatch | PairBatch]
+"""(step, items, batch)"""
+
+
+@contextlib.contextmanager
+def prefetch(loader: Loader, start: int, stop: int | None = None, *, depth: int = 2) -> Iterator[Iterator[Prefetched]]:
+    """Batches from step `start` on, made by a background thread up to `depth` ahead.
+
+        with prefetch(loader, step) as batches:
+            step, indices, batch = next(batches)
+
+    Args:
+        loader: where from.
+        start: first step.
+        stop: one past the last step; None goes on for ever.
+        depth: batches kept ready.
+
+    Raises:
+        Exception: whatever making a batch raised, when its turn comes. Leaving the context ends the thread.
+    """
+    ready: queue.Queue[Prefetched | BaseException | None] = queue.Queue(maxsize=depth)
+    closed = threading.Event()
+
+    def put(item: Prefetched | BaseException | None) -> None:
+        while not closed.is_set():
+            try:
+                return ready.put(item, timeout=0.05)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        step = start
+        try:
+            while not closed.is_set() and (stop is None or step < stop):
+                put((step, loader.indices(step), loader.batch(step)))
+                step += 1
+            put(None)
+        except BaseException as error:  # handed over to the consumer
+            put(error)
+
+    def consume() -> Iterator[Prefetched]:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=work, name="rlhf_jax-prefetch", daemon=True)
+    thread.start()
+    try:
+        yield consume()
+    finally:
+        closed.set()
+        thread.join(timeout=10)

@@ -1,0 +1,264 @@
+"""Raw rows with their place ("file:line") from files, folders, the hub and generators.
+
+JSON lines and CSV are read here, line by line, because `datasets`' readers fail as a whole on one bad line and guess
+column types; parquet, saved datasets and the hub go through `datasets` (imported where it is needed: it takes a second).
+"""
+
+import csv
+import difflib
+import gzip
+import hashlib
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.errors import BadRow, DataError
+from rlhf_jax.data.synthetic import is_synthetic, synthetic_rows
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
+
+
+class RawRow(NamedTuple):
+    """A row as read, before any check of its columns."""
+
+    where: str
+    """"file:line" (JSON lines, CSV) or "file row n" (counted from 1)."""
+    columns: dict[str, Any] | None
+    """None: the line could not be read at all."""
+    error: BadRow | None = None
+
+
+class Source(NamedTuple):
+    """One place that rows come from."""
+
+    name: str
+    split: str
+    subset: str | None = None
+    data_dir: str | None = None
+
+
+def train_source(config: DataConfig) -> Source:
+    """Where training rows come from."""
+    return Source(config.path, config.split, config.subset, config.data_dir)
+
+
+def eval_source(config: DataConfig) -> Source | None:
+    """Where held-out rows come from, when they have a place of their own (not a fraction of the training rows)."""
+    if config.eval_path is not None:
+        return Source(config.eval_path, config.eval_split or config.split, config.subset, config.data_dir)
+    if config.eval_split is not None:
+        return Source(config.path, config.eval_split, config.subset, config.data_dir)
+    return None
+
+
+def read_rows(source: Source, kind: str) -> Iterator[RawRow]:
+    """All rows of a source, bad ones included. `kind` chooses what a generator makes.
+
+    Raises:
+        DataError: a file is missing, empty, or of a type that is not read; a hub dataset cannot be had.
+    """
+    if is_synthetic(source.name):
+        for number, columns in enumerate(synthetic_rows(source.name, kind), start=1):
+            yield RawRow(f"{source.name} row {number}", columns)
+    elif pathlib.Path(source.name).exists():
+        for part in _local_files(source):
+            yield from _read_saved(part, source) if part.is_dir() else _read_file(part)
+    else:
+        yield from _read_hub(source)
+
+
+def source_fingerprint(source: Source, kind: str) -> str:
+    """Hash of the content: file bytes, or the generator's name with its options."""
+    digest = hashlib.sha256()
+    if is_synthetic(source.name):
+        digest.update(f"{source.name} {kind}".encode())
+    elif pathlib.Path(source.name).exists():
+        for part in _local_files(source):
+            for file in sorted(part.rglob("*.arrow")) if part.is_dir() else [part]:
+                _hash_file(file, digest)
+    else:
+        for file in sorted(entry["filename"] for entry in _load_hub(source).cache_files):
+            _hash_file(pathlib.Path(file), digest)
+    return digest.hexdigest()
+
+
+def _hash_file(file: pathlib.Path, digest: Any) -> None:
+    digest.update(f"\0{file.suffix}\0{file.stat().st_size}\0".encode())
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+
+
+def _local_files(source: Source) -> list[pathlib.Path]:
+    """The files (or saved datasets) of a path that belong to the split."""
+    path = pathlib.Path(source.name)
+    if path.is_file():
+        if _kind_of(path) not in SUFFIXES:
+            raise DataError(f"{path} is not a data file that can be read: expected one of {', '.join(SUFFIXES)} (.gz allowed)")
+        return [path]
+    if (path / "state.json").is_file():
+        return [path]
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(child.name for child in path.iterdir() if child.is_dir())
+        if source.split not in splits:
+            raise DataError(f"split {source.split!r} is not in {path}: it has {', '.join(splits)}")
+        return [path / source.split]
+    files = sorted(file for file in path.rglob("*") if file.is_file() and _kind_of(file) in SUFFIXES)
+    files = [file for file in files if file.name not in ("dataset_info.json", "dataset_infos.json")]
+    if not files:
+        raise DataError(f"folder {path} holds no data file: expected {', '.join(SUFFIXES)}")
+    named = {file: name for file in files if (name := _split_of(file, path, source.split))}
+    if not named and source.split == "train":
+        return files
+    chosen = [file for file in files if named.get(file) == source.split]
+    if not chosen:
+        found = ", ".join(sorted(set(named.values()))) or "no file named by split"
+        raise DataError(f"split {source.split!r} is not in {path}: found {found}")
+    return chosen
+
+
+def _split_of(file: pathlib.Path, root: pathlib.Path, wanted: str) -> str | None:
+    words = re.split(r"[^A-Za-z0-9]+", str(file.relative_to(root)))
+    return next((name for name in (wanted, *_SPLIT_NAMES) if name in words), None)
+
+
+def _kind_of(file: pathlib.Path) -> str:
+    return pathlib.Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
+
+
+def _read_file(file: pathlib.Path) -> Iterator[RawRow]:
+    kind = _kind_of(file)
+    if kind == ".parquet":
+        yield from _read_parquet(file)
+        return
+    with _open_text(file) as stream:
+        try:
+            if kind == ".csv":
+                yield from _read_csv(file, stream)
+            elif kind == ".json":
+                yield from _read_json(file, stream)
+            else:
+                yield from _read_json_lines(file, stream)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise DataError(f"{file} is not a whole gzip file: {error}") from None
+
+
+def _open_text(file: pathlib.Path) -> IO[str]:
+    if file.suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8", newline="")
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _read_json_lines(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            yield _json_row(f"{file}:{number}", line)
+
+
+def _json_row(where: str, line: str) -> RawRow:
+    try:
+        columns = json.loads(line)
+    except ValueError as error:
+        return RawRow(where, None, BadRow("invalid JSON", f"invalid JSON ({' '.join(str(error).split())})"))
+    return _object_row(where, columns)
+
+
+def _object_row(where: str, columns: Any) -> RawRow:
+    if not isinstance(columns, dict):
+        return RawRow(where, None, BadRow("wrong type", f"expected a JSON object, found {type(columns).__name__}"))
+    return RawRow(where, columns)
+
+
+def _read_json(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
+    """A JSON array of objects; a .json file with one object a line is read as JSON lines."""
+    text = stream.read()
+    if not text.lstrip().startswith("["):
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield _json_row(f"{file}:{number}", line)
+        return
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{file} is not valid JSON: {error}") from None
+    for number, columns in enumerate(rows, start=1):
+        yield _object_row(f"{file} row {number}", columns)
+
+
+def _read_csv(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    reader = csv.DictReader(stream, strict=True)
+    while True:
+        start = reader.line_num + 1 if reader.fieldnames else 1
+        where = f"{file}:{max(start, 2)}"
+        try:
+            row: dict[Any, Any] | None = next(reader, None)
+        except csv.Error as error:
+            yield RawRow(where, None, BadRow("invalid CSV", f"invalid CSV ({error})"))
+            continue
+        if row is None:
+            return
+        if None in row or None in row.values():
+            count = len(reader.fieldnames or ())
+            yield RawRow(where, None, BadRow("invalid CSV", f"the line does not have the header's {count} fields"))
+        else:
+            yield RawRow(where, row)
+
+
+def _read_parquet(file: pathlib.Path) -> Iterator[RawRow]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset("parquet", data_files=str(file), split="train", streaming=True)
+        for number, columns in enumerate(rows, start=1):
+            yield RawRow(f"{file} row {number}", columns)
+    except Exception as error:
+        raise DataError(f"{file} cannot be read as parquet: {' '.join(str(error).split())[:200]}") from None
+
+
+def _read_saved(folder: pathlib.Path, source: Source) -> Iterator[RawRow]:
+    import datasets
+
+    try:
+        rows = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DataError(f"{folder} cannot be read as a saved dataset: {' '.join(str(error).split())[:200]}") from None
+    for number, columns in enumerate(rows, start=1):
+        yield RawRow(f"{source.name} row {number}", columns)
+
+
+def _read_hub(source: Source) -> Iterator[RawRow]:
+    for number, columns in enumerate(_load_hub(source), start=1):
+        yield RawRow(f"{source.name}[{source.split}] row {number}", columns)
+
+
+def _load_hub(source: Source) -> Any:
+    path = pathlib.Path(source.name)
+    if source.name.count("/") > 1 or path.suffix in (*SUFFIXES, ".gz") or source.name.startswith((".", "/", "~")):
+        raise DataError(f"data file {path} does not exist{_nearest(path)}")
+    import datasets
+
+    try:
+        return datasets.load_dataset(source.name, source.subset, data_dir=source.data_dir, split=source.split)
+    except Exception as error:
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise DataError(
+            f"{source.name!r} is neither a file nor a folder, and split {source.split!r} of a hub dataset of that name "
+            f"cannot be had: check the name, data.subset, data.split and the network ({cause})"
+        ) from None
+
+
+def _nearest(path: pathlib.Path) -> str:
+    """The existing file that was probably meant."""
+    folder = path.parent
+    while not folder.is_dir():
+        path, folder = folder, folder.parent
+    close = difflib.get_close_matches(path.name, [child.name for child in folder.iterdir()], n=1)
+    return f"; nearest: {folder / close[0]}" if close else f" (nothing of that name in {folder})"
