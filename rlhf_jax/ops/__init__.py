@@ -1,6 +1,7 @@
 """Pure array maths: no model, no configuration, no key. Every function is differentiable, jit-able and vmap-able."""
 
 from rlhf_jax.ops.advantages import gae, group_advantages, leave_one_out_advantages
+from rlhf_jax.ops.fused import fused_token_logps
 from rlhf_jax.ops.kl import KL_KINDS, adaptive_kl_coef, kl_estimate
 from rlhf_jax.ops.logprobs import LOG_RATIO_LIMIT, log_ratio, token_entropy, token_logps
 from rlhf_jax.ops.masking import masked, masked_mean, masked_whiten, predicted_mask, weighted_sum
@@ -17,6 +18,7 @@ __all__ = [
     "cispo_loss",
     "clipped_surrogate_loss",
     "clipped_value_loss",
+    "fused_token_logps",
     "gae",
     "group_advantages",
     "kl_estimate",

@@ -21,9 +21,9 @@ def gae(
 
         delta_t = r_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lambda A_{t+1},   R_t = A_t + V_t
 
-    where t+1 is the *next kept token* and V, A are 0 after the last one. GAE eq. 16 (Schulman et al. 2016, arXiv:1506.02438); PPO eq. 11
-    and 12 (arXiv:1707.06347). Masked positions inside a row (the words of a tool between two turns) are skipped, value and
-    advantage carried across them, as in verl; OpenRLHF treats them as states of value 0.
+    where t+1 is the *next kept token* and V, A are 0 after the last one. GAE eq. 16 (Schulman et al. 2016, arXiv:1506.02438);
+    PPO eq. 11 and 12 (arXiv:1707.06347). Masked positions inside a row (the words of a tool between two turns) are skipped, value
+    and advantage carried across them, as in verl; OpenRLHF treats them as states of value 0.
 
     Args:
       rewards: reward of each token; ignored off the mask, NaN included.
@@ -109,7 +109,7 @@ def leave_one_out_advantages(rewards: Float[Array, "P G"], valid: Bool[Array, "P
 
         A_i = r_i - 1/(n-1) sum_{j != i} r_j
 
-    RLOO (Ahmadian et al. 2024, arXiv:2402.14740), section on REINFORCE leave-one-out; Kool et al. 2019. Equal to n/(n-1) times the
+    RLOO (Ahmadian et al. 2024, arXiv:2402.14740), section on REINFORCE leave-one-out. Equal to n/(n-1) times the
     centred reward of Dr. GRPO. A group of one and a group of equal rewards get exactly 0.
 
     Args:

@@ -18,8 +18,8 @@ def kl_estimate(logps: Float[Array, "B T"], ref_logps: Float[Array, "B T"], kind
         k1 = d        k2 = d^2 / 2        k3 = exp(-d) + d - 1
 
     Schulman, "Approximating KL Divergence" (joschu.net/blog/kl-approx.html, 2020); k3 as a loss is eq. 4 of GRPO
-    (arXiv:2402.03300). k1 and k3 are unbiased; k2 and k3 are never negative. As a *loss*, k2 has the gradient of KL(policy || ref),
-    k3 that of KL(ref || policy), and k1 has expected gradient 0 on-policy: use k1 only inside a reward.
+    (arXiv:2402.03300). k1 and k3 are unbiased; k2 and k3 are never negative. As a *loss*, k2 has the expected gradient of
+    KL(policy || ref), k3 that of KL(ref || policy), and k1 has expected gradient 0 on-policy: use k1 only inside a reward.
     Difference: in k3, d is clamped to +-20 (see `log_ratio`; the paper and TRL have no clamp, verl also caps the result at 10).
 
     Args:

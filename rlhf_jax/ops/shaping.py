@@ -21,9 +21,9 @@ def kl_shaped_rewards(
 
         r_t = - kl_coef * kl_t + [t is the last kept token] * clip(score, -score_clip, score_clip)
 
-    Ziegler et al. 2019 (arXiv:1909.08593) eq. 2; InstructGPT (arXiv:2203.02155). kl_t is the k1 estimate of old policy against reference.
-    Differences: TRL's PPO puts the score one position *after* the last token; here, as in verl and OpenRLHF, on the last token itself. A row
-    without a kept token receives no score.
+    Ziegler et al. 2019 (arXiv:1909.08593) eq. 2; InstructGPT (arXiv:2203.02155). kl_t is the k1 estimate of the sampling policy
+    against the reference. Differences: TRL's PPO puts the score one position *after* the last token; here it is on the last
+    token itself, as in verl and OpenRLHF. A row without a kept token receives no score.
 
     Args:
       scores: score of the whole completion, reward units; NaN reaches only its own row's last token.
@@ -92,8 +92,8 @@ def overlong_penalty(
 def overlong_filter(mask: Bool[Array, "B T"], truncated: Bool[Array, " B"]) -> Bool[Array, "B T"]:
     """Drops completions cut by the length limit from the loss: their reward says nothing about the answer.
 
-    DAPO (arXiv:2503.14476), section 3.4, "overlong filtering". Only the loss mask changes; their rewards stay in the statistics of
-    their group, as in TRL.
+    DAPO (arXiv:2503.14476), section 3.4, "overlong filtering". Only the loss mask changes; their rewards stay in the
+    statistics of their group, as in TRL.
 
     Args:
       mask: tokens that are trained on.

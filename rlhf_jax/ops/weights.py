@@ -51,7 +51,7 @@ def loss_weights(
     """
     check_choice("mode", mode, WEIGHT_MODES)
     if (mode == "constant") != (constant is not None) or (constant is not None and not constant > 0):
-        mend = 'give a positive constant with mode="constant"' if mode == "constant" else 'leave constant out, or use mode="constant"'
+        mend = "give a positive constant" if mode == "constant" else 'leave constant out, or use mode="constant"'
         raise ValueError(f"mode={mode!r} with constant={constant!r}: {mend}")
     dtype = default_float()
     kept = mask.astype(dtype)

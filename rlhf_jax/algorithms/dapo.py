@@ -1,0 +1,157 @@
+"""DAPO: decoupled clip and dynamic sampling policy optimisation.
+
+GRPO without KL and five changes (Yu et al. 2025, arXiv:2503.14476):
+
+1. clip-higher: eps_low 0.2, eps_high 0.28 (eq. 10), so that unlikely tokens can grow;
+2. dynamic sampling: only groups with 0 < correct < G are trained on (eq. 11; `ops.mixed_groups`, refilled by the online loop);
+3. token-level loss: the average runs over all tokens of the batch (eq. 12);
+4. soft overlong punishment in the last `overlong_buffer_len` tokens before the limit (eq. 13);
+5. overlong filtering: cut completions leave the loss (section 3.4; off by default, the paper's best run uses the punishment).
+
+Differences: a dual clip at 10 (verl's recipe; the paper has none); the average is over the optimizer step's global batch; no
+reference model is needed or kept; completions that could not be graded (NaN) are outside the group's statistics and carry no
+weight.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from rlhf_jax.algorithms.checks import grouped, require
+from rlhf_jax.algorithms.metrics import group_metrics, rollout_metrics
+from rlhf_jax.ops import (
+    clipped_surrogate_loss,
+    group_advantages,
+    loss_weights,
+    masked,
+    masked_mean,
+    overlong_filter,
+    overlong_penalty,
+    weighted_sum,
+)
+from rlhf_jax.ops.checks import check_range
+from rlhf_jax.ops.precision import Scalar
+from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
+
+
+@dataclass(frozen=True)
+class DAPOConfig:
+    """Options of decoupled clip and dynamic sampling policy optimisation."""
+
+    data: ClassVar[str] = "prompts"
+    head: ClassVar[str | None] = None
+    summary: ClassVar[str] = "decoupled clip and dynamic sampling policy optimisation, no critic, no reference"
+
+    group_size: int = 16
+    """Completions per prompt."""
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float | None = 10.0
+    max_new_tokens: int = 512
+    """Generation limit, tokens (L_max)."""
+    overlong_buffer_len: int = 128
+    """Tokens before the limit in which the punishment grows (L_cache); 0 for no punishment."""
+    overlong_factor: float = 1.0
+    """Largest punishment, reward units."""
+    overlong_filtering: bool = False
+    """Leave completions cut by the limit out of the loss."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probabilities are computed at it."""
+
+    def __post_init__(self) -> None:
+        for name in ("group_size", "max_new_tokens"):
+            check_range(name, getattr(self, name), low=1)
+        for name in ("clip_low", "clip_high", "temperature"):
+            check_range(name, getattr(self, name), above=0)
+        check_range("dual_clip", self.dual_clip, above=1)
+        check_range("overlong_buffer_len", self.overlong_buffer_len, low=0, high=self.max_new_tokens)
+        check_range("overlong_factor", self.overlong_factor, low=0)
+
+
+def dapo_loss(
+    logps: Float[Array, "B T"],
+    old_logps: Float[Array, "B T"],
+    advantages: Float[Array, "B T"],
+    weights: Float[Array, "B T"],
+    *,
+    clip_low: Scalar = 0.2,
+    clip_high: Scalar = 0.28,
+    dual_clip: Scalar | None = 10.0,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Clipped policy loss with a wider upper clip.
+
+        L = - sum_t w_t min(r_t A_t, clip(r_t, 1 - eps_low, 1 + eps_high) A_t),   w_t = 1 / tokens of the batch
+
+    DAPO eq. 8 (arXiv:2503.14476); the dual clip is Ye et al. 2020 (arXiv:1912.09729).
+
+    Args:
+      logps: log π of the sampled tokens, nats. Gradients flow through this argument only.
+      old_logps: the same before the update, nats.
+      advantages: the completion's advantage on each of its tokens.
+      weights: mode "token" of `ops.loss_weights`, 0 on padding.
+      clip_low: eps_low.
+      clip_high: eps_high.
+      dual_clip: c > 1, or None for the paper's form.
+
+    Returns:
+      (loss, metrics); metrics: loss/total, loss/policy, loss/weight and those of `ops.clipped_surrogate_loss`.
+    """
+    loss, metrics = clipped_surrogate_loss(
+        logps, old_logps, advantages, weights, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
+    return loss, metrics | {"loss/total": loss, "loss/policy": loss, "loss/weight": jnp.sum(weights)}
+
+
+def make(config: DAPOConfig, model: Model) -> Algorithm:
+    """DAPO as pure functions.
+
+    Args:
+      config: options.
+      model: policy.
+
+    Returns:
+      The algorithm; params is the model's tree, frozen is not used. Rows come in groups of `config.group_size`.
+    """
+    needs = frozenset({"old_logps"})
+
+    def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        old_logps, advantages, weights = require(batch, "old_logps", "advantages", "weights")
+        logps, entropy = model.token_logps(params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
+        total, metrics = dapo_loss(
+            logps,
+            old_logps,
+            advantages,
+            weights,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+        )
+        return total, metrics | {"entropy/policy": weighted_sum(lax.stop_gradient(entropy), weights)}
+
+    def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
+        require(batch, "old_logps")
+        rewards, metrics = batch.rewards, rollout_metrics(batch)
+        if config.overlong_buffer_len:
+            penalty = overlong_penalty(
+                jnp.sum(batch.completion_mask, axis=1),
+                max_len=config.max_new_tokens,
+                buffer_len=config.overlong_buffer_len,
+                factor=config.overlong_factor,
+            )
+            rewards = rewards + penalty
+            metrics["rewards/overlong_penalty"] = masked_mean(penalty, jnp.any(batch.completion_mask, axis=1))
+        groups = grouped(rewards, config.group_size)
+        advantages = group_advantages(groups).reshape(-1)[:, None]
+        advantages = masked(jnp.broadcast_to(advantages, batch.completion_mask.shape), batch.completion_mask)
+        return batch._replace(advantages=advantages), aux, metrics | group_metrics(groups)
+
+    def weigh(batch: PolicyBatch) -> PolicyBatch:
+        trained = batch.completion_mask & ~jnp.isnan(batch.rewards)[:, None]
+        if config.overlong_filtering:
+            trained = overlong_filter(trained, batch.truncated)
+        return batch._replace(weights=loss_weights(trained, "token"))
+
+    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs)

@@ -1,0 +1,228 @@
+"""Group relative policy optimisation: PPO's clipped loss with the group's own rewards for a baseline, no critic.
+
+    A_i = (r_i - mean(group)) / (std(group) + 1e-4);   L = L_clip + kl_coef * sum_t w_t k3_t
+
+GRPO eq. 3 and 4 (Shao et al. 2024, arXiv:2402.03300). Its relatives are options:
+
+* Dr. GRPO (arXiv:2503.20783): normalize_std=false, aggregation=constant;
+* GSPO (arXiv:2507.18071): level=sequence;
+* CISPO (arXiv:2506.13585): surrogate=cispo;
+* RLOO (arXiv:2402.14740): baseline=leave_one_out, normalize_std=false.
+
+Differences: no KL by default, so no reference model (the paper has 0.04, TRL 0); k1 is refused as a loss (its expected gradient
+is 0 on-policy; Tunix has it as default); rows without a trained token are left out of the sequence mean (TRL counts them as 0);
+completions that could not be graded (NaN) are outside the group's statistics and carry no weight.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from rlhf_jax.algorithms.checks import grouped, require
+from rlhf_jax.algorithms.metrics import group_metrics, rollout_metrics
+from rlhf_jax.ops import (
+    LEVELS,
+    WEIGHT_MODES,
+    cispo_loss,
+    clipped_surrogate_loss,
+    group_advantages,
+    kl_estimate,
+    leave_one_out_advantages,
+    loss_weights,
+    masked,
+    weighted_sum,
+)
+from rlhf_jax.ops.checks import check_choice, check_range
+from rlhf_jax.ops.precision import Scalar
+from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
+
+SURROGATES = ("clip", "cispo")
+BASELINES = ("group_mean", "leave_one_out")
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Options of group relative policy optimisation and its relatives."""
+
+    data: ClassVar[str] = "prompts"
+    head: ClassVar[str | None] = None
+    summary: ClassVar[str] = "group relative policy optimisation (GRPO, Dr. GRPO, GSPO, CISPO, RLOO)"
+
+    group_size: int = 8
+    """Completions per prompt."""
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    kl_coef: float = 0.0
+    """Weight of the KL loss (the paper's beta); 0 needs no reference model."""
+    kl_kind: str = "k3"
+    """k3 | k2."""
+    baseline: str = "group_mean"
+    """group_mean | leave_one_out."""
+    normalize_std: bool = True
+    """Divide advantages by the group's standard deviation."""
+    aggregation: str = "sequence"
+    """token | sequence | constant (see ops.loss_weights)."""
+    aggregation_constant: int | None = None
+    """Tokens per completion with aggregation=constant, usually the generation limit."""
+    level: str = "token"
+    """Importance ratio per token, or per sequence."""
+    surrogate: str = "clip"
+    """clip | cispo."""
+    max_ratio: float = 5.0
+    """Largest importance weight of CISPO."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probabilities are computed at it."""
+
+    def __post_init__(self) -> None:
+        check_range("group_size", self.group_size, low=1)
+        for name in ("clip_low", "clip_high", "temperature", "aggregation_constant"):
+            check_range(name, getattr(self, name), above=0)
+        check_range("dual_clip", self.dual_clip, above=1)
+        check_range("kl_coef", self.kl_coef, low=0)
+        check_range("max_ratio", self.max_ratio, low=1)
+        _check_kl_kind(self.kl_kind)
+        check_choice("baseline", self.baseline, BASELINES)
+        check_choice("aggregation", self.aggregation, WEIGHT_MODES)
+        check_choice("level", self.level, LEVELS)
+        check_choice("surrogate", self.surrogate, SURROGATES)
+        if (self.aggregation == "constant") != (self.aggregation_constant is not None):
+            raise ValueError(
+                f"aggregation={self.aggregation!r} with aggregation_constant={self.aggregation_constant!r}:"
+                " the constant and aggregation=constant go together"
+            )
+        if self.surrogate == "cispo" and (self.level == "sequence" or self.dual_clip is not None):
+            raise ValueError("surrogate='cispo' has a ratio per token and no clip to double: set level=token and dual_clip=null")
+        if self.baseline == "leave_one_out" and self.normalize_std:
+            raise ValueError("baseline='leave_one_out' is not divided by the standard deviation: set normalize_std=false")
+
+
+def grpo_loss(
+    logps: Float[Array, "B T"],
+    old_logps: Float[Array, "B T"],
+    advantages: Float[Array, "B T"],
+    weights: Float[Array, "B T"],
+    *,
+    ref_logps: Float[Array, "B T"] | None = None,
+    kl_coef: Scalar = 0.0,
+    kl_kind: str = "k3",
+    clip_low: Scalar = 0.2,
+    clip_high: Scalar = 0.2,
+    dual_clip: Scalar | None = None,
+    level: str = "token",
+    surrogate: str = "clip",
+    max_ratio: Scalar = 5.0,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Clipped policy loss plus a KL loss to the reference.
+
+        L = L_clip + kl_coef * sum_t w_t KL_t
+
+    GRPO eq. 3, with the KL estimator of eq. 4 (arXiv:2402.03300). The average is in `weights`: "sequence" is the paper's.
+
+    Args:
+      logps: log π of the sampled tokens, nats. Gradients flow through this argument only.
+      old_logps: the same before the update, nats.
+      advantages: the completion's advantage on each of its tokens.
+      weights: non-negative, 0 on padding.
+      ref_logps: the same tokens under the reference, nats; None: no KL.
+      kl_coef: weight of the KL loss.
+      kl_kind: "k3" or "k2".
+      clip_low: eps_low.
+      clip_high: eps_high.
+      dual_clip: c > 1 or None.
+      level: "token" or "sequence" (GSPO).
+      surrogate: "clip", or "cispo" (then clip_low, clip_high, dual_clip and level have no effect).
+      max_ratio: largest importance weight of CISPO.
+
+    Returns:
+      (loss, metrics); metrics: loss/total, loss/policy, loss/weight, kl/ref (with ref_logps) and those of the surrogate.
+
+    Raises:
+      ValueError: kl_kind "k1" or unknown; unknown level or surrogate; kl_coef is set but ref_logps is missing.
+    """
+    _check_kl_kind(kl_kind)
+    check_choice("surrogate", surrogate, SURROGATES)
+    if surrogate == "cispo":
+        policy_loss, metrics = cispo_loss(logps, old_logps, advantages, weights, max_ratio=max_ratio)
+    else:
+        policy_loss, metrics = clipped_surrogate_loss(
+            logps, old_logps, advantages, weights, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, level=level
+        )
+    loss = policy_loss
+    if ref_logps is not None:
+        keep = weights != 0
+        kl = weighted_sum(kl_estimate(masked(logps, keep), masked(ref_logps, keep), kl_kind), weights)
+        metrics["kl/ref"] = kl
+        loss = loss + kl_coef * kl
+    elif not (isinstance(kl_coef, int | float) and kl_coef == 0):
+        raise ValueError(f"kl_coef={kl_coef!r} needs ref_logps: pass them, or set kl_coef=0")
+    return loss, metrics | {"loss/total": loss, "loss/policy": policy_loss, "loss/weight": jnp.sum(weights)}
+
+
+def make(config: GRPOConfig, model: Model) -> Algorithm:
+    """Group relative policy optimisation as pure functions.
+
+    Args:
+      config: options.
+      model: policy.
+
+    Returns:
+      The algorithm; params is the model's tree, frozen is not used. Rows come in groups of `config.group_size`.
+    """
+    needs = frozenset({"old_logps"} | ({"ref_logps"} if config.kl_coef > 0 else set()))
+
+    def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        old_logps, advantages, weights = require(batch, "old_logps", "advantages", "weights")
+        ref_logps = require(batch, "ref_logps")[0] if config.kl_coef > 0 else None
+        logps, entropy = model.token_logps(params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
+        total, metrics = grpo_loss(
+            logps,
+            old_logps,
+            advantages,
+            weights,
+            ref_logps=ref_logps,
+            kl_coef=config.kl_coef,
+            kl_kind=config.kl_kind,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+            level=config.level,
+            surrogate=config.surrogate,
+            max_ratio=config.max_ratio,
+        )
+        return total, metrics | {"entropy/policy": weighted_sum(lax.stop_gradient(entropy), weights)}
+
+    def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
+        require(batch, *sorted(needs))
+        rewards = grouped(batch.rewards, config.group_size)
+        if config.baseline == "leave_one_out":
+            advantages = leave_one_out_advantages(rewards)
+        else:
+            advantages = group_advantages(rewards, normalize_std=config.normalize_std)
+        metrics = rollout_metrics(batch) | group_metrics(rewards)
+        return batch._replace(advantages=_per_token(advantages, batch)), aux, metrics
+
+    def weigh(batch: PolicyBatch) -> PolicyBatch:
+        trained = batch.completion_mask & ~jnp.isnan(batch.rewards)[:, None]
+        return batch._replace(weights=loss_weights(trained, config.aggregation, constant=config.aggregation_constant))
+
+    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs)
+
+
+def _per_token(advantages: Float[Array, "P G"], batch: PolicyBatch) -> Float[Array, "B T"]:
+    """The completion's advantage on each of its tokens, 0 elsewhere."""
+    rows = advantages.reshape(-1)[:, None]
+    return masked(jnp.broadcast_to(rows, batch.completion_mask.shape), batch.completion_mask)
+
+
+def _check_kl_kind(kl_kind: str) -> None:
+    """k1 is refused with the reason, anything unknown with the list."""
+    if kl_kind == "k1":
+        raise ValueError(
+            "kl_kind='k1' as a loss has zero expected gradient on-policy and only adds noise:"
+            " use 'k3' or 'k2' (k1 is right inside the reward, as in PPO)"
+        )
+    check_choice("kl_kind", kl_kind, ("k2", "k3"))

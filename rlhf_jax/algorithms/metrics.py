@@ -1,0 +1,100 @@
+"""Every metric an algorithm reports, and what it means. The documentation's table is made from this dict.
+
+Per-token metrics are averaged with the loss's own weights, so they add up over microbatches like the loss; keys that end in
+`_max` or `_min` are reduced by max or min. With `aggregation="constant"` the weights do not sum to 1: divide by `loss/weight`.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlhf_jax.ops import masked, masked_mean
+from rlhf_jax.ops.precision import default_float, promote
+from rlhf_jax.types import Metrics, PolicyBatch
+
+METRICS: dict[str, str] = {
+    "loss/total": "what is minimised",
+    "loss/policy": "clipped policy-gradient part of the loss",
+    "loss/value": "critic's part of the loss, before vf_coef",
+    "loss/weight": "sum of the loss weights: 1, unless aggregation is constant or the batch holds nothing to train on",
+    "kl/ref": "KL(policy || reference), nats per token (PPO: k1 of the sampling policy; GRPO: the estimator of the loss)",
+    "kl/ref_sequence": "the same summed over a completion, nats per completion; the adaptive controller's input",
+    "kl/coef": "coefficient of the KL penalty in the reward",
+    "entropy/policy": "entropy of the policy's next-token distribution, nats per token",
+    "policy/clip_fraction": "share of tokens whose clip binds, and whose gradient is therefore 0 (CISPO: whose weight is cut)",
+    "policy/clip_fraction_low": "the part below the lower bound",
+    "policy/clip_fraction_high": "the part above the upper bound",
+    "policy/dual_clip_fraction": "share of tokens held by the dual clip",
+    "policy/approx_kl": "KL(policy before the update || policy), k3 estimate, nats per token",
+    "policy/ratio_max": "largest importance ratio",
+    "value/clip_fraction": "share of tokens where the clipped value error is the larger one",
+    "value/explained_variance": "1 - var(returns - values) / var(returns); 1 is a perfect critic, 0 a constant one",
+    "rewards/mean": "mean reward of gradable completions, before any penalty (reward model: mean score of a pair)",
+    "rewards/std": "standard deviation of the same over the batch",
+    "rewards/group_std": "mean over groups of the standard deviation inside a group, penalties included",
+    "rewards/zero_std_groups": "share of groups whose rewards, penalties included, are all equal: they teach nothing",
+    "rewards/ungraded": "share of completions that could not be graded (NaN)",
+    "rewards/overlong_penalty": "mean length penalty",
+    "rewards/chosen": "chosen answers: beta * log(policy / reference) for DPO, score for a reward model",
+    "rewards/rejected": "rejected answers, the same",
+    "rewards/margin": "rewards/chosen - rewards/rejected",
+    "rewards/accuracy": "share of pairs with chosen strictly above rejected",
+    "logps/chosen": "log-probability of the chosen answer under the policy, nats (per token for IPO)",
+    "logps/rejected": "log-probability of the rejected answer under the policy, nats (per token for IPO)",
+    "length/mean": "completion length, tokens",
+    "length/truncated": "share of completions that reached the length limit without EOS",
+    "sampler/logp_diff": "mean |log-probability by trainer - by sampler|, nats per token",
+    "sampler/logp_diff_max": "largest such difference",
+}
+
+
+def rollout_metrics(batch: PolicyBatch) -> Metrics:
+    """What was sampled: rewards, lengths, truncation, and how far sampler and trainer disagree.
+
+    Args:
+      batch: the whole rollout, rewards before any penalty; rows with an empty completion only complete the shape.
+
+    Returns:
+      rewards/mean, rewards/std, rewards/ungraded, length/mean, length/truncated, and sampler/logp_diff and
+      sampler/logp_diff_max when the batch has both sampler_logps and old_logps.
+    """
+    sampled = jnp.any(batch.completion_mask, axis=1)
+    graded = sampled & ~jnp.isnan(batch.rewards)
+    (rewards,) = promote(batch.rewards)
+    mean = masked_mean(rewards, graded)
+    lengths = jnp.sum(batch.completion_mask, axis=1).astype(default_float())
+    metrics = {
+        "rewards/mean": mean,
+        "rewards/std": jnp.sqrt(masked_mean((masked(rewards, graded) - mean) ** 2, graded)),
+        "rewards/ungraded": masked_mean((~graded).astype(default_float()), sampled),
+        "length/mean": masked_mean(lengths, sampled),
+        "length/truncated": masked_mean(batch.truncated.astype(default_float()), sampled),
+    }
+    if batch.sampler_logps is not None and batch.old_logps is not None:
+        old, sampler = promote(batch.old_logps, batch.sampler_logps)
+        difference = jnp.abs(masked(old - sampler, batch.completion_mask))
+        metrics["sampler/logp_diff"] = masked_mean(difference, batch.completion_mask)
+        metrics["sampler/logp_diff_max"] = jnp.max(difference, initial=0.0)
+    return metrics
+
+
+def group_metrics(rewards: Float[Array, "P G"]) -> Metrics:
+    """How much the completions of a prompt differ: what a group-relative advantage lives on.
+
+    Args:
+      rewards: as they enter the advantage, one group a row; NaN = not gradable, a row of NaN only completes the shape.
+
+    Returns:
+      rewards/group_std (unbiased), rewards/zero_std_groups.
+    """
+    (rewards,) = promote(rewards)
+    graded = ~jnp.isnan(rewards)
+    rewards = masked(rewards, graded)
+    count = jnp.sum(graded, axis=1, keepdims=True).astype(rewards.dtype)
+    centred = masked(rewards - jnp.sum(rewards, axis=1, keepdims=True) / jnp.maximum(count, 1), graded)
+    spread = jnp.sqrt(jnp.sum(centred**2, axis=1, keepdims=True) / jnp.maximum(count - 1, 1))
+    highest = jnp.max(rewards, axis=1, keepdims=True, where=graded, initial=-jnp.inf)
+    lowest = jnp.min(rewards, axis=1, keepdims=True, where=graded, initial=jnp.inf)
+    return {
+        "rewards/group_std": masked_mean(spread, count > 0),
+        "rewards/zero_std_groups": masked_mean((highest == lowest).astype(rewards.dtype), count > 0),
+    }

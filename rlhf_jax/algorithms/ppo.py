@@ -1,0 +1,288 @@
+"""Proximal policy optimisation with a critic, for completions scored by a reward.
+
+    r_t = - kl_coef * k1_t + [last token] * score;   A = whiten(GAE(r, V));   L = L_clip + vf_coef * L_value - entropy_coef * H
+
+PPO eq. 7 and 9 (Schulman et al. 2017, arXiv:1707.06347); the KL in the reward and its adaptive coefficient are Ziegler et al.
+2019 (arXiv:1909.08593) eq. 2 and section 2.2; GAE eq. 16 (arXiv:1506.02438).
+
+Differences: the score lands on the last completion token (TRL: one later); advantages are whitened with the unbiased variance of
+the whole rollout batch (TRL: per process); the controller's KL is nats per completion, as in the paper (verl: per token), and its
+coefficient is part of the train state; completions that could not be graded (NaN) carry no weight.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlhf_jax.algorithms.checks import require, scalar_head
+from rlhf_jax.algorithms.metrics import rollout_metrics
+from rlhf_jax.ops import (
+    adaptive_kl_coef,
+    clipped_surrogate_loss,
+    clipped_value_loss,
+    gae,
+    kl_estimate,
+    kl_shaped_rewards,
+    loss_weights,
+    masked,
+    masked_mean,
+    masked_whiten,
+    weighted_sum,
+)
+from rlhf_jax.ops.checks import check_choice, check_range
+from rlhf_jax.ops.precision import Scalar, promote
+from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Options of proximal policy optimisation."""
+
+    data: ClassVar[str] = "prompts"
+    head: ClassVar[str | None] = "value"
+    summary: ClassVar[str] = "proximal policy optimisation with a critic and a KL penalty in the reward"
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    """Bound c > 1 on the ratio where the advantage is negative; None for none."""
+    value_clip: float | None = 0.2
+    """How far values may move in one batch, reward units; None for no clipping."""
+    vf_coef: float = 0.1
+    entropy_coef: float = 0.0
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    kl_coef: float = 0.05
+    """Penalty per nat in the reward (the first one, when adaptive); 0 needs no reference model."""
+    kl_target: float | None = None
+    """KL the adaptive controller holds, nats per completion; None keeps kl_coef fixed."""
+    kl_horizon: int = 10_000
+    """Completions over which the controller acts."""
+    missing_eos_penalty: float | None = None
+    """Taken from the score of a completion cut by the length limit."""
+    score_clip: float | None = None
+    """Largest |score|, penalty included."""
+    whiten_rewards: bool = False
+    """Scale rewards to unit variance (their mean stays) before GAE."""
+    whiten_advantages: bool = True
+    critic: str = "separate"
+    """separate: params = {"policy", "critic"}; shared: one trunk with a value head."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probabilities are computed at it."""
+    aggregation: str = "token"
+    """token | sequence (see ops.loss_weights)."""
+
+    def __post_init__(self) -> None:
+        for name in ("clip_low", "clip_high", "kl_horizon", "temperature"):
+            check_range(name, getattr(self, name), above=0)
+        for name in ("value_clip", "kl_target", "score_clip"):
+            check_range(name, getattr(self, name), above=0)
+        for name in ("vf_coef", "entropy_coef", "kl_coef", "missing_eos_penalty"):
+            check_range(name, getattr(self, name), low=0)
+        for name in ("gamma", "gae_lambda"):
+            check_range(name, getattr(self, name), low=0, high=1)
+        check_range("dual_clip", self.dual_clip, above=1)
+        check_choice("critic", self.critic, ("separate", "shared"))
+        check_choice("aggregation", self.aggregation, ("token", "sequence"))
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError(f"kl_target={self.kl_target!r} needs a coefficient to adapt: set kl_coef > 0, or kl_target to null")
+
+
+def ppo_loss(
+    logps: Float[Array, "B T"],
+    old_logps: Float[Array, "B T"],
+    advantages: Float[Array, "B T"],
+    weights: Float[Array, "B T"],
+    values: Float[Array, "B T"],
+    old_values: Float[Array, "B T"],
+    returns: Float[Array, "B T"],
+    *,
+    entropy: Float[Array, "B T"] | None = None,
+    clip_low: Scalar = 0.2,
+    clip_high: Scalar = 0.2,
+    dual_clip: Scalar | None = None,
+    value_clip: Scalar | None = 0.2,
+    vf_coef: Scalar = 0.1,
+    entropy_coef: Scalar = 0.0,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Clipped policy loss, clipped value loss and entropy bonus.
+
+        L = L_clip + vf_coef * L_value - entropy_coef * sum_t w_t H_t
+
+    PPO eq. 9 (arXiv:1707.06347) with the sign of a loss; parts as in `ops.clipped_surrogate_loss` and `ops.clipped_value_loss`.
+
+    Args:
+      logps: log π of the sampled tokens, nats. Gradients flow.
+      old_logps: the same before the update, nats.
+      advantages: reward units.
+      weights: non-negative, 0 on padding; sums to 1 over the optimizer step's batch.
+      values: current critic, reward units. Gradients flow.
+      old_values: critic before the update.
+      returns: value targets.
+      entropy: nats. Gradients flow when entropy_coef is not 0; None: no bonus and no metric.
+      clip_low: eps_low.
+      clip_high: eps_high.
+      dual_clip: c > 1 or None.
+      value_clip: reward units, or None for none.
+      vf_coef: weight of the value loss.
+      entropy_coef: weight of the entropy bonus.
+
+    Returns:
+      (loss, metrics); metrics: loss/total, loss/policy, loss/value, loss/weight, entropy/policy (with entropy),
+      value/clip_fraction and those of `ops.clipped_surrogate_loss`.
+
+    Raises:
+      ValueError: entropy_coef is set but entropy is missing.
+    """
+    policy_loss, metrics = clipped_surrogate_loss(
+        logps, old_logps, advantages, weights, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
+    value_loss, value_metrics = clipped_value_loss(values, old_values, returns, weights, clip=value_clip)
+    loss = policy_loss + vf_coef * value_loss
+    bonus = not (isinstance(entropy_coef, int | float) and entropy_coef == 0)
+    if bonus and entropy is None:
+        raise ValueError(f"entropy_coef={entropy_coef!r} needs entropy: pass it, or set entropy_coef=0")
+    if entropy is not None:
+        mean_entropy = weighted_sum(entropy, weights)
+        metrics["entropy/policy"] = mean_entropy
+        loss = loss - entropy_coef * mean_entropy if bonus else loss
+    return loss, metrics | value_metrics | {
+        "loss/total": loss,
+        "loss/policy": policy_loss,
+        "loss/value": value_loss,
+        "loss/weight": jnp.sum(weights),
+    }
+
+
+def split_params(config: PPOConfig, params: Params) -> tuple[Params, Params]:
+    """The policy's and the critic's trees: two trees, or one shared trunk twice.
+
+    Args:
+      config: says which.
+      params: {"policy", "critic"} or a model's tree with a value head.
+
+    Returns:
+      (policy, critic).
+    """
+    return (params["policy"], params["critic"]) if config.critic == "separate" else (params, params)
+
+
+def token_values(model: Model, params: Params, batch: PolicyBatch) -> Float[Array, "B T"]:
+    """Value of the state in which each token is chosen: the scalar head read one token earlier; column 0 is 0.
+
+    Args:
+      model: with a scalar head.
+      params: the critic's tree. Gradients flow.
+      batch: tokens and mask.
+
+    Returns:
+      Values, reward units, aligned like log-probabilities.
+    """
+    scores = scalar_head(model, "value")(params, batch.tokens, batch.mask)
+    return jnp.pad(scores[:, :-1], ((0, 0), (1, 0)))
+
+
+def make(config: PPOConfig, model: Model) -> Algorithm:
+    """Proximal policy optimisation as pure functions.
+
+    Args:
+      config: options.
+      model: policy and critic architecture, with a scalar head (`head="value"`).
+
+    Returns:
+      The algorithm; params as `split_params` reads it, frozen is not used; aux is {"kl_coef"} with kl_target, else empty.
+
+    Raises:
+      ValueError: the model has no scalar head.
+    """
+    scalar_head(model, "value")
+    reference = config.kl_coef > 0
+    needs = frozenset({"old_logps", "values"} | ({"ref_logps"} if reference else set()))
+
+    def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        old_logps, old_values = require(batch, "old_logps", "values")
+        advantages, returns, weights = require(batch, "advantages", "returns", "weights")
+        policy, critic = split_params(config, params)
+        logps, entropy = model.token_logps(policy, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
+        return ppo_loss(
+            logps,
+            old_logps,
+            advantages,
+            weights,
+            token_values(model, critic, batch),
+            old_values,
+            returns,
+            entropy=entropy,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+            value_clip=config.value_clip,
+            vf_coef=config.vf_coef,
+            entropy_coef=config.entropy_coef,
+        )
+
+    def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
+        old_logps, values = require(batch, "old_logps", "values")
+        (ref_logps,) = require(batch, "ref_logps") if reference else (old_logps,)
+        kl_coef = config.kl_coef if config.kl_target is None else aux["kl_coef"]
+        kl = kl_estimate(masked(old_logps, batch.completion_mask), masked(ref_logps, batch.completion_mask), "k1")
+        rewards = shaped_rewards(config, batch, kl, kl_coef)
+        trained = _trained(batch)
+        advantages, returns = gae(rewards, values, trained, gamma=config.gamma, gae_lambda=config.gae_lambda)
+        metrics = rollout_metrics(batch) | {"value/explained_variance": _explained_variance(values, returns, trained)}
+        if config.whiten_advantages:
+            advantages = masked_whiten(advantages, trained)
+        if reference:
+            sampled = jnp.any(batch.completion_mask, axis=1)
+            sequence_kl = masked_mean(jnp.sum(kl, axis=1), sampled)
+            metrics |= {"kl/ref": masked_mean(kl, batch.completion_mask), "kl/ref_sequence": sequence_kl}
+            metrics["kl/coef"] = jnp.asarray(kl_coef, kl.dtype)
+        if config.kl_target is not None:
+            steps = jnp.sum(sampled).astype(kl.dtype)
+            coef = adaptive_kl_coef(kl_coef, sequence_kl, steps, target=config.kl_target, horizon=config.kl_horizon)
+            aux = {**aux, "kl_coef": coef}
+        return batch._replace(advantages=advantages, returns=returns), aux, metrics
+
+    def weigh(batch: PolicyBatch) -> PolicyBatch:
+        return batch._replace(weights=loss_weights(_trained(batch), config.aggregation))
+
+    aux = {} if config.kl_target is None else {"kl_coef": jnp.asarray(config.kl_coef, jnp.float32)}
+    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs, aux=aux)
+
+
+def shaped_rewards(config: PPOConfig, batch: PolicyBatch, kl: Float[Array, "B T"], kl_coef: Scalar) -> Float[Array, "B T"]:
+    """Per-token rewards of a rollout: score, penalty for a missing EOS, KL penalty, whitening.
+
+    Args:
+      config: options.
+      batch: rollout.
+      kl: k1 estimate of the sampling policy against the reference, nats.
+      kl_coef: coefficient now, reward units per nat.
+
+    Returns:
+      Rewards, 0 off the completion and on rows that could not be graded.
+    """
+    (scores,) = promote(batch.rewards)
+    if config.missing_eos_penalty is not None:
+        scores = scores - config.missing_eos_penalty * batch.truncated.astype(scores.dtype)
+    trained = _trained(batch)
+    rewards = kl_shaped_rewards(scores, kl, trained, kl_coef=kl_coef, score_clip=config.score_clip)
+    return masked_whiten(rewards, trained, shift_mean=False) if config.whiten_rewards else rewards
+
+
+def _trained(batch: PolicyBatch) -> Array:
+    """Completion tokens of the rows that could be graded."""
+    return batch.completion_mask & ~jnp.isnan(batch.rewards)[:, None]
+
+
+def _explained_variance(values: Array, returns: Array, mask: Array) -> Float[Array, ""]:
+    """1 - var(returns - values) / var(returns); 0 when the returns do not vary."""
+    values, returns = (masked(x, mask) for x in promote(values, returns))
+
+    def variance(x: Array) -> Array:
+        return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+
+    total = variance(returns)
+    return jnp.where(total > 0, 1 - variance(returns - values) / jnp.where(total > 0, total, 1), 0)
