@@ -13,7 +13,7 @@ Conventions that hold everywhere (DESIGN section 3):
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -90,6 +90,7 @@ class PolicyBatch(NamedTuple):
 Batch: TypeAlias = TokenBatch | PairBatch | PolicyBatch
 
 
+@runtime_checkable
 class TokenLogpsFn(Protocol):
     """Log-probability and entropy of taken tokens without logits (fused head)."""
 
@@ -105,6 +106,7 @@ class TokenLogpsFn(Protocol):
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]: ...
 
 
+@runtime_checkable
 class PerTokenFn(Protocol):
     """(params, tokens[B,T], mask[B,T], *, segment_ids=None) -> an array that leads with [B, T]."""
 
@@ -136,6 +138,7 @@ class Model(NamedTuple):
     """[B, T] float32; None when the model has no scalar head."""
 
 
+@runtime_checkable
 class LossFn(Protocol):
     """What `value_and_grad` sees: differentiable in `params` only."""
 
