@@ -1,1 +1,30 @@
+"""A run's configuration: typed sections that hold the only defaults, and their strict reading from YAML and overrides."""
 
+from rlhf_jax.config.errors import ConfigError
+from rlhf_jax.config.fields import FieldDoc, describe_section
+from rlhf_jax.config.load import dump_config, load_config, make_config
+from rlhf_jax.config.schema import (
+    CheckpointConfig,
+    Config,
+    LoggingConfig,
+    ModelSection,
+    TrainingConfig,
+    algorithm_name,
+    trained_vocab_size,
+)
+
+__all__ = [
+    "CheckpointConfig",
+    "Config",
+    "ConfigError",
+    "FieldDoc",
+    "LoggingConfig",
+    "ModelSection",
+    "TrainingConfig",
+    "algorithm_name",
+    "describe_section",
+    "dump_config",
+    "load_config",
+    "make_config",
+    "trained_vocab_size",
+]

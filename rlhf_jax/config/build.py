@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from rlhf_jax.config.document import Plain, settled
 from rlhf_jax.config.errors import ConfigError, did_you_mean, one_line
-from rlhf_jax.config.fields import choices, describe, dotted_keys, section_class, settable, union_args
+from rlhf_jax.config.fields import MAPPINGS, choices, describe, dotted_keys, section_class, settable, union_args
 
 
 class Context(NamedTuple):
@@ -62,6 +62,8 @@ def build(cls: type, tree: Any, *, prefix: str = "", context: Context | None = N
         missing = dataclasses.MISSING
         if name not in values and field.default is missing and field.default_factory is missing:
             key = f"{prefix}.{name}" if prefix else name
+            if section_class(tp) is not None:
+                _value(tp, {}, key, context)  # names the key inside that is required
             raise ConfigError(f"{key}: required and not given; allowed: {describe(tp)}{context.where(prefix)}")
     try:
         return cls(**values)
@@ -101,10 +103,10 @@ def _value(tp: Any, value: Any, key: str, context: Context) -> Any:
             return None
         return build(section, {} if empty else value, prefix=key, context=context)
     origin, args = typing.get_origin(tp), typing.get_args(tp)
-    if args and section_class(args[-1] if origin is dict else args[0]) is not None:
+    if args and section_class(args[-1] if origin in MAPPINGS else args[0]) is not None:
         if origin in (list, tuple) and isinstance(value, list):
             return origin(_value(args[0], item, f"{key}[{index}]", context) for index, item in enumerate(value))
-        if origin is dict and isinstance(value, dict):
+        if origin in MAPPINGS and isinstance(value, dict):
             return {name: _value(args[1], item, f"{key}.{name}", context) for name, item in value.items()}
     return _leaf(tp, value, key, context)
 
@@ -139,7 +141,7 @@ def _settle(value: Any, tp: Any) -> Any:
             types_ = args if origin is tuple and Ellipsis not in args else (args[0],) * len(value)
             if len(types_) == len(value):
                 return [_settle(item, item_type) for item, item_type in zip(value, types_, strict=True)]
-        if isinstance(value, dict) and origin is dict:
+        if isinstance(value, dict) and origin in MAPPINGS:
             return {name: _settle(item, args[1]) for name, item in value.items()}
     return settled(value)
 

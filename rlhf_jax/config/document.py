@@ -6,12 +6,13 @@ reading, so that the type of the field can decide later (`run_dir=2024` is text 
 """
 
 import math
+import pathlib
 import re
 from typing import Any, NamedTuple
 
 import yaml
 
-from rlhf_jax.config.errors import ConfigError, one_line
+from rlhf_jax.config.errors import ConfigError, nearest, one_line
 
 NULLS = frozenset({"", "~", "null", "Null", "NULL", "None"})
 BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -79,6 +80,22 @@ def parse_document(text: str, name: str) -> Document:
         raise ConfigError(f"{name}: the top level must be a mapping of sections (key: value), not a {node.id}")
     lines: dict[str, int] = {}
     return Document(_construct(node, name, "", lines, ()), lines)
+
+
+def read_document(path: pathlib.Path) -> Document:
+    """`parse_document` of a file.
+
+    Raises:
+        ConfigError: no such file (the nearest existing name is offered), or no readable text, or see `parse_document`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file{_similar_file(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    return parse_document(text, str(path))
 
 
 def parse_value(text: str, name: str) -> Any:
@@ -164,3 +181,10 @@ def _describe_yaml_error(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {one_line(error.problem or error.context or 'unreadable')}"
     return one_line(error)
+
+
+def _similar_file(path: pathlib.Path) -> str:
+    folders = (path.parent, pathlib.Path("configs"), pathlib.Path())
+    found = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.y*ml"))]
+    match = nearest(path.stem, [file.stem for file in found])
+    return f"; did you mean '{next(file for file in found if file.stem == match)}'?" if match is not None else ""

@@ -9,10 +9,11 @@ import textwrap
 import tokenize
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 REQUIRED = "(required)"
+MAPPINGS = (dict, Mapping)
 
 
 class FieldDoc(NamedTuple):
@@ -69,7 +70,7 @@ def describe(tp: Any) -> str:
         if origin is tuple and items and Ellipsis not in args:
             return "a list of " + ", ".join(describe(item) for item in items)
         return f"a list ({describe(items[0])} each)" if items else "a list"
-    if origin is dict or tp is dict:
+    if origin in MAPPINGS or tp in MAPPINGS:
         return "a mapping"
     if isinstance(tp, type) and dataclasses.is_dataclass(tp):
         return "a mapping with " + ", ".join(settable(tp))
@@ -82,7 +83,7 @@ def choices(tp: Any) -> list[str]:
     return [str(arg) for member in union_args(tp) if typing.get_origin(member) is Literal for arg in typing.get_args(member)]
 
 
-def document(cls: type, prefix: str = "") -> list[FieldDoc]:
+def describe_section(cls: type, prefix: str = "") -> list[FieldDoc]:
     """The keys of a section with type, default and documentation, nested sections in place.
 
     The documentation of a field is the string below it, or else the comment behind it, or else its entry in the class
@@ -93,7 +94,7 @@ def document(cls: type, prefix: str = "") -> list[FieldDoc]:
     for name, (field, tp) in settable(cls).items():
         section = section_class(tp)
         if section is not None:
-            rows += document(section, f"{prefix}{name}.")
+            rows += describe_section(section, f"{prefix}{name}.")
         else:
             rows.append(FieldDoc(prefix + name, describe(tp), default_text(field), docs.get(name, "")))
     return rows
@@ -111,8 +112,27 @@ def default_text(field: dataclasses.Field) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and tuples as nested dicts and lists."""
+    if dataclasses.is_dataclass(value):
+        return {name: plain(value.__dict__[name]) for name in settable(type(value))}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> leaf of nested mappings; an empty mapping is a leaf."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return leaves
+
+
 def field_docs(cls: type) -> dict[str, str]:
-    """Field name -> its documentation, read from the source of the class (see `document`)."""
+    """Field name -> its documentation, read from the source of the class (see `describe_section`)."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):

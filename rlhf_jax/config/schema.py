@@ -4,15 +4,32 @@ Sections that describe a lower layer are defined there: `data` (`rlhf_jax.data`)
 (`rlhf_jax.sharding`) and `algorithm` (one class per algorithm in `rlhf_jax.algorithms`, chosen by `algorithm.name`).
 """
 
+import os
+import pathlib
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.config.document import read_document, render, settled
+from rlhf_jax.config.fields import flat, plain
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.sharding import MeshConfig
 from rlhf_jax.training import OptimizerConfig
 
+RESUMABLE = (
+    "run_dir",
+    "mesh",
+    "checkpoint",
+    "logging",
+    "data.num_proc",
+    "training.eval_every",
+    "training.eval_batch_size",
+    "training.save_every",
+    "training.log_every",
+    "training.max_nonfinite",
+)
+"""Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt."""
 TRAINED_TOKENIZER = re.compile(r"bpe:([1-9][0-9]*)")
 
 
@@ -30,8 +47,9 @@ class ModelSection:
     """Dtype in which parameters are kept and updated."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of weights and activations in matrix products; null: `dtype`. Losses and statistics are float32 always."""
-    remat: str = "none"
-    """Activation checkpointing policy: `none` keeps everything, `full` recomputes every block."""
+    remat: Literal["none", "full", "dots", "dots_no_batch", "save_attention"] = "none"
+    """What each layer keeps for the backward pass: none: everything is kept, nothing computed again; full: nothing is kept;
+    dots: results of matrix products; dots_no_batch: those without a batch dimension; save_attention: attention's output."""
     layers: Literal["auto", "scan", "unroll"] = "auto"
     """Layers in a compiled loop or unrolled; auto: a loop when the model is deep."""
     attention: Literal["auto", "blocked", "dot_product", "xla"] = "auto"
@@ -126,12 +144,12 @@ class Config:
     """Configuration of the algorithm; in YAML `algorithm.name` chooses the class."""
     run_dir: str
     """Folder of the run: config.yaml, metrics.jsonl, log.txt, tensorboard/, checkpoints/, export/."""
+    data: DataConfig
     seed: int = 0
     """Seed of initial weights, data order and every other draw."""
     tokenizer: str | None = None
     """null: the model folder's own; `byte`: built-in; `bpe:4096`: trained on the training text; or a folder or hub id."""
     model: ModelSection = field(default_factory=ModelSection)
-    data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -152,6 +170,35 @@ class Config:
             raise ValueError(
                 "tokenizer is null, but there is no model folder to take it from; give byte, bpe:4096, a folder or a hub id"
             )
+
+    def to_tree(self) -> dict[str, Any]:
+        """Nested dicts, lists and scalars, every default written out, `algorithm.name` included."""
+        tree = plain(self)
+        return tree | {"algorithm": {"name": algorithm_name(self.algorithm), **tree["algorithm"]}}
+
+    def to_yaml(self) -> str:
+        """The complete configuration as YAML; `load_config` reads it back equal."""
+        return render(self.to_tree())
+
+    def changes_since(self, path: str | os.PathLike[str]) -> list[str]:
+        """What this configuration would learn differently from the run that wrote a file.
+
+        Args:
+            path: config.yaml of a run folder.
+
+        Returns:
+            `key: old -> new` for every difference outside `RESUMABLE`; empty when the run can go on.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        old, new = flat(settled(read_document(pathlib.Path(path)).tree)), flat(self.to_tree())
+        return [
+            f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+            for key in sorted(old.keys() | new.keys())
+            if repr(old.get(key)) != repr(new.get(key))
+            and not any(key == free or key.startswith(free + ".") for free in RESUMABLE)
+        ]
 
 
 def algorithm_name(config: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 from rlhf_jax.config.build import Context, build
 from rlhf_jax.config.document import parse_document
 from rlhf_jax.config.errors import ConfigError, nearest
-from rlhf_jax.config.fields import FieldDoc, document
+from rlhf_jax.config.fields import FieldDoc, describe_section
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def test_nearest_knows_the_last_part():
 
 
 def test_documentation_comes_from_the_class():
-    rows = {row.key: row for row in document(Section, "section.")}
+    rows = {row.key: row for row in describe_section(Section, "section.")}
     assert rows["section.size"] == FieldDoc("section.size", "a whole number", "8", "rows per step")
     assert rows["section.rate"] == FieldDoc("section.rate", "a number", "0.001", "Step size.")
     assert rows["section.sampling.temperature"].doc == "softmax temperature; 0 is greedy."
@@ -163,5 +163,5 @@ def test_documentation_comes_from_the_class():
     assert rows["section.buckets"].default == "[8, 16]"
     assert rows["section.names"].default == "[]"
     assert rows["section.flag"].default == "false"
-    assert document(Top)[0] == FieldDoc("path", "text", "(required)", "")
+    assert describe_section(Top)[0] == FieldDoc("path", "text", "(required)", "")
     assert "section.kind" not in rows

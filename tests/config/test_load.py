@@ -1,0 +1,236 @@
+"""Whole configurations: files, overrides, round trips, mistakes."""
+
+import math
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rlhf_jax.algorithms import ALGORITHMS, DPOConfig, algorithm_config
+from rlhf_jax.config import (
+    Config,
+    ConfigError,
+    ModelSection,
+    TrainingConfig,
+    algorithm_name,
+    describe_section,
+    dump_config,
+    load_config,
+    make_config,
+    trained_vocab_size,
+)
+from rlhf_jax.config.fields import choices, settable
+from rlhf_jax.data import DataConfig
+from rlhf_jax.models import LAYERS, REMAT
+from rlhf_jax.models.attention import IMPLEMENTATIONS
+
+DPO = """
+algorithm: {name: dpo, beta: 0.05}
+run_dir: runs/dpo
+model: {path: runs/sft/export}
+data: {path: pairs.jsonl, eval_fraction: 0.1}
+optimizer:
+  learning_rate: 5e-7
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "dpo.yaml"
+    path.write_text(DPO)
+    return path
+
+
+def test_differences_from_the_defaults(file):
+    config = load_config(file)
+    assert config.algorithm == DPOConfig(beta=0.05)
+    assert config.optimizer.learning_rate == 5e-7
+    assert config.model == ModelSection(path="runs/sft/export")
+    assert config.training == TrainingConfig()
+    assert config.data == DataConfig(path="pairs.jsonl", eval_fraction=0.1)
+    assert algorithm_name(config.algorithm) == "dpo"
+
+
+def test_overrides_are_typed_and_the_last_one_wins(file):
+    config = load_config(
+        file,
+        [
+            "optimizer.learning_rate=1e-5",
+            "training.max_steps=1e2",
+            "data.path=a: b #c.jsonl",
+            "data.columns={chosen: better}",
+            "data.columns.rejected=worse",
+            "optimizer.decay_exclude=[norm, bias]",
+            "checkpoint={keep_last: 1}",
+            "optimizer.max_grad_norm=null",
+            "seed=1",
+            "seed=2",
+            "run_dir=2024",
+            "tokenizer=",
+            "algorithm.loss_type=ipo",
+            "model.path=null",
+            "model.config={model_type: qwen2, rope_theta: 1e6}",
+            "tokenizer=bpe:512",
+        ],
+    )
+    assert config.optimizer.learning_rate == 1e-5
+    assert config.training.max_steps == 100 and isinstance(config.training.max_steps, int)
+    assert config.data.path == "a: b #c.jsonl"
+    assert config.data.columns == {"chosen": "better", "rejected": "worse"}
+    assert config.optimizer.decay_exclude == ("norm", "bias")
+    assert config.checkpoint.keep_last == 1
+    assert config.optimizer.max_grad_norm is None
+    assert (config.seed, config.run_dir) == (2, "2024")
+    assert config.algorithm.loss_type == "ipo"
+    assert config.model.config == {"model_type": "qwen2", "rope_theta": 1e6}
+    assert trained_vocab_size(config.tokenizer) == 512
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.learning_rate=fast", "optimizer.learning_rate: 'fast' is not allowed; allowed: a number (override '"),
+        ("optimizer.lr=1", "optimizer.lr: unknown key; allowed in optimizer: name, learning_rate, "),
+        ("training.batchsize=1", "training.batchsize: unknown key; allowed in training: batch_size, "),
+        ("beta=1", "beta: unknown key; allowed at the top level: algorithm, "),
+        (
+            "algorithm.bta=1",
+            "algorithm.bta: unknown key; allowed in algorithm: beta, loss_type, label_smoothing, reference; did you",
+        ),
+        ("algorithm.loss_type=sigmiod", "algorithm.loss_type: loss_type="),
+        (
+            "algorithm.name=dop",
+            "algorithm.name: 'dop' is not an algorithm; allowed: sft, reward_model, dpo, ppo, grpo, dapo; did you",
+        ),
+        ("algorithm=dpo", "algorithm.name: 'dpo' has no name; allowed: sft, "),
+        ("training.batch_size=0", "training.batch_size=0 must be at least 1 (override 'training.batch_size=0')"),
+        ("training.num_microbatches=3", "training.num_microbatches=3 must divide batch_size=8 (override"),
+        ("training.batch_size", "override 'training.batch_size': write section.key=value, for example training.batch_size=8"),
+        ("=3", "override '=3': write section.key=value"),
+        ("training..x=3", "override 'training..x=3': write section.key=value"),
+        ("data.columns={a", "override 'data.columns={a': not valid YAML: line 1: "),
+        ("data.path=", "data.path: '' is not allowed; allowed: text"),
+        ("data={split: x}", "data.path: required and not given; allowed: text (override 'data={split: x}')"),
+        ("data.eval_fraction=2", "data.eval_fraction 2.0 must be from 0"),
+        ("seed=-1", "seed=-1 must not be negative"),
+        ("seed.x=1", "seed: {'x': 1} is not allowed; allowed: a whole number"),
+        ("mesh.fsdp=0", "mesh.fsdp=0 must be at least 1, or -1"),
+        ("checkpoint.resume=allways", "checkpoint.resume: 'allways' is not allowed; allowed: one of: auto, never, must"),
+        ("checkpoint.keep_best=1", "checkpoint.keep_best=1 needs best_metric"),
+        ("checkpoint.keep_last=0", "checkpoint.keep_last=0 must be at least 1"),
+        (
+            "model.dtype=float16",
+            "model.dtype: 'float16' is not allowed; allowed: one of: float32, bfloat16; did you mean 'bfloat16'?",
+        ),
+        ("model.config={model_type: qwen2}", "model.path='runs/sft/export' and model.config are both given"),
+        ("model.path=null", "model: give model.path (a Hugging Face folder or hub id) or model.config"),
+        ("run_dir=''", "run_dir is empty"),
+        ("model.remat=ful", "model.remat: 'ful' is not allowed; allowed: one of: none, full, dots, "),
+    ],
+)
+def test_a_mistake_is_one_line(file, override, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(file, [override])
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_in_a_file_names_the_line(file):
+    file.write_text(DPO + "  warmup: 10\n")
+    with pytest.raises(
+        ConfigError, match=r"optimizer.warmup: unknown key; .*did you mean 'optimizer.warmup_\w+'\? \(.*dpo.yaml line 8\)$"
+    ):
+        load_config(file)
+
+
+def test_missing_parts(file, tmp_path):
+    file.write_text(DPO.replace("run_dir: runs/dpo\n", ""))
+    with pytest.raises(ConfigError, match="^run_dir: required and not given; allowed: text$"):
+        load_config(file)
+    file.write_text("run_dir: x\n")
+    with pytest.raises(ConfigError, match=r"^algorithm.name: required and not given; allowed: sft, .* \{name: dpo\}$"):
+        load_config(file)
+    with pytest.raises(ConfigError, match="dpp.yaml: no such configuration file; did you mean '.*dpo.yaml'"):
+        load_config(tmp_path / "dpp.yaml")
+    with pytest.raises(ConfigError, match="no such configuration file$"):
+        load_config(tmp_path / "nowhere" / "zzzzzzzz.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory$"):
+        load_config(tmp_path)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read: not UTF-8 text$"):
+        load_config(file)
+
+
+def test_a_model_from_config_needs_a_tokenizer(file):
+    with pytest.raises(ConfigError, match="tokenizer is null, but there is no model folder"):
+        load_config(file, ["model.path=null", "model.config={model_type: qwen2}"])
+
+
+def test_resolved_file_reads_back_equal(file, tmp_path):
+    config = load_config(
+        file, ["model.path=null", "model.config={a: [1e-5, x], b: {}}", "tokenizer=byte", "data.buckets=[8, 1024]"]
+    )
+    dump_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert make_config(config.to_tree()) == config
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_reads_back_equal(name, tmp_path):
+    config = Config(algorithm=algorithm_config(name)(), run_dir="x", data=DataConfig(path="x"), model=ModelSection(path="m"))
+    dump_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert describe_section(algorithm_config(name)), "an algorithm has options"
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@given(run_dir=TEXT, path=TEXT, rate=st.floats(0, allow_infinity=False), columns=st.dictionaries(TEXT, TEXT), seed=st.integers(0))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_values_read_back_equal(tmp_path, run_dir, path, rate, columns, seed):
+    tree = {
+        "algorithm": {"name": "dpo"},
+        "run_dir": run_dir,
+        "seed": seed,
+        "data": {"path": path, "columns": columns},
+        "model": {"path": path},
+        "optimizer": {"learning_rate": rate},
+    }
+    config = make_config(tree)
+    assert (config.run_dir, config.data.path, config.optimizer.learning_rate) == (run_dir, path, rate)
+    dump_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_what_may_change_between_a_run_and_its_continuation(file, tmp_path):
+    dump_config(load_config(file), tmp_path / "config.yaml")
+    free = ["run_dir=elsewhere", "mesh.data=2", "training.save_every=7", "logging.wandb=true", "checkpoint.resume=must"]
+    assert load_config(file, free).changes_since(tmp_path / "config.yaml") == []
+    changed = load_config(file, ["algorithm.beta=0.2", "training.max_steps=3"])
+    assert changed.changes_since(tmp_path / "config.yaml") == ["algorithm.beta: 0.05 -> 0.2", "training.max_steps: None -> 3"]
+
+
+def test_unregistered_algorithm_is_refused():
+    with pytest.raises(ValueError, match="TrainingConfig is not the configuration of an algorithm; known: SFTConfig, "):
+        Config(algorithm=TrainingConfig(), run_dir="x", data=DataConfig(path="x"))
+
+
+def test_infinite_number_survives(file, tmp_path):
+    config = load_config(file, ["optimizer.max_grad_norm=.inf"])
+    assert config.optimizer.max_grad_norm == math.inf
+    dump_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_model_options_are_those_of_the_models():
+    fields = settable(ModelSection)
+    assert set(choices(fields["remat"][1])) == set(REMAT)
+    assert set(choices(fields["layers"][1])) == set(LAYERS)
+    assert set(choices(fields["attention"][1])) == set(IMPLEMENTATIONS)
+
+
+def test_every_option_is_documented():
+    classes = [Config, *map(algorithm_config, ("sft", "reward_model", "dpo"))]
+    undocumented = [row.key for cls in classes for row in describe_section(cls) if not row.doc]
+    assert undocumented == []
