@@ -1,0 +1,101 @@
+"""From parameters or a checkpoint to a Hugging Face folder."""
+
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from rlhf_jax.data import Tokenizer, load_tokenizer
+from rlhf_jax.io import Checkpointer, CheckpointError
+from rlhf_jax.models import ModelConfig, abstract_params, make_model, save_pretrained
+from rlhf_jax.sharding import infer_shardings, make_mesh
+from rlhf_jax.types import Model, Params
+
+
+def export_model(folder: pathlib.Path, model: Model, params: Params, tokenizer: Tokenizer) -> pathlib.Path:
+    """Writes weights, config.json and the tokenizer as a folder that transformers and vLLM load."""
+    ids: dict[str, Any] = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    save_pretrained(folder, model, params, extra_config=ids)
+    tokenizer.save(folder)
+    return folder
+
+
+def export(checkpoint: str, folder: str, *, step: int | None = None, best: bool = False) -> pathlib.Path:
+    """Writes a checkpoint of a run as a Hugging Face folder. Needs the run folder only, not the model it started from.
+
+    Args:
+      checkpoint: a run folder, its `checkpoints` folder, or one checkpoint in it.
+      folder: where to write; must not hold anything yet.
+      step: which checkpoint of a run folder; None: the newest.
+      best: the one whose `checkpoint.best_metric` is best.
+
+    Returns:
+      The folder.
+
+    Raises:
+      CheckpointError: there is no such checkpoint.
+      ValueError: the target is not empty, or step and best are both given.
+    """
+    target = pathlib.Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not an empty folder: choose another one to export into")
+    run_dir, step = find_run(checkpoint, step)
+    if best:
+        if step is not None:
+            raise ValueError(f"give step={step} or best, not both")
+        step = best_step(run_dir)
+    mesh = make_mesh({}, devices=jax.local_devices()[:1])
+    model, params = load_checkpoint(run_dir, step, mesh=mesh)
+    return export_model(target, model, params, load_tokenizer(run_dir / "tokenizer"))
+
+
+def find_run(checkpoint: str, step: int | None) -> tuple[pathlib.Path, int | None]:
+    """The run folder that a path lies in, and the step when the path names one checkpoint."""
+    path = pathlib.Path(checkpoint).absolute()
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        if step not in (None, int(path.name)):
+            raise ValueError(f"{checkpoint} is the checkpoint of step {path.name}, but step={step} is asked for")
+        return path.parent.parent, int(path.name)
+    run_dir = path.parent if path.name == "checkpoints" else path
+    if not (run_dir / "checkpoints").is_dir():
+        raise CheckpointError(f"{checkpoint} is neither a run folder nor a checkpoint: it holds no folder 'checkpoints'")
+    return run_dir, step
+
+
+def best_step(run_dir: pathlib.Path) -> int:
+    """The step that the run's own configuration calls best."""
+    from rlhf_jax.config import load_config  # pydantic: only where a configuration is read
+
+    config = load_config(run_dir / "config.yaml").checkpoint
+    with Checkpointer(
+        run_dir / "checkpoints", keep_best=1, best_metric=config.best_metric, best_mode=config.best_mode
+    ) as checkpointer:
+        step = checkpointer.best_step()
+    if step is None:
+        raise CheckpointError(f"{run_dir}: no checkpoint was evaluated, so none is best")
+    return step
+
+
+def load_checkpoint(
+    run_dir: pathlib.Path, step: int | None, *, mesh: Mesh, replicate: tuple[str, ...] = ()
+) -> tuple[Model, Params]:
+    """Model and parameters of a checkpoint, created in their shards.
+
+    Args:
+      run_dir: a run folder.
+      step: None: the newest.
+      mesh: where the parameters lie.
+      replicate: names to keep whole (`MeshConfig.replicate`).
+
+    Returns:
+      (model, params) in float32 or whatever the run kept.
+    """
+    with Checkpointer(run_dir / "checkpoints") as checkpointer:
+        meta = checkpointer.read_meta(step)
+        config = ModelConfig.from_hf(meta["model"])
+        abstract = abstract_params(config, meta["head"], meta["dtype"])
+        shardings = infer_shardings(abstract, mesh, replicate=replicate)
+        structs = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+        params = checkpointer.restore_params(step, structs)
+    return make_model(config, mesh=mesh, head=meta["head"]), params

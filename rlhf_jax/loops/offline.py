@@ -1,0 +1,222 @@
+"""The loop of SFT, reward modelling and DPO: a fixed set of examples, one jitted step."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlhf_jax.data import prefetch
+from rlhf_jax.io import Checkpointer, RunFolder
+from rlhf_jax.loops.evaluate import evaluate_loader, make_eval_step, with_reference
+from rlhf_jax.loops.interrupt import StopRequest
+from rlhf_jax.loops.place import needs_blocking, place_batch
+from rlhf_jax.loops.reference import reference_logps
+from rlhf_jax.loops.setup import Setup, load_reference
+from rlhf_jax.sharding import replicated
+from rlhf_jax.training import TrainState, make_sharded_state, make_update_step
+from rlhf_jax.types import Metrics, Params
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the loss or the gradients stay non-finite."""
+
+
+class References(NamedTuple):
+    """Reference log-probs [num_examples, 2] of both loaders; None where the algorithm needs none."""
+
+    train: np.ndarray | None
+    eval: np.ndarray | None
+
+
+class Pending(NamedTuple):
+    """A dispatched step whose metrics have not been read yet."""
+
+    step: int
+    metrics: Metrics
+    tokens: int
+
+
+def make_train_step(setup: Setup, shardings: Any) -> Callable[[TrainState, Params, Any], tuple[TrainState, Metrics]]:
+    """The compiled step: prepare, weigh, gradients, update. The state is donated."""
+    algorithm = setup.algorithm
+    update = make_update_step(
+        algorithm.loss, setup.tx, weigh=algorithm.weigh, num_microbatches=setup.config.training.num_microbatches
+    )
+
+    def train_step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
+        key, step_key = jax.random.split(state.key)
+        batch, aux, prepared = algorithm.prepare(batch, state.aux)
+        lr = setup.schedule(state.step - state.skipped[1])
+        state, metrics = update(state._replace(key=key, aux=aux), frozen, batch, step_key)
+        return state, prepared | metrics | {"lr": lr}
+
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(setup.mesh)))
+
+
+def make_references(setup: Setup) -> References:
+    """Scores every pair with the reference, once, where the algorithm works on precomputed log-probs."""
+    if "ref_logps" not in setup.algorithm.needs:
+        return References(None, None)
+    config = setup.config
+    params = setup.params if config.model.reference is None else load_reference(config, setup.mesh)
+
+    def score(loader: Any) -> np.ndarray:
+        return reference_logps(
+            setup.model,
+            params,
+            loader,
+            mesh=setup.mesh,
+            batch_size=config.training.eval_batch_size or config.training.batch_size,
+            cache_dir=setup.run_dir / "cache",
+            precision=config.model.compute_dtype or config.model.dtype,
+        )
+
+    return References(score(setup.train_loader), score(setup.eval_loader) if setup.eval_loader is not None else None)
+
+
+def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer, resume: int | None) -> tuple[TrainState, bool]:
+    """Trains to the last step, or until asked to stop.
+
+    Step n is dispatched before the metrics of step n-1 are read, so that the device never waits for the host.
+
+    Args:
+      setup: from `make_setup`. Its parameters are consumed (donated to the state).
+      folder: where metrics and progress go.
+      checkpointer: where states go.
+      resume: step of the checkpoint to go on from, or None to start.
+
+    Returns:
+      (state, interrupted): the last state, saved; and whether a signal ended the run early.
+
+    Raises:
+      TrainingError: more than `training.max_nonfinite` updates in a row were skipped.
+    """
+    config, training = setup.config, setup.config.training
+    references = make_references(setup)
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    state, shardings = make_sharded_state(
+        setup.params, setup.tx, key, mesh=setup.mesh, aux=setup.algorithm.aux, replicate=config.mesh.replicate
+    )
+    if resume is not None:
+        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+        state, meta = checkpointer.restore(resume, abstract)
+        check_same_run(meta, setup)
+    step = int(state.step)
+    train_step, eval_step = make_train_step(setup, shardings), jax.jit(make_eval_step(setup.algorithm))
+
+    def evaluate(step: int) -> dict[str, float]:
+        if setup.eval_loader is None:
+            return {}
+        metrics = evaluate_loader(
+            eval_step,
+            state.params,
+            setup.frozen,
+            setup.eval_loader,
+            mesh=setup.mesh,
+            batch_size=training.eval_batch_size or training.batch_size,
+            ref_logps=references.eval,
+        )
+        folder.write(step, metrics, split="eval")
+        return metrics
+
+    def save(step: int, metrics: dict[str, float]) -> None:
+        checkpointer.save(step, state, run_meta(setup), metrics=metrics or None)
+
+    if step == 0:
+        evaluate(0)
+    pending: Pending | None = None
+    clock = time.perf_counter()
+    saved = resume
+    with StopRequest() as stop, prefetch(setup.train_loader, step) as batches:
+        while step < setup.total_steps and stop.signum is None:
+            batch, tokens = next_batch(batches, setup, references)
+            state, metrics = train_step(state, setup.frozen, batch)
+            step += 1
+            if needs_blocking(setup.mesh):
+                jax.block_until_ready(metrics)
+            clock = report(pending, folder, setup, clock)
+            pending = Pending(step, metrics, tokens)
+            last = step == setup.total_steps
+            if last or (training.eval_every and step % training.eval_every == 0) or is_save_step(step, training):
+                clock, pending = report(pending, folder, setup, clock), None
+                evaluated = evaluate(step) if last or (training.eval_every and step % training.eval_every == 0) else {}
+                if last or is_save_step(step, training):
+                    save(step, evaluated)
+                    saved = step
+                clock = time.perf_counter()
+        report(pending, folder, setup, clock)
+        if saved != step:
+            save(step, {})
+    checkpointer.wait()
+    return state, step < setup.total_steps
+
+
+def is_save_step(step: int, training: Any) -> bool:
+    """Whether the configuration asks for a checkpoint after this step."""
+    return bool(training.save_every) and step % training.save_every == 0
+
+
+def next_batch(batches: Iterator[tuple[int, np.ndarray, Any]], setup: Setup, references: References) -> tuple[Any, int]:
+    """The next batch on the devices, and the number of tokens in it."""
+    _, indices, batch = next(batches)
+    return place_batch(with_reference(batch, indices, references.train), setup.mesh), int(batch.mask.sum())
+
+
+def report(pending: Pending | None, folder: RunFolder, setup: Setup, clock: float) -> float:
+    """Reads and writes the metrics of a dispatched step; returns the time now.
+
+    Raises:
+      TrainingError: too many updates in a row were skipped.
+    """
+    if pending is None:
+        return clock
+    values = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
+    now = time.perf_counter()
+    seconds = now - clock
+    values |= {
+        "epoch": pending.step / setup.train_loader.batches_per_epoch,
+        "time/step": seconds,
+        "tokens_per_second": pending.tokens / seconds,
+    }
+    in_a_row, most = int(values["update/skipped_in_a_row"]), setup.config.training.max_nonfinite
+    if values["update/skipped"]:
+        _log.warning("step %d: the loss or a gradient is not finite; update skipped (%d in a row)", pending.step, in_a_row)
+    if pending.step % setup.config.training.log_every == 0 or in_a_row > most:
+        folder.write(pending.step, values, split="train")
+    if in_a_row > most:
+        raise TrainingError(
+            f"step {pending.step}: the loss or a gradient was not finite {in_a_row} times in a row "
+            f"(training.max_nonfinite={most}); lower optimizer.learning_rate or look at the last rows of metrics.jsonl"
+        )
+    return now
+
+
+def run_meta(setup: Setup) -> dict[str, Any]:
+    """What a checkpoint records besides arrays: what must not change in a resumed run, and how to rebuild the model."""
+    config = setup.config
+    return same_run(setup) | {
+        "model": setup.model.config.to_hf(),
+        "head": config.algorithm.head,
+        "dtype": config.model.dtype,
+    }
+
+
+def same_run(setup: Setup) -> dict[str, Any]:
+    """What the position in the data depends on."""
+    config = setup.config
+    return {"data": setup.train_loader.fingerprint, "seed": config.seed, "batch_size": config.training.batch_size}
+
+
+def check_same_run(meta: dict[str, Any], setup: Setup) -> None:
+    """Refuses to resume on other data, another order or another batch size: the position would mean something else."""
+    for name, value in same_run(setup).items():
+        if meta[name] != value:
+            raise ValueError(
+                f"cannot resume in {setup.run_dir}: {name} was {meta[name]!r} when the checkpoint was made and is {value!r} now; "
+                "use the same configuration, or another run_dir"
+            )

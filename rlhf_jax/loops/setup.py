@@ -1,0 +1,170 @@
+"""From a configuration to everything that a loop needs: tokenizer, loaders, mesh, model, algorithm, optimizer."""
+
+import logging
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
+from rlhf_jax.data import Loader, Tokenizer, iterate_texts, load_tokenizer, make_loader, train_tokenizer
+from rlhf_jax.models import ModelConfig, init_model, load_pretrained
+from rlhf_jax.sharding import BATCH_AXES, make_mesh
+from rlhf_jax.training import make_optimizer, make_schedule
+from rlhf_jax.types import Algorithm, Model, Params
+
+_log = logging.getLogger(__name__)
+
+
+class Setup(NamedTuple):
+    """A run before its first step."""
+
+    config: Config
+    run_dir: pathlib.Path
+    tokenizer: Tokenizer
+    train_loader: Loader
+    eval_loader: Loader | None
+    mesh: Mesh
+    model: Model
+    params: Params
+    algorithm: Algorithm
+    tx: optax.GradientTransformation
+    schedule: Any
+    total_steps: int
+    frozen: Params
+
+
+def make_setup(config: Config) -> Setup:
+    """Builds everything that a configuration names, cheapest mistakes first.
+
+    Args:
+      config: a whole run.
+
+    Returns:
+      A `Setup`; parameters are already in their shards.
+
+    Raises:
+      ValueError: anything in the configuration that cannot be done, in one line.
+    """
+    kind, head = algorithm_config(algorithm_name(config.algorithm)).data, config.algorithm.head
+    if kind == "prompts":
+        raise ValueError(
+            f"algorithm.name={algorithm_name(config.algorithm)!r} samples its own completions; this version trains sft, "
+            "reward_model and dpo from a configuration, and offers the online algorithms as losses (rlhf_jax.algorithms)"
+        )
+    mesh = make_mesh(config.mesh)
+    check_batch(config, mesh)
+    run_dir = pathlib.Path(config.run_dir)
+    tokenizer = make_tokenizer(config, run_dir, kind)
+    batch_size = config.training.batch_size
+    options = {"kind": kind, "seed": config.seed, "cache_dir": run_dir / "cache"}
+    train_loader = make_loader(config.data, tokenizer, split="train", batch_size=batch_size, **options)
+    eval_size = config.training.eval_batch_size or batch_size
+    eval_loader = None
+    if config.data.has_eval:
+        eval_loader = make_loader(config.data, tokenizer, split="eval", batch_size=eval_size, **options)
+    total_steps = config.training.max_steps or config.training.num_epochs * train_loader.batches_per_epoch
+    tx = make_optimizer(config.optimizer, total_steps=total_steps)
+    model, params = make_policy(config, mesh, head)
+    check_vocabulary(model, tokenizer)
+    algorithm = ALGORITHMS[algorithm_name(config.algorithm)](config.algorithm, model)
+    return Setup(
+        config=config,
+        run_dir=run_dir,
+        tokenizer=tokenizer,
+        train_loader=train_loader,
+        eval_loader=eval_loader,
+        mesh=mesh,
+        model=model,
+        params=params,
+        algorithm=algorithm,
+        tx=tx,
+        schedule=make_schedule(config.optimizer, total_steps=total_steps),
+        total_steps=total_steps,
+        frozen=make_frozen(config, algorithm, mesh, params),
+    )
+
+
+def check_batch(config: Config, mesh: Mesh) -> None:
+    """Refuses batch sizes that the mesh and the microbatches do not divide."""
+    shards = 1
+    for axis in BATCH_AXES:
+        shards *= mesh.shape[axis]
+    training = config.training
+    for name, size, parts in (
+        ("batch_size", training.batch_size, training.num_microbatches * shards),
+        ("eval_batch_size", training.eval_batch_size or training.batch_size, shards),
+    ):
+        if size % parts:
+            raise ValueError(
+                f"training.{name}={size} must be a multiple of {parts} (mesh data x fsdp = {shards}"
+                + (f", num_microbatches = {training.num_microbatches})" if name == "batch_size" else ")")
+            )
+
+
+def make_tokenizer(config: Config, run_dir: pathlib.Path, kind: str) -> Tokenizer:
+    """The tokenizer that `config.tokenizer` names, loaded or trained (`bpe:SIZE`), and kept in the run folder."""
+    size = trained_vocab_size(config.tokenizer)
+    folder = run_dir / "tokenizer"
+    if folder.is_dir():  # a resumed run
+        return load_tokenizer(folder)
+    source = config.tokenizer or config.model.path
+    if size is not None:
+        source = str(run_dir / "cache" / "trained_tokenizer")
+        train_tokenizer(iterate_texts(config.data, kind=kind), size).save(source)
+        _log.info("trained a tokenizer of %d tokens on the training text", size)
+    tokenizer = load_tokenizer(source, chat_template=config.data.chat_template)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def make_policy(config: Config, mesh: Mesh, head: str | None) -> tuple[Model, Params]:
+    """The model that starts the run: loaded, or with random weights from `model.config`."""
+    section = config.model
+    options: dict[str, Any] = {
+        "dtype": section.dtype,
+        "mesh": mesh,
+        "compute_dtype": section.compute_dtype,
+        "remat": section.remat,
+        "layers": section.layers,
+        "attention": section.attention,
+        "head": head,
+        "replicate": config.mesh.replicate,
+    }
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    if section.path is not None:
+        return load_pretrained(section.path, key=key, **options)
+    return init_model(ModelConfig.from_hf(section.config or {}), key, **options)
+
+
+def make_frozen(config: Config, algorithm: Algorithm, mesh: Mesh, params: Params) -> Params:
+    """Parameters that the loss reads and training does not change: {"ref": ...} where the algorithm asks for them.
+
+    A precomputed reference is scored before the first step, when it still is the start itself: no second copy.
+    """
+    if "ref" not in algorithm.frozen:
+        return {}
+    if config.model.reference is not None:
+        return {"ref": load_reference(config, mesh)}
+    return {"ref": jax.tree.map(jnp.copy, params)}
+
+
+def load_reference(config: Config, mesh: Mesh) -> Params:
+    """The parameters of `model.reference`, in the precision of the policy's computation."""
+    section = config.model
+    dtype = section.compute_dtype or section.dtype
+    _, params = load_pretrained(str(section.reference), dtype=dtype, mesh=mesh, replicate=config.mesh.replicate)
+    return params
+
+
+def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
+    """Refuses a tokenizer whose ids the model cannot embed."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model embeds vocab_size={model.config.vocab_size}; "
+            "use the model's own tokenizer, or a larger vocab_size in model.config"
+        )

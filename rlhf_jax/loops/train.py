@@ -1,0 +1,63 @@
+"""`train(config)`: a whole run, from configuration to an exported model."""
+
+import pathlib
+from typing import NamedTuple
+
+from rlhf_jax.config import Config
+from rlhf_jax.io import Checkpointer, RunFolder, read_metrics
+from rlhf_jax.loops.export import export_model
+from rlhf_jax.loops.offline import train_offline
+from rlhf_jax.loops.setup import make_setup
+from rlhf_jax.training.allocator import retain_freed_memory
+
+
+class RunResult(NamedTuple):
+    """What a run left behind."""
+
+    run_dir: pathlib.Path
+    steps: int
+    """Optimizer steps made, those of earlier sessions included."""
+    metrics: dict[str, float]
+    """The last evaluation, and the last training metrics under the prefix "train/"."""
+    interrupted: bool
+    """A signal ended the run; starting it again goes on from here."""
+    export_dir: pathlib.Path | None
+    """Hugging Face folder with the final weights; None when interrupted."""
+
+
+def train(config: Config, *, progress: bool | None = None) -> RunResult:
+    """Trains as configured: SFT, reward model or DPO.
+
+    The run folder holds `config.yaml` (resolved), `metrics.jsonl`, `log.txt`, `tensorboard/`, `checkpoints/`, and at the end
+    `export/`, a folder that transformers loads. A run that was interrupted or killed goes on from its last checkpoint with
+    the same bits as if it had not been (`checkpoint.resume`).
+
+    Args:
+      config: a whole run (`load_config` or built in Python).
+      progress: show a live display; None: when standard error is a terminal.
+
+    Returns:
+      A `RunResult`.
+
+    Raises:
+      ValueError: the configuration, the data or the model cannot be used; one line says why.
+      TrainingError: the loss stays non-finite.
+    """
+    retain_freed_memory()
+    run_dir = pathlib.Path(config.run_dir)
+    with Checkpointer(
+        run_dir / "checkpoints",
+        keep_last=config.checkpoint.keep_last,
+        keep_best=config.checkpoint.keep_best,
+        best_metric=config.checkpoint.best_metric,
+        best_mode=config.checkpoint.best_mode,
+    ) as checkpointer:
+        resume = checkpointer.latest_step()
+        with RunFolder(config, resume_step=resume, progress=progress) as folder:
+            setup = make_setup(config)
+            folder.start(total_steps=setup.total_steps)
+            state, interrupted = train_offline(setup, folder=folder, checkpointer=checkpointer, resume=resume)
+            export_dir = None
+            if not interrupted:
+                export_dir = export_model(run_dir / "export", setup.model, state.params, setup.tokenizer)
+    return RunResult(run_dir, int(state.step), folder.last_metrics(), interrupted, export_dir)
