@@ -160,8 +160,11 @@ def _margin(columns: Mapping[str, Any]) -> float | None:
 
 
 def _content(columns: Mapping[str, Any], column: str) -> Content:
-    if isinstance(columns[column], list | tuple):
+    value = columns[column]
+    if isinstance(value, list | tuple):
         return _conversation(columns, column)
+    if value is not None and not isinstance(value, str):
+        raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, text or a list of messages is needed")
     return _plain(columns, column)
 
 
@@ -170,7 +173,7 @@ def _plain(columns: Mapping[str, Any], column: str) -> str:
     if value is None:
         raise BadRow("null", f"column {column!r} is null")
     if not isinstance(value, str):
-        raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, text or a list of messages is needed")
+        raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, text is needed")
     if not value.strip():
         raise BadRow("empty text", f"column {column!r} is empty")
     return value

@@ -265,7 +265,7 @@ def _read_folder(folder: pathlib.Path) -> FastTokenizer:
 
 def _convert_folder(folder: pathlib.Path) -> FastTokenizer:
     """A folder without tokenizer.json, through transformers (imported here: it takes seconds)."""
-    if not any(folder.glob(pattern) for pattern in ("*.model", "vocab.json", "vocab.txt", "tokenizer_config.json")):
+    if not any(any(folder.glob(pattern)) for pattern in ("*.model", "vocab.json", "vocab.txt", "tokenizer_config.json")):
         raise DataError(f"{folder} holds no tokenizer: expected tokenizer.json (or a SentencePiece .model file)")
     import transformers
 

@@ -1,0 +1,191 @@
+"""Examples to ids: prefixes, what is trained on, EOS, and every truncation policy."""
+
+import pytest
+
+from rlhf_jax.data import BadRow, DataConfig, FastTokenizer, PairExample, TextExample, byte_tokenizer, load_tokenizer
+from rlhf_jax.data.encode import Dropped, EncodedRow, encode_rows, fit, render
+from rlhf_jax.data.tokenize import tokenize_chunk
+
+BYTES = byte_tokenizer()
+EOS = BYTES.eos_id
+USER = {"role": "user", "content": "Hi"}
+CHATML = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token + '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+def answer(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+def encode(example, tokenizer: FastTokenizer = BYTES, **options) -> list[EncodedRow]:
+    config = DataConfig(path="x", **options)
+    item = render(example, tokenizer)
+    [(prompt, rows)] = encode_rows([item], tokenizer, config)
+    return fit(prompt, rows, config)[0]
+
+
+def trained_text(row: EncodedRow, tokenizer: FastTokenizer = BYTES) -> str:
+    return tokenizer.decode([token for token, flag in zip(row.ids, row.trained, strict=True) if flag])
+
+
+def test_prompt_and_completion() -> None:
+    [row] = encode(TextExample("ab", "cd", ""))
+    assert row == EncodedRow([97, 98, 99, 100, EOS], [False, False, True, True, True])
+    [row] = encode(TextExample("ab", "cd", ""), append_eos=False)
+    assert row == EncodedRow([97, 98, 99, 100], [False, False, True, True])
+
+
+def test_eos_is_appended_once() -> None:
+    [row] = encode(TextExample("ab", "cd<|endoftext|>", ""))
+    assert row.ids == [97, 98, 99, 100, EOS]
+
+
+def test_bare_text_trains_on_all_but_the_first_token() -> None:
+    [row] = encode(TextExample(None, "abc", ""))
+    assert row == EncodedRow([97, 98, 99, EOS], [False, True, True, True])
+
+
+def test_pair_shares_the_prompt() -> None:
+    rows = encode(PairExample("ab", " c", " de", None, ""))
+    assert [row.ids for row in rows] == [[97, 98, 32, 99, EOS], [97, 98, 32, 100, 101, EOS]]
+    assert [trained_text(row) for row in rows] == [" c<|endoftext|>", " de<|endoftext|>"]
+
+
+def test_later_turns_of_a_transcript_are_not_trained_on() -> None:
+    prompt, rest = "\n\nHuman: q\n\nAssistant:", " one\n\nHuman: r\n\nAssistant: two"
+    first, second = encode(PairExample(prompt, rest, " three", None, ""))
+    assert trained_text(first) == " one two<|endoftext|>"
+    assert BYTES.decode(first.ids) == prompt + rest + "<|endoftext|>"
+    assert trained_text(second) == " three<|endoftext|>"
+
+
+def test_chat() -> None:
+    [row] = encode(TextExample([USER], [answer("Yes")], ""))
+    assert BYTES.decode(row.ids) == "<|user|>\nHi\n<|assistant|>\nYes<|endoftext|>"
+    assert trained_text(row) == "Yes<|endoftext|>"
+
+
+def test_chat_trains_on_every_answer_and_on_nothing_behind_its_eos() -> None:
+    tokenizer = BYTES.with_chat_template(CHATML)
+    [row] = encode(TextExample([USER], [answer("A"), USER, answer("B")], ""), tokenizer)
+    assert tokenizer.decode(row.ids) == "<user>Hi<assistant>A<|endoftext|>\n<user>Hi<assistant>B<|endoftext|>"
+    assert trained_text(row) == "A<|endoftext|>B<|endoftext|>"
+
+
+def test_chat_template_without_eos_gets_one() -> None:
+    tokenizer = BYTES.with_chat_template(CHATML.replace("eos_token + ", ""))
+    [row] = encode(TextExample([USER], [answer("A")], ""), tokenizer)
+    assert trained_text(row) == "A\n<|endoftext|>"
+
+
+def test_chat_prompt_is_a_prefix_of_every_row() -> None:
+    example = PairExample([USER], [answer("A")], [answer("BC")], None, "")
+    prompt = BYTES.encode(BYTES.apply_chat_template([USER], add_generation_prompt=True))
+    assert all(row.ids[: len(prompt)] == prompt and not any(row.trained[: len(prompt)]) for row in encode(example))
+
+
+def test_unstable_template_is_refused() -> None:
+    tokenizer = BYTES.with_chat_template("{{ messages | length }}" + CHATML)
+    with pytest.raises(BadRow, match="the chat template changes earlier turns when an answer follows"):
+        encode(TextExample([USER], [answer("A")], ""), tokenizer)
+
+
+def test_template_that_refuses_a_role_is_a_bad_row() -> None:
+    tokenizer = BYTES.with_chat_template("{{ raise_exception('no') }}")
+    with pytest.raises(BadRow, match="the chat template refuses these messages: no"):
+        encode(TextExample([USER], [answer("A")], ""), tokenizer)
+
+
+def test_bos_of_the_tokenizer_leads_plain_prompts(tmp_path) -> None:
+    from tokenizers import processors
+
+    tokenizer = byte_tokenizer()
+    tokenizer.backend.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 256)])
+    tokenizer.save(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert encode(TextExample("ab", "c", ""), tokenizer)[0].ids == [256, 97, 98, 99, EOS]
+    [row] = encode(TextExample(None, "ab", ""), tokenizer)
+    assert row == EncodedRow([256, 97, 98, EOS], [False, True, True, True])
+    config = DataConfig(path="x", max_length=4)
+    chunk = tokenize_chunk([TextExample("abcdef", "xy", "")], tokenizer, config)
+    assert chunk.arrays[0].tolist() == [256, 102, 120, 121]  # BOS stays when the prompt loses its start
+
+
+PROMPT, ANSWER, LONG = list(range(10)), [50, 51, 52, 53], list(range(60, 80))
+
+
+def rows(*completions: list[int]) -> list[EncodedRow]:
+    return [EncodedRow(ids, [True] * len(ids)) for ids in completions]
+
+
+def cut(*completions: list[int], prompt: list[int] = PROMPT, **options) -> list[list[int]]:
+    return [row.ids for row in fit(prompt, rows(*completions), DataConfig(path="x", **options))[0]]
+
+
+KEEP_END, KEEP_START, DROP = ({"truncation": name} for name in ("keep_end", "keep_start", "drop"))
+
+
+def test_rows_that_fit_are_left_alone() -> None:
+    for policy in (KEEP_END, KEEP_START, DROP):
+        config = DataConfig(path="x", max_length=14, **policy)
+        joined, is_cut = fit(PROMPT, rows(ANSWER), config)
+        assert (joined[0].ids, is_cut) == (PROMPT + ANSWER, False)
+        assert joined[0].trained == [False] * 10 + [True] * 4
+
+
+def test_keep_end() -> None:
+    assert cut(ANSWER, max_length=12) == [PROMPT[2:] + ANSWER]
+    assert cut(ANSWER, LONG[:6], max_length=12) == [PROMPT[4:] + ANSWER, PROMPT[4:] + LONG[:6]]
+    assert cut(LONG, max_length=12) == [PROMPT[4:] + LONG[:6]]  # the prompt keeps half
+    assert cut(ANSWER, max_length=100, max_prompt_len=3) == [PROMPT[7:] + ANSWER]
+    assert cut(ANSWER, max_length=2) == [PROMPT[9:] + ANSWER[:1]]
+    assert cut(LONG, prompt=[], max_length=6) == [LONG[:6]]
+
+
+def test_keep_start() -> None:
+    assert cut(ANSWER, max_length=12, **KEEP_START) == [PROMPT + ANSWER[:2]]
+    assert cut(ANSWER, LONG, max_length=12, **KEEP_START) == [PROMPT + ANSWER[:2], PROMPT + LONG[:2]]
+
+
+DROPPED = [
+    (KEEP_START, {"max_length": 10}, (ANSWER,), "prompt too long"),
+    (KEEP_START, {"max_length": 20, "max_prompt_len": 9}, (ANSWER,), "prompt too long"),
+    (DROP, {"max_length": 13}, (ANSWER,), "too long"),
+    (DROP, {"max_length": 14}, (ANSWER, LONG), "too long"),
+    (DROP, {"max_length": 20, "max_prompt_len": 9}, (ANSWER,), "too long"),
+    (KEEP_END, {"max_length": 4}, (LONG, [60, 61, 99]), "no difference"),
+    (KEEP_START, {"max_length": 12}, ([1, 2, 3], [1, 2, 4]), "no difference"),
+]
+
+
+@pytest.mark.parametrize(("policy", "options", "completions", "reason"), DROPPED)
+def test_dropped(policy: dict, options: dict, completions: tuple, reason: str) -> None:
+    with pytest.raises(Dropped) as caught:
+        cut(*completions, **policy, **options)
+    assert caught.value.args == (reason,)
+
+
+def test_a_row_without_a_trained_token_is_dropped() -> None:
+    config = DataConfig(path="x", max_length=12)
+    with pytest.raises(Dropped, match="no completion token"):
+        fit([], [EncodedRow([5], [True])], config)  # nothing predicts a lone first token
+    late = EncodedRow([1] * 20, [False] * 19 + [True])
+    with pytest.raises(Dropped, match="no completion token"):
+        fit(PROMPT, [late], config)
+
+
+def test_chunk_counts_what_it_leaves_out() -> None:
+    examples = [
+        TextExample("ab", "c", "f:1"),
+        TextExample("a" * 50, "c", "f:2"),
+        TextExample("ab", "c" * 50, "f:3"),
+        TextExample([USER], [answer("A")], "f:4"),
+    ]
+    tokenizer = BYTES.with_chat_template("{{ messages | length }}" + CHATML)
+    chunk = tokenize_chunk(examples, tokenizer, DataConfig(path="x", max_length=20, truncation="keep_start"))
+    assert chunk.arrays[2].tolist() == [4, 20]
+    assert (dict(chunk.dropped), chunk.shortened) == ({"prompt too long": 1}, 1)
+    assert [(where, reason) for where, reason, _ in chunk.bad] == [("f:4", "chat template")]

@@ -1,0 +1,175 @@
+"""Reading files, folders, saved datasets and the hub: rows with their place, and one-line errors."""
+
+import gzip
+import json
+
+import datasets
+import pytest
+
+from rlhf_jax.data import DataConfig, DataError, load_examples
+from rlhf_jax.data.sources import Source, read_rows, source_fingerprint
+
+ROWS = [
+    {"prompt": "a?", "completion": "b"},
+    {"prompt": "c?", "completion": 'd, \u00e9\n"x"'},
+    {"prompt": "e?", "completion": "f"},
+]
+
+
+def write_jsonl(path, rows=ROWS) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def read(path, split: str = "train") -> list:
+    return list(read_rows(Source(str(path), split), "text"))
+
+
+def columns(path, split: str = "train") -> list:
+    return [row.columns for row in read(path, split)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "lines.json", "a.csv", "a.csv.gz", "a.parquet"])
+def test_every_file_type_gives_the_same_rows(tmp_path, name: str) -> None:
+    path = tmp_path / name
+    data = datasets.Dataset.from_list(ROWS)
+    if ".parquet" in name:
+        data.to_parquet(str(path))
+    elif ".csv" in name:
+        data.to_csv(str(tmp_path / "plain.csv"))
+        content = (tmp_path / "plain.csv").read_bytes()
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    else:
+        text = json.dumps(ROWS) if name == "a.json" else "".join(json.dumps(row) + "\n" for row in ROWS)
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    assert columns(path) == ROWS
+
+
+def test_places(tmp_path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n\n{"text": \n[1]\n{"text": "b"}', encoding="utf-8")
+    rows = read(path)
+    assert [row.where for row in rows] == [f"{path}:1", f"{path}:3", f"{path}:4", f"{path}:5"]
+    assert [row.error and row.error.reason for row in rows] == [None, "invalid JSON", "wrong type", None]
+    table = tmp_path / "a.csv"
+    table.write_text('text,n\n"two\nlines",1\nfour,2\nfive\nsix,3,4\n', encoding="utf-8")
+    rows = read(table)
+    assert [row.where for row in rows] == [f"{table}:2", f"{table}:4", f"{table}:5", f"{table}:6"]
+    assert [row.error and row.error.reason for row in rows] == [None, None, "invalid CSV", "invalid CSV"]
+    assert rows[0].columns == {"text": "two\nlines", "n": "1"}
+
+
+def test_byte_order_mark(tmp_path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbftext\nx\n")
+    assert columns(path) == [{"text": "x"}]
+
+
+def test_folder_splits(tmp_path) -> None:
+    write_jsonl(tmp_path / "train-00000-of-00002.jsonl", ROWS[:1])
+    write_jsonl(tmp_path / "train-00001-of-00002.jsonl", ROWS[1:2])
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / "test.jsonl", ROWS[2:])
+    (tmp_path / "README.md").write_text("x")
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    assert columns(tmp_path) == ROWS[:2]
+    assert columns(tmp_path, "test") == ROWS[2:]
+    with pytest.raises(DataError, match=r"^split 'dev' is not in .*: found test, train$"):
+        read(tmp_path, "dev")
+
+
+def test_folder_without_split_names_is_train(tmp_path) -> None:
+    write_jsonl(tmp_path / "part1.jsonl", ROWS[:2])
+    write_jsonl(tmp_path / "part2.jsonl", ROWS[2:])
+    assert columns(tmp_path) == ROWS
+    with pytest.raises(DataError, match=r"^split 'test' is not in .*: found no file named by split$"):
+        read(tmp_path, "test")
+
+
+def test_saved_datasets(tmp_path) -> None:
+    data = datasets.Dataset.from_list(ROWS)
+    data.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(str(tmp_path / "two"))
+    assert columns(tmp_path / "one") == columns(tmp_path / "two") == ROWS
+    assert columns(tmp_path / "two", "test") == ROWS[:1]
+    with pytest.raises(DataError, match=r"^split 'dev' is not in .*two: it has test, train$"):
+        read(tmp_path / "two", "dev")
+
+
+def test_hub_name(tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def load_dataset(name, subset=None, *, data_dir=None, split=None):
+        asked.append((name, subset, data_dir, split))
+        return datasets.Dataset.from_parquet(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache"))
+
+    datasets.Dataset.from_list(ROWS).to_parquet(str(tmp_path / "a.parquet"))
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    config = DataConfig(path="owner/name", subset="main", data_dir="part", split="test")
+    examples = load_examples(config, kind="text")
+    assert [row.prompt for row in examples.rows] == ["a?", "c?", "e?"]
+    assert examples.rows[1].where == "owner/name[test] row 2"
+    source = Source("owner/name", "test", "main", "part")
+    assert source_fingerprint(source, "text") == source_fingerprint(source, "text")
+    assert set(asked) == {("owner/name", "main", "part", "test")}
+
+
+def test_hub_offline_is_one_line() -> None:
+    with pytest.raises(DataError) as caught:
+        read("no_such_owner/no_such_name")
+    message = str(caught.value)
+    assert message.startswith("'no_such_owner/no_such_name' is neither a file nor a folder, and split 'train' of a hub dataset")
+    assert "\n" not in message
+
+
+def test_missing_file_names_the_nearest(tmp_path) -> None:
+    write_jsonl(tmp_path / "pairs.jsonl")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "pair.jsonl")
+    assert str(caught.value) == f"data file {tmp_path}/pair.jsonl does not exist; nearest: {tmp_path}/pairs.jsonl"
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "zzz" / "b.csv")
+    assert str(caught.value) == f"data file {tmp_path}/zzz/b.csv does not exist (nothing of that name in {tmp_path})"
+
+
+UNREADABLE = [
+    ("a.txt", b"x", "{path} is not a data file that can be read: expected one of .jsonl, .json, .csv, .parquet (.gz allowed)"),
+    ("a.json", b"[{]", "{path} is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 3 (char 2)"),
+    ("a.jsonl", b'{"text": "\xff"}\n', "{path} is not UTF-8 text: invalid start byte at byte 10"),
+    ("a.jsonl.gz", b"plain", "{path} is not a whole gzip file: Not a gzipped file (b'pl')"),
+    ("b.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9)[:-9], "{path} is not a whole gzip file: "),
+    ("a.parquet", b"PAR1 nonsense", "{path} cannot be read as parquet: "),
+    ("a.jsonl", b"", "{path} is empty: it holds no rows"),
+    ("a.csv", b"", "{path} is empty: it holds no rows"),
+    ("a.csv", b"text\n", "{path} is empty: it holds no rows"),
+    ("a.json", b"[]", "{path} is empty: it holds no rows"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), UNREADABLE)
+def test_unreadable_file(tmp_path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_examples(DataConfig(path=str(path)), kind="text")
+    assert str(caught.value).startswith(message.format(path=path)) and "\n" not in str(caught.value)
+
+
+def test_empty_folder_and_broken_dataset(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"^folder .* holds no data file: expected .jsonl, .json, .csv, .parquet$"):
+        read(tmp_path)
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=r"^.* cannot be read as a saved dataset: "):
+        read(tmp_path)
+
+
+def test_fingerprint_is_of_the_content(tmp_path) -> None:
+    one = write_jsonl(tmp_path / "one.jsonl")
+    two = write_jsonl(tmp_path / "two.jsonl")
+    three = write_jsonl(tmp_path / "three.jsonl", ROWS[:2])
+    prints = [source_fingerprint(Source(path, "train"), "text") for path in (one, two, three)]
+    assert prints[0] == prints[1] != prints[2]
+    generated = [source_fingerprint(Source(f"synthetic:arithmetic?seed={seed}", "train"), "text") for seed in (0, 0, 1)]
+    assert generated[0] == generated[1] != generated[2]
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    assert len(source_fingerprint(Source(str(tmp_path / "saved"), "train"), "text")) == 64
