@@ -1,5 +1,23 @@
-"""What a run leaves on disk: checkpoints, metrics, plots."""
+"""What a run leaves on disk: checkpoints, metrics, logs, plots."""
 
 from rlhf_jax.io.checkpoint import Checkpointer, CheckpointError
+from rlhf_jax.io.plots import plot_run
+from rlhf_jax.io.progress import Progress, describe_metrics
+from rlhf_jax.io.run_folder import RunFolder, RunFolderError
+from rlhf_jax.io.sinks import JsonlSink, MetricsError, Sink, TensorBoardSink, WandbSink, read_metrics
 
-__all__ = ["CheckpointError", "Checkpointer"]
+__all__ = [
+    "CheckpointError",
+    "Checkpointer",
+    "JsonlSink",
+    "MetricsError",
+    "Progress",
+    "RunFolder",
+    "RunFolderError",
+    "Sink",
+    "TensorBoardSink",
+    "WandbSink",
+    "describe_metrics",
+    "plot_run",
+    "read_metrics",
+]

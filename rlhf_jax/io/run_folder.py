@@ -1,0 +1,187 @@
+"""The folder of a run: what lies where, who may start in it, and everything that is written to it while training.
+
+config.yaml      the resolved configuration
+metrics.jsonl    one row per step and evaluation
+log.txt          plain lines
+metrics.png      plot of the metrics, drawn at the end
+tensorboard/     event files
+checkpoints/     states to resume from
+tokenizer/       the tokenizer in use
+export/          the final model as a Hugging Face folder
+"""
+
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rlhf_jax.io.plots import plot_run
+from rlhf_jax.io.progress import Progress
+from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
+
+_log = logging.getLogger(__name__)
+_package_log = logging.getLogger("rlhf_jax")
+
+
+class RunFolderError(ValueError):
+    """A run folder in which this run may not start or go on, in one line."""
+
+
+class RunConfig(Protocol):
+    """What is needed of `rlhf_jax.config.Config` (a package of the same layer)."""
+
+    @property
+    def run_dir(self) -> str: ...
+
+    @property
+    def logging(self) -> Any: ...
+
+    @property
+    def checkpoint(self) -> Any: ...
+
+    def to_yaml(self) -> str: ...
+
+    def to_tree(self) -> dict[str, Any]: ...
+
+    def changes_since(self, path: str | os.PathLike[str]) -> list[str]: ...
+
+
+class RunFolder:
+    """Everything but checkpoints that a run writes, as a context manager.
+
+    Args:
+        config: the run's configuration.
+        resume_step: step of the checkpoint that the run goes on from, None to start. Rows after it are dropped.
+        progress: show the live display; None: when standard error is a terminal.
+
+    Raises:
+        RunFolderError: the folder is not empty and `checkpoint.resume` is `never`; or holds something else; or a run with
+            another configuration; or `resume` is `must` and there is no checkpoint.
+    """
+
+    def __init__(self, config: RunConfig, *, resume_step: int | None = None, progress: bool | None = None):
+        self.path = pathlib.Path(config.run_dir)
+        check_may_start(config, resume_step)
+        self._config, self._resume_step, self._live = config, resume_step, progress
+        self._sinks: list[Sink] = []
+        self._progress: Progress | None = None
+        self._log_file: logging.Handler | None = None
+        self._level = _package_log.level
+
+    def __enter__(self) -> Self:
+        try:
+            self._open()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def _open(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._open_log()
+        if self._resume_step is None:
+            for leftover in ("tokenizer", "tensorboard"):  # of a start that failed before its first checkpoint
+                shutil.rmtree(self.path / leftover, ignore_errors=True)
+        resolved = self.path / "config.yaml.tmp"
+        resolved.write_text(self._config.to_yaml(), encoding="utf-8")
+        os.replace(resolved, self.path / "config.yaml")
+        options = self._config.logging
+        self._sinks = [JsonlSink(self.path / "metrics.jsonl", resume_step=self._resume_step)]
+        if options.tensorboard:
+            self._sinks.append(TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step))
+        if options.wandb:
+            name = options.wandb_name or self.path.name
+            tree = self._config.to_tree()
+            self._sinks.append(WandbSink(self.path, project=options.wandb_project, name=name, config=tree))
+        _log.info(
+            "run folder %s: %s", self.path, "start" if self._resume_step is None else f"resume after step {self._resume_step}"
+        )
+
+    def start(self, *, total_steps: int) -> None:
+        """Open the progress display, once the number of steps is known."""
+        start = self._resume_step or 0
+        self._progress = Progress(total_steps, start_step=start, live=self._live, description=self.path.name)
+        self._progress.__enter__()
+
+    def write(self, step: int, metrics: Mapping[str, Any], split: str = "train") -> None:
+        """Send the metrics of a step to every sink and to the display."""
+        for sink in self._sinks:
+            sink.write(step, metrics, split)
+        if self._progress is not None:
+            self._progress.update(step, metrics, split)
+
+    def last_metrics(self) -> dict[str, float]:
+        """The last evaluation, and the last training row under the prefix `train/`, of this and earlier sessions."""
+        rows = {row["split"]: row for row in read_metrics(self.path / "metrics.jsonl")}
+        kept = {
+            split: {name: value for name, value in row.items() if name not in ("step", "split")} for split, row in rows.items()
+        }
+        return kept.get("eval", {}) | {f"train/{name}": value for name, value in kept.get("train", {}).items()}
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(kind, error, trace)
+        for sink in self._sinks:
+            sink.close()
+        if error is not None:
+            self._note_in_file(f"stopped: {type(error).__name__}: {' '.join(str(error).split())}")
+        elif self._config.logging.plot and read_metrics(self.path / "metrics.jsonl"):
+            _log.info("plot of the metrics: %s", plot_run(self.path))
+        self._close_log()
+
+    def _open_log(self) -> None:
+        self._log_file = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._level = _package_log.level
+        if _package_log.getEffectiveLevel() > logging.INFO:
+            _package_log.setLevel(logging.INFO)
+        _package_log.addHandler(self._log_file)
+
+    def _note_in_file(self, text: str) -> None:
+        """A line in log.txt alone: whoever catches the error shows it elsewhere."""
+        if self._log_file is not None:
+            self._log_file.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, text, None, None))
+
+    def _close_log(self) -> None:
+        if self._log_file is not None:
+            _package_log.removeHandler(self._log_file)
+            _package_log.setLevel(self._level)
+            self._log_file.close()
+
+
+def check_may_start(config: RunConfig, resume_step: int | None) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Args:
+        config: the run that wants to start.
+        resume_step: its newest checkpoint in the folder, None when there is none.
+
+    Raises:
+        RunFolderError: see `RunFolder`.
+    """
+    path, resume = pathlib.Path(config.run_dir), config.checkpoint.resume
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"run_dir={path} is a file; give a folder")
+    used = path.is_dir() and any(path.iterdir())
+    if resume == "never" and used:
+        raise RunFolderError(f"run_dir={path} is not empty and checkpoint.resume=never; give another run_dir, or resume=auto")
+    if resume == "must" and resume_step is None:
+        raise RunFolderError(
+            f"run_dir={path} holds no complete checkpoint and checkpoint.resume=must; use auto to start a new run"
+        )
+    if not used:
+        return
+    if not (path / "config.yaml").exists():
+        raise RunFolderError(
+            f"run_dir={path} is not empty and holds no config.yaml, so it is no run to resume; give another run_dir"
+        )
+    if resume_step is None and (path / "export").exists():
+        raise RunFolderError(f"run_dir={path} holds a finished run without checkpoints; give another run_dir, or delete it")
+    trained = resume_step is not None or ((path / "metrics.jsonl").exists() and read_metrics(path))
+    changes = config.changes_since(path / "config.yaml") if trained else []
+    if changes:
+        more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+        raise RunFolderError(f"run_dir={path} holds a run with another configuration ({changes[0]}{more}); give another run_dir")

@@ -1,0 +1,173 @@
+"""Where metrics go: `metrics.jsonl`, TensorBoard, Weights & Biases. Each sink has `write(step, metrics, split)` and `close()`."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+Split = str
+"""`train` or `eval`."""
+
+
+class MetricsError(ValueError):
+    """A metrics file or service that cannot be used, in one line."""
+
+
+class Sink(Protocol):
+    """Takes the metrics of a step."""
+
+    def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlSink:
+    """Appends one JSON object per line: `{"step": 3, "split": "train", "loss/total": 0.69, ...}`.
+
+    The file is strict JSON: NaN and infinities are the strings "NaN", "Infinity" and "-Infinity"; `read_metrics` reads them.
+    A float32 is written with the fewest digits that give the same float32 back, so equal values have equal texts. Every row is
+    flushed: a killed process loses at most the row it was writing.
+
+    Args:
+        path: the file.
+        resume_step: None starts an empty file. A step keeps the rows up to it and drops later ones and a torn last line, so that
+            a run that was killed and resumed leaves the same file as one that was not.
+
+    Raises:
+        MetricsError: a line other than the last is not JSON.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, resume_step: int | None = None):
+        self._path = pathlib.Path(path)
+        kept = [] if resume_step is None else _lines_up_to(self._path, resume_step)
+        fresh = self._path.with_name(self._path.name + ".tmp")
+        fresh.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(fresh, self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
+        """Append a row."""
+        row = {"step": int(step), "split": split} | {name: json_number(value) for name, value in metrics.items()}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoardSink:
+    """Writes TensorBoard events; metric `loss/total` of the training split appears as `train/loss/total`.
+
+    Args:
+        directory: folder of the event files.
+        resume_step: events after this step, from a run that was killed, are hidden.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, resume_step: int | None = None):
+        from tensorboardX import SummaryWriter  # heavy
+
+        purge = None if resume_step is None else resume_step + 1
+        suffix = f".step{resume_step or 0}"  # two sessions within one second would share a file
+        self._writer = SummaryWriter(str(directory), purge_step=purge, flush_secs=10, filename_suffix=suffix)
+
+    def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
+        """Add one event per metric."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(f"{split}/{name}", float(value), int(step))
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+class WandbSink:
+    """Sends metrics to Weights & Biases (extra `wandb`). The run's id stays in the run folder, so that resuming continues it.
+
+    Args:
+        run_dir: the run folder.
+        project: project name.
+        name: name of the run.
+        config: the resolved configuration, shown beside the run.
+
+    Raises:
+        MetricsError: wandb is not installed.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str], *, project: str, name: str, config: Mapping[str, Any]):
+        try:
+            import wandb  # optional
+        except ModuleNotFoundError:
+            raise MetricsError("logging.wandb=true needs the package wandb: pip install 'rlhf_jax[wandb]'") from None
+        id_file = pathlib.Path(run_dir) / "wandb_id.txt"
+        run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else None
+        self._run = wandb.init(project=project, name=name, dir=str(run_dir), config=dict(config), id=run_id, resume="allow")
+        id_file.write_text(self._run.id + "\n", encoding="utf-8")
+
+    def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
+        """Log one point per metric."""
+        self._run.log({f"{split}/{name}": float(value) for name, value in metrics.items()}, step=int(step))
+
+    def close(self) -> None:
+        """Finish the W&B run."""
+        self._run.finish()
+
+
+def json_number(value: Any) -> float | int | str:
+    """A scalar as strict JSON: integers as they are, a float32 as its shortest decimal, non-finite values as strings."""
+    array = np.asarray(value)
+    if array.dtype.kind in "iub":
+        return int(array)
+    if array.dtype != np.float64:
+        array = np.asarray(np.float64(str(array.astype(np.float32)[()])))
+    number = float(array)
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    return number
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Rows of a metrics file; "NaN" and infinities are floats again, a torn last line is left out.
+
+    Args:
+        path: a metrics.jsonl, or the run folder that holds it.
+
+    Returns:
+        One dict per row: `step`, `split`, and the metrics.
+
+    Raises:
+        MetricsError: no such file, or a line other than the last is not JSON.
+    """
+    path = pathlib.Path(path)
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    if not path.exists():
+        raise MetricsError(f"{path}: no such metrics file")
+    numbers = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    return [
+        {name: numbers.get(value, value) if name != "split" and isinstance(value, str) else value for name, value in row.items()}
+        for _, row in _rows(path)
+    ]
+
+
+def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
+    return [line for line, row in _rows(path) if row["step"] <= step] if path.exists() else []
+
+
+def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        complete = number < len(lines)
+        try:
+            row = json.loads(line) if complete else None
+        except json.JSONDecodeError:
+            if number < len(lines) - 1:
+                raise MetricsError(f"{path} line {number} is not JSON: the file was changed by something else") from None
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            yield line, row

@@ -1,0 +1,151 @@
+"""The run folder: what is written, who may start in it, progress and plot."""
+
+import logging
+import math
+import sys
+
+import pytest
+
+from rlhf_jax.config import Config, make_config
+from rlhf_jax.io import JsonlSink, MetricsError, Progress, RunFolder, RunFolderError, describe_metrics, plot_run, read_metrics
+
+
+def config(path, **changes: str) -> Config:
+    tree = {"algorithm": {"name": "dpo"}, "run_dir": str(path), "data": {"path": "x"}, "model": {"path": "m"}}
+    return make_config(tree, [f"{key.replace('__', '.')}={value}" for key, value in changes.items()])
+
+
+def run(path, *, steps=range(1, 4), resume_step=None, **changes):
+    with RunFolder(config(path, **changes), resume_step=resume_step, progress=False) as folder:
+        folder.start(total_steps=3)
+        for step in steps:
+            folder.write(step, {"loss/total": 1.0 / step, "lr": 0.1})
+        folder.write(3, {"loss/total": 0.25, "rewards/accuracy": 0.75}, split="eval")
+    return folder
+
+
+def test_what_a_run_leaves(tmp_path):
+    folder = run(tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "log.txt", "metrics.png", "tensorboard"}
+    assert (tmp_path / "run" / "config.yaml").read_text() == config(tmp_path / "run").to_yaml()
+    last = folder.last_metrics()
+    assert last == {"loss/total": 0.25, "rewards/accuracy": 0.75, "train/loss/total": pytest.approx(1 / 3), "train/lr": 0.1}
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "step 1/3: loss 1.0000, left 0:00:" in log
+    assert "step 3/3 eval: loss 0.2500 accuracy 0.750" in log
+    assert (tmp_path / "run" / "metrics.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_outputs_can_be_switched_off(tmp_path):
+    run(tmp_path / "run", logging__tensorboard="false", logging__plot="false")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "metrics.jsonl", "log.txt"}
+
+
+def test_logging_is_left_as_it_was(tmp_path):
+    logger = logging.getLogger("rlhf_jax")
+    before = (logger.level, list(logger.handlers))
+    run(tmp_path / "run")
+    with pytest.raises(MetricsError, match="needs the package wandb"), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", None)
+        run(tmp_path / "other", logging__wandb="true")
+    assert (logger.level, logger.handlers) == before
+
+
+def test_an_error_is_noted_in_the_log_file(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunFolder(config(tmp_path / "run"), progress=False) as folder:
+        folder.start(total_steps=3)
+        folder.write(1, {"loss/total": math.nan})
+        raise ZeroDivisionError("on\npurpose")
+    assert "ERROR stopped: ZeroDivisionError: on purpose" in (tmp_path / "run" / "log.txt").read_text()
+    assert not (tmp_path / "run" / "metrics.png").exists()
+
+
+def test_resuming_keeps_rows_up_to_the_checkpoint(tmp_path):
+    run(tmp_path / "run")
+    whole = (tmp_path / "run" / "metrics.jsonl").read_text()
+    run(tmp_path / "run", steps=[2, 3], resume_step=1)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == whole
+    assert "resume after step 1" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "resume_step", "message"),
+    [
+        ({"checkpoint__resume": "never"}, 3, "is not empty and checkpoint.resume=never; give another run_dir, or resume=auto$"),
+        ({"checkpoint__resume": "must"}, None, "holds no complete checkpoint and checkpoint.resume=must; "),
+        (
+            {"algorithm__beta": "0.2"},
+            3,
+            r"holds a run with another configuration \(algorithm.beta: 0.1 -> 0.2\); give another run_dir$",
+        ),
+        ({"algorithm__beta": "0.2", "seed": "1"}, None, r"another configuration \(algorithm.beta: 0.1 -> 0.2 and 1 more\); "),
+    ],
+)
+def test_two_runs_are_not_mixed(tmp_path, changes, resume_step, message):
+    run(tmp_path / "run", logging__plot="false", logging__tensorboard="false")
+    with pytest.raises(RunFolderError, match=message) as error:
+        RunFolder(config(tmp_path / "run", **changes), resume_step=resume_step)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_of_something_else_are_refused(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("x")
+    with pytest.raises(RunFolderError, match="thesis is not empty and holds no config.yaml, so it is no run to resume"):
+        RunFolder(config(tmp_path / "thesis"))
+    with pytest.raises(RunFolderError, match=r"chapter1.tex is a file; give a folder"):
+        RunFolder(config(tmp_path / "thesis" / "chapter1.tex"))
+    run(tmp_path / "done", logging__plot="false", logging__tensorboard="false")
+    (tmp_path / "done" / "export").mkdir()
+    with pytest.raises(RunFolderError, match="done holds a finished run without checkpoints"):
+        RunFolder(config(tmp_path / "done"))
+
+
+def test_a_start_that_failed_early_can_be_repeated_with_another_configuration(tmp_path):
+    with pytest.raises(ValueError, match="no data"), RunFolder(config(tmp_path / "run"), progress=False):
+        (tmp_path / "run" / "tokenizer").mkdir()
+        raise ValueError("no data")
+    run(tmp_path / "run", seed="5")
+    assert not (tmp_path / "run" / "tokenizer").exists()
+
+
+def test_progress_lines_are_thinned_out(caplog):
+    caplog.set_level(logging.INFO, logger="rlhf_jax")
+    with Progress(1000, live=False) as progress:
+        assert progress.time_left() == "unknown"
+        for step in range(1, 1001):
+            progress.update(step, {"loss/total": 1.0})
+        progress.update(1000, {"loss/total": 1.0}, split="eval")
+    assert len(caplog.messages) == 102
+    assert caplog.messages[0].startswith("step 1/1000: loss 1.0000, left 0:0")
+    assert caplog.messages[-1] == "step 1000/1000 eval: loss 1.0000"
+
+
+def test_live_display_shows_loss_throughput_and_time_left(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    with Progress(4, live=True, description="dpo") as progress:
+        for step in range(1, 5):
+            progress.update(step, {"loss/total": 0.5, "tokens_per_second": 1234.0})
+    shown = capsys.readouterr().err
+    assert "dpo" in shown and "4/4" in shown and "left" in shown and "loss 0.5000 tokens/s 1,234" in shown
+
+
+def test_describe_metrics_falls_back_to_the_first_three():
+    assert describe_metrics({"a": 1.0, "b": 2.5, "c": 3, "d": 4}) == "a 1 b 2.5 c 3"
+
+
+def test_plot_of_a_long_run_with_missing_values(tmp_path):
+    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    for step in range(1, 50):
+        sink.write(
+            step, {"loss/total": math.nan if step == 7 else 1 / step, "rewards/accuracy": 0.5, "lr": 0.1, "grad_norm": 1.0}
+        )
+    sink.close()
+    image = plot_run(tmp_path / "metrics.jsonl", tmp_path / "x.png")
+    assert image == tmp_path / "x.png" and image.stat().st_size > 5000
+    JsonlSink(tmp_path / "metrics.jsonl").close()
+    with pytest.raises(MetricsError, match="nothing to draw"):
+        plot_run(tmp_path)
+    assert read_metrics(tmp_path) == []

@@ -1,0 +1,131 @@
+"""Metric sinks: strict JSON, resumption, TensorBoard, Weights & Biases."""
+
+import json
+import math
+import sys
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_jax.io import JsonlSink, MetricsError, TensorBoardSink, WandbSink, read_metrics
+from rlhf_jax.io.sinks import json_number
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_rows_are_strict_json_and_flushed(tmp_path):
+    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    values = {"a": jnp.float32(0.1), "b": 2, "c": float("nan"), "d": -math.inf, "e": np.float64(0.1), "f": jnp.bfloat16(0.5)}
+    sink.write(3, values)
+    sink.write(jnp.int32(4), {"loss": math.inf}, split="eval")
+    written = lines(tmp_path / "metrics.jsonl")
+    assert json.loads(written[0]) == {
+        "step": 3,
+        "split": "train",
+        "a": 0.1,
+        "b": 2,
+        "c": "NaN",
+        "d": "-Infinity",
+        "e": 0.1,
+        "f": 0.5,
+    }
+    assert written[1] == '{"step": 4, "split": "eval", "loss": "Infinity"}'
+    rows = read_metrics(tmp_path)
+    assert math.isnan(rows[0]["c"]) and rows[0]["d"] == -math.inf and rows[1]["loss"] == math.inf
+    assert rows[1]["split"] == "eval"
+    sink.close()
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_float32_text_gives_the_same_float32_back(value):
+    text = json.dumps(json_number(np.float32(value)))
+    assert np.float32(json.loads(text)).tobytes() == np.float32(value).tobytes()
+    assert text == json.dumps(json_number(jnp.asarray(value, jnp.float32)))
+
+
+def test_a_resumed_file_equals_an_unbroken_one(tmp_path):
+    def run(path, steps, resume=None):
+        sink = JsonlSink(path, resume_step=resume)
+        for step in steps:
+            sink.write(step, {"loss": 1 / step})
+            if step % 2 == 0:
+                sink.write(step, {"loss": 2 / step}, split="eval")
+        sink.close()
+
+    run(tmp_path / "whole.jsonl", range(1, 7))
+    run(tmp_path / "broken.jsonl", range(1, 6))
+    with (tmp_path / "broken.jsonl").open("a") as file:
+        file.write('{"step": 6, "spl')
+    assert len(read_metrics(tmp_path / "broken.jsonl")) == 7
+    run(tmp_path / "broken.jsonl", range(4, 7), resume=3)
+    assert (tmp_path / "broken.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    JsonlSink(tmp_path / "whole.jsonl", resume_step=0).close()
+    assert lines(tmp_path / "whole.jsonl") == []
+
+
+def test_a_new_run_starts_an_empty_file(tmp_path):
+    (tmp_path / "m.jsonl").write_text("old\n")
+    JsonlSink(tmp_path / "m.jsonl").close()
+    assert lines(tmp_path / "m.jsonl") == []
+    JsonlSink(tmp_path / "absent.jsonl", resume_step=5).close()
+    assert lines(tmp_path / "absent.jsonl") == []
+
+
+def test_damage_is_reported_with_its_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "split": "train"}\ngarbage\n{"step": 2, "split": "train"}\n')
+    with pytest.raises(MetricsError, match=r"metrics.jsonl line 2 is not JSON: the file was changed by something else$"):
+        JsonlSink(path, resume_step=2)
+    with pytest.raises(MetricsError, match="no such metrics file$"):
+        read_metrics(tmp_path / "absent.jsonl")
+    path.write_text('{"step": 1, "split": "train"}\ngarbage\n')
+    assert read_metrics(path) == [{"step": 1, "split": "train"}]
+
+
+def test_tensorboard_events(tmp_path):
+    sink = TensorBoardSink(tmp_path / "tb")
+    sink.write(1, {"loss/total": jnp.float32(0.5)})
+    sink.write(1, {"loss/total": 0.25}, split="eval")
+    sink.close()
+    sink = TensorBoardSink(tmp_path / "tb", resume_step=1)
+    sink.write(2, {"loss/total": 0.1})
+    sink.close()
+    written = b"".join(path.read_bytes() for path in (tmp_path / "tb").iterdir())
+    assert b"train/loss/total" in written and b"eval/loss/total" in written
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
+    calls = []
+
+    def init(**arguments):
+        calls.append(("init", arguments))
+        return types.SimpleNamespace(
+            id="abc", log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("finish")
+        )
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for step in (1, 2):
+        sink = WandbSink(tmp_path, project="p", name="n", config={"seed": 0})
+        sink.write(step, {"loss": jnp.float32(0.5)}, split="eval")
+        sink.close()
+    common = {"project": "p", "name": "n", "dir": str(tmp_path), "config": {"seed": 0}, "resume": "allow"}
+    assert calls == [
+        ("init", common | {"id": None}),
+        (1, {"eval/loss": 0.5}),
+        "finish",
+        ("init", common | {"id": "abc"}),
+        (2, {"eval/loss": 0.5}),
+        "finish",
+    ]
+
+
+def test_wandb_must_be_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MetricsError, match=r"logging.wandb=true needs the package wandb: pip install 'rlhf_jax\[wandb\]'"):
+        WandbSink(tmp_path, project="p", name="n", config={})
