@@ -176,7 +176,16 @@ def _plain(columns: Mapping[str, Any], column: str) -> str:
         raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, text is needed")
     if not value.strip():
         raise BadRow("empty text", f"column {column!r} is empty")
-    return value
+    return _valid_text(value, f"column {column!r}")
+
+
+def _valid_text(text: str, where: str) -> str:
+    """JSON can spell half a surrogate pair ("\\ud83d"), which is no Unicode text and has no bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow("invalid text", f"{where} holds a lone surrogate at character {error.start}") from None
+    return text
 
 
 def _conversation(columns: Mapping[str, Any], column: str) -> list[Message]:
@@ -204,7 +213,7 @@ def _message(message: Any, where: str) -> Message:
         raise BadRow("wrong type", f"{where} has content of type {type(content).__name__}, text is needed")
     if not content.strip() and message["role"] == "assistant":
         raise BadRow("empty text", f"{where} is an empty answer")
-    return {**message, "content": content}
+    return {**message, "role": _valid_text(message["role"], where), "content": _valid_text(content, where)}
 
 
 def _completion(prompt: Content, completion: Content, column: str) -> Content:

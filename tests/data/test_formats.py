@@ -181,6 +181,13 @@ BAD_ROWS = [
         "no answer",
         "column 'completion' does not end with an assistant message",
     ),
+    ({"text": "ab\ud83d"}, "text", "invalid text", "column 'text' holds a lone surrogate at character 2"),
+    (
+        {"messages": [{"role": "user", "content": "\ud83d"}, GOOD]},
+        "messages",
+        "invalid text",
+        "column 'messages', message 1 holds a lone surrogate at character 0",
+    ),
     ({"messages": None}, "messages", "null", "column 'messages' is null"),
     ({"messages": "Hi"}, "messages", "wrong type", "column 'messages' is str, a list of messages is needed"),
     ({"messages": []}, "messages", "empty text", "column 'messages' is an empty list"),
