@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.modules import Block, Ends
 from rlhf_jax.models.transformer import Execution, make_hidden
-from rlhf_jax.ops.fused import fused_token_logps
+from rlhf_jax.ops import fused_token_logps
 from rlhf_jax.sharding import constrain, infer_shardings
 from rlhf_jax.types import Key, Model, Params
 
@@ -121,6 +122,7 @@ def init_model(
     *,
     dtype: str = "float32",
     mesh: Mesh | None = None,
+    replicate: Sequence[str] = (),
     compute_dtype: str | None = None,
     remat: str = "none",
     layers: str = "auto",
@@ -134,6 +136,7 @@ def init_model(
       key: every parameter draws from this key and its own name, so one more head changes no other value.
       dtype: of the parameters.
       mesh: parameters are created in shards on it.
+      replicate: names of parameters to keep whole on every device, see `rlhf_jax.sharding.infer_shardings`.
       compute_dtype, remat, layers, attention, head: as for `make_model`.
 
     Returns:
@@ -141,7 +144,7 @@ def init_model(
     """
     model = make_model(config, mesh=mesh, compute_dtype=compute_dtype, remat=remat, layers=layers, attention=attention, head=head)
     structs = abstract_params(config, head, dtype)
-    shardings = None if mesh is None else infer_shardings(structs, mesh)
+    shardings = None if mesh is None else infer_shardings(structs, mesh, replicate=replicate)
     params = jax.jit(lambda key: _initial(model.config, structs, key), out_shardings=shardings)(key)
     return model, params
 

@@ -151,9 +151,6 @@ class Table(nnx.Module):
     def __init__(self, rows: int, width: int) -> None:
         self.embedding = nnx.Param(jnp.zeros((rows, width)))
 
-    def __call__(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return jnp.take(self.embedding[...], index, axis=0)
-
 
 class Unembedding(nnx.Module):
     """The matrix [V, D] whose rows are compared with the hidden state."""

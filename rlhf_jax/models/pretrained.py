@@ -1,6 +1,7 @@
 """Loading and saving Hugging Face folders: config.json and safetensors."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def load_pretrained(
     *,
     dtype: str = "float32",
     mesh: Mesh | None = None,
+    replicate: Sequence[str] = (),
     compute_dtype: str | None = None,
     remat: str = "none",
     layers: str = "auto",
@@ -42,6 +44,7 @@ def load_pretrained(
       path: a local folder, or a hub id that is downloaded when the network allows.
       dtype: of the parameters, whatever the files hold.
       mesh: device mesh; None for one device.
+      replicate: names of parameters to keep whole on every device, see `rlhf_jax.sharding.infer_shardings`.
       compute_dtype, remat, layers, attention: as for `make_model`.
       head: None; "reward": a scalar model, from a `...ForSequenceClassification` folder or from a language model, whose head
         is then fresh and whose unembedding is left out; "value": a scalar head beside the language-model head.
@@ -65,7 +68,7 @@ def load_pretrained(
     structs = abstract_params(config, head, dtype)
     flat = {tuple(entry.key for entry in path): struct for path, struct in jax.tree_util.tree_leaves_with_path(structs)}
     verify(checkpoint, model.config, parts, {path: struct.shape for path, struct in flat.items()}, head=head)
-    shardings = None if mesh is None else infer_shardings(structs, mesh)
+    shardings = None if mesh is None else infer_shardings(structs, mesh, replicate=replicate)
     by_path = {part.path: part for part in parts}
 
     def load(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct, sharding: Any) -> Array:

@@ -10,7 +10,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from rlhf_jax.models.attention import IMPLEMENTATIONS
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.embedding import lookup
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
 from rlhf_jax.types import Params
@@ -53,6 +55,7 @@ class Execution:
         allowed = {
             "remat": tuple(REMAT),
             "layers": LAYERS,
+            "attention": IMPLEMENTATIONS,
             "compute_dtype": (None, "float32", "bfloat16", "float16", "float64"),
         }
         for name, values in allowed.items():
@@ -135,12 +138,13 @@ def _positions(config: ModelConfig, tokens: Array, segment_ids: Array | None) ->
 
 
 def _embed(config: ModelConfig, execution: Execution, outer: Any, tokens: Array, positions: Array) -> Float[Array, "B T D"]:
-    x = outer.embed(tokens)
+    x = lookup(outer.embed.embedding[...], tokens, execution.mesh)
     x = x if execution.compute_dtype is None else x.astype(execution.compute_dtype)
     if config.scale_embeddings:
         x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
     if config.rope is None:
-        x = x + jnp.broadcast_to(outer.position(positions).astype(x.dtype), x.shape)
+        position = jnp.take(outer.position.embedding[...], positions, axis=0, mode="clip").astype(x.dtype)
+        x = x + jnp.broadcast_to(position, x.shape)
     return constrain(x, execution.mesh, _RESIDUAL)
 
 
