@@ -1,78 +1,92 @@
-"""Metrics of a loss over a held-out set."""
+"""`evaluate(config)`: the metrics of a model, or of a checkpoint, on the held-out split."""
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import pathlib
+import tempfile
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from rlhf_jax.data import Loader
-from rlhf_jax.loops.place import place_batch
-from rlhf_jax.types import Algorithm, Metrics, Params
-
-EvalStep = Callable[[Params, Params, Any], tuple[Metrics, Any]]
-
-
-def make_eval_step(algorithm: Algorithm) -> EvalStep:
-    """(params, frozen, batch) -> (metrics of the batch, number of weighted elements in it). Pure; jit it."""
-
-    def eval_step(params: Params, frozen: Params, batch: Any) -> tuple[Metrics, Any]:
-        batch = algorithm.weigh(batch)
-        loss, metrics = algorithm.loss(params, frozen, batch, jax.random.key(0))
-        return metrics | {"loss/total": loss}, (batch.weights > 0).sum()
-
-    return eval_step
+from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
+from rlhf_jax.data import Tokenizer, load_tokenizer, make_loader
+from rlhf_jax.loops.export import find_run, load_checkpoint
+from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step
+from rlhf_jax.loops.reference import reference_logps
+from rlhf_jax.loops.setup import check_batch, load_reference, make_policy
+from rlhf_jax.sharding import make_mesh
+from rlhf_jax.types import Params
 
 
-def evaluate_loader(
-    eval_step: EvalStep,
-    params: Params,
-    frozen: Params,
-    loader: Loader,
-    *,
-    mesh: Mesh,
-    batch_size: int,
-    ref_logps: np.ndarray | None = None,
-) -> dict[str, float]:
-    """Every example of a loader once; the mean of each metric over all weighted elements (tokens or pairs).
+def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None = None) -> dict[str, float]:
+    """Metrics of the algorithm's own loss over the held-out split.
 
     Args:
-      eval_step: from `make_eval_step`, jitted.
-      params: the policy.
-      frozen: other parameters that the loss reads.
-      loader: held-out examples.
-      mesh: the device mesh.
-      batch_size: rows per forward pass.
-      ref_logps: [num_examples, 2] from `reference_logps`, for a loss that needs them.
+      config: algorithm, data and model. `run_dir` is not written to.
+      checkpoint: a run folder or one checkpoint in it, whose weights are evaluated; None: `model.path` is.
+      step: which checkpoint of a run folder; None: the newest.
 
     Returns:
-      Metric name -> value. Keys that end in _max or _min are reduced by max and min, all others by the mean.
+      Metric name -> value.
+
+    Raises:
+      ValueError: no held-out split, no reference to compare with, or a model that cannot be loaded.
     """
-    parts: list[dict[str, float]] = []
-    counts: list[int] = []
-    for indices, batch in loader.sequential(batch_size):
-        batch = place_batch(with_reference(batch, indices, ref_logps), mesh)
-        metrics, count = jax.device_get(eval_step(params, frozen, batch))
-        if count:
-            parts.append({name: float(value) for name, value in metrics.items()})
-            counts.append(int(count))
-    if not parts:
-        raise ValueError("the evaluation set holds nothing to score: every row is empty")
-    return {name: _combine(name, [part[name] for part in parts], counts) for name in parts[0]}
+    name = algorithm_name(config.algorithm)
+    kind, head = algorithm_config(name).data, config.algorithm.head
+    if kind == "prompts":
+        raise ValueError(f"algorithm.name={name!r} has no held-out loss; sft, reward_model and dpo have one")
+    mesh = make_mesh(config.mesh)
+    check_batch(config, mesh)
+    if checkpoint is None:
+        tokenizer = _tokenizer(config)
+        model, params = make_policy(config, mesh, head)
+    else:
+        run_dir, step = find_run(checkpoint, step)
+        tokenizer = load_tokenizer(run_dir / "tokenizer")
+        model, params = load_checkpoint(run_dir, step, mesh=mesh, replicate=config.mesh.replicate)
+    batch_size = config.training.eval_batch_size or config.training.batch_size
+    loader = make_loader(config.data, tokenizer, kind=kind, split="eval", batch_size=batch_size, seed=config.seed)
+    algorithm = ALGORITHMS[name](config.algorithm, model)
+    reference = _reference(config, checkpoint, needed="ref_logps" in algorithm.needs or "ref" in algorithm.frozen)
+    frozen: Params = {}
+    ref_logps = None
+    if reference is not None:
+        ref_params = load_reference(reference, mesh)
+        if "ref" in algorithm.frozen:
+            frozen = {"ref": ref_params}
+        else:
+            precision = reference.model.compute_dtype or reference.model.dtype
+            with tempfile.TemporaryDirectory() as folder:
+                ref_logps = reference_logps(
+                    model,
+                    ref_params,
+                    loader,
+                    mesh=mesh,
+                    batch_size=batch_size,
+                    cache_dir=pathlib.Path(folder),
+                    precision=precision,
+                )
+    eval_step = jax.jit(make_eval_step(algorithm))
+    return evaluate_loader(eval_step, params, frozen, loader, mesh=mesh, batch_size=batch_size, ref_logps=ref_logps)
 
 
-def with_reference(batch: Any, indices: np.ndarray, ref_logps: np.ndarray | None) -> Any:
-    """A pair batch with the reference's log-probabilities of its examples; filler rows (index -1) get 0."""
-    if ref_logps is None:
-        return batch
-    rows = np.where((indices >= 0)[:, None], ref_logps[np.maximum(indices, 0)], np.float32(0))
-    return batch._replace(ref_logps=rows)
+def _tokenizer(config: Config) -> Tokenizer:
+    if trained_vocab_size(config.tokenizer) is not None:
+        raise ValueError(
+            f"tokenizer={config.tokenizer!r} is trained during a run: evaluate the run folder or the exported folder instead"
+        )
+    return load_tokenizer(config.tokenizer or config.model.path, chat_template=config.data.chat_template)
 
 
-def _combine(name: str, values: list[float], counts: list[int]) -> float:
-    if name.endswith("_max"):
-        return max(values)
-    if name.endswith("_min"):
-        return min(values)
-    return float(np.average(values, weights=counts))
+def _reference(config: Config, checkpoint: str | None, *, needed: bool) -> Config | None:
+    """The configuration whose `model.reference` is what the policy is compared with."""
+    if not needed:
+        return None
+    if config.model.reference is not None:
+        return config
+    if checkpoint is None or config.model.path is None:
+        raise ValueError(
+            "model.reference is not set: without it a model is compared with itself and every reward is 0; "
+            "give the folder the training started from"
+        )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, reference=config.model.path))

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_jax.data import prefetch
 from rlhf_jax.io import Checkpointer, RunFolder
-from rlhf_jax.loops.evaluate import evaluate_loader, make_eval_step, with_reference
+from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, with_reference
 from rlhf_jax.loops.interrupt import StopRequest
 from rlhf_jax.loops.place import needs_blocking, place_batch
 from rlhf_jax.loops.reference import reference_logps

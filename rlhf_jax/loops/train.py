@@ -4,7 +4,7 @@ import pathlib
 from typing import NamedTuple
 
 from rlhf_jax.config import Config
-from rlhf_jax.io import Checkpointer, RunFolder, read_metrics
+from rlhf_jax.io import Checkpointer, RunFolder
 from rlhf_jax.loops.export import export_model
 from rlhf_jax.loops.offline import train_offline
 from rlhf_jax.loops.setup import make_setup
