@@ -22,7 +22,7 @@ def require(batch: Any, *fields: str) -> tuple[Array, ...]:
     """
     for field in fields:
         if getattr(batch, field) is None:
-            mend = "call Algorithm.weigh" if field == "weights" else "score it (Algorithm.needs), then call Algorithm.prepare"
+            mend = "call Algorithm.weigh" if field == "weights" else "score what Algorithm.needs names, then call prepare"
             raise ValueError(f"{type(batch).__name__}.{field} is missing: first {mend}")
     return tuple(getattr(batch, field) for field in fields)
 

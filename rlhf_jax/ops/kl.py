@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rlhf_jax.ops.checks import check_choice, check_range
 from rlhf_jax.ops.logprobs import log_ratio
@@ -48,7 +48,7 @@ def kl_estimate(logps: Float[Array, "B T"], ref_logps: Float[Array, "B T"], kind
 
 
 def adaptive_kl_coef(
-    kl_coef: Scalar, current_kl: Scalar, n_steps: Scalar, *, target: float, horizon: int = 10_000, max_error: float = 0.2
+    kl_coef: Scalar, current_kl: Scalar, n_steps: Scalar | Int[Array, ""], *, target: float, horizon: int = 10_000, max_error: float = 0.2
 ) -> Float[Array, ""]:
     """One step of the controller that holds the KL near a target.
 

@@ -1,6 +1,7 @@
 """Every public function of `ops` has an Example in its docstring, and it runs."""
 
 import doctest
+import inspect
 
 import pytest
 
@@ -13,7 +14,9 @@ FUNCTIONS += [checks.check_choice, checks.check_range, precision.promote, precis
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_example(function):
-    test = doctest.DocTestParser().get_doctest(function.__doc__, {}, function.__name__, None, 0)
+    test = doctest.DocTestParser().get_doctest(
+        function.__doc__, dict(inspect.unwrap(function).__globals__), function.__name__, None, 0
+    )
     assert test.examples, f"{function.__name__} has no Example"
     report: list[str] = []
     result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)

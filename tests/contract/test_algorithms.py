@@ -1,0 +1,235 @@
+"""What every algorithm in the registry must do, on a fake model. New algorithms are picked up from ALGORITHMS."""
+
+import dataclasses
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.algorithms import ALGORITHMS, METRICS, algorithm_config
+from rlhf_jax.types import Algorithm
+from tests.contract.fakes import PAD, make_batch, make_model, make_params
+
+NAMES = sorted(ALGORITHMS)
+
+
+class Case(typing.NamedTuple):
+    """One algorithm, ready to run; `gradients` is jitted once for all tests."""
+
+    name: str
+    algorithm: Algorithm
+    params: dict
+    frozen: dict
+    raw: typing.Any
+    batch: typing.Any
+    metrics: dict
+    """Of `prepare`."""
+    gradients: typing.Callable
+    """(params, batch) -> ((loss, metrics), gradient)."""
+
+
+def build(name, dtype=jnp.float32, key=0, **options):
+    config = algorithm_config(name)(**options)
+    algorithm = ALGORITHMS[name](config, make_model(head=config.head is not None))
+    params, ref = make_params(jax.random.key(key), dtype), make_params(jax.random.key(99), dtype)
+    frozen = {"ref": ref}
+    if name == "ppo":
+        params = {"policy": params, "critic": make_params(jax.random.key(7), dtype)}
+    raw = make_batch(config.data, jax.random.key(1))
+    if "ref_logps" in algorithm.needs and config.data == "pairs":
+        raw = raw._replace(ref_logps=jax.random.normal(jax.random.key(2), raw.tokens.shape[:2]) - 8.0)
+    batch, _, metrics = jax.jit(algorithm.prepare)(raw, algorithm.aux)
+
+    def loss(params, frozen, batch):
+        return algorithm.loss(params, frozen, batch, jax.random.key(0))
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return Case(
+        name, algorithm, params, frozen, raw, algorithm.weigh(batch), metrics, lambda params, batch: step(params, frozen, batch)
+    )
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return {name: build(name) for name in NAMES}
+
+
+@pytest.fixture(params=NAMES)
+def case(request, cases):
+    return cases[request.param]
+
+
+def on_padding(batch, fill):
+    """The batch with `fill` wherever a per-token array is off the completion, and another token id on padding."""
+    off = ~batch.completion_mask
+    changes = {}
+    for field, value in batch._asdict().items():
+        per_token = value is not None and value.shape == batch.tokens.shape and value.dtype == jnp.float32
+        if per_token and field != "weights":
+            changes[field] = jnp.where(off, fill, value)
+    return batch._replace(**changes)
+
+
+def test_the_registry_is_complete():
+    assert set(NAMES) >= {"sft", "reward_model", "dpo", "ppo", "grpo", "dapo"}
+
+
+def test_jits_and_does_not_retrace(case):
+    traces = []
+
+    @jax.jit
+    def step(params, frozen, batch, aux):
+        traces.append(1)
+        batch, aux, metrics = case.algorithm.prepare(batch, aux)
+        loss, more = case.algorithm.loss(params, frozen, case.algorithm.weigh(batch), jax.random.key(0))
+        return loss, aux, metrics | more
+
+    first, aux, _ = step(case.params, case.frozen, case.raw, case.algorithm.aux)
+    changed = case.raw._replace(tokens=jnp.where(case.raw.mask, (case.raw.tokens + 1) % PAD, PAD))
+    second, _, _ = step(case.params, case.frozen, changed, aux)
+    assert len(traces) == 1
+    assert float(first) != float(second)
+
+
+def test_jit_equals_eager(case):
+    eager, metrics = case.algorithm.loss(case.params, case.frozen, case.batch, jax.random.key(0))
+    (jitted, jitted_metrics), gradient = case.gradients(case.params, case.batch)
+    np.testing.assert_allclose(eager, jitted, rtol=1e-5)
+    for key in metrics:
+        np.testing.assert_allclose(metrics[key], jitted_metrics[key], rtol=1e-4, atol=1e-6, err_msg=key)
+    assert any(jnp.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
+
+
+def test_finite_bf16_gradients(case):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), case.params)
+    (loss, metrics), gradient = case.gradients(half, case.batch)
+    assert loss.dtype == jnp.float32 and jnp.isfinite(loss)
+    assert all(v.dtype == jnp.float32 and v.shape == () and jnp.isfinite(v) for v in metrics.values())
+    assert all(g.dtype == jnp.bfloat16 and jnp.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+def test_padding_has_zero_gradient(case):
+    (wanted, _), gradient = case.gradients(case.params, case.batch)
+    for tree in gradient.values() if "policy" in gradient else [gradient]:
+        assert (tree["embed"]["embedding"][PAD] == 0).all()
+    other = case.batch._replace(tokens=jnp.where(case.batch.mask, case.batch.tokens, 0))
+    assert float(case.gradients(case.params, other)[0][0]) == float(wanted)
+
+
+@pytest.mark.parametrize("fill", [np.nan, np.inf])
+def test_nan_on_padding_does_not_leak(case, fill):
+    dirty, _, metrics = jax.jit(case.algorithm.prepare)(on_padding(case.raw, fill), case.algorithm.aux)
+    for key, value in case.metrics.items():
+        assert float(metrics[key]) == float(value), key
+    dirty = on_padding(case.algorithm.weigh(dirty), fill)
+    (loss, metrics), gradient = case.gradients(case.params, dirty)
+    (wanted, wanted_metrics), wanted_gradient = case.gradients(case.params, case.batch)
+    assert float(loss) == float(wanted)
+    assert {k: float(v) for k, v in metrics.items()} == {k: float(v) for k, v in wanted_metrics.items()}
+    jax.tree.map(np.testing.assert_array_equal, gradient, wanted_gradient)
+
+
+def test_microbatches_add_up(case):
+    (whole, metrics), gradient = case.gradients(case.params, case.batch)
+    split = [case.gradients(case.params, jax.tree.map(lambda x, i=i: x[i::4], case.batch)) for i in range(4)]
+    np.testing.assert_allclose(sum(s[0][0] for s in split), whole, rtol=1e-5)
+    total = jax.tree.map(lambda *g: sum(g), *[s[1] for s in split])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), total, gradient)
+    for key, value in metrics.items():
+        values = [float(s[0][1][key]) for s in split]
+        reduce = max if key.endswith("_max") else min if key.endswith("_min") else sum
+        np.testing.assert_allclose(reduce(values), value, rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+def test_filler_rows_change_nothing(case):
+    (loss, _), gradient = case.gradients(case.params, case.batch)
+    (other, _), other_gradient = case.gradients(case.params, case.batch._replace(tokens=case.batch.tokens.at[-1].set(3)))
+    assert (case.batch.weights[-1] == 0).all()
+    assert float(loss) == float(other)
+    jax.tree.map(np.testing.assert_array_equal, gradient, other_gradient)
+
+
+def test_scored_columns_are_enough(case):
+    """Computing only the completion's columns gives the same loss; -1 is filler."""
+    columns = jnp.arange(case.batch.tokens.shape[-1])
+    scored = jnp.where(case.batch.completion_mask, jnp.broadcast_to(columns, case.batch.tokens.shape), -1)
+    loss, _ = jax.jit(case.algorithm.loss)(case.params, case.frozen, case.batch._replace(scored=scored), jax.random.key(0))
+    np.testing.assert_allclose(loss, case.gradients(case.params, case.batch)[0][0], rtol=1e-6)
+
+
+def test_closes_over_no_large_constants(case):
+    for function, arguments in [
+        (case.algorithm.loss, (case.params, case.frozen, case.batch, jax.random.key(0))),
+        (case.algorithm.prepare, (case.raw, case.algorithm.aux)),
+        (case.algorithm.weigh, (case.raw,)),
+    ]:
+        constants = jax.make_jaxpr(function)(*arguments).consts
+        assert sum(np.asarray(c).nbytes for c in constants) < 1024
+
+
+def test_metrics_are_documented(case):
+    (_, metrics), _ = case.gradients(case.params, case.batch)
+    names = set(metrics) | set(case.metrics)
+    assert "loss/total" in names
+    assert names <= set(METRICS), names - set(METRICS)
+    assert not set(metrics) & set(case.metrics)
+
+
+def test_weights_sum_to_one(case):
+    np.testing.assert_allclose(case.batch.weights.sum(), 1.0, rtol=1e-6)
+    assert case.batch.weights.dtype == jnp.float32
+
+
+def test_missing_weights_are_an_error(case):
+    with pytest.raises(ValueError, match=r"Batch.weights is missing: first call Algorithm.weigh"):
+        case.gradients(case.params, case.batch._replace(weights=None))
+
+
+def test_needs_are_enforced(case):
+    for field in sorted(case.algorithm.needs):
+        empty = case.raw._replace(**{field: None})
+        with pytest.raises(ValueError, match=f"Batch.{field} is missing: first score what"):
+            batch, _, _ = case.algorithm.prepare(empty, case.algorithm.aux)
+            case.gradients(case.params, case.algorithm.weigh(batch))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scalar_head_is_demanded(name):
+    config = algorithm_config(name)()
+    if config.head is None:
+        assert isinstance(ALGORITHMS[name](config, make_model(head=False)), Algorithm)
+    else:
+        with pytest.raises(ValueError, match=f"model.scores is missing: .* head='{config.head}'"):
+            ALGORITHMS[name](config, make_model(head=False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_declares_what_the_loop_reads(name):
+    config = algorithm_config(name)
+    assert config.data in ("text", "pairs", "prompts") and config.head in (None, "reward", "value")
+    assert config.summary and "\n" not in config.summary
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config().data = "text"
+
+
+FIELDS = [(name, f.name) for name in NAMES for f in dataclasses.fields(algorithm_config(name))]
+
+
+@pytest.mark.parametrize(("name", "field"), FIELDS)
+def test_config_rejects_bad_values(name, field):
+    """NaN for numbers, an unknown name for choices: one line that names the field."""
+    config = algorithm_config(name)
+    kind = typing.get_type_hints(config)[field]
+    if kind is bool:
+        assert isinstance(getattr(config(), field), bool)
+        return
+    bad = "nothing" if kind is str else -1 if kind in (int, int | None) else float("nan")
+    with pytest.raises(ValueError, match=f"^{field}={bad!r} is [^\n]*$"):
+        config(**{field: bad})
+
+
+def test_unknown_algorithm():
+    with pytest.raises(ValueError, match=r"^algorithm='dop' is not known: use one of .* \(did you mean 'dpo'\?\)$"):
+        algorithm_config("dop")
