@@ -274,7 +274,8 @@ def _convert_folder(folder: pathlib.Path) -> FastTokenizer:
         backend = loaded.backend_tokenizer
     except Exception as error:
         cause = " ".join(str(error).split())[:300]
-        raise DataError(f"transformers cannot convert the tokenizer in {folder}: {cause} (a tokenizer.json is needed)") from None
+        mend = "pip install sentencepiece protobuf" if any(folder.glob("*.model")) else "a tokenizer.json is needed"
+        raise DataError(f"transformers cannot convert the tokenizer in {folder} ({mend}): {cause}") from None
     config = {
         **{key: value for key, value in loaded.special_tokens_map.items() if isinstance(value, str)},
         "tokenizer_class": "PreTrainedTokenizerFast",
