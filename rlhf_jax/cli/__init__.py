@@ -1,1 +1,1 @@
-
+"""The command line `rlhf-jax`: argument parsing and wiring only."""

@@ -64,7 +64,7 @@ def _draw(axes: Any, name: str, rows: list[dict[str, Any]]) -> None:
         steps, values = zip(*points, strict=True)
         if split == "train" and len(values) > 20:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            values = _smooth(values)
+            values = tuple(_smooth(values))
         axes.plot(steps, values, color=colour, marker="o" if split == "eval" else None, markersize=3, label=split)
         axes.legend(fontsize=8)
     axes.set_title(name, fontsize=10)

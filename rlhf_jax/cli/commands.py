@@ -1,0 +1,175 @@
+"""The commands of `rlhf-jax`. Loops and models are imported by the commands that need them, after the configuration is read."""
+
+import argparse
+import logging
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.cli.keys import describe_algorithm
+from rlhf_jax.cli.output import print_metrics, print_table, say
+from rlhf_jax.config import ConfigError, load_config
+from rlhf_jax.config.errors import did_you_mean
+
+STAGES = {"text": "text, or prompts with answers", "pairs": "preference pairs", "prompts": "prompts and a reward"}
+
+
+def train(options: argparse.Namespace) -> int:
+    """`rlhf-jax train CONFIG [section.key=value ...]`."""
+    config = load_config(options.config, options.overrides)
+    live = show_logs(live=not options.no_progress)
+    from rlhf_jax import io, loops  # heavy, and not needed for a mistake in the configuration
+
+    result = loops.train(config, progress=live)
+    evaluations = [row for row in io.read_metrics(result.run_dir) if row["split"] == "eval"]
+    if evaluations:
+        print_evaluations(f"held-out metrics of {result.run_dir}", evaluations)
+    say(f"run folder: {result.run_dir} ({result.steps} steps)")
+    if result.interrupted:
+        say("interrupted; the state is saved, and the same command goes on from there")
+        return 130
+    say(f"exported model: {result.export_dir}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """`rlhf-jax evaluate CONFIG_OR_RUN [section.key=value ...]`."""
+    target = pathlib.Path(options.target)
+    is_run = target.is_dir()
+    if not is_run and (options.best or options.step is not None):
+        raise ConfigError(f"--step and --best choose a checkpoint of a run folder, and {target} is none")
+    run_dir = run_folder_of(target) if is_run else target
+    config = load_config(run_dir / "config.yaml" if is_run else target, options.overrides)
+    show_logs(live=False)
+    from rlhf_jax import loops  # heavy
+    from rlhf_jax.loops.export import best_step
+
+    if is_run:
+        step = best_step(run_dir) if options.best else options.step
+        metrics = loops.evaluate(config, checkpoint=str(target), step=step)
+    else:
+        metrics = loops.evaluate(config)
+    print_metrics(f"{target if is_run else config.model.path or 'random weights'} on held-out data", {"value": metrics})
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """`rlhf-jax export CHECKPOINT FOLDER`."""
+    show_logs(live=False)
+    from rlhf_jax import loops  # heavy
+
+    say(f"exported model: {loops.export(options.checkpoint, options.folder, step=options.step, best=options.best)}")
+    return 0
+
+
+def models(options: argparse.Namespace) -> int:
+    """`rlhf-jax models`."""
+    from rlhf_jax.models import FAMILIES  # heavy
+
+    rows = [(name, family.title, family.causal, family.classifier) for name, family in FAMILIES.items()]
+    print_table("model families (config.json + safetensors)", ["model_type", "models", "language model", "reward model"], rows)
+    say("model.path loads one from a local folder or a hub id; model.config starts one with random weights from the keys of a")
+    say("Hugging Face config.json, such as {model_type: qwen2, vocab_size: 4096, hidden_size: 256, num_hidden_layers: 4, ...}.")
+    return 0
+
+
+def algorithms(options: argparse.Namespace) -> int:
+    """`rlhf-jax algorithms [NAME]`."""
+    if options.name is not None:
+        if options.name not in ALGORITHMS:
+            hint = did_you_mean(options.name, ALGORITHMS)
+            raise ConfigError(f"{options.name!r} is not an algorithm; there are {', '.join(ALGORITHMS)}{hint}")
+        config: Any = algorithm_config(options.name)
+        say(f"{options.name}: {config.summary}\n")
+        say(f"data: {STAGES[config.data]}")
+        say(f"from the command line: {how_to_run(config)}\n")
+        say(f"keys (type, default):\n{describe_algorithm(options.name)}")
+        return 0
+    rows = []
+    for name in ALGORITHMS:
+        config = algorithm_config(name)
+        rows.append((name, STAGES[config.data], config.summary, how_to_run(config)))
+    print_table("algorithms", ["name", "data", "what", "from the command line"], rows)
+    say("rlhf-jax algorithms NAME shows the options of one; the losses are functions in rlhf_jax.algorithms.")
+    return 0
+
+
+def how_to_run(config: Any) -> str:
+    """Whether `rlhf-jax train` runs an algorithm."""
+    return "train" if config.data in ("text", "pairs") else "not yet: a loss function for loops of your own"
+
+
+def quickstart(options: argparse.Namespace) -> int:
+    """`rlhf-jax quickstart [RUN_DIR]`."""
+    live = show_logs(live=not options.no_progress)
+    from rlhf_jax import loops  # heavy
+
+    result = loops.quickstart(options.run_dir, seed=options.seed, progress=live)
+    print_evaluations("during DPO, on held-out pairs", result.history)
+    print_metrics("held-out sums, before and after DPO", {"before": result.before, "after": result.after})
+    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in result.seconds.items())
+    say(f"run folders: {options.run_dir}/sft and {options.run_dir}/dpo ({seconds})")
+    say(f"plot of reward margin and held-out accuracy: {options.run_dir}/dpo/metrics.png")
+    say(f"exported model: {result.export_dir}")
+    return 0
+
+
+def print_evaluations(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """The first and the last evaluation side by side."""
+    ends = {f"step {row['step']:.0f}": row for row in (rows[0], rows[-1])}
+    metrics = {
+        heading: {name: value for name, value in row.items() if name not in ("step", "split")} for heading, row in ends.items()
+    }
+    print_metrics(title, metrics)
+
+
+def run_folder_of(target: pathlib.Path) -> pathlib.Path:
+    """The run folder of a path that is one, its `checkpoints`, or one checkpoint."""
+    for folder in (target, *target.absolute().parents[:2]):
+        if (folder / "config.yaml").exists():
+            return folder
+    raise ConfigError(f"{target} holds no config.yaml, so it is no run; for a model folder: evaluate CONFIG model.path={target}")
+
+
+def show_logs(*, live: bool) -> bool:
+    """Show the library's log on standard error, plain; step by step only when there is no live display.
+
+    Args:
+        live: a live display is wanted.
+
+    Returns:
+        Whether there is one: it also needs a terminal.
+    """
+    live = live and sys.stderr.isatty()
+    handler = logging.StreamHandler(CurrentStderr())
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda record: not (live and record.name == "rlhf_jax.io.progress"))
+    logger = logging.getLogger("rlhf_jax")
+    for old in [old for old in logger.handlers if old.get_name() == "rlhf_jax.cli"]:
+        logger.removeHandler(old)
+    handler.set_name("rlhf_jax.cli")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    return live
+
+
+class CurrentStderr:
+    """Writes to whatever `sys.stderr` is now: the live display replaces it, so that lines appear above the bar."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "models": models,
+    "algorithms": algorithms,
+    "quickstart": quickstart,
+}

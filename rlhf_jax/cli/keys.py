@@ -1,0 +1,42 @@
+"""Text about configuration keys, generated from the dataclasses: `train --help` and `algorithms NAME`."""
+
+import textwrap
+from collections.abc import Sequence
+
+from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.config import Config, FieldDoc, describe_section
+
+WIDTH = 118
+
+
+def describe_keys() -> str:
+    """Every key of a configuration with type, default and meaning, by section."""
+    rows = describe_section(Config)
+    sections: dict[str, list[FieldDoc]] = {"": []}
+    for row in rows:
+        section = row.key.rpartition(".")[0]
+        if row.key != "algorithm":
+            sections.setdefault(section, []).append(row)
+    parts = ["configuration keys (type, default):\n", describe_rows(sections.pop(""))]
+    parts.append(
+        f"  algorithm.name  [one of: {', '.join(ALGORITHMS)}] (required)\n      Chooses the keys of the section algorithm.\n"
+    )
+    parts += [f"\nalgorithm, when algorithm.name={name}:\n{describe_algorithm(name)}" for name in ALGORITHMS]
+    parts += [f"\n{section}:\n{describe_rows(rows)}" for section, rows in sections.items()]
+    return "".join(parts) + "\n"
+
+
+def describe_algorithm(name: str) -> str:
+    """The keys of one algorithm's section."""
+    return describe_rows(describe_section(algorithm_config(name), "algorithm."))
+
+
+def describe_rows(rows: Sequence[FieldDoc]) -> str:
+    """Two or more lines per key: `key  [type] default`, then its meaning."""
+    lines = []
+    for row in rows:
+        default = row.default if row.default.startswith("(") else f"= {row.default}"
+        lines.append(f"  {row.key}  [{row.type}] {default}\n")
+        if row.doc:
+            lines.append(textwrap.indent(textwrap.fill(row.doc, WIDTH - 6), "      ") + "\n")
+    return "".join(lines)

@@ -1,0 +1,255 @@
+"""The command line: parsing, help, exit codes, errors in one line."""
+
+import importlib
+import logging
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlhf_jax.cli import main as cli
+from rlhf_jax.cli.main import ERROR_CODES, exit_code, main
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+TINY = """
+algorithm: {name: sft}
+run_dir: RUN
+tokenizer: byte
+model:
+  config: {model_type: qwen2, vocab_size: 320, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2,
+    num_key_value_heads: 1, intermediate_size: 32, max_position_embeddings: 64, rope_theta: 10000.0, tie_word_embeddings: true}
+data: {path: "synthetic:arithmetic?size=64", eval_size: 16, max_length: 16, num_buckets: 1}
+training: {batch_size: 8, eval_batch_size: 16, max_steps: 4, eval_every: 2, save_every: 2}
+optimizer: {learning_rate: 1e-2, schedule: constant}
+mesh: {fsdp: 1}
+checkpoint: {keep_best: 1, best_metric: loss/total, best_mode: min}
+logging: {tensorboard: false, plot: false}
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet_logger():
+    logger = logging.getLogger("rlhf_jax")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def config(root):
+    path = root / "tiny.yaml"
+    path.write_text(TINY.replace("RUN", str(root / "run")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config, root):
+    assert main(["train", str(config), "--no-progress"]) == 0
+    return root / "run"
+
+
+def error_of(capsys, arguments, code):
+    assert main(list(map(str, arguments))) == code
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, shown.err
+    assert shown.err.endswith(lines[0] + "\n")
+    assert "Traceback" not in shown.err
+    return lines[0].removeprefix("error: ")
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["export"], ["models"], ["algorithms"], ["quickstart"]])
+def test_help_has_examples_and_exit_codes(capsys, command):
+    assert main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "examples:\n  rlhf-jax " in text
+    assert "exit codes:" in text
+    assert max(map(len, text.splitlines())) <= 130
+
+
+def test_train_help_lists_every_section_with_types_and_defaults(capsys):
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"optimizer.learning_rate  \[a number\] = 1e-05\n      peak learning rate", text)
+    assert "training.max_steps  [a whole number or null] = null" in text
+    assert "checkpoint.resume  [one of: auto, never, must] = auto" in text
+    assert "run_dir  [text] (required)" in text
+    assert "algorithm, when algorithm.name=dpo:\n  algorithm.beta  [a number] = 0.1\n" in text
+    for section in ("model", "data", "training", "optimizer", "mesh", "checkpoint", "logging"):
+        assert f"\n{section}:\n" in text
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"rlhf-jax \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no command; one of train, evaluate, export, models, algorithms, quickstart (see rlhf-jax --help)"),
+        (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
+        (["train"], "the following arguments are required: CONFIG"),
+        (["train", "x.yaml", "--seed=3"], "unknown option '--seed=3'; an override has no dashes: seed=3"),
+        (["models", "extra"], "unknown argument 'extra'"),
+        (["export", "a", "b", "--step", "two"], "argument --step: invalid int value: 'two'"),
+        (["export", "a", "b", "--step", "2", "--best"], "argument --best: not allowed with argument --step"),
+        (
+            ["algorithms", "dop"],
+            "'dop' is not an algorithm; there are sft, reward_model, dpo, ppo, grpo, dapo; did you mean 'dpo'?",
+        ),
+        (["train", "nowhere/tini.yaml"], "nowhere/tini.yaml: no such configuration file"),
+        (["evaluate", "CONFIG", "--best"], "--step and --best choose a checkpoint of a run folder, and "),
+        (["evaluate", "."], ". holds no config.yaml, so it is no run; for a model folder: evaluate CONFIG model.path=."),
+        (["train", "CONFIG", "training.batchsize=4"], "training.batchsize: unknown key; allowed in training: batch_size, "),
+        (
+            ["train", "CONFIG", "training.batch_size=four"],
+            "training.batch_size: 'four' is not allowed; allowed: a whole number (overr",
+        ),
+        (["train", "CONFIG", "training.batch_size"], "override 'training.batch_size': write section.key=value"),
+        (
+            ["train", "CONFIG", "algorithm.name=dpoo"],
+            "algorithm.name: 'dpoo' is not an algorithm; allowed: sft, reward_model, dpo, ",
+        ),
+        (["train", "CONFIG", "mesh.data=3", "run_dir=NEW"], "mesh "),
+        (["train", "CONFIG", "run_dir=."], "run_dir=. is not empty and holds no config.yaml, so it is no run to resume"),
+    ],
+)
+def test_mistakes_exit_with_2(capsys, config, tmp_path, monkeypatch, arguments, message):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "file").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    new = str(tmp_path / "new")
+    filled = [argument.replace("CONFIG", str(config)).replace("NEW", new) for argument in arguments]
+    assert error_of(capsys, filled, 2).startswith(message)
+
+
+def test_data_mistakes_exit_with_3(capsys, config, tmp_path):
+    run_dir = f"run_dir={tmp_path / 'run'}"
+    assert "absent.jsonl" in error_of(capsys, ["train", config, run_dir, f"data.path={tmp_path}/absent.jsonl"], 3)
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')
+    message = error_of(capsys, ["train", config, run_dir, f"data.path={tmp_path}/broken.jsonl"], 3)
+    assert "broken.jsonl" in message
+    (tmp_path / "empty.jsonl").touch()
+    assert "empty.jsonl" in error_of(capsys, ["train", config, run_dir, f"data.path={tmp_path}/empty.jsonl"], 3)
+
+
+def test_model_mistakes_exit_with_4(capsys, config, tmp_path):
+    start = ["train", config, f"run_dir={tmp_path / 'run'}"]
+    assert "qwen9" in error_of(capsys, [*start, "model.config.model_type=qwen9"], 4)
+    absent = [*start, "model.config=null", f"model.path={tmp_path}/absent"]
+    assert "absent" in error_of(capsys, absent, 4)
+    assert "neither a run folder" in error_of(capsys, ["export", tmp_path, tmp_path / "out"], 4)
+
+
+def test_failed_training_exits_with_5(capsys, config, tmp_path):
+    diverge = ["optimizer.learning_rate=1e38", "optimizer.name=sgd", "optimizer.max_grad_norm=null", "training.max_steps=30"]
+    message = error_of(
+        capsys, ["train", config, f"run_dir={tmp_path / 'run'}", "training.max_nonfinite=1", "training.eval_every=0", *diverge], 5
+    )
+    assert "not finite 2 times in a row" in message
+
+
+def test_train_evaluate_export(capsys, config, run, tmp_path):
+    assert (run / "export" / "config.json").exists()
+    assert main(["evaluate", str(run)]) == 0
+    assert re.search(r"loss/total +│ +\d\.\d+", capsys.readouterr().out)
+    assert main(["evaluate", str(run / "checkpoints" / "2")]) == 0
+    assert main(["evaluate", str(run), "--best", "training.eval_batch_size=8"]) == 0
+    exported = ["model.config=null", f"model.path={run / 'export'}", "tokenizer=null"]
+    assert main(["evaluate", str(config), *exported]) == 0
+    assert f"{run / 'export'} on held-out data" in capsys.readouterr().out
+    assert main(["export", str(run), str(tmp_path / "model"), "--step", "2"]) == 0
+    assert capsys.readouterr().out == f"exported model: {tmp_path / 'model'}\n"
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert "exists and is not an empty folder" in error_of(capsys, ["export", run, tmp_path / "model"], 2)
+    assert "no checkpoint of step 3; there are 2, 4" in error_of(capsys, ["export", run, tmp_path / "other", "--step", "3"], 4)
+
+
+def test_training_again_goes_on_and_prints_the_table(capsys, config, run):
+    assert main(["train", str(config), "--no-progress"]) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"metric +┃ +step 0 +┃ +step 4 +┃", shown.out)
+    assert f"run folder: {run} (4 steps)\nexported model: {run}/export\n" in shown.out
+    assert "resume after step 4" in shown.err
+    assert "never; give another run_dir" in error_of(capsys, ["train", config, "checkpoint.resume=never"], 2)
+
+
+def test_tables(capsys):
+    assert main(["models"]) == 0
+    assert re.search(r"qwen2 +│ Qwen2, Qwen2.5 +│ Qwen2ForCausalLM", capsys.readouterr().out)
+    assert main(["algorithms"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"dpo +│ preference pairs", text) and "dapo" in text
+    assert main(["algorithms", "dpo"]) == 0
+    assert "  algorithm.beta  [a number] = 0.1\n      Strength of the pull" in capsys.readouterr().out
+
+
+def test_error_classes_exist():
+    for name, code in ERROR_CODES.items():
+        module, _, attribute = name.rpartition(".")
+        error = vars(importlib.import_module(module))[attribute]("x")
+        assert exit_code(error) == code
+
+
+def test_only_errors_of_the_user_are_one_line(capsys, monkeypatch):
+    def broken(options):
+        return [][1]
+
+    monkeypatch.setitem(importlib.import_module("rlhf_jax.cli.commands").COMMANDS, "models", broken)
+    assert main(["models"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert exit_code(ValueError("raised below the library")) is None
+    assert exit_code(PermissionError("x")) == 1
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert main(["train", "absent.yaml", "--debug"]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown and shown.endswith("error: absent.yaml: no such configuration file\n")
+
+
+def test_ctrl_c_exits_with_130(capsys, monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(importlib.import_module("rlhf_jax.cli.commands").COMMANDS, "models", interrupted)
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_process_answers_quickly_and_without_heavy_imports(config):
+    code = (
+        "import sys; from rlhf_jax.cli.main import main; code = main(sys.argv[1:]);"
+        "print([m for m in ('transformers', 'datasets', 'orbax', 'flax', 'matplotlib') if m in sys.modules]); sys.exit(code)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    for arguments, status in ((["--help"], 0), (["train", str(config), "seed=x"], 2)):
+        begin = time.process_time(), time.monotonic()
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == status, result.stderr
+        assert result.stdout.endswith("[]\n")
+        assert time.monotonic() - begin[1] < 20, "generous: other tests may share the cores"
+
+
+def test_module_entry_point():
+    result = subprocess.run(
+        [sys.executable, "-m", "rlhf_jax", "--version"],
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout[:8]) == (0, "rlhf-jax")
+    assert cli.__doc__
