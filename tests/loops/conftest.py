@@ -1,0 +1,60 @@
+"""Tiny runs for the loop tests."""
+
+import dataclasses
+import pathlib
+
+import jax
+import pytest
+
+from rlhf_jax.algorithms import DPOConfig, RewardModelConfig, SFTConfig
+from rlhf_jax.config import CheckpointConfig, Config, LoggingConfig, ModelSection, TrainingConfig
+from rlhf_jax.data import DataConfig
+from rlhf_jax.sharding import MeshConfig
+from rlhf_jax.training import OptimizerConfig
+
+DATA = "synthetic:arithmetic?size=60&max_operand=9"
+MODEL = {
+    "model_type": "qwen2",
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+ALGORITHMS = {"sft": SFTConfig(), "reward_model": RewardModelConfig(), "dpo": DPOConfig()}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory):
+    """Runs that repeat a program compile it once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """(algorithm name, **section replacements) -> Config of a run of 8 steps; `model`, `data`, ... are dicts of fields."""
+
+    def build(name: str, *, run_dir: pathlib.Path | None = None, seed: int = 0, algorithm=None, **sections) -> Config:
+        config = Config(
+            algorithm=algorithm or ALGORITHMS[name],
+            run_dir=str(run_dir or tmp_path / name),
+            seed=seed,
+            tokenizer="byte",
+            model=ModelSection(config=MODEL),
+            data=DataConfig(path=DATA, eval_size=12, max_length=16, num_buckets=1),
+            training=TrainingConfig(batch_size=8, max_steps=8, eval_every=4, save_every=3),
+            optimizer=OptimizerConfig(learning_rate=3e-3, schedule="constant"),
+            mesh=MeshConfig(data=1, fsdp=1, tensor=1),
+            checkpoint=CheckpointConfig(),
+            logging=LoggingConfig(tensorboard=False, plot=False),
+        )
+        changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
+        return dataclasses.replace(config, **changed)
+
+    return build
