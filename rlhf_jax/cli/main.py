@@ -94,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(keys)
     try:
         options, unknown = parser.parse_known_args(arguments)
+        if options.command in ("train", "evaluate"):  # argparse takes no overrides behind an option
+            options.overrides += [argument for argument in unknown if _is_override(argument)]
+            unknown = [argument for argument in unknown if not _is_override(argument)]
         if unknown:
             _usage_error(_describe_unknown(unknown))
         if options.command is None:
@@ -192,6 +195,10 @@ def _add_choice_of_step(parser: argparse.ArgumentParser) -> None:
 def _usage_error(message: str) -> NoReturn:
     print(f"error: {message} (see rlhf-jax --help)", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-")
 
 
 def _describe_unknown(unknown: list[str]) -> str:

@@ -14,7 +14,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
         right = index >= len(columns) - numbers
         table.add_column(Text(column), justify="right" if right else "left", no_wrap=index == 0)
@@ -23,6 +23,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=WIDTH)
+    console.print(Text(title), soft_wrap=True)
     console.print(table)
 
 

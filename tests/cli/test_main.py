@@ -121,7 +121,7 @@ def test_version(capsys):
             ["train", "CONFIG", "algorithm.name=dpoo"],
             "algorithm.name: 'dpoo' is not an algorithm; allowed: sft, reward_model, dpo, ",
         ),
-        (["train", "CONFIG", "mesh.data=3", "run_dir=NEW"], "mesh "),
+        (["train", "CONFIG", "mesh.data=16", "run_dir=NEW"], "mesh data=16 x fsdp=1 x tensor=1 does not fit 8 devices"),
         (["train", "CONFIG", "run_dir=."], "run_dir=. is not empty and holds no config.yaml, so it is no run to resume"),
     ],
 )
@@ -165,6 +165,7 @@ def test_train_evaluate_export(capsys, config, run, tmp_path):
     assert main(["evaluate", str(run)]) == 0
     assert re.search(r"loss/total +│ +\d\.\d+", capsys.readouterr().out)
     assert main(["evaluate", str(run / "checkpoints" / "2")]) == 0
+    assert capsys.readouterr().out.startswith(f"{run / 'checkpoints' / '2'} on held-out data\n")
     assert main(["evaluate", str(run), "--best", "training.eval_batch_size=8"]) == 0
     exported = ["model.config=null", f"model.path={run / 'export'}", "tokenizer=null"]
     assert main(["evaluate", str(config), *exported]) == 0
@@ -235,13 +236,13 @@ def test_a_process_answers_quickly_and_without_heavy_imports(config):
     )
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     for arguments, status in ((["--help"], 0), (["train", str(config), "seed=x"], 2)):
-        begin = time.process_time(), time.monotonic()
+        begin = time.monotonic()
         result = subprocess.run(
             [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
         )
         assert result.returncode == status, result.stderr
         assert result.stdout.endswith("[]\n")
-        assert time.monotonic() - begin[1] < 20, "generous: other tests may share the cores"
+        assert time.monotonic() - begin < 20, "generous: other tests may share the cores"
 
 
 def test_module_entry_point():
