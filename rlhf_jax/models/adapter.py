@@ -80,6 +80,7 @@ def make_model(
         scored: Array | None = None,
         temperature: float = 1.0,
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        tokens, mask = jnp.asarray(tokens), jnp.asarray(mask)
         state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
         logps, entropy = fused_token_logps(
             state, kernel, tokens, temperature=temperature, softcap=config.logits_softcap, scored=scored, mesh=mesh
