@@ -1,7 +1,7 @@
 """Causal self-attention over right-padded rows, with grouped key/value heads, windows, soft-capping and packed documents."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 IMPLEMENTATIONS = ("auto", "blocked", "dot_product", "xla")
 
-_MIN_BLOCK = 64
-_MAX_BLOCKS = 16
+_MIN_GROUP = 64
+_MAX_GROUPS = 8
+_FORWARD_TILE = 2 * 2**20
+_BACKWARD_TILE = 1 * 2**20
 
 
 def attention(
@@ -114,33 +116,51 @@ class _Static(NamedTuple):
     scale: float
 
 
-class _Block(NamedTuple):
-    """Queries ``[start, stop)`` see keys ``[first, stop)`` and no others."""
+class _Group(NamedTuple):
+    """Queries ``[start, stop)`` see keys ``[first, stop)`` and no others; they are walked `size` at a time."""
 
     start: int
     stop: int
     first: int
+    size: int
 
 
-def _blocks(length: int, window: int | None) -> Iterator[_Block]:
-    """Blocks of 64 queries, or larger so that there are at most 16: the program is unrolled over them."""
-    size = max(_MIN_BLOCK, -(-length // (_MAX_BLOCKS * _MIN_BLOCK)) * _MIN_BLOCK)
-    for start in range(0, length, size):
+def _groups(q: Array, window: int | None, tile: int) -> Iterator[_Group]:
+    """Groups of 64 queries, or larger so that there are at most 8: the program is unrolled over them.
+
+    Inside a group a loop walks blocks of 16, 32, ... queries, so that one block of scores has about `tile` entries: on a CPU
+    it stays in cache, and the loop makes the compiler reuse one buffer.
+    """
+    batch, length, heads, _ = q.shape
+    span = max(_MIN_GROUP, -(-length // (_MAX_GROUPS * _MIN_GROUP)) * _MIN_GROUP)
+    for start in range(0, length, span):
         first = 0 if window is None else max(0, start - window + 1)
-        yield _Block(start, min(start + size, length), first)
+        stop = min(start + span, length)
+        size = stop - start
+        while size % 32 == 0 and batch * heads * size * (stop - first) > tile:
+            size //= 2
+        yield _Group(start, stop, first, size)
 
 
-def _fold(x: Float[Array, "B T N H"], kv_heads: int) -> Float[Array, "B K TG H"]:
-    """Heads of one group become rows of one matrix, token-major, so that a block of tokens is a slice."""
-    batch, length, heads, dim = x.shape
-    grouped = x.reshape(batch, length, kv_heads, heads // kv_heads, dim)
-    return grouped.transpose(0, 2, 1, 3, 4).reshape(batch, kv_heads, -1, dim)
+def _fold(x: Float[Array, "B T N H"], group: _Group, kv_heads: int) -> Float[Array, "n B K bG H"]:
+    """The group's blocks; heads that share a key/value head become rows of one matrix, token-major."""
+    batch, _, heads, dim = x.shape
+    mine = x[:, group.start : group.stop].reshape(batch, -1, group.size, kv_heads, heads // kv_heads, dim)
+    return mine.transpose(1, 0, 3, 2, 4, 5).reshape(mine.shape[1], batch, kv_heads, -1, dim)
 
 
-def _unfold(x: Float[Array, "B K TG H"], length: int) -> Float[Array, "B T N H"]:
-    batch, kv_heads, rows, dim = x.shape
-    grouped = x.reshape(batch, kv_heads, length, rows // length, dim)
-    return grouped.transpose(0, 2, 1, 3, 4).reshape(batch, length, -1, dim)
+def _unfold(x: Float[Array, "n B K bG H"], group: _Group) -> Float[Array, "B t N H"]:
+    steps, batch, kv_heads, _, dim = x.shape
+    split = x.reshape(steps, batch, kv_heads, group.size, -1, dim)
+    return split.transpose(1, 0, 3, 2, 4, 5).reshape(batch, group.stop - group.start, -1, dim)
+
+
+def _walk(body: Callable[..., Any], carry: Any, blocks: Any) -> tuple[Any, Any]:
+    """`lax.scan`, without a loop when there is one block."""
+    if jax.tree.leaves(blocks)[0].shape[0] > 1:
+        return lax.scan(body, carry, blocks)
+    carry, out = body(carry, jax.tree.map(lambda x: x[0], blocks))
+    return carry, jax.tree.map(lambda x: x[None], out)
 
 
 def _score_maps(static: _Static) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
@@ -151,13 +171,21 @@ def _score_maps(static: _Static) -> tuple[Callable[[Array], Array], Callable[[Ar
     return (lambda x: cap * jnp.tanh(x * (scale / cap))), (lambda d, s: d * (1 - jnp.square(s / cap)) * scale)
 
 
-def _mask(block: _Block, group: int, segment_ids: Array | None, static: _Static) -> Bool[Array, "b 1 bG S"]:
-    """Keys that each folded query row of the block sees."""
-    rows = jnp.repeat(jnp.arange(block.start, block.stop), group)
-    seen = _seen(rows, jnp.arange(block.first, block.stop), static.window)[None]
+def _places(group: _Group, heads_per_key: int, segment_ids: Array | None) -> tuple[Array, Array | None]:
+    """Position ``[n, bG]`` and document ``[n, B, bG]`` of every folded query row of the group."""
+    rows = jnp.repeat(jnp.arange(group.start, group.stop), heads_per_key).reshape(-1, group.size * heads_per_key)
+    if segment_ids is None:
+        return rows, None
+    own = jnp.repeat(segment_ids[:, group.start : group.stop], heads_per_key, axis=1)
+    return rows, own.reshape(own.shape[0], *rows.shape).swapaxes(0, 1)
+
+
+def _block_mask(places: tuple[Array, Array | None], group: _Group, segment_ids: Array | None, window: int | None) -> Array:
+    """Keys that each query row of one block sees, ``[1 or B, 1, bG, S]``."""
+    rows, own = places
+    seen = _seen(rows, jnp.arange(group.first, group.stop), window)[None]
     if segment_ids is not None:
-        own = jnp.repeat(segment_ids[:, block.start : block.stop], group, axis=1)
-        seen = seen & (own[:, :, None] == segment_ids[:, None, block.first : block.stop])
+        seen = seen & (own[:, :, None] == segment_ids[:, None, group.first : group.stop])
     return seen[:, None]
 
 
@@ -169,55 +197,66 @@ _blocked = jax.custom_vjp(_blocked_primal, nondiff_argnums=(4,))
 
 
 def _blocked_fwd(q, k, v, segment_ids, static):
-    exact = jnp.promote_types(q.dtype, jnp.float32)
-    length, kv_heads = q.shape[1], k.shape[2]
-    group = q.shape[2] // kv_heads
-    rows, keys_t, values = _fold(q, kv_heads), k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    exact, kv_heads = jnp.promote_types(q.dtype, jnp.float32), k.shape[2]
+    keys_t, values = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
     to_scores, _ = _score_maps(static)
     outs, lses = [], []
-    for block in _blocks(length, static.window):
-        mine, theirs = slice(block.start * group, block.stop * group), slice(block.first, block.stop)
-        product = jnp.einsum("bkrh,bkhs->bkrs", rows[:, :, mine], keys_t[..., theirs], preferred_element_type=exact)
-        scores = jnp.where(_mask(block, group, segment_ids, static), to_scores(product), -jnp.inf)
-        peak = scores.max(axis=-1, keepdims=True)
-        weights = jnp.exp(scores - peak)
-        total = weights.sum(axis=-1, keepdims=True)
-        mixed = jnp.einsum("bkrs,bksh->bkrh", weights.astype(v.dtype), values[:, :, theirs], preferred_element_type=exact)
-        outs.append(mixed / total)
-        lses.append((peak + jnp.log(total))[..., 0])
-    out = _unfold(jnp.concatenate(outs, axis=2), length).astype(q.dtype)
-    return out, (q, k, v, segment_ids, out, jnp.concatenate(lses, axis=2))
+    for group in _groups(q, static.window, _FORWARD_TILE):
+        theirs = slice(group.first, group.stop)
+
+        def body(carry, block, group=group, theirs=theirs):
+            rows, places = block
+            product = jnp.einsum("bkrh,bkhs->bkrs", rows, keys_t[..., theirs], preferred_element_type=exact)
+            seen = _block_mask(places, group, segment_ids, static.window)
+            scores = jnp.where(seen, to_scores(product), -jnp.inf)
+            peak = scores.max(axis=-1, keepdims=True)
+            weights = jnp.exp(scores - peak)
+            total = weights.sum(axis=-1, keepdims=True)
+            mixed = jnp.einsum("bkrs,bksh->bkrh", weights.astype(v.dtype), values[:, :, theirs], preferred_element_type=exact)
+            return carry, (mixed / total, (peak + jnp.log(total))[..., 0])
+
+        places = _places(group, q.shape[2] // kv_heads, segment_ids)
+        _, (mixed, lse) = _walk(body, None, (_fold(q, group, kv_heads), places))
+        outs.append(_unfold(mixed, group))
+        lses.append(_unfold(lse[..., None], group)[..., 0])
+    out = jnp.concatenate(outs, axis=1).astype(q.dtype)
+    return out, (q, k, v, segment_ids, out, jnp.concatenate(lses, axis=1))
 
 
 def _blocked_bwd(static, saved, dout):
     """Scores are held transposed, ``[S, rows]``: every product then has its operands in the order that CPUs are fastest at."""
     q, k, v, segment_ids, out, lse = saved
-    exact, dtype = lse.dtype, q.dtype
-    length, kv_heads = q.shape[1], k.shape[2]
-    group = q.shape[2] // kv_heads
-    rows, douts = _fold(q, kv_heads), _fold(dout, kv_heads)
-    rows_t, douts_t = rows.swapaxes(2, 3), douts.swapaxes(2, 3)
+    exact, dtype, kv_heads = lse.dtype, q.dtype, k.shape[2]
     keys, values, keys_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), k.transpose(0, 2, 3, 1)
-    inner = jnp.einsum("bkrh,bkrh->bkr", douts, _fold(out, kv_heads), preferred_element_type=exact)
+    inner = jnp.einsum("btnh,btnh->btn", dout, out, preferred_element_type=exact)
     to_scores, to_products = _score_maps(static)
-    dqs_t = []
-    dk = jnp.zeros(keys.shape, exact)
-    dv = jnp.zeros(values.shape, exact)
-    for block in _blocks(length, static.window):
-        mine, theirs = slice(block.start * group, block.stop * group), slice(block.first, block.stop)
-        product = jnp.einsum("bksh,bkhr->bksr", keys[:, :, theirs], rows_t[..., mine], preferred_element_type=exact)
-        scores = to_scores(product)
-        seen = _mask(block, group, segment_ids, static).swapaxes(2, 3)
-        weights = jnp.where(seen, jnp.exp(scores - lse[:, :, None, mine]), 0)
-        dweights = jnp.einsum("bksh,bkhr->bksr", values[:, :, theirs], douts_t[..., mine], preferred_element_type=exact)
-        dproduct = to_products(weights * (dweights - inner[:, :, None, mine]), scores).astype(dtype)
-        part = jnp.einsum("bksr,bkrh->bksh", weights.astype(dtype), douts[:, :, mine], preferred_element_type=exact)
-        dv = dv.at[:, :, theirs].add(part)
-        part = jnp.einsum("bksr,bkrh->bksh", dproduct, rows[:, :, mine], preferred_element_type=exact)
-        dk = dk.at[:, :, theirs].add(part)
-        dqs_t.append(jnp.einsum("bkhs,bksr->bkhr", keys_t[..., theirs], dproduct, preferred_element_type=exact))
-    dq = _unfold(jnp.concatenate(dqs_t, axis=3).swapaxes(2, 3), length)
-    return dq.astype(dtype), dk.transpose(0, 2, 1, 3).astype(k.dtype), dv.transpose(0, 2, 1, 3).astype(v.dtype), None
+    dqs, dk, dv = [], jnp.zeros(keys.shape, exact), jnp.zeros(values.shape, exact)
+    for group in _groups(q, static.window, _BACKWARD_TILE):
+        theirs = slice(group.first, group.stop)
+
+        def body(carry, block, group=group, theirs=theirs):
+            dk, dv = carry
+            rows, rows_t, douts, douts_t, lse, inner, places = block
+            product = jnp.einsum("bksh,bkhr->bksr", keys[:, :, theirs], rows_t, preferred_element_type=exact)
+            scores = to_scores(product)
+            seen = _block_mask(places, group, segment_ids, static.window).swapaxes(2, 3)
+            weights = jnp.where(seen, jnp.exp(scores - lse), 0)
+            dweights = jnp.einsum("bksh,bkhr->bksr", values[:, :, theirs], douts_t, preferred_element_type=exact)
+            dproduct = to_products(weights * (dweights - inner), scores).astype(dtype)
+            dv = dv + jnp.einsum("bksr,bkrh->bksh", weights.astype(dtype), douts, preferred_element_type=exact)
+            dk = dk + jnp.einsum("bksr,bkrh->bksh", dproduct, rows, preferred_element_type=exact)
+            dq_t = jnp.einsum("bkhs,bksr->bkhr", keys_t[..., theirs], dproduct, preferred_element_type=exact)
+            return (dk, dv), dq_t
+
+        rows, douts, lse_row, inner_row = (_fold(x, group, kv_heads) for x in (q, dout, lse[..., None], inner[..., None]))
+        turned = (x.swapaxes(3, 4) for x in (rows, douts, lse_row, inner_row))
+        rows_t, douts_t, lse_t, inner_t = turned
+        blocks = (rows, rows_t, douts, douts_t, lse_t, inner_t, _places(group, q.shape[2] // kv_heads, segment_ids))
+        (dk_part, dv_part), dq_t = _walk(body, (dk[:, :, theirs], dv[:, :, theirs]), blocks)
+        dk, dv = dk.at[:, :, theirs].set(dk_part), dv.at[:, :, theirs].set(dv_part)
+        dqs.append(_unfold(dq_t.swapaxes(3, 4), group))
+    dq = jnp.concatenate(dqs, axis=1).astype(dtype)
+    return dq, dk.transpose(0, 2, 1, 3).astype(k.dtype), dv.transpose(0, 2, 1, 3).astype(v.dtype), None
 
 
 _blocked.defvjp(_blocked_fwd, _blocked_bwd)
