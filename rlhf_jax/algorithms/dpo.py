@@ -178,7 +178,8 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
         return batch._replace(weights=valid / jnp.maximum(jnp.sum(valid), 1))
 
     needs = {"ref_logps"} if config.reference == "precomputed" else set()
-    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=frozenset(needs))
+    frozen_trees = {"ref"} if config.reference == "online" else set()
+    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=frozenset(needs), frozen=frozenset(frozen_trees))
 
 
 def _pair_loss(c: Array, r: Array, beta: Scalar, loss_type: str, smoothing: float) -> Float[Array, " B"]:
