@@ -1,6 +1,7 @@
 """From a configuration to `Model`, a NamedTuple of pure functions of a plain nested dict of arrays."""
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
 from rlhf_jax.models.config import ModelConfig
@@ -145,22 +146,24 @@ def init_model(
     """
     model = make_model(config, mesh=mesh, compute_dtype=compute_dtype, remat=remat, layers=layers, attention=attention, head=head)
     structs = abstract_params(config, head, dtype)
-    shardings = None if mesh is None else infer_shardings(structs, mesh, replicate=replicate)
-    params = jax.jit(lambda key: _initial(model.config, structs, key), out_shardings=shardings)(key)
-    return model, params
+    shardings = jax.tree.map(lambda _: None, structs) if mesh is None else infer_shardings(structs, mesh, replicate=replicate)
 
-
-def _initial(config: ModelConfig, structs: Params, key: Key) -> Params:
-    def value(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct) -> Array:
+    def value(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct, sharding: NamedSharding | None) -> Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.endswith("scale"):
-            return jnp.full(struct.shape, 0.0 if config.norm == "rms_plus_one" else 1.0, struct.dtype)
-        if name.endswith("bias") or name == "score/kernel":
-            return jnp.zeros(struct.shape, struct.dtype)
-        drawn = jax.random.normal(jax.random.fold_in(key, zlib.crc32(name.encode())), struct.shape, jnp.float32)
-        return (config.initializer_range * drawn).astype(struct.dtype)
+        if name.endswith(("scale", "bias")) or name == "score/kernel":
+            one = name.endswith("scale") and config.norm != "rms_plus_one"
+            return jnp.full(struct.shape, float(one), struct.dtype, device=sharding)
+        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        return _normal(own, config.initializer_range, shape=struct.shape, dtype=struct.dtype, sharding=sharding)
 
-    return jax.tree_util.tree_map_with_path(value, structs)
+    return model, jax.tree_util.tree_map_with_path(value, structs, shardings)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "dtype", "sharding"))
+def _normal(key: Key, deviation: float, *, shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -> Array:
+    """One parameter; one small program per shape compiles far faster than one program for all."""
+    drawn = (deviation * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+    return drawn if sharding is None else jax.lax.with_sharding_constraint(drawn, sharding)
 
 
 def _predictable(mask: Array, segment_ids: Array | None) -> Array:
