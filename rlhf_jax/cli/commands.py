@@ -152,6 +152,7 @@ def show_logs(*, live: bool) -> bool:
     handler.set_name("rlhf_jax.cli")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # some libraries configure the root logger, which would show every line twice
     return live
 
 

@@ -38,6 +38,7 @@ def quiet_logger():
     yield
     logger.setLevel(level)
     logger.handlers[:] = handlers
+    logger.propagate = True
 
 
 @pytest.fixture(scope="module")
