@@ -1,5 +1,7 @@
 """A model of a few lines and batches for it: what the contract tests run algorithms on."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -35,6 +37,7 @@ def make_model(head=True):
     return Model(config=None, hidden=hidden, logits=logits, token_logps=logps, scores=scores if head else None)
 
 
+@functools.partial(jax.jit, static_argnames="dtype")
 def make_params(key, dtype=jnp.float32):
     keys = jax.random.split(key, 3)
     return {
@@ -55,6 +58,7 @@ def ragged(key, rows, width):
     return tokens, mask, mask & (jnp.broadcast_to(positions, (rows, width)) >= prompts)
 
 
+@functools.partial(jax.jit, static_argnames=("kind", "rows", "width"))
 def make_batch(kind, key, rows=16, width=10):
     """A batch as the loop would hand it over, before scoring. The last row (or pair) only completes the shape."""
     if kind == "pairs":

@@ -1,0 +1,183 @@
+"""GRPO and its relatives: Dr. GRPO, GSPO, CISPO, RLOO."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.algorithms import GRPOConfig, grpo, grpo_loss
+from tests.contract.fakes import make_batch, make_model, make_params
+from tests.oracles import policy as oracle
+
+
+@pytest.fixture(scope="module")
+def rollout():
+    return make_batch("prompts", jax.random.key(1))
+
+
+def arrays(seed=12):
+    rng = np.random.default_rng(seed)
+    mask = rng.random((4, 6)) < 0.7
+    logps, old, ref = rng.normal(-1.5, 0.4, (3, 4, 6))
+    return logps, old, rng.normal(size=(4, 6)), mask, ref
+
+
+@pytest.mark.parametrize("mode", ["token", "sequence"])
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+@pytest.mark.parametrize("jit", [False, True])
+def test_loss_matches_oracle(mode, kind, jit):
+    logps, old, advantages, mask, ref = arrays()
+    weights = oracle.loss_weights(mask, mode)
+    policy, _ = oracle.surrogate(logps, old, advantages, weights)
+    kl = sum(weights[i] * oracle.kl(logps[i], ref[i], kind) for i in np.ndindex(*mask.shape))
+
+    def f(*xs):
+        return grpo_loss(*xs[:4], ref_logps=xs[4], kl_coef=0.04, kl_kind=kind)
+
+    xs = [jnp.asarray(x, jnp.float32) for x in (logps, old, advantages, weights, ref)]
+    loss, metrics = (jax.jit(f) if jit else f)(*xs)
+    np.testing.assert_allclose(loss, policy + 0.04 * kl, rtol=1e-5)
+    np.testing.assert_allclose([metrics["loss/policy"], metrics["kl/ref"]], [policy, kl], rtol=1e-5)
+
+
+def test_kl_gradient_ignores_nan_in_padding():
+    logps, old, advantages, mask, ref = arrays()
+    weights = oracle.loss_weights(mask, "token")
+    dirty = [jnp.asarray(np.where(mask, x, np.nan), jnp.float32) for x in (logps, old, advantages, ref)]
+
+    def f(x):
+        return grpo_loss(x, dirty[1], dirty[2], jnp.asarray(weights, jnp.float32), ref_logps=dirty[3], kl_coef=1.0)[0]
+
+    loss, gradient = jax.value_and_grad(f)(dirty[0])
+    assert jnp.isfinite(loss) and jnp.isfinite(gradient).all() and (np.asarray(gradient)[~mask] == 0).all()
+
+
+def test_k1_as_a_loss_is_refused():
+    one = jnp.ones((1, 1))
+    for call in (
+        lambda: grpo_loss(one, one, one, one, ref_logps=one, kl_coef=0.1, kl_kind="k1"),
+        lambda: GRPOConfig(kl_kind="k1"),
+    ):
+        with pytest.raises(ValueError, match="kl_kind='k1' as a loss has zero expected gradient on-policy .* use 'k3' or 'k2'"):
+            call()
+
+
+def test_a_kl_needs_a_reference():
+    one = jnp.ones((1, 1))
+    with pytest.raises(ValueError, match="kl_coef=0.1 needs ref_logps: pass them, or set kl_coef=0"):
+        grpo_loss(one, one, one, one, kl_coef=0.1)
+    assert "kl/ref" not in grpo_loss(one, one, one, one)[1]
+    with pytest.raises(ValueError, match="surrogate='cispoo' is not known"):
+        grpo_loss(one, one, one, one, surrogate="cispoo")
+
+
+def test_no_kl_needs_no_reference(rollout):
+    model = make_model()
+    assert grpo.make(GRPOConfig(), model).needs == {"old_logps"}
+    assert grpo.make(GRPOConfig(kl_coef=0.1), model).needs == {"old_logps", "ref_logps"}
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, lambda r, v: oracle.group_advantages(r, v)),
+        ({"normalize_std": False}, lambda r, v: oracle.group_advantages(r, v, std=False)),
+        ({"baseline": "leave_one_out", "normalize_std": False}, oracle.leave_one_out),
+    ],
+)
+def test_prepare_matches_oracle(rollout, options, wanted):
+    algorithm = grpo.make(GRPOConfig(group_size=4, **options), make_model())
+    batch, aux, metrics = jax.jit(algorithm.prepare)(rollout, {})
+    rewards = np.asarray(rollout.rewards, np.float64).reshape(4, 4)
+    rows = wanted(rewards, ~np.isnan(rewards)).reshape(-1)
+    mask = np.asarray(rollout.completion_mask)
+    np.testing.assert_allclose(batch.advantages, np.where(mask, rows[:, None], 0.0), rtol=1e-4, atol=1e-6)
+    assert aux == {}
+    np.testing.assert_allclose(metrics["rewards/mean"], np.nanmean(rewards), rtol=1e-5)
+    np.testing.assert_allclose(metrics["rewards/group_std"], np.nanstd(rewards, axis=1, ddof=1).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "mode", "constant"),
+    [
+        ({}, "sequence", None),
+        ({"aggregation": "token"}, "token", None),
+        ({"aggregation": "constant", "aggregation_constant": 32}, "constant", 32),
+    ],
+)
+def test_weigh_leaves_out_ungraded_rows(rollout, options, mode, constant):
+    weights = grpo.make(GRPOConfig(**options), make_model()).weigh(rollout).weights
+    graded = ~np.isnan(np.asarray(rollout.rewards))
+    mask = np.asarray(rollout.completion_mask) & graded[:, None]
+    np.testing.assert_allclose(weights, oracle.loss_weights(mask, mode, constant), rtol=1e-5)
+    assert (weights[1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"level": "sequence"}, {"surrogate": "cispo"}, {"kl_coef": 0.1, "kl_kind": "k2"}, {"dual_clip": 3.0}],
+    ids=["gspo", "cispo", "kl", "dual"],
+)
+def test_variants_train(rollout, options):
+    """Each option reaches the loss: it differs from plain GRPO, off policy."""
+    params = make_params(jax.random.key(0))
+
+    def loss(config):
+        algorithm = grpo.make(config, make_model())
+        batch, _, _ = jax.jit(algorithm.prepare)(rollout, {})
+        return jax.jit(algorithm.loss)(params, {}, algorithm.weigh(batch), jax.random.key(0))
+
+    (plain, _), (other, metrics) = loss(GRPOConfig()), loss(GRPOConfig(**options))
+    assert float(plain) != float(other) and jnp.isfinite(other)
+    assert ("kl/ref" in metrics) == ("kl_coef" in options)
+
+
+def test_temperature_reaches_the_model(rollout):
+    params = make_params(jax.random.key(0))
+
+    def entropy(temperature):
+        algorithm = grpo.make(GRPOConfig(temperature=temperature), make_model())
+        batch, _, _ = algorithm.prepare(rollout, {})
+        return float(algorithm.loss(params, {}, algorithm.weigh(batch), jax.random.key(0))[1]["entropy/policy"])
+
+    assert entropy(10.0) > entropy(1.0) > entropy(0.1)
+
+
+def test_equal_rewards_give_no_gradient(rollout):
+    algorithm = grpo.make(GRPOConfig(), make_model())
+    flat = rollout._replace(rewards=jnp.full_like(rollout.rewards, 0.1))
+    batch, _, metrics = algorithm.prepare(flat, {})
+    assert (batch.advantages == 0).all() and float(metrics["rewards/zero_std_groups"]) == 1.0
+    gradient = jax.grad(lambda p: algorithm.loss(p, {}, algorithm.weigh(batch), jax.random.key(0))[0])(
+        make_params(jax.random.key(0))
+    )
+    assert all((g == 0).all() for g in jax.tree.leaves(gradient))
+
+
+def test_groups_of_one(rollout):
+    batch, _, _ = grpo.make(GRPOConfig(group_size=1), make_model()).prepare(rollout, {})
+    assert (batch.advantages == 0).all()
+
+
+def test_groups_must_be_whole(rollout):
+    with pytest.raises(ValueError, match="16 completions do not divide into groups: group_size=5 must divide them"):
+        grpo.make(GRPOConfig(group_size=5), make_model()).prepare(rollout, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"aggregation": "constant"}, "aggregation='constant' with aggregation_constant=None"),
+        ({"aggregation_constant": 5}, "aggregation='sequence' with aggregation_constant=5"),
+        ({"surrogate": "cispo", "level": "sequence"}, "surrogate='cispo' has a ratio per token"),
+        ({"surrogate": "cispo", "dual_clip": 3.0}, "surrogate='cispo' has a ratio per token"),
+        ({"baseline": "leave_one_out"}, "baseline='leave_one_out' is not divided .* set normalize_std=false"),
+        ({"group_size": 0}, "group_size=0 is out of range"),
+        ({"max_ratio": 0.2}, "max_ratio=0.2 is out of range"),
+        ({"kl_kind": "k9"}, "kl_kind='k9' is not known: use one of k2, k3"),
+        ({"baseline": "mean"}, "baseline='mean' is not known: use one of group_mean, leave_one_out"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        GRPOConfig(**options)

@@ -1,0 +1,45 @@
+"""rollout_metrics and group_metrics by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.algorithms.metrics import METRICS, group_metrics, rollout_metrics
+from rlhf_jax.types import PolicyBatch
+
+NAN = float("nan")
+
+
+def make_rollout():
+    completion = jnp.array([[0, 1, 1], [0, 1, 0], [0, 1, 1], [0, 0, 0]], bool)
+    return PolicyBatch(
+        tokens=jnp.zeros((4, 3), jnp.int32),
+        mask=jnp.ones((4, 3), bool),
+        completion_mask=completion,
+        rewards=jnp.array([1.0, 3.0, NAN, NAN]),
+        truncated=jnp.array([True, False, False, True]),
+    )
+
+
+def test_rollout_metrics():
+    """The last row only completes the shape: it is in no mean."""
+    got = {k: float(v) for k, v in rollout_metrics(make_rollout()).items()}
+    wanted = {"rewards/mean": 2.0, "rewards/std": 1.0, "rewards/ungraded": 1 / 3, "length/mean": 5 / 3, "length/truncated": 1 / 3}
+    assert got.keys() == wanted.keys()
+    np.testing.assert_allclose([got[k] for k in wanted], list(wanted.values()), rtol=1e-6)
+
+
+def test_sampler_difference():
+    old = jnp.array([[NAN, -1.0, -2.0], [0.0, -1.0, NAN], [0.0, -1.0, -1.0], [NAN] * 3])
+    sampler = jnp.array([[0.0, -1.5, -2.0], [0.0, -1.0, NAN], [0.0, -1.0, 0.0], [0.0] * 3])
+    got = rollout_metrics(make_rollout()._replace(old_logps=old, sampler_logps=sampler))
+    np.testing.assert_allclose([got["sampler/logp_diff"], got["sampler/logp_diff_max"]], [0.3, 1.0], rtol=1e-6)
+
+
+def test_group_metrics():
+    """A spread of 1, equal rewards, one graded completion, and a filler that is in no mean."""
+    got = group_metrics(jnp.array([[0.0, 1.0, 2.0], [0.1, 0.1, 0.1], [5.0, NAN, NAN], [NAN, NAN, NAN]]))
+    np.testing.assert_allclose([got["rewards/group_std"], got["rewards/zero_std_groups"]], [1 / 3, 2 / 3], rtol=1e-6)
+
+
+def test_every_description_is_one_line():
+    assert all(text and "\n" not in text for text in METRICS.values())
