@@ -226,8 +226,55 @@ def make(name: str, seed: int) -> None:
     print(f"{name:16s} max |out| {np.abs(out).max():.2f}")
 
 
+ROPES = [  # rope parameters, head_dim, max_position_embeddings, tokens in the row
+    ({"rope_type": "default", "rope_theta": 10000.0}, 64, 2048, 100),
+    ({"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0}, 64, 2048, 100),
+    ({"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}, 64, 2048, 100),
+    ({"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}, 64, 2048, 5000),
+    ({**LLAMA3, "rope_theta": 500000.0, "factor": 32.0, "original_max_position_embeddings": 8192}, 64, 131072, 100),
+    ({"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768}, 128, 131072, 100),
+    (
+        {"rope_type": "yarn", "rope_theta": 1e4, "factor": 40.0, "original_max_position_embeddings": 4096}
+        | {"beta_fast": 16.0, "beta_slow": 2.0, "mscale": 0.7, "mscale_all_dim": 0.5, "truncate": False},
+        64,
+        163840,
+        100,
+    ),
+    (
+        {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
+        | {"attention_factor": 0.75},
+        32,
+        128,
+        100,
+    ),
+    ({**LONGROPE, "short_factor": [1.0 + 0.1 * i for i in range(16)], "long_factor": [2.0 + i for i in range(16)]}, 32, 64, 16),
+    ({**LONGROPE, "short_factor": [1.0 + 0.1 * i for i in range(16)], "long_factor": [2.0 + i for i in range(16)]}, 32, 64, 17),
+]
+
+
+def make_ropes() -> None:
+    """Frequencies and attention factors of transformers' own functions."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    stored = []
+    for rope, head_dim, max_position, length in ROPES:
+        config = transformers.LlamaConfig(
+            hidden_size=4 * head_dim, num_attention_heads=4, max_position_embeddings=max_position, rope_parameters=dict(rope)
+        )
+        kind = rope["rope_type"]
+        compute = LlamaRotaryEmbedding.compute_default_rope_parameters if kind == "default" else ROPE_INIT_FUNCTIONS[kind]
+        frequencies, factor = compute(config, device=None, seq_len=length)
+        stored.append(
+            {"rope": rope, "head_dim": head_dim, "max_position": max_position, "length": length}
+            | {"frequencies": frequencies.tolist(), "factor": factor}
+        )
+    (GOLDEN / "rope.json").write_text(json.dumps(stored) + "\n")
+
+
 if __name__ == "__main__":
-    names = sys.argv[1:] or list(CASES)
+    make_ropes()
+    names = [name for name in sys.argv[1:] or CASES if name in CASES]
     for name in names:
         shutil.rmtree(GOLDEN / name, ignore_errors=True)
         make(name, list(CASES).index(name))

@@ -75,7 +75,7 @@ def test_a_reward_model_has_no_language_model_head():
     [
         ("qwen3", "scan", {"fsdp": 8}),
         ("gemma2", "unroll", {"fsdp": 4, "tensor": 2}),
-        ("gpt2", "scan", {"data": 2, "fsdp": 2, "tensor": 2}),
+        pytest.param("gpt2", "scan", {"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_a_mesh_changes_nothing(family, layers, sizes):

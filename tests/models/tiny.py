@@ -30,7 +30,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "mistral": {"sliding_window": 6},
     "gemma2": {"sliding_window": 6},
-    "gemma3_text": {"sliding_window": 6, "sliding_window_pattern": 2, "num_hidden_layers": 5},
+    "gemma3_text": {"sliding_window": 6, "sliding_window_pattern": 2, "num_hidden_layers": 4},
     "phi3": {"sliding_window": 6},
     "gpt2": {},
 }
