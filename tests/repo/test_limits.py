@@ -24,7 +24,9 @@ def _body_lines(node) -> int:
     docstring = ast.get_docstring(node, clean=False)
     skipped = docstring.count("\n") + 1 if docstring else 0
     first = node.body[1] if docstring and len(node.body) > 1 else node.body[0]
-    return node.end_lineno - first.lineno + 1 if docstring and len(node.body) > 1 else node.end_lineno - first.lineno + 1 - skipped
+    return (
+        node.end_lineno - first.lineno + 1 if docstring and len(node.body) > 1 else node.end_lineno - first.lineno + 1 - skipped
+    )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
