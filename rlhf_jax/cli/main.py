@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     wants_keys = arguments[:1] == ["train"] and not {"-h", "--help"}.isdisjoint(arguments)
     keys = importlib.import_module("rlhf_jax.cli.keys").describe_keys() if wants_keys else ""
-    parser = _parser(keys)
+    parser = make_parser(keys)
     try:
         options, unknown = parser.parse_known_args(arguments)
         if options.command in ("train", "evaluate"):  # argparse takes no overrides behind an option
@@ -136,8 +136,8 @@ def _report(error: Exception, *, debug: bool) -> int:
     return 1 if code is None else code
 
 
-def _parser(keys: str) -> argparse.ArgumentParser:
-    """The whole command line; `keys` is the description of all configuration keys for `train --help`."""
+def make_parser(keys: str = "") -> argparse.ArgumentParser:
+    """The whole command line; `keys` describes all configuration keys, for `train --help` (it takes imports to know them)."""
     parser = _make_parser(
         prog="rlhf-jax", description="Align language models in JAX: SFT, reward models, DPO.", epilog=TOP + EXIT_CODES
     )

@@ -1,7 +1,9 @@
 """Showing how a run goes: a live display in a terminal, plain log lines everywhere else."""
 
+import collections
 import logging
 import math
+import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +23,10 @@ PLAIN_LINES = 100
 """About so many plain lines are logged about training steps in a run; every evaluation is logged."""
 
 
+PACES = 50
+"""Steps whose median pace gives the time left."""
+
+
 class Progress:
     """Progress of one run, as a context manager.
 
@@ -36,7 +42,8 @@ class Progress:
     def __init__(self, total_steps: int, *, start_step: int = 0, live: bool | None = None, description: str = "training"):
         self._total, self._start, self._step = total_steps, start_step, start_step
         self._every = max(1, math.ceil(total_steps / PLAIN_LINES))
-        self._clock = time.monotonic()
+        self._clock: float | None = None
+        self._paces: collections.deque[float] = collections.deque(maxlen=PACES)
         self._live = sys.stderr.isatty() if live is None else live
         self._description = description
         self._bar: Any = None
@@ -45,13 +52,13 @@ class Progress:
     def __enter__(self) -> Self:
         if self._live:
             from rich.console import Console  # heavy
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-            left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+            left = (TimeElapsedColumn(), TextColumn("left {task.fields[left]}  {task.fields[text]}"))
             self._bar = Bar(*columns, *left, console=Console(stderr=True))
-            self._task = self._bar.add_task(self._description, total=self._total, completed=self._start, text="")
+            self._task = self._bar.add_task(self._description, total=self._total, completed=self._start, left="unknown", text="")
             self._bar.start()
         return self
 
@@ -72,18 +79,20 @@ class Progress:
         if split != "train":
             _log.info("step %d/%d %s: %s", step, self._total, split, text)
             return
-        self._step = step
+        now = time.monotonic()
+        if self._clock is not None and step > self._step:
+            self._paces.append((now - self._clock) / (step - self._step))
+        self._clock, self._step = now, step
         if step % self._every == 0 or step == self._total or step == self._start + 1:
             _log.info("step %d/%d: %s, left %s", step, self._total, text, self.time_left())
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, text=text)
+            self._bar.update(self._task, completed=step, left=self.time_left(), text=text)
 
     def time_left(self) -> str:
-        """Time to the last step at the average pace of this session, as h:mm:ss."""
-        done = self._step - self._start
-        if done <= 0:
+        """Time to the last step as h:mm:ss, at the median pace of the last steps: compiling does not count."""
+        if not self._paces:
             return "unknown"
-        seconds = round((time.monotonic() - self._clock) / done * (self._total - self._step))
+        seconds = round(statistics.median(self._paces) * (self._total - self._step))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 

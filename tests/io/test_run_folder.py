@@ -32,7 +32,8 @@ def test_what_a_run_leaves(tmp_path):
     last = folder.last_metrics()
     assert last == {"loss/total": 0.25, "rewards/accuracy": 0.75, "train/loss/total": pytest.approx(1 / 3), "train/lr": 0.1}
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "step 1/3: loss 1.0000, left 0:00:" in log
+    assert "step 1/3: loss 1.0000, left unknown\n" in log
+    assert "step 3/3: loss 0.3333, left 0:00:00\n" in log
     assert "step 3/3 eval: loss 0.2500 accuracy 0.750" in log
     assert (tmp_path / "run" / "metrics.png").read_bytes().startswith(b"\x89PNG")
 
@@ -118,8 +119,17 @@ def test_progress_lines_are_thinned_out(caplog):
             progress.update(step, {"loss/total": 1.0})
         progress.update(1000, {"loss/total": 1.0}, split="eval")
     assert len(caplog.messages) == 102
-    assert caplog.messages[0].startswith("step 1/1000: loss 1.0000, left 0:0")
+    assert caplog.messages[0].startswith("step 1/1000: loss 1.0000, left ")
     assert caplog.messages[-1] == "step 1000/1000 eval: loss 1.0000"
+
+
+def test_time_left_is_the_median_pace_so_that_compiling_does_not_count(monkeypatch):
+    clock = iter([100.0, 500.0, 502.0, 504.0, 506.0])
+    monkeypatch.setattr("rlhf_jax.io.progress.time.monotonic", lambda: next(clock))
+    progress = Progress(3604, start_step=10, live=False)
+    for step in (11, 12, 13, 14):
+        progress.update(step, {"loss/total": 1.0})
+    assert progress.time_left() == "1:59:40"
 
 
 def test_live_display_shows_loss_throughput_and_time_left(capsys, monkeypatch):
