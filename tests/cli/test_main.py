@@ -5,12 +5,15 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from rlhf_jax import loops
 from rlhf_jax.cli import main as cli
 from rlhf_jax.cli.main import ERROR_CODES, exit_code, main
 
@@ -219,6 +222,43 @@ def test_debug_shows_the_traceback(capsys):
     assert main(["train", "absent.yaml", "--debug"]) == 2
     shown = capsys.readouterr().err
     assert "Traceback" in shown and shown.endswith("error: absent.yaml: no such configuration file\n")
+
+
+def test_an_interrupted_run_saves_and_exits_with_130(capsys, config, tmp_path):
+    run_dir = tmp_path / "run"
+    metrics = run_dir / "metrics.jsonl"
+
+    def interrupt_when_training():
+        while not metrics.exists() or metrics.read_text().count('"train"') < 3:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt_when_training)
+    thread.start()
+    arguments = ["train", str(config), f"run_dir={run_dir}", "training.max_steps=1000000", "training.eval_every=0"]
+    assert main([*arguments, "training.save_every=0"]) == 130
+    thread.join()
+    shown = capsys.readouterr()
+    assert shown.out.endswith("interrupted; the state is saved, and the same command goes on from there\n")
+    (step,) = [int(folder.name) for folder in (run_dir / "checkpoints").iterdir()]
+    assert f"({step} steps)" in shown.out and step >= 3
+    assert not (run_dir / "export").exists()
+
+
+def test_quickstart_prints_before_and_after(capsys, monkeypatch, tmp_path):
+    def quickstart(run_dir, *, seed, progress):
+        assert (run_dir, seed, progress) == (str(tmp_path), 3, False)
+        history = [{"step": step, "split": "eval", "rewards/accuracy": accuracy} for step, accuracy in ((0, 0.5), (25, 0.875))]
+        before, after = {"exact_match": 0.25}, {"exact_match": 0.75}
+        return loops.QuickstartResult(before, after, history, {"sft": 60.0, "dpo": 30.4}, tmp_path / "dpo" / "export")
+
+    monkeypatch.setattr(loops, "quickstart", quickstart)
+    assert main(["quickstart", str(tmp_path), "--seed", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"exact_match +│ +0.25 +│ +0.75", shown)
+    assert re.search(r"metric +┃ +step 0 +┃ +step 25", shown) and re.search(r"rewards/accuracy +│ +0.5 +│ +0.875", shown)
+    assert "(sft 60 s, dpo 30 s)" in shown
+    assert f"plot of reward margin and held-out accuracy: {tmp_path}/dpo/metrics.png" in shown
 
 
 def test_ctrl_c_exits_with_130(capsys, monkeypatch):

@@ -14,8 +14,8 @@ FILES = sorted((REPO / "configs").glob("*.yaml"))
 HEADER = {
     "command": r"rlhf-jax train configs/NAME( [\w.]+=\S+)*",
     "hardware": r".+",
-    "minutes": r"\d+.*",
-    "metric": r".*\d.*",
+    "minutes": r"\d.*|not measured: .+",
+    "metric": r".*\d.*|not measured: .+",
 }
 
 
