@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from rlhf_jax.algorithms import METRICS
-from rlhf_jax.cli.main import _parser
+from rlhf_jax.cli.main import make_parser
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text()
@@ -37,10 +37,10 @@ def test_commands_parse(line):
     words = shlex.split(line)[1:]
     if "--help" in words:
         with pytest.raises(SystemExit) as caught:
-            _parser("").parse_args(words)
+            make_parser("").parse_args(words)
         assert caught.value.code == 0
         return
-    _parser("").parse_args(words)
+    make_parser("").parse_args(words)
     for word in words:
         if word.startswith("configs/"):
             assert (REPO / word).is_file(), word
