@@ -5,7 +5,7 @@ are when the model samples. The answer's EOS belongs to the answer.
 """
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -54,7 +54,9 @@ def render(example: TextExample | PairExample, tokenizer: Tokenizer) -> Rendered
     prompt = example.prompt
     if isinstance(prompt, list):
         opening = _apply_template(tokenizer, prompt, add_generation_prompt=True)
-        return Rendered(opening, [_render_turns(prompt, answer, opening, tokenizer) for answer in answers], True)
+        return Rendered(
+            opening, [_render_turns(prompt, cast(list[Message], answer), opening, tokenizer) for answer in answers], True
+        )
     return Rendered(prompt or "", [_transcript_segments(prompt, answer) for answer in answers], False)
 
 
@@ -67,9 +69,7 @@ def _transcript_segments(prompt: str | None, answer: Content) -> list[Segment]:
     return [part for part in parts if part.text]
 
 
-def _render_turns(prompt: list[Message], answer: Content, opening: str, tokenizer: Tokenizer) -> list[Segment]:
-    if isinstance(answer, str):
-        answer = [{"role": "assistant", "content": answer}]
+def _render_turns(prompt: list[Message], answer: list[Message], opening: str, tokenizer: Tokenizer) -> list[Segment]:
     segments: list[Segment] = []
     done = opening
     for index, message in enumerate(answer):

@@ -8,6 +8,7 @@ import csv
 import difflib
 import gzip
 import hashlib
+import io
 import json
 import pathlib
 import re
@@ -152,7 +153,7 @@ def _read_file(file: pathlib.Path) -> Iterator[RawRow]:
 
 def _open_text(file: pathlib.Path) -> IO[str]:
     if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8", newline="")
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
     return file.open(encoding="utf-8-sig", newline="")
 
 
@@ -180,9 +181,7 @@ def _read_json(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
     """A JSON array of objects; a .json file with one object a line is read as JSON lines."""
     text = stream.read()
     if not text.lstrip().startswith("["):
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.strip():
-                yield _json_row(f"{file}:{number}", line)
+        yield from _read_json_lines(file, io.StringIO(text))
         return
     try:
         rows = json.loads(text)
@@ -195,9 +194,12 @@ def _read_json(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
 def _read_csv(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     reader = csv.DictReader(stream, strict=True)
+    try:
+        count = len(reader.fieldnames or ())
+    except csv.Error as error:
+        raise DataError(f"{file}:1: the header is not valid CSV ({error})") from None
     while True:
-        start = reader.line_num + 1 if reader.fieldnames else 1
-        where = f"{file}:{max(start, 2)}"
+        where = f"{file}:{reader.reader.line_num + 1}"
         try:
             row: dict[Any, Any] | None = next(reader, None)
         except csv.Error as error:
@@ -206,7 +208,6 @@ def _read_csv(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
         if row is None:
             return
         if None in row or None in row.values():
-            count = len(reader.fieldnames or ())
             yield RawRow(where, None, BadRow("invalid CSV", f"the line does not have the header's {count} fields"))
         else:
             yield RawRow(where, row)

@@ -1,6 +1,7 @@
 """A split to token arrays: in chunks, in parallel, with progress, kept on disk under a fingerprint."""
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import hashlib
 import json
@@ -141,9 +142,14 @@ def _tokenize_chunks(rows: list[Example], tokenizer: FastTokenizer, config: Data
     if num_proc > 1:
         # spawn, not fork: forking a process in which JAX has threads can deadlock
         context = multiprocessing.get_context("spawn")
-        setup = (tokenizer.backend.to_str(), tokenizer.config, config)
+        setup = _worker_setup(tokenizer, config)
         with concurrent.futures.ProcessPoolExecutor(num_proc, context, _start_worker, setup) as pool:
-            yield from _progress(pool.map(_work, chunks), len(chunks))
+            try:
+                yield from _progress(pool.map(_work, chunks), len(chunks))
+            except concurrent.futures.process.BrokenProcessPool:
+                raise DataError(
+                    "a tokenisation process died: guard the script with if __name__ == '__main__', or set data.num_proc=1"
+                ) from None
     else:
         yield from _progress((tokenize_chunk(chunk, tokenizer, config) for chunk in chunks), len(chunks))
 
@@ -155,6 +161,10 @@ def _progress(chunks: Iterator[_Chunk], total: int) -> Iterator[_Chunk]:
 
 
 _worker: dict = {}  # of a worker process only: its tokenizer and options
+
+
+def _worker_setup(tokenizer: FastTokenizer, config: DataConfig) -> tuple:
+    return tokenizer.backend.to_str(), tokenizer.config, config
 
 
 def _start_worker(backend: str, tokenizer_config: dict, config: DataConfig) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 import threading
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_jax.data import DataConfig, DataError, Loader, byte_tokenizer, make_loader, prefetch
+from rlhf_jax.data import DataConfig, DataError, Loader, byte_tokenizer, make_loader, prefetch, tokenize
 
 BYTES = byte_tokenizer()
 EOS, PAD = BYTES.eos_id, BYTES.pad_id
@@ -266,6 +267,14 @@ def test_processes_give_the_same_tokens(tmp_path) -> None:
     assert one.num_examples == two.num_examples == 700
     for step in (0, 50, one.batches_per_epoch - 1):
         assert_same(one.batch(step), two.batch(step))
+
+
+def test_a_dead_process_is_one_line(tmp_path, monkeypatch) -> None:
+    path = write(tmp_path / "t.jsonl", text_rows(600))
+    monkeypatch.setattr(tokenize, "_start_worker", os._exit)
+    monkeypatch.setattr(tokenize, "_worker_setup", lambda *_: (3,))
+    with pytest.raises(DataError, match=r"^a tokenisation process died: guard the script with if __name__ == '__main__', or"):
+        text_loader(path, num_proc=2)
 
 
 def test_held_out_split(text_path: str) -> None:

@@ -52,11 +52,27 @@ def test_places(tmp_path) -> None:
     assert [row.where for row in rows] == [f"{path}:1", f"{path}:3", f"{path}:4", f"{path}:5"]
     assert [row.error and row.error.reason for row in rows] == [None, "invalid JSON", "wrong type", None]
     table = tmp_path / "a.csv"
-    table.write_text('text,n\n"two\nlines",1\nfour,2\nfive\nsix,3,4\n', encoding="utf-8")
+    table.write_text('text,n\n"two\nlines",1\nfour,2\nfive\nsix,3,4\n"sev"en,5\neight,6\n', encoding="utf-8")
     rows = read(table)
-    assert [row.where for row in rows] == [f"{table}:2", f"{table}:4", f"{table}:5", f"{table}:6"]
-    assert [row.error and row.error.reason for row in rows] == [None, None, "invalid CSV", "invalid CSV"]
+    assert [row.where for row in rows] == [f"{table}:2", f"{table}:4", f"{table}:5", f"{table}:6", f"{table}:7", f"{table}:8"]
+    assert [row.error is not None for row in rows] == [False, False, True, True, True, False]
+    assert {row.error.reason for row in rows if row.error} == {"invalid CSV"}
     assert rows[0].columns == {"text": "two\nlines", "n": "1"}
+
+
+def test_a_line_separator_in_a_text_ends_no_line(tmp_path) -> None:
+    for name in ("a.json", "a.jsonl"):
+        (tmp_path / name).write_text('{"text": "a\u2028b"}\n{"text": "c"}\n', encoding="utf-8")
+        assert [row["text"] for row in columns(tmp_path / name)] == ["a\u2028b", "c"]
+
+
+def test_verl_rows(tmp_path) -> None:
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "2+2?"}]
+    row = {"data_source": "d", "prompt": chat, "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {"index": 0}}
+    datasets.Dataset.from_list([row]).to_parquet(str(tmp_path / "v.parquet"))
+    [example] = load_examples(DataConfig(path=str(tmp_path / "v.parquet")), kind="prompts").rows
+    assert example.prompt == chat
+    assert example.columns["ground_truth"] == "4" and example.columns["data_source"] == "d"
 
 
 def test_byte_order_mark(tmp_path) -> None:
@@ -141,6 +157,7 @@ UNREADABLE = [
     ("a.parquet", b"PAR1 nonsense", "{path} cannot be read as parquet: "),
     ("a.jsonl", b"", "{path} is empty: it holds no rows"),
     ("a.csv", b"", "{path} is empty: it holds no rows"),
+    ("a.csv", b'"te"xt\na\n', "{path}:1: the header is not valid CSV ("),
     ("a.csv", b"text\n", "{path} is empty: it holds no rows"),
     ("a.json", b"[]", "{path} is empty: it holds no rows"),
 ]
