@@ -8,6 +8,8 @@ from rlhf_jax.data.errors import DataError
 
 FORMATS = ("auto", "text", "messages", "prompt_completion", "preference", "prompt")
 TRUNCATIONS = ("keep_end", "keep_start", "drop")
+ON_ERROR = ("strict", "skip")
+TRAIN_ON = ("completion", "all")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,8 @@ class DataConfig:
     """Replaces the tokenizer's chat template: Jinja source or the path of a .jinja file."""
     append_eos: bool = True
     """End every completion (and every `text`) with EOS, once."""
+    train_on: Literal["completion", "all"] = "completion"
+    """SFT only: "completion" trains on the answers, "all" on every token of prompt and answers (`text` rows always do)."""
     max_length: int = 1024
     """Tokens of a row at most, prompt and completion together."""
     max_prompt_len: int | None = None
@@ -77,7 +81,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.path:
             raise DataError("data.path is empty: give a file, folder, hub name or 'synthetic:arithmetic'")
-        for field, allowed in (("format", FORMATS), ("truncation", TRUNCATIONS), ("on_error", ("strict", "skip"))):
+        for field, allowed in (("format", FORMATS), ("truncation", TRUNCATIONS), ("on_error", ON_ERROR), ("train_on", TRAIN_ON)):
             value = self.__dict__[field]
             if value not in allowed:
                 raise DataError(f"data.{field} {value!r} is not one of {', '.join(allowed)}")

@@ -162,6 +162,8 @@ def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_pr
     for row in rows:
         room = limit - len(prompt)
         trained = [False] * len(prompt) + row.trained[:room]
+        if config.train_on == "all":
+            trained = [True] * len(trained)
         trained[:1] = [False]  # nothing predicts the first token
         if True not in trained:
             raise Dropped("no completion token")

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.formats import (
+    ASSISTANT,
     READABLE,
     Content,
     Example,
@@ -42,8 +43,8 @@ def load_examples(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
     """Reads and validates the rows of a split.
 
     The held-out share (`eval_fraction`, `eval_size`) is cut prompt by prompt: rows with the same prompt are never on both
-    sides. Which prompts go depends on their text and `eval_seed` only, so SFT, reward model and DPO runs on one file hold
-    out the same prompts.
+    sides. Prompts are ranked by a hash of their text and `eval_seed`, so SFT, reward model and DPO runs that read the same
+    rows hold out the same prompts. (A bare `text` is its own prompt; a bare transcript counts up to its last answer.)
 
     Args:
         config: where from and how.
@@ -161,6 +162,6 @@ def _cut(examples: ExampleSet, config: DataConfig) -> tuple[list[Example], list[
 def _prompt_key(example: Example, seed: int) -> bytes:
     prompt: Content | None = example.prompt
     if isinstance(example, TextExample) and prompt is None:
-        prompt = example.completion
-    text = json.dumps([seed, prompt], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).digest()
+        text = str(example.completion)
+        prompt = text[: text.rindex(ASSISTANT) + len(ASSISTANT)] if ASSISTANT in text else text
+    return hashlib.sha256(json.dumps([seed, prompt], sort_keys=True, default=str).encode()).digest()

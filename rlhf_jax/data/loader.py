@@ -52,6 +52,8 @@ def make_loader(
         raise DataError(f"kind {kind!r} has no batches: text or pairs (prompts are read with load_examples)")
     if config.packing and kind != "text":
         raise DataError("data.packing is for SFT only: pairs keep a row each")
+    if config.train_on == "all" and kind != "text":
+        raise DataError("data.train_on 'all' is for SFT only: pairs are scored on their completions")
     if batch_size < 1:
         raise DataError(f"batch_size {batch_size} must be at least 1")
     if config.chat_template is not None:

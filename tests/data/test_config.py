@@ -9,6 +9,7 @@ WRONG = [
     ({"format": "chat"}, "data.format 'chat' is not one of auto, text, messages, prompt_completion, preference, prompt"),
     ({"truncation": "left"}, "data.truncation 'left' is not one of keep_end, keep_start, drop"),
     ({"on_error": "ignore"}, "data.on_error 'ignore' is not one of strict, skip"),
+    ({"train_on": "prompt"}, "data.train_on 'prompt' is not one of completion, all"),
     ({"max_length": 1}, "data.max_length 1 is too small: at least 2"),
     ({"num_proc": 0}, "data.num_proc 0 is too small: at least 1"),
     ({"num_buckets": 0}, "data.num_buckets 0 is too small: at least 1"),

@@ -48,6 +48,14 @@ def test_bare_text_trains_on_all_but_the_first_token() -> None:
     assert row == EncodedRow([97, 98, 99, EOS], [False, True, True, True])
 
 
+def test_train_on_all() -> None:
+    [row] = encode(TextExample("ab", "c", ""), train_on="all")
+    assert row == EncodedRow([97, 98, 99, EOS], [False, True, True, True])
+    tokenizer = BYTES.with_chat_template(CHATML)
+    [row] = encode(TextExample([USER], [answer("A"), USER, answer("B")], ""), tokenizer, train_on="all")
+    assert row.trained == [False] + [True] * (len(row.ids) - 1)
+
+
 def test_pair_shares_the_prompt() -> None:
     rows = encode(PairExample("ab", " c", " de", None, ""))
     assert [row.ids for row in rows] == [[97, 98, 32, 99, EOS], [97, 98, 32, 100, 101, EOS]]

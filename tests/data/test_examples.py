@@ -164,6 +164,15 @@ def test_real_transcripts(shared_data) -> None:
     assert [row.prompt for row in sft] == [row.prompt for row in held_out.rows]
 
 
+def test_real_bare_transcripts_hold_out_the_same_prompts(shared_data) -> None:
+    """SFT on whole transcripts must not have seen the prompts that DPO is judged on."""
+    path = str(shared_data / "hh-rlhf" / "pairs.jsonl")
+    pairs = load_examples(DataConfig(path=path, on_error="skip", eval_fraction=0.1), kind="pairs", split="eval").rows
+    bare = DataConfig(path=path, format="text", columns={"text": "chosen"}, eval_fraction=0.1)
+    trained_on = {row.where for row in load_examples(bare, kind="text").rows}
+    assert len(trained_on & {row.where for row in pairs}) <= 1  # 4 rows more are read, so one prompt may change sides
+
+
 def test_real_questions(shared_data) -> None:
     config = DataConfig(
         path=str(shared_data / "gsm8k"), columns={"prompt": "question", "completion": "answer"}, eval_split="test"

@@ -288,6 +288,7 @@ LOADER_ERRORS = [
     ({}, {"kind": "prompts"}, "kind 'prompts' has no batches: text or pairs (prompts are read with load_examples)"),
     ({}, {"batch_size": 0}, "batch_size 0 must be at least 1"),
     ({"packing": True}, {"kind": "pairs"}, "data.packing is for SFT only: pairs keep a row each"),
+    ({"train_on": "all"}, {"kind": "pairs"}, "data.train_on 'all' is for SFT only: pairs are scored on their completions"),
     (
         {"max_length": 3, "truncation": "drop"},
         {},
