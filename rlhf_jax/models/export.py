@@ -84,7 +84,8 @@ def _write_weights(folder: Path, parts: list[Piece], params: Params, dtype: np.d
     tensors = _tensors(parts, params, dtype)
     if len(groups) == 1:
         return _write_file(folder / SINGLE, dict(tensors))
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     for number, names in enumerate(groups, 1):
         file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
         part_tensors = dict(next(tensors) for _ in names)
@@ -123,10 +124,9 @@ def _leaf(params: Params, part: Piece) -> jax.Array:
 
 def _check_same(config: ModelConfig, contents: Mapping[str, Any]) -> None:
     read = ModelConfig.from_hf(contents)
-    ids = {name: None for name in _TOKENS}
-    if dataclasses.replace(read, **ids) != dataclasses.replace(config, **ids):
-        changed = [field.name for field in dataclasses.fields(config) if field.name not in _TOKENS]
-        changed = [name for name in changed if read.__dict__[name] != config.__dict__[name]]
+    names = [field.name for field in dataclasses.fields(config) if field.name not in _TOKENS]
+    changed = [name for name in names if read.__dict__[name] != config.__dict__[name]]
+    if changed:
         raise ValueError(f"extra_config changes {changed[0]} of the architecture; only add keys that leave it as it is")
 
 

@@ -74,13 +74,14 @@ def load_pretrained(
     def load(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct, sharding: Any) -> Array:
         part = by_path.get(tuple(entry.key for entry in path))
 
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
+        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+            index = index or (slice(None),) * len(struct.shape)
             if part is None:
                 return _fresh_head(struct, key)[index]
             return read_parameter(checkpoint, part, struct.shape, index, struct.dtype)
 
         if sharding is None:
-            return jnp.asarray(shard((slice(None),) * len(struct.shape)))
+            return jnp.asarray(shard(None))
         return jax.make_array_from_callback(struct.shape, sharding, shard)
 
     placed = shardings if shardings is not None else jax.tree.map(lambda _: None, structs)
