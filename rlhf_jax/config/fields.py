@@ -131,6 +131,20 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def defaults(cls: type, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> default of the fields that have one, nested sections in place."""
+    found: dict[str, Any] = {}
+    for name, (field, tp) in settable(cls).items():
+        section = section_class(tp)
+        if section is not None:
+            found |= defaults(section, f"{prefix}{name}.")
+        elif field.default is not dataclasses.MISSING:
+            found[prefix + name] = plain(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            found[prefix + name] = plain(field.default_factory())
+    return found
+
+
 def field_docs(cls: type) -> dict[str, str]:
     """Field name -> its documentation, read from the source of the class (see `describe_section`)."""
     try:

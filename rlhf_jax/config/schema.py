@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.config.document import read_document, render, settled
-from rlhf_jax.config.fields import flat, plain
+from rlhf_jax.config.fields import defaults, flat, plain
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.sharding import MeshConfig
 from rlhf_jax.training import OptimizerConfig
@@ -193,6 +193,8 @@ class Config:
             ConfigError: the file cannot be read.
         """
         old, new = flat(settled(read_document(pathlib.Path(path)).tree)), flat(self.to_tree())
+        unsaid = defaults(type(self)) | defaults(type(self.algorithm), "algorithm.")  # keys that came after the file was written
+        old |= {key: unsaid[key] for key in new.keys() - old.keys() if key in unsaid}
         return [
             f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
             for key in sorted(old.keys() | new.keys())

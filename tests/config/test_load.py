@@ -211,6 +211,16 @@ def test_what_may_change_between_a_run_and_its_continuation(file, tmp_path):
     assert changed.changes_since(tmp_path / "config.yaml") == ["algorithm.beta: 0.05 -> 0.2", "training.max_steps: None -> 3"]
 
 
+def test_a_run_made_before_an_option_existed_can_go_on(file, tmp_path):
+    config = load_config(file)
+    older = [line for line in config.to_yaml().splitlines() if "label_smoothing" not in line and "pad_multiple" not in line]
+    (tmp_path / "config.yaml").write_text("\n".join(older))
+    assert config.changes_since(tmp_path / "config.yaml") == []
+    changed = load_config(file, ["data.pad_multiple=32", "data.columns={chosen: better}"])
+    changes = changed.changes_since(tmp_path / "config.yaml")
+    assert "data.pad_multiple: 16 -> 32" in changes and "data.columns.chosen: None -> 'better'" in changes
+
+
 def test_unregistered_algorithm_is_refused():
     with pytest.raises(ValueError, match="TrainingConfig is not the configuration of an algorithm; known: SFTConfig, "):
         Config(algorithm=TrainingConfig(), run_dir="x", data=DataConfig(path="x"))
