@@ -38,7 +38,8 @@ def attention(
     Implementations:
 
     * ``"blocked"``: blocks of queries, each against its own prefix (or window) of keys only, recomputed in the backward pass
-      from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135). Holds one block of scores, never ``[B, N, T, T]``.
+      from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135). Never holds ``[B, N, T, T]``, but at
+      most 8 blocks of about 2M scores (backward: 1M).
     * ``"dot_product"``: `jax.nn.dot_product_attention`, which compilers for GPU and TPU recognise. No softcap.
     * ``"xla"``: plain products and softmax; the reference that the others are tested against.
     * ``"auto"``: "blocked" on CPU; elsewhere "dot_product", or "xla" when there is a softcap.
@@ -128,8 +129,8 @@ class _Group(NamedTuple):
 def _groups(q: Array, window: int | None, tile: int) -> Iterator[_Group]:
     """Groups of 64 queries, or larger so that there are at most 8: the program is unrolled over them.
 
-    Inside a group a loop walks blocks of 16, 32, ... queries, so that one block of scores has about `tile` entries: on a CPU
-    it stays in cache, and the loop makes the compiler reuse one buffer.
+    Inside a group a loop walks blocks of 16, 32, ... queries, so that one block of scores has at most about `tile` entries:
+    on a CPU it stays in cache, and the loop makes the compiler reuse one buffer.
     """
     batch, length, heads, _ = q.shape
     span = max(_MIN_GROUP, -(-length // (_MAX_GROUPS * _MIN_GROUP)) * _MIN_GROUP)

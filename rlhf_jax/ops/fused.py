@@ -81,7 +81,7 @@ def fused_token_logps(
         hidden: states after the final norm; ``hidden[:, t-1]`` predicts ``tokens[:, t]``. float32, float64, bf16 or f16:
             products run in this precision with float32 (float64) accumulation, statistics in float32 (float64). Gradients flow.
         unembed: unembedding, one row per vocabulary entry. Gradients flow.
-        tokens: taken tokens, in ``[0, V)``; ids outside (padding with -100, say) are clipped and their rows are the caller's to mask.
+        tokens: taken tokens, in ``[0, V)``; ids outside (-100 at padding, say) are clipped; their rows are the caller's to mask.
         temperature: divides the logits, > 0; may be traced. No gradient.
         softcap: logits are bounded to (-softcap, softcap), applied before `temperature` (Gemma 2); may be traced. No gradient.
         scored: columns t of the *predicted* token to compute, in ``[1, T)``; -1 is filler. Other columns cost nothing and get 0.
