@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.attention import attention
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.linear import linear
 from rlhf_jax.models.rope import apply_rope
 
 _ACTIVATIONS = {
@@ -38,7 +39,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Array) -> Array:
         lead = x.shape[: x.ndim - len(self.inputs)]
         kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
-        y = x.reshape(*lead, math.prod(self.inputs)) @ kernel
+        y = linear(x.reshape(*lead, math.prod(self.inputs)), kernel)
         if self.has_bias:
             y = y + self.bias[...].astype(x.dtype).reshape((1,) * len(lead) + (-1,))
         return y.reshape(*lead, *self.outputs)
