@@ -77,7 +77,7 @@ def parse_document(text: str, name: str) -> Document:
     if node is None:
         return Document({}, {})
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{name}: the top level must be a mapping of sections (key: value), not a {node.id}")
+        raise ConfigError(f"{name}: the top level must be a mapping of sections (key: value), not a {_kind(node)}")
     lines: dict[str, int] = {}
     return Document(_construct(node, name, "", lines, ()), lines)
 
@@ -106,6 +106,7 @@ def parse_value(text: str, name: str) -> Any:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {_describe_yaml_error(error)}") from None
+    assert node is not None, "the text opens with a bracket, brace or quote"
     return _construct(node, name, "", {}, ())
 
 
@@ -138,7 +139,7 @@ def _construct(node: yaml.Node, name: str, path: str, lines: dict[str, int], ope
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError(f"{name}: line {line}: a key must be plain text, not a {key_node.id}")
+            raise ConfigError(f"{name}: line {line}: a key must be plain text, not a {_kind(key_node)}")
         key = key_node.value
         dotted = f"{path}.{key}" if path else key
         if key in tree:
@@ -175,6 +176,10 @@ def _float_text(value: float) -> str:
         return ".inf" if value > 0 else "-.inf"
     mantissa, exponent, power = repr(value).partition("e")
     return repr(value) if not exponent else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{power}"
+
+
+def _kind(node: yaml.Node) -> str:
+    return type(node).__name__.removesuffix("Node").lower()
 
 
 def _describe_yaml_error(error: yaml.YAMLError) -> str:
