@@ -22,7 +22,7 @@ TABLE = [
 
 @pytest.fixture(scope="module")
 def rollout():
-    return make_batch("prompts", jax.random.key(1))
+    return make_batch("prompts", 1)
 
 
 @pytest.mark.parametrize(("ratio", "advantage", "loss", "slope"), TABLE)

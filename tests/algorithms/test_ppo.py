@@ -12,7 +12,7 @@ from tests.oracles import policy as oracle
 
 @pytest.fixture(scope="module")
 def rollout():
-    return make_batch("prompts", jax.random.key(1))
+    return make_batch("prompts", 1)
 
 
 def prepare(batch, aux=None, **options):
@@ -86,7 +86,7 @@ def test_fixed_coefficient_has_no_state(rollout):
 
 def test_values_are_aligned_with_the_token_they_precede():
     """values[:, t] is the head read at token t-1: the state in which token t is chosen."""
-    model, params, batch = make_model(), make_params(jax.random.key(0)), make_batch("prompts", jax.random.key(1))
+    model, params, batch = make_model(), make_params(0), make_batch("prompts", 1)
     scores = model.scores(params, batch.tokens, batch.mask)
     values = ppo.token_values(model, params, batch)
     np.testing.assert_array_equal(values[:, 1:], scores[:, :-1])
@@ -94,7 +94,7 @@ def test_values_are_aligned_with_the_token_they_precede():
 
 
 def test_separate_and_shared_critic(rollout):
-    model, params, critic = make_model(), make_params(jax.random.key(0)), make_params(jax.random.key(5))
+    model, params, critic = make_model(), make_params(0), make_params(5)
     apart, together = PPOConfig(), PPOConfig(critic="shared")
     assert ppo.split_params(apart, {"policy": params, "critic": critic}) == (params, critic)
     assert ppo.split_params(together, params) == (params, params)

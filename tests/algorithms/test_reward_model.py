@@ -55,7 +55,7 @@ def test_bf16_scores_compute_in_float32():
 
 
 def test_score_is_read_at_the_last_present_token():
-    batch, model, params = make_batch("pairs", jax.random.key(1)), make_model(), make_params(jax.random.key(0))
+    batch, model, params = make_batch("pairs", 1), make_model(), make_params(0)
     got, score = reward_model.pair_scores(model, params, batch), jax.jit(model.scores)
     for pair in range(3):
         for side in range(2):
@@ -65,7 +65,7 @@ def test_score_is_read_at_the_last_present_token():
 
 
 def test_margin_of_the_batch_is_used():
-    batch, params = make_batch("pairs", jax.random.key(1)), make_params(jax.random.key(0))
+    batch, params = make_batch("pairs", 1), make_params(0)
     algorithm = reward_model.make(RewardModelConfig(), make_model())
     plain, _ = algorithm.loss(params, {}, algorithm.weigh(batch), jax.random.key(0))
     margin = jnp.full(batch.valid.shape, 2.0)
@@ -74,7 +74,7 @@ def test_margin_of_the_batch_is_used():
 
 
 def test_no_valid_pair():
-    batch = make_batch("pairs", jax.random.key(1))
+    batch = make_batch("pairs", 1)
     algorithm = reward_model.make(RewardModelConfig(), make_model())
     weights = algorithm.weigh(batch._replace(valid=jnp.zeros_like(batch.valid))).weights
     assert (weights == 0).all()

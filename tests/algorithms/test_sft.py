@@ -32,7 +32,7 @@ def test_packing_changes_nothing(aggregation):
 
 
 def test_token_and_sequence_averages_differ_as_they_should():
-    batch, model, params = make_batch("text", jax.random.key(3)), make_model(), make_params(jax.random.key(0))
+    batch, model, params = make_batch("text", 3), make_model(), make_params(0)
     logps, _ = model.token_logps(params, batch.tokens, batch.mask)
     by_row = [np.asarray(row)[np.asarray(m)] for row, m in zip(logps, batch.completion_mask, strict=True) if m.any()]
     for aggregation, wanted in (
@@ -46,17 +46,15 @@ def test_token_and_sequence_averages_differ_as_they_should():
 
 def test_nothing_to_train_on():
     algorithm = sft.make(SFTConfig(), make_model())
-    batch = make_batch("text", jax.random.key(3))
+    batch = make_batch("text", 3)
     batch = algorithm.weigh(batch._replace(completion_mask=jnp.zeros_like(batch.completion_mask)))
-    loss, metrics = algorithm.loss(make_params(jax.random.key(0)), {}, batch, jax.random.key(0))
+    loss, metrics = algorithm.loss(make_params(0), {}, batch, jax.random.key(0))
     assert float(loss) == 0.0 and float(metrics["loss/weight"]) == 0.0
 
 
 def test_one_row():
     algorithm = sft.make(SFTConfig(), make_model())
     tokens, mask = jnp.array([[1, 2]]), jnp.ones((1, 2), bool)
-    loss, _ = algorithm.loss(
-        make_params(jax.random.key(0)), {}, algorithm.weigh(TokenBatch(tokens, mask, mask)), jax.random.key(0)
-    )
-    logps, _ = make_model().token_logps(make_params(jax.random.key(0)), tokens, mask)
+    loss, _ = algorithm.loss(make_params(0), {}, algorithm.weigh(TokenBatch(tokens, mask, mask)), jax.random.key(0))
+    logps, _ = make_model().token_logps(make_params(0), tokens, mask)
     np.testing.assert_allclose(loss, -logps[0, 1], rtol=1e-6)

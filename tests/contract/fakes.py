@@ -1,9 +1,7 @@
 """A model of a few lines and batches for it: what the contract tests run algorithms on."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlhf_jax.ops import token_entropy, token_logps
 from rlhf_jax.types import Model, PairBatch, PolicyBatch, TokenBatch
@@ -37,51 +35,41 @@ def make_model(head=True):
     return Model(config=None, hidden=hidden, logits=logits, token_logps=logps, scores=scores if head else None)
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def make_params(key, dtype=jnp.float32):
-    keys = jax.random.split(key, 3)
-    return {
-        "embed": {"embedding": jax.random.normal(keys[0], (VOCAB, WIDTH), dtype)},
-        "unembed": {"kernel": jax.random.normal(keys[1], (VOCAB, WIDTH), dtype)},
-        "score": {"kernel": jax.random.normal(keys[2], (WIDTH,), dtype)},
-    }
+def make_params(seed, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    shapes = {"embed": ("embedding", (VOCAB, WIDTH)), "unembed": ("kernel", (VOCAB, WIDTH)), "score": ("kernel", (WIDTH,))}
+    return {name: {leaf: jnp.asarray(rng.normal(size=shape), dtype)} for name, (leaf, shape) in shapes.items()}
 
 
-def ragged(key, rows, width):
-    """Right-padded tokens with prompts of 2..3 and completions of 1..width-3 tokens: (tokens, mask, completion_mask)."""
-    keys = jax.random.split(key, 3)
-    prompts = jax.random.randint(keys[0], (rows, 1), 2, 4)
-    lengths = prompts + jax.random.randint(keys[1], (rows, 1), 1, width - 3)
-    positions = jnp.arange(width)[None, :]
-    mask = jnp.broadcast_to(positions, (rows, width)) < lengths
-    tokens = jnp.where(mask, jax.random.randint(keys[2], (rows, width), 0, PAD), PAD)
-    return tokens, mask, mask & (jnp.broadcast_to(positions, (rows, width)) >= prompts)
+def ragged(rng, rows, width):
+    """Right-padded tokens with prompts of 2..3 and completions of 1..width-4 tokens: (tokens, mask, completion_mask)."""
+    prompts = rng.integers(2, 4, (rows, 1))
+    positions = np.arange(width)[None, :]
+    mask = positions < prompts + rng.integers(1, width - 3, (rows, 1))
+    return np.where(mask, rng.integers(0, PAD, (rows, width)), PAD), mask, mask & (positions >= prompts)
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "rows", "width"))
-def make_batch(kind, key, rows=16, width=10):
+def make_batch(kind, seed=1, rows=16, width=10):
     """A batch as the loop would hand it over, before scoring. The last row (or pair) only completes the shape."""
+    rng = np.random.default_rng(seed)
+    sides = 2 if kind == "pairs" else 1
+    tokens, mask, completion = ragged(rng, rows * sides, width)
+    mask[-sides:], completion[-sides:], tokens[-sides:] = False, False, PAD
     if kind == "pairs":
-        tokens, mask, completion = (x.reshape(rows, 2, width) for x in ragged(key, rows * 2, width))
-        valid = jnp.arange(rows) < rows - 1
-        keep = valid[:, None, None]
-        return PairBatch(jnp.where(keep, tokens, PAD), mask & keep, completion & keep, valid)
-    tokens, mask, completion = ragged(key, rows, width)
-    keep = (jnp.arange(rows) < rows - 1)[:, None]
-    tokens, mask, completion = jnp.where(keep, tokens, PAD), mask & keep, completion & keep
+        arrays = [jnp.asarray(x).reshape(rows, 2, width) for x in (tokens, mask, completion)]
+        return PairBatch(*arrays, valid=jnp.arange(rows) < rows - 1)
+    arrays = [jnp.asarray(x) for x in (tokens, mask, completion)]
     if kind == "text":
-        return TokenBatch(tokens, mask, completion)
-    keys = jax.random.split(key, 4)
-    rewards = jax.random.normal(keys[0], (rows,)).at[-1].set(jnp.nan).at[1].set(jnp.nan)
-    noise = 0.3 * jax.random.normal(keys[1], (3, rows, width))
+        return TokenBatch(*arrays)
+    rewards = rng.normal(size=rows)
+    rewards[[1, -1]] = np.nan
+    sampler, old, ref = (jnp.asarray(np.where(completion, rng.normal(-2.0, 0.3, (rows, width)), 0.0), jnp.float32) for _ in "123")
     return PolicyBatch(
-        tokens,
-        mask,
-        completion,
-        rewards=rewards,
+        *arrays,
+        rewards=jnp.asarray(rewards, jnp.float32),
         truncated=jnp.arange(rows) % 5 == 0,
-        sampler_logps=jnp.where(completion, -2.0 + noise[0], 0.0),
-        old_logps=jnp.where(completion, -2.0 + noise[1], 0.0),
-        ref_logps=jnp.where(completion, -2.0 + noise[2], 0.0),
-        values=jax.random.normal(keys[2], (rows, width)),
+        sampler_logps=sampler,
+        old_logps=old,
+        ref_logps=ref,
+        values=jnp.asarray(rng.normal(size=(rows, width)), jnp.float32),
     )

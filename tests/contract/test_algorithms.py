@@ -33,11 +33,11 @@ class Case(typing.NamedTuple):
 def build(name, dtype=jnp.float32, key=0, **options):
     config = algorithm_config(name)(**options)
     algorithm = ALGORITHMS[name](config, make_model(head=config.head is not None))
-    params, ref = make_params(jax.random.key(key), dtype), make_params(jax.random.key(99), dtype)
+    params, ref = make_params(key, dtype), make_params(99, dtype)
     frozen = {"ref": ref}
     if name == "ppo":
-        params = {"policy": params, "critic": make_params(jax.random.key(7), dtype)}
-    raw = make_batch(config.data, jax.random.key(1))
+        params = {"policy": params, "critic": make_params(7, dtype)}
+    raw = make_batch(config.data, 1)
     if "ref_logps" in algorithm.needs and config.data == "pairs":
         raw = raw._replace(ref_logps=jax.random.normal(jax.random.key(2), raw.tokens.shape[:2]) - 8.0)
     batch, _, metrics = jax.jit(algorithm.prepare)(raw, algorithm.aux)
