@@ -3,7 +3,7 @@
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.examples import ExampleSet, iterate_texts, load_examples
-from rlhf_jax.data.formats import PairExample, PromptExample, TextExample
+from rlhf_jax.data.formats import Kind, PairExample, PromptExample, TextExample
 from rlhf_jax.data.loader import Loader, make_loader, prefetch
 from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer, byte_tokenizer, load_tokenizer, train_tokenizer
 
@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "ExampleSet",
     "FastTokenizer",
+    "Kind",
     "Loader",
     "PairExample",
     "PromptExample",

@@ -38,8 +38,6 @@ class State(Protocol):
 
     def _asdict(self) -> dict[str, Any]: ...
 
-    def _replace(self, **fields: Any) -> Self: ...
-
 
 StateT = TypeVar("StateT", bound=State)
 
@@ -167,7 +165,8 @@ class Checkpointer:
             meta=ocp.args.JsonRestore(),
         )
         found = manager.restore(step, args=items)
-        return abstract_state._replace(params=found.params, **found.rest), found.meta
+        kind: Any = type(abstract_state)
+        return kind(params=found.params, **found.rest), found.meta
 
     def restore_params(self, step: int | None, abstract_params: Params) -> Params:
         """Read the parameters alone, onto the given shardings and dtypes (a different dtype is cast).

@@ -6,9 +6,9 @@ import tempfile
 
 import jax
 
-from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.algorithms import ALGORITHMS
 from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
-from rlhf_jax.data import Tokenizer, load_tokenizer, make_loader
+from rlhf_jax.data import FastTokenizer, load_tokenizer, make_loader
 from rlhf_jax.loops.export import find_run, load_checkpoint
 from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step
 from rlhf_jax.loops.reference import reference_logps
@@ -32,7 +32,7 @@ def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None 
       ValueError: no held-out split, no reference to compare with, or a model that cannot be loaded.
     """
     name = algorithm_name(config.algorithm)
-    kind, head = algorithm_config(name).data, config.algorithm.head
+    kind, head = config.algorithm.data, config.algorithm.head
     if kind == "prompts":
         raise ValueError(f"algorithm.name={name!r} has no held-out loss; sft, reward_model and dpo have one")
     mesh = make_mesh(config.mesh)
@@ -70,7 +70,7 @@ def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None 
     return evaluate_loader(eval_step, params, frozen, loader, mesh=mesh, batch_size=batch_size, ref_logps=ref_logps)
 
 
-def _tokenizer(config: Config) -> Tokenizer:
+def _tokenizer(config: Config) -> FastTokenizer:
     if trained_vocab_size(config.tokenizer) is not None:
         raise ValueError(
             f"tokenizer={config.tokenizer!r} is trained during a run: evaluate the run folder or the exported folder instead"

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from rlhf_jax.sharding import batch_sharding
 from rlhf_jax.types import PairBatch, PolicyBatch, TokenBatch
 
-BatchT = TypeVar("BatchT", TokenBatch, PairBatch, PolicyBatch)
+BatchT = TypeVar("BatchT", bound=TokenBatch | PairBatch | PolicyBatch)
 
 
 def place_batch(batch: BatchT, mesh: Mesh) -> BatchT:

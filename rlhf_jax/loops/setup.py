@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.algorithms import ALGORITHMS
 from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
-from rlhf_jax.data import Loader, Tokenizer, iterate_texts, load_tokenizer, make_loader, train_tokenizer
+from rlhf_jax.data import FastTokenizer, Kind, Loader, iterate_texts, load_tokenizer, make_loader, train_tokenizer
 from rlhf_jax.models import ModelConfig, init_model, load_pretrained
 from rlhf_jax.sharding import BATCH_AXES, make_mesh
 from rlhf_jax.training import make_optimizer, make_schedule
@@ -25,7 +25,7 @@ class Setup(NamedTuple):
 
     config: Config
     run_dir: pathlib.Path
-    tokenizer: Tokenizer
+    tokenizer: FastTokenizer
     train_loader: Loader
     eval_loader: Loader | None
     mesh: Mesh
@@ -50,7 +50,7 @@ def make_setup(config: Config) -> Setup:
     Raises:
       ValueError: anything in the configuration that cannot be done, in one line.
     """
-    kind, head = algorithm_config(algorithm_name(config.algorithm)).data, config.algorithm.head
+    kind, head = config.algorithm.data, config.algorithm.head
     if kind == "prompts":
         raise ValueError(
             f"algorithm.name={algorithm_name(config.algorithm)!r} samples its own completions; this version trains sft, "
@@ -106,7 +106,7 @@ def check_batch(config: Config, mesh: Mesh) -> None:
             )
 
 
-def make_tokenizer(config: Config, run_dir: pathlib.Path, kind: str) -> Tokenizer:
+def make_tokenizer(config: Config, run_dir: pathlib.Path, kind: Kind) -> FastTokenizer:
     """The tokenizer that `config.tokenizer` names, loaded or trained (`bpe:SIZE`), and kept in the run folder."""
     size = trained_vocab_size(config.tokenizer)
     folder = run_dir / "tokenizer"
@@ -161,7 +161,7 @@ def load_reference(config: Config, mesh: Mesh) -> Params:
     return params
 
 
-def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
+def check_vocabulary(model: Model, tokenizer: FastTokenizer) -> None:
     """Refuses a tokenizer whose ids the model cannot embed."""
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(

@@ -185,7 +185,7 @@ def _block_mask(places: tuple[Array, Array | None], group: _Group, segment_ids: 
     """Keys that each query row of one block sees, ``[1 or B, 1, bG, S]``."""
     rows, own = places
     seen = _seen(rows, jnp.arange(group.first, group.stop), window)[None]
-    if segment_ids is not None:
+    if segment_ids is not None and own is not None:
         seen = seen & (own[:, :, None] == segment_ids[:, None, group.first : group.stop])
     return seen[:, None]
 

@@ -1,5 +1,6 @@
 """Log-probabilities and entropies of taken tokens straight from hidden states, never holding ``[B, T, V]`` logits."""
 
+import functools
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -136,9 +137,10 @@ _fused = jax.custom_vjp(_fused_primal, nondiff_argnums=(6,))
 
 
 def _fused_fwd(hidden, unembed, tokens, scored, temperature, softcap, static):
-    args = jax.tree.map(lambda p: p.value, (hidden, unembed, tokens, scored, temperature, softcap), is_leaf=_is_primal)
-    logps, entropy, log_total, row_entropy = _run_forward(*args, static)
-    return (logps, entropy), _Saved(*args, log_total, row_entropy)
+    primals = (hidden, unembed, tokens, scored, temperature, softcap)
+    hidden, unembed, tokens, scored, temperature, softcap = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
+    logps, entropy, log_total, row_entropy = _run_forward(hidden, unembed, tokens, scored, temperature, softcap, static)
+    return (logps, entropy), _Saved(hidden, unembed, tokens, scored, temperature, softcap, log_total, row_entropy)
 
 
 def _is_primal(x: Any) -> bool:
@@ -160,11 +162,11 @@ def _fused_bwd(static, saved, cotangents):
         dhidden, dunembed = local(saved, dlogps, dentropy)
     else:
         rows = P(_ROW_AXES)
-        specs = (_Saved(rows, P(_VOCAB_AXIS), rows, rows, P(), P(), rows, rows), rows, rows)
+        saved_specs: Any = (rows, P(_VOCAB_AXIS), rows, rows, P(), P(), rows, rows)
         dhidden, dunembed = jax.shard_map(
-            lambda *args: local(*args, axis=_VOCAB_AXIS),
+            lambda saved, dlogps, dentropy: local(saved, dlogps, dentropy, _VOCAB_AXIS),
             mesh=static.mesh,
-            in_specs=specs,
+            in_specs=(_Saved(*saved_specs), rows, rows),
             out_specs=(rows, P(_VOCAB_AXIS)),
             check_vma=False,
         )(saved, dlogps, dentropy)
@@ -181,7 +183,7 @@ def _run_forward(hidden, unembed, tokens, scored, temperature, softcap, static):
         return _forward(*args, static.block, None)
     rows = P(_ROW_AXES)
     return jax.shard_map(
-        lambda *local: _forward(*local, static.block, _VOCAB_AXIS),
+        functools.partial(_forward, block=static.block, axis=_VOCAB_AXIS),
         mesh=static.mesh,
         in_specs=(rows, P(_VOCAB_AXIS), rows, rows, P(), P()),
         out_specs=rows,
@@ -341,7 +343,7 @@ def _backward(saved: _Saved, dlogps: Array | None, dentropy: Array | None, block
         if by_logp is not None:
             hit = jnp.arange(chunk.shape[0], dtype=taken.dtype)[:, None] == (taken - start)[None, :]
             dz = (hit - prob) * by_logp[None, :]
-        if by_entropy is not None:
+        if by_entropy is not None and entropy is not None:
             dz = dz - prob * (logp + entropy[None, :]) * by_entropy[None, :]
         dz = (dz if slope is None else dz * slope).astype(operand)
         chunk_t = lax.optimization_barrier(chunk.T)
@@ -351,4 +353,5 @@ def _backward(saved: _Saved, dlogps: Array | None, dentropy: Array | None, block
 
     carry = (jnp.zeros(rows_t.shape, exact), jnp.zeros(saved.unembed.shape, saved.unembed.dtype))
     drows_t, dunembed = _over_chunks(step, carry, saved.unembed, _block_size(*_sizes(rows, saved.unembed), block))
-    return _return_rows(drows_t.T, saved.scored, saved.hidden.shape), dunembed
+    batch, length, width = saved.hidden.shape
+    return _return_rows(drows_t.T, saved.scored, (batch, length, width)), dunembed

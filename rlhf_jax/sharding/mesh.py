@@ -73,7 +73,7 @@ def make_mesh(config: MeshConfig | Mapping[str, int], *, devices: Sequence[jax.D
         unknown = sorted(set(config) - set(MESH_AXES))
         if unknown:
             raise ValueError(f"mesh axis {unknown[0]!r} is unknown; the axes are {', '.join(MESH_AXES)}")
-        config = MeshConfig(**{"fsdp": 1, **config})
+        config = MeshConfig(data=config.get("data", 1), fsdp=config.get("fsdp", 1), tensor=config.get("tensor", 1))
     devices = list(jax.devices() if devices is None else devices)
     sizes = config.sizes(len(devices))
     used = math.prod(sizes.values())
