@@ -129,7 +129,7 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
             clip_high=config.clip_high,
             dual_clip=config.dual_clip,
         )
-        return total, metrics | {"entropy/policy": weighted_sum(lax.stop_gradient(entropy), weights)}
+        return total, metrics | {"policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)}
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
         require(batch, "old_logps")

@@ -193,7 +193,7 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
             surrogate=config.surrogate,
             max_ratio=config.max_ratio,
         )
-        return total, metrics | {"entropy/policy": weighted_sum(lax.stop_gradient(entropy), weights)}
+        return total, metrics | {"policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)}
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
         require(batch, *sorted(needs))

@@ -19,7 +19,7 @@ METRICS: dict[str, str] = {
     "kl/ref": "KL(policy || reference), nats per token (PPO: k1 of the sampling policy; GRPO: the estimator of the loss)",
     "kl/ref_sequence": "the same summed over a completion, nats per completion; the adaptive controller's input",
     "kl/coef": "coefficient of the KL penalty in the reward",
-    "entropy/policy": "entropy of the policy's next-token distribution, nats per token",
+    "policy/entropy": "entropy of the policy's next-token distribution, nats per token",
     "policy/clip_fraction": "share of tokens whose clip binds, and whose gradient is therefore 0 (CISPO: whose weight is cut)",
     "policy/clip_fraction_low": "the part below the lower bound",
     "policy/clip_fraction_high": "the part above the upper bound",

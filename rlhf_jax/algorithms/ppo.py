@@ -130,7 +130,7 @@ def ppo_loss(
       entropy_coef: weight of the entropy bonus.
 
     Returns:
-      (loss, metrics); metrics: loss/total, loss/policy, loss/value, loss/weight, entropy/policy (with entropy),
+      (loss, metrics); metrics: loss/total, loss/policy, loss/value, loss/weight, policy/entropy (with entropy),
       value/clip_fraction and those of `ops.clipped_surrogate_loss`.
 
     Raises:
@@ -146,7 +146,7 @@ def ppo_loss(
         raise ValueError(f"entropy_coef={entropy_coef!r} needs entropy: pass it, or set entropy_coef=0")
     if entropy is not None:
         mean_entropy = weighted_sum(entropy, weights)
-        metrics["entropy/policy"] = mean_entropy
+        metrics["policy/entropy"] = mean_entropy
         loss = loss - entropy_coef * mean_entropy if bonus else loss
     return loss, metrics | value_metrics | {
         "loss/total": loss,

@@ -37,11 +37,12 @@ class Linear(nnx.Module):
         self.inputs, self.outputs, self.has_bias = inputs, outputs, bias
 
     def __call__(self, x: Array) -> Array:
+        # Rows are flattened: XLA on CPU transposes its way through the weight gradient of a three-dimensional product.
         lead = x.shape[: x.ndim - len(self.inputs)]
         kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
-        y = linear(x.reshape(*lead, math.prod(self.inputs)), kernel)
+        y = x.reshape(math.prod(lead), math.prod(self.inputs)) @ kernel
         if self.has_bias:
-            y = y + self.bias[...].astype(x.dtype).reshape((1,) * len(lead) + (-1,))
+            y = y + self.bias[...].astype(x.dtype).reshape(1, -1)
         return y.reshape(*lead, *self.outputs)
 
 

@@ -138,7 +138,7 @@ def test_temperature_reaches_the_model(rollout):
     def entropy(temperature):
         algorithm = grpo.make(GRPOConfig(temperature=temperature), make_model())
         batch, _, _ = algorithm.prepare(rollout, {})
-        return float(jax.jit(algorithm.loss)(params, {}, algorithm.weigh(batch), jax.random.key(0))[1]["entropy/policy"])
+        return float(jax.jit(algorithm.loss)(params, {}, algorithm.weigh(batch), jax.random.key(0))[1]["policy/entropy"])
 
     assert entropy(10.0) > entropy(0.5)
 

@@ -132,7 +132,7 @@ def test_loss_matches_oracle(jit):
     loss, metrics = (jax.jit(f) if jit else f)(*arrays)
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     np.testing.assert_allclose([metrics["loss/policy"], metrics["loss/value"]], [policy, value], rtol=1e-5)
-    np.testing.assert_allclose(metrics["entropy/policy"], (weights * entropy).sum(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(metrics["policy/entropy"], (weights * entropy).sum(), rtol=1e-5, atol=1e-7)
 
 
 def test_gradients_flow_through_logps_values_and_entropy_only():
@@ -152,7 +152,7 @@ def test_gradients_flow_through_logps_values_and_entropy_only():
 def test_entropy_is_optional_but_a_bonus_needs_it():
     one = jnp.ones((1, 1))
     _, metrics = ppo_loss(one, one, one, one, one, one, one)
-    assert "entropy/policy" not in metrics
+    assert "policy/entropy" not in metrics
     with pytest.raises(ValueError, match="entropy_coef=0.1 needs entropy: pass it, or set entropy_coef=0"):
         ppo_loss(one, one, one, one, one, one, one, entropy_coef=0.1)
 
