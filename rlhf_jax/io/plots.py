@@ -46,10 +46,10 @@ def plot_run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(4.5 * columns, 3.0 * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(lines, columns, squeeze=False).flat
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for name, axes in zip(names, panels, strict=False):
         _draw(axes, name, rows)
-    for axes in list(panels)[len(names) :]:
+    for axes in panels[len(names) :]:
         axes.set_axis_off()
     out = pathlib.Path(out) if out is not None else (path if path.is_dir() else path.parent) / "metrics.png"
     figure.savefig(out, dpi=110)
