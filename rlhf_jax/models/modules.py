@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.attention import attention
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.linear import linear
 from rlhf_jax.models.rope import apply_rope
 
 _ACTIVATIONS = {
