@@ -214,6 +214,19 @@ def test_config_declares_what_the_loop_reads(name):
         config().data = "text"
 
 
+ONLINE = [name for name in NAMES if algorithm_config(name).data == "prompts"]
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_log_probabilities_are_taken_at_the_sampling_temperature(name, cases):
+    """A flatter distribution has more entropy, and other importance ratios."""
+    case, flat = cases[name], build(name, temperature=10.0)
+    _, cold = case.algorithm.loss(case.params, case.frozen, case.batch, jax.random.key(0))
+    _, hot = flat.algorithm.loss(case.params, case.frozen, case.batch, jax.random.key(0))
+    assert hot["entropy/policy"] > cold["entropy/policy"]
+    assert float(hot["policy/ratio_max"]) != float(cold["policy/ratio_max"])
+
+
 FIELDS = [(name, f.name) for name in NAMES for f in dataclasses.fields(algorithm_config(name))]
 
 
