@@ -1,1 +1,1 @@
-
+"""Measurements, and the PyTorch side of every comparison, each in a process of its own."""

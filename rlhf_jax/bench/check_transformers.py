@@ -127,6 +127,7 @@ def _perturbed(params: Any, key: jax.Array) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Compares a folder in both libraries and prints the largest difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", help="model folders")
     parser.add_argument("--families", action="store_true", help="also save and compare random models of every family")

@@ -196,6 +196,7 @@ def run_trl(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps: 
 
 
 def main() -> None:
+    """Runs one side; commands come on standard input, timings go to standard output."""
     side, folder, reference, steps, windows, threads = sys.argv[1:7]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
     root = pathlib.Path(folder)

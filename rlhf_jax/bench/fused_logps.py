@@ -74,6 +74,7 @@ def temporary_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measures both sides at the sizes given and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2048, help="N, tokens scored (default 2048)")
     parser.add_argument("--width", type=int, default=896, help="D (default 896)")

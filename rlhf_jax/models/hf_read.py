@@ -82,6 +82,7 @@ def _rms_decoder(reader: Reader, **specific: Any) -> dict[str, Any]:
 
 
 def read_llama(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Llama 2 and 3.x: fields of `ModelConfig` from the keys of a config.json."""
     reader = Reader(config)
     bias = bool(reader.get("attention_bias", False))
     max_position = reader.integer("max_position_embeddings", 2048)
@@ -170,6 +171,7 @@ def _gemma(reader: Reader, **specific: Any) -> dict[str, Any]:
 
 
 def read_gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Gemma 2: alternating windows, soft-capping, norms around both sublayers."""
     reader = Reader(config)
     max_position = reader.integer("max_position_embeddings", 8192)
     fields = _gemma(
@@ -184,6 +186,7 @@ def read_gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Gemma 3 text: five windowed layers to a full one, each kind with its own RoPE."""
     # The text part of a multimodal config.json names only what differs from these sizes of transformers' Gemma3TextConfig.
     sizes = {"vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
@@ -212,6 +215,7 @@ def read_gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_gemma3_multimodal(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The text part of a multimodal Gemma 3."""
     text = config.get("text_config")
     if not isinstance(text, Mapping):
         raise ModelConfigError("model_type 'gemma3' needs text_config, which config.json does not give")
@@ -223,6 +227,7 @@ def read_gemma3_multimodal(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """GPT-2: learned positions, LayerNorm and biases."""
     reader = Reader(config)
     hidden, heads = reader.require("n_embd"), reader.require("n_head")
     fields = {

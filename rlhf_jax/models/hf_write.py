@@ -69,16 +69,19 @@ def write_rms(config: "ModelConfig") -> dict[str, Any]:
 
 
 def write_gemma2(config: "ModelConfig") -> dict[str, Any]:
+    """Keys of a Gemma 2 config.json."""
     return {**write_rms(config), "attn_logit_softcapping": config.attention_softcap}
 
 
 def write_gemma3(config: "ModelConfig") -> dict[str, Any]:
+    """Keys of a Gemma 3 text config.json."""
     whole, local = _present(config.rope).to_hf(), _present(config.local_rope).to_hf()
     nested = {"full_attention": whole, "sliding_attention": local}
     return {**write_rms(config), "rope_parameters": nested, "rope_local_base_freq": local["rope_theta"]}
 
 
 def write_phi3(config: "ModelConfig") -> dict[str, Any]:
+    """Keys of a Phi-3 config.json."""
     rope = _present(config.rope)
     fields = write_rms(config)
     original = dict(rope.scaling).get("original_max_position_embeddings", config.max_position)
@@ -88,6 +91,7 @@ def write_phi3(config: "ModelConfig") -> dict[str, Any]:
 
 
 def write_gpt2(config: "ModelConfig") -> dict[str, Any]:
+    """Keys of a GPT-2 config.json."""
     return {
         **_write_common(config),
         "n_embd": config.hidden_size,
