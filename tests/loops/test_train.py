@@ -101,7 +101,7 @@ def test_resuming_on_other_data_is_refused(tiny_config, tmp_path):
         train(longer)
 
 
-@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
+@pytest.mark.parametrize("loss_type", ["sigmoid", pytest.param("ipo", marks=pytest.mark.slow)])
 def test_online_and_precomputed_references_agree(loss_type, tiny_config, tmp_path):
     results = {}
     for reference in ("precomputed", "online"):
@@ -173,6 +173,7 @@ def test_export_of_a_checkpoint(tiny_config, tmp_path):
         export(str(tmp_path), str(tmp_path / "none"))
 
 
+@pytest.mark.slow
 def test_microbatches_and_bfloat16_compute(tiny_config, tmp_path):
     plain = train(tiny_config("sft", run_dir=tmp_path / "a", training={"max_steps": 4}))
     split = train(tiny_config("sft", run_dir=tmp_path / "b", training={"max_steps": 4, "num_microbatches": 4}))

@@ -73,7 +73,7 @@ def test_a_reward_model_has_no_language_model_head():
 @pytest.mark.parametrize(
     ("family", "layers", "sizes"),
     [
-        ("qwen3", "scan", {"fsdp": 8}),
+        pytest.param("qwen3", "scan", {"fsdp": 8}, marks=pytest.mark.slow),
         ("gemma2", "unroll", {"fsdp": 4, "tensor": 2}),
         pytest.param("gpt2", "scan", {"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
     ],
