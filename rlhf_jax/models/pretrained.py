@@ -19,7 +19,7 @@ from rlhf_jax.sharding import infer_shardings
 from rlhf_jax.types import Key, Model, Params
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "value_head.safetensors")
 
 
 def load_pretrained(
@@ -108,8 +108,6 @@ def local_folder(path: str | Path) -> Path:
     Raises:
       ModelLoadError: neither.
     """
-    import huggingface_hub  # heavy: loaded when a model is
-
     folder = Path(path)
     if folder.is_dir():
         return folder
@@ -117,11 +115,17 @@ def local_folder(path: str | Path) -> Path:
         raise ModelLoadError(f"{path} is a file; pass the folder that holds config.json")
     if not _HUB_ID.fullmatch(str(path)):
         raise ModelLoadError(f"{path} is not a folder on this machine (and not a hub id)")
+    return _download(str(path))
+
+
+def _download(name: str) -> Path:
+    import huggingface_hub  # heavy: loaded when something is downloaded
+
     try:
-        return Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(_FILES)))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES)))
     except Exception as error:  # the hub client raises many kinds: offline, no such repository, gated, network
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelLoadError(f"{path} is not a folder on this machine and cannot be downloaded: {reason}") from None
+        raise ModelLoadError(f"{name} is not a folder on this machine and cannot be downloaded: {reason}") from None
 
 
 def _fresh_head(struct: jax.ShapeDtypeStruct, key: Key | None) -> np.ndarray:

@@ -159,11 +159,13 @@ def test_a_language_model_starts_a_fresh_head():
 
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}])
 @pytest.mark.parametrize("case", ["phi3_partial", "gpt2", "qwen2_reward", "llama_v4"])
-def test_loaded_in_shards(case, sizes):
+def test_loaded_and_saved_in_shards(case, sizes, tmp_path):
     head = "reward" if case.endswith("reward") else None
     _, whole = load_pretrained(GOLDEN / case, head=head)
     mesh = make_mesh(sizes)
-    _, parts = load_pretrained(GOLDEN / case, head=head, mesh=mesh)
+    model, parts = load_pretrained(GOLDEN / case, head=head, mesh=mesh)
+    save_pretrained(tmp_path, model, parts)
+    assert max_difference(whole, load_pretrained(tmp_path, head=head)[1]) == 0
     assert max_difference(whole, parts) == 0
     kernel = parts["layers"]["attn"]["o"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
