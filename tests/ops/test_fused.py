@@ -206,7 +206,7 @@ def test_no_collective_holds_logits(mesh):
     step = jax.jit(jax.grad(lambda h, w, t: fused_token_logps(h, w, t, mesh=mesh)[0].sum(), (0, 1)), out_shardings=(rows, shards))
     shapes = collective_shapes(step.lower(*args).compile().as_text())
     assert shapes
-    weights = {(vocab // 2, D), (vocab // 4, D)}
+    weights = {(vocab // 2, D), (vocab // 4, D)}  # gathered over fsdp; summed and scattered over fsdp
     for shape in shapes:
         assert shape in weights or not {vocab, vocab // 2, vocab // 4} & set(shape), shape
 

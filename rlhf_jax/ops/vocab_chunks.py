@@ -1,0 +1,202 @@
+"""Statistics and gradients of vocabulary-sized softmaxes, one chunk of the vocabulary at a time (the inside of `ops.fused`)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+_CPU_TILE = 4 * 2**20
+_DEVICE_TILE = 128 * 2**20
+
+
+class _Stats(NamedTuple):
+    """Online statistics of the rows, all ``[N]``: with e = exp(z - peak), z the logits seen so far."""
+
+    peak: Array
+    total: Array
+    """Sum of e."""
+    moment: Array
+    """Sum of e * (z - peak)."""
+    taken: Array
+    """Logit of the taken token, 0 until its chunk has been seen."""
+
+
+class Saved(NamedTuple):
+    """Residuals of the backward pass."""
+
+    hidden: Array
+    unembed: Array
+    tokens: Array
+    scored: Array | None
+    temperature: Array | None
+    softcap: Array | None
+    log_total: Array
+    entropy: Array
+
+
+def _rows(hidden: Array, tokens: Array, scored: Array | None) -> tuple[Array, Array]:
+    """The rows to compute: states ``[N, D]`` and the tokens they predict ``[N]``."""
+    if scored is None:
+        taken = jnp.roll(tokens, -1, axis=1)
+    else:
+        hidden = jax.vmap(lambda h, c: h[c])(hidden, jnp.maximum(scored - 1, 0))
+        taken = jax.vmap(lambda t, c: t[c])(tokens, jnp.maximum(scored, 0))
+    return hidden.reshape(-1, hidden.shape[2]), taken.reshape(-1)
+
+
+def _columns(values: Array, scored: Array | None, shape: tuple[int, int]) -> Array:
+    """Per-row results ``[N]`` to the column of the token predicted, ``[B, T]``."""
+    if scored is None:
+        return jnp.pad(values.reshape(shape)[:, :-1], ((0, 0), (1, 0)))
+    spread = jax.vmap(lambda v, c: jnp.zeros(shape[1], v.dtype).at[c].set(v, mode="drop"))
+    return spread(values.reshape(scored.shape), jnp.where(scored >= 1, scored, shape[1]))
+
+
+def _pick(columns: Array, scored: Array | None) -> Array:
+    """Transpose of `_columns`: ``[B, T]`` to rows ``[N]``."""
+    if scored is None:
+        return jnp.pad(columns[:, 1:], ((0, 0), (0, 1))).reshape(-1)
+    picked = jax.vmap(lambda x, c: x[c])(columns, jnp.maximum(scored, 0))
+    return jnp.where(scored >= 1, picked, 0).reshape(-1)
+
+
+def _return_rows(drows: Array, scored: Array | None, shape: tuple[int, int, int]) -> Array:
+    """Gradient of the rows ``[N, D]`` to the gradient of the states ``[B, T, D]``."""
+    if scored is None:
+        return drows.reshape(shape)
+    spread = jax.vmap(lambda d, c: jnp.zeros(shape[1:], d.dtype).at[c].set(d, mode="drop"))
+    return spread(drows.reshape(*scored.shape, shape[2]), jnp.where(scored >= 1, scored - 1, shape[1]))
+
+
+def _block_size(num_rows: int, vocab: int, block: int | None) -> int:
+    """Vocabulary entries per chunk, by the rule in `fused_token_logps`; chunks are as even as multiples of 128 allow."""
+    if block is None:
+        on_cpu = jax.default_backend() == "cpu"
+        fit = (_CPU_TILE if on_cpu else _DEVICE_TILE) // max(num_rows, 1)
+        block = min(max(fit, 256 if on_cpu else 1024), 8192)
+        block = -(-vocab // -(-vocab // block))
+        block = -(-block // 128) * 128
+    return min(block, vocab)
+
+
+def _over_chunks(step, carry, unembed: Array, block: int):
+    """``carry = step(carry, start, chunk [C, D])`` over the vocabulary: equal chunks in a loop, then the remainder."""
+    full, rest = divmod(unembed.shape[0], block)
+
+    def body(i, carry):
+        return step(carry, i * block, lax.dynamic_slice_in_dim(unembed, i * block, block))
+
+    carry = body(0, carry) if full == 1 else lax.fori_loop(0, full, body, carry)
+    return step(carry, full * block, unembed[full * block :]) if rest else carry
+
+
+def _logits(product: Array, temperature: Array | None, softcap: Array | None) -> tuple[Array, Array | None]:
+    """Logits from the product of states and unembedding, and their derivative by it (None: 1)."""
+    slope = None
+    if softcap is not None:
+        bend = jnp.tanh(product / softcap.astype(product.dtype))
+        product, slope = softcap.astype(product.dtype) * bend, 1 - bend * bend
+    if temperature is not None:
+        factor = 1 / temperature.astype(product.dtype)
+        product, slope = product * factor, factor if slope is None else slope * factor
+    return product, slope
+
+
+def _local_tokens(tokens: Array, vocab: int, axis: str | None) -> Array:
+    """Token ids relative to this device's part of the vocabulary (out of range: another device holds it)."""
+    shards = 1 if axis is None else lax.axis_size(axis)
+    clipped = jnp.clip(tokens, 0, vocab * shards - 1)
+    return clipped if axis is None else clipped - lax.axis_index(axis) * vocab
+
+
+def forward(hidden, unembed, tokens, scored, temperature, softcap, block, axis):
+    rows, taken = _rows(hidden, tokens, scored)
+    taken = _local_tokens(taken, unembed.shape[0], axis)
+    exact = jnp.promote_types(jnp.result_type(hidden, unembed), jnp.float32)
+    operand = jnp.result_type(hidden, unembed)
+
+    def step(stats: _Stats, start, chunk):
+        product = jnp.einsum("nd,cd->nc", rows.astype(operand), chunk.astype(operand), preferred_element_type=exact)
+        z, _ = _logits(product, temperature, softcap)
+        peak = jnp.maximum(stats.peak, z.max(axis=1))
+        shifted = z - peak[:, None]
+        e = jnp.exp(shifted)
+        drop = stats.peak - peak
+        decay = jnp.exp(drop)
+        at = taken - start
+        found = jnp.take_along_axis(z, jnp.clip(at, 0, z.shape[1] - 1)[:, None], axis=1)[:, 0]
+        return _Stats(
+            peak,
+            stats.total * decay + e.sum(axis=1),
+            (stats.moment + drop * stats.total) * decay + (e * shifted).sum(axis=1),
+            jnp.where((at >= 0) & (at < z.shape[1]), found, stats.taken),
+        )
+
+    zeros = jnp.zeros(rows.shape[0], exact)
+    lowest = jnp.full(rows.shape[0], jnp.finfo(exact).min, exact)
+    stats = _over_chunks(step, _Stats(lowest, zeros, zeros, zeros), unembed, _block_size(*_sizes(rows, unembed), block))
+    if axis is not None:
+        stats = _combine(stats, axis)
+    log_total = jnp.log(stats.total)
+    logps = stats.taken - stats.peak - log_total
+    entropy = log_total - stats.moment / stats.total
+    lse = stats.peak + log_total
+    spread = tuple(_columns(x, scored, tokens.shape) for x in (logps, entropy))
+    return *spread, lse.reshape(tokens.shape[0], -1), entropy.reshape(tokens.shape[0], -1)
+
+
+def _sizes(rows: Array, unembed: Array) -> tuple[int, int]:
+    return rows.shape[0], unembed.shape[0]
+
+
+def _combine(stats: _Stats, axis: str) -> _Stats:
+    """Statistics of the whole vocabulary from each device's part: four [N] reductions."""
+    peak = lax.pmax(stats.peak, axis)
+    drop = stats.peak - peak
+    decay = jnp.exp(drop)
+    moment = (stats.moment + drop * stats.total) * decay
+    return _Stats(peak, *lax.psum((stats.total * decay, moment, stats.taken), axis))
+
+
+def backward(saved: Saved, dlogps: Array | None, dentropy: Array | None, block: int | None, axis: str | None):
+    """Gradients of this device's rows and part of the vocabulary, chunk by chunk, accumulated in the statistics' precision.
+
+    With p = softmax(z): d logp / dz_v = [v taken] - p_v and d entropy / dz_v = -p_v (z_v - logsumexp + entropy). Everything
+    is laid out ``[C, N]``: all three products then have their operands in the order that CPU kernels are fastest at.
+    """
+    rows, taken = _rows(saved.hidden, saved.tokens, saved.scored)
+    taken = _local_tokens(taken, saved.unembed.shape[0], axis)
+    operand, exact = jnp.result_type(saved.hidden, saved.unembed), saved.log_total.dtype
+    by_logp = None if dlogps is None else _pick(dlogps, saved.scored).astype(exact)
+    by_entropy = None if dentropy is None else _pick(dentropy, saved.scored).astype(exact)
+    used = jnp.any(jnp.stack([g != 0 for g in (by_logp, by_entropy) if g is not None]), axis=0)
+    rows = jnp.where(used[:, None], rows, 0).astype(operand)
+    lse = jnp.where(used, saved.log_total.reshape(-1), 0)
+    entropy = jnp.where(used, saved.entropy.reshape(-1), 0) if by_entropy is not None else None
+    rows_t = lax.optimization_barrier(rows.T)
+
+    def step(carry, start, chunk):
+        drows_t, dunembed = carry
+        chunk = chunk.astype(operand)
+        product = jnp.einsum("cd,dn->cn", chunk, rows_t, preferred_element_type=exact)
+        z, slope = _logits(product, saved.temperature, saved.softcap)
+        logp = z - lse[None, :]
+        prob = jnp.exp(logp)
+        dz = jnp.zeros_like(z)
+        if by_logp is not None:
+            hit = jnp.arange(chunk.shape[0], dtype=taken.dtype)[:, None] == (taken - start)[None, :]
+            dz = (hit - prob) * by_logp[None, :]
+        if by_entropy is not None and entropy is not None:
+            dz = dz - prob * (logp + entropy[None, :]) * by_entropy[None, :]
+        dz = (dz if slope is None else dz * slope).astype(operand)
+        chunk_t = lax.optimization_barrier(chunk.T)
+        drows_t = drows_t + jnp.einsum("dc,cn->dn", chunk_t, dz, preferred_element_type=exact)
+        part = jnp.einsum("cn,nd->cd", dz, rows, preferred_element_type=exact)
+        return drows_t, lax.dynamic_update_slice_in_dim(dunembed, part.astype(dunembed.dtype), start, axis=0)
+
+    carry = (jnp.zeros(rows_t.shape, exact), jnp.zeros(saved.unembed.shape, saved.unembed.dtype))
+    drows_t, dunembed = _over_chunks(step, carry, saved.unembed, _block_size(*_sizes(rows, saved.unembed), block))
+    batch, length, width = saved.hidden.shape
+    return _return_rows(drows_t.T, saved.scored, (batch, length, width)), dunembed
