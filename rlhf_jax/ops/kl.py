@@ -48,7 +48,13 @@ def kl_estimate(logps: Float[Array, "B T"], ref_logps: Float[Array, "B T"], kind
 
 
 def adaptive_kl_coef(
-    kl_coef: Scalar, current_kl: Scalar, n_steps: Scalar | Int[Array, ""], *, target: float, horizon: int = 10_000, max_error: float = 0.2
+    kl_coef: Scalar,
+    current_kl: Scalar,
+    n_steps: Scalar | Int[Array, ""],
+    *,
+    target: float,
+    horizon: int = 10_000,
+    max_error: float = 0.2,
 ) -> Float[Array, ""]:
     """One step of the controller that holds the KL near a target.
 

@@ -223,7 +223,7 @@ def test_log_probabilities_are_taken_at_the_sampling_temperature(name, cases):
     case, flat = cases[name], build(name, temperature=10.0)
     _, cold = case.algorithm.loss(case.params, case.frozen, case.batch, jax.random.key(0))
     _, hot = flat.algorithm.loss(case.params, case.frozen, case.batch, jax.random.key(0))
-    assert hot["entropy/policy"] > cold["entropy/policy"]
+    assert hot["policy/entropy"] > cold["policy/entropy"]
     assert float(hot["policy/ratio_max"]) != float(cold["policy/ratio_max"])
 
 
