@@ -44,11 +44,19 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
 
 
 class Comparison(NamedTuple):
-    """Largest absolute differences of one folder."""
+    """One folder on both sides.
+
+    Attributes:
+      what: "logits" or "rewards".
+      max_abs: largest magnitude.
+      difference: largest absolute difference.
+      unexpected: tensors of the folder that transformers does not use.
+    """
 
     what: str
     max_abs: float
     difference: float
+    unexpected: tuple[str, ...]
 
 
 def compare_folder(folder: str | Path, *, rows: int = 4, length: int = 33, seed: int = 0) -> Comparison:
@@ -62,6 +70,9 @@ def compare_folder(folder: str | Path, *, rows: int = 4, length: int = 33, seed:
 
     Returns:
       What was compared, the largest magnitude, and the largest difference at present tokens.
+
+    Raises:
+      ValueError: the folder cannot be loaded here, or a tensor is missing or of another shape for transformers.
     """
     import torch  # only the bench extra has it
     import transformers
@@ -84,6 +95,7 @@ def compare_folder(folder: str | Path, *, rows: int = 4, length: int = 33, seed:
     theirs_model, report = auto.from_pretrained(
         str(folder), dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
+    unexpected = tuple(sorted(map(str, report.pop("unexpected_keys", ()))))
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
     if wrong:
         raise ValueError(f"{folder}: transformers reports {json.dumps(wrong)}")
@@ -93,7 +105,8 @@ def compare_folder(folder: str | Path, *, rows: int = 4, length: int = 33, seed:
         ours, theirs = ours[np.arange(rows), lengths - 1], theirs[:, 0]
     else:
         ours, theirs = ours[mask], theirs[mask]
-    return Comparison("rewards" if reward else "logits", float(np.abs(theirs).max()), float(np.abs(ours - theirs).max()))
+    what = "rewards" if reward else "logits"
+    return Comparison(what, float(np.abs(theirs).max()), float(np.abs(ours - theirs).max()), unexpected)
 
 
 def save_families(root: Path, *, seed: int = 0) -> list[Path]:
@@ -144,6 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = compare_folder(folder, rows=args.rows, length=args.length)
             worst = max(worst, result.difference)
             print(f"{folder.name:24s} {result.what:8s} max |x| {result.max_abs:8.3f}   max difference {result.difference:.2e}")
+            if result.unexpected:
+                print(f"{'':24s} not used by transformers: {', '.join(result.unexpected)}")
     print(f"{'worst':24s} {'':8s} {'':16s}   max difference {worst:.2e}  (allowed {args.tolerance:.0e})")
     return int(not worst <= args.tolerance)
 
