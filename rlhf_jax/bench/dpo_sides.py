@@ -46,6 +46,7 @@ def run_ours(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps:
 
     retain_freed_memory()
     import jax
+    import jax.numpy as jnp
 
     from rlhf_jax.algorithms import ALGORITHMS, DPOConfig
     from rlhf_jax.algorithms.dpo import sequence_logps
@@ -65,12 +66,13 @@ def run_ours(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps:
 
     def batch(step: int) -> PairBatch:
         ids = batch_of(tokens, step)
-        return PairBatch(ids, np.ones_like(trained), trained, np.ones(PAIRS, bool), scored=scored)
+        fields = (ids, np.ones_like(trained), trained, np.ones(PAIRS, bool), scored)
+        return PairBatch(*jax.tree.map(jnp.asarray, fields))
 
     logps = {}
     if reference == "precomputed":
         score = jax.jit(lambda params, batch: sequence_logps(model, params, batch))
-        logps = {step: np.asarray(score(params, batch(step))) for step in range(len(tokens) // PAIRS)}
+        logps = {step: score(params, batch(step)) for step in range(len(tokens) // PAIRS)}
     state = make_train_state(params, tx, jax.random.key(0))
     key = jax.random.key(1)
 

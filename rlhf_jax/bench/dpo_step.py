@@ -64,7 +64,7 @@ def write_inputs(folder: pathlib.Path, *, pairs: int, length: int) -> None:
     model, params = init_model(ModelConfig.from_hf(MODEL), jax.random.key(0))
     save_pretrained(folder / "model", model, params)
     draw = np.random.default_rng(0)
-    tokens = draw.integers(2, MODEL["vocab_size"], (pairs, 2, length), dtype=np.int32)
+    tokens = draw.integers(2, int(str(MODEL["vocab_size"])), (pairs, 2, length), dtype=np.int32)
     tokens[:, 1, : length // 2] = tokens[:, 0, : length // 2]
     np.save(folder / "tokens.npy", tokens)
 
@@ -76,9 +76,9 @@ def start_side(name: str, folder: pathlib.Path, args: argparse.Namespace) -> sub
     sizes = [str(n) for n in (args.steps, args.windows + 1, args.threads)]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "JAX_PLATFORMS": "cpu"}
     environment |= _RETAIN if name.endswith("retained") else {}
-    log = (folder / f"{name}.log").open("w")
     command = [python, str(script), name, str(folder), args.reference, *sizes]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+    with (folder / f"{name}.log").open("w") as log:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
 
 
 def ask(name: str, process: subprocess.Popen[str], folder: pathlib.Path) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def compare(args: argparse.Namespace) -> dict[str, Result]:
         finally:
             for process in processes.values():
                 process.kill()
-                process.wait()
+                process.communicate()
     return results
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from rlhf_jax.ops.vocab_chunks import Saved, backward, forward
+from rlhf_jax.ops.vocab_chunks import Inputs, Saved, backward, forward
 
 Scalar: TypeAlias = float | Float[Array, ""]
 
@@ -105,17 +105,17 @@ def _check(hidden: Array, unembed: Array, tokens: Array, scored: Array | None, m
 
 
 def _fused_primal(hidden, unembed, tokens, scored, temperature, softcap, static):
-    return _run_forward(hidden, unembed, tokens, scored, temperature, softcap, static)[:2]
+    return _run_forward(Inputs(hidden, unembed, tokens, scored, temperature, softcap), static)[:2]
 
 
 _fused = jax.custom_vjp(_fused_primal, nondiff_argnums=(6,))
 
 
 def _fused_fwd(hidden, unembed, tokens, scored, temperature, softcap, static):
-    primals = (hidden, unembed, tokens, scored, temperature, softcap)
-    hidden, unembed, tokens, scored, temperature, softcap = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
-    logps, entropy, log_total, row_entropy = _run_forward(hidden, unembed, tokens, scored, temperature, softcap, static)
-    return (logps, entropy), Saved(hidden, unembed, tokens, scored, temperature, softcap, log_total, row_entropy)
+    primals = Inputs(hidden, unembed, tokens, scored, temperature, softcap)
+    inputs = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
+    logps, entropy, log_total, row_entropy = _run_forward(inputs, static)
+    return (logps, entropy), Saved(inputs, log_total, row_entropy)
 
 
 def _is_primal(x: Any) -> bool:
@@ -125,25 +125,26 @@ def _is_primal(x: Any) -> bool:
 def _fused_bwd(static, saved, cotangents):
     dlogps, dentropy = (None if isinstance(c, SymbolicZero) else c for c in cotangents)
     if dlogps is None and dentropy is None:
-        dlogps = jnp.zeros(saved.tokens.shape, saved.log_total.dtype)
+        dlogps = jnp.zeros(saved.inputs.tokens.shape, saved.log_total.dtype)
     rows, scatter = P(_ROW_AXES), False
     if static.mesh is not None:
-        scatter = saved.unembed.shape[0] % (static.mesh.shape[_VOCAB_AXIS] * static.mesh.shape[_ROW_AXES[1]]) == 0
+        scatter = saved.inputs.unembed.shape[0] % (static.mesh.shape[_VOCAB_AXIS] * static.mesh.shape[_ROW_AXES[1]]) == 0
 
     def local(saved, dlogps, dentropy, axis=None):
         dhidden, dunembed = backward(saved, dlogps, dentropy, static.block, axis)
         if axis is not None:
             dhidden, dunembed = lax.psum(dhidden, _VOCAB_AXIS), _sum_over_rows(dunembed, scatter)
-        return dhidden.astype(saved.hidden.dtype), dunembed.astype(saved.unembed.dtype)
+        return dhidden.astype(saved.inputs.hidden.dtype), dunembed.astype(saved.inputs.unembed.dtype)
 
     if static.mesh is None:
         dhidden, dunembed = local(saved, dlogps, dentropy)
     else:
-        saved_specs: Any = (rows, P(_VOCAB_AXIS), rows, rows, P(), P(), rows, rows)
+        specs: Any = (rows, P(_VOCAB_AXIS), rows, rows, P(), P())
+        rest: Any = (rows, rows)
         dhidden, dunembed = jax.shard_map(
             lambda saved, dlogps, dentropy: local(saved, dlogps, dentropy, _VOCAB_AXIS),
             mesh=static.mesh,
-            in_specs=(Saved(*saved_specs), rows, rows),
+            in_specs=(Saved(Inputs(*specs), *rest), rows, rows),
             out_specs=(rows, P((_VOCAB_AXIS, _ROW_AXES[1]) if scatter else _VOCAB_AXIS)),
             check_vma=False,
         )(saved, dlogps, dentropy)
@@ -160,16 +161,16 @@ def _sum_over_rows(dunembed: Array, scatter: bool) -> Array:
     return lax.psum(lax.psum_scatter(dunembed, _ROW_AXES[1], scatter_dimension=0, tiled=True), _ROW_AXES[0])
 
 
-def _run_forward(hidden, unembed, tokens, scored, temperature, softcap, static):
-    """(logps [B,T], entropy [B,T], logsumexp [N-like], entropy [N-like]) on one device or over the mesh."""
-    args = (hidden, unembed, tokens, scored, temperature, softcap)
+def _run_forward(inputs: Inputs, static: _Static) -> tuple[Array, Array, Array, Array]:
+    """`forward` on one device or over the mesh."""
     if static.mesh is None:
-        return forward(*args, static.block, None)
+        return forward(inputs, static.block, None)
     rows = P(_ROW_AXES)
+    specs: Any = (rows, P(_VOCAB_AXIS), rows, rows, P(), P())
     return jax.shard_map(
         functools.partial(forward, block=static.block, axis=_VOCAB_AXIS),
         mesh=static.mesh,
-        in_specs=(rows, P(_VOCAB_AXIS), rows, rows, P(), P()),
+        in_specs=(Inputs(*specs),),
         out_specs=rows,
         check_vma=False,
-    )(*args)
+    )(inputs)

@@ -23,8 +23,8 @@ class _Stats(NamedTuple):
     """Logit of the taken token, 0 until its chunk has been seen."""
 
 
-class Saved(NamedTuple):
-    """Residuals of the backward pass."""
+class Inputs(NamedTuple):
+    """Arguments of `fused_token_logps`; a scalar that is None is left out of the computation."""
 
     hidden: Array
     unembed: Array
@@ -32,6 +32,12 @@ class Saved(NamedTuple):
     scored: Array | None
     temperature: Array | None
     softcap: Array | None
+
+
+class Saved(NamedTuple):
+    """Residuals of the backward pass; the last two are ``[B, S]``, S the rows of a sequence."""
+
+    inputs: Inputs
     log_total: Array
     entropy: Array
 
@@ -111,7 +117,15 @@ def _local_tokens(tokens: Array, vocab: int, axis: str | None) -> Array:
     return clipped if axis is None else clipped - lax.axis_index(axis) * vocab
 
 
-def forward(hidden, unembed, tokens, scored, temperature, softcap, block, axis):
+def forward(inputs: Inputs, block: int | None, axis: str | None) -> tuple[Array, Array, Array, Array]:
+    """Values of this device's rows: (logps [B,T], entropy [B,T], logsumexp [B,S], entropy [B,S]), S the rows of a sequence.
+
+    Args:
+        inputs: local parts.
+        block: vocabulary entries per chunk, or None for the rule.
+        axis: mesh axis that divides the vocabulary, or None.
+    """
+    hidden, unembed, tokens, scored, temperature, softcap = inputs
     rows, taken = _rows(hidden, tokens, scored)
     taken = _local_tokens(taken, unembed.shape[0], axis)
     exact = jnp.promote_types(jnp.result_type(hidden, unembed), jnp.float32)
@@ -143,8 +157,9 @@ def forward(hidden, unembed, tokens, scored, temperature, softcap, block, axis):
     logps = stats.taken - stats.peak - log_total
     entropy = log_total - stats.moment / stats.total
     lse = stats.peak + log_total
-    spread = tuple(_columns(x, scored, tokens.shape) for x in (logps, entropy))
-    return *spread, lse.reshape(tokens.shape[0], -1), entropy.reshape(tokens.shape[0], -1)
+    batch, length = tokens.shape
+    spread = tuple(_columns(x, scored, (batch, length)) for x in (logps, entropy))
+    return *spread, lse.reshape(batch, -1), entropy.reshape(batch, -1)
 
 
 def _sizes(rows: Array, unembed: Array) -> tuple[int, int]:
@@ -166,11 +181,11 @@ def backward(saved: Saved, dlogps: Array | None, dentropy: Array | None, block: 
     With p = softmax(z): d logp / dz_v = [v taken] - p_v and d entropy / dz_v = -p_v (z_v - logsumexp + entropy). Everything
     is laid out ``[C, N]``: all three products then have their operands in the order that CPU kernels are fastest at.
     """
-    rows, taken = _rows(saved.hidden, saved.tokens, saved.scored)
-    taken = _local_tokens(taken, saved.unembed.shape[0], axis)
-    operand, exact = jnp.result_type(saved.hidden, saved.unembed), saved.log_total.dtype
-    by_logp = None if dlogps is None else _pick(dlogps, saved.scored).astype(exact)
-    by_entropy = None if dentropy is None else _pick(dentropy, saved.scored).astype(exact)
+    rows, taken = _rows(saved.inputs.hidden, saved.inputs.tokens, saved.inputs.scored)
+    taken = _local_tokens(taken, saved.inputs.unembed.shape[0], axis)
+    operand, exact = jnp.result_type(saved.inputs.hidden, saved.inputs.unembed), saved.log_total.dtype
+    by_logp = None if dlogps is None else _pick(dlogps, saved.inputs.scored).astype(exact)
+    by_entropy = None if dentropy is None else _pick(dentropy, saved.inputs.scored).astype(exact)
     used = jnp.any(jnp.stack([g != 0 for g in (by_logp, by_entropy) if g is not None]), axis=0)
     rows = jnp.where(used[:, None], rows, 0).astype(operand)
     lse = jnp.where(used, saved.log_total.reshape(-1), 0)
@@ -181,7 +196,7 @@ def backward(saved: Saved, dlogps: Array | None, dentropy: Array | None, block: 
         drows_t, dunembed = carry
         chunk = chunk.astype(operand)
         product = jnp.einsum("cd,dn->cn", chunk, rows_t, preferred_element_type=exact)
-        z, slope = _logits(product, saved.temperature, saved.softcap)
+        z, slope = _logits(product, saved.inputs.temperature, saved.inputs.softcap)
         logp = z - lse[None, :]
         prob = jnp.exp(logp)
         dz = jnp.zeros_like(z)
@@ -196,7 +211,7 @@ def backward(saved: Saved, dlogps: Array | None, dentropy: Array | None, block: 
         part = jnp.einsum("cn,nd->cd", dz, rows, preferred_element_type=exact)
         return drows_t, lax.dynamic_update_slice_in_dim(dunembed, part.astype(dunembed.dtype), start, axis=0)
 
-    carry = (jnp.zeros(rows_t.shape, exact), jnp.zeros(saved.unembed.shape, saved.unembed.dtype))
-    drows_t, dunembed = _over_chunks(step, carry, saved.unembed, _block_size(*_sizes(rows, saved.unembed), block))
-    batch, length, width = saved.hidden.shape
-    return _return_rows(drows_t.T, saved.scored, (batch, length, width)), dunembed
+    carry = (jnp.zeros(rows_t.shape, exact), jnp.zeros(saved.inputs.unembed.shape, saved.inputs.unembed.dtype))
+    drows_t, dunembed = _over_chunks(step, carry, saved.inputs.unembed, _block_size(*_sizes(rows, saved.inputs.unembed), block))
+    batch, length, width = saved.inputs.hidden.shape
+    return _return_rows(drows_t.T, saved.inputs.scored, (batch, length, width)), dunembed
