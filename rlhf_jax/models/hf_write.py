@@ -81,12 +81,16 @@ def write_gemma3(config: "ModelConfig") -> dict[str, Any]:
 
 
 def write_phi3(config: "ModelConfig") -> dict[str, Any]:
-    """Keys of a Phi-3 config.json."""
     rope = _present(config.rope)
     fields = write_rms(config)
-    original = dict(rope.scaling).get("original_max_position_embeddings", config.max_position)
+    scaling = dict(rope.scaling)
+    original = scaling.pop("original_max_position_embeddings", config.max_position)
     fields |= {"original_max_position_embeddings": original, "partial_rotary_factor": rope.rotary_fraction}
     fields["rope_parameters"] = {**fields["rope_parameters"], "partial_rotary_factor": rope.rotary_fraction}
+    # transformers 4 takes exactly these three keys; what they cannot say is left to rope_parameters.
+    exact = set(scaling) == {"short_factor", "long_factor"}
+    lists = {key: list(value) for key, value in scaling.items() if isinstance(value, tuple)}
+    fields["rope_scaling"] = {"type": rope.kind, **lists} if exact else None
     return fields
 
 

@@ -46,6 +46,16 @@ def test_defaults_are_those_of_transformers():
     assert phi.rope.kind == "longrope" and dict(phi.rope.scaling)["original_max_position_embeddings"] == 4096
 
 
+def test_phi3_is_written_for_transformers_4_where_it_can_say_it():
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    plain = tiny("phi3", rope_scaling={"type": "longrope", **factors}, original_max_position_embeddings=32)
+    assert plain.to_hf()["rope_scaling"] == {"type": "longrope", **factors}
+    scaled = tiny("phi3", rope_parameters={"rope_type": "longrope", "attention_factor": 1.25, **factors})
+    assert scaled.to_hf()["rope_scaling"] is None
+    for config in (plain, scaled):
+        assert ModelConfig.from_hf(config.to_hf()) == config
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "words"),
     [
