@@ -24,6 +24,10 @@ DEFAULT_CHAT_TEMPLATE = (
 """Used by the built-in tokenizers and by any tokenizer that brings no template: every answer ends with EOS."""
 
 
+TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
+"""What `strftime_now` shows in a template, whatever the day (Llama 3's default), so that tokens do not change overnight."""
+
+
 class _Generation(jinja2.ext.Extension):
     """`{% generation %} ... {% endgeneration %}`: transformers marks the answer with it; rendering passes it through."""
 
@@ -39,7 +43,7 @@ def _raise_exception(message: str) -> None:
 
 
 def _strftime_now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)
+    return TEMPLATE_DATE.strftime(pattern)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:

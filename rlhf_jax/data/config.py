@@ -21,7 +21,8 @@ class DataConfig:
     `Dataset.save_to_disk`, a hub name ("owner/name"), or generated data ("synthetic:arithmetic?noise=0.4", see
     `rlhf_jax.data.synthetic`)."""
     split: str = "train"
-    """Split of a hub dataset or of a folder whose files are named by split (train.jsonl, test-00000.parquet, ...)."""
+    """Split of a hub dataset, of a saved `DatasetDict`, or of a folder whose files are named by split (train.jsonl,
+    test-00000.parquet, ...). A single file, a saved `Dataset` and generated data have only "train"."""
     subset: str | None = None
     """Configuration name of a hub dataset ("main" of openai/gsm8k)."""
     data_dir: str | None = None
@@ -30,7 +31,7 @@ class DataConfig:
     eval_path: str | None = None
     """Held-out rows from another file, folder or hub name."""
     eval_split: str | None = None
-    """Held-out rows from this split (of `eval_path`, or of `path`)."""
+    """Held-out rows from this split (of `eval_path`, or of `path`), where the place has splits."""
     eval_fraction: float = 0.0
     """Held-out rows cut from `path`: this share of the rows, whole prompts at a time."""
     eval_size: int = 0

@@ -11,6 +11,7 @@
 Texts are plain strings or conversations (lists of `{"role", "content"}`). (*) up to the last answer. (**) prompt and chosen.
 """
 
+import math
 import os
 import re
 from collections import Counter
@@ -152,11 +153,24 @@ def _prompt_example(columns: Mapping[str, Any], form: str, where: str) -> Prompt
 
 def _margin(columns: Mapping[str, Any]) -> float | None:
     margin = columns.get("margin")
-    if margin is None:
+    if margin is None or margin == "":  # an empty CSV field
         return None
+    if isinstance(margin, str):
+        return _number(margin)
     if isinstance(margin, bool) or not isinstance(margin, int | float):
         raise BadRow("wrong type", f"column 'margin' is {type(margin).__name__}, a number is needed")
     return float(margin)
+
+
+def _number(text: str) -> float:
+    """CSV has no types: its numbers are text."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadRow("wrong type", f"column 'margin' is {text[:40]!r}, a number is needed")
+    return value
 
 
 def _content(columns: Mapping[str, Any], column: str) -> Content:

@@ -4,6 +4,7 @@ JSON lines and CSV are read here, line by line, because `datasets`' readers fail
 column types; parquet, saved datasets and the hub go through `datasets` (imported where it is needed: it takes a second).
 """
 
+import codecs
 import csv
 import difflib
 import gzip
@@ -13,8 +14,9 @@ import json
 import pathlib
 import re
 import sys
+import zlib
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
@@ -45,24 +47,60 @@ class Source(NamedTuple):
 
 def train_source(config: DataConfig) -> Source:
     """Where training rows come from."""
-    return Source(config.path, config.split, config.subset, config.data_dir)
+    return _source(config, config.path, config.split)
 
 
 def eval_source(config: DataConfig) -> Source | None:
     """Where held-out rows come from, when they have a place of their own (not a fraction of the training rows)."""
     if config.eval_path is not None:
-        return Source(config.eval_path, config.eval_split or config.split, config.subset, config.data_dir)
+        inherited = "train" if _has_one_split(config.eval_path) else config.split
+        return _source(config, config.eval_path, config.eval_split or inherited)
     if config.eval_split is not None:
-        return Source(config.path, config.eval_split, config.subset, config.data_dir)
+        return _source(config, config.path, config.eval_split)
     return None
+
+
+def _source(config: DataConfig, name: str, split: str) -> Source:
+    """`subset` and `data_dir` go to the hub dataset where one of path and eval_path is local and the other is not."""
+    if _is_here(name) and not all(_is_here(place) for place in (config.path, config.eval_path) if place is not None):
+        return Source(name, split)
+    return Source(name, split, config.subset, config.data_dir)
+
+
+def _is_here(name: str) -> bool:
+    return is_synthetic(name) or pathlib.Path(name).exists()
+
+
+def _has_one_split(name: str) -> bool:
+    """Whether all rows are one split, "train": generated data, a file, a dataset saved without splits."""
+    path = pathlib.Path(name)
+    return is_synthetic(name) or path.is_file() or (path / "state.json").is_file()
+
+
+def _check_options(source: Source) -> None:
+    """Refuses options that would do nothing here: rows of another split must not be the training rows again."""
+    if not _is_here(source.name):
+        return
+    for option, value in (("subset", source.subset), ("data_dir", source.data_dir)):
+        if value is not None:
+            raise DataError(
+                f"data.{option} {value!r} is for hub datasets, {source.name} is not one: remove it or change the path"
+            )
+    if source.split != "train" and _has_one_split(source.name):
+        raise DataError(
+            f"split {source.split!r} is not in {source.name}, which has no splits: leave data.split as 'train', "
+            "and hold rows out with data.eval_path, data.eval_fraction or data.eval_size"
+        )
 
 
 def read_rows(source: Source, kind: str) -> Iterator[RawRow]:
     """All rows of a source, bad ones included. `kind` chooses what a generator makes.
 
     Raises:
-        DataError: a file is missing, empty, or of a type that is not read; a hub dataset cannot be had.
+        DataError: a file is missing, empty, or of a type that is not read; a hub dataset cannot be had; `split`, `subset`
+            or `data_dir` cannot apply to the path.
     """
+    _check_options(source)
     if is_synthetic(source.name):
         for number, columns in enumerate(synthetic_rows(source.name, kind), start=1):
             yield RawRow(f"{source.name} row {number}", columns)
@@ -75,6 +113,7 @@ def read_rows(source: Source, kind: str) -> Iterator[RawRow]:
 
 def source_fingerprint(source: Source, kind: str) -> str:
     """Hash of the content: file bytes, or the generator's name with its options."""
+    _check_options(source)
     digest = hashlib.sha256()
     if is_synthetic(source.name):
         digest.update(f"{source.name} {kind}".encode())
@@ -137,7 +176,7 @@ def _read_file(file: pathlib.Path) -> Iterator[RawRow]:
     if kind == ".parquet":
         yield from _read_parquet(file)
         return
-    with _open_text(file) as stream:
+    with _open(file) as stream:
         try:
             if kind == ".csv":
                 yield from _read_csv(file, stream)
@@ -145,27 +184,42 @@ def _read_file(file: pathlib.Path) -> Iterator[RawRow]:
                 yield from _read_json(file, stream)
             else:
                 yield from _read_json_lines(file, stream)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"{file} is not a whole gzip file: {error}") from None
 
 
-def _open_text(file: pathlib.Path) -> IO[str]:
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
-    return file.open(encoding="utf-8-sig", newline="")
+def _open(file: pathlib.Path) -> io.BufferedIOBase:
+    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
 
-def _read_json_lines(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
-    for number, line in enumerate(stream, start=1):
+def _text_lines(stream: io.BufferedIOBase) -> Iterator[str]:
+    """Lines of text. Bytes that are not UTF-8 become lone surrogates, so that they spoil their own line only."""
+    for index, line in enumerate(stream):
+        text = line.decode("utf-8" if index else "utf-8-sig", "surrogateescape")
+        yield from io.StringIO(text, newline="")  # a lone carriage return ends a line too
+
+
+def _not_utf8(text: str) -> BadRow | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return BadRow("invalid UTF-8", f"invalid UTF-8 (byte 0x{ord(text[error.start]) - 0xDC00:02x}): save the file as UTF-8")
+    return None
+
+
+def _read_json_lines(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow]:
+    for number, line in enumerate(_text_lines(stream), start=1):
         if line.strip():
             yield _json_row(f"{file}:{number}", line)
 
 
 def _json_row(where: str, line: str) -> RawRow:
+    if bad := _not_utf8(line):
+        return RawRow(where, None, bad)
     try:
         columns = json.loads(line)
+    except RecursionError:
+        return RawRow(where, None, BadRow("invalid JSON", "invalid JSON (nested too deeply)"))
     except ValueError as error:
         return RawRow(where, None, BadRow("invalid JSON", f"invalid JSON ({' '.join(str(error).split())})"))
     return _object_row(where, columns)
@@ -177,25 +231,34 @@ def _object_row(where: str, columns: Any) -> RawRow:
     return RawRow(where, columns)
 
 
-def _read_json(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
+def _read_json(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow]:
     """A JSON array of objects; a .json file with one object a line is read as JSON lines."""
-    text = stream.read()
-    if not text.lstrip().startswith("["):
-        yield from _read_json_lines(file, io.StringIO(text))
+    content = stream.read()
+    if not content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        yield from _read_json_lines(file, io.BytesIO(content))
         return
     try:
-        rows = json.loads(text)
+        rows = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{file}:{number}: invalid UTF-8 (byte 0x{error.object[error.start]:02x}): save the file as UTF-8"
+        ) from None
+    except RecursionError:
+        raise DataError(f"{file} is not valid JSON: nested too deeply") from None
     except ValueError as error:
         raise DataError(f"{file} is not valid JSON: {error}") from None
     for number, columns in enumerate(rows, start=1):
         yield _object_row(f"{file} row {number}", columns)
 
 
-def _read_csv(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
+def _read_csv(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(stream, strict=True)
+    reader = csv.DictReader(_text_lines(stream), strict=True)
     try:
         count = len(reader.fieldnames or ())
+        if bad := _not_utf8("".join(reader.fieldnames or ())):
+            raise DataError(f"{file}:1: {bad.detail}")
     except csv.Error as error:
         raise DataError(f"{file}:1: the header is not valid CSV ({error})") from None
     while True:
@@ -209,6 +272,8 @@ def _read_csv(file: pathlib.Path, stream: IO[str]) -> Iterator[RawRow]:
             return
         if None in row or None in row.values():
             yield RawRow(where, None, BadRow("invalid CSV", f"the line does not have the header's {count} fields"))
+        elif bad := _not_utf8("".join(row.values())):
+            yield RawRow(where, None, bad)
         else:
             yield RawRow(where, row)
 

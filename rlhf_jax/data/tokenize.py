@@ -32,7 +32,7 @@ from rlhf_jax.data.tokenizer import FastTokenizer
 logger = logging.getLogger(__name__)
 
 _CHUNK = 512
-_VERSION = 1  # of the cached arrays; raise it when their meaning changes
+_VERSION = 2  # of the cached arrays; raise it when their meaning changes
 _PLACE = ("path", "split", "subset", "data_dir", "eval_path", "eval_split")  # the content is hashed instead
 _SHAPE = ("num_proc", "shuffle", "packing", "num_buckets", "pad_multiple", "buckets", "length_window")
 _ARRAYS = ("tokens", "trained", "offsets", "margins")
@@ -123,9 +123,9 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
     dropped: Counter[str] = Counter()
     shortened = 0
     encoded = encode_rows(rendered, tokenizer, config)
-    for example, item, (prompt, completions) in zip(kept, rendered, encoded, strict=True):
+    for example, (prompt, completions) in zip(kept, encoded, strict=True):
         try:
-            fitted, is_cut = fit(prompt, completions, config, num_prefix=0 if item.is_chat else len(tokenizer.prefix_ids))
+            fitted, is_cut = fit(prompt, completions, config, num_prefix=_num_prefix(prompt, tokenizer))
         except Dropped as reason:
             dropped[reason.args[0]] += 1
             continue
@@ -134,6 +134,12 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
         margin = example.margin if isinstance(example, PairExample) else None
         margins.append(float("nan") if margin is None else margin)
     return _Chunk(flatten(rows), margins, dropped, bad, shortened)
+
+
+def _num_prefix(prompt: list[int], tokenizer: FastTokenizer) -> int:
+    """How many special ids open a prompt: the tokenizer's own, or the BOS that a chat template wrote."""
+    prefixes = [tokenizer.prefix_ids, [] if tokenizer.bos_id is None else [tokenizer.bos_id]]
+    return next((len(prefix) for prefix in prefixes if prefix and prompt[: len(prefix)] == prefix), 0)
 
 
 def _tokenize_chunks(rows: list[Example], tokenizer: FastTokenizer, config: DataConfig) -> Iterator[_Chunk]:

@@ -56,4 +56,4 @@ def test_sandbox() -> None:
 
 
 def test_date() -> None:
-    assert render("{{ strftime_now('%Y') }}").isdigit()
+    assert render("{{ strftime_now('%d %b %Y') }}") == "26 Jul 2024"  # not today's: tokens stay what they were

@@ -112,6 +112,8 @@ def test_preferences(columns: dict, expected: tuple) -> None:
 def test_margin() -> None:
     pair = make({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 2}, "preference", "pairs")
     assert pair.margin == 2.0 and isinstance(pair.margin, float)
+    for text, margin in (("2", 2.0), (" -0.5", -0.5), ("", None)):  # as CSV gives it
+        assert make({"prompt": "q", "chosen": "a", "rejected": "b", "margin": text}, "preference", "pairs").margin == margin
 
 
 def test_prompts_keep_other_columns() -> None:
@@ -244,7 +246,17 @@ BAD_PAIRS = [
         "no answer",
         "column 'rejected' does not end with an assistant message",
     ),
-    ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": "2"}, "wrong type", "column 'margin' is str, a number is needed"),
+    (
+        {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "high"},
+        "wrong type",
+        "column 'margin' is 'high', a number is needed",
+    ),
+    (
+        {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "nan"},
+        "wrong type",
+        "column 'margin' is 'nan', a number is needed",
+    ),
+    ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": [2]}, "wrong type", "column 'margin' is list, a number is needed"),
 ]
 
 

@@ -320,6 +320,16 @@ def test_template_errors_name_the_row(tmp_path) -> None:
     assert (loader.num_examples, loader.skipped) == (1, {"chat template": 1})
 
 
+def test_long_chat_prompt_keeps_the_bos_of_the_template(tmp_path) -> None:
+    chat = [{"role": "user", "content": "u" * 200}, {"role": "assistant", "content": "v"}]
+    path = write(tmp_path / "m.jsonl", [{"messages": chat}])
+    body = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    for template, first in (("{{ bos_token }}" + body, BYTES.bos_id), (body, ord("u"))):
+        batch = text_loader(path, batch_size=1, chat_template=template).batch(0)
+        assert batch.tokens[0, :2].tolist() == [first, ord("u")]
+        assert batch.tokens[0, 61:].tolist() == [ord("u"), ord("v"), EOS]
+
+
 def test_prefetch_hands_out_steps_in_order(pair_path: str) -> None:
     loader = pair_loader(pair_path)
     with prefetch(loader, 5, 20) as batches:

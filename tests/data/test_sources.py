@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from rlhf_jax.data import DataConfig, DataError, load_examples
-from rlhf_jax.data.sources import Source, read_rows, source_fingerprint
+from rlhf_jax.data.sources import Source, eval_source, read_rows, source_fingerprint, train_source
 
 ROWS = [
     {"prompt": "a?", "completion": "b"},
@@ -148,10 +148,20 @@ def test_missing_file_names_the_nearest(tmp_path) -> None:
     assert str(caught.value) == f"data file {tmp_path}/zzz/b.csv does not exist (nothing of that name in {tmp_path})"
 
 
+GZIP = gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(200)), mtime=0)
 UNREADABLE = [
     ("a.txt", b"x", "{path} is not a data file that can be read: expected one of .jsonl, .json, .csv, .parquet (.gz allowed)"),
     ("a.json", b"[{]", "{path} is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 3 (char 2)"),
-    ("a.jsonl", b'{"text": "\xff"}\n', "{path} is not UTF-8 text: invalid start byte at byte 10"),
+    (
+        "a.jsonl",
+        b'{"text": "a"}\n{"text": "\xff"}\n',
+        "{path}:2: invalid UTF-8 (byte 0xff): save the file as UTF-8 (bad row 1 of 1",
+    ),
+    ("a.csv", b"text\na\n\xe9\n", "{path}:3: invalid UTF-8 (byte 0xe9): save the file as UTF-8 (bad row 1 of 1"),
+    ("a.csv", b"t\xe9xt\na\n", "{path}:1: invalid UTF-8 (byte 0xe9): save the file as UTF-8"),
+    ("a.json", b'[{"text": "a"},\n{"text": "\xff"}]', "{path}:2: invalid UTF-8 (byte 0xff): save the file as UTF-8"),
+    ("a.json", b"[" * 200_000, "{path} is not valid JSON: nested too deeply"),
+    ("c.jsonl.gz", GZIP[:10] + b"\xff" * 20 + GZIP[30:], "{path} is not a whole gzip file: Error -3 while decompressing data"),
     ("a.jsonl.gz", b"plain", "{path} is not a whole gzip file: Not a gzipped file (b'pl')"),
     ("b.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9)[:-9], "{path} is not a whole gzip file: "),
     ("a.parquet", b"PAR1 nonsense", "{path} cannot be read as parquet: "),
@@ -170,6 +180,69 @@ def test_unreadable_file(tmp_path, name: str, content: bytes, message: str) -> N
     with pytest.raises(DataError) as caught:
         load_examples(DataConfig(path=str(path)), kind="text")
     assert str(caught.value).startswith(message.format(path=path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "reason"),
+    [
+        ("a.jsonl", b'{"text": "\xff"}', "invalid UTF-8"),
+        ("lines.json", b'{"text": "\xff"}', "invalid UTF-8"),
+        ("a.jsonl", b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "invalid JSON"),
+        ("a.csv", b"\xe9", "invalid UTF-8"),
+    ],
+)
+def test_a_spoiled_line_costs_one_row(tmp_path, name: str, line: bytes, reason: str) -> None:
+    path = tmp_path / name
+    good = [b"text", b"a", b"b"] if name == "a.csv" else [b'{"text": "a"}', b'{"text": "a"}', b'{"text": "b"}']
+    path.write_bytes(b"\n".join([*good[:2], line, good[2]]) + b"\n")
+    examples = load_examples(DataConfig(path=str(path), on_error="skip"), kind="text")
+    assert [row.completion for row in examples.rows][-2:] == ["a", "b"] and examples.skipped == {reason: 1}
+    assert [row.where for row in read(path) if row.error] == [f"{path}:3"]
+
+
+def test_line_ends(tmp_path) -> None:
+    for end in (b"\n", b"\r\n", b"\r"):
+        (tmp_path / "a.csv").write_bytes(end.join([b"text", b"a", b"b", b""]))
+        (tmp_path / "a.jsonl").write_bytes(end.join([b'{"text": "a"}', b'{"text": "b"}', b""]))
+        assert columns(tmp_path / "a.csv") == columns(tmp_path / "a.jsonl") == [{"text": "a"}, {"text": "b"}]
+
+
+@pytest.mark.parametrize("name", ["file", "saved", "synthetic:arithmetic", "folder"])
+def test_options_that_cannot_apply_are_refused(tmp_path, name: str) -> None:
+    place = name if name.startswith("synthetic") else str(tmp_path / "p.jsonl" if name == "file" else tmp_path / name)
+    if name == "file":
+        write_jsonl(tmp_path / "p.jsonl")
+    elif name == "saved":
+        datasets.Dataset.from_list(ROWS).save_to_disk(place)
+    elif name == "folder":
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "train.jsonl")
+        write_jsonl(tmp_path / name / "test.jsonl", ROWS[:1])
+    config = DataConfig(path=place, eval_split="test")
+    assert load_examples(config, kind="text").rows
+    if name == "folder":
+        assert len(load_examples(config, kind="text", split="eval").rows) == 1
+    else:
+        with pytest.raises(DataError) as caught:
+            load_examples(config, kind="text", split="eval")
+        assert str(caught.value).startswith(f"split 'test' is not in {place}, which has no splits: leave data.split as 'train'")
+        with pytest.raises(DataError, match=r"^split 'test' is not in "):
+            source_fingerprint(Source(place, "test"), "text")
+    for option in ("subset", "data_dir"):
+        with pytest.raises(DataError) as caught:
+            load_examples(DataConfig(path=place, **{option: "x"}), kind="text")
+        assert str(caught.value) == f"data.{option} 'x' is for hub datasets, {place} is not one: remove it or change the path"
+
+
+def test_hub_options_stay_with_the_hub_dataset(tmp_path) -> None:
+    path = write_jsonl(tmp_path / "p.jsonl")
+    hub = {"subset": "main", "data_dir": "part"}
+    config = DataConfig(path="owner/name", split="train[:9]", eval_path=path, **hub)
+    assert train_source(config) == Source("owner/name", "train[:9]", "main", "part")
+    assert eval_source(config) == Source(path, "train")
+    config = DataConfig(path=path, eval_path="owner/name", eval_split="test", **hub)
+    assert train_source(config) == Source(path, "train")
+    assert eval_source(config) == Source("owner/name", "test", "main", "part")
 
 
 def test_empty_folder_and_broken_dataset(tmp_path) -> None:
