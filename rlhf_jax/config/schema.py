@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.algorithms import ALGORITHMS, DPOConfig, algorithm_config
 from rlhf_jax.config.document import read_document, render, settled
 from rlhf_jax.config.fields import defaults, flat, plain
 from rlhf_jax.data.config import DataConfig
@@ -30,6 +30,7 @@ RESUMABLE = (
     "training.max_nonfinite",
 )
 """Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt."""
+MAX_SEED = 2**32 - 1
 TRAINED_TOKENIZER = re.compile(r"bpe:([1-9][0-9]*)")
 
 
@@ -42,7 +43,7 @@ class ModelSection:
     config: dict[str, Any] | None = None
     """Keys of a Hugging Face config.json (model_type, hidden_size, ...) for a model with random weights; or give `path`."""
     reference: str | None = None
-    """Folder or hub id of the frozen reference (DPO); null: the starting weights."""
+    """Folder or hub id of the frozen reference (DPO with a reference only); null: the starting weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype in which parameters are kept and updated."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None
@@ -103,7 +104,7 @@ class CheckpointConfig:
     keep_best: int = 0
     """Checkpoints to keep beside them because their `best_metric` is best."""
     best_metric: str | None = None
-    """Evaluation metric that decides, such as `rewards/accuracy` or `loss`."""
+    """Evaluation metric that decides, such as `rewards/accuracy` or (with `best_mode: min`) `loss/total`."""
     best_mode: Literal["max", "min"] = "max"
     """Whether a large or a small `best_metric` is good."""
     resume: Literal["auto", "never", "must"] = "auto"
@@ -160,8 +161,8 @@ class Config:
         algorithm_name(self.algorithm)
         if not self.run_dir:
             raise ValueError("run_dir is empty; give the folder of the run, for example run_dir=runs/dpo")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed={self.seed} must be from 0 to {MAX_SEED}")
         if self.model.path is None and self.model.config is None:
             raise ValueError(
                 "model: give model.path (a Hugging Face folder or hub id) or model.config (a model with random weights)"
@@ -170,6 +171,29 @@ class Config:
             raise ValueError(
                 "tokenizer is null, but there is no model folder to take it from; give byte, bpe:4096, a folder or a hub id"
             )
+        self._check_reference()
+        self._check_best()
+
+    def _check_reference(self) -> None:
+        compared = isinstance(self.algorithm, DPOConfig) and self.algorithm.reference != "none"
+        if self.model.reference is not None and not compared:
+            raise ValueError(
+                f"model.reference={self.model.reference!r} has no use in this run; "
+                "leave it null, or choose algorithm.name=dpo with algorithm.reference=precomputed or online"
+            )
+
+    def _check_best(self) -> None:
+        """What `keep_best` needs, so that checkpoints have been evaluated when they are saved."""
+        if self.checkpoint.keep_best == 0:
+            return
+        best = f"checkpoint.keep_best={self.checkpoint.keep_best}"
+        every, save = self.training.eval_every, self.training.save_every
+        if not self.data.has_eval:
+            raise ValueError(f"{best} needs held-out data: give data.eval_path, eval_split, eval_fraction or eval_size")
+        if save > 0 and every == 0:
+            raise ValueError(f"{best} needs evaluations: training.eval_every=0 must be at least 1, or training.save_every 0")
+        if save > 0 and save % every:
+            raise ValueError(f"{best} needs training.save_every={save} to be a multiple of training.eval_every={every}")
 
     def to_tree(self) -> dict[str, Any]:
         """Nested dicts, lists and scalars, every default written out, `algorithm.name` included."""

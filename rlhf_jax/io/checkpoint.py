@@ -88,6 +88,7 @@ class Checkpointer:
             enable_async_checkpointing=True,
         )
         self._open_manager: ocp.CheckpointManager | None = None
+        self._cleaned = False
         logging.getLogger("absl").addFilter(_not_orbax_chatter)
 
     def save(self, step: int, state: State, meta: Mapping[str, Any], *, metrics: Mapping[str, float] | None = None) -> None:
@@ -132,7 +133,7 @@ class Checkpointer:
         manager = self._manager(create=False)
         if manager is None:
             return None
-        evaluated = {step: metrics for step in self.all_steps() if (metrics := manager.metrics(step))}
+        evaluated = {step: metrics for step in self.all_steps() if self._best_metric in (metrics := manager.metrics(step) or {})}
         return max(evaluated, key=lambda step: (self._rank(evaluated[step]), step), default=None)
 
     def read_meta(self, step: int | None = None) -> dict[str, Any]:
@@ -205,7 +206,9 @@ class Checkpointer:
         self.close()
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
-        return self._sign * metrics[str(self._best_metric)]
+        """Larger is better; -inf for a checkpoint of a run that named another `best_metric` when it was saved."""
+        value = metrics.get(str(self._best_metric))
+        return -math.inf if value is None else self._sign * value
 
     def _manager(self, *, create: bool) -> ocp.CheckpointManager | None:
         """Orbax's manager, opened when first needed; None when there is no folder and none is to be created."""
@@ -214,14 +217,22 @@ class Checkpointer:
                 return None
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                for stale in self.directory.glob(UNFINISHED):  # orbax's own cleanup logs errors and leaves folders
-                    _log.warning("removing %s: a checkpoint that was interrupted while being saved", stale.name)
-                    shutil.rmtree(stale, ignore_errors=True)
             handlers = {"params": ocp.StandardCheckpointHandler(), "rest": ocp.StandardCheckpointHandler()}
             self._open_manager = ocp.CheckpointManager(
                 self.directory, options=self._options, item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()}
             )
+        if create and not self._cleaned:
+            self._cleaned = True
+            self._remove_unfinished()
         return self._open_manager
+
+    def _remove_unfinished(self) -> None:
+        """Before the first save only: for a reader, such a folder may be what another process is saving."""
+        if jax.process_index() != 0:
+            return
+        for stale in self.directory.glob(UNFINISHED):  # orbax's own cleanup logs errors and leaves folders
+            _log.warning("removing %s: a checkpoint that was interrupted while being saved", stale.name)
+            shutil.rmtree(stale, ignore_errors=True)
 
     def _find(self, step: int | None) -> tuple[ocp.CheckpointManager, int]:
         steps = self.all_steps()

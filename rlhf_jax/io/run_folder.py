@@ -8,15 +8,19 @@ tensorboard/     event files
 checkpoints/     states to resume from
 tokenizer/       the tokenizer in use
 export/          the final model as a Hugging Face folder
+.lock            held while a process trains here
 """
 
+import fcntl
 import logging
 import os
 import pathlib
 import shutil
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import IO, Any, Protocol, Self
+
+import jax
 
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
@@ -24,6 +28,7 @@ from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_
 
 _log = logging.getLogger(__name__)
 _package_log = logging.getLogger("rlhf_jax")
+LOCK = ".lock"
 
 
 class RunFolderError(ValueError):
@@ -59,7 +64,7 @@ class RunFolder:
 
     Raises:
         RunFolderError: the folder is not empty and `checkpoint.resume` is `never`; or holds something else; or a run with
-            another configuration; or `resume` is `must` and there is no checkpoint.
+            another configuration; or `resume` is `must` and there is no checkpoint; on entering: another process trains in it.
     """
 
     def __init__(self, config: RunConfig, *, resume_step: int | None = None, progress: bool | None = None):
@@ -69,6 +74,7 @@ class RunFolder:
         self._sinks: list[Sink] = []
         self._progress: Progress | None = None
         self._log_file: logging.Handler | None = None
+        self._lock_file: IO[str] | None = None
         self._level = _package_log.level
 
     def __enter__(self) -> Self:
@@ -81,6 +87,7 @@ class RunFolder:
 
     def _open(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
         self._open_log()
         if self._resume_step is None:
             for leftover in ("tokenizer", "tensorboard"):  # of a start that failed before its first checkpoint
@@ -122,6 +129,12 @@ class RunFolder:
         return kept.get("eval", {}) | {f"train/{name}": value for name, value in kept.get("train", {}).items()}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._finish(kind, error, trace)
+        finally:
+            self._unlock()
+
+    def _finish(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._progress is not None:
             self._progress.__exit__(kind, error, trace)
         for sink in self._sinks:
@@ -131,6 +144,29 @@ class RunFolder:
         elif self._config.logging.plot and read_metrics(self.path / "metrics.jsonl"):
             _log.info("plot of the metrics: %s", plot_run(self.path))
         self._close_log()
+
+    def _lock(self) -> None:
+        if jax.process_index() != 0:  # the processes of one run share its folder
+            return
+        file = (self.path / LOCK).open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise RunFolderError(
+                f"run_dir={self.path} is in use by another process; wait for it, or give another run_dir"
+            ) from None
+        except OSError as error:  # a file system without locks
+            file.close()
+            _log.warning("run_dir=%s cannot be locked (%s): start no second run in it", self.path, error.strerror)
+        else:
+            self._lock_file = file
+
+    def _unlock(self) -> None:
+        if self._lock_file is not None:
+            with self._lock_file:  # the file stays: deleting it would let two processes hold different ones
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)  # closing alone would leave it to forked children
+            self._lock_file = None
 
     def _open_log(self) -> None:
         self._log_file = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
@@ -165,7 +201,7 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
     path, resume = pathlib.Path(config.run_dir), config.checkpoint.resume
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"run_dir={path} is a file; give a folder")
-    used = path.is_dir() and any(path.iterdir())
+    used = path.is_dir() and any(child.name != LOCK for child in path.iterdir())
     if resume == "never" and used:
         raise RunFolderError(f"run_dir={path} is not empty and checkpoint.resume=never; give another run_dir, or resume=auto")
     if resume == "must" and resume_step is None:

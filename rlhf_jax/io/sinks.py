@@ -95,7 +95,7 @@ class WandbSink:
         config: the resolved configuration, shown beside the run.
 
     Raises:
-        MetricsError: wandb is not installed.
+        MetricsError: wandb is not installed, or no run can be started (no login, no network).
     """
 
     def __init__(self, run_dir: str | os.PathLike[str], *, project: str, name: str, config: Mapping[str, Any]):
@@ -105,7 +105,13 @@ class WandbSink:
             raise MetricsError("logging.wandb=true needs the package wandb: pip install 'rlhf_jax[wandb]'") from None
         id_file = pathlib.Path(run_dir) / "wandb_id.txt"
         run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else None
-        self._run = wandb.init(project=project, name=name, dir=str(run_dir), config=dict(config), id=run_id, resume="allow")
+        try:
+            self._run = wandb.init(project=project, name=name, dir=str(run_dir), config=dict(config), id=run_id, resume="allow")
+        except Exception as error:  # wandb has many: usage, login, network, a project of somebody else
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise MetricsError(
+                f"logging.wandb=true, but wandb.init failed: {reason}; log in, or set WANDB_MODE=offline"
+            ) from error
         id_file.write_text(self._run.id + "\n", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:

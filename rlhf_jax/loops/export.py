@@ -68,9 +68,9 @@ def best_step(run_dir: pathlib.Path) -> int:
     from rlhf_jax.config import load_config  # pydantic: only where a configuration is read
 
     config = load_config(run_dir / "config.yaml").checkpoint
-    with Checkpointer(
-        run_dir / "checkpoints", keep_best=1, best_metric=config.best_metric, best_mode=config.best_mode
-    ) as checkpointer:
+    if config.best_metric is None:
+        raise CheckpointError(f"{run_dir}: the run has no checkpoint.best_metric, so no checkpoint is best: leave --best out")
+    with Checkpointer(run_dir / "checkpoints", best_metric=config.best_metric, best_mode=config.best_mode) as checkpointer:
         step = checkpointer.best_step()
     if step is None:
         raise CheckpointError(f"{run_dir}: no checkpoint was evaluated, so none is best")
@@ -78,7 +78,7 @@ def best_step(run_dir: pathlib.Path) -> int:
 
 
 def load_checkpoint(
-    run_dir: pathlib.Path, step: int | None, *, mesh: Mesh, replicate: tuple[str, ...] = ()
+    run_dir: pathlib.Path, step: int | None, *, mesh: Mesh, replicate: tuple[str, ...] = (), **execution: Any
 ) -> tuple[Model, Params]:
     """Model and parameters of a checkpoint, created in their shards.
 
@@ -87,6 +87,7 @@ def load_checkpoint(
       step: None: the newest.
       mesh: where the parameters lie.
       replicate: names to keep whole (`MeshConfig.replicate`).
+      execution: compute_dtype, remat, layers, attention of `make_model`.
 
     Returns:
       (model, params) in float32 or whatever the run kept.
@@ -98,4 +99,4 @@ def load_checkpoint(
         shardings = infer_shardings(abstract, mesh, replicate=replicate)
         structs = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         params = checkpointer.restore_params(step, structs)
-    return make_model(config, mesh=mesh, head=meta["head"]), params
+    return make_model(config, mesh=mesh, head=meta["head"], **execution), params

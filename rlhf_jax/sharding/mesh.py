@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ class MeshConfig:
                 raise ValueError(f"mesh.{name}={size} must be at least 1, or -1 for all remaining devices")
         if list(sizes.values()).count(-1) > 1:
             raise ValueError(f"mesh: only one axis may be -1, got {sizes}")
+        for pattern in self.replicate:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"mesh.replicate: {pattern!r} is not a regular expression: {error.msg}") from None
 
     def sizes(self, num_devices: int) -> dict[str, int]:
         """Axis sizes with -1 resolved.

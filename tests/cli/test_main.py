@@ -158,9 +158,8 @@ def test_model_mistakes_exit_with_4(capsys, config, tmp_path):
 
 def test_failed_training_exits_with_5(capsys, config, tmp_path):
     diverge = ["optimizer.learning_rate=1e38", "optimizer.name=sgd", "optimizer.max_grad_norm=null", "training.max_steps=30"]
-    message = error_of(
-        capsys, ["train", config, f"run_dir={tmp_path / 'run'}", "training.max_nonfinite=1", "training.eval_every=0", *diverge], 5
-    )
+    quiet = ["training.max_nonfinite=1", "training.eval_every=0", "training.save_every=0"]
+    message = error_of(capsys, ["train", config, f"run_dir={tmp_path / 'run'}", *quiet, *diverge], 5)
     assert "not finite 2 times in a row" in message
 
 
@@ -179,6 +178,13 @@ def test_train_evaluate_export(capsys, config, run, tmp_path):
     assert (tmp_path / "model" / "model.safetensors").exists()
     assert "exists and is not an empty folder" in error_of(capsys, ["export", run, tmp_path / "model"], 2)
     assert "no checkpoint of step 3; there are 2, 4" in error_of(capsys, ["export", run, tmp_path / "other", "--step", "3"], 4)
+
+
+def test_export_best_needs_a_metric(capsys, config, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text(re.sub("(?m)^checkpoint:.*$", "", config.read_text()))
+    message = "the run has no checkpoint.best_metric, so no checkpoint is best: leave --best out"
+    assert message in error_of(capsys, ["export", tmp_path, tmp_path / "model", "--best"], 4)
 
 
 def test_training_again_goes_on_and_prints_the_table(capsys, config, run):

@@ -112,7 +112,9 @@ def test_overrides_are_typed_and_the_last_one_wins(file):
         ("data.path=", "data.path: '' is not allowed; allowed: text"),
         ("data={split: x}", "data.path: required and not given; allowed: text (override 'data={split: x}')"),
         ("data.eval_fraction=2", "data.eval_fraction 2.0 must be from 0"),
-        ("seed=-1", "seed=-1 must not be negative"),
+        ("seed=-1", "seed=-1 must be from 0 to 4294967295"),
+        ("seed=4294967296", "seed=4294967296 must be from 0 to 4294967295"),
+        ("mesh.replicate=['[']", "mesh.replicate: '[' is not a regular expression: unterminated character set"),
         ("seed.x=1", "seed: {'x': 1} is not allowed; allowed: a whole number"),
         ("mesh.fsdp=0", "mesh.fsdp=0 must be at least 1, or -1"),
         ("checkpoint.resume=allways", "checkpoint.resume: 'allways' is not allowed; allowed: one of: auto, never, must"),
@@ -133,6 +135,43 @@ def test_a_mistake_is_one_line(file, override, message):
         load_config(file, [override])
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+BEST = ["checkpoint.keep_best=1", "checkpoint.best_metric=rewards/accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*BEST, "data.eval_fraction=0"], "^checkpoint.keep_best=1 needs held-out data: give data.eval_path"),
+        ([*BEST, "training.eval_every=0"], "^checkpoint.keep_best=1 needs evaluations: training.eval_every=0 must"),
+        (
+            [*BEST, "training.eval_every=30"],
+            "^checkpoint.keep_best=1 needs training.save_every=100 to be a multiple of training.eval_every=30",
+        ),
+        (["model.reference=m", "algorithm.reference=none"], "^model.reference='m' has no use in this run; leave it null"),
+        (["model.reference=m", "algorithm={name: sft}"], "^model.reference='m' has no use in this run; leave it null"),
+        (["model.reference=m", "algorithm={name: reward_model}"], "^model.reference='m' has no use in this run"),
+    ],
+)
+def test_sections_that_do_not_fit_together(file, overrides, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(file, overrides)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [*BEST, "training.eval_every=50"],
+        [*BEST, "training.eval_every=0", "training.save_every=0"],
+        ["model.reference=m"],
+        ["model.reference=m", "algorithm.reference=online"],
+        ["seed=4294967295"],
+    ],
+)
+def test_sections_that_fit_together(file, overrides):
+    assert load_config(file, overrides).data.has_eval
 
 
 def test_a_mistake_in_a_file_names_the_line(file):
@@ -186,7 +225,13 @@ def test_every_algorithm_reads_back_equal(name, tmp_path):
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-@given(run_dir=TEXT, path=TEXT, rate=st.floats(0, allow_infinity=False), columns=st.dictionaries(TEXT, TEXT), seed=st.integers(0))
+@given(
+    run_dir=TEXT,
+    path=TEXT,
+    rate=st.floats(0, allow_infinity=False),
+    columns=st.dictionaries(TEXT, TEXT),
+    seed=st.integers(0, 2**32 - 1),
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_values_read_back_equal(tmp_path, run_dir, path, rate, columns, seed):
     tree = {

@@ -110,6 +110,17 @@ def test_keeps_newest_and_best(tmp_path, state):
         assert checkpointer.best_step() == 6
 
 
+def test_another_best_metric_on_resume(tmp_path, state):
+    with Checkpointer(tmp_path / "ck", keep_last=1, keep_best=1, best_metric="acc") as checkpointer:
+        checkpointer.save(1, state, {}, metrics={"acc": 0.9})
+    with Checkpointer(tmp_path / "ck", keep_last=1, keep_best=1, best_metric="loss", best_mode="min") as checkpointer:
+        assert checkpointer.best_step() is None
+        checkpointer.save(2, state, {}, metrics={"acc": 0.1, "loss": 2.0})
+        checkpointer.save(3, state, {}, metrics={"acc": 0.1, "loss": 3.0})
+        assert checkpointer.all_steps() == [2, 3]
+        assert checkpointer.best_step() == 2
+
+
 def test_a_saved_step_is_left_alone(tmp_path, state):
     with Checkpointer(tmp_path / "ck") as checkpointer:
         checkpointer.save(1, state, {"first": True})
@@ -144,6 +155,9 @@ def test_unfinished_checkpoints_are_removed(tmp_path, state, caplog):
     (stale / "params").mkdir(parents=True)
     with Checkpointer(tmp_path / "ck") as checkpointer:
         assert checkpointer.latest_step() == 1
+        assert checkpointer.read_meta() == {}
+        checkpointer.restore(1, abstract(state))
+        assert (stale / "params").is_dir(), "a reader leaves what another process may be saving"
         checkpointer.save(2, state, {})
     assert not stale.exists()
     assert "2.orbax-checkpoint-tmp" in caplog.text

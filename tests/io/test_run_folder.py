@@ -1,5 +1,7 @@
 """The run folder: what is written, who may start in it, progress and plot."""
 
+import errno
+import fcntl
 import logging
 import math
 import sys
@@ -27,7 +29,7 @@ def run(path, *, steps=range(1, 4), resume_step=None, **changes):
 def test_what_a_run_leaves(tmp_path):
     folder = run(tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "log.txt", "metrics.png", "tensorboard"}
+    assert names == {"config.yaml", "metrics.jsonl", "log.txt", "metrics.png", "tensorboard", ".lock"}
     assert (tmp_path / "run" / "config.yaml").read_text() == config(tmp_path / "run").to_yaml()
     last = folder.last_metrics()
     assert last == {"loss/total": 0.25, "rewards/accuracy": 0.75, "train/loss/total": pytest.approx(1 / 3), "train/lr": 0.1}
@@ -40,7 +42,7 @@ def test_what_a_run_leaves(tmp_path):
 
 def test_outputs_can_be_switched_off(tmp_path):
     run(tmp_path / "run", logging__tensorboard="false", logging__plot="false")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "metrics.jsonl", "log.txt"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "metrics.jsonl", "log.txt", ".lock"}
 
 
 def test_logging_is_left_as_it_was(tmp_path):
@@ -88,6 +90,31 @@ def test_two_runs_are_not_mixed(tmp_path, changes, resume_step, message):
     with pytest.raises(RunFolderError, match=message) as error:
         RunFolder(config(tmp_path / "run", **changes), resume_step=resume_step)
     assert "\n" not in str(error.value)
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    quiet = {"logging__plot": "false", "logging__tensorboard": "false"}
+    with RunFolder(config(tmp_path / "run", **quiet), progress=False):
+        log = (tmp_path / "run" / "log.txt").read_text()
+        with pytest.raises(RunFolderError, match="run is in use by another process; wait for it") as error:
+            run(tmp_path / "run", **quiet)
+        assert "\n" not in str(error.value)
+        assert (tmp_path / "run" / "log.txt").read_text() == log
+    run(tmp_path / "run", **quiet)
+
+
+def test_a_lock_alone_does_not_make_a_folder_used(tmp_path):
+    (tmp_path / ".lock").touch()
+    run(tmp_path, checkpoint__resume="never")
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    run(tmp_path / "run")
+    assert "cannot be locked (No locks available)" in caplog.text
 
 
 def test_folders_of_something_else_are_refused(tmp_path):

@@ -125,6 +125,16 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     ]
 
 
+def test_wandb_that_cannot_start_is_one_line(tmp_path, monkeypatch):
+    def init(**options):
+        raise RuntimeError("api_key not configured\n(no-tty)")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    with pytest.raises(MetricsError, match=r"wandb.init failed: api_key not configured \(no-tty\); log in") as error:
+        WandbSink(tmp_path, project="p", name="n", config={})
+    assert "\n" not in str(error.value)
+
+
 def test_wandb_must_be_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MetricsError, match=r"logging.wandb=true needs the package wandb: pip install 'rlhf_jax\[wandb\]'"):

@@ -28,6 +28,7 @@ def test_smaller_mesh_says_so(caplog):
     [
         ({"data": 0}, "mesh.data=0"),
         ({"data": -1, "fsdp": -1}, "only one axis may be -1"),
+        ({"replicate": ("embed", "(")}, r"^mesh.replicate: '\(' is not a regular expression: missing \), unterminated"),
     ],
 )
 def test_bad_config(kwargs, message):
