@@ -10,9 +10,10 @@ from rlhf_jax.algorithms import ALGORITHMS
 from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
 from rlhf_jax.data import FastTokenizer, load_tokenizer, make_loader
 from rlhf_jax.loops.export import find_run, load_checkpoint
-from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step
+from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_document
 from rlhf_jax.loops.reference import reference_logps
-from rlhf_jax.loops.setup import check_batch, load_reference, make_policy
+from rlhf_jax.loops.setup import check_batch, check_vocabulary, load_reference, make_policy
+from rlhf_jax.models import local_folder, read_config
 from rlhf_jax.sharding import make_mesh
 from rlhf_jax.types import Params
 
@@ -39,11 +40,26 @@ def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None 
     check_batch(config, mesh)
     if checkpoint is None:
         tokenizer = _tokenizer(config)
+        if head is not None and config.model.path is not None and read_config(local_folder(config.model.path)).lm_head:
+            raise ValueError(
+                f"model.path={config.model.path} is a language model without a {head} head: there is nothing to measure"
+            )
         model, params = make_policy(config, mesh, head)
     else:
         run_dir, step = find_run(checkpoint, step)
         tokenizer = load_tokenizer(run_dir / "tokenizer")
-        model, params = load_checkpoint(run_dir, step, mesh=mesh, replicate=config.mesh.replicate)
+        section = config.model
+        model, params = load_checkpoint(
+            run_dir,
+            step,
+            mesh=mesh,
+            replicate=config.mesh.replicate,
+            compute_dtype=section.compute_dtype,
+            remat=section.remat,
+            layers=section.layers,
+            attention=section.attention,
+        )
+    check_vocabulary(model, tokenizer)
     batch_size = config.training.eval_batch_size or config.training.batch_size
     loader = make_loader(config.data, tokenizer, kind=kind, split="eval", batch_size=batch_size, seed=config.seed)
     algorithm = ALGORITHMS[name](config.algorithm, model)
@@ -51,7 +67,7 @@ def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None 
     frozen: Params = {}
     ref_logps = None
     if reference is not None:
-        ref_params = load_reference(reference, mesh)
+        ref_params = load_reference(reference, mesh, model)
         if "ref" in algorithm.frozen:
             frozen = {"ref": ref_params}
         else:
@@ -66,7 +82,7 @@ def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None 
                     cache_dir=pathlib.Path(folder),
                     precision=precision,
                 )
-    eval_step = jax.jit(make_eval_step(algorithm))
+    eval_step = jax.jit(make_eval_step(algorithm, per_document=per_document(config)))
     return evaluate_loader(eval_step, params, frozen, loader, mesh=mesh, batch_size=batch_size, ref_logps=ref_logps)
 
 

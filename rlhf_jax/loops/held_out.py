@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from rlhf_jax.algorithms import SFTConfig
+from rlhf_jax.config import Config
 from rlhf_jax.data import Loader
 from rlhf_jax.loops.place import place_batch
 from rlhf_jax.types import Algorithm, Metrics, Params
@@ -14,13 +17,28 @@ from rlhf_jax.types import Algorithm, Metrics, Params
 EvalStep = Callable[[Params, Params, Any], tuple[Metrics, Any]]
 
 
-def make_eval_step(algorithm: Algorithm) -> EvalStep:
-    """(params, frozen, batch) -> (metrics of the batch, number of weighted elements in it). Pure; jit it."""
+def per_document(config: Config) -> bool:
+    """Whether the loss averages over documents, and not over tokens or pairs."""
+    return isinstance(config.algorithm, SFTConfig) and config.algorithm.aggregation == "sequence"
+
+
+def make_eval_step(algorithm: Algorithm, *, per_document: bool = False) -> EvalStep:
+    """(params, frozen, batch) -> (metrics of the batch, number of elements they are the mean of). Pure; jit it.
+
+    Args:
+      algorithm: its loss and weights.
+      per_document: the elements are documents (rows, or segments of packed rows) and not tokens or pairs.
+    """
 
     def eval_step(params: Params, frozen: Params, batch: Any) -> tuple[Metrics, Any]:
         batch = algorithm.weigh(batch)
         loss, metrics = algorithm.loss(params, frozen, batch, jax.random.key(0))
-        return metrics | {"loss/total": loss}, (batch.weights > 0).sum()
+        used = batch.weights > 0
+        if per_document:
+            segments = batch.mask.astype(jnp.int32) if batch.segment_ids is None else batch.segment_ids
+            count = jax.vmap(lambda s, u: jax.ops.segment_max(u.astype(jnp.int32), s, used.shape[1] + 1)[1:].clip(0, 1).sum())
+            return metrics | {"loss/total": loss}, count(segments, used).sum()
+        return metrics | {"loss/total": loss}, used.sum()
 
     return eval_step
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from rlhf_jax.data import prefetch
 from rlhf_jax.io import Checkpointer, RunFolder
-from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, with_reference
+from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_document, with_reference
 from rlhf_jax.loops.interrupt import StopRequest
 from rlhf_jax.loops.place import needs_blocking, place_batch
-from rlhf_jax.loops.reference import reference_logps
+from rlhf_jax.loops.reference import params_fingerprint, reference_logps
 from rlhf_jax.loops.setup import Setup, load_reference
 from rlhf_jax.sharding import replicated
-from rlhf_jax.training import TrainState, make_sharded_state, make_update_step
+from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state, make_update_step
 from rlhf_jax.types import Metrics, Params
 
 _log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ class References(NamedTuple):
 
     train: np.ndarray | None
     eval: np.ndarray | None
+    fingerprint: str | None
+    """Of the reference's weights; None where the algorithm has no reference."""
 
 
 class Pending(NamedTuple):
@@ -60,10 +62,12 @@ def make_train_step(setup: Setup, shardings: Any) -> Callable[[TrainState, Param
 
 def make_references(setup: Setup) -> References:
     """Scores every pair with the reference, once, where the algorithm works on precomputed log-probs."""
-    if "ref_logps" not in setup.algorithm.needs:
-        return References(None, None)
     config = setup.config
-    params = setup.params if config.model.reference is None else load_reference(config, setup.mesh)
+    if "ref" in setup.frozen:
+        return References(None, None, params_fingerprint(setup.frozen["ref"]))
+    if "ref_logps" not in setup.algorithm.needs:
+        return References(None, None, None)
+    params = setup.params if config.model.reference is None else load_reference(config, setup.mesh, setup.model)
 
     def score(loader: Any) -> np.ndarray:
         return reference_logps(
@@ -76,7 +80,8 @@ def make_references(setup: Setup) -> References:
             precision=config.model.compute_dtype or config.model.dtype,
         )
 
-    return References(score(setup.train_loader), score(setup.eval_loader) if setup.eval_loader is not None else None)
+    held_out = score(setup.eval_loader) if setup.eval_loader is not None else None
+    return References(score(setup.train_loader), held_out, params_fingerprint(params))
 
 
 def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer, resume: int | None) -> tuple[TrainState, bool]:
@@ -99,15 +104,19 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
     config, training = setup.config, setup.config.training
     references = make_references(setup)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    state, shardings = make_sharded_state(
-        setup.params, setup.tx, key, mesh=setup.mesh, aux=setup.algorithm.aux, replicate=config.mesh.replicate
-    )
-    if resume is not None:
-        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
-        state, meta = checkpointer.restore(resume, abstract)
-        check_same_run(meta, setup)
+    options: dict[str, Any] = {"mesh": setup.mesh, "aux": setup.algorithm.aux, "replicate": config.mesh.replicate}
+    if resume is None:
+        state, shardings = make_sharded_state(setup.params, setup.tx, key, **options)
+    else:
+        abstract, shardings = abstract_sharded_state(setup.params, setup.tx, key, **options)
+        check_same_run(checkpointer.read_meta(resume), setup, references)
+        jax.tree.map(lambda x: x.delete(), setup.params)  # the checkpoint's take their place
+        state, _ = checkpointer.restore(resume, abstract)
     step = int(state.step)
-    train_step, eval_step = make_train_step(setup, shardings), jax.jit(make_eval_step(setup.algorithm))
+    train_step, eval_step = (
+        make_train_step(setup, shardings),
+        jax.jit(make_eval_step(setup.algorithm, per_document=per_document(config))),
+    )
 
     def evaluate(step: int) -> dict[str, float]:
         if setup.eval_loader is None:
@@ -125,7 +134,7 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
         return metrics
 
     def save(step: int, metrics: dict[str, float]) -> None:
-        checkpointer.save(step, state, run_meta(setup), metrics=metrics or None)
+        checkpointer.save(step, state, run_meta(setup, references), metrics=metrics or None)
 
     if step == 0:
         evaluate(0)
@@ -196,25 +205,30 @@ def report(pending: Pending | None, folder: RunFolder, setup: Setup, clock: floa
     return now
 
 
-def run_meta(setup: Setup) -> dict[str, Any]:
+def run_meta(setup: Setup, references: References) -> dict[str, Any]:
     """What a checkpoint records besides arrays: what must not change in a resumed run, and how to rebuild the model."""
     config = setup.config
-    return same_run(setup) | {
+    return same_run(setup, references) | {
         "model": setup.model.config.to_hf(),
         "head": config.algorithm.head,
         "dtype": config.model.dtype,
     }
 
 
-def same_run(setup: Setup) -> dict[str, Any]:
-    """What the position in the data depends on."""
+def same_run(setup: Setup, references: References) -> dict[str, Any]:
+    """What the position in the data and the loss depend on besides the configuration."""
     config = setup.config
-    return {"data": setup.train_loader.fingerprint, "seed": config.seed, "batch_size": config.training.batch_size}
+    return {
+        "data": setup.train_loader.fingerprint,
+        "seed": config.seed,
+        "batch_size": config.training.batch_size,
+        "reference": references.fingerprint,
+    }
 
 
-def check_same_run(meta: dict[str, Any], setup: Setup) -> None:
-    """Refuses to resume on other data, another order or another batch size: the position would mean something else."""
-    for name, value in same_run(setup).items():
+def check_same_run(meta: dict[str, Any], setup: Setup, references: References) -> None:
+    """Refuses to resume on other data, another order, another batch size or another reference."""
+    for name, value in same_run(setup, references).items():
         if meta[name] != value:
             raise ValueError(
                 f"cannot resume in {setup.run_dir}: {name} was {meta[name]!r} when the checkpoint was made and is {value!r} now; "

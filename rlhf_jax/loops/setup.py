@@ -1,5 +1,6 @@
 """From a configuration to everything that a loop needs: tokenizer, loaders, mesh, model, algorithm, optimizer."""
 
+import dataclasses
 import logging
 import pathlib
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from rlhf_jax.training import make_optimizer, make_schedule
 from rlhf_jax.types import Algorithm, Model, Params
 
 _log = logging.getLogger(__name__)
+
+NOT_ARCHITECTURE = ("max_position", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
+"""Fields of `ModelConfig` in which a reference may differ from the policy."""
 
 
 class Setup(NamedTuple):
@@ -71,6 +75,7 @@ def make_setup(config: Config) -> Setup:
     tx = make_optimizer(config.optimizer, total_steps=total_steps)
     model, params = make_policy(config, mesh, head)
     check_vocabulary(model, tokenizer)
+    check_length(config, model, train_loader)
     algorithm = ALGORITHMS[algorithm_name(config.algorithm)](config.algorithm, model)
     return Setup(
         config=config,
@@ -85,7 +90,7 @@ def make_setup(config: Config) -> Setup:
         tx=tx,
         schedule=make_schedule(config.optimizer, total_steps=total_steps),
         total_steps=total_steps,
-        frozen=make_frozen(config, algorithm, mesh, params),
+        frozen=make_frozen(config, algorithm, mesh, model, params),
     )
 
 
@@ -141,7 +146,7 @@ def make_policy(config: Config, mesh: Mesh, head: str | None) -> tuple[Model, Pa
     return init_model(ModelConfig.from_hf(section.config or {}), key, **options)
 
 
-def make_frozen(config: Config, algorithm: Algorithm, mesh: Mesh, params: Params) -> Params:
+def make_frozen(config: Config, algorithm: Algorithm, mesh: Mesh, model: Model, params: Params) -> Params:
     """Parameters that the loss reads and training does not change: {"ref": ...} where the algorithm asks for them.
 
     A precomputed reference is scored before the first step, when it still is the start itself: no second copy.
@@ -149,16 +154,35 @@ def make_frozen(config: Config, algorithm: Algorithm, mesh: Mesh, params: Params
     if "ref" not in algorithm.frozen:
         return {}
     if config.model.reference is not None:
-        return {"ref": load_reference(config, mesh)}
+        return {"ref": load_reference(config, mesh, model)}
     return {"ref": jax.tree.map(jnp.copy, params)}
 
 
-def load_reference(config: Config, mesh: Mesh) -> Params:
-    """The parameters of `model.reference`, in the precision of the policy's computation."""
+def load_reference(config: Config, mesh: Mesh, model: Model) -> Params:
+    """The parameters of `model.reference`.
+
+    Raises:
+      ValueError: its architecture is not the policy's: its weights would mean something else there.
+    """
     section = config.model
-    dtype = section.compute_dtype or section.dtype
-    _, params = load_pretrained(str(section.reference), dtype=dtype, mesh=mesh, replicate=config.mesh.replicate)
+    reference, params = load_pretrained(str(section.reference), dtype=section.dtype, mesh=mesh, replicate=config.mesh.replicate)
+    ours, theirs = dataclasses.asdict(model.config), dataclasses.asdict(reference.config)
+    for name in ours:
+        if ours[name] != theirs[name] and name not in NOT_ARCHITECTURE:
+            raise ValueError(
+                f"model.reference={section.reference} has {name}={theirs[name]!r} where the policy has {ours[name]!r}; "
+                "the reference must have the policy's architecture"
+            )
     return params
+
+
+def check_length(config: Config, model: Model, loader: Loader) -> None:
+    """Refuses rows longer than learned positions; warns where rotary positions go beyond what the model was made for."""
+    longest, limit = max(loader.buckets), model.config.max_position
+    if longest > limit and model.config.rope is None:
+        raise ValueError(f"data.max_length={config.data.max_length} exceeds the model's {limit} learned positions; shorten it")
+    if longest > limit:
+        _log.warning("rows have up to %d tokens, the model was made for %d", longest, limit)
 
 
 def check_vocabulary(model: Model, tokenizer: FastTokenizer) -> None:

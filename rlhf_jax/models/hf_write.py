@@ -81,6 +81,7 @@ def write_gemma3(config: "ModelConfig") -> dict[str, Any]:
 
 
 def write_phi3(config: "ModelConfig") -> dict[str, Any]:
+    """Keys of this family's config.json."""
     rope = _present(config.rope)
     fields = write_rms(config)
     scaling = dict(rope.scaling)

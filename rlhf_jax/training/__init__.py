@@ -1,13 +1,14 @@
 """Train state, optimizers and the update step."""
 
 from rlhf_jax.training.optim import OptimizerConfig, make_optimizer, make_schedule
-from rlhf_jax.training.state import TrainState, make_sharded_state, make_train_state
+from rlhf_jax.training.state import TrainState, abstract_sharded_state, make_sharded_state, make_train_state
 from rlhf_jax.training.update import UpdateStep, make_update_step, reduce_metrics, split_microbatches
 
 __all__ = [
     "OptimizerConfig",
     "TrainState",
     "UpdateStep",
+    "abstract_sharded_state",
     "make_optimizer",
     "make_schedule",
     "make_sharded_state",

@@ -1,6 +1,7 @@
 """Optimizers from configuration: an optax chain of clipping, the rule, decoupled weight decay and a schedule."""
 
 import difflib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,13 +57,17 @@ class OptimizerConfig:
         _one_of("optimizer.name", self.name, OPTIMIZERS)
         _one_of("optimizer.schedule", self.schedule, SCHEDULES)
         _one_of("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
-        fractions = {"b1": self.b1, "b2": self.b2, "momentum": self.momentum}
-        for name, value in (fractions | {"warmup_ratio": self.warmup_ratio, "min_lr_ratio": self.min_lr_ratio}).items():
+        for name, value in (("b1", self.b1), ("b2", self.b2), ("momentum", self.momentum)):
+            if not 0 <= value < 1:
+                raise ValueError(f"optimizer.{name}={value} must be at least 0 and below 1")
+        for name, value in (("warmup_ratio", self.warmup_ratio), ("min_lr_ratio", self.min_lr_ratio)):
             if not 0 <= value <= 1:
                 raise ValueError(f"optimizer.{name}={value} must lie between 0 and 1")
-        for name, value in (("learning_rate", self.learning_rate), ("eps", self.eps), ("weight_decay", self.weight_decay)):
-            if not value >= 0:
-                raise ValueError(f"optimizer.{name}={value} must not be negative")
+        for name, value in (("learning_rate", self.learning_rate), ("weight_decay", self.weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"optimizer.{name}={value} must be finite and not negative")
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"optimizer.eps={self.eps} must be positive: a parameter without a gradient would divide 0 by 0")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"optimizer.max_grad_norm={self.max_grad_norm} must be positive; null switches clipping off")
         if self.warmup_steps < 0:
@@ -130,7 +135,26 @@ def make_optimizer(config: OptimizerConfig, *, total_steps: int | None = None) -
     decay = []
     if config.weight_decay:
         decay = [optax.add_decayed_weights(config.weight_decay, mask=lambda params: decay_mask(params, config.decay_exclude))]
-    return optax.chain(*clip, rule, *decay, optax.scale_by_learning_rate(schedule))
+    return in_float32(optax.chain(*clip, rule, *decay, optax.scale_by_learning_rate(schedule)))
+
+
+def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same optimizer with moments and arithmetic in float32 whatever the parameters' dtype.
+
+    A second moment kept in bfloat16 stops moving: 0.999 of it rounds back to itself. (`moment_dtype` still sets the first
+    moment's dtype.) The updates come out in float32; `optax.apply_updates` adds them before it rounds to the parameters.
+    """
+
+    def wide(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+    def init(params: Params) -> optax.OptState:
+        return tx.init(wide(params))
+
+    def update(updates: Params, state: optax.OptState, params: Params | None = None) -> tuple[Params, optax.OptState]:
+        return tx.update(wide(updates), state, wide(params))
+
+    return optax.GradientTransformation(init, update)
 
 
 def decay_mask(params: Params, exclude: tuple[str, ...]) -> Any:

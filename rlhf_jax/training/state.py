@@ -77,3 +77,28 @@ def make_sharded_state(
 
     shardings = infer_shardings(jax.eval_shape(build, params, key), mesh, replicate=replicate)
     return jax.jit(build, out_shardings=shardings, donate_argnums=0)(params, key), shardings
+
+
+def abstract_sharded_state(
+    params: Params,
+    tx: optax.GradientTransformation,
+    key: Key,
+    *,
+    mesh: Mesh,
+    aux: Params | None = None,
+    replicate: tuple[str, ...] = (),
+) -> tuple[TrainState, Any]:
+    """`make_sharded_state` as shapes, dtypes and shardings alone: what a checkpoint is restored onto.
+
+    Args:
+      params, tx, key, mesh, aux, replicate: as for `make_sharded_state`; nothing is consumed.
+
+    Returns:
+      (state of `jax.ShapeDtypeStruct`, shardings).
+
+    Raises:
+      ValueError: a leaf that the sharding rules cannot place.
+    """
+    shapes = jax.eval_shape(lambda params, key: make_train_state(params, tx, key, aux=aux), params, key)
+    shardings = infer_shardings(shapes, mesh, replicate=replicate)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings), shardings

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax.algorithms import DPOConfig, GRPOConfig
+from rlhf_jax.algorithms import DPOConfig, GRPOConfig, SFTConfig
 from rlhf_jax.io import read_metrics
 from rlhf_jax.loops import TrainingError, evaluate, export, train
 from rlhf_jax.loops.export import load_checkpoint
@@ -205,3 +205,31 @@ def test_impossible_runs_are_one_line_errors(tiny_config, sections, message):
 def test_online_algorithms_say_what_this_version_trains(tiny_config):
     with pytest.raises(ValueError, match="samples its own completions"):
         train(tiny_config("grpo", algorithm=GRPOConfig()))
+
+
+def test_another_reference_is_noticed_on_resume_and_another_architecture_refused(tiny_config, tmp_path):
+    sft = train(tiny_config("sft", training={"max_steps": 2, "eval_every": 0}))
+    config = tiny_config("dpo", model={"reference": str(sft.export_dir)}, training={"max_steps": 4, "save_every": 2})
+    watcher = _signal_at(config.run_dir, 1, signal.SIGTERM)
+    train(config)
+    watcher.join()
+    other = train(tiny_config("sft", run_dir=tmp_path / "sft2", seed=3, training={"max_steps": 2, "eval_every": 0}))
+    (sft.export_dir / "model.safetensors").write_bytes((other.export_dir / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="cannot resume .* reference was"):
+        train(config)
+    changed = json.loads((sft.export_dir / "config.json").read_text()) | {"rms_norm_eps": 1e-3}
+    (sft.export_dir / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="model.reference=.* has norm_eps"):
+        train(tiny_config("dpo", run_dir=tmp_path / "new", model={"reference": str(sft.export_dir)}))
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_sequence_averages_do_not_depend_on_the_evaluation_batch(packing, tiny_config):
+    config = tiny_config("sft", algorithm=SFTConfig(aggregation="sequence"), training={"max_steps": 1}, data={"packing": packing})
+    export_dir = train(config).export_dir
+    model = dataclasses.replace(config.model, config=None, path=str(export_dir))
+    losses = []
+    for size in (2, 12):
+        training = dataclasses.replace(config.training, eval_batch_size=size)
+        losses.append(evaluate(dataclasses.replace(config, model=model, tokenizer=None, training=training))["loss/total"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -80,6 +80,9 @@ def test_warmup_ratio_is_a_fraction_of_the_run():
         ({"b1": 1.5}, "optimizer.b1=1.5"),
         ({"learning_rate": -1.0}, "optimizer.learning_rate=-1.0"),
         ({"learning_rate": float("nan")}, "optimizer.learning_rate=nan"),
+        ({"learning_rate": float("inf")}, "optimizer.learning_rate=inf"),
+        ({"eps": 0.0}, "optimizer.eps=0.0 must be positive"),
+        ({"b2": 1.0}, "optimizer.b2=1.0"),
         ({"max_grad_norm": 0.0}, "null switches clipping off"),
         ({"warmup_steps": -1}, "optimizer.warmup_steps=-1"),
         ({"warmup_steps": 1, "warmup_ratio": 0.1}, "not both"),
@@ -96,3 +99,20 @@ def test_schedule_needs_the_length_of_the_run():
         make_optimizer(OptimizerConfig(schedule="cosine"))
     with pytest.raises(ValueError, match="more than the 3 steps"):
         make_schedule(OptimizerConfig(warmup_steps=5), total_steps=3)
+
+
+def test_moments_are_float32_for_bfloat16_parameters():
+    # in bfloat16, 0.999 * v rounds back to v: the second moment would never forget
+    config = OptimizerConfig(learning_rate=1e-3, schedule="constant", max_grad_norm=None)
+    tx = make_optimizer(config)
+    params = {"w": {"kernel": jnp.ones((4,), jnp.bfloat16)}}
+    state = tx.init(params)
+    moments = [x for x in jax.tree.leaves(state) if x.shape == (4,)]
+    assert moments and all(x.dtype == jnp.float32 for x in moments)
+    step = jax.jit(lambda g, s: tx.update({"w": {"kernel": jnp.full((4,), g, jnp.bfloat16)}}, s, params)[1])
+    for _ in range(20):
+        state = step(1.0, state)
+    peak = max(float(x.max()) for x in jax.tree.leaves(state) if x.shape == (4,) and float(x.max()) < 0.5)
+    for _ in range(200):
+        state = step(0.0, state)
+    assert max(float(x.max()) for x in jax.tree.leaves(state) if x.shape == (4,)) < 0.9 * peak
