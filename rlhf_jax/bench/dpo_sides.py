@@ -23,10 +23,16 @@ PAIRS, PROMPT, BETA, LEARNING_RATE = 8, 128, 0.1, 5e-4
 def serve(step: Callable[[int], float], *, steps: int, windows: int) -> None:
     """Runs `step(i)` (which returns the loss) in windows, each when asked."""
     for window in range(windows):
-        sys.stdin.readline()
+        wait()
         start = time.perf_counter()
         losses = [step(window * steps + i) for i in range(steps)]
         answer(losses, time.perf_counter() - start)
+
+
+def wait() -> None:
+    """Waits for the driver's line; ends the process when the driver is gone."""
+    if not sys.stdin.readline():
+        raise SystemExit("the driver has ended")
 
 
 def answer(losses: list[float], seconds: float) -> None:
@@ -156,7 +162,7 @@ def run_trl(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps: 
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step % steps == 0:
-                sys.stdin.readline()
+                wait()
                 self.start = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
