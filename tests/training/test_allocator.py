@@ -19,10 +19,13 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
     f(x).block_until_ready()
-before = faults()
-for _ in range(4):
-    f(x).block_until_ready()
-print(faults() - before)
+windows = []
+for _ in range(6):
+    before = faults()
+    for _ in range(4):
+        f(x).block_until_ready()
+    windows.append(faults() - before)
+print(min(windows))
 """
 
 
@@ -32,6 +35,7 @@ def test_temporaries_are_not_faulted_in_again():
         done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
+    # the least of six windows: a result that another thread frees late can make the heap grow once more in some of them
     default, retained = run("default"), run("retain")
     assert default > 4 * 3072 * 3072 * 4 // 4096 // 2
     assert retained < default / 4
