@@ -85,6 +85,23 @@ class PolicyBatch(NamedTuple):
     advantages: Float[Array, "B T"] | None = None
     returns: Float[Array, "B T"] | None = None
     weights: Float[Array, "B T"] | None = None
+    on_policy: Bool[Array, " B"] | None = None
+    """The row was sampled by the very parameters that the loss differentiates: its importance ratio is exactly 1 and its
+    `old_logps` are not read. None: read `old_logps` everywhere."""
+
+
+class Rollout(NamedTuple):
+    """Completions sampled by `rlhf_jax.rollout`. Rows are group-major: `G` consecutive rows share a prompt."""
+
+    tokens: Int[Array, "B T"]
+    """Prompt, directly followed by the completion, then padding."""
+    mask: Bool[Array, "B T"]
+    completion_mask: Bool[Array, "B T"]
+    """Token was sampled, EOS included."""
+    logps: Float[Array, "B T"]
+    """Of the sampled tokens at the sampling temperature, nats; 0 off the completion."""
+    truncated: Bool[Array, " B"]
+    """Reached its length limit without EOS."""
 
 
 Batch: TypeAlias = TokenBatch | PairBatch | PolicyBatch
@@ -136,6 +153,10 @@ class Model(NamedTuple):
     token_logps: TokenLogpsFn
     scores: PerTokenFn | None = None
     """[B, T] float32; None when the model has no scalar head."""
+    prefill: Callable[..., Any] | None = None
+    """Reads prompts and keeps their keys and values; None when the model has no language-model head."""
+    decode: Callable[..., Any] | None = None
+    """One more token for every sequence; None when the model has no language-model head."""
 
 
 @runtime_checkable
