@@ -1,0 +1,49 @@
+"""Every option of generation, in one frozen dataclass."""
+
+import dataclasses
+
+from rlhf_jax.sharding import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How completions are sampled. The temperature is the algorithm's (`algorithm.temperature`)."""
+
+    max_new_tokens: int = 512
+    """Tokens of a completion at most, EOS included. One that ends here without EOS is truncated."""
+    max_prompt_len: int = 512
+    """Tokens of a prompt at most."""
+    prompts_per_batch: int | None = None
+    """Prompts per generation batch; null: `training.batch_size`."""
+    top_p: float = 1.0
+    """Sample only from the fewest most likely tokens whose probabilities reach this sum; 1 is off."""
+    top_k: int = 0
+    """Sample only from this many most likely tokens; 0 is off."""
+    min_p: float = 0.0
+    """Sample only from tokens at least this share as likely as the likeliest; 0 is off."""
+    slots: int | None = None
+    """Completions that decode at the same time. A slot that becomes free takes the next waiting completion, so that short
+    ones do not wait for the longest; null: all of a batch at once, with no refilling."""
+    chunk: int = 16
+    """Tokens decoded in one go. Finished completions are noticed, and slots refilled, between two of these."""
+    stop: tuple[str, ...] = ()
+    """Further tokens that end a completion, besides the tokenizer's EOS, as written in its vocabulary ("<|im_end|>")."""
+    mesh: MeshConfig | None = None
+    """Another layout of the parameters for generation, such as {tensor: 8}; null: the layout of training."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "max_prompt_len", "chunk"):
+            if self.__dict__[name] < 1:
+                raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
+        for name in ("prompts_per_batch", "slots"):
+            value = self.__dict__[name]
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1, or null")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1 (1 is off)")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k} must not be negative (0 is off)")
+        if not 0.0 <= self.min_p < 1.0:
+            raise ValueError(f"min_p={self.min_p} must be at least 0 and below 1 (0 is off)")
+        if "" in self.stop:
+            raise ValueError("stop lists an empty token; write tokens as they stand in the vocabulary")
