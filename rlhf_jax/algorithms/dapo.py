@@ -14,14 +14,14 @@ weight.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rlhf_jax.algorithms.checks import grouped, require
-from rlhf_jax.algorithms.metrics import group_metrics, rollout_metrics
+from rlhf_jax.algorithms.checks import behaviour_logps, grouped, require, sampler_correction
+from rlhf_jax.algorithms.metrics import group_metrics, rollout_metrics, sampler_metrics
 from rlhf_jax.ops import (
     clipped_surrogate_loss,
     group_advantages,
@@ -32,7 +32,7 @@ from rlhf_jax.ops import (
     overlong_penalty,
     weighted_sum,
 )
-from rlhf_jax.ops.checks import check_range
+from rlhf_jax.ops.checks import check_choice, check_range
 from rlhf_jax.ops.precision import Scalar
 from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
 
@@ -50,25 +50,44 @@ class DAPOConfig:
     clip_low: float = 0.2
     clip_high: float = 0.28
     dual_clip: float | None = 10.0
-    max_new_tokens: int = 512
-    """Generation limit, tokens (L_max)."""
-    overlong_buffer_len: int = 128
-    """Tokens before the limit in which the punishment grows (L_cache); 0 for no punishment."""
+    max_new_tokens: int | None = None
+    """Generation limit that the punishment refers to, tokens (L_max); null: rollout.max_new_tokens."""
+    overlong_buffer_len: int | None = None
+    """Tokens before the limit in which the punishment grows (L_cache); null: a fifth of the limit, as in the paper; 0: no
+    punishment."""
     overlong_factor: float = 1.0
     """Largest punishment, reward units."""
     overlong_filtering: bool = False
     """Leave completions cut by the limit out of the loss."""
     temperature: float = 1.0
     """Sampling temperature; log-probabilities are computed at it."""
+    num_epochs: int = 1
+    """Passes over each batch of completions."""
+    num_minibatches: int = 1
+    """Optimizer steps per pass; with more than one in all, log-probabilities before the update are scored and stored."""
+    importance_cap: float | None = None
+    """Largest importance weight between sampler and trainer (truncated importance sampling); null: no correction."""
+    dynamic_sampling: bool = True
+    """Train only on groups with a right and a wrong answer, and generate until the batch is full of them."""
+    accuracy_reward: str | None = None
+    """Name of the reward that says right (> 0) or wrong, before any penalty; null: the weighted sum of all."""
+    max_generation_batches: int = 10
+    """Generation batches for one update at most."""
+    on_cap: Literal["train_partial", "raise"] = "train_partial"
+    """What happens at that cap: train on the groups there are (none at all is an error), or stop with an error."""
+    retire_pass_rate: float | None = None
+    """Prompts whose share of right answers reaches this are not asked again; null: all are."""
 
     def __post_init__(self) -> None:
-        for name in ("group_size", "max_new_tokens"):
+        for name in ("group_size", "max_new_tokens", "num_epochs", "num_minibatches", "max_generation_batches"):
             check_range(name, getattr(self, name), low=1)
-        for name in ("clip_low", "clip_high", "temperature"):
+        for name in ("clip_low", "clip_high", "temperature", "importance_cap"):
             check_range(name, getattr(self, name), above=0)
         check_range("dual_clip", self.dual_clip, above=1)
         check_range("overlong_buffer_len", self.overlong_buffer_len, low=0, high=self.max_new_tokens)
         check_range("overlong_factor", self.overlong_factor, low=0)
+        check_range("retire_pass_rate", self.retire_pass_rate, above=0, high=1)
+        check_choice("on_cap", self.on_cap, ("train_partial", "raise"))
 
 
 def dapo_loss(
@@ -115,30 +134,32 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
     Returns:
       The algorithm; params is the model's tree, frozen is not used. Rows come in groups of `config.group_size`.
     """
-    needs = frozenset({"old_logps"})
+    buffer_len = punished_tokens(config)
 
     def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
-        old_logps, advantages, weights = require(batch, "old_logps", "advantages", "weights")
+        advantages, weights = require(batch, "advantages", "weights")
         logps, entropy = model.token_logps(params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
+        old_logps = behaviour_logps(batch, logps)
+        correction, capped = sampler_correction(batch, old_logps, weights, cap=config.importance_cap)
         total, metrics = dapo_loss(
             logps,
             old_logps,
-            advantages,
+            advantages * correction,
             weights,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             dual_clip=config.dual_clip,
         )
+        metrics |= capped | sampler_metrics(batch, old_logps, weights)
         return total, metrics | {"policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)}
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
-        require(batch, "old_logps")
         rewards, metrics = batch.rewards, rollout_metrics(batch)
-        if config.overlong_buffer_len:
+        if buffer_len and config.max_new_tokens is not None:
             penalty = overlong_penalty(
                 jnp.sum(batch.completion_mask, axis=1),
                 max_len=config.max_new_tokens,
-                buffer_len=config.overlong_buffer_len,
+                buffer_len=buffer_len,
                 factor=config.overlong_factor,
             )
             rewards = rewards + penalty
@@ -154,4 +175,17 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
             trained = overlong_filter(trained, batch.truncated)
         return batch._replace(weights=loss_weights(trained, "token"))
 
-    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs)
+    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=frozenset())
+
+
+def punished_tokens(config: DAPOConfig) -> int:
+    """Tokens before the limit in which the punishment grows (`overlong_buffer_len`, its default worked out).
+
+    Raises:
+      ValueError: there is a punishment, and no limit to measure it from.
+    """
+    if config.overlong_buffer_len == 0:
+        return 0
+    if config.max_new_tokens is None:
+        raise ValueError("max_new_tokens is None: give the generation limit, or overlong_buffer_len=0 for no length punishment")
+    return config.overlong_buffer_len or max(1, config.max_new_tokens // 5)

@@ -15,14 +15,14 @@ completions that could not be graded (NaN) are outside the group's statistics an
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rlhf_jax.algorithms.checks import grouped, require
-from rlhf_jax.algorithms.metrics import group_metrics, rollout_metrics
+from rlhf_jax.algorithms.checks import behaviour_logps, grouped, require, sampler_correction
+from rlhf_jax.algorithms.metrics import group_metrics, rollout_metrics, sampler_metrics
 from rlhf_jax.ops import (
     LEVELS,
     WEIGHT_MODES,
@@ -59,27 +59,35 @@ class GRPOConfig:
     kl_coef: float = 0.0
     """Weight of the KL loss (the paper's beta); 0 needs no reference model."""
     kl_kind: str = "k3"
-    """k3 | k2."""
-    baseline: str = "group_mean"
-    """group_mean | leave_one_out."""
+    """Estimator of the KL loss: k3 | k2."""
+    baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
+    """What a reward is compared with; leave_one_out is RLOO."""
     normalize_std: bool = True
     """Divide advantages by the group's standard deviation."""
-    aggregation: str = "sequence"
-    """token | sequence | constant (see ops.loss_weights)."""
+    aggregation: Literal["token", "sequence", "constant"] = "sequence"
+    """How the loss is averaged: every token alike; every completion alike (the paper's); or a constant number of tokens per
+    completion (Dr. GRPO)."""
     aggregation_constant: int | None = None
     """Tokens per completion with aggregation=constant, usually the generation limit."""
-    level: str = "token"
-    """Importance ratio per token, or per sequence."""
-    surrogate: str = "clip"
-    """clip | cispo."""
+    level: Literal["token", "sequence"] = "token"
+    """Importance ratio per token, or per sequence (GSPO)."""
+    surrogate: Literal["clip", "cispo"] = "clip"
+    """Clipped ratio, or REINFORCE with a clipped weight (CISPO)."""
     max_ratio: float = 5.0
     """Largest importance weight of CISPO."""
     temperature: float = 1.0
     """Sampling temperature; log-probabilities are computed at it."""
+    num_epochs: int = 1
+    """Passes over each batch of completions."""
+    num_minibatches: int = 1
+    """Optimizer steps per pass; with more than one in all, log-probabilities before the update are scored and stored."""
+    importance_cap: float | None = None
+    """Largest importance weight between sampler and trainer (truncated importance sampling); null: no correction."""
 
     def __post_init__(self) -> None:
-        check_range("group_size", self.group_size, low=1)
-        for name in ("clip_low", "clip_high", "temperature", "aggregation_constant"):
+        for name in ("group_size", "num_epochs", "num_minibatches"):
+            check_range(name, getattr(self, name), low=1)
+        for name in ("clip_low", "clip_high", "temperature", "aggregation_constant", "importance_cap"):
             check_range(name, getattr(self, name), above=0)
         check_range("dual_clip", self.dual_clip, above=1)
         check_range("kl_coef", self.kl_coef, low=0)
@@ -172,16 +180,18 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
     Returns:
       The algorithm; params is the model's tree, frozen is not used. Rows come in groups of `config.group_size`.
     """
-    needs = frozenset({"old_logps"} | ({"ref_logps"} if config.kl_coef > 0 else set()))
+    needs = frozenset({"ref_logps"} if config.kl_coef > 0 else set())
 
     def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
-        old_logps, advantages, weights = require(batch, "old_logps", "advantages", "weights")
+        advantages, weights = require(batch, "advantages", "weights")
         ref_logps = require(batch, "ref_logps")[0] if config.kl_coef > 0 else None
         logps, entropy = model.token_logps(params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
+        old_logps = behaviour_logps(batch, logps)
+        correction, capped = sampler_correction(batch, old_logps, weights, cap=config.importance_cap)
         total, metrics = grpo_loss(
             logps,
             old_logps,
-            advantages,
+            advantages * correction,
             weights,
             ref_logps=ref_logps,
             kl_coef=config.kl_coef,
@@ -193,6 +203,7 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
             surrogate=config.surrogate,
             max_ratio=config.max_ratio,
         )
+        metrics |= capped | sampler_metrics(batch, old_logps, weights)
         return total, metrics | {"policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)}
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:

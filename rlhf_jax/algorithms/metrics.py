@@ -5,9 +5,10 @@ Per-token metrics are averaged with the loss's own weights, so they add up over 
 """
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from rlhf_jax.ops import masked, masked_mean
+from rlhf_jax.ops import masked, masked_mean, weighted_sum
 from rlhf_jax.ops.precision import default_float, promote
 from rlhf_jax.types import Metrics, PolicyBatch
 
@@ -42,39 +43,60 @@ METRICS: dict[str, str] = {
     "logps/rejected": "log-probability of the rejected answer under the policy, nats (per token for IPO)",
     "length/mean": "completion length, tokens",
     "length/truncated": "share of completions that reached the length limit without EOS",
-    "sampler/logp_diff": "mean |log-probability by trainer - by sampler|, nats per token",
+    "sampler/logp_diff": "mean |log-probability by trainer - by sampler| on completions of the current policy, nats per token",
     "sampler/logp_diff_max": "largest such difference",
+    "sampler/on_policy": "share of the loss weight on completions sampled by the very parameters being updated",
+    "sampler/capped": "share of tokens whose importance weight between sampler and trainer is cut at importance_cap",
 }
 
 
 def rollout_metrics(batch: PolicyBatch) -> Metrics:
-    """What was sampled: rewards, lengths, truncation, and how far sampler and trainer disagree.
+    """What was sampled: rewards, lengths, truncation.
 
     Args:
       batch: the whole rollout, rewards before any penalty; rows with an empty completion only complete the shape.
 
     Returns:
-      rewards/mean, rewards/std, rewards/ungraded, length/mean, length/truncated, and sampler/logp_diff and
-      sampler/logp_diff_max when the batch has both sampler_logps and old_logps.
+      rewards/mean, rewards/std, rewards/ungraded, length/mean, length/truncated.
     """
     sampled = jnp.any(batch.completion_mask, axis=1)
     graded = sampled & ~jnp.isnan(batch.rewards)
     (rewards,) = promote(batch.rewards)
     mean = masked_mean(rewards, graded)
     lengths = jnp.sum(batch.completion_mask, axis=1).astype(default_float())
-    metrics = {
+    return {
         "rewards/mean": mean,
         "rewards/std": jnp.sqrt(masked_mean((masked(rewards, graded) - mean) ** 2, graded)),
         "rewards/ungraded": masked_mean((~graded).astype(default_float()), sampled),
         "length/mean": masked_mean(lengths, sampled),
         "length/truncated": masked_mean(batch.truncated.astype(default_float()), sampled),
     }
-    if batch.sampler_logps is not None and batch.old_logps is not None:
-        old, sampler = promote(batch.old_logps, batch.sampler_logps)
-        difference = jnp.abs(masked(old - sampler, batch.completion_mask))
-        metrics["sampler/logp_diff"] = masked_mean(difference, batch.completion_mask)
-        metrics["sampler/logp_diff_max"] = jnp.max(difference, initial=0.0)
-    return metrics
+
+
+def sampler_metrics(batch: PolicyBatch, trainer_logps: Float[Array, "B T"], weights: Float[Array, "B T"]) -> Metrics:
+    """How far sampler and trainer disagree about the tokens that the current policy sampled.
+
+    Args:
+      batch: rollout or a part of it.
+      trainer_logps: by the trainer, of the policy that sampled (`checks.behaviour_logps`), nats.
+      weights: of the loss, over the whole optimizer step.
+
+    Returns:
+      Nothing when the sampler reported no log-probabilities; else sampler/logp_diff (a weighted sum: with `on_policy` it is to be
+      divided by sampler/on_policy once all parts are added up, as `training.make_epochs` does), sampler/logp_diff_max and, with
+      `on_policy`, sampler/on_policy.
+    """
+    if batch.sampler_logps is None:
+        return {}
+    trainer, sampler, weights = promote(trainer_logps, batch.sampler_logps, weights)
+    if batch.on_policy is not None:
+        weights = jnp.where(batch.on_policy[:, None], weights, 0.0)
+    difference = lax.stop_gradient(jnp.abs(masked(trainer, weights != 0) - masked(sampler, weights != 0)))
+    metrics = {
+        "sampler/logp_diff": weighted_sum(difference, weights),
+        "sampler/logp_diff_max": jnp.max(difference, initial=0.0),
+    }
+    return metrics if batch.on_policy is None else metrics | {"sampler/on_policy": jnp.sum(weights)}
 
 
 def group_metrics(rewards: Float[Array, "P G"]) -> Metrics:

@@ -11,13 +11,13 @@ coefficient is part of the train state; completions that could not be graded (Na
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlhf_jax.algorithms.checks import require, scalar_head
-from rlhf_jax.algorithms.metrics import rollout_metrics
+from rlhf_jax.algorithms.checks import behaviour_logps, require, scalar_head
+from rlhf_jax.algorithms.metrics import rollout_metrics, sampler_metrics
 from rlhf_jax.ops import (
     adaptive_kl_coef,
     clipped_surrogate_loss,
@@ -67,18 +67,31 @@ class PPOConfig:
     whiten_rewards: bool = False
     """Scale rewards to unit variance (their mean stays) before GAE."""
     whiten_advantages: bool = True
-    critic: str = "separate"
-    """separate: params = {"policy", "critic"}; shared: one trunk with a value head."""
+    critic: Literal["separate", "shared"] = "separate"
+    """separate: a model of its own (parameters {"policy", "critic"}); shared: a value head on the policy's trunk."""
+    critic_learning_rate: float | None = None
+    """Peak learning rate of a separate critic; null: optimizer.learning_rate."""
+    critic_warmup: int = 0
+    """Optimizer steps in the beginning that train a separate critic alone."""
     temperature: float = 1.0
     """Sampling temperature; log-probabilities are computed at it."""
-    aggregation: str = "token"
-    """token | sequence (see ops.loss_weights)."""
+    aggregation: Literal["token", "sequence"] = "token"
+    """How the loss is averaged: every token alike, or every completion alike."""
+    group_size: int = 1
+    """Completions per prompt."""
+    num_epochs: int = 4
+    """Passes over each batch of completions."""
+    num_minibatches: int = 1
+    """Optimizer steps per pass."""
 
     def __post_init__(self) -> None:
+        for name in ("group_size", "num_epochs", "num_minibatches"):
+            check_range(name, getattr(self, name), low=1)
         for name in ("clip_low", "clip_high", "kl_horizon", "temperature"):
             check_range(name, getattr(self, name), above=0)
-        for name in ("value_clip", "kl_target", "score_clip"):
+        for name in ("value_clip", "kl_target", "score_clip", "critic_learning_rate"):
             check_range(name, getattr(self, name), above=0)
+        check_range("critic_warmup", self.critic_warmup, low=0)
         for name in ("vf_coef", "entropy_coef", "kl_coef", "missing_eos_penalty"):
             check_range(name, getattr(self, name), low=0)
         for name in ("gamma", "gae_lambda"):
@@ -86,6 +99,11 @@ class PPOConfig:
         check_range("dual_clip", self.dual_clip, above=1)
         check_choice("critic", self.critic, ("separate", "shared"))
         check_choice("aggregation", self.aggregation, ("token", "sequence"))
+        for name in ("critic_warmup", "critic_learning_rate"):
+            if self.critic == "shared" and getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for a critic of its own: set critic=separate, or leave it out"
+                )
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError(f"kl_target={self.kl_target!r} needs a coefficient to adapt: set kl_coef > 0, or kl_target to null")
 
@@ -202,11 +220,12 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
     needs = frozenset({"old_logps", "values"} | ({"ref_logps"} if reference else set()))
 
     def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
-        old_logps, old_values = require(batch, "old_logps", "values")
+        (old_values,) = require(batch, "values")
         advantages, returns, weights = require(batch, "advantages", "returns", "weights")
         policy, critic = split_params(config, params)
         logps, entropy = model.token_logps(policy, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
-        return ppo_loss(
+        old_logps = behaviour_logps(batch, logps)
+        total, metrics = ppo_loss(
             logps,
             old_logps,
             advantages,
@@ -222,6 +241,7 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
             vf_coef=config.vf_coef,
             entropy_coef=config.entropy_coef,
         )
+        return total, metrics | sampler_metrics(batch, old_logps, weights)
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
         old_logps, values = require(batch, "old_logps", "values")

@@ -6,7 +6,13 @@ from rlhf_jax.ops.kl import KL_KINDS, adaptive_kl_coef, kl_estimate
 from rlhf_jax.ops.logprobs import LOG_RATIO_LIMIT, log_ratio, token_entropy, token_logps
 from rlhf_jax.ops.masking import masked, masked_mean, masked_whiten, predicted_mask, weighted_sum
 from rlhf_jax.ops.shaping import kl_shaped_rewards, mixed_groups, overlong_filter, overlong_penalty
-from rlhf_jax.ops.surrogate import LEVELS, cispo_loss, clipped_surrogate_loss, clipped_value_loss
+from rlhf_jax.ops.surrogate import (
+    LEVELS,
+    cispo_loss,
+    clipped_surrogate_loss,
+    clipped_value_loss,
+    truncated_importance_weights,
+)
 from rlhf_jax.ops.weights import WEIGHT_MODES, loss_weights
 
 __all__ = [
@@ -35,5 +41,6 @@ __all__ = [
     "predicted_mask",
     "token_entropy",
     "token_logps",
+    "truncated_importance_weights",
     "weighted_sum",
 ]

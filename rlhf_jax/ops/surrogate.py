@@ -130,6 +130,43 @@ def cispo_loss(
     return -weighted_sum(jnp.clip(ratio, min_ratio, max_ratio) * advantages * logps, weights), metrics
 
 
+def truncated_importance_weights(
+    old_logps: Float[Array, "B T"], sampler_logps: Float[Array, "B T"], weights: Float[Array, "B T"], *, cap: Scalar
+) -> tuple[Float[Array, "B T"], Metrics]:
+    """Corrects for a sampler whose probabilities are not quite the trainer's.
+
+        c_t = min(exp(old_logps_t - sampler_logps_t), cap)
+
+    Multiply the advantages by it. Truncated importance sampling between inference engine and trainer, per token, as in verl
+    (`rollout_is`, threshold 2) and TRL. Differences: log-ratios are clamped to +-20; 1 off the weights.
+
+    Args:
+      old_logps: of the sampling policy by the trainer, nats.
+      sampler_logps: of the same policy by the sampler, nats.
+      weights: of the loss, 0 on padding.
+      cap: largest weight, > 0.
+
+    Returns:
+      (c [B, T] without gradient, metrics); metrics: sampler/capped (weighted share of tokens cut at the cap).
+
+    Raises:
+      ValueError: cap not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from rlhf_jax.ops import truncated_importance_weights
+      >>> old, sampler = jnp.log(jnp.array([[0.5, 0.9]])), jnp.log(jnp.array([[0.25, 0.1]]))
+      >>> corrections, metrics = truncated_importance_weights(old, sampler, jnp.full((1, 2), 0.5), cap=3.0)
+      >>> print(corrections.round(4), metrics["sampler/capped"])
+      [[2. 3.]] 0.5
+    """
+    check_range("cap", cap, above=0)
+    old_logps, sampler_logps, weights = promote(old_logps, sampler_logps, weights)
+    keep = weights != 0
+    ratio = lax.stop_gradient(jnp.exp(log_ratio(masked(old_logps, keep), masked(sampler_logps, keep))))
+    return jnp.minimum(ratio, cap), {"sampler/capped": weighted_sum((ratio > cap).astype(weights.dtype), weights)}
+
+
 def clipped_value_loss(
     values: Float[Array, "B T"],
     old_values: Float[Array, "B T"],

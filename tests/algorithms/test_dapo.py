@@ -66,7 +66,7 @@ def test_prepare_matches_oracle(rollout, buffer_len):
 
 
 def test_filtering_drops_truncated_rows_from_the_loss_only(rollout):
-    plain, filtering = (dapo.make(DAPOConfig(overlong_filtering=x), make_model()) for x in (False, True))
+    plain, filtering = (dapo.make(DAPOConfig(overlong_filtering=x, max_new_tokens=6), make_model()) for x in (False, True))
     truncated = np.asarray(rollout.truncated)
     kept, dropped = plain.weigh(rollout).weights, filtering.weigh(rollout).weights
     assert (np.asarray(kept)[truncated & ~np.isnan(rollout.rewards)].sum(1) > 0).any()
@@ -78,18 +78,28 @@ def test_filtering_drops_truncated_rows_from_the_loss_only(rollout):
 
 
 def test_no_reference_is_needed():
-    assert dapo.make(DAPOConfig(), make_model()).needs == {"old_logps"}
+    assert dapo.make(DAPOConfig(max_new_tokens=6), make_model()).needs == frozenset()
+
+
+def test_a_punishment_needs_a_limit():
+    with pytest.raises(ValueError, match="max_new_tokens is None: give the generation limit, or overlong_buffer_len=0"):
+        dapo.make(DAPOConfig(), make_model())
+    assert dapo.punished_tokens(DAPOConfig(max_new_tokens=20_480)) == 4096  # the paper's
+    assert dapo.punished_tokens(DAPOConfig(overlong_buffer_len=0)) == 0
 
 
 def test_groups_must_be_whole(rollout):
     with pytest.raises(ValueError, match="16 completions do not divide into groups: group_size=3"):
-        dapo.make(DAPOConfig(group_size=3), make_model()).prepare(rollout, {})
+        dapo.make(DAPOConfig(group_size=3, overlong_buffer_len=0), make_model()).prepare(rollout, {})
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"overlong_buffer_len": 600}, "overlong_buffer_len=600 is out of range: .* overlong_buffer_len <= 512"),
+        (
+            {"overlong_buffer_len": 600, "max_new_tokens": 512},
+            "overlong_buffer_len=600 is out of range: .* overlong_buffer_len <= 512",
+        ),
         ({"overlong_factor": -1.0}, "overlong_factor=-1.0 is out of range"),
         ({"clip_high": 0.0}, "clip_high=0.0 is out of range"),
         ({"dual_clip": 1.0}, "dual_clip=1.0 is out of range"),

@@ -73,8 +73,8 @@ def test_a_kl_needs_a_reference():
 
 def test_no_kl_needs_no_reference(rollout):
     model = make_model()
-    assert grpo.make(GRPOConfig(), model).needs == {"old_logps"}
-    assert grpo.make(GRPOConfig(kl_coef=0.1), model).needs == {"old_logps", "ref_logps"}
+    assert grpo.make(GRPOConfig(), model).needs == frozenset()
+    assert grpo.make(GRPOConfig(kl_coef=0.1), model).needs == {"ref_logps"}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_groups_must_be_whole(rollout):
         ({"group_size": 0}, "group_size=0 is out of range"),
         ({"max_ratio": 0.2}, "max_ratio=0.2 is out of range"),
         ({"kl_kind": "k9"}, "kl_kind='k9' is not known: use one of k2, k3"),
-        ({"baseline": "mean"}, "baseline='mean' is not known: use one of group_mean, leave_one_out"),
+        ({"importance_cap": 0.0}, "importance_cap=0.0 is out of range"),
     ],
 )
 def test_bad_options(options, message):

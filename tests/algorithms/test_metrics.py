@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.algorithms.metrics import METRICS, group_metrics, rollout_metrics
+from rlhf_jax.algorithms.metrics import METRICS, group_metrics, rollout_metrics, sampler_metrics
 from rlhf_jax.types import PolicyBatch
 
 NAN = float("nan")
@@ -31,8 +31,19 @@ def test_rollout_metrics():
 def test_sampler_difference():
     old = jnp.array([[NAN, -1.0, -2.0], [0.0, -1.0, NAN], [0.0, -1.0, -1.0], [NAN] * 3])
     sampler = jnp.array([[0.0, -1.5, -2.0], [0.0, -1.0, NAN], [0.0, -1.0, 0.0], [0.0] * 3])
-    got = rollout_metrics(make_rollout()._replace(old_logps=old, sampler_logps=sampler))
+    weights = jnp.where(make_rollout().completion_mask, 0.2, 0.0)
+    got = sampler_metrics(make_rollout()._replace(sampler_logps=sampler), old, weights)
     np.testing.assert_allclose([got["sampler/logp_diff"], got["sampler/logp_diff_max"]], [0.3, 1.0], rtol=1e-6)
+    assert sampler_metrics(make_rollout(), old, weights) == {}
+
+
+def test_sampler_difference_leaves_out_rows_of_an_older_policy():
+    batch = make_rollout()._replace(sampler_logps=jnp.zeros((4, 3)), on_policy=jnp.array([False, True, True, False]))
+    weights = jnp.where(batch.completion_mask, 0.2, 0.0)
+    got = sampler_metrics(batch, jnp.where(batch.on_policy[:, None], -1.0, -9.0) * jnp.ones((4, 3)), weights)
+    np.testing.assert_allclose(got["sampler/on_policy"], weights[1:3].sum(), rtol=1e-6)
+    np.testing.assert_allclose(got["sampler/logp_diff"] / got["sampler/on_policy"], 1.0, rtol=1e-6)
+    assert float(got["sampler/logp_diff_max"]) == 1.0
 
 
 def test_group_metrics():

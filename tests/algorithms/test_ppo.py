@@ -193,12 +193,12 @@ def test_sequence_aggregation(rollout):
     ("options", "message"),
     [
         ({"kl_target": 1.0, "kl_coef": 0.0}, "kl_target=1.0 needs a coefficient to adapt: set kl_coef > 0"),
-        ({"critic": "seperate"}, "critic='seperate' is not known: use one of separate, shared .did you mean 'separate'"),
+        ({"critic": "shared", "critic_warmup": 5}, "critic_warmup=5 is for a critic of its own: set critic=separate"),
         ({"gamma": 1.5}, "gamma=1.5 is out of range"),
         ({"dual_clip": 0.5}, "dual_clip=0.5 is out of range"),
         ({"value_clip": 0.0}, "value_clip=0.0 is out of range"),
         ({"missing_eos_penalty": -1.0}, "missing_eos_penalty=-1.0 is out of range"),
-        ({"aggregation": "constant"}, "aggregation='constant' is not known: use one of token, sequence"),
+        ({"num_epochs": 0}, "num_epochs=0 is out of range"),
         ({"temperature": 0.0}, "temperature=0.0 is out of range"),
     ],
 )
