@@ -3,20 +3,14 @@
 from rlhf_jax.config.errors import ConfigError
 from rlhf_jax.config.fields import FieldDoc, describe_section
 from rlhf_jax.config.load import dump_config, load_config, make_config
-from rlhf_jax.config.schema import (
-    CheckpointConfig,
-    Config,
-    LoggingConfig,
-    ModelSection,
-    TrainingConfig,
-    algorithm_name,
-    trained_vocab_size,
-)
+from rlhf_jax.config.schema import Config, algorithm_name, trained_vocab_size
+from rlhf_jax.config.sections import CheckpointConfig, EvaluationConfig, LoggingConfig, ModelSection, TrainingConfig
 
 __all__ = [
     "CheckpointConfig",
     "Config",
     "ConfigError",
+    "EvaluationConfig",
     "FieldDoc",
     "LoggingConfig",
     "ModelSection",

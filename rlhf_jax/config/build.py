@@ -28,7 +28,7 @@ class Context(NamedTuple):
         while key:
             if key in self.sources:
                 return f" ({self.sources[key]})"
-            key = key.rpartition(".")[0]
+            key = re.sub(r"\.?[^.[]*$|\[\d+\]$", "", key)
         return ""
 
 
@@ -88,7 +88,9 @@ def _refused(error: Exception, prefix: str, values: Mapping[str, Any], context: 
         name = word.removeprefix(f"{prefix}.").partition(".")[0]
         if name in values:
             key = f"{prefix}.{name}" if prefix else name
-            return ConfigError(f"{text}{context.where(key)}" if word.startswith(key) else f"{key}: {text}{context.where(key)}")
+            if not word.startswith(key):
+                return ConfigError(f"{key}: {text}{context.where(key)}")
+            return ConfigError(f"{text}{context.where(word)}")
     said = not prefix or text.startswith(prefix)
     return ConfigError(f"{text}{context.where(prefix)}" if said else f"{prefix}: {text}{context.where(prefix)}")
 

@@ -134,7 +134,7 @@ def _construct(node: yaml.Node, name: str, path: str, lines: dict[str, int], ope
     if isinstance(node, yaml.ScalarNode):
         return read_scalar(node.value) if node.style is None else node.value
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(item, name, path, lines, inside) for item in node.value]
+        return [_construct(item, name, f"{path}[{index}]", lines, inside) for index, item in enumerate(node.value)]
     tree: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1

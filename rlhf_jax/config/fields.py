@@ -33,6 +33,12 @@ def section_class(tp: Any) -> type | None:
     return None
 
 
+def item_class(tp: Any) -> type | None:
+    """The dataclass that `tp` is a list or tuple of (`tuple[RewardConfig, ...]`), else None."""
+    args = typing.get_args(tp)
+    return section_class(args[0]) if args and typing.get_origin(tp) in (list, tuple) else None
+
+
 def union_args(tp: Any) -> tuple[Any, ...]:
     """Members of a union; a type that is no union is its own only member."""
     if typing.get_origin(tp) in (typing.Union, types.UnionType):
@@ -47,13 +53,16 @@ def settable(cls: type) -> dict[str, tuple[dataclasses.Field, Any]]:
 
 
 def dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
-    """Every key below `cls`, dotted, sections before their keys."""
+    """Every key below `cls`, dotted, sections before their keys; `name[].key` inside a list of sections."""
     for name, (_, tp) in settable(cls).items():
         key = f"{prefix}{name}"
         yield key
         section = section_class(tp)
+        item = item_class(tp)
         if section is not None:
             yield from dotted_keys(section, f"{key}.")
+        elif item is not None:
+            yield from dotted_keys(item, f"{key}[].")
 
 
 def describe(tp: Any) -> str:
@@ -84,7 +93,7 @@ def choices(tp: Any) -> list[str]:
 
 
 def describe_section(cls: type, prefix: str = "") -> list[FieldDoc]:
-    """The keys of a section with type, default and documentation, nested sections in place.
+    """The keys of a section with type, default and documentation, nested sections and items of lists in place.
 
     The documentation of a field is the string below it, or else the comment behind it, or else its entry in the class
     docstring's `Attributes:` or `Args:`.
@@ -97,6 +106,8 @@ def describe_section(cls: type, prefix: str = "") -> list[FieldDoc]:
             rows += describe_section(section, f"{prefix}{name}.")
         else:
             rows.append(FieldDoc(prefix + name, describe(tp), default_text(field), docs.get(name, "")))
+            item = item_class(tp)
+            rows += [] if item is None else describe_section(item, f"{prefix}{name}[].")
     return rows
 
 
@@ -124,21 +135,30 @@ def plain(value: Any) -> Any:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> leaf of nested mappings; an empty mapping is a leaf."""
+    """Dotted key -> leaf of nested mappings and lists of mappings (`name[0].key`); empty ones are leaves."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) and item for item in value):
+            for index, item in enumerate(value):
+                leaves |= flat(item, f"{prefix}{key}[{index}].")
+        else:
+            leaves[f"{prefix}{key}"] = value
     return leaves
 
 
 def defaults(cls: type, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> default of the fields that have one, nested sections in place."""
+    """Dotted key -> default of the fields that have one, nested sections in place, `name[].key` inside lists of sections."""
     found: dict[str, Any] = {}
     for name, (field, tp) in settable(cls).items():
         section = section_class(tp)
         if section is not None:
             found |= defaults(section, f"{prefix}{name}.")
-        elif field.default is not dataclasses.MISSING:
+            continue
+        item = item_class(tp)
+        found |= {} if item is None else defaults(item, f"{prefix}{name}[].")
+        if field.default is not dataclasses.MISSING:
             found[prefix + name] = plain(field.default)
         elif field.default_factory is not dataclasses.MISSING:
             found[prefix + name] = plain(field.default_factory())

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
     Args:
         path: a YAML file.
-        overrides: `section.key=value` each; the value is a YAML scalar, or flow syntax (`[a, b]`, `{a: 1}`); later ones win.
+        overrides: `section.key=value` each, `rewards[0].weight=2` inside a list; the value is a YAML scalar, or flow syntax
+            (`[a, b]`, `{a: 1}`); later ones win.
 
     Returns:
         The complete configuration.
@@ -59,17 +61,28 @@ def _apply(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None
     if not equals or not key or any(not part for part in key.split(".")):
         raise ConfigError(f"override {override!r}: write section.key=value, for example training.batch_size=8")
     name = f"override {override!r}"
-    parts = key.split(".")
-    target = tree
-    for part in parts[:-1]:
-        below = target.get(part)
-        if not isinstance(below, dict):
+    target: Any = tree
+    *path, last = (int(part[1:-1]) if part.startswith("[") else part for part in re.findall(r"\[\d+\]|[^.[]+|\[", key))
+    for part, following in zip(path, [*path, last][1:], strict=True):
+        below = _below(target, part, name)
+        if not isinstance(below, list if isinstance(following, int) else dict):
             below = target[part] = {}
         target = below
-    target[parts[-1]] = parse_value(text, name)
-    for known in [known for known in sources if known.startswith(key + ".")]:
+    _below(target, last, name)
+    target[last] = parse_value(text, name)
+    for known in [known for known in sources if known.startswith((key + ".", key + "["))]:
         del sources[known]
     sources[key] = name
+
+
+def _below(target: Any, part: str | int, name: str) -> Any:
+    """What stands under a key, None when nothing does, or at a place of a list."""
+    if isinstance(part, str):
+        return target.get(part)
+    count = len(target) if isinstance(target, list) else 0
+    if part >= count:
+        raise ConfigError(f"{name}: there is no [{part}]: the list has {count} items, counted from 0")
+    return target[part]
 
 
 def _choose_algorithm(tree: dict[str, Any], sources: dict[str, str]) -> tuple[type, dict[str, Any]]:

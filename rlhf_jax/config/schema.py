@@ -1,19 +1,23 @@
-"""The sections of a run's configuration. The only defaults stand in these dataclasses; YAML files hold differences.
+"""A whole run's configuration. The only defaults stand in its dataclasses; YAML files hold differences.
 
 Sections that describe a lower layer are defined there: `data` (`rlhf_jax.data`), `optimizer` (`rlhf_jax.training`), `mesh`
-(`rlhf_jax.sharding`) and `algorithm` (one class per algorithm in `rlhf_jax.algorithms`, chosen by `algorithm.name`).
+(`rlhf_jax.sharding`), `rollout` (`rlhf_jax.rollout`), `rewards` and `reward_pool` (`rlhf_jax.rewards`), and `algorithm` (one
+class per algorithm in `rlhf_jax.algorithms`, chosen by `algorithm.name`); the others in `rlhf_jax.config.sections`.
 """
 
 import os
 import pathlib
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from rlhf_jax.algorithms import ALGORITHMS, DPOConfig, algorithm_config
+from rlhf_jax.algorithms import ALGORITHMS, DPOConfig, GRPOConfig, PPOConfig, algorithm_config
 from rlhf_jax.config.document import read_document, render, settled
 from rlhf_jax.config.fields import defaults, flat, plain
+from rlhf_jax.config.sections import CheckpointConfig, EvaluationConfig, LoggingConfig, ModelSection, TrainingConfig
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.rewards.config import PoolConfig, RewardConfig
+from rlhf_jax.rollout.config import RolloutConfig
 from rlhf_jax.sharding import MeshConfig
 from rlhf_jax.training import OptimizerConfig
 
@@ -22,6 +26,11 @@ RESUMABLE = (
     "mesh",
     "checkpoint",
     "logging",
+    "evaluation",
+    "reward_pool",
+    "rollout.slots",
+    "rollout.chunk",
+    "rollout.mesh",
     "data.num_proc",
     "training.eval_every",
     "training.eval_batch_size",
@@ -31,110 +40,8 @@ RESUMABLE = (
 )
 """Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt."""
 MAX_SEED = 2**32 - 1
+_ONLINE_SECTIONS = {"rollout": RolloutConfig(), "rewards": (), "reward_pool": PoolConfig(), "evaluation": EvaluationConfig()}
 TRAINED_TOKENIZER = re.compile(r"bpe:([1-9][0-9]*)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSection:
-    """Which model starts the run, and how it computes."""
-
-    path: str | None = None
-    """Hugging Face folder or hub id of the starting weights; or give `config`."""
-    config: dict[str, Any] | None = None
-    """Keys of a Hugging Face config.json (model_type, hidden_size, ...) for a model with random weights; or give `path`."""
-    reference: str | None = None
-    """Folder or hub id of the frozen reference (DPO with a reference only); null: the starting weights."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype in which parameters are kept and updated."""
-    compute_dtype: Literal["float32", "bfloat16"] | None = None
-    """Dtype of weights and activations in matrix products; null: `dtype`. Losses and statistics are float32 always."""
-    remat: Literal["none", "full", "dots", "dots_no_batch", "save_attention"] = "none"
-    """What each layer keeps for the backward pass: none: everything is kept, nothing computed again; full: nothing is kept;
-    dots: results of matrix products; dots_no_batch: those without a batch dimension; save_attention: attention's output."""
-    layers: Literal["auto", "scan", "unroll"] = "auto"
-    """Layers in a compiled loop or unrolled; auto: a loop when the model is deep."""
-    attention: Literal["auto", "blocked", "dot_product", "xla"] = "auto"
-    """Attention implementation; auto: the fastest one on this hardware."""
-
-    def __post_init__(self) -> None:
-        if self.path is not None and self.config is not None:
-            raise ValueError(f"model.path={self.path!r} and model.config are both given; set one of them to null")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How long to train, in which portions, and how often to look."""
-
-    batch_size: int = 8
-    """Rows (SFT) or pairs (reward model, DPO) per optimizer step, over all devices."""
-    num_microbatches: int = 1
-    """Parts into which a batch is split to save memory; the gradient is the same."""
-    num_epochs: int = 1
-    """Passes over the training data."""
-    max_steps: int | None = None
-    """Optimizer steps; when given, `num_epochs` is not used."""
-    eval_every: int = 100
-    """Steps between evaluations on the held-out split; 0: only before the first and after the last step."""
-    eval_batch_size: int | None = None
-    """Rows or pairs per evaluation batch; null: `batch_size`."""
-    save_every: int = 100
-    """Steps between checkpoints; 0: only after the last step."""
-    log_every: int = 1
-    """Steps between rows in metrics.jsonl."""
-    max_nonfinite: int = 5
-    """Updates in a row that may be skipped because the loss or a gradient is not finite, before the run stops."""
-
-    def __post_init__(self) -> None:
-        at_least = {"batch_size": 1, "num_microbatches": 1, "num_epochs": 1, "max_steps": 1, "eval_batch_size": 1, "log_every": 1}
-        at_least |= {"eval_every": 0, "save_every": 0, "max_nonfinite": 0}
-        for name, least in at_least.items():
-            value = self.__dict__[name]
-            if value is not None and value < least:
-                raise ValueError(f"training.{name}={value} must be at least {least}")
-        if self.batch_size % self.num_microbatches:
-            raise ValueError(f"training.num_microbatches={self.num_microbatches} must divide batch_size={self.batch_size}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """Which checkpoints stay, and whether a run goes on from them."""
-
-    keep_last: int = 2
-    """Newest checkpoints to keep."""
-    keep_best: int = 0
-    """Checkpoints to keep beside them because their `best_metric` is best."""
-    best_metric: str | None = None
-    """Evaluation metric that decides, such as `rewards/accuracy` or (with `best_mode: min`) `loss/total`."""
-    best_mode: Literal["max", "min"] = "max"
-    """Whether a large or a small `best_metric` is good."""
-    resume: Literal["auto", "never", "must"] = "auto"
-    """auto: go on when run_dir holds this run; never: run_dir must be new; must: there has to be a checkpoint."""
-
-    def __post_init__(self) -> None:
-        if self.keep_last < 1:
-            raise ValueError(
-                f"checkpoint.keep_last={self.keep_last} must be at least 1: the newest checkpoint is needed to resume"
-            )
-        if self.keep_best < 0:
-            raise ValueError(f"checkpoint.keep_best={self.keep_best} must not be negative")
-        if self.keep_best and self.best_metric is None:
-            raise ValueError(f"checkpoint.keep_best={self.keep_best} needs best_metric, for example best_metric=rewards/accuracy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggingConfig:
-    """Where metrics go besides metrics.jsonl and log.txt, which are always written."""
-
-    tensorboard: bool = True
-    """Write TensorBoard events to run_dir/tensorboard."""
-    wandb: bool = False
-    """Send metrics to Weights & Biases (install the extra `wandb`)."""
-    wandb_project: str = "rlhf_jax"
-    """Project of the W&B run."""
-    wandb_name: str | None = None
-    """Name of the W&B run; null: the name of run_dir."""
-    plot: bool = True
-    """Draw the metrics to run_dir/metrics.png at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +58,14 @@ class Config:
     tokenizer: str | None = None
     """null: the model folder's own; `byte`: built-in; `bpe:4096`: trained on the training text; or a folder or hub id."""
     model: ModelSection = field(default_factory=ModelSection)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rewards: tuple[RewardConfig, ...] = ()
+    """What completions are scored by, added up by weight; the online algorithms (PPO, GRPO, DAPO) need at least one."""
+    reward_pool: PoolConfig = field(default_factory=PoolConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
@@ -171,15 +83,54 @@ class Config:
             raise ValueError(
                 "tokenizer is null, but there is no model folder to take it from; give byte, bpe:4096, a folder or a hub id"
             )
+        if self.is_online:
+            self._check_online()
+        else:
+            self._check_offline()
         self._check_reference()
         self._check_best()
 
-    def _check_reference(self) -> None:
-        compared = isinstance(self.algorithm, DPOConfig) and self.algorithm.reference != "none"
-        if self.model.reference is not None and not compared:
+    @property
+    def is_online(self) -> bool:
+        """Whether the algorithm samples its own completions (PPO, GRPO, DAPO)."""
+        return self.algorithm.data == "prompts"
+
+    def _check_online(self) -> None:
+        if not self.rewards:
             raise ValueError(
-                f"model.reference={self.model.reference!r} has no use in this run; "
-                "leave it null, or choose algorithm.name=dpo with algorithm.reference=precomputed or online"
+                f"rewards is empty, but algorithm.name={algorithm_name(self.algorithm)} learns from rewards; "
+                "give at least one, for example rewards=[{function: math}]"
+            )
+        labels = [reward.label for reward in self.rewards]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"rewards: {twice!r} names two of them; give each its own name, for example name={twice}_2")
+        if self.data.max_prompt_len is not None:
+            raise ValueError(
+                f"data.max_prompt_len={self.data.max_prompt_len} is for the offline algorithms; set rollout.max_prompt_len"
+            )
+
+    def _check_offline(self) -> None:
+        name = algorithm_name(self.algorithm)
+        for section, default in _ONLINE_SECTIONS.items():
+            if self.__dict__[section] != default:
+                raise ValueError(
+                    f"{section} is given, but algorithm.name={name} samples no completions; "
+                    "remove the section, or choose ppo, grpo or dapo"
+                )
+        if self.training.batch_size % self.training.num_microbatches:
+            raise ValueError(
+                f"training.num_microbatches={self.training.num_microbatches} must divide batch_size={self.training.batch_size}"
+            )
+
+    def _check_reference(self) -> None:
+        algorithm = self.algorithm
+        compared = isinstance(algorithm, DPOConfig) and algorithm.reference != "none"
+        penalised = isinstance(algorithm, PPOConfig | GRPOConfig) and algorithm.kl_coef > 0
+        if self.model.reference is not None and not (compared or penalised):
+            raise ValueError(
+                f"model.reference={self.model.reference!r} has no use in this run; leave it null, or choose algorithm.name=dpo "
+                "with algorithm.reference=precomputed or online, or ppo or grpo with algorithm.kl_coef above 0"
             )
 
     def _check_best(self) -> None:
@@ -218,7 +169,7 @@ class Config:
         """
         old, new = flat(settled(read_document(pathlib.Path(path)).tree)), flat(self.to_tree())
         unsaid = defaults(type(self)) | defaults(type(self.algorithm), "algorithm.")  # keys that came after the file was written
-        old |= {key: unsaid[key] for key in new.keys() - old.keys() if key in unsaid}
+        old |= {key: unsaid[kind] for key in new.keys() - old.keys() if (kind := re.sub(r"\[\d+\]", "[]", key)) in unsaid}
         return [
             f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
             for key in sorted(old.keys() | new.keys())

@@ -23,6 +23,8 @@ from rlhf_jax.config.fields import choices, settable
 from rlhf_jax.data import DataConfig
 from rlhf_jax.models import LAYERS, REMAT
 from rlhf_jax.models.attention import IMPLEMENTATIONS
+from rlhf_jax.rewards import RewardConfig
+from rlhf_jax.rollout import RolloutConfig
 
 DPO = """
 algorithm: {name: dpo, beta: 0.05}
@@ -137,6 +139,7 @@ def test_a_mistake_is_one_line(file, override, message):
     assert "\n" not in str(error.value)
 
 
+GRPO = ["algorithm={name: grpo}", "rewards=[{function: math}]"]
 BEST = ["checkpoint.keep_best=1", "checkpoint.best_metric=rewards/accuracy"]
 
 
@@ -152,6 +155,25 @@ BEST = ["checkpoint.keep_best=1", "checkpoint.best_metric=rewards/accuracy"]
         (["model.reference=m", "algorithm.reference=none"], "^model.reference='m' has no use in this run; leave it null"),
         (["model.reference=m", "algorithm={name: sft}"], "^model.reference='m' has no use in this run; leave it null"),
         (["model.reference=m", "algorithm={name: reward_model}"], "^model.reference='m' has no use in this run"),
+        (["model.reference=m", *GRPO], "^model.reference='m' has no use in this run; .* with algorithm.kl_coef above 0"),
+        (["model.reference=m", *GRPO, "algorithm.name=dapo"], "^model.reference='m' has no use in this run"),
+        (["rollout.max_new_tokens=8"], "^rollout is given, but algorithm.name=dpo samples no completions; remove the section"),
+        (["rewards=[{function: math}]"], "^rewards is given, but algorithm.name=dpo samples no completions"),
+        (["reward_pool.workers=3"], "^reward_pool is given, but algorithm.name=dpo samples no completions"),
+        (["evaluation.samples=8"], "^evaluation is given, but algorithm.name=dpo samples no completions"),
+        (["algorithm={name: grpo}"], "^rewards is empty, but algorithm.name=grpo learns from rewards; give at least one, for"),
+        ([*GRPO, "rewards=[{function: math}, {function: math}]"], "^rewards: 'math' names two of them; give each its own name"),
+        ([*GRPO, "data.max_prompt_len=9"], "^data.max_prompt_len=9 is for the offline algorithms; set rollout.max_prompt_len"),
+        ([*GRPO, "rewards[1].weight=2"], r"^override 'rewards\[1\].weight=2': there is no \[1\]: the list has 1 items, counted"),
+        ([*GRPO, "rewards[0].wieght=2"], r"^rewards\[0\].wieght: unknown key; allowed in rewards\[0\]: function, .*override"),
+        ([*GRPO, "rewards[0].weight=big"], r"^rewards\[0\].weight: 'big' is not allowed; allowed: a number \(override"),
+        ([*GRPO, "rewards=math"], "^rewards: 'math' is not allowed; allowed: a list"),
+        ([*GRPO, "evaluation.samples=-1"], "^evaluation.samples=-1 must not be negative"),
+        ([*GRPO, "evaluation.max_prompts=0"], "^evaluation.max_prompts=0 must be at least 1, or null for all"),
+        ([*GRPO, "evaluation.temperature=0"], "^evaluation.temperature=0.0 must be above 0"),
+        ([*GRPO, "evaluation.top_p=0"], "^evaluation.top_p=0.0 must be above 0 and at most 1"),
+        ([*GRPO, "logging.completions=-1"], "^logging.completions=-1 must not be negative"),
+        ([*GRPO, "rollout.max_new_tokens=0"], "^rollout.max_new_tokens: max_new_tokens=0 must be at least 1"),
     ],
 )
 def test_sections_that_do_not_fit_together(file, overrides, message):
@@ -167,11 +189,28 @@ def test_sections_that_do_not_fit_together(file, overrides, message):
         [*BEST, "training.eval_every=0", "training.save_every=0"],
         ["model.reference=m"],
         ["model.reference=m", "algorithm.reference=online"],
+        ["model.reference=m", *GRPO, "algorithm.kl_coef=0.1"],
+        ["model.reference=m", *GRPO, "algorithm.name=ppo"],
+        [*GRPO, "training.batch_size=4", "training.num_microbatches=8"],
+        [*GRPO, "rollout.mesh={tensor: 2}", "logging.save_completions=none", "evaluation.max_prompts=null"],
         ["seed=4294967295"],
     ],
 )
 def test_sections_that_fit_together(file, overrides):
     assert load_config(file, overrides).data.has_eval
+
+
+def test_rewards(file):
+    file.write_text(DPO.replace("dpo, beta: 0.05", "grpo") + "rewards:\n- function: math\n- {function: length, weight: 0.5}\n")
+    options = ["rewards[1].options={max_len: 8}", "rewards[1].options.buffer_len=4", "rewards[0].name=right", "rollout.top_k=5"]
+    config = load_config(file, options)
+    length = RewardConfig(function="length", weight=0.5, options={"max_len": 8, "buffer_len": 4})
+    assert config.rewards == (RewardConfig(function="math", name="right"), length)
+    assert config.rollout == RolloutConfig(top_k=5) and config.is_online
+    assert make_config(config.to_tree()) == config
+    with pytest.raises(ConfigError, match=r"^rewards\[1\].wieght: unknown key; .*did you mean .*weight.*dpo.yaml line 10\)$"):
+        file.write_text(file.read_text().replace("weight", "wieght"))
+        load_config(file)
 
 
 def test_a_mistake_in_a_file_names_the_line(file):
@@ -216,7 +255,9 @@ def test_resolved_file_reads_back_equal(file, tmp_path):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_reads_back_equal(name, tmp_path):
-    config = Config(algorithm=algorithm_config(name)(), run_dir="x", data=DataConfig(path="x"), model=ModelSection(path="m"))
+    algorithm = algorithm_config(name)()
+    rewards = (RewardConfig(function="math", options={"a": 1}),) if algorithm.data == "prompts" else ()
+    config = Config(algorithm=algorithm, run_dir="x", data=DataConfig(path="x"), model=ModelSection(path="m"), rewards=rewards)
     dump_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
     assert describe_section(algorithm_config(name)), "an algorithm has options"
@@ -254,6 +295,22 @@ def test_what_may_change_between_a_run_and_its_continuation(file, tmp_path):
     assert load_config(file, free).changes_since(tmp_path / "config.yaml") == []
     changed = load_config(file, ["algorithm.beta=0.2", "training.max_steps=3"])
     assert changed.changes_since(tmp_path / "config.yaml") == ["algorithm.beta: 0.05 -> 0.2", "training.max_steps: None -> 3"]
+
+
+def test_what_may_change_in_an_online_run(file, tmp_path):
+    dump_config(load_config(file, GRPO), tmp_path / "config.yaml")
+    free = ["reward_pool.timeout=3", "evaluation.samples=8", "rollout.slots=4", "rollout.chunk=8", "rollout.mesh={tensor: 2}"]
+    assert load_config(file, [*GRPO, *free]).changes_since(tmp_path / "config.yaml") == []
+    changed = load_config(file, [*GRPO, "rollout.top_p=0.5", "rewards[0].weight=2", "rewards[0].options={a: 1}"])
+    assert changed.changes_since(tmp_path / "config.yaml") == [
+        "rewards[0].options: {} -> None",
+        "rewards[0].options.a: None -> 1",
+        "rewards[0].weight: 1.0 -> 2.0",
+        "rollout.top_p: 1.0 -> 0.5",
+    ]
+    older = "\n".join(line for line in load_config(file, GRPO).to_yaml().splitlines() if "batched" not in line)
+    (tmp_path / "config.yaml").write_text(older)
+    assert load_config(file, GRPO).changes_since(tmp_path / "config.yaml") == []
 
 
 def test_a_run_made_before_an_option_existed_can_go_on(file, tmp_path):

@@ -1,0 +1,140 @@
+"""Sections of a run's configuration that belong to no lower layer: model, training, evaluation, checkpoint, logging."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """Which model starts the run, and how it computes."""
+
+    path: str | None = None
+    """Hugging Face folder or hub id of the starting weights; or give `config`."""
+    config: dict[str, Any] | None = None
+    """Keys of a Hugging Face config.json (model_type, hidden_size, ...) for a model with random weights; or give `path`."""
+    reference: str | None = None
+    """Folder or hub id of the frozen reference (DPO with a reference, PPO and GRPO with a KL penalty); null: the starting
+    weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype in which parameters are kept and updated."""
+    compute_dtype: Literal["float32", "bfloat16"] | None = None
+    """Dtype of weights and activations in matrix products; null: `dtype`. Losses and statistics are float32 always."""
+    remat: Literal["none", "full", "dots", "dots_no_batch", "save_attention"] = "none"
+    """What each layer keeps for the backward pass: none: everything is kept, nothing computed again; full: nothing is kept;
+    dots: results of matrix products; dots_no_batch: those without a batch dimension; save_attention: attention's output."""
+    layers: Literal["auto", "scan", "unroll"] = "auto"
+    """Layers in a compiled loop or unrolled; auto: a loop when the model is deep."""
+    attention: Literal["auto", "blocked", "dot_product", "xla"] = "auto"
+    """Attention implementation; auto: the fastest one on this hardware."""
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.config is not None:
+            raise ValueError(f"model.path={self.path!r} and model.config are both given; set one of them to null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long to train, in which portions, and how often to look."""
+
+    batch_size: int = 8
+    """Rows (SFT), pairs (reward model, DPO) or prompts (PPO, GRPO, DAPO) per step, over all devices. A step of the online
+    algorithms is one batch of rollouts, on which they make `algorithm.num_epochs` x `algorithm.num_minibatches` updates."""
+    num_microbatches: int = 1
+    """Parts into which a batch (of the online algorithms: a minibatch of completions) is split to save memory; the gradient is
+    the same."""
+    num_epochs: int = 1
+    """Passes over the training data, or over the prompts."""
+    max_steps: int | None = None
+    """Steps; when given, `num_epochs` is not used."""
+    eval_every: int = 100
+    """Steps between evaluations on the held-out split; 0: only before the first and after the last step."""
+    eval_batch_size: int | None = None
+    """Rows, pairs or prompts per evaluation batch; null: `batch_size`."""
+    save_every: int = 100
+    """Steps between checkpoints; 0: only after the last step."""
+    log_every: int = 1
+    """Steps between rows in metrics.jsonl."""
+    max_nonfinite: int = 5
+    """Updates in a row that may be skipped because the loss or a gradient is not finite, before the run stops."""
+
+    def __post_init__(self) -> None:
+        at_least = {"batch_size": 1, "num_microbatches": 1, "num_epochs": 1, "max_steps": 1, "eval_batch_size": 1, "log_every": 1}
+        at_least |= {"eval_every": 0, "save_every": 0, "max_nonfinite": 0}
+        for name, least in at_least.items():
+            value = self.__dict__[name]
+            if value is not None and value < least:
+                raise ValueError(f"training.{name}={value} must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the online algorithms are measured on held-out prompts: once greedily, and over several samples of each prompt."""
+
+    samples: int = 4
+    """Sampled completions per prompt, the k of mean@k, pass@k and maj@k (majority vote); 0: greedy completions only."""
+    max_prompts: int | None = 256
+    """Held-out prompts used, the first ones in storage order; null: all."""
+    temperature: float | None = None
+    """Temperature of the samples; null: `algorithm.temperature`."""
+    top_p: float | None = None
+    """Nucleus of the samples; null: `rollout.top_p`."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 0:
+            raise ValueError(f"evaluation.samples={self.samples} must not be negative (0: greedy completions only)")
+        if self.max_prompts is not None and self.max_prompts < 1:
+            raise ValueError(f"evaluation.max_prompts={self.max_prompts} must be at least 1, or null for all")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"evaluation.temperature={self.temperature} must be above 0 (greedy completions are made anyway)")
+        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"evaluation.top_p={self.top_p} must be above 0 and at most 1 (1 is off)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Which checkpoints stay, and whether a run goes on from them."""
+
+    keep_last: int = 2
+    """Newest checkpoints to keep."""
+    keep_best: int = 0
+    """Checkpoints to keep beside them because their `best_metric` is best."""
+    best_metric: str | None = None
+    """Evaluation metric that decides, such as `rewards/accuracy` or (with `best_mode: min`) `loss/total`."""
+    best_mode: Literal["max", "min"] = "max"
+    """Whether a large or a small `best_metric` is good."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """auto: go on when run_dir holds this run; never: run_dir must be new; must: there has to be a checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.keep_last < 1:
+            raise ValueError(
+                f"checkpoint.keep_last={self.keep_last} must be at least 1: the newest checkpoint is needed to resume"
+            )
+        if self.keep_best < 0:
+            raise ValueError(f"checkpoint.keep_best={self.keep_best} must not be negative")
+        if self.keep_best and self.best_metric is None:
+            raise ValueError(f"checkpoint.keep_best={self.keep_best} needs best_metric, for example best_metric=rewards/accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """Where metrics go besides metrics.jsonl and log.txt, which are always written."""
+
+    tensorboard: bool = True
+    """Write TensorBoard events to run_dir/tensorboard."""
+    wandb: bool = False
+    """Send metrics to Weights & Biases (install the extra `wandb`)."""
+    wandb_project: str = "rlhf_jax"
+    """Project of the W&B run."""
+    wandb_name: str | None = None
+    """Name of the W&B run; null: the name of run_dir."""
+    plot: bool = True
+    """Draw the metrics to run_dir/metrics.png at the end."""
+    completions: int = 4
+    """Sampled completions shown with their rewards in the log at every evaluation (online algorithms); 0: none."""
+    save_completions: Literal["none", "jsonl", "parquet"] = "parquet"
+    """File of every step's completions and rewards in run_dir/completions/ (online algorithms)."""
+
+    def __post_init__(self) -> None:
+        if self.completions < 0:
+            raise ValueError(f"logging.completions={self.completions} must not be negative")
