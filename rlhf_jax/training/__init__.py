@@ -1,5 +1,7 @@
 """Train state, optimizers and the update step."""
 
+from rlhf_jax.training.critic import make_policy_critic_optimizer
+from rlhf_jax.training.epochs import make_epochs, make_score
 from rlhf_jax.training.optim import OptimizerConfig, make_optimizer, make_schedule
 from rlhf_jax.training.state import TrainState, abstract_sharded_state, make_sharded_state, make_train_state
 from rlhf_jax.training.update import UpdateStep, make_update_step, reduce_metrics, split_microbatches
@@ -9,8 +11,11 @@ __all__ = [
     "TrainState",
     "UpdateStep",
     "abstract_sharded_state",
+    "make_epochs",
     "make_optimizer",
+    "make_policy_critic_optimizer",
     "make_schedule",
+    "make_score",
     "make_sharded_state",
     "make_train_state",
     "make_update_step",
