@@ -32,9 +32,10 @@ from rlhf_jax.ops import (
     overlong_penalty,
     token_logps,
 )
+from rlhf_jax.rollout import SamplingParams, generate
 from rlhf_jax.sharding import make_mesh
 from rlhf_jax.training import TrainState, make_optimizer, make_train_state, make_update_step
-from rlhf_jax.types import Algorithm, Model, PairBatch, PolicyBatch, TokenBatch
+from rlhf_jax.types import Algorithm, Model, PairBatch, PolicyBatch, Rollout, TokenBatch
 
 if TYPE_CHECKING:
     from rlhf_jax.config import load_config as load_config
@@ -59,6 +60,8 @@ __all__ = [
     "Model",
     "PairBatch",
     "PolicyBatch",
+    "Rollout",
+    "SamplingParams",
     "TokenBatch",
     "TrainState",
     "clipped_surrogate_loss",
@@ -67,6 +70,7 @@ __all__ = [
     "dpo_loss",
     "fused_token_logps",
     "gae",
+    "generate",
     "group_advantages",
     "grpo_loss",
     "init_model",

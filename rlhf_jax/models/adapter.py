@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.decode import make_decode, make_prefill
 from rlhf_jax.models.modules import Block, Ends
 from rlhf_jax.models.transformer import Execution, make_hidden
 from rlhf_jax.ops import fused_token_logps
@@ -65,12 +66,17 @@ def make_model(
         return state, params[unembedding[0]][unembedding[1]].astype(state.dtype)
 
     def logits(params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None) -> Float[Array, "B T V"]:
-        state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
+        return unembed(*state_and_unembedding(params, tokens, mask, segment_ids))
+
+    def unembed(state: Float[Array, "B T D"], kernel: Array) -> Float[Array, "B T V"]:
         wide = jnp.promote_types(state.dtype, jnp.float32)
         raw = jnp.einsum("btd,vd->btv", state, kernel, preferred_element_type=wide)
         raw = constrain(raw, mesh, ("batch", "seq", None))
         cap = config.logits_softcap
         return raw if cap is None else cap * jnp.tanh(raw / cap)
+
+    def unembed_with(params: Params, state: Array) -> Float[Array, "B T V"]:
+        return unembed(state, params[unembedding[0]][unembedding[1]].astype(state.dtype))
 
     def token_logps(
         params: Params,
@@ -94,7 +100,11 @@ def make_model(
         outer = nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
         return outer.score(state)
 
-    return Model(config, hidden, logits, token_logps, None if head is None else scores)
+    prefill = decode = None
+    if config.lm_head:
+        parts = (config, execution, ends, block, unembed_with)
+        prefill, decode = make_prefill(*parts), make_decode(*parts)
+    return Model(config, hidden, logits, token_logps, None if head is None else scores, prefill, decode)
 
 
 def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "float32") -> Params:

@@ -6,17 +6,23 @@ norms and RoPE are computed in float32 (float64 stays).
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from rlhf_jax.models.attention import attention
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.rope import apply_rope
+
+Rope: TypeAlias = tuple[Array, Array] | None
+"""Cosine and sine of `rope_tables`; None: learned positions."""
+
+Mix: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Any]]
+"""How queries [B, T, N, H] read keys and values [B, T, K, H]: (q, k, v) -> (result like q, what to keep of k and v)."""
 
 _ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -82,31 +88,14 @@ class Attention(nnx.Module):
             self.k_norm = Norm(dim, kind=config.norm, eps=config.norm_eps)
         self.config = config
 
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        *,
-        rope: tuple[Array, Array] | None,
-        segment_ids: Int[Array, "B T"] | None,
-        window: int | None,
-        implementation: str,
-    ) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix) -> tuple[Float[Array, "B T D"], Any]:
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
-        mixed = attention(
-            q,
-            k,
-            v,
-            segment_ids=segment_ids,
-            window=window,
-            softcap=self.config.attention_softcap,
-            scale=self.config.attention_scale,
-            implementation=implementation,
-        )
-        return self.o(checkpoint_name(mixed, "attention"))
+        mixed, kept = mix(q, k, v)
+        return self.o(checkpoint_name(mixed, "attention")), kept
 
 
 class Mlp(nnx.Module):
@@ -139,11 +128,11 @@ class Block(nnx.Module):
             self.attn_post_norm, self.mlp_post_norm = norm(), norm()
         self.post_norms = config.post_norms
 
-    def __call__(self, x: Float[Array, "B T D"], **attention_arguments: Any) -> Float[Array, "B T D"]:
-        mixed = self.attn(self.attn_norm(x), **attention_arguments)
+    def __call__(self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix) -> tuple[Float[Array, "B T D"], Any]:
+        mixed, kept = self.attn(self.attn_norm(x), rope=rope, mix=mix)
         x = x + (self.attn_post_norm(mixed) if self.post_norms else mixed)
         inner = self.mlp(self.mlp_norm(x))
-        return x + (self.mlp_post_norm(inner) if self.post_norms else inner)
+        return x + (self.mlp_post_norm(inner) if self.post_norms else inner), kept
 
 
 class Table(nnx.Module):

@@ -135,7 +135,7 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, length: int) -> tuple[n
 
 
 def rope_tables(
-    rope: RopeConfig, head_dim: int, positions: Int[Array, "B T"]
+    rope: RopeConfig, head_dim: int, positions: Int[Array, "B T"], *, length: int | None = None
 ) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
     """Cosine and sine for `apply_rope`.
 
@@ -143,11 +143,12 @@ def rope_tables(
       rope: the embedding.
       head_dim: width of a head.
       positions: position of every token; the leading axis may be 1 when all rows count alike.
+      length: tokens in a whole row, see `inverse_frequencies`; None: as many as there are positions.
 
     Returns:
       (cos, sin), each float32 [B, T, rotary_dim]; the first half of the sine is negated.
     """
-    frequencies, factor = inverse_frequencies(rope, head_dim, positions.shape[1])
+    frequencies, factor = inverse_frequencies(rope, head_dim, positions.shape[1] if length is None else length)
     angles = positions.astype(jnp.float32)[:, :, None] * jnp.asarray(frequencies)[None, None, :]
     cos, sin = jnp.cos(angles) * factor, jnp.sin(angles) * factor
     return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)

@@ -10,9 +10,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from rlhf_jax.models.attention import IMPLEMENTATIONS
+from rlhf_jax.models.attention import IMPLEMENTATIONS, attention
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.embedding import lookup
+from rlhf_jax.models.modules import Mix
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
 from rlhf_jax.types import Params
@@ -29,7 +30,8 @@ REMAT: dict[str, Any] = {
 
 LAYERS = ("auto", "scan", "unroll")
 
-_RESIDUAL = ("batch", "seq", "embed")
+RESIDUAL = ("batch", "seq", "embed")
+"""Logical axes of the residual stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,41 +105,93 @@ def make_hidden(
         params: Params, tokens: Int[Array, "B T"], mask: Any, *, segment_ids: Int[Array, "B T"] | None = None
     ) -> Float[Array, "B T D"]:
         del mask
-        outer = nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
+        outer = merge_ends(ends, params)
         positions = _positions(config, tokens, segment_ids)
-        x = _embed(config, execution, outer, tokens, positions)
-        ropes = {} if config.rope is None else {"full": rope_tables(config.rope, config.head_dim, positions)}
-        if config.local_rope is not None:
-            ropes["sliding"] = rope_tables(config.local_rope, config.head_dim, positions)
+        x = embed(config, execution, outer, tokens, positions)
+        ropes = make_ropes(config, positions, tokens.shape[1])
 
         def layer(kind: str, layer_params: Params, x: Array, shared: tuple[Any, Any]) -> Array:
             ropes, segment_ids = shared
-            x = constrain(x, execution.mesh, _RESIDUAL)
-            x = nnx.merge(block, layer_params)(
-                x,
-                rope=ropes.get(kind, ropes.get("full")),
-                segment_ids=segment_ids,
-                window=config.sliding_window if kind == "sliding" else None,
-                implementation=execution.attention,
-            )
-            return constrain(x, execution.mesh, _RESIDUAL)
+            x = constrain(x, execution.mesh, RESIDUAL)
+            mix = full_attention(config, execution, kind, segment_ids=segment_ids)
+            x, _ = nnx.merge(block, layer_params)(x, rope=ropes.get(kind, ropes.get("full")), mix=mix)
+            return constrain(x, execution.mesh, RESIDUAL)
 
         x = _run_layers(config, execution, layer, params["layers"], x, (ropes, segment_ids))
-        return constrain(outer.final_norm(x), execution.mesh, _RESIDUAL)
+        return constrain(outer.final_norm(x), execution.mesh, RESIDUAL)
 
     return hidden
 
 
-def _positions(config: ModelConfig, tokens: Array, segment_ids: Array | None) -> Int[Array, "B T"]:
-    length = tokens.shape[1]
+def merge_ends(ends: nnx.GraphDef, params: Params) -> Any:
+    """The `Ends` of a tree of parameters."""
+    return nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
+
+
+def make_ropes(config: ModelConfig, positions: Int[Array, "B T"], length: int) -> dict[str, tuple[Array, Array]]:
+    """Kind of layer -> cosine and sine; a kind that is absent uses "full". Empty with learned positions.
+
+    Args:
+      config: the architecture.
+      positions: position of every token.
+      length: width of the whole row, see `inverse_frequencies`.
+    """
+    ropes = {} if config.rope is None else {"full": rope_tables(config.rope, config.head_dim, positions, length=length)}
+    if config.local_rope is not None:
+        ropes["sliding"] = rope_tables(config.local_rope, config.head_dim, positions, length=length)
+    return ropes
+
+
+def full_attention(config: ModelConfig, execution: Execution, kind: str, *, segment_ids: Array | None = None) -> Mix:
+    """Every token of a row sees those before it; keys and values are kept as they are.
+
+    Args:
+      config: the architecture.
+      execution: names the implementation.
+      kind: of layer, "full" or "sliding".
+      segment_ids: packed documents.
+    """
+
+    def mix(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
+        mixed = attention(
+            q,
+            k,
+            v,
+            segment_ids=segment_ids,
+            window=config.sliding_window if kind == "sliding" else None,
+            softcap=config.attention_softcap,
+            scale=config.attention_scale,
+            implementation=execution.attention,
+        )
+        return mixed, (k, v)
+
+    return mix
+
+
+def check_positions(config: ModelConfig, length: int) -> None:
+    """Refuses rows that are longer than the learned positions of a model that has such."""
     if config.rope is None and length > config.max_position:
         raise ValueError(f"rows of {length} tokens exceed the model's {config.max_position} learned positions; shorten the rows")
+
+
+def _positions(config: ModelConfig, tokens: Array, segment_ids: Array | None) -> Int[Array, "B T"]:
+    length = tokens.shape[1]
+    check_positions(config, length)
     if segment_ids is not None:
         return document_positions(segment_ids)
     return jnp.arange(length, dtype=jnp.int32)[None, :]
 
 
-def _embed(config: ModelConfig, execution: Execution, outer: Any, tokens: Array, positions: Array) -> Float[Array, "B T D"]:
+def embed(config: ModelConfig, execution: Execution, outer: Any, tokens: Array, positions: Array) -> Float[Array, "B T D"]:
+    """The residual stream before the first layer.
+
+    Args:
+      config: the architecture.
+      execution: how to run it.
+      outer: the `Ends`.
+      tokens: [B, T].
+      positions: [B, T] or [1, T]; read with learned positions only.
+    """
     x = lookup(outer.embed.embedding[...], tokens, execution.mesh)
     x = x if execution.compute_dtype is None else x.astype(execution.compute_dtype)
     if config.scale_embeddings:
@@ -145,7 +199,7 @@ def _embed(config: ModelConfig, execution: Execution, outer: Any, tokens: Array,
     if config.rope is None:
         position = jnp.take(outer.position.embedding[...], positions, axis=0, mode="clip").astype(x.dtype)
         x = x + jnp.broadcast_to(position, x.shape)
-    return constrain(x, execution.mesh, _RESIDUAL)
+    return constrain(x, execution.mesh, RESIDUAL)
 
 
 def _run_layers(

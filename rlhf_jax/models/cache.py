@@ -1,0 +1,135 @@
+"""Keys and values of past tokens, and attention of one new token per row over two such segments."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+
+class KVCache(NamedTuple):
+    """Keys and values of all layers. Rows are prompts, or sequences whose completion it holds.
+
+    One leaf holds the layers that one `scan` runs over, so with unrolled layers there is a leaf per layer and nothing is ever
+    sliced out of a larger array. S is the slot of a token: its position in a prompt, or its place in a completion's ring.
+    """
+
+    keys: tuple[Float[Array, "L B K H S"], ...]
+    values: tuple[Float[Array, "L B K S H"], ...]
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return self.keys[0].shape[1]
+
+    @property
+    def slots(self) -> int:
+        """S."""
+        return self.keys[0].shape[4]
+
+    def take(self, rows: Int[Array, " N"]) -> "KVCache":
+        """These rows, in this order; a row may come more than once."""
+        return jax.tree.map(lambda x: jnp.take(x, rows, axis=1, mode="clip"), self)
+
+    def empty(self, rows: int, slots: int) -> "KVCache":
+        """A cache for the same model with other sizes, all zeros."""
+        keys = tuple(jnp.zeros((k.shape[0], rows, *k.shape[2:4], slots), k.dtype) for k in self.keys)
+        return KVCache(keys, tuple(jnp.zeros((v.shape[0], rows, v.shape[2], slots, v.shape[4]), v.dtype) for v in self.values))
+
+    def grown(self, slots: int) -> "KVCache":
+        """The same with zeros appended up to this many slots."""
+        more = slots - self.slots
+        keys = tuple(jnp.pad(k, ((0, 0),) * 4 + ((0, more),)) for k in self.keys)
+        return KVCache(keys, tuple(jnp.pad(v, ((0, 0),) * 3 + ((0, more), (0, 0))) for v in self.values))
+
+
+class Segment(NamedTuple):
+    """Keys and values of one layer that a new token may read, and which of them each of the B rows sees.
+
+    There are as many rows of keys as of `seen`, or fewer: then consecutive rows share them.
+    """
+
+    keys: Float[Array, "P K H S"]
+    values: Float[Array, "P K S H"]
+    seen: Bool[Array, "B S"]
+
+
+def write(
+    cache: tuple[Array, Array], layer: int | Int[Array, ""], slot: Int[Array, ""], k: Array, v: Array
+) -> tuple[Array, Array]:
+    """One token's keys and values of one layer into the same slot of all rows, in place where the caller's cache is a carry.
+
+    Args:
+      cache: keys [L, B, K, H, S] and values [L, B, K, S, H].
+      layer: index into L.
+      slot: index into S.
+      k: [B, 1, K, H].
+      v: [B, 1, K, H].
+    """
+    keys, values = cache
+    new_k = k.transpose(0, 2, 3, 1)[None].astype(keys.dtype)
+    new_v = v.transpose(0, 2, 1, 3)[None].astype(values.dtype)
+    return (
+        lax.dynamic_update_slice(keys, new_k, (layer, 0, 0, 0, slot)),
+        lax.dynamic_update_slice(values, new_v, (layer, 0, 0, slot, 0)),
+    )
+
+
+def joint_attention(
+    q: Float[Array, "B 1 N H"], segments: tuple[Segment, ...], *, scale: float, softcap: float | None
+) -> Float[Array, "B 1 N H"]:
+    """One softmax over the tokens of all segments; statistics in float32. Every row must see at least one token.
+
+    Args:
+      q: one query per row and head.
+      segments: what it reads; heads that share a key/value head, and rows that share a segment, are one matrix product.
+      scale: factor on the scores.
+      softcap: bound on them, or None.
+
+    Returns:
+      Array like `q`.
+    """
+    exact = jnp.promote_types(q.dtype, jnp.float32)
+    scores = []
+    for segment in segments:
+        product = jnp.einsum("pkrh,pkhs->pkrs", _folded(q, segment), segment.keys, preferred_element_type=exact) * scale
+        product = product if softcap is None else softcap * jnp.tanh(product / softcap)
+        scores.append(jnp.where(_seen(q, segment), product, -jnp.inf))
+    peak = _largest([_unfolded(score.max(-1, keepdims=True), q) for score in scores])
+    total, mixed = jnp.zeros((), exact), jnp.zeros((), exact)
+    for segment, score in zip(segments, scores, strict=True):
+        weights = jnp.exp(score - _folded(peak, segment))
+        part = jnp.einsum("pkrs,pksh->pkrh", weights.astype(segment.values.dtype), segment.values, preferred_element_type=exact)
+        mixed = _unfolded(part, q) if mixed.ndim == 0 else mixed + _unfolded(part, q)
+        own = _unfolded(weights.sum(-1, keepdims=True), q)
+        total = own if total.ndim == 0 else total + own
+    return (mixed / total).astype(q.dtype)
+
+
+def _folded(x: Float[Array, "B 1 N H"], segment: Segment) -> Float[Array, "P K R H"]:
+    """Rows and heads that read the same keys as rows of one matrix."""
+    prompts, kv_heads = segment.keys.shape[:2]
+    group, heads = x.shape[0] // prompts, x.shape[2] // kv_heads
+    split = x.reshape(prompts, group, kv_heads, heads, x.shape[3])
+    return split.swapaxes(1, 2).reshape(prompts, kv_heads, group * heads, x.shape[3])
+
+
+def _unfolded(x: Float[Array, "P K R H"], q: Array) -> Float[Array, "B 1 N H"]:
+    prompts, kv_heads, _, width = x.shape
+    rows, _, heads, _ = q.shape
+    split = x.reshape(prompts, kv_heads, rows // prompts, heads // kv_heads, width)
+    return split.swapaxes(1, 2).reshape(rows, 1, heads, width)
+
+
+def _seen(q: Array, segment: Segment) -> Bool[Array, "P 1 R S"]:
+    prompts, kv_heads = segment.keys.shape[:2]
+    per_key = q.shape[2] // kv_heads
+    return jnp.repeat(segment.seen, per_key, axis=0).reshape(prompts, 1, -1, segment.seen.shape[1])
+
+
+def _largest(parts: list[Array]) -> Array:
+    peak = parts[0]
+    for part in parts[1:]:
+        peak = jnp.maximum(peak, part)
+    return peak

@@ -1,0 +1,213 @@
+"""Reading prompts once, and then one token at a time, with the same layers as the forward pass."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from rlhf_jax.models.cache import KVCache, Segment, joint_attention, write
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.modules import Mix
+from rlhf_jax.models.transformer import (
+    RESIDUAL,
+    Execution,
+    check_positions,
+    embed,
+    full_attention,
+    layer_plan,
+    make_ropes,
+    merge_ends,
+    unstack,
+)
+from rlhf_jax.sharding import constrain
+from rlhf_jax.types import Params
+
+Part = tuple[int, tuple[str, ...], int]
+"""(first layer, kinds of one period, number of periods): layers of one leaf of the cache."""
+
+Unembed = Callable[[Params, Array], Array]
+"""(params, state [B, T, D]) -> logits [B, T, V]."""
+
+
+class _Parts(NamedTuple):
+    """What both functions below are made of."""
+
+    config: ModelConfig
+    execution: Execution
+    ends: nnx.GraphDef
+    block: nnx.GraphDef
+    unembed: Unembed
+
+    def plan(self) -> list[Part]:
+        kinds = self.config.layer_types
+        if self.execution.unrolled(self.config.num_layers):
+            return [(layer, (kind,), 1) for layer, kind in enumerate(kinds)]
+        return layer_plan(kinds)
+
+    def run_layer(self, kind: str, params: Params, x: Array, ropes: dict[str, Any], mix: Mix) -> tuple[Array, Any]:
+        x = constrain(x, self.execution.mesh, RESIDUAL)
+        return nnx.merge(self.block, params)(x, rope=ropes.get(kind, ropes.get("full")), mix=mix)
+
+    def logits(self, params: Params, outer: Any, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
+        state = constrain(outer.final_norm(x), self.execution.mesh, RESIDUAL)
+        return self.unembed(params, state)[:, 0]
+
+    def pin(self, cache: KVCache) -> KVCache:
+        axes = (None, "batch", "kv_heads", None, None)
+        return jax.tree.map(lambda leaf: constrain(leaf, self.execution.mesh, axes), cache)
+
+
+def make_prefill(
+    config: ModelConfig, execution: Execution, ends: nnx.GraphDef, block: nnx.GraphDef, unembed: Unembed
+) -> Callable[..., tuple[Array, KVCache]]:
+    """Builds ``prefill(params, tokens[P, T], lengths[P], *, row_length)``.
+
+    Args:
+      config: the architecture.
+      execution: how to run it.
+      ends: graph of `Ends`.
+      block: graph of one `Block`.
+      unembed: from states to logits.
+
+    Returns:
+      The function; see `rlhf_jax.types.Model.prefill`.
+    """
+    parts = _Parts(config, execution, ends, block, unembed)
+
+    def prefill(
+        params: Params, tokens: Int[Array, "P T"], lengths: Int[Array, " P"], *, row_length: int
+    ) -> tuple[Float[Array, "P V"], KVCache]:
+        check_positions(config, row_length)
+        outer = merge_ends(ends, params)
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+        x = embed(config, execution, outer, tokens, positions)
+        ropes = make_ropes(config, positions, row_length)
+
+        def in_order(kinds: tuple[str, ...], params: Params, x: Array) -> tuple[Array, tuple[Array, Array]]:
+            kept = []
+            for kind, layer_params in zip(kinds, unstack(params, len(kinds)), strict=True):
+                x, kv = parts.run_layer(kind, layer_params, x, ropes, full_attention(config, execution, kind))
+                kept.append(kv)
+            keys = jnp.stack([k.transpose(0, 2, 3, 1) for k, _ in kept])
+            return x, (keys, jnp.stack([v.transpose(0, 2, 1, 3) for _, v in kept]))
+
+        caches = []
+        for (_, kinds, repeats), part in _split_layers(params["layers"], parts.plan()):
+            if repeats == 1:
+                x, cache = in_order(kinds, part, x)
+            else:
+                grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), part)  # noqa: B023
+                x, cache = lax.scan(lambda x, group: in_order(kinds, group, x), x, grouped)  # noqa: B023
+                cache = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), cache)
+            caches.append(cache)
+        last = jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
+        keys, values = zip(*caches, strict=True)
+        return parts.logits(params, outer, last), parts.pin(KVCache(keys, values))
+
+    return prefill
+
+
+def make_decode(
+    config: ModelConfig, execution: Execution, ends: nnx.GraphDef, block: nnx.GraphDef, unembed: Unembed
+) -> Callable[..., tuple[Array, KVCache]]:
+    """Builds ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, ages, slot, row_length)``.
+
+    Args:
+      config: the architecture.
+      execution: how to run it.
+      ends: graph of `Ends`.
+      block: graph of one `Block`.
+      unembed: from states to logits.
+
+    Returns:
+      The function; see `rlhf_jax.types.Model.decode`.
+    """
+    parts = _Parts(config, execution, ends, block, unembed)
+
+    def decode(
+        params: Params,
+        tokens: Int[Array, " B"],
+        cache: KVCache,
+        prompt_cache: KVCache,
+        *,
+        prompt_lengths: Int[Array, " B"],
+        ages: Int[Array, " B"],
+        slot: Int[Array, ""],
+        row_length: int,
+    ) -> tuple[Float[Array, "B V"], KVCache]:
+        outer = merge_ends(ends, params)
+        positions = (prompt_lengths + ages)[:, None]
+        x = embed(config, execution, outer, tokens[:, None], positions)
+        ropes = make_ropes(config, positions, row_length)
+        seen = _visible(config, positions, ages, slot, prompt_cache.slots, cache.slots, prompt_lengths)
+
+        def in_order(kinds, params, x, cache, prompt, first):
+            for offset, (kind, layer_params) in enumerate(zip(kinds, unstack(params, len(kinds)), strict=True)):
+                prompt_keys, prompt_values = (leaf[offset] for leaf in prompt)
+
+                def mix(q, k, v, kind=kind, layer=first + offset, prompt=(prompt_keys, prompt_values), old=cache):
+                    new = write(old, layer, slot, k, v)
+                    keys, values = (lax.dynamic_index_in_dim(leaf, layer, keepdims=False) for leaf in new)
+                    segments = (Segment(prompt[0], prompt[1], seen[kind][0]), Segment(keys, values, seen[kind][1]))
+                    mixed = joint_attention(q, segments, scale=config.attention_scale, softcap=config.attention_softcap)
+                    return mixed, new
+
+                x, cache = parts.run_layer(kind, layer_params, x, ropes, mix)
+            return x, cache
+
+        caches = []
+        leaves = zip(cache.keys, cache.values, strict=True), zip(prompt_cache.keys, prompt_cache.values, strict=True)
+        split = _split_layers(params["layers"], parts.plan())
+        for ((_, kinds, repeats), part), own, prompt in zip(split, *leaves, strict=True):
+            if repeats == 1:
+                x, own = in_order(kinds, part, x, own, prompt, 0)
+            else:
+                whole = (part, prompt)
+                grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), whole)  # noqa: B023
+
+                def body(carry, item, kinds=kinds):
+                    (x, cache), (step, (group, prompt)) = carry, item
+                    return in_order(kinds, group, x, cache, prompt, step * len(kinds)), None
+
+                (x, own), _ = lax.scan(body, (x, own), (jnp.arange(repeats), grouped))
+            caches.append(own)
+        keys, values = zip(*caches, strict=True)
+        return parts.logits(params, outer, x), parts.pin(KVCache(keys, values))
+
+    return decode
+
+
+def _visible(
+    config: ModelConfig,
+    positions: Int[Array, "B 1"],
+    ages: Int[Array, " B"],
+    slot: Int[Array, ""],
+    prompt_slots: int,
+    slots: int,
+    prompt_lengths: Int[Array, " B"],
+) -> dict[str, tuple[Array, Array]]:
+    """Kind of layer -> which tokens of the prompt, and which entries of the ring, each row sees."""
+    at = jnp.arange(prompt_slots)[None, :]
+    behind = ((slot - jnp.arange(slots)) % slots)[None, :]
+    prompt, own = at < prompt_lengths[:, None], behind <= ages[:, None]
+    window = config.sliding_window
+    if window is None:
+        return {"full": (prompt, own)}
+    return {"full": (prompt, own), "sliding": (prompt & (positions - at < window), own & (behind < window))}
+
+
+def _split_layers(params: Params, plan: list[Part]) -> list[tuple[Part, Params]]:
+    """The layers of every part."""
+    count = sum(len(kinds) * repeats for _, kinds, repeats in plan)
+    if all(repeats == 1 and len(kinds) == 1 for _, kinds, repeats in plan):
+        return [(part, jax.tree.map(lambda p: p[None], layer)) for part, layer in zip(plan, unstack(params, count), strict=True)]
+    split = []
+    for part in plan:
+        start, stop = part[0], part[0] + len(part[1]) * part[2]
+        whole = stop - start == count
+        split.append((part, params if whole else jax.tree.map(lambda p: p[start:stop], params)))  # noqa: B023
+    return split

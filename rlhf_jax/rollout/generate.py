@@ -1,0 +1,261 @@
+"""Completions of a batch of prompts as one pure function."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from rlhf_jax.rollout.sampling import SamplingParams, choose, row_bits, sampling_steps
+from rlhf_jax.types import Key, Model, Params, Rollout
+
+CHUNK = 16
+"""Tokens decoded between two looks at whether all rows are finished."""
+
+FIRST_WINDOW = 64
+"""Places for a completion's keys at first; the cache doubles when they are full."""
+
+
+class Decoding(NamedTuple):
+    """Rows in the middle of their completions. B rows, W places of the cache."""
+
+    cache: Any
+    """Keys and values of the completions, see `rlhf_jax.models`."""
+    token: Int[Array, " B"]
+    """Sampled last; not in the cache yet."""
+    produced: Int[Array, " B"]
+    """Tokens of the completion so far, `token` included."""
+    active: Bool[Array, " B"]
+    """Goes on: neither EOS nor the row's limit was reached."""
+
+
+class Static(NamedTuple):
+    """What a decoding program is compiled for, besides shapes."""
+
+    model: Model
+    steps: tuple[str, ...]
+    eos_ids: tuple[int, ...]
+    row_length: int
+
+
+def generate(
+    model: Model,
+    params: Params,
+    prompts: Int[Array, "P Tp"],
+    prompt_lengths: Int[Array, " P"],
+    key: Key,
+    *,
+    sampling: SamplingParams,
+    max_new_tokens: int,
+    eos_id: int | Sequence[int],
+    pad_id: int,
+    group_size: int = 1,
+    limits: Int[Array, " B"] | None = None,
+    chunk: int = CHUNK,
+    row_ids: Int[Array, " B"] | None = None,
+) -> Rollout:
+    """Samples `group_size` completions of every prompt. Pure: may be jitted, and vmapped over `params` and `key`.
+
+    Each prompt is read once; its keys and values are shared by its group. What a row draws depends on the key, the row's number
+    and the token's index only, so that neither the batch nor `chunk` changes it (beyond rounding of the logits).
+
+    Args:
+      model: with `prefill` and `decode`.
+      params: its parameters; no gradient flows.
+      prompts: right-padded; what stands in the padding is not read.
+      prompt_lengths: tokens of each prompt, at least 1.
+      key: of all draws.
+      sampling: how tokens are chosen. Python numbers select the cheapest program; traced values a general one.
+      max_new_tokens: of a completion at most, EOS included. Static.
+      eos_id: the token, or tokens, that end a completion. Static.
+      pad_id: fills tokens off the mask.
+      group_size: completions per prompt, G. Static.
+      limits: each row's own maximum, at most `max_new_tokens`; a row of limit 0 stays empty.
+      chunk: tokens decoded between two looks at whether all rows are finished. Static.
+      row_ids: number of every row, for its draws; None: 0, 1, ...
+
+    Returns:
+      A `Rollout` of B = P * G rows and T = Tp + `max_new_tokens` columns. Its `logps` are those of the distribution before
+      top-k, top-p and min-p, see `rlhf_jax.rollout.sampling.choose`.
+
+    Raises:
+      ValueError: a model without a language-model head, or one with fewer learned positions than T.
+    """
+    rows, row_length = prompts.shape[0] * group_size, prompts.shape[1] + max_new_tokens
+    static = make_static(model, sampling, eos_id, row_length)
+    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows) if row_ids is None else row_ids)
+    lengths = jnp.repeat(prompt_lengths, group_size)
+    limits = jnp.full(rows, max_new_tokens) if limits is None else jnp.minimum(limits, max_new_tokens)
+    prompt_cache, token, logp = start(static, params, prompts, prompt_lengths, row_keys, sampling, group_size=group_size)
+
+    state = begin(static, prompt_cache.empty(rows, 1), token, limits)
+    out = jnp.zeros((rows, max_new_tokens + chunk), jnp.int32).at[:, 0].set(token)
+    out_logps = jnp.zeros((rows, max_new_tokens + chunk), jnp.float32).at[:, 0].set(logp)
+    carry = (state, jnp.zeros((), jnp.int32), out, out_logps)
+    for window in windows(max_new_tokens, chunk):
+
+        def body(carry: Any) -> Any:
+            state, slot, out, out_logps = carry
+            state, tokens, logps = decode_chunk(
+                static, params, state, prompt_cache, slot, lengths, limits, row_keys, sampling, chunk=chunk
+            )
+            out = lax.dynamic_update_slice(out, tokens, (0, slot + 1))
+            return state, slot + chunk, out, lax.dynamic_update_slice(out_logps, logps, (0, slot + 1))
+
+        def unfinished(carry: Any, window: int = window) -> Bool[Array, ""]:
+            return carry[0].active.any() & (carry[1] < window)
+
+        carry = (carry[0]._replace(cache=carry[0].cache.grown(window)), *carry[1:])
+        carry = lax.while_loop(unfinished, body, carry)
+    state, _, out, out_logps = carry
+    completions = (out[:, :max_new_tokens], out_logps[:, :max_new_tokens], jnp.minimum(state.produced, limits))
+    return assemble(jnp.repeat(prompts, group_size, axis=0), lengths, *completions, pad_id=pad_id, eos_ids=static.eos_ids)
+
+
+def make_static(model: Model, sampling: SamplingParams, eos_id: int | Sequence[int], row_length: int) -> Static:
+    """Checks the model and collects what programs are compiled for."""
+    if model.prefill is None or model.decode is None:
+        raise ValueError("this model has no language-model head, so it cannot generate; load it with head=None or head='value'")
+    eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(int(e) for e in eos_id)
+    return Static(model, sampling_steps(sampling), eos_ids, row_length)
+
+
+def windows(max_new_tokens: int, chunk: int) -> list[int]:
+    """Sizes that the cache of the completions grows through: 64, 128, ... in whole chunks, the last one holds all."""
+    if max_new_tokens == 1:
+        return []
+    last = -(-(max_new_tokens - 1) // chunk) * chunk
+    sizes, size = [], -(-FIRST_WINDOW // chunk) * chunk
+    while size < last:
+        sizes.append(size)
+        size *= 2
+    return [*sizes, last]
+
+
+def start(
+    static: Static,
+    params: Params,
+    prompts: Int[Array, "P Tp"],
+    prompt_lengths: Int[Array, " P"],
+    row_keys: Key,
+    sampling: SamplingParams,
+    *,
+    group_size: int,
+) -> tuple[Any, Int[Array, " B"], Float[Array, " B"]]:
+    """Reads the prompts and draws the first token of every row.
+
+    Returns:
+      (keys and values of the prompts, tokens, their log-probabilities).
+    """
+    present = jnp.arange(prompts.shape[1])[None, :] < prompt_lengths[:, None]
+    assert static.model.prefill is not None
+    logits, cache = static.model.prefill(params, jnp.where(present, prompts, 0), prompt_lengths, row_length=static.row_length)
+    bits = row_bits(row_keys, jnp.zeros(row_keys.shape, jnp.int32))
+    token, logp = choose(jnp.repeat(logits, group_size, axis=0), bits, sampling, static.steps)
+    return cache, token, logp
+
+
+def begin(static: Static, cache: Any, token: Int[Array, " B"], limits: Int[Array, " B"]) -> Decoding:
+    """The state after every row's first token."""
+    produced = jnp.ones_like(token)
+    return Decoding(cache, token, produced, ~_is_eos(static, token) & (produced < limits))
+
+
+def decode_chunk(
+    static: Static,
+    params: Params,
+    state: Decoding,
+    prompt_cache: Any,
+    slot: Int[Array, ""],
+    lengths: Int[Array, " B"],
+    limits: Int[Array, " B"],
+    row_keys: Key,
+    sampling: SamplingParams,
+    *,
+    chunk: int,
+) -> tuple[Decoding, Int[Array, "B n"], Float[Array, "B n"]]:
+    """Decodes `chunk` tokens of every row; rows that are not active compute along and change nothing that counts.
+
+    Args:
+      static: what the program is compiled for.
+      params: parameters of the model.
+      state: the rows.
+      prompt_cache: keys and values of their prompts; as many rows as the state has, or fewer, then shared by groups.
+      slot: place in the cache for the first of these tokens; the cache is a ring.
+      lengths: tokens of each row's prompt.
+      limits: tokens of each row's completion at most.
+      row_keys: [B].
+      sampling: how tokens are chosen.
+      chunk: how many.
+
+    Returns:
+      (state, tokens, log-probabilities): columns of inactive rows mean nothing.
+    """
+    assert static.model.decode is not None
+    bits = jax.vmap(lambda i: row_bits(row_keys, state.produced + i))(jnp.arange(chunk))
+
+    def one(state: Decoding, item: tuple[Array, Array]) -> tuple[Decoding, tuple[Array, Array]]:
+        step, bits = item
+        logits, cache = static.model.decode(  # type: ignore[misc]
+            params,
+            state.token,
+            state.cache,
+            prompt_cache,
+            prompt_lengths=lengths,
+            ages=state.produced - 1,
+            slot=(slot + step) % state.cache.slots,
+            row_length=static.row_length,
+        )
+        token, logp = choose(logits, bits, sampling, static.steps)
+        produced = state.produced + state.active
+        active = state.active & ~_is_eos(static, token) & (produced < limits)
+        return Decoding(cache, token, produced, active), (token, logp)
+
+    state, (tokens, logps) = lax.scan(one, state, (jnp.arange(chunk), bits))
+    return state, tokens.T, logps.T
+
+
+def assemble(
+    prompts: Int[Array, "B Tp"],
+    lengths: Int[Array, " B"],
+    tokens: Int[Array, "B N"],
+    logps: Float[Array, "B N"],
+    produced: Int[Array, " B"],
+    *,
+    pad_id: int,
+    eos_ids: tuple[int, ...],
+) -> Rollout:
+    """Prompts directly followed by completions.
+
+    Args:
+      prompts: one per row.
+      lengths: of the prompts.
+      tokens: completions.
+      logps: of their tokens.
+      produced: how many of them count.
+      pad_id: fills the rest.
+      eos_ids: a completion that does not end in one of these is truncated.
+    """
+    column = jnp.arange(prompts.shape[1] + tokens.shape[1])[None, :]
+    place = column - lengths[:, None]
+    in_completion = (place >= 0) & (place < produced[:, None])
+    index = jnp.clip(place, 0, tokens.shape[1] - 1)
+    ids = jnp.where(in_completion, jnp.take_along_axis(tokens, index, axis=1), pad_id)
+    before = jnp.pad(prompts, ((0, 0), (0, tokens.shape[1])))
+    last = jnp.take_along_axis(tokens, jnp.maximum(produced - 1, 0)[:, None], axis=1)[:, 0]
+    ended = (produced > 0) & (last[:, None] == jnp.asarray(eos_ids, jnp.int32)[None, :]).any(axis=1)
+    return Rollout(
+        tokens=jnp.where(place < 0, before, ids).astype(jnp.int32),
+        mask=(place < 0) | in_completion,
+        completion_mask=in_completion,
+        logps=jnp.where(in_completion, jnp.take_along_axis(logps, index, axis=1), 0.0),
+        truncated=~ended,
+    )
+
+
+def _is_eos(static: Static, token: Int[Array, " B"]) -> Bool[Array, " B"]:
+    if not static.eos_ids:
+        return jnp.zeros(token.shape, bool)
+    return (token[:, None] == jnp.asarray(static.eos_ids, jnp.int32)[None, :]).any(axis=1)

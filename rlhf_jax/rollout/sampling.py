@@ -1,0 +1,154 @@
+"""From logits to a token: temperature, top-k, top-p, min-p and greedy choice, with one draw of 64 random bits per token.
+
+The inverse of the cumulative distribution takes two uniform numbers per token instead of Gumbel noise for the whole
+vocabulary, which on a CPU is half the cost of a decoding step; nothing is sorted.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from rlhf_jax.types import Key
+
+FILTERS = ("top_k", "top_p", "min_p")
+_BLOCK = 128
+
+
+class SamplingParams(NamedTuple):
+    """How the next token is chosen. Numbers or traced scalars: changing their values compiles nothing.
+
+    The distribution is ``softmax(logits / temperature)``, cut first to the `top_k` likeliest tokens, then to the fewest likeliest
+    of these whose share reaches `top_p`, then to those at least `min_p` times as likely as the likeliest: the order and the
+    meaning of transformers. Tokens that are exactly as likely as the last one kept are kept too.
+    """
+
+    temperature: float | Float[Array, ""] = 1.0
+    """0 is greedy: the likeliest token (the first of equals); the filters then do nothing."""
+    top_p: float | Float[Array, ""] = 1.0
+    """1 is off."""
+    top_k: int | Int[Array, ""] = 0
+    """0 is off."""
+    min_p: float | Float[Array, ""] = 0.0
+    """0 is off."""
+
+
+def sampling_steps(sampling: SamplingParams) -> tuple[str, ...]:
+    """Which steps of `choose` these parameters need: the part of them that a program is compiled for.
+
+    Args:
+      sampling: with numbers; a traced value needs its step whatever it turns out to be.
+
+    Returns:
+      A subset of ("greedy", "sample", "top_k", "top_p", "min_p").
+    """
+    neutral = {"top_p": 1, "top_k": 0, "min_p": 0}
+    temperature = sampling.temperature
+    if isinstance(temperature, jax.core.Tracer):
+        chosen = ["greedy", "sample"]
+    elif float(temperature) == 0.0:
+        return ("greedy",)
+    else:
+        chosen = ["sample"]
+    values = sampling._asdict()
+    return (*chosen, *(f for f in FILTERS if isinstance(values[f], jax.core.Tracer) or float(values[f]) != neutral[f]))
+
+
+def row_bits(row_keys: Key, index: Int[Array, " B"]) -> UInt32[Array, "B 2"]:
+    """The random bits with which every row draws one token.
+
+    Args:
+      row_keys: [B], one key per row, `fold_in(key, row)`.
+      index: which token of its completion each row draws.
+
+    Returns:
+      Bits that depend on the row's key and the index only: not on the batch, and not on when the token is drawn.
+    """
+    return jax.vmap(lambda key, i: jax.random.bits(jax.random.fold_in(key, i), (2,)))(row_keys, index)
+
+
+def choose(
+    logits: Float[Array, "B V"], bits: UInt32[Array, "B 2"], sampling: SamplingParams, steps: Sequence[str]
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """Draws one token per row.
+
+    Args:
+      logits: float32; -inf is never drawn.
+      bits: from `row_bits`; not read when greedy.
+      sampling: how.
+      steps: from `sampling_steps`.
+
+    Returns:
+      (tokens, their log-probability in nats under ``softmax(logits / temperature)``, *before* top-k, top-p and min-p: this is
+      what the trainer computes for the same token. Greedy: at temperature 1).
+    """
+    rows, vocab = logits.shape
+    temperature = jnp.asarray(sampling.temperature, logits.dtype)
+    if "greedy" in steps:
+        temperature = jnp.where(temperature == 0, 1, temperature)
+    scaled = logits / temperature
+    blocks = -(-vocab // _BLOCK)
+    short = blocks * _BLOCK - vocab
+    padded = scaled if short == 0 else jnp.pad(scaled, ((0, 0), (0, short)), constant_values=-jnp.inf)
+    table = padded.reshape(rows, blocks, _BLOCK)  # reduced over its middle axis: CPUs vectorise that
+    peak = table.max(axis=1).max(axis=1)
+    weights = jnp.exp(table - peak[:, None, None])
+    columns = weights.sum(axis=1)
+    log_total = jnp.log(columns.sum(axis=1))
+    if "sample" in steps:
+        if set(steps) & set(FILTERS):
+            weights = jnp.where(weights >= _threshold(weights, sampling, steps)[:, None, None], weights, 0.0)
+            columns = weights.sum(axis=1)
+        uniforms = (bits >> 8).astype(logits.dtype) * 2.0**-24
+        column = _first_beyond(columns, uniforms[:, 0])
+        inside = jnp.take_along_axis(weights, column[:, None, None], axis=2)[:, :, 0]
+        tokens = _first_beyond(inside, uniforms[:, 1]) * _BLOCK + column
+    if "greedy" in steps:
+        likeliest = jnp.argmax(logits, axis=1).astype(jnp.int32)
+        tokens = jnp.where(jnp.asarray(sampling.temperature) == 0, likeliest, tokens) if "sample" in steps else likeliest
+    taken = jnp.take_along_axis(scaled, tokens[:, None], axis=1)[:, 0]
+    return tokens, taken - peak - log_total
+
+
+def _first_beyond(weights: Float[Array, "B C"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
+    """Index i with probability ``weights[i] / sum(weights)``; never one of weight 0, whatever rounding does."""
+    sums = jnp.cumsum(weights, axis=1)
+    beyond = (sums > (uniform * sums[:, -1])[:, None]) & (weights > 0)
+    last = weights.shape[1] - 1 - jnp.argmax((weights > 0)[:, ::-1], axis=1)
+    return jnp.where(beyond.any(axis=1), jnp.argmax(beyond, axis=1), last).astype(jnp.int32)
+
+
+def _threshold(weights: Float[Array, "B R C"], sampling: SamplingParams, steps: Sequence[str]) -> Float[Array, " B"]:
+    """The smallest weight that the filters keep; the largest weight is 1."""
+    lowest = jnp.zeros(weights.shape[0], weights.dtype)
+    if "top_k" in steps:
+        wanted = jnp.where(jnp.asarray(sampling.top_k) <= 0, weights[0].size, sampling.top_k).astype(weights.dtype)
+        lowest = _largest_keeping(lambda kept: kept.astype(weights.dtype), weights, jnp.broadcast_to(wanted, lowest.shape))
+    if "top_p" in steps:
+        share = jnp.asarray(sampling.top_p, weights.dtype)
+        within = jnp.where(weights >= lowest[:, None, None], weights, 0.0)
+        cut = _largest_keeping(lambda kept: jnp.where(kept, within, 0.0), within, share * within.sum((1, 2)))
+        lowest = jnp.where(share >= 1, lowest, jnp.maximum(lowest, cut))
+    if "min_p" in steps:
+        lowest = jnp.maximum(lowest, jnp.asarray(sampling.min_p, weights.dtype))
+    return lowest
+
+
+def _largest_keeping(amount, weights: Float[Array, "B R C"], wanted: Float[Array, " B"]) -> Float[Array, " B"]:
+    """The largest weight w for which the tokens of weight w or more amount to what is wanted.
+
+    Non-negative floats are ordered as their bits are, so 30 halvings find the exact number.
+    """
+
+    def reaches(threshold: Int[Array, " B"]) -> Bool[Array, " B"]:
+        bound = jax.lax.bitcast_convert_type(threshold, jnp.float32).astype(weights.dtype)
+        return amount(weights >= bound[:, None, None]).sum(axis=1).sum(axis=1) >= wanted
+
+    def halve(step: Int[Array, ""], threshold: Int[Array, " B"]) -> Int[Array, " B"]:
+        trial = threshold | (jnp.int32(1) << (29 - step))
+        return jnp.where(reaches(trial), trial, threshold)
+
+    found = jax.lax.fori_loop(0, 30, halve, jnp.zeros(weights.shape[0], jnp.int32))
+    return jax.lax.bitcast_convert_type(found, jnp.float32).astype(weights.dtype)
