@@ -11,37 +11,39 @@ from jaxtyping import Array, Bool, Float, Int
 class KVCache(NamedTuple):
     """Keys and values of all layers. Rows are prompts, or sequences whose completion it holds.
 
-    One leaf holds the layers that one `scan` runs over, so with unrolled layers there is a leaf per layer and nothing is ever
-    sliced out of a larger array. S is the slot of a token: its position in a prompt, or its place in a completion's ring.
+    One leaf holds the layers that one `scan` runs over. With unrolled layers there is a leaf per layer, without the axis L, so
+    that nothing is sliced out of a larger array or seen under two shapes: a compiler would copy it. S is the slot of a token:
+    its position in a prompt, or its place in a completion's ring.
     """
 
-    keys: tuple[Float[Array, "L B K H S"], ...]
-    values: tuple[Float[Array, "L B K S H"], ...]
+    keys: tuple[Float[Array, "*L B K H S"], ...]
+    values: tuple[Float[Array, "*L B K S H"], ...]
 
     @property
     def rows(self) -> int:
         """B."""
-        return self.keys[0].shape[1]
+        return self.keys[0].shape[-4]
 
     @property
     def slots(self) -> int:
         """S."""
-        return self.keys[0].shape[4]
+        return self.keys[0].shape[-1]
 
     def take(self, rows: Int[Array, " N"]) -> "KVCache":
         """These rows, in this order; a row may come more than once."""
-        return jax.tree.map(lambda x: jnp.take(x, rows, axis=1, mode="clip"), self)
+        return jax.tree.map(lambda x: jnp.take(x, rows, axis=x.ndim - 4, mode="clip"), self)
 
     def empty(self, rows: int, slots: int) -> "KVCache":
         """A cache for the same model with other sizes, all zeros."""
-        keys = tuple(jnp.zeros((k.shape[0], rows, *k.shape[2:4], slots), k.dtype) for k in self.keys)
-        return KVCache(keys, tuple(jnp.zeros((v.shape[0], rows, v.shape[2], slots, v.shape[4]), v.dtype) for v in self.values))
+        keys = tuple(jnp.zeros((*k.shape[:-4], rows, *k.shape[-3:-1], slots), k.dtype) for k in self.keys)
+        values = tuple(jnp.zeros((*v.shape[:-4], rows, v.shape[-3], slots, v.shape[-1]), v.dtype) for v in self.values)
+        return KVCache(keys, values)
 
     def grown(self, slots: int) -> "KVCache":
         """The same with zeros appended up to this many slots."""
-        more = slots - self.slots
-        keys = tuple(jnp.pad(k, ((0, 0),) * 4 + ((0, more),)) for k in self.keys)
-        return KVCache(keys, tuple(jnp.pad(v, ((0, 0),) * 3 + ((0, more), (0, 0))) for v in self.values))
+        more = (0, slots - self.slots)
+        keys = tuple(jnp.pad(k, [(0, 0)] * (k.ndim - 1) + [more]) for k in self.keys)
+        return KVCache(keys, tuple(jnp.pad(v, [(0, 0)] * (v.ndim - 2) + [more, (0, 0)]) for v in self.values))
 
 
 class Segment(NamedTuple):
@@ -61,19 +63,26 @@ def write(
     """One token's keys and values of one layer into the same slot of all rows, in place where the caller's cache is a carry.
 
     Args:
-      cache: keys [L, B, K, H, S] and values [L, B, K, S, H].
-      layer: index into L.
+      cache: keys [*L, B, K, H, S] and values [*L, B, K, S, H].
+      layer: index into L, if there is such an axis.
       slot: index into S.
       k: [B, 1, K, H].
       v: [B, 1, K, H].
     """
     keys, values = cache
-    new_k = k.transpose(0, 2, 3, 1)[None].astype(keys.dtype)
-    new_v = v.transpose(0, 2, 1, 3)[None].astype(values.dtype)
+    lead = (layer,) * (keys.ndim - 4)
+    new_k = k.transpose(0, 2, 3, 1).astype(keys.dtype).reshape(*(1,) * len(lead), *keys.shape[-4:-1], 1)
+    new_v = v.transpose(0, 2, 1, 3).astype(values.dtype).reshape(*(1,) * len(lead), *values.shape[-4:-2], 1, values.shape[-1])
     return (
-        lax.dynamic_update_slice(keys, new_k, (layer, 0, 0, 0, slot)),
-        lax.dynamic_update_slice(values, new_v, (layer, 0, 0, slot, 0)),
+        lax.dynamic_update_slice(keys, new_k, (*lead, 0, 0, 0, slot)),
+        lax.dynamic_update_slice(values, new_v, (*lead, 0, 0, slot, 0)),
     )
+
+
+def read(cache: tuple[Array, Array], layer: int | Int[Array, ""]) -> tuple[Array, Array]:
+    """Keys [B, K, H, S] and values [B, K, S, H] of one layer."""
+    keys, values = (leaf if leaf.ndim == 4 else lax.dynamic_index_in_dim(leaf, layer, keepdims=False) for leaf in cache)
+    return keys, values
 
 
 def joint_attention(

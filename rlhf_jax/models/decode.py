@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from rlhf_jax.models.cache import KVCache, Segment, joint_attention, write
+from rlhf_jax.models.cache import KVCache, Segment, joint_attention, read, write
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.modules import Mix
 from rlhf_jax.models.transformer import (
@@ -57,8 +57,10 @@ class _Parts(NamedTuple):
         return self.unembed(params, state)[:, 0]
 
     def pin(self, cache: KVCache) -> KVCache:
-        axes = (None, "batch", "kv_heads", None, None)
-        return jax.tree.map(lambda leaf: constrain(leaf, self.execution.mesh, axes), cache)
+        def pin(leaf: Array) -> Array:
+            return constrain(leaf, self.execution.mesh, (*(None,) * (leaf.ndim - 4), "batch", "kv_heads", None, None))
+
+        return jax.tree.map(pin, cache)
 
 
 def make_prefill(
@@ -92,8 +94,8 @@ def make_prefill(
             for kind, layer_params in zip(kinds, unstack(params, len(kinds)), strict=True):
                 x, kv = parts.run_layer(kind, layer_params, x, ropes, full_attention(config, execution, kind))
                 kept.append(kv)
-            keys = jnp.stack([k.transpose(0, 2, 3, 1) for k, _ in kept])
-            return x, (keys, jnp.stack([v.transpose(0, 2, 1, 3) for _, v in kept]))
+            keys, values = [k.transpose(0, 2, 3, 1) for k, _ in kept], [v.transpose(0, 2, 1, 3) for _, v in kept]
+            return x, (keys[0], values[0]) if len(kinds) == 1 else (jnp.stack(keys), jnp.stack(values))
 
         caches = []
         for (_, kinds, repeats), part in _split_layers(params["layers"], parts.plan()):
@@ -102,7 +104,7 @@ def make_prefill(
             else:
                 grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), part)  # noqa: B023
                 x, cache = lax.scan(lambda x, group: in_order(kinds, group, x), x, grouped)  # noqa: B023
-                cache = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), cache)
+                cache = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[-4:]), cache)
             caches.append(cache)
         last = jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
         keys, values = zip(*caches, strict=True)
@@ -147,12 +149,10 @@ def make_decode(
 
         def in_order(kinds, params, x, cache, prompt, first):
             for offset, (kind, layer_params) in enumerate(zip(kinds, unstack(params, len(kinds)), strict=True)):
-                prompt_keys, prompt_values = (leaf[offset] for leaf in prompt)
 
-                def mix(q, k, v, kind=kind, layer=first + offset, prompt=(prompt_keys, prompt_values), old=cache):
+                def mix(q, k, v, kind=kind, layer=first + offset, offset=offset, old=cache):
                     new = write(old, layer, slot, k, v)
-                    keys, values = (lax.dynamic_index_in_dim(leaf, layer, keepdims=False) for leaf in new)
-                    segments = (Segment(prompt[0], prompt[1], seen[kind][0]), Segment(keys, values, seen[kind][1]))
+                    segments = (Segment(*read(prompt, offset), seen[kind][0]), Segment(*read(new, layer), seen[kind][1]))
                     mixed = joint_attention(q, segments, scale=config.attention_scale, softcap=config.attention_softcap)
                     return mixed, new
 
@@ -166,8 +166,7 @@ def make_decode(
             if repeats == 1:
                 x, own = in_order(kinds, part, x, own, prompt, 0)
             else:
-                whole = (part, prompt)
-                grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), whole)  # noqa: B023
+                grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), (part, prompt))  # noqa: B023
 
                 def body(carry, item, kinds=kinds):
                     (x, cache), (step, (group, prompt)) = carry, item

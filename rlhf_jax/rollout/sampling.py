@@ -106,7 +106,8 @@ def choose(
         inside = jnp.take_along_axis(weights, column[:, None, None], axis=2)[:, :, 0]
         tokens = _first_beyond(inside, uniforms[:, 1]) * _BLOCK + column
     if "greedy" in steps:
-        likeliest = jnp.argmax(logits, axis=1).astype(jnp.int32)
+        ids = jnp.arange(blocks * _BLOCK, dtype=jnp.int32).reshape(1, blocks, _BLOCK)
+        likeliest = jnp.where(table == peak[:, None, None], ids, vocab).min(axis=1).min(axis=1)
         tokens = jnp.where(jnp.asarray(sampling.temperature) == 0, likeliest, tokens) if "sample" in steps else likeliest
     taken = jnp.take_along_axis(scaled, tokens[:, None], axis=1)[:, 0]
     return tokens, taken - peak - log_total
