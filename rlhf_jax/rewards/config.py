@@ -51,6 +51,10 @@ class PoolConfig:
     memory_gb: float = 8.0
     """Memory that one process may allocate; beyond it a grader fails with MemoryError. Kept on Linux only."""
 
+    preload: bool = True
+    """Import the functions' modules once and fork the processes from there: they start, and are replaced, in milliseconds.
+    False: import them in every process anew (for modules that start threads when imported)."""
+
     def __post_init__(self) -> None:
         for field, least in (("workers", 1), ("max_tasks", 1)):
             if self.__dict__[field] < least:

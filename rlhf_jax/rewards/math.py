@@ -49,9 +49,9 @@ def equivalent(answer: str, target: str) -> bool:
     """Whether two final answers, each a number, an expression in latex or a text, mean the same."""
     if normal_form(answer) == normal_form(target):
         return True
-    numbers = as_number(answer), as_number(target)
-    if numbers[0] is not None and numbers[1] is not None:
-        return _same_number(answer, target, *numbers)
+    value, wanted = as_number(answer), as_number(target)
+    if value is not None and wanted is not None:
+        return _same_number(answer, target, value, wanted)
     return _same_expression(answer, target)
 
 
@@ -70,10 +70,7 @@ def _same_expression(answer: str, target: str) -> bool:
     for name in ("math_verify.parser", "math_verify.grader"):
         logging.getLogger(name).setLevel(logging.ERROR)
     kinds = [LatexExtractionConfig(boxed_match_priority=0), StringExtractionConfig()]
-    gold, found = (
-        parse(_boxed(side), extraction_config=kinds, parsing_timeout=None)
-        for side in (target, answer)  # type: ignore[arg-type]
-    )
+    gold, found = (parse(_boxed(side), extraction_config=kinds, parsing_timeout=None) for side in (target, answer))
     return bool(gold) and bool(found) and bool(verify(gold, found, timeout_seconds=None))
 
 

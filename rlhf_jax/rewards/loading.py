@@ -1,0 +1,147 @@
+"""From the name of a reward function to something that can be called."""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rlhf_jax.rewards.config import RewardConfig
+from rlhf_jax.rewards.registry import REWARDS
+
+GIVEN = ("prompts", "completions", "completion_ids")
+"""Arguments that every reward function may take."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedReward:
+    """A reward function with its options bound."""
+
+    function: Callable[..., Any]
+    options: Mapping[str, Any]
+    takes: frozenset[str] | None
+    """Names of the arguments it takes; None: any (it has ``**kwargs``)."""
+    required: tuple[str, ...]
+    """Data columns that it cannot be called without."""
+    is_async: bool
+
+    def arguments(self, batch: Mapping[str, Sequence[Any]], columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Keyword arguments of one call: `GIVEN`, the data columns and the options, as far as the function takes them."""
+        every = {**columns, **batch, **self.options}
+        return every if self.takes is None else {name: value for name, value in every.items() if name in self.takes}
+
+
+def check_name(config: RewardConfig) -> None:
+    """Raises ValueError when `config.function` cannot be a reward function; imports nothing."""
+    name = config.function
+    if name in REWARDS:
+        return
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, REWARDS, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"rewards.function {name!r} is unknown: {meant}built-in are {', '.join(REWARDS)}; "
+            "one's own are 'module:function' or 'file.py:function'"
+        )
+    if not place or not attribute:
+        raise ValueError(f"rewards.function {name!r} must be 'module:function' or 'file.py:function'")
+    if place.endswith(".py") and not pathlib.Path(place).is_file():
+        raise ValueError(f"rewards.function {name!r}: there is no file {place}")
+
+
+def load_reward(config: RewardConfig) -> LoadedReward:
+    """Imports a reward function and binds its options.
+
+    A function (or class) without any parameter of `GIVEN` and without ``**kwargs`` is a factory: called once with the
+    options, it must return the reward function.
+
+    Raises:
+      ValueError: one line; no such module, attribute or option.
+    """
+    check_name(config)
+    function = REWARDS.get(config.function) or _import(config.function)
+    options = dict(config.options)
+    if _is_factory(function):
+        function, options = _made(config, function), {}
+    if reserved := sorted(set(options) & set(GIVEN)):
+        raise ValueError(f"rewards.options of {config.function!r}: {reserved[0]!r} is what is graded, not an option")
+    parameters = inspect.signature(function).parameters.values()
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if config.function in REWARDS or not anything:
+        _check_options(config, options, [p.name for p in named if p.name not in GIVEN])
+    required = tuple(p.name for p in named if p.default is p.empty and p.name not in GIVEN and p.name not in options)
+    if config.function in REWARDS and required:
+        raise ValueError(f"rewards.options of {config.function!r} lack {', '.join(required)}")
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    return LoadedReward(function, options, None if anything else frozenset(p.name for p in named), required, is_async)
+
+
+def _import(name: str) -> Callable[..., Any]:
+    place, _, attribute = name.rpartition(":")
+    try:
+        module = _import_file(pathlib.Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises becomes one line
+        raise ValueError(f"rewards.function {name!r} cannot be imported: {_one_line(error)}") from error
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"rewards.function {name!r}: {place} has no {part!r}{meant}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"rewards.function {name!r} is {type(found).__name__}, not a function")
+    return found
+
+
+def _import_file(path: pathlib.Path) -> Any:
+    path = path.resolve()
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # as when the file is run: it may import its neighbours
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_factory(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return not any(p.name in GIVEN or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _made(config: RewardConfig, factory: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        made = factory(**config.options)
+    except Exception as error:  # a stranger's code
+        raise ValueError(
+            f"rewards.function {config.function!r} with options {dict(config.options)}: {_one_line(error)}"
+        ) from error
+    if not callable(made):
+        raise ValueError(
+            f"rewards.function {config.function!r} takes neither prompts nor completions, and returned {type(made).__name__}, "
+            "not a reward function"
+        )
+    return made
+
+
+def _check_options(config: RewardConfig, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"rewards.options of {config.function!r} have no {option!r}: {meant}known are {', '.join(known) or 'none'}"
+            )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
