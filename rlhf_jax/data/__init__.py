@@ -5,6 +5,7 @@ from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.examples import ExampleSet, iterate_texts, load_examples
 from rlhf_jax.data.formats import Kind, PairExample, PromptExample, TextExample
 from rlhf_jax.data.loader import Loader, make_loader, prefetch
+from rlhf_jax.data.prompts import PromptBatch, PromptLoader, make_prompt_loader
 from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer, byte_tokenizer, load_tokenizer, train_tokenizer
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "Kind",
     "Loader",
     "PairExample",
+    "PromptBatch",
     "PromptExample",
+    "PromptLoader",
     "TextExample",
     "Tokenizer",
     "byte_tokenizer",
@@ -24,6 +27,7 @@ __all__ = [
     "load_examples",
     "load_tokenizer",
     "make_loader",
+    "make_prompt_loader",
     "prefetch",
     "train_tokenizer",
 ]

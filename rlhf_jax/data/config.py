@@ -10,6 +10,8 @@ FORMATS = ("auto", "text", "messages", "prompt_completion", "preference", "promp
 TRUNCATIONS = ("keep_end", "keep_start", "drop")
 ON_ERROR = ("strict", "skip")
 TRAIN_ON = ("completion", "all")
+PLACE = "{prompt}"
+"""Where the prompt goes in `data.prompt_template`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,13 @@ class DataConfig:
     on_error: Literal["strict", "skip"] = "strict"
     """A bad row stops the run ("strict"), or is counted in the log and left out ("skip")."""
 
+    prompt_template: str | None = None
+    """Text around every prompt, such as "{prompt}\\nEnd with #### and the number.\\n": `{prompt}` is replaced by the prompt, or
+    by the last user message of a conversation."""
+    conversational: bool = False
+    """Make plain prompts and answers a conversation (user, assistant), for models that were trained with a chat template."""
+    system_prompt: str | None = None
+    """System message in front of every conversation that has none."""
     chat_template: str | None = None
     """Replaces the tokenizer's chat template: Jinja source or the path of a .jinja file."""
     append_eos: bool = True
@@ -55,13 +64,15 @@ class DataConfig:
     train_on: Literal["completion", "all"] = "completion"
     """SFT only: "completion" trains on the answers, "all" on every token of prompt and answers (`text` rows always do)."""
     max_length: int = 1024
-    """Tokens of a row at most, prompt and completion together."""
+    """Tokens of a row at most, prompt and completion together. Online algorithms have `rollout.max_prompt_len` and
+    `rollout.max_new_tokens` instead."""
     max_prompt_len: int | None = None
-    """Tokens of the prompt at most; None: bounded by `max_length` alone."""
+    """Tokens of the prompt at most; None: bounded by `max_length` alone. Offline algorithms only."""
     truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end"
     """What happens to rows that are too long. "keep_end": the prompt loses its start (down to half of `max_length`),
     then the completion its end. "keep_start": the row is cut at `max_length`. "drop": the row is left out. A row that
-    cannot keep one token of its completion is always left out, and counted."""
+    cannot keep one token of its completion is always left out, and counted. Prompts without answers (online algorithms)
+    lose their start under "keep_end", and are left out otherwise."""
     num_proc: int = 1
     """Processes for tokenisation. One process already uses all cores inside the tokenizer; more help with slow chat
     templates."""
@@ -75,9 +86,10 @@ class DataConfig:
     pad_multiple: int = 16
     """Row lengths are multiples of this (128 suits TPU and GPU kernels), or `max_length` itself."""
     buckets: tuple[int, ...] = ()
-    """Row lengths chosen by hand instead, ascending."""
+    """Row lengths (online algorithms: prompt lengths) chosen by hand instead, ascending."""
     length_window: int = 32
-    """Rows are shuffled, then sorted by length within windows of this many batches; 1 switches sorting off."""
+    """Rows are shuffled, then sorted by length within windows of this many batches; 1 switches sorting off. Offline algorithms
+    only."""
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -97,6 +109,8 @@ class DataConfig:
             raise DataError(f"data.eval_fraction {self.eval_fraction} must be from 0 up to, not including, 1")
         if self.eval_size < 0:
             raise DataError(f"data.eval_size {self.eval_size} must not be negative")
+        if self.prompt_template is not None and PLACE not in self.prompt_template:
+            raise DataError(f"data.prompt_template {self.prompt_template!r} has no {PLACE}, the place of the prompt")
         self._check_eval()
         self._check_buckets()
 

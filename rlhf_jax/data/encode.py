@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
-from rlhf_jax.data.formats import ASSISTANT, HUMAN, Content, Message, PairExample, TextExample
+from rlhf_jax.data.formats import ASSISTANT, HUMAN, Content, Message, PairExample, PromptExample, TextExample
 from rlhf_jax.data.tokenizer import Tokenizer
 
 _LATER_TURNS = re.compile(f"({re.escape(HUMAN)}.*?{re.escape(ASSISTANT)})", re.DOTALL)
@@ -58,6 +58,20 @@ def render(example: TextExample | PairExample, tokenizer: Tokenizer) -> Rendered
             opening, [_render_turns(prompt, cast(list[Message], answer), opening, tokenizer) for answer in answers], True
         )
     return Rendered(prompt or "", [_transcript_segments(prompt, answer) for answer in answers], False)
+
+
+def render_prompt(example: PromptExample, tokenizer: Tokenizer) -> Rendered:
+    """Writes a prompt without a completion; of a conversation, the template opens the answer.
+
+    Raises:
+        BadRow: the conversation ends with an answer already, or the chat template refuses it.
+    """
+    prompt = example.prompt
+    if isinstance(prompt, str):
+        return Rendered(prompt, [], False)
+    if prompt[-1]["role"] == "assistant":
+        raise BadRow("no question", "column 'prompt' ends with an answer, so there is nothing to ask the model")
+    return Rendered(_apply_template(tokenizer, prompt, add_generation_prompt=True), [], True)
 
 
 def _transcript_segments(prompt: str | None, answer: Content) -> list[Segment]:
@@ -133,6 +147,28 @@ def _finish(row: EncodedRow, tokenizer: Tokenizer, config: DataConfig) -> Encode
     return EncodedRow(ids, trained)
 
 
+def num_prefix(prompt: list[int], tokenizer: Tokenizer) -> int:
+    """How many special ids open a prompt: the tokenizer's own, or the BOS that a chat template wrote."""
+    prefixes = [tokenizer.prefix_ids, [] if tokenizer.bos_id is None else [tokenizer.bos_id]]
+    return next((len(prefix) for prefix in prefixes if prefix and prompt[: len(prefix)] == prefix), 0)
+
+
+def fit_prompt(prompt: list[int], limit: int, config: DataConfig, *, num_prefix: int = 0) -> list[int]:
+    """A prompt of at most `limit` tokens. "keep_end" cuts its start, of which the first `num_prefix` ids stay.
+
+    Raises:
+        Dropped: it is longer under "keep_start" or "drop", or empty.
+    """
+    if not prompt:
+        raise Dropped("empty prompt")
+    if len(prompt) <= limit:
+        return prompt
+    if config.truncation != "keep_end":
+        raise Dropped("prompt too long")
+    kept = num_prefix if num_prefix < limit else 0
+    return prompt[:kept] + prompt[len(prompt) - (limit - kept) :]
+
+
 def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_prefix: int = 0) -> tuple[list[EncodedRow], bool]:
     """Joins prompt and completions within the length limits.
 
@@ -154,8 +190,7 @@ def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_pr
     if config.truncation == "keep_end":
         budget = min(prompt_limit, max(limit - longest, limit // 2))
         if len(prompt) > budget:
-            kept = num_prefix if num_prefix < budget else 0
-            prompt = prompt[:kept] + prompt[len(prompt) - (budget - kept) :]
+            prompt = fit_prompt(prompt, budget, config, num_prefix=num_prefix)
     elif len(prompt) > prompt_limit:
         raise Dropped("prompt too long")
     joined = []

@@ -23,6 +23,7 @@ from rlhf_jax.data.formats import (
     rename_columns,
 )
 from rlhf_jax.data.sources import RawRow, Source, eval_source, read_rows, train_source
+from rlhf_jax.data.wrap import wrap_examples
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,9 @@ def load_examples(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
     """Reads and validates the rows of a split.
 
     The held-out share (`eval_fraction`, `eval_size`) is cut prompt by prompt: rows with the same prompt are never on both
-    sides. Prompts are ranked by a hash of their text and `eval_seed`, so SFT, reward model and DPO runs that read the same
-    rows hold out the same prompts. (A bare `text` is its own prompt; a bare transcript counts up to its last answer.)
+    sides. Prompts are ranked by a hash of their text and `eval_seed`, so SFT, reward model, DPO and online runs that read the
+    same rows hold out the same prompts, whatever is put around them (`rlhf_jax.data.wrap`). (A bare `text` is its own prompt; a
+    bare transcript counts up to its last answer.)
 
     Args:
         config: where from and how.
@@ -57,16 +59,8 @@ def load_examples(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
     """
     if kind not in READABLE:
         raise DataError(f"kind {kind!r} is not one of {', '.join(READABLE)}")
-    if split == "train":
-        examples = _read_examples(train_source(config), config, kind)
-        return examples if not _is_cut(config) else examples._replace(rows=_cut(examples, config)[0])
-    source = eval_source(config)
-    if source is not None:
-        return _read_examples(source, config, kind)
-    if not _is_cut(config):
-        raise DataError("no held-out rows: set one of data.eval_path, data.eval_split, data.eval_fraction, data.eval_size")
-    examples = _read_examples(train_source(config), config, kind)
-    return examples._replace(rows=_cut(examples, config)[1])
+    examples = _read_split(config, kind, split)
+    return examples._replace(rows=wrap_examples(examples.rows, config))
 
 
 def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> Iterator[str]:
@@ -84,6 +78,19 @@ def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
                 yield content
             elif content is not None:
                 yield from (message["content"] for message in content)
+
+
+def _read_split(config: DataConfig, kind: Kind, split: Split) -> ExampleSet:
+    if split == "train":
+        examples = _read_examples(train_source(config), config, kind)
+        return examples if not _is_cut(config) else examples._replace(rows=_cut(examples, config)[0])
+    source = eval_source(config)
+    if source is not None:
+        return _read_examples(source, config, kind)
+    if not _is_cut(config):
+        raise DataError("no held-out rows: set one of data.eval_path, data.eval_split, data.eval_fraction, data.eval_size")
+    examples = _read_examples(train_source(config), config, kind)
+    return examples._replace(rows=_cut(examples, config)[1])
 
 
 def _is_cut(config: DataConfig) -> bool:

@@ -49,7 +49,7 @@ def make_loader(
         DataError: see `load_examples`.
     """
     if kind not in ("text", "pairs"):
-        raise DataError(f"kind {kind!r} has no batches: text or pairs (prompts are read with load_examples)")
+        raise DataError(f"kind {kind!r} has no batches: text or pairs (prompts have make_prompt_loader)")
     if config.packing and kind != "text":
         raise DataError("data.packing is for SFT only: pairs keep a row each")
     if config.train_on == "all" and kind != "text":

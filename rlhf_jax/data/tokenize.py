@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.encode import Dropped, EncodedRow, Rendered, encode_rows, fit, flatten, render
+from rlhf_jax.data.encode import Dropped, EncodedRow, Rendered, encode_rows, fit, flatten, num_prefix, render
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.examples import Split, load_examples
 from rlhf_jax.data.formats import Example, Kind, PairExample, TextExample
@@ -125,7 +125,7 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
     encoded = encode_rows(rendered, tokenizer, config)
     for example, (prompt, completions) in zip(kept, encoded, strict=True):
         try:
-            fitted, is_cut = fit(prompt, completions, config, num_prefix=_num_prefix(prompt, tokenizer))
+            fitted, is_cut = fit(prompt, completions, config, num_prefix=num_prefix(prompt, tokenizer))
         except Dropped as reason:
             dropped[reason.args[0]] += 1
             continue
@@ -134,12 +134,6 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
         margin = example.margin if isinstance(example, PairExample) else None
         margins.append(float("nan") if margin is None else margin)
     return _Chunk(flatten(rows), margins, dropped, bad, shortened)
-
-
-def _num_prefix(prompt: list[int], tokenizer: FastTokenizer) -> int:
-    """How many special ids open a prompt: the tokenizer's own, or the BOS that a chat template wrote."""
-    prefixes = [tokenizer.prefix_ids, [] if tokenizer.bos_id is None else [tokenizer.bos_id]]
-    return next((len(prefix) for prefix in prefixes if prefix and prompt[: len(prefix)] == prefix), 0)
 
 
 def _tokenize_chunks(rows: list[Example], tokenizer: FastTokenizer, config: DataConfig) -> Iterator[_Chunk]:

@@ -285,7 +285,7 @@ def test_held_out_split(text_path: str) -> None:
 
 
 LOADER_ERRORS = [
-    ({}, {"kind": "prompts"}, "kind 'prompts' has no batches: text or pairs (prompts are read with load_examples)"),
+    ({}, {"kind": "prompts"}, "kind 'prompts' has no batches: text or pairs (prompts have make_prompt_loader)"),
     ({}, {"batch_size": 0}, "batch_size 0 must be at least 1"),
     ({"packing": True}, {"kind": "pairs"}, "data.packing is for SFT only: pairs keep a row each"),
     ({"train_on": "all"}, {"kind": "pairs"}, "data.train_on 'all' is for SFT only: pairs are scored on their completions"),

@@ -1,0 +1,96 @@
+"""Generated tasks for trying the library with nothing downloaded, addressed as a data path.
+
+    synthetic:arithmetic
+    synthetic:arithmetic?size=20000&min_operand=10&max_operand=99&noise=0.5&seed=0
+    synthetic:arithmetic?digits=3&terms=3&ops=+-*&carry=true
+    synthetic:countdown?numbers=4&max_target=100
+    synthetic:sorting?length=6&items=numbers
+
+| task         | prompt           | answer       | reward of the prompt set                          |
+|--------------|------------------|--------------|---------------------------------------------------|
+| `arithmetic` | `12+7=`          | `19`         | `exact_match` or `math`, on the column `answer`   |
+| `countdown`  | `3 5 2 -> 16:`   | `(3+5)*2`    | `countdown`, on the columns `nums` and `target`   |
+| `sorting`    | `dbac=`          | `abcd`       | `exact_match`, on the column `answer`             |
+
+Read as text (SFT) the answers are imperfect: a share `noise` of them holds a plausible mistake, so that a model that imitates
+them well is still wrong as often. Read as pairs (reward model, DPO) the right answer is chosen and such a mistake rejected. Read
+as prompts (PPO, GRPO, DAPO) the right answer, or what it takes to check one, is in columns. The same prompts come in the same
+order in all three, and all is a function of the options.
+"""
+
+import dataclasses
+import random
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.synthetic.arithmetic import ArithmeticTask
+from rlhf_jax.data.synthetic.countdown import CountdownTask
+from rlhf_jax.data.synthetic.problem import Problem, Task
+from rlhf_jax.data.synthetic.sorting import SortingTask
+
+__all__ = [
+    "TASKS",
+    "ArithmeticTask",
+    "CountdownTask",
+    "Problem",
+    "SortingTask",
+    "Task",
+    "is_synthetic",
+    "parse_task",
+    "synthetic_rows",
+]
+
+PREFIX = "synthetic:"
+TASKS: dict[str, type] = {"arithmetic": ArithmeticTask, "countdown": CountdownTask, "sorting": SortingTask}
+_BOOLS = {"true": True, "false": False}
+
+
+def is_synthetic(path: str) -> bool:
+    """Whether a data path names generated data."""
+    return path.startswith(PREFIX)
+
+
+def parse_task(path: str) -> Task:
+    """The task named by a path such as "synthetic:arithmetic?noise=0.2".
+
+    Raises:
+        DataError: unknown task, unknown option, or a value of the wrong type.
+    """
+    name, _, query = path.removeprefix(PREFIX).partition("?")
+    if name not in TASKS:
+        raise DataError(f"synthetic task {name!r} is unknown: known are {', '.join(TASKS)}")
+    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(TASKS[name])}
+    options: dict[str, Any] = {}
+    for part in filter(None, query.split("&")):
+        key, _, value = part.partition("=")
+        value = urllib.parse.unquote(value)  # a plus stays a plus
+        if key not in fields:
+            raise DataError(f"synthetic:{name} has no option {key!r}: options are {', '.join(fields)}")
+        try:
+            options[key] = _BOOLS[value] if fields[key] is bool else fields[key](value)
+        except (ValueError, KeyError):
+            raise DataError(f"synthetic:{name} option {key}={value!r} is not a valid {fields[key].__name__}") from None
+    return TASKS[name](**options)
+
+
+def synthetic_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
+    """Rows of a generated task.
+
+    Args:
+        path: see the module.
+        kind: "text" gives `prompt`+`completion`, "pairs" `prompt`+`chosen`+`rejected`, "prompts" `prompt`+`answer` and what else
+            the reward needs.
+    """
+    task = parse_task(path)
+    draw = random.Random(task.seed)
+    for _ in range(task.size):
+        problem = task.problem(draw)
+        is_wrong = draw.random() < task.noise
+        if kind == "text":
+            yield {"prompt": problem.prompt, "completion": problem.mistake if is_wrong else problem.answer}
+        elif kind == "pairs":
+            yield {"prompt": problem.prompt, "chosen": problem.answer, "rejected": problem.mistake}
+        else:
+            yield {"prompt": problem.prompt, "answer": problem.answer, **problem.columns}
