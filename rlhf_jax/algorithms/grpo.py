@@ -35,7 +35,7 @@ from rlhf_jax.ops import (
     masked,
     weighted_sum,
 )
-from rlhf_jax.ops.checks import check_choice, check_range
+from rlhf_jax.ops.checks import check_choice, check_range, is_zero
 from rlhf_jax.ops.precision import Scalar
 from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
 
@@ -165,7 +165,7 @@ def grpo_loss(
         kl = weighted_sum(kl_estimate(masked(logps, keep), masked(ref_logps, keep), kl_kind), weights)
         metrics["kl/ref"] = kl
         loss = loss + kl_coef * kl
-    elif not (isinstance(kl_coef, int | float) and kl_coef == 0):
+    elif not is_zero(kl_coef):
         raise ValueError(f"kl_coef={kl_coef!r} needs ref_logps: pass them, or set kl_coef=0")
     return loss, metrics | {"loss/total": loss, "loss/policy": policy_loss, "loss/weight": jnp.sum(weights)}
 
@@ -180,11 +180,11 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
     Returns:
       The algorithm; params is the model's tree, frozen is not used. Rows come in groups of `config.group_size`.
     """
-    needs = frozenset({"ref_logps"} if config.kl_coef > 0 else set())
+    needs = frozenset(set() if is_zero(config.kl_coef) else {"ref_logps"})
 
     def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
-        ref_logps = require(batch, "ref_logps")[0] if config.kl_coef > 0 else None
+        ref_logps = None if is_zero(config.kl_coef) else require(batch, "ref_logps")[0]
         logps, entropy = model.token_logps(params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
         old_logps = behaviour_logps(batch, logps)
         correction, capped = sampler_correction(batch, old_logps, weights, cap=config.importance_cap)

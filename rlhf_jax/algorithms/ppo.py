@@ -31,7 +31,7 @@ from rlhf_jax.ops import (
     masked_whiten,
     weighted_sum,
 )
-from rlhf_jax.ops.checks import check_choice, check_range
+from rlhf_jax.ops.checks import check_choice, check_range, is_zero
 from rlhf_jax.ops.precision import Scalar, promote
 from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
 
@@ -159,7 +159,7 @@ def ppo_loss(
     )
     value_loss, value_metrics = clipped_value_loss(values, old_values, returns, weights, clip=value_clip)
     loss = policy_loss + vf_coef * value_loss
-    bonus = not (isinstance(entropy_coef, int | float) and entropy_coef == 0)
+    bonus = not is_zero(entropy_coef)
     if bonus and entropy is None:
         raise ValueError(f"entropy_coef={entropy_coef!r} needs entropy: pass it, or set entropy_coef=0")
     if entropy is not None:
@@ -216,7 +216,7 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
       ValueError: the model has no scalar head.
     """
     scalar_head(model, "value")
-    reference = config.kl_coef > 0
+    reference = not is_zero(config.kl_coef)
     needs = frozenset({"old_logps", "values"} | ({"ref_logps"} if reference else set()))
 
     def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:

@@ -73,3 +73,20 @@ def check_range(
         return
     wanted = " and ".join(f"{name} {sign} {bound:g}" for bound, sign, _ in given)
     raise ValueError(f"{name}={value!r} is out of range: give a finite number" + (f" with {wanted}" if wanted else ""))
+
+
+def is_zero(coefficient: Any) -> bool:
+    """Whether a coefficient is the Python number 0, so that what it multiplies need not be computed.
+
+    Args:
+      coefficient: a number, or a traced value, whose term is always computed.
+
+    Returns:
+      True for 0 and 0.0 only.
+
+    Example:
+      >>> from rlhf_jax.ops.checks import is_zero
+      >>> is_zero(0.0), is_zero(0.1)
+      (True, False)
+    """
+    return isinstance(coefficient, int | float) and coefficient == 0
