@@ -11,6 +11,7 @@ from rlhf_jax.rewards.basic import (
     repetition_reward,
     think_format_reward,
 )
+from rlhf_jax.rewards.countdown import countdown_reward
 from rlhf_jax.rewards.math import math_reward
 
 REWARDS: dict[str, Callable[..., Any]] = {
@@ -21,10 +22,11 @@ REWARDS: dict[str, Callable[..., Any]] = {
     "length": length_reward,
     "repetition": repetition_reward,
     "overlong": overlong_reward,
+    "countdown": countdown_reward,
 }
 """Name -> function with TRL's signature."""
 
-INLINE = frozenset({"exact_match", "think_format", "length", "repetition", "overlong"})
+INLINE = frozenset({"exact_match", "think_format", "length", "repetition", "overlong", "countdown"})
 """Run in the main process: microseconds a completion, and nothing in them can hang. All others run in the pool."""
 
 NEEDS_TARGET = frozenset({"math", "exact_match"})

@@ -65,10 +65,11 @@ def test_read_as_data() -> None:
 
 
 WRONG = [
-    ("synthetic:chess", "synthetic task 'chess' is unknown: known are arithmetic"),
+    ("synthetic:chess", "synthetic task 'chess' is unknown: known are arithmetic, countdown, sorting"),
     (
         "synthetic:arithmetic?sise=3",
-        "synthetic:arithmetic has no option 'sise': options are size, min_operand, max_operand, carry, noise, seed",
+        "synthetic:arithmetic has no option 'sise': options are size, min_operand, max_operand, digits, terms, ops, "
+        "carry, noise, seed",
     ),
     ("synthetic:arithmetic?size=many", "synthetic:arithmetic option size='many' is not a valid int"),
     ("synthetic:arithmetic?noise=", "synthetic:arithmetic option noise='' is not a valid float"),

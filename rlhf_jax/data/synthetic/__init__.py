@@ -30,17 +30,7 @@ from rlhf_jax.data.synthetic.countdown import CountdownTask
 from rlhf_jax.data.synthetic.problem import Problem, Task
 from rlhf_jax.data.synthetic.sorting import SortingTask
 
-__all__ = [
-    "TASKS",
-    "ArithmeticTask",
-    "CountdownTask",
-    "Problem",
-    "SortingTask",
-    "Task",
-    "is_synthetic",
-    "parse_task",
-    "synthetic_rows",
-]
+__all__ = ["TASKS", "Problem", "Task", "is_synthetic", "parse_task", "synthetic_rows"]
 
 PREFIX = "synthetic:"
 TASKS: dict[str, type] = {"arithmetic": ArithmeticTask, "countdown": CountdownTask, "sorting": SortingTask}

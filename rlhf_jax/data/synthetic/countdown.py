@@ -56,7 +56,7 @@ class CountdownTask:
             numbers = [draw.randint(1, self.max_number) for _ in range(self.numbers)]
             solution = _combine(numbers, self.ops, draw)
             target = None if solution is None else _value(solution)
-            if target is not None and target <= self.max_target:
+            if solution is not None and target is not None and target <= self.max_target:
                 prompt = f"{' '.join(map(str, numbers))} -> {target}:"
                 mistake = draw.choice(_mistakes(solution, target, self.ops))
                 return Problem(prompt, _text(solution), _text(mistake), {"nums": numbers, "target": int(target)})
