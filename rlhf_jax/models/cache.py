@@ -5,7 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
+
+from rlhf_jax.sharding import constrain
 
 
 class KVCache(NamedTuple):
@@ -39,11 +42,33 @@ class KVCache(NamedTuple):
         values = tuple(jnp.zeros((*v.shape[:-4], rows, v.shape[-3], slots, v.shape[-1]), v.dtype) for v in self.values)
         return KVCache(keys, values)
 
-    def grown(self, slots: int) -> "KVCache":
-        """The same with zeros appended up to this many slots."""
-        more = (0, slots - self.slots)
-        keys = tuple(jnp.pad(k, [(0, 0)] * (k.ndim - 1) + [more]) for k in self.keys)
-        return KVCache(keys, tuple(jnp.pad(v, [(0, 0)] * (v.ndim - 2) + [more, (0, 0)]) for v in self.values))
+    def grown(self, slots: int, oldest: int | Int[Array, ""] = 0) -> "KVCache":
+        """The same ring with room for more: entries in the order they were written, then zeros; write on behind the entries.
+
+        Args:
+          slots: the new size, at least the present one.
+          oldest: the slot that would have been written next.
+        """
+        order, more = (oldest + jnp.arange(self.slots)) % self.slots, slots - self.slots
+
+        def widen(leaf: Array, axis: int) -> Array:
+            pads = [(0, more if index == axis else 0) for index in range(leaf.ndim)]
+            return jnp.pad(jnp.take(leaf, order, axis=axis, mode="clip"), pads)
+
+        keys = tuple(widen(k, k.ndim - 1) for k in self.keys)
+        return KVCache(keys, tuple(widen(v, v.ndim - 2) for v in self.values))
+
+    def pinned(self, mesh: Mesh | None) -> "KVCache":
+        """The same, laid out on a mesh: rows over `data` and `fsdp`, heads over `tensor`."""
+
+        def pin(leaf: Array) -> Array:
+            return constrain(leaf, mesh, (*(None,) * (leaf.ndim - 4), "batch", "kv_heads", None, None))
+
+        return jax.tree.map(pin, self)
+
+    def put(self, rows: "KVCache", first: int | Int[Array, ""]) -> "KVCache":
+        """The same with consecutive rows replaced, the first at index `first`."""
+        return jax.tree.map(lambda x, new: lax.dynamic_update_slice_in_dim(x, new, first, axis=x.ndim - 4), self, rows)
 
 
 class Segment(NamedTuple):

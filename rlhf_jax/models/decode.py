@@ -56,12 +56,6 @@ class _Parts(NamedTuple):
         state = constrain(outer.final_norm(x), self.execution.mesh, RESIDUAL)
         return self.unembed(params, state)[:, 0]
 
-    def pin(self, cache: KVCache) -> KVCache:
-        def pin(leaf: Array) -> Array:
-            return constrain(leaf, self.execution.mesh, (*(None,) * (leaf.ndim - 4), "batch", "kv_heads", None, None))
-
-        return jax.tree.map(pin, cache)
-
 
 def make_prefill(
     config: ModelConfig, execution: Execution, ends: nnx.GraphDef, block: nnx.GraphDef, unembed: Unembed
@@ -108,7 +102,7 @@ def make_prefill(
             caches.append(cache)
         last = jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
         keys, values = zip(*caches, strict=True)
-        return parts.logits(params, outer, last), parts.pin(KVCache(keys, values))
+        return parts.logits(params, outer, last), KVCache(keys, values).pinned(execution.mesh)
 
     return prefill
 
@@ -175,7 +169,7 @@ def make_decode(
                 (x, own), _ = lax.scan(body, (x, own), (jnp.arange(repeats), grouped))
             caches.append(own)
         keys, values = zip(*caches, strict=True)
-        return parts.logits(params, outer, x), parts.pin(KVCache(keys, values))
+        return parts.logits(params, outer, x), KVCache(keys, values).pinned(execution.mesh)
 
     return decode
 

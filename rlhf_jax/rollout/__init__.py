@@ -1,7 +1,8 @@
 """Completions sampled from a policy: sampling, generation in one program, and continuous batching."""
 
 from rlhf_jax.rollout.config import RolloutConfig
+from rlhf_jax.rollout.engine import GenerationStats, Generator, make_generator
 from rlhf_jax.rollout.generate import generate
 from rlhf_jax.rollout.sampling import SamplingParams
 
-__all__ = ["RolloutConfig", "SamplingParams", "generate"]
+__all__ = ["GenerationStats", "Generator", "RolloutConfig", "SamplingParams", "generate", "make_generator"]

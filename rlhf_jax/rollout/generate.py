@@ -54,7 +54,7 @@ def generate(
     group_size: int = 1,
     limits: Int[Array, " B"] | None = None,
     chunk: int = CHUNK,
-    row_ids: Int[Array, " B"] | None = None,
+    steps: tuple[str, ...] | None = None,
 ) -> Rollout:
     """Samples `group_size` completions of every prompt. Pure: may be jitted, and vmapped over `params` and `key`.
 
@@ -74,7 +74,8 @@ def generate(
       group_size: completions per prompt, G. Static.
       limits: each row's own maximum, at most `max_new_tokens`; a row of limit 0 stays empty.
       chunk: tokens decoded between two looks at whether all rows are finished. Static.
-      row_ids: number of every row, for its draws; None: 0, 1, ...
+      steps: which steps of sampling the program has, where `sampling` is traced and the caller knows more; None: read off
+        `sampling`. Static.
 
     Returns:
       A `Rollout` of B = P * G rows and T = Tp + `max_new_tokens` columns. Its `logps` are those of the distribution before
@@ -84,13 +85,13 @@ def generate(
       ValueError: a model without a language-model head, or one with fewer learned positions than T.
     """
     rows, row_length = prompts.shape[0] * group_size, prompts.shape[1] + max_new_tokens
-    static = make_static(model, sampling, eos_id, row_length)
-    row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows) if row_ids is None else row_ids)
+    static = make_static(model, sampling_steps(sampling) if steps is None else steps, eos_id, row_length)
+    row_keys = keys_of_rows(key, jnp.arange(rows))
     lengths = jnp.repeat(prompt_lengths, group_size)
     limits = jnp.full(rows, max_new_tokens) if limits is None else jnp.minimum(limits, max_new_tokens)
     prompt_cache, token, logp = start(static, params, prompts, prompt_lengths, row_keys, sampling, group_size=group_size)
 
-    state = begin(static, prompt_cache.empty(rows, 1), token, limits)
+    state = begin(static, prompt_cache.empty(rows, 0), token, limits)
     out = jnp.zeros((rows, max_new_tokens + chunk), jnp.int32).at[:, 0].set(token)
     out_logps = jnp.zeros((rows, max_new_tokens + chunk), jnp.float32).at[:, 0].set(logp)
     carry = (state, jnp.zeros((), jnp.int32), out, out_logps)
@@ -107,19 +108,25 @@ def generate(
         def unfinished(carry: Any, window: int = window) -> Bool[Array, ""]:
             return carry[0].active.any() & (carry[1] < window)
 
-        carry = (carry[0]._replace(cache=carry[0].cache.grown(window)), *carry[1:])
+        cache = carry[0].cache.empty(rows, window) if carry[0].cache.slots == 0 else carry[0].cache.grown(window)
+        carry = (carry[0]._replace(cache=cache), *carry[1:])
         carry = lax.while_loop(unfinished, body, carry)
     state, _, out, out_logps = carry
     completions = (out[:, :max_new_tokens], out_logps[:, :max_new_tokens], jnp.minimum(state.produced, limits))
     return assemble(jnp.repeat(prompts, group_size, axis=0), lengths, *completions, pad_id=pad_id, eos_ids=static.eos_ids)
 
 
-def make_static(model: Model, sampling: SamplingParams, eos_id: int | Sequence[int], row_length: int) -> Static:
+def keys_of_rows(key: Key, rows: Int[Array, " B"]) -> Key:
+    """One key per row, from the row's number."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+def make_static(model: Model, steps: tuple[str, ...], eos_id: int | Sequence[int], row_length: int) -> Static:
     """Checks the model and collects what programs are compiled for."""
     if model.prefill is None or model.decode is None:
         raise ValueError("this model has no language-model head, so it cannot generate; load it with head=None or head='value'")
     eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(int(e) for e in eos_id)
-    return Static(model, sampling_steps(sampling), eos_ids, row_length)
+    return Static(model, steps, eos_ids, row_length)
 
 
 def windows(max_new_tokens: int, chunk: int) -> list[int]:
@@ -226,6 +233,7 @@ def assemble(
     *,
     pad_id: int,
     eos_ids: tuple[int, ...],
+    xp: Any = jnp,
 ) -> Rollout:
     """Prompts directly followed by completions.
 
@@ -237,20 +245,21 @@ def assemble(
       produced: how many of them count.
       pad_id: fills the rest.
       eos_ids: a completion that does not end in one of these is truncated.
+      xp: `jax.numpy`, or `numpy` for arrays of the host.
     """
-    column = jnp.arange(prompts.shape[1] + tokens.shape[1])[None, :]
+    column = xp.arange(prompts.shape[1] + tokens.shape[1])[None, :]
     place = column - lengths[:, None]
     in_completion = (place >= 0) & (place < produced[:, None])
-    index = jnp.clip(place, 0, tokens.shape[1] - 1)
-    ids = jnp.where(in_completion, jnp.take_along_axis(tokens, index, axis=1), pad_id)
-    before = jnp.pad(prompts, ((0, 0), (0, tokens.shape[1])))
-    last = jnp.take_along_axis(tokens, jnp.maximum(produced - 1, 0)[:, None], axis=1)[:, 0]
-    ended = (produced > 0) & (last[:, None] == jnp.asarray(eos_ids, jnp.int32)[None, :]).any(axis=1)
+    index = xp.clip(place, 0, tokens.shape[1] - 1)
+    ids = xp.where(in_completion, xp.take_along_axis(tokens, index, axis=1), pad_id)
+    before = xp.pad(prompts, ((0, 0), (0, tokens.shape[1])))
+    last = xp.take_along_axis(tokens, xp.maximum(produced - 1, 0)[:, None], axis=1)[:, 0]
+    ended = (produced > 0) & (last[:, None] == xp.asarray(eos_ids, xp.int32)[None, :]).any(axis=1)
     return Rollout(
-        tokens=jnp.where(place < 0, before, ids).astype(jnp.int32),
+        tokens=xp.where(place < 0, before, ids).astype(xp.int32),
         mask=(place < 0) | in_completion,
         completion_mask=in_completion,
-        logps=jnp.where(in_completion, jnp.take_along_axis(logps, index, axis=1), 0.0),
+        logps=xp.where(in_completion, xp.take_along_axis(logps, index, axis=1), 0.0),
         truncated=~ended,
     )
 

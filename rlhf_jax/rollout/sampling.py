@@ -35,6 +35,25 @@ class SamplingParams(NamedTuple):
     """0 is off."""
 
 
+def check_sampling(sampling: SamplingParams) -> None:
+    """Refuses numbers out of range, in one line.
+
+    Args:
+      sampling: with numbers, not traced values.
+
+    Raises:
+      ValueError: names the parameter and its value.
+    """
+    if not float(sampling.temperature) >= 0:
+        raise ValueError(f"temperature={sampling.temperature} must not be negative (0 is greedy)")
+    if not 0 < float(sampling.top_p) <= 1:
+        raise ValueError(f"top_p={sampling.top_p} must be above 0 and at most 1 (1 is off)")
+    if int(sampling.top_k) < 0:
+        raise ValueError(f"top_k={sampling.top_k} must not be negative (0 is off)")
+    if not 0 <= float(sampling.min_p) < 1:
+        raise ValueError(f"min_p={sampling.min_p} must be at least 0 and below 1 (0 is off)")
+
+
 def sampling_steps(sampling: SamplingParams) -> tuple[str, ...]:
     """Which steps of `choose` these parameters need: the part of them that a program is compiled for.
 
