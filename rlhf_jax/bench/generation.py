@@ -1,0 +1,74 @@
+"""Speed of generation: this library's sampler and transformers' `generate` on the same weights, in one run.
+
+    python -m rlhf_jax.bench.generation [--python PYTHON_WITH_TRANSFORMERS]
+
+Qwen2-shaped model (hidden 256, 4 layers, 8/2 heads, intermediate 688, vocabulary 8192, tied), 64 prompts of 64 tokens, 128 new
+tokens, no EOS, float32, as many threads on every side. Each side is a process; they take turns. First the greedy tokens must be
+equal, or no ratio is printed. `static cache` is transformers' other cache; the faster of the two is the one to compare with.
+`..., retained` run under the malloc settings that this library's entry point makes for itself (`rlhf_jax.training.allocator`).
+"""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlhf_jax.bench.inputs import random_tokens, save_model
+from rlhf_jax.bench.sides import OURS, RETAINED, add_arguments, start_side, take_turns
+from rlhf_jax.bench.timing import Timing, summarise
+
+SIDES = (OURS, "transformers", "transformers, static cache", "transformers" + RETAINED)
+MODULE = "rlhf_jax.bench.generation_sides"
+
+
+def compare(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Timing]]]:
+    """Runs the sides in turns.
+
+    Returns:
+      Per side: the greedy tokens; and the timings of "greedy" and "sampled".
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        save_model(folder / "model")
+        np.save(folder / "prompts.npy", random_tokens(args.rows, args.prompt, seed=0))
+        common = {"python": args.python, "threads": args.threads}
+        sizes = (args.new_tokens, args.windows + 1, args.threads)
+        processes = {name: start_side(name, MODULE, folder, *sizes, **common) for name in args.sides}
+        answers = take_turns(processes, folder, rounds=args.windows + 2)
+        tokens = {name: np.load(folder / f"{name}.npy") for name in args.sides}
+    times = {
+        name: {kind: summarise([window[kind] for window in windows[2:]]) for kind in ("greedy", "sampled")}
+        for name, windows in answers.items()
+    }
+    return tokens, times
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 when the greedy tokens differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, SIDES, windows=5)
+    parser.add_argument("--rows", type=int, default=64, help="prompts")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
+    parser.add_argument("--new-tokens", type=int, default=128)
+    args = parser.parse_args(argv)
+    tokens, times = compare(args)
+    first = args.sides[0]
+    unequal = {name: int(np.sum(np.any(ids != tokens[first], axis=1))) for name, ids in tokens.items()}
+    print(f"generation, {args.rows} x ({args.prompt} + {args.new_tokens}) tokens, float32, {args.threads} threads")
+    print("rows whose greedy tokens differ from the first side's (required: 0): " + ", ".join(map(str, unequal.values())))
+    if any(unequal.values()):
+        return 1
+    for kind in ("sampled", "greedy"):
+        print(f"{kind}:")
+        for name in args.sides:
+            timing = times[name][kind]
+            rate = args.rows * args.new_tokens / timing.median
+            print(f"  {name:28s} {timing}  {rate:7.0f} tokens/s   {timing.median / times[first][kind].median:5.2f} x {first}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

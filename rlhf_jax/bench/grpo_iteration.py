@@ -1,0 +1,36 @@
+"""Time of one GRPO iteration: this library, a plain PyTorch loop (transformers + sdpa), and TRL's GRPOTrainer, in one run.
+
+    python -m rlhf_jax.bench.grpo_iteration [--python PYTHON_WITH_TRL]
+
+Qwen2-shaped model (hidden 256, 4 layers, 8/2 heads, intermediate 688, vocabulary 8192, tied); 8 prompts of 64 tokens, 8
+completions of 64 tokens each (EOS cannot be sampled), sampled at temperature 1, rewarded by the same function of the token ids,
+one update with AdamW and clipping at norm 1.0, no KL, float32; same exported weights, as many threads on every side. Each side is
+a process; they take turns, iteration by iteration. First, the loss and the gradient norm of the same completions (off-policy, so
+that the clip acts) must agree within 1e-5 relative, or no ratio is printed.
+
+Every side skips the pass for old log-probabilities, since it is on the policy, and computes the head on completions only. TRL
+generates with transformers, as the plain loop does, and has gradient checkpointing off. `..., retained` are PyTorch sides under
+the malloc settings that this library's entry point makes for itself (`rlhf_jax.training.allocator`).
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from rlhf_jax.bench import online_iteration
+from rlhf_jax.bench.grpo_sides import GROUP
+from rlhf_jax.bench.inputs import save_model
+
+
+def write_models(folder: pathlib.Path) -> None:
+    """The policy."""
+    save_model(folder / "model")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 when loss or gradient disagree."""
+    return online_iteration.run(argv, "grpo", __doc__, prompts=8, group_size=GROUP, write_models=write_models)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

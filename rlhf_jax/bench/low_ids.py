@@ -1,0 +1,21 @@
+"""The reward of the online comparisons: the share of a completion's token ids that lie in the lower half of the vocabulary."""
+
+from typing import Any
+
+VOCAB = 8192
+"""Of the model that all comparisons share (`inputs.MODEL`)."""
+
+
+def low_ids(prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    """Reward function with TRL's signature.
+
+    Args:
+      prompts: not read.
+      completions: not read.
+      completion_ids: one list per completion.
+      columns: not read.
+
+    Returns:
+      One number in [0, 1] per completion.
+    """
+    return [sum(token < VOCAB // 2 for token in ids) / len(ids) for ids in completion_ids]

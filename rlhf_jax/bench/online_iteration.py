@@ -1,0 +1,112 @@
+"""What the comparisons of whole GRPO and PPO iterations share: options, the gate, the printed table."""
+
+import argparse
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlhf_jax.bench.inputs import random_tokens
+from rlhf_jax.bench.sides import OURS, RETAINED, add_arguments, start_side, take_turns
+from rlhf_jax.bench.timing import summarise
+
+SIDES = (OURS, "plain PyTorch", "plain PyTorch" + RETAINED, "TRL", "TRL" + RETAINED)
+TOLERANCE = 1e-5
+"""Largest relative difference of a loss or gradient norm of the given completions."""
+OUR_MICROBATCHES, PLAIN_MICROBATCHES = 1, 4
+"""The fastest of 1, 4 and 8 on either side."""
+
+
+def run(
+    argv: Sequence[str] | None,
+    algorithm: str,
+    doc: str | None,
+    *,
+    prompts: int,
+    group_size: int,
+    write_models: Callable[[pathlib.Path], None],
+) -> int:
+    """Runs the sides in turns and prints a line for each.
+
+    Args:
+      argv: command line.
+      algorithm: "grpo" or "ppo".
+      doc: description of the command.
+      prompts: per iteration, by default.
+      group_size: completions per prompt.
+      write_models: saves the models that the sides load into a folder.
+
+    Returns:
+      1 when the sides disagree on the given completions (no ratio is printed then), otherwise 0.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, SIDES, windows=3)
+    parser.add_argument("--prompts", type=int, default=prompts)
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
+    parser.add_argument("--new-tokens", type=int, default=64)
+    args = parser.parse_args(argv)
+    rows = args.prompts * group_size
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        write_models(folder)
+        write_tokens(folder, prompts=args.prompts, rows=rows, width=args.prompt, new_tokens=args.new_tokens)
+        common = {"python": args.python, "threads": args.threads}
+        sizes = (algorithm, args.new_tokens, args.windows + 1, args.threads)
+        processes = {
+            name: start_side(
+                name,
+                _module(name, algorithm),
+                folder,
+                *sizes,
+                OUR_MICROBATCHES if _is_ours(name) else PLAIN_MICROBATCHES,
+                **common,
+            )
+            for name in args.sides
+        }
+        answers = take_turns(processes, folder, rounds=args.windows + 2)
+    print(
+        f"{algorithm.upper()} iteration, {args.prompts} prompts x {group_size} completions, {args.prompt} + {args.new_tokens}"
+        f" tokens, float32, {args.threads} threads, {args.windows} timed iterations per side"
+    )
+    return report(answers)
+
+
+def write_tokens(folder: pathlib.Path, *, prompts: int, rows: int, width: int, new_tokens: int) -> None:
+    """Prompts, and completions with noise on their log-probabilities for the gate."""
+    np.save(folder / "prompts.npy", random_tokens(prompts, width, seed=0))
+    np.save(folder / "completions.npy", random_tokens(rows, new_tokens, seed=1))
+    np.save(folder / "noise.npy", np.random.default_rng(2).normal(0, 0.5, (rows, new_tokens)).astype(np.float32))
+
+
+def report(answers: Mapping[str, list[Any]]) -> int:
+    """Prints the gate, and where it is passed the times and ratios.
+
+    Args:
+      answers: per side: the gate, the warm-up iteration, the timed iterations.
+
+    Returns:
+      1 when the sides disagree, otherwise 0.
+    """
+    first = next(iter(answers))
+    gates = {name: windows[0] for name, windows in answers.items()}
+    worst = max(abs(gate[key] / gates[first][key] - 1) for gate in gates.values() for key in gate)
+    values = ", ".join(f"{key} {value:.6f}" for key, value in gates[first].items())
+    print(f"on the same completions: {values}; sides agree within {worst:.1e} relative (required: {TOLERANCE:g})")
+    if not worst <= TOLERANCE:
+        return 1
+    times = {name: summarise([window["seconds"] for window in windows[2:]]) for name, windows in answers.items()}
+    for name, timing in times.items():
+        generation = [window["generation"] for window in answers[name][2:] if "generation" in window]
+        part = f"   generation {summarise(generation).median * 1e3:7.1f} ms" if generation else ""
+        print(f"  {name:26s} {timing}   {timing.median / times[first].median:5.2f} x {first}{part}")
+    return 0
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(OURS)
+
+
+def _module(name: str, algorithm: str) -> str:
+    return "rlhf_jax.bench." + ("online_ours" if _is_ours(name) else f"{algorithm}_sides")

@@ -1,0 +1,132 @@
+"""The sides of a comparison: processes that take turns, a window of work each, when the driver says so.
+
+The first half belongs to the driver, the second to the process of a side. Standard library only: a PyTorch side imports this in
+an interpreter that need not have JAX (`start_side.py` keeps the package itself from being imported).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+OURS = "rlhf_jax"
+"""Names of our own sides begin so; all others run in the interpreter with PyTorch."""
+RETAINED = ", retained"
+"""Names of PyTorch sides under our malloc settings end so."""
+_RETAIN = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+_MARK = "@@"
+
+
+def add_arguments(parser: argparse.ArgumentParser, names: tuple[str, ...], *, windows: int) -> None:
+    """The options of every comparison: --python, --sides, --windows, --threads.
+
+    Args:
+      parser: they are added to it.
+      names: of all sides.
+      windows: default of --windows.
+    """
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has torch, transformers and trl")
+    parser.add_argument("--sides", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--windows", type=int, default=windows, help="timed windows per side")
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def start_side(
+    name: str, module: str, folder: pathlib.Path, *arguments: object, python: str, threads: int
+) -> subprocess.Popen[str]:
+    """Starts one side's process; it waits for its first line.
+
+    Args:
+      name: of the side, its first argument. Decides the interpreter (`OURS`) and the malloc settings (`RETAINED`).
+      module: of this package, to be run in the process.
+      folder: the side's second argument; its log is written here.
+      arguments: further ones.
+      python: interpreter of the PyTorch sides.
+      threads: that the process may use; it is pinned to as many cores.
+
+    Returns:
+      The process.
+    """
+    ours = name.startswith(OURS)
+    starter = str(pathlib.Path(__file__).with_name("start_side.py"))
+    command = [sys.executable, "-m", module] if ours else [python, starter, module]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
+    environment |= _RETAIN if name.endswith(RETAINED) else {}
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    with (folder / f"{name}.log").open("w") as log:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
+        process = subprocess.Popen([*command, name, str(folder), *map(str, arguments)], env=environment, **pipes)
+    os.sched_setaffinity(process.pid, cores)
+    return process
+
+
+def ask(name: str, process: subprocess.Popen[str], folder: pathlib.Path) -> dict[str, Any]:
+    """Lets one window run and waits for its result.
+
+    Args:
+      name: of the side.
+      process: as `start_side` returned it.
+      folder: of the logs.
+
+    Raises:
+      SystemExit: the process died; the end of its log is in the message.
+    """
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        _report_death(name, folder)
+    for line in process.stdout:
+        if line.startswith(_MARK):
+            return json.loads(line[len(_MARK) :])
+    _report_death(name, folder)
+
+
+def _report_death(name: str, folder: pathlib.Path) -> NoReturn:
+    end = (folder / f"{name}.log").read_text()[-2000:]
+    raise SystemExit(f"the side {name!r} failed (the PyTorch sides need the extra `bench`, or --python):\n{end}")
+
+
+def take_turns(processes: Mapping[str, subprocess.Popen[str]], folder: pathlib.Path, *, rounds: int) -> dict[str, list[Any]]:
+    """Asks every side once per round, in turn, so that a change of the machine's load meets all of them; ends the processes.
+
+    Args:
+      processes: name -> process.
+      folder: of the logs.
+      rounds: the first one waits for all sides to load and compile.
+
+    Returns:
+      name -> one answer per round.
+    """
+    answers: dict[str, list[Any]] = {name: [] for name in processes}
+    try:
+        for _ in range(rounds):
+            for name, process in processes.items():
+                answers[name].append(ask(name, process, folder))
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.communicate()
+    return answers
+
+
+def wait() -> None:
+    """In a side: waits for the driver's line; ends the process when the driver is gone."""
+    if not sys.stdin.readline():
+        raise SystemExit("the driver has ended")
+
+
+def answer(result: Mapping[str, Any]) -> None:
+    """In a side: one window's result, to the driver."""
+    sys.stdout.write(_MARK + json.dumps(result) + "\n")
+    sys.stdout.flush()
