@@ -1,6 +1,6 @@
 """Completions of a batch of prompts as one pure function."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,10 +31,22 @@ class Decoding(NamedTuple):
     """Goes on: neither EOS nor the row's limit was reached."""
 
 
+class Rows(NamedTuple):
+    """What stays the same of every row while it decodes."""
+
+    lengths: Int[Array, " B"]
+    """Tokens of its prompt."""
+    limits: Int[Array, " B"]
+    """Tokens of its completion at most."""
+    keys: Key
+    """[B], see `keys_of_rows`."""
+
+
 class Static(NamedTuple):
     """What a decoding program is compiled for, besides shapes."""
 
-    model: Model
+    prefill: Callable[..., Any]
+    decode: Callable[..., Any]
     steps: tuple[str, ...]
     eos_ids: tuple[int, ...]
     row_length: int
@@ -84,23 +96,24 @@ def generate(
     Raises:
       ValueError: a model without a language-model head, or one with fewer learned positions than T.
     """
-    rows, row_length = prompts.shape[0] * group_size, prompts.shape[1] + max_new_tokens
+    count, row_length = prompts.shape[0] * group_size, prompts.shape[1] + max_new_tokens
     static = make_static(model, sampling_steps(sampling) if steps is None else steps, eos_id, row_length)
-    row_keys = keys_of_rows(key, jnp.arange(rows))
     lengths = jnp.repeat(prompt_lengths, group_size)
-    limits = jnp.full(rows, max_new_tokens) if limits is None else jnp.minimum(limits, max_new_tokens)
-    prompt_cache, token, logp = start(static, params, prompts, prompt_lengths, row_keys, sampling, group_size=group_size)
+    limits = jnp.full(count, max_new_tokens) if limits is None else jnp.minimum(limits, max_new_tokens)
+    rows = Rows(lengths, limits, keys_of_rows(key, jnp.arange(count)))
+    prompt_cache, token, logp = start(static, params, prompts, prompt_lengths, rows.keys, sampling=sampling)
 
-    state = begin(static, prompt_cache.empty(rows, 0), token, limits)
-    out = jnp.zeros((rows, max_new_tokens + chunk), jnp.int32).at[:, 0].set(token)
-    out_logps = jnp.zeros((rows, max_new_tokens + chunk), jnp.float32).at[:, 0].set(logp)
+    active = ~is_eos(token, static.eos_ids) & (limits > 1)
+    state = Decoding(prompt_cache.empty(count, 0), token, jnp.ones_like(token), active)
+    out = jnp.zeros((count, max_new_tokens + chunk), jnp.int32).at[:, 0].set(token)
+    out_logps = jnp.zeros((count, max_new_tokens + chunk), logp.dtype).at[:, 0].set(logp)
     carry = (state, jnp.zeros((), jnp.int32), out, out_logps)
     for window in windows(max_new_tokens, chunk):
 
         def body(carry: Any) -> Any:
             state, slot, out, out_logps = carry
             state, tokens, logps = decode_chunk(
-                static, params, state, prompt_cache, slot, lengths, limits, row_keys, sampling, chunk=chunk
+                static, params, state, prompt_cache, rows, slot=slot, sampling=sampling, chunk=chunk
             )
             out = lax.dynamic_update_slice(out, tokens, (0, slot + 1))
             return state, slot + chunk, out, lax.dynamic_update_slice(out_logps, logps, (0, slot + 1))
@@ -108,7 +121,7 @@ def generate(
         def unfinished(carry: Any, window: int = window) -> Bool[Array, ""]:
             return carry[0].active.any() & (carry[1] < window)
 
-        cache = carry[0].cache.empty(rows, window) if carry[0].cache.slots == 0 else carry[0].cache.grown(window)
+        cache = carry[0].cache.empty(count, window) if carry[0].cache.slots == 0 else carry[0].cache.grown(window)
         carry = (carry[0]._replace(cache=cache), *carry[1:])
         carry = lax.while_loop(unfinished, body, carry)
     state, _, out, out_logps = carry
@@ -126,7 +139,7 @@ def make_static(model: Model, steps: tuple[str, ...], eos_id: int | Sequence[int
     if model.prefill is None or model.decode is None:
         raise ValueError("this model has no language-model head, so it cannot generate; load it with head=None or head='value'")
     eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(int(e) for e in eos_id)
-    return Static(model, steps, eos_ids, row_length)
+    return Static(model.prefill, model.decode, steps, eos_ids, row_length)
 
 
 def windows(max_new_tokens: int, chunk: int) -> list[int]:
@@ -147,27 +160,19 @@ def start(
     prompts: Int[Array, "P Tp"],
     prompt_lengths: Int[Array, " P"],
     row_keys: Key,
-    sampling: SamplingParams,
     *,
-    group_size: int,
+    sampling: SamplingParams,
 ) -> tuple[Any, Int[Array, " B"], Float[Array, " B"]]:
-    """Reads the prompts and draws the first token of every row.
+    """Reads the prompts and draws the first token of every row; consecutive rows share a prompt.
 
     Returns:
       (keys and values of the prompts, tokens, their log-probabilities).
     """
     present = jnp.arange(prompts.shape[1])[None, :] < prompt_lengths[:, None]
-    assert static.model.prefill is not None
-    logits, cache = static.model.prefill(params, jnp.where(present, prompts, 0), prompt_lengths, row_length=static.row_length)
+    logits, cache = static.prefill(params, jnp.where(present, prompts, 0), prompt_lengths, row_length=static.row_length)
     bits = row_bits(row_keys, jnp.zeros(row_keys.shape, jnp.int32))
-    token, logp = choose(jnp.repeat(logits, group_size, axis=0), bits, sampling, static.steps)
+    token, logp = choose(jnp.repeat(logits, len(row_keys) // len(prompts), axis=0), bits, sampling, static.steps)
     return cache, token, logp
-
-
-def begin(static: Static, cache: Any, token: Int[Array, " B"], limits: Int[Array, " B"]) -> Decoding:
-    """The state after every row's first token."""
-    produced = jnp.ones_like(token)
-    return Decoding(cache, token, produced, ~_is_eos(static, token) & (produced < limits))
 
 
 def decode_chunk(
@@ -175,12 +180,10 @@ def decode_chunk(
     params: Params,
     state: Decoding,
     prompt_cache: Any,
-    slot: Int[Array, ""],
-    lengths: Int[Array, " B"],
-    limits: Int[Array, " B"],
-    row_keys: Key,
-    sampling: SamplingParams,
+    rows: Rows,
     *,
+    slot: Int[Array, ""],
+    sampling: SamplingParams,
     chunk: int,
 ) -> tuple[Decoding, Int[Array, "B n"], Float[Array, "B n"]]:
     """Decodes `chunk` tokens of every row; rows that are not active compute along and change nothing that counts.
@@ -190,34 +193,31 @@ def decode_chunk(
       params: parameters of the model.
       state: the rows.
       prompt_cache: keys and values of their prompts; as many rows as the state has, or fewer, then shared by groups.
+      rows: what does not change.
       slot: place in the cache for the first of these tokens; the cache is a ring.
-      lengths: tokens of each row's prompt.
-      limits: tokens of each row's completion at most.
-      row_keys: [B].
       sampling: how tokens are chosen.
       chunk: how many.
 
     Returns:
       (state, tokens, log-probabilities): columns of inactive rows mean nothing.
     """
-    assert static.model.decode is not None
-    bits = jax.vmap(lambda i: row_bits(row_keys, state.produced + i))(jnp.arange(chunk))
+    bits = jax.vmap(lambda i: row_bits(rows.keys, state.produced + i))(jnp.arange(chunk))
 
     def one(state: Decoding, item: tuple[Array, Array]) -> tuple[Decoding, tuple[Array, Array]]:
         step, bits = item
-        logits, cache = static.model.decode(  # type: ignore[misc]
+        logits, cache = static.decode(
             params,
             state.token,
             state.cache,
             prompt_cache,
-            prompt_lengths=lengths,
+            prompt_lengths=rows.lengths,
             ages=state.produced - 1,
             slot=(slot + step) % state.cache.slots,
             row_length=static.row_length,
         )
         token, logp = choose(logits, bits, sampling, static.steps)
         produced = state.produced + state.active
-        active = state.active & ~_is_eos(static, token) & (produced < limits)
+        active = state.active & ~is_eos(token, static.eos_ids) & (produced < rows.limits)
         return Decoding(cache, token, produced, active), (token, logp)
 
     state, (tokens, logps) = lax.scan(one, state, (jnp.arange(chunk), bits))
@@ -225,11 +225,11 @@ def decode_chunk(
 
 
 def assemble(
-    prompts: Int[Array, "B Tp"],
-    lengths: Int[Array, " B"],
-    tokens: Int[Array, "B N"],
-    logps: Float[Array, "B N"],
-    produced: Int[Array, " B"],
+    prompts: Any,
+    lengths: Any,
+    tokens: Any,
+    logps: Any,
+    produced: Any,
     *,
     pad_id: int,
     eos_ids: tuple[int, ...],
@@ -238,11 +238,11 @@ def assemble(
     """Prompts directly followed by completions.
 
     Args:
-      prompts: one per row.
-      lengths: of the prompts.
-      tokens: completions.
-      logps: of their tokens.
-      produced: how many of them count.
+      prompts: [B, Tp], one per row.
+      lengths: [B], of the prompts.
+      tokens: [B, N], completions.
+      logps: [B, N], of their tokens.
+      produced: [B], how many of them count.
       pad_id: fills the rest.
       eos_ids: a completion that does not end in one of these is truncated.
       xp: `jax.numpy`, or `numpy` for arrays of the host.
@@ -254,17 +254,15 @@ def assemble(
     ids = xp.where(in_completion, xp.take_along_axis(tokens, index, axis=1), pad_id)
     before = xp.pad(prompts, ((0, 0), (0, tokens.shape[1])))
     last = xp.take_along_axis(tokens, xp.maximum(produced - 1, 0)[:, None], axis=1)[:, 0]
-    ended = (produced > 0) & (last[:, None] == xp.asarray(eos_ids, xp.int32)[None, :]).any(axis=1)
     return Rollout(
         tokens=xp.where(place < 0, before, ids).astype(xp.int32),
         mask=(place < 0) | in_completion,
         completion_mask=in_completion,
         logps=xp.where(in_completion, xp.take_along_axis(logps, index, axis=1), 0.0),
-        truncated=~ended,
+        truncated=~(is_eos(last, eos_ids, xp=xp) & (produced > 0)),
     )
 
 
-def _is_eos(static: Static, token: Int[Array, " B"]) -> Bool[Array, " B"]:
-    if not static.eos_ids:
-        return jnp.zeros(token.shape, bool)
-    return (token[:, None] == jnp.asarray(static.eos_ids, jnp.int32)[None, :]).any(axis=1)
+def is_eos(token: Any, eos_ids: tuple[int, ...], *, xp: Any = jnp) -> Any:
+    """Which of these tokens [B] end a completion; bool [B]."""
+    return (token[:, None] == xp.asarray(eos_ids, xp.int32)[None, :]).any(axis=1)

@@ -1,0 +1,132 @@
+"""The compiled parts of a generator."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int
+
+from rlhf_jax.rollout.generate import Decoding, Rows, decode_chunk, generate, keys_of_rows, make_static, start
+from rlhf_jax.sharding import replicated
+from rlhf_jax.types import Model, Rollout
+
+
+class Settings(NamedTuple):
+    """A generator's options; see `rlhf_jax.rollout.engine.make_generator`."""
+
+    mesh: Mesh | None
+    max_new_tokens: int
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    group_size: int
+    buckets: tuple[int, ...]
+    slots: int | None
+    chunk: int
+    shards: int
+    """Parts that the mesh divides rows into."""
+
+
+class Slots(NamedTuple):
+    """The completions that decode at the moment, on the host. S slots."""
+
+    row: Int[np.ndarray, " S"]
+    """Number of the completion."""
+    prompt: Int[np.ndarray, " S"]
+    """Its prompt's row in the pool."""
+    length: Int[np.ndarray, " S"]
+    limit: Int[np.ndarray, " S"]
+    token: Int[np.ndarray, " S"]
+    """Sampled last."""
+    produced: Int[np.ndarray, " S"]
+    active: Bool[np.ndarray, " S"]
+    """False: the slot is free."""
+
+
+class Programs(NamedTuple):
+    """Jitted functions; `steps` is static and says which steps of sampling a program has."""
+
+    whole: Callable[..., Rollout]
+    """(params, prompts, lengths, limits, key, sampling, *, steps) -> rollout."""
+    empty_pool: Callable[..., Any]
+    """(params, prompts, rows) -> room for the keys and values of this many prompts of that width."""
+    prefill: Callable[..., tuple[Any, Array, Array]]
+    """(params, pool, prompts, lengths, first, key, sampling, *, steps) -> (pool, first tokens, their log-probabilities)."""
+    empty: Callable[..., Any]
+    """(pool, rows, size) -> an empty ring for completions."""
+    chunk: Callable[..., tuple[Any, Array, Array, Array, Array]]
+    """(params, pool, ring, slot, slots, key, sampling, *, steps) -> (ring, tokens, logps, produced, active)."""
+    grow: Callable[..., Any]
+    """(ring, size, oldest) -> a larger ring."""
+    narrow: Callable[..., Any]
+    """(ring, rows) -> a ring of fewer rows."""
+
+
+def make_programs(model: Model, settings: Settings) -> Programs:
+    """Builds the functions of one generator. What the host reads comes back whole on every device.
+
+    Args:
+      model: with `prefill` and `decode`.
+      settings: the generator's options.
+
+    Raises:
+      ValueError: the model has no language-model head.
+    """
+    mesh, eos_ids, limit = settings.mesh, settings.eos_ids, settings.max_new_tokens
+    make_static(model, (), eos_ids, 0)
+
+    def for_host(*arrays: Array) -> tuple[Array, ...]:
+        return arrays if mesh is None else tuple(jax.lax.with_sharding_constraint(x, replicated(mesh)) for x in arrays)
+
+    def whole(params, prompts, lengths, limits, key, sampling, *, steps):
+        out = generate(
+            model,
+            params,
+            prompts,
+            lengths,
+            key,
+            sampling=sampling,
+            max_new_tokens=limit,
+            eos_id=eos_ids,
+            pad_id=settings.pad_id,
+            group_size=settings.group_size,
+            limits=limits,
+            chunk=settings.chunk,
+            steps=steps,
+        )
+        return Rollout(*for_host(*out))
+
+    def empty_pool(params, prompts, rows):
+        static = make_static(model, (), eos_ids, prompts.shape[1] + limit)
+        read = functools.partial(static.prefill, row_length=static.row_length)
+        _, cache = jax.eval_shape(read, params, prompts, jax.ShapeDtypeStruct(prompts.shape[:1], jnp.int32))
+        return cache.empty(rows, cache.slots).pinned(mesh)
+
+    def prefill(params, pool, prompts, lengths, first, key, sampling, *, steps):
+        static = make_static(model, steps, eos_ids, prompts.shape[1] + limit)
+        keys = keys_of_rows(key, first * settings.group_size + jnp.arange(prompts.shape[0] * settings.group_size))
+        cache, token, logp = start(static, params, prompts, lengths, keys, sampling=sampling)
+        return pool.put(cache, first).pinned(mesh), *for_host(token, logp)
+
+    def decode(params, pool, ring, slot, slots, key, sampling, *, steps):
+        static = make_static(model, steps, eos_ids, pool.slots + limit)
+        state = Decoding(ring, slots.token, slots.produced, slots.active)
+        rows = Rows(slots.length, slots.limit, keys_of_rows(key, slots.row))
+        prompts = pool.take(slots.prompt).pinned(mesh)
+        state, tokens, logps = decode_chunk(
+            static, params, state, prompts, rows, slot=slot, sampling=sampling, chunk=settings.chunk
+        )
+        return state.cache, *for_host(tokens, logps, state.produced, state.active)
+
+    return Programs(
+        whole=jax.jit(whole, static_argnames="steps"),
+        empty_pool=jax.jit(empty_pool, static_argnums=2),
+        prefill=jax.jit(prefill, static_argnames="steps", donate_argnames="pool"),
+        empty=jax.jit(lambda pool, rows, size: pool.empty(rows, size).pinned(mesh), static_argnums=(1, 2)),
+        chunk=jax.jit(decode, static_argnames="steps", donate_argnames="ring"),
+        grow=jax.jit(lambda ring, size, oldest: ring.grown(size, oldest).pinned(mesh), static_argnums=1),
+        narrow=jax.jit(lambda ring, rows: ring.take(rows).pinned(mesh)),
+    )

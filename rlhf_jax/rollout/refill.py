@@ -1,0 +1,139 @@
+"""Continuous batching: the host gives slots that became free to completions that wait, between two chunks of tokens."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from rlhf_jax.rollout.generate import windows
+from rlhf_jax.rollout.programs import Programs, Settings, Slots
+from rlhf_jax.rollout.sampling import SamplingParams
+from rlhf_jax.types import Key, Params
+
+_NARROWEST = 8
+"""When no completion waits any more, the slots are halved as they empty, at most down to this share of them."""
+
+
+class Job(NamedTuple):
+    """One call's completions on the host. R completions, group-major."""
+
+    prompts: Int[np.ndarray, "P Tp"]
+    lengths: Int[np.ndarray, " P"]
+    limits: Int[np.ndarray, " R"]
+    key: Key
+    sampling: SamplingParams
+    steps: tuple[str, ...]
+
+
+class Completions(NamedTuple):
+    """Completions as they come, on the host. R completions of at most N tokens."""
+
+    tokens: Int[np.ndarray, "R N"]
+    logps: Float[np.ndarray, "R N"]
+    produced: Int[np.ndarray, " R"]
+
+
+def run_slots(programs: Programs, params: Params, job: Job, settings: Settings) -> tuple[Completions, int]:
+    """Samples all completions of a job through the slots.
+
+    The host waits for every chunk, so at most one program is ever under way.
+
+    Args:
+      programs: compiled parts.
+      params: parameters of the model.
+      job: what to sample.
+      settings: with `slots`.
+
+    Returns:
+      (completions, slots times steps and the first token of every completion).
+    """
+    assert settings.slots is not None
+    pool, first_tokens, first_logps = _fill_pool(programs, params, job, settings)
+    sizes, rows = windows(settings.max_new_tokens, settings.chunk), len(job.limits)
+    shape = (rows, settings.max_new_tokens)
+    done = Completions(np.zeros(shape, np.int32), np.zeros(shape, first_logps.dtype), np.minimum(job.limits, 1))
+    done.tokens[:, 0], done.logps[:, 0] = first_tokens, first_logps
+    waiting = [row for row in range(rows) if job.limits[row] > 1 and first_tokens[row] not in settings.eos_ids][::-1]
+    held = Slots(*(np.ones(settings.slots, np.int32) for _ in range(6)), np.zeros(settings.slots, bool))  # type: ignore[call-arg]
+    slot, slot_steps, ring = 0, rows, None
+    while waiting or held.active.any():
+        _refill(held, waiting, job, first_tokens, settings.group_size)
+        keep = None if waiting else _slots_to_keep(held, settings)
+        if keep is not None:
+            held = Slots(*(x[keep] for x in held))
+            ring = None if ring is None else programs.narrow(ring, keep)
+        needed = min(int(held.produced[held.active].max()) + settings.chunk - 1, sizes[-1])
+        size = next(size for size in sizes if size >= needed)
+        if ring is None:
+            ring = programs.empty(pool, len(held.row), size)
+        elif size > ring.slots:
+            slot, ring = ring.slots, programs.grow(ring, size, slot)
+        ring, *news = programs.chunk(params, pool, ring, slot, held, job.key, job.sampling, steps=job.steps)
+        slot = (slot + settings.chunk) % ring.slots
+        slot_steps += len(held.row) * settings.chunk
+        held = _collect(done, held, *jax.device_get(news))
+    return done, slot_steps
+
+
+def padded_count(count: int, multiple: int) -> int:
+    """The next of 1, 2, 4, 8, 16, 24, ..., rounded up to a multiple."""
+    rounded = next((small for small in (1, 2, 4) if small >= count), -(-count // 8) * 8)
+    return -(-rounded // multiple) * multiple
+
+
+def pad_rows(x: np.ndarray, rows: int, fill: int) -> np.ndarray:
+    """Rows of `fill` appended."""
+    return np.concatenate([x, np.full((rows - len(x), *x.shape[1:]), fill, x.dtype)])
+
+
+def _fill_pool(programs: Programs, params: Params, job: Job, settings: Settings) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Keys and values of all prompts; the first token of every completion and its log-probability."""
+    assert settings.slots is not None
+    count, rows = len(job.prompts), len(job.limits)
+    at_once = padded_count(min(count, max(1, settings.slots // settings.group_size)), settings.shards)
+    pool_rows = -(-count // at_once) * at_once
+    prompts, lengths = pad_rows(job.prompts, pool_rows, 0), pad_rows(job.lengths, pool_rows, 1)
+    pool, tokens, logps = programs.empty_pool(params, prompts[:at_once], pool_rows), [], []
+    for first in range(0, pool_rows, at_once):
+        part = prompts[first : first + at_once], lengths[first : first + at_once]
+        pool, token, logp = programs.prefill(params, pool, *part, first, job.key, job.sampling, steps=job.steps)
+        tokens.append(np.asarray(token))
+        logps.append(np.asarray(logp))
+    return pool, np.concatenate(tokens)[:rows], np.concatenate(logps)[:rows]
+
+
+def _refill(held: Slots, waiting: list[int], job: Job, first_tokens: np.ndarray, group_size: int) -> None:
+    """Gives free slots to waiting completions, in order. `waiting` is reversed."""
+    for slot in np.flatnonzero(~held.active):
+        if not waiting:
+            return
+        row = waiting.pop()
+        prompt = row // group_size
+        values = (row, prompt, job.lengths[prompt], job.limits[row], first_tokens[row], 1, True)
+        for field, value in zip(held, values, strict=True):
+            field[slot] = value
+
+
+def _slots_to_keep(held: Slots, settings: Settings) -> np.ndarray | None:
+    """The slots to go on with when half of them or fewer would do; None: all."""
+    assert settings.slots is not None
+    width, active = len(held.row), np.flatnonzero(held.active)
+    narrow, least = width, max(len(active), settings.slots / _NARROWEST)
+    while narrow % 2 == 0 and narrow // 2 % settings.shards == 0 and narrow // 2 >= least:
+        narrow //= 2
+    if narrow == width:
+        return None
+    return np.concatenate([active, np.flatnonzero(~held.active)[: narrow - len(active)]]).astype(np.int32)
+
+
+def _collect(
+    done: Completions, held: Slots, tokens: np.ndarray, logps: np.ndarray, produced: np.ndarray, active: np.ndarray
+) -> Slots:
+    """Stores what a chunk produced."""
+    for slot in np.flatnonzero(held.active):
+        row, before, after = held.row[slot], held.produced[slot], produced[slot]
+        done.tokens[row, before:after] = tokens[slot, : after - before]
+        done.logps[row, before:after] = logps[slot, : after - before]
+        done.produced[row] = after
+    return held._replace(token=tokens[:, -1].copy(), produced=produced.copy(), active=active.copy())
