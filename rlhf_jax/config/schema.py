@@ -88,6 +88,7 @@ class Config:
         else:
             self._check_offline()
         self._check_reference()
+        self._check_critic()
         self._check_best()
 
     @property
@@ -131,6 +132,14 @@ class Config:
             raise ValueError(
                 f"model.reference={self.model.reference!r} has no use in this run; leave it null, or choose algorithm.name=dpo "
                 "with algorithm.reference=precomputed or online, or ppo or grpo with algorithm.kl_coef above 0"
+            )
+
+    def _check_critic(self) -> None:
+        is_separate = isinstance(self.algorithm, PPOConfig) and self.algorithm.critic == "separate"
+        if self.model.critic is not None and not is_separate:
+            raise ValueError(
+                f"model.critic={self.model.critic!r} has no use in this run; "
+                "leave it null, or choose algorithm.name=ppo with algorithm.critic=separate"
             )
 
     def _check_best(self) -> None:

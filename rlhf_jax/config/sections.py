@@ -15,6 +15,8 @@ class ModelSection:
     reference: str | None = None
     """Folder or hub id of the frozen reference (DPO with a reference, PPO and GRPO with a KL penalty); null: the starting
     weights."""
+    critic: str | None = None
+    """Folder or hub id that a separate critic of PPO starts from, such as the reward model; null: the starting weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype in which parameters are kept and updated."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None

@@ -8,6 +8,7 @@ import pytest
 from rlhf_jax.config import Config, load_config, make_config
 from rlhf_jax.config.document import parse_document, settled
 from rlhf_jax.config.fields import flat
+from rlhf_jax.data import load_examples
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((REPO / "configs").glob("*.yaml"))
@@ -20,7 +21,9 @@ HEADER = {
 
 
 def test_there_are_configurations():
-    assert {"sft_hh", "reward_hh", "dpo_hh", "dpo_hub"} <= {path.stem for path in FILES}
+    assert {"sft_hh", "reward_hh", "dpo_hh", "dpo_hub", "ppo_hh", "sft_gsm8k", "grpo_gsm8k", "dapo_gsm8k"} <= {
+        path.stem for path in FILES
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -44,7 +47,21 @@ def test_configuration_holds_differences_only(path):
     tree = settled(parse_document(path.read_text(), path.name).tree)
     config = load_config(path)
     needed = {"algorithm": {"name": tree["algorithm"]["name"]}, "run_dir": "x", "data": {"path": "x"}, "model": {"path": "x"}}
+    if "rewards" in tree:
+        needed["rewards"] = [{"function": f"x{index}"} for index in range(len(tree["rewards"]))]
     from_nothing = flat(make_config(needed).to_tree())
     given = {key: value for key, value in flat(tree).items() if key != "algorithm.name"}
     repeated = [key for key, value in given.items() if key in from_nothing and flat(config.to_tree())[key] == from_nothing[key]]
     assert repeated == [], "these repeat the default"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "../shared/" in path.read_text()], ids=lambda path: path.name)
+def test_the_command_finds_its_data(path, shared_data):
+    (overrides,) = re.findall(r"command: .*\.yaml (.*)$", path.read_text(), re.MULTILINE)
+    config = load_config(path, overrides.replace("../shared/data", str(shared_data)).split())
+    kind = config.algorithm.data
+    train, held_out = (load_examples(config.data, kind=kind, split=split).rows for split in ("train", "eval"))
+    assert len(train) > 500 and len(held_out) >= 100
+    assert not {str(row.prompt) for row in train} & {str(row.prompt) for row in held_out}
+    if "gsm8k" in path.name:
+        assert train[0].prompt.endswith("?\nReason step by step and end with #### and the number.\n")

@@ -1,9 +1,15 @@
 """Generated tasks: reproducible, right where they must be, wrong where they should be."""
 
+import ast
+import hashlib
+import json
+import re
+
 import pytest
 
 from rlhf_jax.data import DataConfig, DataError, load_examples
-from rlhf_jax.data.synthetic import synthetic_rows
+from rlhf_jax.data.synthetic import TASKS, synthetic_rows
+from rlhf_jax.rewards import REWARDS
 
 
 def total(prompt: str) -> str:
@@ -64,6 +70,101 @@ def test_read_as_data() -> None:
     assert load_examples(config, kind="prompts").rows[0].columns.keys() == {"answer"}
 
 
+PINNED = {"text": "5cfa272464747f4f", "pairs": "e76f0fd0acb769b5", "prompts": "5ce604d6c185c82a"}
+
+
+@pytest.mark.parametrize("kind", PINNED)
+def test_the_rows_of_old_paths_stay_the_same(kind: str) -> None:
+    rows = json.dumps(list(synthetic_rows("synthetic:arithmetic", kind)))
+    assert hashlib.sha256(rows.encode()).hexdigest()[:16] == PINNED[kind]
+
+
+TASK_PATHS = [
+    "synthetic:arithmetic?digits=3&terms=3&ops=+-*&carry=true",
+    "synthetic:arithmetic?digits=2&terms=3&ops=+-",
+    "synthetic:arithmetic?ops=-&carry=true&max_operand=20",
+    "synthetic:countdown",
+    "synthetic:countdown?numbers=4&ops=+-&max_target=30",
+    "synthetic:sorting",
+    "synthetic:sorting?items=numbers&length=6&min_length=2&descending=true",
+]
+
+
+@pytest.mark.parametrize("path", TASK_PATHS)
+def test_every_task_is_text_pairs_and_prompts_of_one_work(path: str) -> None:
+    path += f"{'&' if '?' in path else '?'}size=400&noise=0.3&seed=7"
+    text, pairs, prompts = (list(synthetic_rows(path, kind)) for kind in ("text", "pairs", "prompts"))
+    assert [row["prompt"] for row in text] == [row["prompt"] for row in pairs] == [row["prompt"] for row in prompts]
+    assert text == list(synthetic_rows(path, "text")) != list(synthetic_rows(path.replace("seed=7", "seed=8"), "text"))
+    assert [row["chosen"] for row in pairs] == [row["answer"] for row in prompts]
+    right = [row["completion"] == pair["chosen"] for row, pair in zip(text, pairs, strict=True)]
+    assert all(ok or row["completion"] == pair["rejected"] for ok, row, pair in zip(right, text, pairs, strict=True))
+    assert 0.62 < sum(right) / 400 < 0.78
+
+
+@pytest.mark.parametrize("path", TASK_PATHS)
+def test_the_reward_tells_answers_from_mistakes(path: str) -> None:
+    path += f"{'&' if '?' in path else '?'}size=200"
+    pairs, prompts = (list(synthetic_rows(path, kind)) for kind in ("pairs", "prompts"))
+    columns = {name: [row[name] for row in prompts] for name in prompts[0] if name != "prompt"}
+    reward = REWARDS["countdown" if "countdown" in path else "exact_match"]
+    asked = [row["prompt"] for row in prompts]
+    assert reward(asked, [row["chosen"] for row in pairs], **columns) == [1.0] * 200
+    assert reward(asked, [row["rejected"] for row in pairs], **columns) == [0.0] * 200
+
+
+def worked_out(prompt: str) -> int:
+    """The value of the problem, by Python's own precedence."""
+    return eval(compile(ast.parse(prompt.removesuffix("="), mode="eval"), "problem", "eval"))
+
+
+def test_arithmetic_of_chosen_difficulty() -> None:
+    hard = list(synthetic_rows("synthetic:arithmetic?digits=3&terms=4&ops=+-*&carry=true&size=300", "prompts"))
+    for row in hard:
+        assert re.fullmatch(r"[1-9]\d\d([-+*][1-9]\d\d){3}=", row["prompt"])
+        assert row["answer"] == str(worked_out(row["prompt"]))
+    assert set("+-*") == {sign for row in hard for sign in re.sub(r"[\d=]", "", row["prompt"])}
+    assert any(row["answer"].startswith("-") for row in hard)
+    for row in synthetic_rows("synthetic:arithmetic?digits=1&ops=-&carry=true&size=300", "pairs"):
+        assert re.fullmatch(r"-[1-9]\d*|\d+", row["rejected"]), "no -0, no leading zero"
+        assert row["chosen"].startswith("-") == row["rejected"].startswith("-")
+
+
+def test_nothing_carries_or_borrows_unless_asked() -> None:
+    for row in synthetic_rows("synthetic:arithmetic?digits=2&terms=3&ops=+-&size=300", "prompts"):
+        first, *rest = re.findall(r"[-+]?\d+", row["prompt"])
+        for place in (10, 1):  # every column stays a digit after each term
+            column = int(first) // place % 10
+            for term in rest:
+                column += (1 if term[0] == "+" else -1) * (int(term[1:]) // place % 10)
+                assert 0 <= column <= 9, row
+
+
+def test_sorting() -> None:
+    for row in synthetic_rows("synthetic:sorting?length=7&size=200", "pairs"):
+        assert row["chosen"] == "".join(sorted(row["prompt"][:-1])) and len(row["chosen"]) == 7
+        assert sum(a != b for a, b in zip(row["chosen"], row["rejected"], strict=True)) == 2
+    lengths = set()
+    for row in synthetic_rows("synthetic:sorting?items=numbers&min_length=2&length=4&descending=true&max_number=9", "pairs"):
+        given = [int(item) for item in row["prompt"][:-1].split(" ")]
+        assert row["chosen"] == " ".join(map(str, sorted(given, reverse=True))) != row["rejected"]
+        assert max(given) <= 9
+        lengths.add(len(given))
+    assert lengths == {2, 3, 4}
+
+
+def test_countdown_problems() -> None:
+    for row in synthetic_rows("synthetic:countdown?numbers=4&max_number=12&max_target=40&size=200", "prompts"):
+        assert row["prompt"] == f"{' '.join(map(str, row['nums']))} -> {row['target']}:"
+        assert len(row["nums"]) == 4 and 1 <= min(row["nums"]) <= max(row["nums"]) <= 12 and 1 <= row["target"] <= 40
+
+
+def test_every_option_of_a_task_is_checked_by_name() -> None:
+    for name in TASKS:
+        with pytest.raises(DataError, match=f"^synthetic:{name} needs size of at least 1, got 0$"):
+            list(synthetic_rows(f"synthetic:{name}?size=0", "text"))
+
+
 WRONG = [
     ("synthetic:chess", "synthetic task 'chess' is unknown: known are arithmetic, countdown, sorting"),
     (
@@ -81,6 +182,32 @@ WRONG = [
         "synthetic:arithmetic needs 0 <= min_operand < max_operand, got 9 and 9",
     ),
     ("synthetic:arithmetic?min_operand=55", "synthetic:arithmetic with min_operand=55 needs carry=true"),
+    ("synthetic:arithmetic?digits=2&terms=10", "synthetic:arithmetic with digits=2 needs carry=true"),
+    ("synthetic:arithmetic?terms=1", "synthetic:arithmetic needs terms of at least 2, got 1"),
+    ("synthetic:arithmetic?digits=-1", "synthetic:arithmetic needs digits of at least 0, got -1"),
+    ("synthetic:arithmetic?ops=%2B/", "synthetic:arithmetic needs ops out of +-*, each once, got '+/'"),
+    ("synthetic:arithmetic?ops=++", "synthetic:arithmetic needs ops out of +-*, each once, got '++'"),
+    ("synthetic:arithmetic?ops=", "synthetic:arithmetic needs ops out of +-*, each once, got ''"),
+    ("synthetic:arithmetic?ops=*", "synthetic:arithmetic with ops=* needs carry=true"),
+    (
+        "synthetic:arithmetic?digits=2&max_operand=50",
+        "synthetic:arithmetic takes either digits or min_operand and max_operand, not both",
+    ),
+    (
+        "synthetic:arithmetic?digits=9&terms=5",
+        "synthetic:arithmetic finds hardly any problem of this kind without carry: set carry=true",
+    ),
+    ("synthetic:countdown?numbers=1", "synthetic:countdown needs numbers of at least 2, got 1"),
+    ("synthetic:countdown?ops=^", "synthetic:countdown needs ops out of +-*/, each once, got '^'"),
+    (
+        "synthetic:countdown?numbers=9&ops=+&max_target=8",
+        "synthetic:countdown finds hardly any problem with numbers=9, ops=+ and max_target=8: raise max_target",
+    ),
+    ("synthetic:sorting?length=1", "synthetic:sorting needs length of at least 2, got 1"),
+    ("synthetic:sorting?min_length=6", "synthetic:sorting needs min_length from 2 to length=5, or 0, got 6"),
+    ("synthetic:sorting?items=words", "synthetic:sorting needs items=letters or numbers, got words"),
+    ("synthetic:sorting?items=numbers&max_number=0", "synthetic:sorting needs max_number of at least 1, got 0"),
+    ("synthetic:sorting?noise=-1", "synthetic:sorting needs noise from 0 to 1, got -1.0"),
 ]
 
 
