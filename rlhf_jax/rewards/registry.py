@@ -11,6 +11,7 @@ from rlhf_jax.rewards.basic import (
     repetition_reward,
     think_format_reward,
 )
+from rlhf_jax.rewards.code import code_reward
 from rlhf_jax.rewards.countdown import countdown_reward
 from rlhf_jax.rewards.math import math_reward
 
@@ -22,6 +23,7 @@ REWARDS: dict[str, Callable[..., Any]] = {
     "length": length_reward,
     "repetition": repetition_reward,
     "overlong": overlong_reward,
+    "code": code_reward,
     "countdown": countdown_reward,
 }
 """Name -> function with TRL's signature."""
@@ -31,3 +33,6 @@ INLINE = frozenset({"exact_match", "think_format", "length", "repetition", "over
 
 NEEDS_TARGET = frozenset({"math", "exact_match"})
 """Read a column with the right answer (`rlhf_jax.rewards.answers.targets_of`)."""
+
+SANDBOXED = frozenset({"code"})
+"""Need the sandbox (`rlhf_jax.rewards.sandbox`), a column with tests, and a time limit below the pool's."""

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.rewards.basic import check_targets
+from rlhf_jax.rewards.code import check_tests
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.loading import LoadedReward, check_name, load_reward
 from rlhf_jax.rewards.pool import Outcome, Pool
 from rlhf_jax.rewards.processes import Task
-from rlhf_jax.rewards.registry import INLINE, NEEDS_TARGET
+from rlhf_jax.rewards.registry import INLINE, NEEDS_TARGET, SANDBOXED
+from rlhf_jax.rewards.sandbox import Limits, isolation
 from rlhf_jax.rewards.worker import Batch, describe, numbers_of
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ class Rewards:
         pooled = []
         for index, config in enumerate(configs):
             check_name(config)
+            if config.function in SANDBOXED:
+                _check_sandbox(config, pool)
             if config.function in INLINE:
                 self._inline[index] = load_reward(config)
             else:
@@ -109,9 +113,9 @@ class Rewards:
             if length != len(completions):
                 raise ValueError(f"{name} has {length} rows for {len(completions)} completions")
         for index, config in enumerate(self._configs):
-            if config.function in NEEDS_TARGET:
+            for check in [check_targets] * (config.function in NEEDS_TARGET) + [check_tests] * (config.function in SANDBOXED):
                 try:
-                    check_targets(columns)
+                    check(columns)
                 except ValueError as error:
                     raise ValueError(f"reward {config.label!r}: {error}") from None
             if index in self._pooled and self._pool is not None:
@@ -189,3 +193,14 @@ def _inline_outcomes(reward: LoadedReward, batch: Batch) -> list[Outcome]:
             return [Outcome(_NAN, "error", f"raised {describe(error)}")]
         return [_inline_outcomes(reward, batch.rows([row]))[0] for row in range(len(batch.completions))]
     return [Outcome(value) if value is not None else Outcome(_NAN, "none", "returned None") for value in values]
+
+
+def _check_sandbox(config: RewardConfig, pool: PoolConfig) -> None:
+    timeout = config.options.get("timeout", Limits().timeout)
+    if timeout >= pool.timeout:
+        raise ValueError(
+            f"rewards.options.timeout {timeout} of {config.label!r} must be below reward_pool.timeout {pool.timeout}: slow code "
+            "is wrong (0), a slow grader is a failure (not graded)"
+        )
+    namespaces = "and namespaces" if isolation() else "without namespaces, which this system does not allow"
+    _log.info("reward %s: the sandbox was tried and holds: limits, Landlock, seccomp %s", config.label, namespaces)

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.loading import LoadedReward, load_reward
+from rlhf_jax.rewards.registry import SANDBOXED
+from rlhf_jax.rewards.sandbox import isolation
 
 _PR_SET_PDEATHSIG = 1
 
@@ -140,6 +142,8 @@ def _load_all(setup: Setup) -> list[LoadedReward] | str:
         return str(error)
     if any(config.function == "math" for config in setup.rewards):
         import math_verify  # noqa: F401  heavy; here, before the workers are forked, it is paid for once
+    if any(config.function in SANDBOXED for config in setup.rewards):
+        isolation()  # the workers inherit the cached answer
     return loaded
 
 
