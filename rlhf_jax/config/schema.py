@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_jax.algorithms import ALGORITHMS, DPOConfig, GRPOConfig, PPOConfig, algorithm_config
+from rlhf_jax.algorithms import ALGORITHMS, DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, algorithm_config
 from rlhf_jax.config.document import read_document, render, settled
 from rlhf_jax.config.fields import defaults, flat, plain
 from rlhf_jax.config.sections import CheckpointConfig, EvaluationConfig, LoggingConfig, ModelSection, TrainingConfig
@@ -106,6 +106,9 @@ class Config:
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
             raise ValueError(f"rewards: {twice!r} names two of them; give each its own name, for example name={twice}_2")
+        accuracy = self.algorithm.accuracy_reward if isinstance(self.algorithm, DAPOConfig) else None
+        if accuracy is not None and accuracy not in labels:
+            raise ValueError(f"algorithm.accuracy_reward={accuracy!r} is not among the rewards, which are {', '.join(labels)}")
         if self.data.max_prompt_len is not None:
             raise ValueError(
                 f"data.max_prompt_len={self.data.max_prompt_len} is for the offline algorithms; set rollout.max_prompt_len"

@@ -74,8 +74,8 @@ class DataConfig:
     cannot keep one token of its completion is always left out, and counted. Prompts without answers (online algorithms)
     lose their start under "keep_end", and are left out otherwise."""
     num_proc: int = 1
-    """Processes for tokenisation. One process already uses all cores inside the tokenizer; more help with slow chat
-    templates."""
+    """Processes for tokenisation (offline algorithms). One process already uses all cores inside the tokenizer; more help with
+    slow chat templates."""
 
     shuffle: bool = True
     """Another order every epoch, from (seed, epoch); False: storage order."""

@@ -165,6 +165,10 @@ BEST = ["checkpoint.keep_best=1", "checkpoint.best_metric=rewards/accuracy"]
         (["evaluation.samples=8"], "^evaluation is given, but algorithm.name=dpo samples no completions"),
         (["algorithm={name: grpo}"], "^rewards is empty, but algorithm.name=grpo learns from rewards; give at least one, for"),
         ([*GRPO, "rewards=[{function: math}, {function: math}]"], "^rewards: 'math' names two of them; give each its own name"),
+        (
+            [*GRPO, "algorithm={name: dapo, accuracy_reward: maths}"],
+            "^algorithm.accuracy_reward='maths' is not among the rewards, which are math",
+        ),
         ([*GRPO, "data.max_prompt_len=9"], "^data.max_prompt_len=9 is for the offline algorithms; set rollout.max_prompt_len"),
         ([*GRPO, "rewards[1].weight=2"], r"^override 'rewards\[1\].weight=2': there is no \[1\]: the list has 1 items, counted"),
         ([*GRPO, "rewards[0].wieght=2"], r"^rewards\[0\].wieght: unknown key; allowed in rewards\[0\]: function, .*override"),
