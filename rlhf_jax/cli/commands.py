@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.cli.generate import generate
 from rlhf_jax.cli.keys import describe_algorithm
 from rlhf_jax.cli.output import print_metrics, print_table, say
 from rlhf_jax.config import ConfigError, load_config
@@ -170,6 +171,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "export": export,
+    "generate": generate,
     "models": models,
     "algorithms": algorithms,
     "quickstart": quickstart,

@@ -38,6 +38,7 @@ examples:
   rlhf-jax train configs/dpo_hh.yaml data.path=pairs.jsonl model.path=runs/sft_hh/export algorithm.beta=0.2
   rlhf-jax evaluate runs/dpo_hh
   rlhf-jax export runs/dpo_hh aligned-model --best
+  rlhf-jax generate aligned-model "Once upon a time"
   rlhf-jax algorithms dpo
 
 """
@@ -65,6 +66,16 @@ examples:
   rlhf-jax export runs/dpo_hh/checkpoints/200 aligned-model
 
 The folder holds weights, config.json and tokenizer; transformers and vLLM load it.
+
+"""
+GENERATE = """\
+examples:
+  rlhf-jax generate runs/sft_hh "Once upon a time" --temperature 0.7 -n 3
+  rlhf-jax generate aligned-model --chat "What is 17 + 25?" --greedy
+  rlhf-jax generate aligned-model --file prompts.jsonl --max-new-tokens 256 --output completions.jsonl
+
+The model is a Hugging Face folder, a hub id, or the run folder of `rlhf-jax train` (its export). A .txt file holds a prompt per
+line; .jsonl, .json, .csv and .parquet files hold them in a column `prompt` (text or messages) or `messages`.
 
 """
 MODELS = "examples:\n  rlhf-jax models\n\n"
@@ -97,10 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command in ("train", "evaluate"):  # argparse takes no overrides behind an option
             options.overrides += [argument for argument in unknown if _is_override(argument)]
             unknown = [argument for argument in unknown if not _is_override(argument)]
+        if options.command == "generate":  # nor prompts
+            options.prompts += [argument for argument in unknown if not argument.startswith("-")]
+            unknown = [argument for argument in unknown if argument.startswith("-")]
         if unknown:
             _usage_error(_describe_unknown(unknown))
         if options.command is None:
-            _usage_error("no command; one of train, evaluate, export, models, algorithms, quickstart")
+            _usage_error("no command; one of train, evaluate, export, generate, models, algorithms, quickstart")
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -160,6 +174,22 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, or one checkpoint in it")
     export.add_argument("folder", metavar="FOLDER", help="where to write; must not exist or be empty")
     _add_choice_of_step(export)
+
+    generate = _add(commands, "generate", "complete prompts with a model", GENERATE)
+    generate.add_argument("model", metavar="MODEL_OR_RUN", help="model folder, hub id, or run folder")
+    generate.add_argument("prompts", metavar="PROMPT", nargs="*", help="text to go on from")
+    generate.add_argument("--file", help="prompts from a file (.txt, .jsonl, .json, .csv, .parquet)")
+    generate.add_argument("--chat", action="store_true", help="each prompt is a question: apply the chat template")
+    generate.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="tokens at most (%(default)s)")
+    generate.add_argument("-n", "--num-samples", type=int, default=1, metavar="N", help="completions per prompt (%(default)s)")
+    choice = generate.add_mutually_exclusive_group()
+    choice.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of sampling; 0 is greedy (%(default)s)")
+    choice.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    generate.add_argument("--top-p", type=float, default=1.0, metavar="X", help="likeliest tokens up to this sum (1: all)")
+    generate.add_argument("--top-k", type=int, default=0, metavar="N", help="this many likeliest tokens (0: all)")
+    generate.add_argument("--min-p", type=float, default=0.0, metavar="X", help="at least this share of the likeliest (0: all)")
+    generate.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    generate.add_argument("--output", metavar="FILE", help="write a JSON line per completion instead of printing them")
 
     _add(commands, "models", "list supported model families", MODELS)
     algorithms = _add(commands, "algorithms", "list algorithms, or the options of one", ALGORITHMS)

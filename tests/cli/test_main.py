@@ -72,7 +72,9 @@ def error_of(capsys, arguments, code):
     return lines[0].removeprefix("error: ")
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["export"], ["models"], ["algorithms"], ["quickstart"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["evaluate"], ["export"], ["generate"], ["models"], ["algorithms"], ["quickstart"]]
+)
 def test_help_has_examples_and_exit_codes(capsys, command):
     assert main([*command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -101,7 +103,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no command; one of train, evaluate, export, models, algorithms, quickstart (see rlhf-jax --help)"),
+        ([], "no command; one of train, evaluate, export, generate, models, algorithms, quickstart (see rlhf-jax --help)"),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),
         (["train", "x.yaml", "--seed=3"], "unknown option '--seed=3'; an override has no dashes: seed=3"),

@@ -1,0 +1,112 @@
+"""`rlhf-jax generate`: prompts from the command line and from files, printed and as JSON lines, errors in one line."""
+
+import json
+import logging
+import shutil
+
+import jax
+import pytest
+
+from rlhf_jax import rollout
+from rlhf_jax.cli.main import main
+from rlhf_jax.data import byte_tokenizer
+from rlhf_jax.loops.export import export_model
+from rlhf_jax.models import ModelConfig, init_model
+from tests.models.tiny import hf_config, noisy
+
+
+@pytest.fixture(autouse=True)
+def quiet_logger():
+    logger = logging.getLogger("rlhf_jax")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+    logger.propagate = True
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model with the byte tokenizer; it is random, so it ends almost never."""
+    config = ModelConfig.from_hf(hf_config("qwen2", vocab_size=320, num_hidden_layers=1, max_window_layers=1))
+    model, params = init_model(config, jax.random.key(0))
+    return export_model(tmp_path_factory.mktemp("generate") / "model", model, noisy(params), byte_tokenizer())
+
+
+def error_of(capsys, arguments, code):
+    assert main(["generate", *map(str, arguments)]) == code
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1, shown.err
+    return shown.err
+
+
+def test_prints_completions(capsys, folder):
+    arguments = ["generate", str(folder), "-n", "2", "--max-new-tokens", "4", "--top-k", "20", "one", "a  longer prompt"]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    headers = [line for line in first.splitlines() if line.startswith("--- ")]
+    assert headers == [
+        "--- prompt 1, sample 1: one",
+        "--- prompt 1, sample 2: one",
+        "--- prompt 2, sample 1: a longer prompt",
+        "--- prompt 2, sample 2: a longer prompt",
+    ]
+    assert main(arguments) == 0 and capsys.readouterr().out == first
+    assert main([*arguments, "--seed", "1"]) == 0 and capsys.readouterr().out != first
+
+
+def test_writes_json_lines_and_a_run_is_its_export(capsys, folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "export")
+    (run / "config.yaml").write_text("")
+    file, output = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    file.write_text("one\n\na longer prompt\n")
+    arguments = ["--max-new-tokens", "4", "--greedy", "--output", str(output)]
+    assert main(["generate", str(run), "--file", str(file), *arguments]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["one", "a longer prompt"]
+    for row in rows:
+        assert set(row) == {"prompt", "completion", "tokens", "truncated", "logp"}
+        assert 1 <= row["tokens"] <= 4 and row["logp"] < 0 and row["truncated"] == (row["tokens"] == 4)
+    assert "2 completions" in capsys.readouterr().out
+    rows_file = tmp_path / "prompts.jsonl"
+    rows_file.write_text('{"prompt": "one"}\n{"prompt": [{"role": "user", "content": "a longer prompt"}]}\n')
+    assert main(["generate", str(folder), "--file", str(rows_file), *arguments]) == 0
+    again = [json.loads(line) for line in output.read_text().splitlines()]
+    assert again[0] == {**rows[0], "logp": pytest.approx(rows[0]["logp"], abs=1e-4)}
+    assert again[1]["prompt"] == [{"role": "user", "content": "a longer prompt"}]
+    assert again[1]["logp"] != rows[1]["logp"], "the chat template stands around it"
+
+
+def test_chat_applies_the_template(capsys, folder, monkeypatch):
+    seen = []
+    original = rollout.make_generator
+
+    def recording(*args, **options):
+        generator = original(*args, **options)
+
+        def call(params, rows, lengths, *rest):
+            seen.append(byte_tokenizer().decode(rows[0][: lengths[0]].tolist()))
+            return generator(params, rows, lengths, *rest)
+
+        return call
+
+    monkeypatch.setattr(rollout, "make_generator", recording)
+    assert main(["generate", str(folder), "--chat", "hi", "--greedy", "--max-new-tokens", "4"]) == 0
+    assert seen == ["<|user|>\nhi\n<|assistant|>\n"]
+
+
+def test_errors(capsys, folder, tmp_path):
+    assert "no prompts" in error_of(capsys, [folder], 2)
+    assert "--max-new-tokens 0" in error_of(capsys, [folder, "x", "--max-new-tokens", 0], 2)
+    assert "not both" in error_of(capsys, [folder, "x", "--file", "y.txt"], 2)
+    assert "all the same" in error_of(capsys, [folder, "x", "-n", 2, "--greedy"], 2)
+    assert "no such file" in error_of(capsys, [folder, "--file", tmp_path / "absent.txt"], 2)
+    assert "absent.jsonl" in error_of(capsys, [folder, "--file", tmp_path / "absent.jsonl"], 3)
+    assert "top_p=1.5" in error_of(capsys, [folder, "x", "--top-p", 1.5], 2)
+    assert "is not a folder" in error_of(capsys, [tmp_path / "absent", "x"], 4)
+    assert "not allowed with" in error_of(capsys, [folder, "x", "--greedy", "--temperature", 1], 2)
+    assert "unknown argument '--what'" in error_of(capsys, [folder, "x", "--what"], 2)
+    assert "its folder does not exist" in error_of(capsys, [folder, "x", "--output", tmp_path / "a" / "b.jsonl"], 2)
+    (tmp_path / "config.yaml").write_text("")
+    assert "without an export" in error_of(capsys, [tmp_path, "x"], 2)
