@@ -1,14 +1,11 @@
 """One side of the DPO step comparison, in a process of its own; `dpo_step` starts it and says when to run.
 
-    python dpo_sides.py SIDE FOLDER REFERENCE STEPS_PER_WINDOW WINDOWS THREADS
+    python start_side.py rlhf_jax.bench.dpo_sides SIDE FOLDER REFERENCE STEPS_PER_WINDOW WINDOWS THREADS
 
 FOLDER holds `model` (a Hugging Face folder) and `tokens.npy` [N, 2, T], of which the first `prompt` tokens of every row are not
-trained. A line on stdin lets one window of steps run; its losses and seconds come back as one line of JSON after ``@@``.
-Run by path, so that the PyTorch sides need no rlhf_jax in their interpreter.
+trained. A line on stdin lets one window of steps run; its losses and seconds come back (`sides`).
 """
 
-import json
-import os
 import pathlib
 import sys
 import time
@@ -16,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from rlhf_jax.bench.sides import answer, wait
 
 PAIRS, PROMPT, BETA, LEARNING_RATE = 8, 128, 0.1, 5e-4
 
@@ -26,19 +25,7 @@ def serve(step: Callable[[int], float], *, steps: int, windows: int) -> None:
         wait()
         start = time.perf_counter()
         losses = [step(window * steps + i) for i in range(steps)]
-        answer(losses, time.perf_counter() - start)
-
-
-def wait() -> None:
-    """Waits for the driver's line; ends the process when the driver is gone."""
-    if not sys.stdin.readline():
-        raise SystemExit("the driver has ended")
-
-
-def answer(losses: list[float], seconds: float) -> None:
-    """One window's result, to the driver."""
-    sys.stdout.write("@@" + json.dumps({"losses": losses, "seconds": seconds}) + "\n")
-    sys.stdout.flush()
+        answer({"losses": losses, "seconds": time.perf_counter() - start})
 
 
 def batch_of(tokens: np.ndarray, step: int) -> np.ndarray:
@@ -167,7 +154,7 @@ def run_trl(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps: 
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step % steps == 0:
-                answer(losses[-steps:], time.perf_counter() - self.start)
+                answer({"losses": losses[-steps:], "seconds": time.perf_counter() - self.start})
 
     words = {str(i): i for i in range(int(tokens.max()) + 1)}
     word_level = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="0"))
@@ -206,7 +193,6 @@ def run_trl(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps: 
 def main() -> None:
     """Runs one side; commands come on standard input, timings go to standard output."""
     side, folder, reference, steps, windows, threads = sys.argv[1:7]
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
     root = pathlib.Path(folder)
     tokens = np.load(root / "tokens.npy")
     sizes = {"steps": int(steps), "windows": int(windows)}

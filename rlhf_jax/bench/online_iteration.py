@@ -91,7 +91,7 @@ def report(answers: Mapping[str, list[Any]]) -> int:
     """
     first = next(iter(answers))
     gates = {name: windows[0] for name, windows in answers.items()}
-    worst = max(abs(gate[key] / gates[first][key] - 1) for gate in gates.values() for key in gate)
+    worst = float(np.max([abs(gate[key] / gates[first][key] - 1) for gate in gates.values() for key in gate]))
     values = ", ".join(f"{key} {value:.6f}" for key, value in gates[first].items())
     print(f"on the same completions: {values}; sides agree within {worst:.1e} relative (required: {TOLERANCE:g})")
     if not worst <= TOLERANCE:

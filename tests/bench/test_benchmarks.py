@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rlhf_jax.bench import attention, dpo_step, fused_logps
+from rlhf_jax.bench import attention, dpo_step, fused_logps, sides
 from rlhf_jax.bench.timing import interleave
 
 
@@ -65,5 +65,5 @@ def test_a_side_that_dies_says_why(tmp_path):
     (tmp_path / "plain PyTorch.log").write_text("ModuleNotFoundError: No module named 'torch'")
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with pytest.raises(SystemExit, match="extra `bench`.*\n.*No module named 'torch'"):
-        dpo_step.ask("plain PyTorch", process, tmp_path)
+        sides.ask("plain PyTorch", process, tmp_path)
     process.communicate()

@@ -1,0 +1,135 @@
+"""The comparisons of generation and online iterations: sides, gate, and our own side at a small size."""
+
+import argparse
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax.bench import generation, grpo_iteration, grpo_sides, inputs, online_iteration, ppo_iteration, rollout_cost, sides
+from rlhf_jax.bench.low_ids import VOCAB, low_ids
+from rlhf_jax.models import ModelConfig, init_model
+
+TINY = {
+    **inputs.MODEL,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 24,
+}
+SMALL = ["--sides", "rlhf_jax", "--windows", "1", "--prompt", "8", "--new-tokens", "8"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(inputs, "MODEL", TINY)
+
+
+@pytest.fixture(scope="module")
+def model_params():
+    return init_model(ModelConfig.from_hf({**TINY, "vocab_size": 64}), jax.random.key(0))
+
+
+def test_low_ids_is_the_share_of_the_lower_half():
+    ids = [[0, VOCAB // 2 - 1, VOCAB // 2, VOCAB - 1], [VOCAB - 1], [5, 6]]
+    assert low_ids(["p"] * 3, ["c"] * 3, completion_ids=ids, answer=[1, 2, 3]) == [0.5, 0.0, 1.0]
+
+
+def test_torch_sides_start_without_jax(tmp_path):
+    """`start_side` must not import the package, whose __init__ needs JAX: here any import of jax fails."""
+    (tmp_path / "jax.py").write_text("raise ImportError('no JAX in this interpreter')")
+    starter = sides.__file__.replace("sides.py", "start_side.py")
+    for module in ("dpo_sides", "grpo_sides", "ppo_sides", "generation_sides"):
+        run = subprocess.run(
+            [sys.executable, starter, f"rlhf_jax.bench.{module}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PYTHONPATH": str(tmp_path)},
+        )
+        assert "no JAX" not in run.stderr
+        assert "the following arguments are required" in run.stderr or "not enough values to unpack" in run.stderr
+
+
+def test_sides_take_turns_and_end(tmp_path):
+    code = """
+from rlhf_jax.bench.grpo_sides import serve
+count = iter(range(9))
+serve(lambda: {"loss": 2.5}, lambda: {"generation": next(count)}, windows=3)
+"""
+    processes = {
+        name: subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in ("a", "b")
+    }
+    answers = sides.take_turns(processes, tmp_path, rounds=3)
+    for windows in answers.values():
+        assert windows[0] == {"loss": 2.5}
+        assert [window["generation"] for window in windows[1:]] == [0, 1]
+        assert all(window["seconds"] >= 0 for window in windows[1:])
+    assert all(process.poll() is not None for process in processes.values())
+
+
+def test_no_ratio_when_the_gate_fails(capsys):
+    def answers(norm):
+        return [{"loss/total": 0.5, "grad_norm": norm}, {"seconds": 9.0}, {"seconds": 2.0}, {"seconds": 4.0}]
+
+    assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(1.0001)}) == 1
+    assert "x rlhf_jax" not in capsys.readouterr().out
+    assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(1.000001)}) == 0
+    assert "3000.0 ms  (2000.0 .. 4000.0)    1.00 x rlhf_jax" in capsys.readouterr().out
+    assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(float("nan"))}) == 1
+
+
+def test_generation_gives_no_ratio_for_other_tokens(monkeypatch, capsys):
+    tokens = {"rlhf_jax": np.zeros((3, 2)), "transformers": np.array([[0, 0], [0, 1], [0, 0]])}
+    monkeypatch.setattr(generation, "compare", lambda args: (tokens, {}))
+    assert generation.main(["--sides", "rlhf_jax", "transformers"]) == 1
+    assert "(required: 0): 0, 1" in capsys.readouterr().out
+
+
+def test_continuous_batching_wastes_less(model_params):
+    lengths = rollout_cost.lognormal_lengths(24, median=12, longest=64)
+    assert lengths.min() >= 1 and lengths.max() <= 64 and 8 < np.median(lengths) < 18
+    found = rollout_cost.batching(*model_params, lengths, slots=4, width=4, longest=64, repeats=1)
+    assert found["continuous"].tokens == found["static"].tokens == lengths.sum()
+    assert found["static"].utilisation < found["continuous"].utilisation <= 1
+
+
+def test_prefill_times_both_ways(model_params):
+    times = rollout_cost.prefill_times(*model_params, prompts=2, group_size=4, width=8, new_tokens=8, repeats=1)
+    assert set(times) == {"shared", "repeated"} and all(timing.low > 0 for timing in times.values())
+
+
+def test_sides_are_pinned_and_told_their_threads(tmp_path):
+    parser = argparse.ArgumentParser()
+    sides.add_arguments(parser, ("rlhf_jax", "TRL"), windows=7)
+    args = parser.parse_args(["--sides", "TRL"])
+    assert (args.sides, args.windows, args.threads, args.python) == (["TRL"], 7, 2, sys.executable)
+    with pytest.raises(SystemExit, match="the side 'TRL' failed"):
+        process = sides.start_side("TRL", "rlhf_jax.bench.grpo_sides", tmp_path, python=sys.executable, threads=1)
+        sides.take_turns({"TRL": process}, tmp_path, rounds=1)
+    assert "the following arguments are required" in (tmp_path / "TRL.log").read_text()
+
+
+@pytest.mark.slow
+def test_our_side_of_a_grpo_iteration(tiny, capsys):
+    assert grpo_iteration.main([*SMALL, "--prompts", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert f"2 prompts x {grpo_sides.GROUP} completions" in printed and "1.00 x rlhf_jax   generation" in printed
+
+
+@pytest.mark.slow
+def test_our_side_of_a_ppo_iteration(tiny, capsys):
+    assert ppo_iteration.main([*SMALL, "--prompts", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "loss/policy" in printed and "loss/value" in printed and "1.00 x rlhf_jax   generation" in printed
+
+
+@pytest.mark.slow
+def test_our_side_of_generation(tiny, capsys):
+    assert generation.main([*SMALL, "--rows", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("tokens/s    1.00 x rlhf_jax") == 2
