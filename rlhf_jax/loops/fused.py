@@ -5,10 +5,11 @@
 
 Algorithms, generation, epochs and the update step are those of the ordinary loops; only the host is missing. Nothing here is
 jitted: wrap what `make_fused_loop` returns, for example ``jax.jit(jax.vmap(run, (None, None, None, 0)))`` for several seeds. On a
-CPU ``lax.map`` in place of vmap gives the same and is often faster, as small matrix products do not gain from a batch of them.
+CPU ``lax.map`` in place of vmap gives the same and is about as fast.
 A vmapped run equals a single one to rounding, not bit by bit, and sampling lets rounding grow with the steps.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -238,16 +239,18 @@ def _scan(
         state, metrics = steps(state, size.num_steps)
         return state, History(metrics, {})
 
-    def stretch(state: TrainState, index: Array) -> tuple[TrainState, tuple[Metrics, Metrics]]:
-        before = judge(state, jax.random.fold_in(eval_key, index))
-        state, metrics = steps(state, size.eval_every)
-        return state, (metrics, before)
-
     count = size.num_steps // size.eval_every
-    state, (metrics, evaluations) = lax.scan(stretch, state, jnp.arange(count))
-    last = judge(state, jax.random.fold_in(eval_key, count))
-    evaluations = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), evaluations, last)
-    return state, History(jax.tree.map(lambda x: x.reshape(-1), metrics), evaluations)
+
+    def stretch(state: TrainState, index: Array) -> tuple[TrainState, tuple[Metrics, Metrics]]:
+        evaluated = judge(state, jax.random.fold_in(eval_key, index))
+        like = jax.eval_shape(lambda state: steps(state, size.eval_every)[1], state)
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        train = functools.partial(steps, count=size.eval_every)
+        state, metrics = lax.cond(index < count, train, lambda state: (state, blank), state)
+        return state, (metrics, evaluated)
+
+    state, (metrics, evaluations) = lax.scan(stretch, state, jnp.arange(count + 1))  # one program for all evaluations
+    return state, History(jax.tree.map(lambda x: x[:count].reshape(-1), metrics), evaluations)
 
 
 def _where(condition: Array, new: Any, old: Any) -> Any:

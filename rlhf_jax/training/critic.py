@@ -42,9 +42,9 @@ def make_policy_critic_optimizer(
     """
     if total_steps is not None and critic_warmup >= total_steps:
         raise ValueError(f"critic_warmup={critic_warmup} leaves no update to the policy: the run has {total_steps}")
-    rate = config.learning_rate if critic_learning_rate is None else critic_learning_rate
+    own = config if critic_learning_rate is None else dataclasses.replace(config, learning_rate=critic_learning_rate)
     policy = make_optimizer(config, total_steps=None if total_steps is None else total_steps - critic_warmup)
-    critic = make_optimizer(dataclasses.replace(config, learning_rate=rate), total_steps=total_steps)
+    critic = make_optimizer(own, total_steps=total_steps)
 
     def init(params: Params) -> PolicyCriticState:
         return PolicyCriticState(jnp.zeros((), jnp.int32), policy.init(params["policy"]), critic.init(params["critic"]))
