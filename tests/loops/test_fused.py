@@ -11,10 +11,19 @@ import pytest
 
 from rlhf_jax.algorithms import ALGORITHMS, DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, SFTConfig
 from rlhf_jax.data import PromptBatch, byte_tokenizer
-from rlhf_jax.loops.fused import FusedConfig, make_fused_fit, make_fused_loop
-from rlhf_jax.loops.fused_rollouts import GenerationShape, PromptSet, make_collect, make_evaluate
-from rlhf_jax.loops.fused_task import encode_answers, exact_answer, make_prompt_set
-from rlhf_jax.loops.traced import with_traced
+from rlhf_jax.loops.fused import (
+    FusedConfig,
+    GenerationShape,
+    PromptSet,
+    encode_answers,
+    exact_answer,
+    make_collect,
+    make_evaluate,
+    make_fused_fit,
+    make_fused_loop,
+    make_prompt_set,
+    with_traced,
+)
 from rlhf_jax.models import init_model
 from rlhf_jax.rollout import SamplingParams, generate
 from rlhf_jax.training import OptimizerConfig, make_epochs, make_optimizer, make_train_state, make_update_step

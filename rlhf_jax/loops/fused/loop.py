@@ -23,7 +23,7 @@ from jaxtyping import Array
 from rlhf_jax.algorithms import ALGORITHMS, PPOConfig
 from rlhf_jax.algorithms.ppo import split_params, token_values
 from rlhf_jax.config import algorithm_name
-from rlhf_jax.loops.fused_rollouts import GenerationShape, OnlineConfig, PromptSet, RewardFn, make_collect
+from rlhf_jax.loops.fused.rollouts import GenerationShape, OnlineConfig, PromptSet, RewardFn, make_collect
 from rlhf_jax.training import TrainState, make_epochs, make_score, make_train_state, make_update_step
 from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
 
@@ -76,7 +76,7 @@ def make_fused_loop(
     """Builds a whole run of PPO, GRPO or DAPO.
 
     The reference of the KL, where the algorithm has one, is the policy that the run starts from. See
-    `fused_rollouts.make_collect` for what dynamic sampling does here.
+    `make_collect` for what dynamic sampling does here.
 
     Args:
       config: of the algorithm; its floats may be traced (`with_traced`).

@@ -1,4 +1,4 @@
-"""Completions inside one program: prompts drawn, sampled and rewarded, dynamic sampling, evaluation. See `loops.fused`."""
+"""Completions inside one program: prompts drawn, sampled and rewarded, dynamic sampling, evaluation. See `loop`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
