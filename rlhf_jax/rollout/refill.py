@@ -59,15 +59,13 @@ def run_slots(programs: Programs, params: Params, job: Job, settings: Settings) 
     slot, slot_steps, ring = 0, rows, None
     while waiting or held.active.any():
         _refill(held, waiting, job, first_tokens, settings.group_size)
-        keep = None if waiting else _slots_to_keep(held, settings)
-        if keep is not None:
-            held = Slots(*(x[keep] for x in held))
-            ring = None if ring is None else programs.narrow(ring, keep)
         needed = min(int(held.produced[held.active].max()) + settings.chunk - 1, sizes[-1])
         size = next(size for size in sizes if size >= needed)
         if ring is None:
-            ring = programs.empty(pool, len(held.row), size)
-        elif size > ring.slots:
+            ring = programs.empty(pool, settings.slots, size)
+        while not waiting and (keep := _half(held, settings)) is not None:
+            held, ring = Slots(*(x[keep] for x in held)), programs.narrow(ring, keep)
+        if size > ring.slots:
             slot, ring = ring.slots, programs.grow(ring, size, slot)
         ring, *news = programs.chunk(params, pool, ring, slot, held, job.key, job.sampling, steps=job.steps)
         slot = (slot + settings.chunk) % ring.slots
@@ -115,16 +113,13 @@ def _refill(held: Slots, waiting: list[int], job: Job, first_tokens: np.ndarray,
             field[slot] = value
 
 
-def _slots_to_keep(held: Slots, settings: Settings) -> np.ndarray | None:
-    """The slots to go on with when half of them or fewer would do; None: all."""
+def _half(held: Slots, settings: Settings) -> np.ndarray | None:
+    """Half of the slots, with all that are active among them; None: they would not fit, or there are few slots already."""
     assert settings.slots is not None
-    width, active = len(held.row), np.flatnonzero(held.active)
-    narrow, least = width, max(len(active), settings.slots / _NARROWEST)
-    while narrow % 2 == 0 and narrow // 2 % settings.shards == 0 and narrow // 2 >= least:
-        narrow //= 2
-    if narrow == width:
+    active, half = np.flatnonzero(held.active), len(held.row) // 2
+    if len(held.row) % 2 or half % settings.shards or half < max(len(active), settings.slots / _NARROWEST):
         return None
-    return np.concatenate([active, np.flatnonzero(~held.active)[: narrow - len(active)]]).astype(np.int32)
+    return np.concatenate([active, np.flatnonzero(~held.active)[: half - len(active)]]).astype(np.int32)
 
 
 def _collect(
