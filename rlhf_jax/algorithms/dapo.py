@@ -70,7 +70,7 @@ class DAPOConfig:
     dynamic_sampling: bool = True
     """Train only on groups with a right and a wrong answer, and generate until the batch is full of them."""
     accuracy_reward: str | None = None
-    """Name of the reward that says right (> 0) or wrong, before any penalty; null: the weighted sum of all."""
+    """Name of the reward that says right (> 0) or wrong, before any penalty; null: the first of `rewards`."""
     max_generation_batches: int = 10
     """Generation batches for one update at most."""
     on_cap: Literal["train_partial", "raise"] = "train_partial"

@@ -1,6 +1,7 @@
 """What a run leaves on disk: checkpoints, metrics, logs, plots."""
 
 from rlhf_jax.io.checkpoint import Checkpointer, CheckpointError
+from rlhf_jax.io.completions import log_completions, save_completions
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress, describe_metrics
 from rlhf_jax.io.run_folder import RunFolder, RunFolderError
@@ -18,6 +19,8 @@ __all__ = [
     "TensorBoardSink",
     "WandbSink",
     "describe_metrics",
+    "log_completions",
     "plot_run",
     "read_metrics",
+    "save_completions",
 ]

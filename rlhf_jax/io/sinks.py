@@ -78,7 +78,7 @@ class TensorBoardSink:
     def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
         """Add one event per metric."""
         for name, value in metrics.items():
-            self._writer.add_scalar(f"{split}/{name}", float(value), int(step))
+            self._writer.add_scalar(f"{split}/{name}".replace("@", "_"), float(value), int(step))  # "@" is no tag character
 
     def close(self) -> None:
         """Flush and close."""

@@ -1,8 +1,8 @@
 """Whole runs: `train`, `evaluate`, `export` and the embedded `quickstart`."""
 
+from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.evaluate import evaluate
 from rlhf_jax.loops.export import export
-from rlhf_jax.loops.offline import TrainingError
 from rlhf_jax.loops.quickstart import QuickstartResult, quickstart
 from rlhf_jax.loops.train import RunResult, train
 

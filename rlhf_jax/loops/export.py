@@ -96,7 +96,11 @@ def load_checkpoint(
         meta = checkpointer.read_meta(step)
         config = ModelConfig.from_hf(meta["model"])
         abstract = abstract_params(config, meta["head"], meta["dtype"])
+        if meta.get("critic") is not None:  # PPO with a critic of its own: the policy is one of two trees
+            critic = abstract_params(ModelConfig.from_hf(meta["critic"]), "reward", meta["dtype"])
+            abstract = {"policy": abstract, "critic": critic}
         shardings = infer_shardings(abstract, mesh, replicate=replicate)
         structs = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         params = checkpointer.restore_params(step, structs)
+        params = params if meta.get("critic") is None else params["policy"]
     return make_model(config, mesh=mesh, head=meta["head"], **execution), params

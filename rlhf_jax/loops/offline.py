@@ -10,6 +10,7 @@ import numpy as np
 
 from rlhf_jax.data import prefetch
 from rlhf_jax.io import Checkpointer, RunFolder
+from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_document, with_reference
 from rlhf_jax.loops.interrupt import StopRequest
 from rlhf_jax.loops.place import needs_blocking, place_batch
@@ -20,10 +21,6 @@ from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_s
 from rlhf_jax.types import Metrics, Params
 
 _log = logging.getLogger(__name__)
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: the loss or the gradients stay non-finite."""
 
 
 class References(NamedTuple):

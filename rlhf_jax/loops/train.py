@@ -7,6 +7,8 @@ from rlhf_jax.config import Config
 from rlhf_jax.io import Checkpointer, RunFolder
 from rlhf_jax.loops.export import export_model
 from rlhf_jax.loops.offline import train_offline
+from rlhf_jax.loops.online import train_online
+from rlhf_jax.loops.online_setup import make_online_setup
 from rlhf_jax.loops.setup import make_setup
 from rlhf_jax.training.allocator import retain_freed_memory
 
@@ -16,7 +18,7 @@ class RunResult(NamedTuple):
 
     run_dir: pathlib.Path
     steps: int
-    """Optimizer steps made, those of earlier sessions included."""
+    """Training steps made, those of earlier sessions included."""
     metrics: dict[str, float]
     """The last evaluation, and the last training metrics under the prefix "train/"."""
     interrupted: bool
@@ -26,11 +28,11 @@ class RunResult(NamedTuple):
 
 
 def train(config: Config, *, progress: bool | None = None) -> RunResult:
-    """Trains as configured: SFT, reward model or DPO.
+    """Trains as configured: SFT, reward model, DPO, PPO, GRPO or DAPO.
 
-    The run folder holds `config.yaml` (resolved), `metrics.jsonl`, `log.txt`, `tensorboard/`, `checkpoints/`, and at the end
-    `export/`, a folder that transformers loads. A run that was interrupted or killed goes on from its last checkpoint with
-    the same bits as if it had not been (`checkpoint.resume`).
+    The run folder holds `config.yaml` (resolved), `metrics.jsonl`, `log.txt`, `tensorboard/`, `checkpoints/`, online also
+    `completions/`, and at the end `export/`, a folder that transformers loads (and of PPO `critic/`). A run that was interrupted
+    or killed goes on from its last checkpoint with the same bits as if it had not been (`checkpoint.resume`).
 
     Args:
       config: a whole run (`load_config` or built in Python).
@@ -41,7 +43,7 @@ def train(config: Config, *, progress: bool | None = None) -> RunResult:
 
     Raises:
       ValueError: the configuration, the data or the model cannot be used; one line says why.
-      TrainingError: the loss stays non-finite.
+      TrainingError: the loss stays non-finite, or no prompt has right and wrong answers to learn from.
     """
     retain_freed_memory()
     run_dir = pathlib.Path(config.run_dir)
@@ -54,10 +56,26 @@ def train(config: Config, *, progress: bool | None = None) -> RunResult:
     ) as checkpointer:
         resume = checkpointer.latest_step()
         with RunFolder(config, resume_step=resume, progress=progress) as folder:
-            setup = make_setup(config)
-            folder.start(total_steps=setup.total_steps)
-            state, interrupted = train_offline(setup, folder=folder, checkpointer=checkpointer, resume=resume)
-            export_dir = None
-            if not interrupted:
-                export_dir = export_model(run_dir / "export", setup.model, state.params, setup.tokenizer)
-    return RunResult(run_dir, int(state.step), folder.last_metrics(), interrupted, export_dir)
+            run = _run_online if config.is_online else _run_offline
+            steps, interrupted = run(config, folder, checkpointer, resume)
+    return RunResult(run_dir, steps, folder.last_metrics(), interrupted, None if interrupted else run_dir / "export")
+
+
+def _run_offline(config: Config, folder: RunFolder, checkpointer: Checkpointer, resume: int | None) -> tuple[int, bool]:
+    setup = make_setup(config)
+    folder.start(total_steps=setup.total_steps)
+    state, interrupted = train_offline(setup, folder=folder, checkpointer=checkpointer, resume=resume)
+    if not interrupted:
+        export_model(folder.path / "export", setup.model, state.params, setup.tokenizer)
+    return int(state.step), interrupted
+
+
+def _run_online(config: Config, folder: RunFolder, checkpointer: Checkpointer, resume: int | None) -> tuple[int, bool]:
+    setup = make_online_setup(config)
+    folder.start(total_steps=setup.total_steps)
+    now, interrupted = train_online(setup, folder=folder, checkpointer=checkpointer, resume=resume)
+    if not interrupted:
+        export_model(folder.path / "export", setup.policy, setup.policy_params(now.state.params), setup.tokenizer)
+        if setup.critic is not None:
+            export_model(folder.path / "critic", setup.critic, now.state.params["critic"], setup.tokenizer)
+    return now.step, interrupted

@@ -15,7 +15,7 @@ from rlhf_jax.types import Params
 class PolicyCriticState(NamedTuple):
     """Moments of both models and the number of updates made."""
 
-    count: Int[Array, ""]
+    updates: Int[Array, ""]
     policy: optax.OptState
     critic: optax.OptState
 
@@ -53,9 +53,9 @@ def make_policy_critic_optimizer(
         assert params is not None
         moved, policy_state = policy.update(updates["policy"], state.policy, params["policy"])
         valued, critic_state = critic.update(updates["critic"], state.critic, params["critic"])
-        active = state.count >= critic_warmup
+        active = state.updates >= critic_warmup
         moved = jax.tree.map(lambda u: jnp.where(active, u, jnp.zeros_like(u)), moved)
         policy_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), policy_state, state.policy)
-        return {"policy": moved, "critic": valued}, PolicyCriticState(state.count + 1, policy_state, critic_state)
+        return {"policy": moved, "critic": valued}, PolicyCriticState(state.updates + 1, policy_state, critic_state)
 
     return optax.GradientTransformation(init, update)
