@@ -11,18 +11,21 @@ Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 TARGET_COLUMNS = ("answer", "solution", "ground_truth", "reward_model.ground_truth", "reward_model")
 """Columns that may hold the right answer, the first present one is read."""
 
+_LONGEST = 500
+"""Characters of an answer in which typography is looked for: together with bounded patterns, all here is linear in the text."""
+
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?![\w.]))?"
-_LAST_NUMBER = re.compile(rf"(?<![\w.]){_NUMBER}(?:\s*/\s*\d+(?![\w.]))?(?!\d)")
-_PHRASE = re.compile(r"\banswer\s*(?:is|:|=)\s*:?\s*([^\n]+)", re.IGNORECASE)
+_LAST_NUMBER = re.compile(rf"(?<![\w.]){_NUMBER}(?:\s{{0,3}}/\s{{0,3}}\d+(?![\w.]))?(?!\d)")
+_PHRASE = re.compile(r"\banswer\s{0,8}(?:is|:|=)\s{0,8}:?\s{0,8}([^\n]+)", re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
-_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|[{}]")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
-_FRACTION = re.compile(r"(?<![A-Za-z\\])(\d*)\s*\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
+_FRACTION = re.compile(r"(?<![\dA-Za-z\\])(\d*)\s*\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
 _NOISE = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ()\[\]]|\$|€|£|~|\^\s*(?:\{\s*\\circ\s*\}|\\circ)|°|\*\*")
 _ASSIGNED = re.compile(r"^[A-Za-z]\w{0,11}\s*=\s*([^=]+)$")
 _SIMPLE = re.compile(rf"^({_NUMBER})(?:\s*/\s*(\d+)|\s+(\d+)/(\d+))?(?:\s*%)?(\s*[A-Za-zµ][A-Za-zµ\s/^{{}}23²³.-]*)?$")
-_FORMULA = re.compile(r"\$[^$]+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
+_FORMULA = re.compile(r"\$[^$]{1,999}\$|\\\(.{1,999}?\\\)|\\\[.{1,999}?\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _UNITS = frozenset("mm cm km m in ft yd mi mg kg g t lb oz ml mL cl dl l L s h hr ms am pm kW W V A Hz J kJ N Pa K C F".split())
 _NOT_UNITS = frozenset("and sqrt log sin cos tan exp mod".split())
@@ -47,8 +50,8 @@ def marked_answer(text: str) -> str | None:
     ``\boxed{..}``, ``#### ..``, "answer is .." or "answer: .." up to the end of the line.
     """
     text = text.rpartition("</think>")[2]
-    if tags := _TAGS.findall(text):
-        return marked_answer(tags[-1]) or tags[-1].strip()
+    if (tagged := _last_tagged(text)) is not None:
+        return marked_answer(tagged) or tagged.strip()
     if boxed := _last_boxed(text):
         return boxed
     if hashes := _HASHES.findall(text):
@@ -100,8 +103,8 @@ def normal_form(answer: str) -> str:
 
 def as_number(answer: str) -> Fraction | None:
     """The value of an answer that is one number, perhaps with a unit or a percent sign (which is dropped); else None."""
-    found = _SIMPLE.match(_plain(answer))
-    if not found or len(found[0]) > 400:
+    found = _SIMPLE.match(_plain(answer)) if len(answer) <= _LONGEST else None
+    if not found:
         return None
     if not _is_unit(found[5] or ""):
         return None
@@ -151,21 +154,32 @@ def target_of(columns: Mapping[str, Sequence[Any]], index: int) -> str | None:
     return targets[0] if targets else None
 
 
+def _last_tagged(text: str) -> str | None:
+    found, start = None, None
+    for tag in _TAG.finditer(text):
+        if not tag[1]:
+            start = tag.end()
+        elif start is not None:
+            found, start = text[start : tag.start()], None
+    return found
+
+
 def _last_boxed(text: str) -> str | None:
-    found = None
-    for match in _BOXED.finditer(text):
-        depth, start = 1, match.end()
-        for end in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                found = text[start:end].strip()
-                break
+    last, found = -1, None
+    opened: list[int | None] = []
+    for brace in _BRACE.finditer(text):
+        if brace[0] != "}":
+            opened.append(brace.end() if len(brace[0]) > 1 else None)
+        elif opened and (start := opened.pop()) is not None and start > last:
+            last, found = start, text[start : brace.start()].strip()
     return found or None
 
 
 def _plain(answer: str) -> str:
+    if len(answer) > _LONGEST:
+        return answer
     text = _WRAPPED.sub(r" \1 ", answer)
-    text = _FRACTION.sub(lambda m: f"{m[1]} {m[2] or m[4]}/{m[3] or m[5]}", text)
+    text = _FRACTION.sub(lambda m: f"{m[1]} {m[2] or m[4]}/{m[3] or m[5]}".lstrip(), text)
     text = _NOISE.sub("", text).replace("\\%", "%").replace("{,}", ",").strip()
     if assigned := _ASSIGNED.match(text):
         text = assigned[1]

@@ -150,7 +150,7 @@ def repetition_reward(
         words = content_of(completion).lower().split()
         total = len(words) - n + 1
         distinct = len(set(zip(*(words[k:] for k in range(n)), strict=False)))
-        scores.append(-max_penalty * (1.0 - distinct / total) if total > 0 else 0.0)
+        scores.append(0.0 - max_penalty * (1.0 - distinct / total) if total > 0 else 0.0)
     return scores
 
 
@@ -181,12 +181,12 @@ def overlong_reward(
     """
     _check("overlong.buffer_len", buffer_len, 1)
     _check("overlong.max_len", max_len, buffer_len)
-    return [-factor * min(max(len(ids) - (max_len - buffer_len), 0) / buffer_len, 1.0) for ids in completion_ids]
+    return [0.0 - factor * min(max(len(ids) - (max_len - buffer_len), 0) / buffer_len, 1.0) for ids in completion_ids]
 
 
 def check_targets(columns: Mapping[str, Sequence[Any]]) -> None:
     """Raises ValueError unless a column holds the right answers."""
-    if all(columns.values()):
+    if all(len(values) for values in columns.values()):
         targets_of(columns, 0)
 
 

@@ -11,9 +11,11 @@ class RewardConfig:
     """One reward function and its share of the total."""
 
     function: str
-    """A built-in ("math", "exact_match", "think_format", "format", "length", "repetition", "overlong", "code"), a function of
-    an installed module ("package.module:function") or of a Python file ("path/to/file.py:function"). Such a function has
-    TRL's signature: f(prompts, completions, completion_ids=None, **columns) -> list of float or None, sync or async."""
+    """A built-in ("math", "exact_match", "think_format", "format", "length", "repetition", "overlong", "code", "countdown";
+    their options are the keywords of `rlhf_jax.rewards.REWARDS[name]`), a function of an installed module
+    ("package.module:function") or of a Python file ("path/to/file.py:function"). Such a function has TRL's signature:
+    f(prompts, completions, completion_ids=None, **columns) -> list of float or None, sync or async. One that takes neither
+    prompts nor completions is called with the options and returns the reward function."""
     weight: float = 1.0
     """Factor in the total; 0: only logged."""
     name: str | None = None

@@ -56,10 +56,7 @@ def countdown_reward(
     Raises:
       ValueError: a column is missing.
     """
-    for name in ("nums", "target"):
-        if name not in columns:
-            present = ", ".join(sorted(columns)) or "none"
-            raise ValueError(f"reward countdown needs a column {name!r}, the data has {present}: rename it with data.columns")
+    check_numbers(columns)
     scores: list[float | None] = []
     for completion, nums, target in zip(completions, columns["nums"], columns["target"], strict=True):
         if nums is None or target is None:
@@ -71,6 +68,14 @@ def countdown_reward(
         else:
             scores.append(1.0 if worked[1] == Fraction(target) else format_score)
     return scores
+
+
+def check_numbers(columns: Mapping[str, Sequence[Any]]) -> None:
+    """Raises ValueError unless the columns `nums` and `target` are there."""
+    for name in ("nums", "target"):
+        if name not in columns:
+            present = ", ".join(sorted(columns)) or "none"
+            raise ValueError(f"reward countdown needs a column {name!r}, the data has {present}: rename it with data.columns")
 
 
 def expression_of(completion: Completion) -> str:

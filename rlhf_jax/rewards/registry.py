@@ -1,9 +1,10 @@
 """The built-in reward functions by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhf_jax.rewards.basic import (
+    check_targets,
     exact_match_reward,
     format_reward,
     length_reward,
@@ -11,8 +12,8 @@ from rlhf_jax.rewards.basic import (
     repetition_reward,
     think_format_reward,
 )
-from rlhf_jax.rewards.code import code_reward
-from rlhf_jax.rewards.countdown import countdown_reward
+from rlhf_jax.rewards.code import check_tests, code_reward
+from rlhf_jax.rewards.countdown import check_numbers, countdown_reward
 from rlhf_jax.rewards.math import math_reward
 
 REWARDS: dict[str, Callable[..., Any]] = {
@@ -31,8 +32,13 @@ REWARDS: dict[str, Callable[..., Any]] = {
 INLINE = frozenset({"exact_match", "think_format", "length", "repetition", "overlong", "countdown"})
 """Run in the main process: microseconds a completion, and nothing in them can hang. All others run in the pool."""
 
-NEEDS_TARGET = frozenset({"math", "exact_match"})
-"""Read a column with the right answer (`rlhf_jax.rewards.answers.targets_of`)."""
-
 SANDBOXED = frozenset({"code"})
-"""Need the sandbox (`rlhf_jax.rewards.sandbox`), a column with tests, and a time limit below the pool's."""
+"""Need the sandbox (`rlhf_jax.rewards.sandbox`) and a time limit below the pool's."""
+
+COLUMN_CHECKS: dict[str, Callable[[Mapping[str, Sequence[Any]]], None]] = {
+    "math": check_targets,
+    "exact_match": check_targets,
+    "code": check_tests,
+    "countdown": check_numbers,
+}
+"""Name -> raises ValueError when the data lacks a column that the function reads."""

@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.rewards.basic import check_targets
-from rlhf_jax.rewards.code import check_tests
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.loading import LoadedReward, check_name, load_reward
 from rlhf_jax.rewards.pool import Outcome, Pool
 from rlhf_jax.rewards.processes import Task
-from rlhf_jax.rewards.registry import INLINE, NEEDS_TARGET, SANDBOXED
+from rlhf_jax.rewards.registry import COLUMN_CHECKS, INLINE, SANDBOXED
 from rlhf_jax.rewards.sandbox import Limits, isolation
 from rlhf_jax.rewards.worker import Batch, describe, numbers_of
 
@@ -113,9 +111,9 @@ class Rewards:
             if length != len(completions):
                 raise ValueError(f"{name} has {length} rows for {len(completions)} completions")
         for index, config in enumerate(self._configs):
-            for check in [check_targets] * (config.function in NEEDS_TARGET) + [check_tests] * (config.function in SANDBOXED):
+            if config.function in COLUMN_CHECKS:
                 try:
-                    check(columns)
+                    COLUMN_CHECKS[config.function](columns)
                 except ValueError as error:
                     raise ValueError(f"reward {config.label!r}: {error}") from None
             if index in self._pooled and self._pool is not None:

@@ -34,7 +34,6 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "getitem": operator.getitem,
     "setitem": operator.setitem,
     "delitem": operator.delitem,
-    "contains": operator.contains,
     "len": len,
     "bool": bool,
     "str": str,
@@ -175,7 +174,11 @@ class Peer:
 
 
 class Proxy:
-    """An object of the other side. Equal to itself; to another object of that side when that side says so; never to data."""
+    """An object of the other side.
+
+    Comparisons and arithmetic are that side's business between two of its objects. With data they are refused, and it never
+    equals data: else an object whose difference to everything is 0 would be right everywhere.
+    """
 
     def __init__(self, peer: Peer, number: int) -> None:
         object.__setattr__(self, "_peer", peer)
@@ -198,9 +201,6 @@ class Proxy:
 
     def __delitem__(self, key: Any) -> None:
         _ask(self, "delitem", key)
-
-    def __contains__(self, item: Any) -> bool:
-        return _ask(self, "contains", item) is True
 
     def __len__(self) -> int:
         return int(_ask(self, "len"))
@@ -235,7 +235,7 @@ class Proxy:
 
 
 def _arithmetic(name: str) -> Callable[[Proxy, Any], Any]:
-    return lambda self, other: _ask(self, name, other)
+    return lambda self, other: _ask(self, name, other) if isinstance(other, Proxy) else NotImplemented
 
 
 for _name in _ARITHMETIC:

@@ -27,6 +27,7 @@ _BOOT = (
     "from rlhf_jax.rewards.sandbox.child import main; main()"
 )
 """Imports the child without the packages around it, which need JAX and are not for strangers."""
+FOLDER_PREFIX = "rlhf-jax-code-"
 _LARGEST_OUTPUT = 2**20
 _START_SECONDS = 30.0
 """Time for the interpreter and the layers; the limit of the program starts afterwards."""
@@ -216,7 +217,7 @@ def _run(code: str, stdin: str, limits: Limits, *, namespaces: bool) -> Finished
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="rlhf-jax-code-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder:
         yield folder
 
 
