@@ -96,6 +96,7 @@ def sample(
         rollout.completion_mask,
         rewards.astype(jnp.float32),
         rollout.truncated,
+        scored=jnp.repeat(prompts.lengths, group_size)[:, None] + jnp.arange(shape.max_new_tokens)[None, :],
         sampler_logps=rollout.logps,
         on_policy=jnp.ones(rewards.shape, bool),
     )
@@ -221,7 +222,10 @@ class _Collected(NamedTuple):
 def _empty(like: PolicyBatch, pad_id: int) -> _Collected:
     zero = jnp.zeros((), jnp.int32)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    blank = blank._replace(tokens=jnp.full_like(blank.tokens, pad_id), rewards=jnp.full_like(blank.rewards, jnp.nan))
+    tokens, rewards, scored = (
+        jnp.full_like(x, filler) for x, filler in ((blank.tokens, pad_id), (blank.rewards, jnp.nan), (blank.scored, -1))
+    )
+    blank = blank._replace(tokens=tokens, rewards=rewards, scored=scored)
     return _Collected(blank, zero, zero, zero, zero)
 
 
