@@ -40,11 +40,12 @@ def compile_cache(tmp_path_factory):
 def tiny_config(tmp_path):
     """(algorithm name, **section replacements) -> Config of a run of 8 steps; `model`, `data`, ... are dicts of fields."""
 
-    def build(name: str, *, run_dir: pathlib.Path | None = None, seed: int = 0, algorithm=None, **sections) -> Config:
+    def build(name: str, *, run_dir: pathlib.Path | None = None, seed: int = 0, algorithm=None, rewards=(), **sections) -> Config:
         config = Config(
             algorithm=algorithm or ALGORITHMS[name],
             run_dir=str(run_dir or tmp_path / name),
             seed=seed,
+            rewards=rewards,
             tokenizer="byte",
             model=ModelSection(config=MODEL),
             data=DataConfig(path=DATA, eval_size=12, max_length=16, num_buckets=1),

@@ -12,19 +12,20 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax.algorithms import DPOConfig, GRPOConfig, SFTConfig
+from rlhf_jax.algorithms import DPOConfig, SFTConfig
 from rlhf_jax.io import read_metrics
 from rlhf_jax.loops import TrainingError, evaluate, export, train
 from rlhf_jax.loops.export import load_checkpoint
 from rlhf_jax.models import load_pretrained
 from rlhf_jax.sharding import make_mesh
 
-TIMING = {"time/step", "tokens_per_second"}
+TIMING = ("time/", "tokens_per_second", "sampler/tokens_per_second")
 
 
 def values(run_dir):
     """Rows of metrics.jsonl without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k not in TIMING} for row in read_metrics(pathlib.Path(run_dir) / "metrics.jsonl")]
+    rows = read_metrics(pathlib.Path(run_dir) / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith(TIMING)} for row in rows]
 
 
 def params_of(folder, head=None):
@@ -200,11 +201,6 @@ def test_impossible_runs_are_one_line_errors(tiny_config, sections, message):
     with pytest.raises(ValueError, match=message) as caught:
         train(tiny_config("sft", **sections))
     assert "\n" not in str(caught.value)
-
-
-def test_online_algorithms_say_what_this_version_trains(tiny_config):
-    with pytest.raises(ValueError, match="samples its own completions"):
-        train(tiny_config("grpo", algorithm=GRPOConfig()))
 
 
 def test_another_reference_is_noticed_on_resume_and_another_architecture_refused(tiny_config, tmp_path):
