@@ -19,7 +19,7 @@ from rlhf_jax.rewards.worker import Batch, Setup, frame
 _log = logging.getLogger(__name__)
 _ASYNC_GRACE = 2.0
 """Async functions have the time limit inside the worker; this much later the worker itself counts as hung."""
-_MAX_STARTS_IN_VAIN = 5
+_MAX_STARTS_IN_VAIN = 2
 _CHUNK = 64
 
 

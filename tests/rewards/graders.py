@@ -100,7 +100,8 @@ def process_id(completions, **kwargs):
     return [float(os.getpid())]
 
 
-def devices_and_threads(completions, **kwargs):
+def where_it_runs(completions, **kwargs):
+    _act(completions[0])
     return [float(os.environ["JAX_PLATFORMS"] == "cpu" and os.getsid(0) == os.getpid())]
 
 

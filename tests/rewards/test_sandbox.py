@@ -182,6 +182,7 @@ def test_a_sandbox_that_leaks_is_refused(monkeypatch):
 
 
 def test_an_end_of_the_sandbox_before_it_starts_is_no_grade(monkeypatch):
+    isolation()
     monkeypatch.setattr(run, "_BOOT", "import sys; sys.exit(0)")
     with pytest.raises(RuntimeError, match="the sandbox did not start"):
         run_tests("", "", ADD, LIMITS)

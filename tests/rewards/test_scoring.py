@@ -40,12 +40,17 @@ def test_total_is_trls_for_none_and_nan_for_failures():
     with make_rewards(configs, PoolConfig(workers=1)) as rewards:
         both = rewards.score(["p"] * 3, words, [[1]] * 3, {})
     np.testing.assert_array_equal(both.total, [5.0, 1.0, np.nan])
-    with make_rewards([configs[0]], PoolConfig(workers=1)) as rewards:
-        alone = rewards.score(["p"] * 3, words, [[1]] * 3, {})
-    np.testing.assert_array_equal(alone.total, [4.0, np.nan, np.nan])
-    only_logged = RewardConfig(function=f"{GRADERS}:by_word", weight=0.0)
-    with make_rewards([only_logged, configs[1]], PoolConfig(workers=1)) as rewards:
-        assert rewards.score(["p"] * 3, words, [[1]] * 3, {}).total.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_reward_without_weight_is_only_logged():
+    configs = [
+        RewardConfig(function=f"{GRADERS}:by_word"),
+        RewardConfig(function=f"{GRADERS}:by_word", weight=0.0, name="logged"),
+    ]
+    with make_rewards(configs, PoolConfig(workers=1)) as rewards:
+        scores = rewards.score(["p"] * 3, ["good", "none", "raise"], [[1]] * 3, {})
+    np.testing.assert_array_equal(scores.total, [4.0, np.nan, np.nan])
+    assert scores.failures == {"by_word/none": 1, "by_word/error": 1, "logged/none": 1, "logged/error": 1}
 
 
 def test_arguments_reach_the_function():

@@ -27,7 +27,7 @@ ALLOWED = """
 _LOAD, _EQUAL, _BITS, _RETURN = 0x20, 0x15, 0x45, 0x06
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-_CLONE, _FCNTL, _PRLIMIT = (56, 220), (72, 25), (302, 261)
+_CLONE, _FCNTL, _PRLIMIT, _IOCTL = (56, 220), (72, 25), (302, 261), (16, 29)
 _CLONE_THREAD = 0x10000
 _FCNTL_REFUSED = (8, 10, 15, 1024, 1026, 1031)
 """Those that make the kernel send signals to other processes, watch folders or enlarge pipes."""
@@ -69,6 +69,7 @@ def _program() -> list[bytes]:
         (_CLONE, _FIRST, [_line(_BITS, _CLONE_THREAD, 1, 0), refused, allowed]),
         (_FCNTL, _SECOND, [part for c in _FCNTL_REFUSED for part in (_line(_EQUAL, c, 0, 1), refused)] + [allowed]),
         (_PRLIMIT, _FIRST, [_line(_EQUAL, 0, 1, 0), refused, allowed]),
+        (_IOCTL, _FIRST, [_line(_RETURN, _ERROR | errno.ENOTTY)]),  # Python then uses fcntl
     )
     for special, argument, block in blocks:
         program += [_line(_EQUAL, special[column], 0, len(block) + 1), _line(_LOAD, argument), *block]
