@@ -23,7 +23,7 @@ import numpy as np
 
 from rlhf_jax.bench.inputs import MODEL, save_model
 from rlhf_jax.bench.sides import add_arguments, start_side, take_turns
-from rlhf_jax.bench.timing import Timing, summarise
+from rlhf_jax.bench.timing import Timing, ratios, summarise
 
 SIDES = ("rlhf_jax", "rlhf_jax, whole head", "plain PyTorch", "plain PyTorch, retained", "TRL", "TRL, retained")
 TOLERANCE = 1e-3
@@ -83,9 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not worst <= TOLERANCE:
         return 1
     times: dict[str, Timing] = {name: summarise(result.seconds) for name, result in results.items()}
-    first = times[args.sides[0]].median
+    first = times[args.sides[0]]
     for name, timing in times.items():
-        print(f"  {name:26s} {timing}   {timing.median / first:5.2f} x {args.sides[0]}")
+        print(f"  {name:26s} {timing}   {ratios(timing, first)} x {args.sides[0]}")
     return 0
 
 

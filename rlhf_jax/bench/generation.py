@@ -18,7 +18,7 @@ import numpy as np
 
 from rlhf_jax.bench.inputs import random_tokens, save_model
 from rlhf_jax.bench.sides import OURS, RETAINED, add_arguments, start_side, take_turns
-from rlhf_jax.bench.timing import Timing, summarise
+from rlhf_jax.bench.timing import Timing, ratios, summarise
 
 SIDES = (OURS, "transformers", "transformers, static cache", "transformers" + RETAINED)
 MODULE = "rlhf_jax.bench.generation_sides"
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in args.sides:
             timing = times[name][kind]
             rate = args.rows * args.new_tokens / timing.median
-            print(f"  {name:28s} {timing}  {rate:7.0f} tokens/s   {timing.median / times[first][kind].median:5.2f} x {first}")
+            print(f"  {name:28s} {timing}  {rate:7.0f} tokens/s   {ratios(timing, times[first][kind])} x {first}")
     return 0
 
 

@@ -1,188 +1,155 @@
-"""Our side of the GRPO and the PPO iteration, in a process of its own: the pieces that the online loop calls, in its order.
+"""Our side of the GRPO and the PPO iteration, in a process of its own: what the online loop does in a step, from a configuration.
 
-The files in FOLDER and the protocol are those of `grpo_sides` and `ppo_sides`.
+The files in FOLDER and the protocol are those of `grpo_sides` and `ppo_sides`. An iteration draws and tokenises prompts, samples,
+decodes to text, has the completions graded in the pool of processes, builds the batch, scores and updates; only the writing of
+metrics and completions to the run folder is left out.
 """
 
 import argparse
 import functools
+import json
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import tokenizers
 
-from rlhf_jax.algorithms import ALGORITHMS, GRPOConfig, PPOConfig
-from rlhf_jax.algorithms.ppo import token_values
+from rlhf_jax.algorithms import GRPOConfig, PPOConfig
 from rlhf_jax.bench import grpo_sides, ppo_sides
-from rlhf_jax.bench.low_ids import low_ids
-from rlhf_jax.models import load_pretrained
-from rlhf_jax.rollout import SamplingParams, make_generator
-from rlhf_jax.training import (
-    OptimizerConfig,
-    make_epochs,
-    make_optimizer,
-    make_policy_critic_optimizer,
-    make_score,
-    make_train_state,
-    make_update_step,
-)
+from rlhf_jax.config import Config, ModelSection, TrainingConfig
+from rlhf_jax.data import DataConfig, FastTokenizer
+from rlhf_jax.loops.collect import Position, collect, no_groups
+from rlhf_jax.loops.groups import from_rollout, make_batch
+from rlhf_jax.loops.online_setup import OnlineSetup, make_online_setup, make_sample
+from rlhf_jax.loops.online_step import make_online_update, make_score_step
+from rlhf_jax.loops.place import place_batch
+from rlhf_jax.rewards import RewardConfig
+from rlhf_jax.rollout import RolloutConfig
+from rlhf_jax.training import OptimizerConfig, TrainState, make_sharded_state
 from rlhf_jax.training.allocator import retain_freed_memory
-from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
+from rlhf_jax.types import Params, PolicyBatch, Rollout
 
 
-class Iteration(NamedTuple):
-    """What an iteration of one algorithm is made of."""
-
-    algorithm: Algorithm
-    tx: optax.GradientTransformation
-    model: Model
-    params: Params
-    policy: Callable[[Params], Params]
-    """The sampled tree within the trained ones."""
-    score: Callable[[Params, PolicyBatch], PolicyBatch]
-    """Fills what `prepare` needs. Jitted, or the identity."""
-    old_logps: Callable[[Params, PolicyBatch], jax.Array]
-    """The trainer's own log-probabilities, for the gate."""
-    group_size: int
-    num_microbatches: int
-
-
-def make_grpo(args: argparse.Namespace) -> Iteration:
-    """One update, no KL: nothing to score, the rows are on the policy."""
-    model, params = load_pretrained(args.folder / "model")
-    config = GRPOConfig(group_size=grpo_sides.GROUP, clip_low=grpo_sides.CLIP, clip_high=grpo_sides.CLIP)
-    return Iteration(
-        algorithm=ALGORITHMS["grpo"](config, model),
-        tx=make_optimizer(OptimizerConfig(learning_rate=grpo_sides.LEARNING_RATE, schedule="constant")),
-        model=model,
-        params=params,
-        policy=lambda params: params,
-        score=lambda params, batch: batch,
-        old_logps=jax.jit(functools.partial(_logps, model)),
-        group_size=config.group_size,
-        num_microbatches=args.microbatches,
-    )
-
-
-def make_ppo(args: argparse.Namespace) -> Iteration:
-    """One epoch, a critic of its own, k1 to a reference in the reward: old and reference logps and values are scored."""
-    model, policy = load_pretrained(args.folder / "model", head="value", key=jax.random.key(0))
-    ref_model, reference = load_pretrained(args.folder / "reference")
-    critic = load_pretrained(args.folder / "critic", head="reward")[1]
-    config = PPOConfig(
-        clip_low=ppo_sides.CLIP,
-        clip_high=ppo_sides.CLIP,
-        value_clip=ppo_sides.VALUE_CLIP,
-        vf_coef=ppo_sides.VF_COEF,
-        kl_coef=ppo_sides.KL_COEF,
-        gae_lambda=ppo_sides.GAE_LAMBDA,
-        num_epochs=1,
-    )
-    optimizer = OptimizerConfig(learning_rate=ppo_sides.LEARNING_RATE, schedule="constant", max_grad_norm=None)  # as in TRL's PPO
-
-    def scores(trees: Any, batch: PolicyBatch) -> dict[str, jax.Array]:
-        params, reference = trees["trained"], trees["reference"]
-        old_logps, ref_logps = _logps(model, params["policy"], batch), _logps(ref_model, reference, batch)
-        return {"old_logps": old_logps, "ref_logps": ref_logps, "values": token_values(model, params["critic"], batch)}
-
-    score = jax.jit(make_score(scores, num_microbatches=args.microbatches))
-    return Iteration(
-        algorithm=ALGORITHMS["ppo"](config, model),
-        tx=make_policy_critic_optimizer(optimizer),
-        model=model,
-        params={"policy": policy, "critic": critic},
-        policy=lambda params: params["policy"],
-        score=lambda params, batch: batch._replace(**score({"trained": params, "reference": reference}, batch)),
-        old_logps=jax.jit(lambda params, batch: _logps(model, params["policy"], batch)),
-        group_size=1,
-        num_microbatches=args.microbatches,
-    )
-
-
-def _logps(model: Model, params: Params, batch: PolicyBatch) -> jax.Array:
-    return model.token_logps(params, batch.tokens, batch.mask, scored=batch.scored)[0]
-
-
-def batch_of(tokens: np.ndarray, width: int, logps: np.ndarray | None = None) -> PolicyBatch:
-    """A batch of completions without padding, with their rewards.
+def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) -> Config:
+    """The run as a user would configure it; writes its prompts and its tokenizer, whose words are the ids.
 
     Args:
-      tokens: int32 [B, T].
-      width: tokens of a prompt.
-      logps: of the sampler; with them, the rows are on the policy.
+      args: of the side.
+      prompts: int32 [P, Tp].
+      vocab: words of the tokenizer.
     """
-    rows, length = tokens.shape
-    completion = np.broadcast_to(np.arange(length) >= width, tokens.shape)
-    scored = np.broadcast_to(np.arange(width, length, dtype=np.int32), (rows, length - width))
-    rewards = low_ids([], [], tokens[:, width:].tolist())
-    on_policy = None if logps is None else np.ones(rows, bool)
-    fields = {"tokens": tokens, "mask": np.ones_like(completion), "completion_mask": completion, "scored": scored}
-    fields |= {"rewards": np.array(rewards, np.float32), "truncated": np.ones(rows, bool)}
-    return PolicyBatch(**jax.tree.map(jnp.asarray, fields | {"sampler_logps": logps, "on_policy": on_policy}))
-
-
-def run(args: argparse.Namespace, iteration: Iteration) -> None:
-    """Answers the driver: the gate, then iterations."""
-    prompts = np.load(args.folder / "prompts.npy")
-    width = prompts.shape[1]
-    lengths = np.full(len(prompts), width, np.int32)
-    update = make_update_step(
-        iteration.algorithm.loss, iteration.tx, weigh=iteration.algorithm.weigh, num_microbatches=iteration.num_microbatches
+    folder, count, width = args.folder, *prompts.shape
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({str(i): i for i in range(vocab)}, unk_token="0"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    FastTokenizer(words, {"eos_token": "1", "pad_token": "0"}).save(folder / "tokenizer")
+    rows = [json.dumps({"prompt": " ".join(map(str, ids))}) for ids in prompts.tolist()]
+    (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    is_ppo = args.algorithm == "ppo"
+    models: dict[str, Any] = {"reference": str(folder / "reference"), "critic": str(folder / "critic")} if is_ppo else {}
+    clip: dict[str, Any] = {"clip_low": grpo_sides.CLIP, "clip_high": grpo_sides.CLIP}
+    algorithm: GRPOConfig | PPOConfig = GRPOConfig(group_size=grpo_sides.GROUP, **clip)
+    if is_ppo:
+        algorithm = PPOConfig(
+            value_clip=ppo_sides.VALUE_CLIP,
+            vf_coef=ppo_sides.VF_COEF,
+            kl_coef=ppo_sides.KL_COEF,
+            gae_lambda=ppo_sides.GAE_LAMBDA,
+            num_epochs=1,
+            **clip,
+        )
+    clip_norm = None if is_ppo else 1.0  # TRL's PPO clips no gradient
+    return Config(
+        algorithm=algorithm,
+        run_dir=str(folder / args.side),
+        data=DataConfig(path=str(folder / "prompts.jsonl"), shuffle=False),
+        tokenizer=str(folder / "tokenizer"),
+        model=ModelSection(path=str(folder / "model"), **models),
+        rollout=RolloutConfig(max_prompt_len=width, max_new_tokens=args.new_tokens),
+        rewards=(RewardConfig(function="rlhf_jax.bench.low_ids:low_ids"),),
+        training=TrainingConfig(batch_size=count, num_microbatches=args.microbatches, max_steps=10**6),
+        optimizer=OptimizerConfig(learning_rate=grpo_sides.LEARNING_RATE, schedule="constant", max_grad_norm=clip_norm),
     )
-    epochs = make_epochs(update, num_epochs=1, num_minibatches=1)
 
-    def step(state: Any, batch: PolicyBatch, key: Key) -> tuple[Any, Metrics]:
-        batch, _, metrics = iteration.algorithm.prepare(batch, state.aux)
-        state, more = epochs(state, {}, batch, key)
-        return state, metrics | more
 
-    generator = make_generator(
-        iteration.model,
-        mesh=None,
-        max_new_tokens=args.new_tokens,
-        eos_ids=(),
-        pad_id=0,
-        group_size=iteration.group_size,
-        prompt_buckets=(width,),
-    )
-    state = make_train_state(iteration.params, iteration.tx, jax.random.key(0), aux=iteration.algorithm.aux)
-    donating, keys = jax.jit(step, donate_argnums=0), iter(jax.random.split(jax.random.key(1), args.windows))
+def without_eos(setup: OnlineSetup) -> OnlineSetup:
+    """The same run, whose completions no token ends: every one has its full length, as on the other sides."""
+    options: dict[str, Any] = {"pad_id": setup.tokenizer.pad_id, "prompt_buckets": setup.prompts.buckets, "stop_ids": ()}
+    return setup._replace(sample=make_sample(setup.config, setup.mesh, setup.policy, group_size=setup.group_size, **options))
+
+
+def given_batch(setup: OnlineSetup, completions: np.ndarray) -> PolicyBatch:
+    """The gate's completions, graded, as the loop's batch.
+
+    Args:
+      setup: the run.
+      completions: int32 [B, T].
+    """
+    count = setup.prompts.num_examples
+    prompts = setup.prompts.take(np.arange(count))
+    tokens = np.concatenate([np.repeat(prompts.tokens, setup.group_size, 0), completions], 1)
+    completion = np.broadcast_to(np.arange(tokens.shape[1]) >= prompts.tokens.shape[1], tokens.shape)
+    arrays: Any = (tokens, np.ones_like(completion), completion, np.zeros(tokens.shape, np.float32), np.ones(len(tokens), bool))
+    rollout = Rollout(*arrays)
+    grades = setup.grader.grade(prompts, rollout)
+    numbers = {"prompt": np.arange(count), "prompt_length": prompts.lengths, "rewards": grades.total, "parts": grades.parts}
+    groups = from_rollout(rollout, width=setup.width, step=0, **numbers)
+    return make_batch(groups, total_widths=setup.total_widths, scored_widths=setup.scored_widths, step=0)
+
+
+def old_logps(setup: OnlineSetup, params: Params, batch: PolicyBatch, noise: np.ndarray) -> jax.Array:
+    """The trainer's own log-probabilities of the gate's completions, moved by `noise` as `grpo_sides` and `ppo_sides` say."""
+    logps = jax.jit(functools.partial(setup.policy.token_logps, scored=batch.scored))(params, batch.tokens, batch.mask)[0]
+    shift = jnp.pad(noise, ((0, 0), (batch.tokens.shape[1] - noise.shape[1], 0)))
+    if isinstance(setup.config.algorithm, PPOConfig):
+        shift = shift - jnp.log1p(jnp.exp(logps) * jnp.expm1(shift))
+    return jnp.where(batch.completion_mask, logps + shift, 0)
+
+
+def run(args: argparse.Namespace, setup: OnlineSetup) -> None:
+    """Answers the driver: the gate, then iterations of the online loop."""
+    options: dict[str, Any] = {"mesh": setup.mesh, "aux": setup.algorithm.aux}
+    state, shardings = make_sharded_state(setup.params, setup.tx, jax.random.key(0), **options)
+    score, update = make_score_step(setup), make_online_update(setup, shardings)
+    step, pending, position = 0, no_groups(setup), Position()
 
     def gate() -> dict[str, float]:
         given, noise = (np.load(args.folder / name) for name in ("completions.npy", "noise.npy"))
-        tokens = np.concatenate([np.repeat(prompts, iteration.group_size, 0), given], 1)
-        batch = batch_of(tokens, width)
-        logps = iteration.old_logps(state.params, batch)
-        shift = jnp.pad(noise, ((0, 0), (width, 0)))
-        if args.algorithm == "ppo":
-            shift = shift - jnp.log1p(jnp.exp(logps) * jnp.expm1(shift))
-        batch = iteration.score(state.params, batch)._replace(old_logps=jnp.where(batch.completion_mask, logps + shift, 0))
-        metrics = jax.jit(step)(state, batch, jax.random.key(0))[1]
+        batch = place_batch(given_batch(setup, given)._replace(on_policy=None), setup.mesh)
+        old = old_logps(setup, setup.policy_params(state.params), batch, noise)
+        batch = score(state.params, setup.frozen, batch)._replace(old_logps=old)
+        copy: TrainState = jax.tree.map(jnp.copy, state)
+        metrics = update(copy, setup.frozen, batch)[1]
         names = ("loss/policy", "loss/value") if args.algorithm == "ppo" else ("loss/total",)
         return {name: float(metrics[name]) for name in (*names, "grad_norm")}
 
     def iterate() -> dict[str, float]:
-        nonlocal state
-        start = time.perf_counter()
-        key = next(keys)
-        rollout, _ = generator(iteration.policy(state.params), prompts, lengths, key, SamplingParams())
-        generated = time.perf_counter()
-        batch = iteration.score(state.params, batch_of(np.asarray(rollout.tokens), width, np.asarray(rollout.logps)))
-        state, metrics = donating(state, batch, key)
-        jax.block_until_ready(metrics)
-        return {"generation": generated - start}
+        nonlocal state, step, pending, position
+        params = setup.policy_params(state.params)
+        collected = collect(setup, params, pending, position, step=step, stopped=lambda: False)
+        assert collected.groups is not None
+        widths = {"total_widths": setup.total_widths, "scored_widths": setup.scored_widths}
+        batch = place_batch(make_batch(collected.groups, step=step, **widths), setup.mesh)
+        sampled = time.perf_counter()
+        batch = jax.block_until_ready(score(state.params, setup.frozen, batch))
+        scored = time.perf_counter()
+        state, metrics = update(state, setup.frozen, batch)
+        jax.device_get(metrics)
+        step, pending, position = step + 1, collected.pending, collected.position
+        parts = {"generation": collected.metrics["time/generate"], "reward": collected.metrics["time/reward"]}
+        return parts | {"score": scored - sampled, "update": time.perf_counter() - scored}
 
-    grpo_sides.serve(gate, iterate, windows=args.windows)
+    with setup.grader:
+        grpo_sides.serve(gate, iterate, windows=args.windows)
 
 
 def main() -> None:
     """Runs our side."""
     retain_freed_memory()  # before JAX starts its backend
     args = grpo_sides.parse()
-    run(args, make_ppo(args) if args.algorithm == "ppo" else make_grpo(args))
+    config = make_config(args, prompts=np.load(args.folder / "prompts.npy"), vocab=grpo_sides.VOCAB)
+    run(args, without_eos(make_online_setup(config)))
 
 
 if __name__ == "__main__":

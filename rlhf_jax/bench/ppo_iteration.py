@@ -11,8 +11,10 @@ of 64 tokens, one completion of 64 tokens each (no EOS), sampled at temperature 
 no clipping of the gradient (TRL's PPO has none), float32; same exported weights, as many threads on every side. Each side is a
 process; they take turns, iteration by iteration. First, both losses and the gradient norm of the same completions (off-policy, so
 that the clip acts) must agree within 1e-5 relative, or no ratio is printed.
+Ratios are of medians, and in brackets of the best iterations.
 
-This library scores the old log-probabilities with the trainer's own forward pass; the other two read them off the logits of the
+Our side is a step of the online loop, with its tokenisation, decoding to text and pool of reward processes; the plain loop has
+none of these. It scores the old log-probabilities with the trainer's own forward pass; the other two read them off the logits of the
 generation. `..., retained` are PyTorch sides under the malloc settings that this library's entry point makes for itself
 (`rlhf_jax.training.allocator`).
 """

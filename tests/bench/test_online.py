@@ -79,7 +79,7 @@ def test_no_ratio_when_the_gate_fails(capsys):
     assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(1.0001)}) == 1
     assert "x rlhf_jax" not in capsys.readouterr().out
     assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(1.000001)}) == 0
-    assert "3000.0 ms  (2000.0 .. 4000.0)    1.00 x rlhf_jax" in capsys.readouterr().out
+    assert "3000.0 ms  (2000.0 .. 4000.0)    1.00 (1.00) x rlhf_jax" in capsys.readouterr().out
     assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(float("nan"))}) == 1
 
 
@@ -118,18 +118,18 @@ def test_sides_are_pinned_and_told_their_threads(tmp_path):
 def test_our_side_of_a_grpo_iteration(tiny, capsys):
     assert grpo_iteration.main([*SMALL, "--prompts", "2"]) == 0
     printed = capsys.readouterr().out
-    assert f"2 prompts x {grpo_sides.GROUP} completions" in printed and "1.00 x rlhf_jax   generation" in printed
+    assert f"2 prompts x {grpo_sides.GROUP} completions" in printed and "1.00 (1.00) x rlhf_jax   generation" in printed
 
 
 @pytest.mark.slow
 def test_our_side_of_a_ppo_iteration(tiny, capsys):
     assert ppo_iteration.main([*SMALL, "--prompts", "4"]) == 0
     printed = capsys.readouterr().out
-    assert "loss/policy" in printed and "loss/value" in printed and "1.00 x rlhf_jax   generation" in printed
+    assert "loss/policy" in printed and "loss/value" in printed and "1.00 (1.00) x rlhf_jax   generation" in printed
 
 
 @pytest.mark.slow
 def test_our_side_of_generation(tiny, capsys):
     assert generation.main([*SMALL, "--rows", "4"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("tokens/s    1.00 x rlhf_jax") == 2
+    assert printed.count("tokens/s    1.00 (1.00) x rlhf_jax") == 2
