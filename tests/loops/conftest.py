@@ -1,14 +1,16 @@
 """Tiny runs for the loop tests."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
 import pytest
 
-from rlhf_jax.algorithms import DPOConfig, RewardModelConfig, SFTConfig
+from rlhf_jax.algorithms import DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, RewardModelConfig, SFTConfig
 from rlhf_jax.config import CheckpointConfig, Config, LoggingConfig, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig
+from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.sharding import MeshConfig
 from rlhf_jax.training import OptimizerConfig
 
@@ -59,3 +61,47 @@ def tiny_config(tmp_path):
         return dataclasses.replace(config, **changed)
 
     return build
+
+
+ONLINE = {
+    "ppo": PPOConfig(group_size=2, num_epochs=2, num_minibatches=2, kl_target=1.0, critic_warmup=2),
+    "grpo": GRPOConfig(group_size=4, kl_coef=0.1),
+    "dapo": DAPOConfig(group_size=4, overlong_buffer_len=2),
+}
+TASK = '''
+"""Half of the prompts are always solved, a quarter never, a quarter by completions that begin with an even token."""
+
+
+def grade(prompts, completions, completion_ids, kind, **columns):
+    return [{"always": 1.0, "never": 0.0, "mixed": float(ids[0] % 2 == 0)}[k] for k, ids in zip(kind, completion_ids)]
+'''
+EXACT = (RewardConfig(function="exact_match"),)
+
+
+@pytest.fixture
+def online_config(tiny_config):
+    """(name, **section replacements) -> an online run of 4 steps on single-digit sums."""
+
+    def build(name, *, algorithm=None, rewards=EXACT, training=None, rollout=None, **options):
+        return tiny_config(
+            name,
+            algorithm=algorithm or ONLINE[name],
+            rewards=rewards,
+            training={"batch_size": 4, "max_steps": 4, "eval_every": 2, "save_every": 2} | (training or {}),
+            rollout={"max_new_tokens": 4, "max_prompt_len": 16} | (rollout or {}),
+            evaluation={"samples": 2, "max_prompts": 6},
+            **options,
+        )
+
+    return build
+
+
+@pytest.fixture
+def mixed_task(tmp_path):
+    """(data section, rewards) of the task of TASK."""
+    kinds = ["always", "always", "never", "mixed"]
+    rows = [{"prompt": f"{i:02d}:", "kind": kinds[i % 4]} for i in range(24)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "task.py").write_text(TASK)
+    data = {"path": str(tmp_path / "prompts.jsonl"), "eval_size": 0}
+    return data, (RewardConfig(function=f"{tmp_path / 'task.py'}:grade"),)

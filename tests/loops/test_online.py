@@ -10,27 +10,16 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from rlhf_jax.algorithms import DAPOConfig, GRPOConfig, PPOConfig
+from rlhf_jax.algorithms import GRPOConfig, PPOConfig
 from rlhf_jax.io import read_metrics
 from rlhf_jax.loops import TrainingError, collect, export, train
 from rlhf_jax.loops.export import load_checkpoint
 from rlhf_jax.models import load_pretrained
 from rlhf_jax.rewards import PoolConfig, RewardConfig
 from rlhf_jax.sharding import make_mesh
+from tests.loops.conftest import ONLINE
 from tests.loops.test_train import values
 
-ONLINE = {
-    "ppo": PPOConfig(group_size=2, num_epochs=2, num_minibatches=2, kl_target=1.0, critic_warmup=2),
-    "grpo": GRPOConfig(group_size=4, kl_coef=0.1),
-    "dapo": DAPOConfig(group_size=4, overlong_buffer_len=2),
-}
-TASK = '''
-"""Half of the prompts are always solved, a quarter never, a quarter by completions that begin with an even token."""
-
-
-def grade(prompts, completions, completion_ids, kind, **columns):
-    return [{"always": 1.0, "never": 0.0, "mixed": float(ids[0] % 2 == 0)}[k] for k, ids in zip(kind, completion_ids)]
-'''
 BAD = '''
 """Graders that misbehave on some completions: those of prompts whose number has a remainder."""
 
@@ -47,38 +36,6 @@ def bad(prompts, completions, number, **columns):
         os._exit(7)
     return [None if number[0] % 8 == 4 else float(len(completions[0]) % 2)]
 '''
-
-
-EXACT = (RewardConfig(function="exact_match"),)
-
-
-@pytest.fixture
-def online_config(tiny_config):
-    """(name, **section replacements) -> an online run of 4 steps on single-digit sums."""
-
-    def build(name, *, algorithm=None, rewards=EXACT, training=None, rollout=None, **options):
-        return tiny_config(
-            name,
-            algorithm=algorithm or ONLINE[name],
-            rewards=rewards,
-            training={"batch_size": 4, "max_steps": 4, "eval_every": 2, "save_every": 2} | (training or {}),
-            rollout={"max_new_tokens": 4, "max_prompt_len": 16} | (rollout or {}),
-            evaluation={"samples": 2, "max_prompts": 6},
-            **options,
-        )
-
-    return build
-
-
-@pytest.fixture
-def mixed_task(tmp_path):
-    """(data section, rewards) of the task of TASK."""
-    kinds = ["always", "always", "never", "mixed"]
-    rows = [{"prompt": f"{i:02d}:", "kind": kinds[i % 4]} for i in range(24)]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "task.py").write_text(TASK)
-    data = {"path": str(tmp_path / "prompts.jsonl"), "eval_size": 0}
-    return data, (RewardConfig(function=f"{tmp_path / 'task.py'}:grade"),)
 
 
 def arrays(run_dir, step=None):
