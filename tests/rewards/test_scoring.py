@@ -69,15 +69,16 @@ def test_math_in_the_pool_and_an_expression_that_never_ends():
 
 
 def test_missing_columns_are_one_line():
-    answer = {"question": ["a"]}
-    for function, message in (
-        ("math", "reward 'math': the data has no column with the right answer: question"),
-        ("exact_match", "reward 'exact_match': the data has no column with the right answer"),
-        (f"{GRADERS}:with_columns", "reward 'with_columns' needs a column 'answer', the data has question"),
-    ):
-        with make_rewards([RewardConfig(function=function)], PoolConfig(workers=1)) as rewards:
-            with pytest.raises(ValueError, match=message):
-                rewards.score(["p"], ["c"], [[1]], answer)
+    given = (["p"], ["c"], [[1]])
+    with make_rewards([RewardConfig(function="exact_match")]) as rewards:
+        with pytest.raises(ValueError, match="reward 'exact_match': the data has no column with the right answer: question"):
+            rewards.score(*given, {"question": ["a"]})
+    configs = [RewardConfig(function="math"), RewardConfig(function=f"{GRADERS}:with_columns")]
+    with make_rewards(configs, PoolConfig(workers=1)) as rewards:
+        with pytest.raises(ValueError, match="reward 'math': the data has no column with the right answer: none"):
+            rewards.score(*given, {"none": ["a"]})
+        with pytest.raises(ValueError, match="reward 'with_columns' needs a column 'answer', the data has solution"):
+            rewards.score(*given, {"solution": ["a"]})
 
 
 def test_wrong_numbers_of_rows_and_empty_batches():
