@@ -59,6 +59,8 @@ class DAPOConfig:
     """Largest punishment, reward units."""
     overlong_filtering: bool = False
     """Leave completions cut by the limit out of the loss."""
+    aggregation: Literal["token", "sequence"] = "token"
+    """How the loss is averaged: every token alike (the paper's), or every completion alike (as GRPO, for ablations)."""
     temperature: float = 1.0
     """Sampling temperature; log-probabilities are computed at it."""
     num_epochs: int = 1
@@ -87,6 +89,7 @@ class DAPOConfig:
         check_range("overlong_buffer_len", self.overlong_buffer_len, low=0, high=self.max_new_tokens)
         check_range("overlong_factor", self.overlong_factor, low=0)
         check_range("retire_pass_rate", self.retire_pass_rate, above=0, high=1)
+        check_choice("aggregation", self.aggregation, ("token", "sequence"))
         check_choice("on_cap", self.on_cap, ("train_partial", "raise"))
 
 
@@ -173,7 +176,7 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
         trained = batch.completion_mask & ~jnp.isnan(batch.rewards)[:, None]
         if config.overlong_filtering:
             trained = overlong_filter(trained, batch.truncated)
-        return batch._replace(weights=loss_weights(trained, "token"))
+        return batch._replace(weights=loss_weights(trained, config.aggregation))
 
     return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=frozenset())
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.cli.compare import compare as compare_command
+from rlhf_jax.cli.compare import quickstart as quickstart_command
 from rlhf_jax.cli.generate import generate
 from rlhf_jax.cli.keys import describe_algorithm
 from rlhf_jax.cli.output import print_metrics, print_table, say
@@ -102,19 +104,14 @@ def how_to_run(config: Any) -> str:
     return "train" if config.data in ("text", "pairs") else "not yet: a loss function for loops of your own"
 
 
+def compare(options: argparse.Namespace) -> int:
+    """`rlhf-jax compare CONFIG [section.key=value ...]`."""
+    return compare_command(options, live=show_logs(live=not options.no_progress))
+
+
 def quickstart(options: argparse.Namespace) -> int:
     """`rlhf-jax quickstart [RUN_DIR]`."""
-    live = show_logs(live=not options.no_progress)
-    from rlhf_jax import loops  # heavy
-
-    result = loops.quickstart(options.run_dir, seed=options.seed, progress=live)
-    print_evaluations("during DPO, on held-out pairs", result.history)
-    print_metrics("held-out sums, before and after DPO", {"before": result.before, "after": result.after})
-    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in result.seconds.items())
-    say(f"run folders: {options.run_dir}/sft and {options.run_dir}/dpo ({seconds})")
-    say(f"plot of reward margin and held-out accuracy: {options.run_dir}/dpo/metrics.png")
-    say(f"exported model: {result.export_dir}")
-    return 0
+    return quickstart_command(options, live=show_logs(live=not options.no_progress))
 
 
 def print_evaluations(title: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -170,6 +167,7 @@ class CurrentStderr:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "export": export,
     "generate": generate,
     "models": models,

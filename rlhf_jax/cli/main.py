@@ -33,7 +33,7 @@ ERROR_CODES = {
 
 TOP = """\
 examples:
-  rlhf-jax quickstart                                   SFT and DPO of a small model on generated data, nothing to download
+  rlhf-jax quickstart                                   SFT, DPO, PPO, GRPO and DAPO of a small model, compared
   rlhf-jax train configs/sft_hh.yaml data.path=pairs.jsonl
   rlhf-jax train configs/dpo_hh.yaml data.path=pairs.jsonl model.path=runs/sft_hh/export algorithm.beta=0.2
   rlhf-jax evaluate runs/dpo_hh
@@ -80,12 +80,23 @@ line; .jsonl, .json, .csv and .parquet files hold them in a column `prompt` (tex
 """
 MODELS = "examples:\n  rlhf-jax models\n\n"
 ALGORITHMS = "examples:\n  rlhf-jax algorithms          all of them\n  rlhf-jax algorithms dpo      the options of one\n\n"
+COMPARE = """\
+examples:
+  rlhf-jax compare configs/compare_arithmetic.yaml
+  rlhf-jax compare configs/compare_arithmetic.yaml run_dir=runs/three 'seeds=[0, 1, 2]'
+
+Every run starts from the same model and is measured on the same held-out prompts. The run folder then holds compare.md,
+compare.json and compare.png. Starting the same command again goes on where it stopped.
+
+"""
 QUICKSTART = """\
 examples:
   rlhf-jax quickstart
   rlhf-jax quickstart runs/first --seed 1
+  rlhf-jax quickstart --show-config > my_comparison.yaml
 
-A small model with random weights learns sums from imperfect examples (SFT), then prefers right answers to wrong ones (DPO).
+A small model with random weights learns sums imperfectly (SFT); then DPO, PPO, GRPO and DAPO each go on from there. The same as
+rlhf-jax compare configs/compare_arithmetic.yaml.
 
 """
 
@@ -105,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(keys)
     try:
         options, unknown = parser.parse_known_args(arguments)
-        if options.command in ("train", "evaluate"):  # argparse takes no overrides behind an option
+        if options.command in ("train", "evaluate", "compare"):  # argparse takes no overrides behind an option
             options.overrides += [argument for argument in unknown if _is_override(argument)]
             unknown = [argument for argument in unknown if not _is_override(argument)]
         if options.command == "generate":  # nor prompts
@@ -114,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             _usage_error(_describe_unknown(unknown))
         if options.command is None:
-            _usage_error("no command; one of train, evaluate, export, generate, models, algorithms, quickstart")
+            _usage_error("no command: train, evaluate, compare, export, generate, models, algorithms, quickstart")
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -153,7 +164,7 @@ def _report(error: Exception, *, debug: bool) -> int:
 def make_parser(keys: str = "") -> argparse.ArgumentParser:
     """The whole command line; `keys` describes all configuration keys, for `train --help` (it takes imports to know them)."""
     parser = _make_parser(
-        prog="rlhf-jax", description="Align language models in JAX: SFT, reward models, DPO.", epilog=TOP + EXIT_CODES
+        prog="rlhf-jax", description="Align language models in JAX: SFT, DPO, PPO, GRPO, DAPO.", epilog=TOP + EXIT_CODES
     )
     parser.add_argument("--version", action="version", version=f"rlhf-jax {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_make_parser)  # type: ignore[call-overload]
@@ -169,6 +180,11 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     )
     evaluate.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to the configuration")
     _add_choice_of_step(evaluate)
+
+    compare = _add(commands, "compare", "train several algorithms from one model, and compare them", COMPARE)
+    compare.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/compare_arithmetic.yaml")
+    compare.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to it")
+    compare.add_argument("--no-progress", action="store_true", help="plain lines instead of the live display")
 
     export = _add(commands, "export", "write a checkpoint as a Hugging Face folder", EXPORT)
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, or one checkpoint in it")
@@ -195,9 +211,10 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     algorithms = _add(commands, "algorithms", "list algorithms, or the options of one", ALGORITHMS)
     algorithms.add_argument("name", metavar="NAME", nargs="?", help="an algorithm")
 
-    quickstart = _add(commands, "quickstart", "SFT and DPO of a small model on generated data, in a few minutes", QUICKSTART)
+    quickstart = _add(commands, "quickstart", "SFT, DPO, PPO, GRPO and DAPO of a small model, compared", QUICKSTART)
     quickstart.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default="runs/quickstart", help="a new folder (%(default)s)")
-    quickstart.add_argument("--seed", type=int, default=0, help="of weights and data order (%(default)s)")
+    quickstart.add_argument("--seed", type=int, default=0, help="of the compared runs (%(default)s)")
+    quickstart.add_argument("--show-config", action="store_true", help="print the configuration instead of running it")
     quickstart.add_argument("--no-progress", action="store_true", help="plain lines instead of the live display")
     return parser
 

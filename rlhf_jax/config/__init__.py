@@ -1,5 +1,6 @@
 """A run's configuration: typed sections that hold the only defaults, and their strict reading from YAML and overrides."""
 
+from rlhf_jax.config.compare import CompareConfig, StageConfig, load_compare, make_compare
 from rlhf_jax.config.errors import ConfigError
 from rlhf_jax.config.fields import FieldDoc, describe_section
 from rlhf_jax.config.load import dump_config, load_config, make_config
@@ -8,17 +9,21 @@ from rlhf_jax.config.sections import CheckpointConfig, EvaluationConfig, Logging
 
 __all__ = [
     "CheckpointConfig",
+    "CompareConfig",
     "Config",
     "ConfigError",
     "EvaluationConfig",
     "FieldDoc",
     "LoggingConfig",
     "ModelSection",
+    "StageConfig",
     "TrainingConfig",
     "algorithm_name",
     "describe_section",
     "dump_config",
+    "load_compare",
     "load_config",
+    "make_compare",
     "make_config",
     "trained_vocab_size",
 ]

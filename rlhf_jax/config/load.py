@@ -44,7 +44,7 @@ def dump_config(config: Config, path: str | os.PathLike[str]) -> None:
 
 def _assemble(tree: dict[str, Any], sources: dict[str, str], overrides: Sequence[str]) -> Config:
     for override in overrides:
-        _apply(tree, override, sources)
+        apply_override(tree, override, sources)
     algorithm_class, algorithm_tree = _choose_algorithm(tree, sources)
     known = tuple(dotted_keys(Config)) + tuple(dotted_keys(algorithm_class, "algorithm."))
     context = Context(sources, known)
@@ -55,7 +55,8 @@ def _assemble(tree: dict[str, Any], sources: dict[str, str], overrides: Sequence
     return build(Config, tree | {"algorithm": algorithm}, context=context)
 
 
-def _apply(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None:
+def apply_override(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None:
+    """Puts the value of an override into a parsed tree, and its place among the sources."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key or any(not part for part in key.split(".")):

@@ -2,6 +2,7 @@
 
 from rlhf_jax.io.checkpoint import Checkpointer, CheckpointError
 from rlhf_jax.io.completions import log_completions, save_completions
+from rlhf_jax.io.curves import plot_curves
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress, describe_metrics
 from rlhf_jax.io.run_folder import RunFolder, RunFolderError
@@ -20,6 +21,7 @@ __all__ = [
     "WandbSink",
     "describe_metrics",
     "log_completions",
+    "plot_curves",
     "plot_run",
     "read_metrics",
     "save_completions",

@@ -16,6 +16,7 @@ import logging
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
@@ -76,6 +77,7 @@ class RunFolder:
         self._log_file: logging.Handler | None = None
         self._lock_file: IO[str] | None = None
         self._level = _package_log.level
+        self._began = time.perf_counter()
 
     def __enter__(self) -> Self:
         try:
@@ -96,6 +98,8 @@ class RunFolder:
         resolved.write_text(self._config.to_yaml(), encoding="utf-8")
         os.replace(resolved, self.path / "config.yaml")
         options = self._config.logging
+        if self._resume_step is not None:
+            self._began -= seconds_until(self.path / "metrics.jsonl", self._resume_step)
         self._sinks = [JsonlSink(self.path / "metrics.jsonl", resume_step=self._resume_step)]
         if options.tensorboard:
             self._sinks.append(TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step))
@@ -114,7 +118,11 @@ class RunFolder:
         self._progress.__enter__()
 
     def write(self, step: int, metrics: Mapping[str, Any], split: str = "train") -> None:
-        """Send the metrics of a step to every sink and to the display."""
+        """Send the metrics of a step to every sink and to the display, with `time/elapsed`: seconds since the run's start.
+
+        The time between sessions does not count, nor what was lost when one of them was killed.
+        """
+        metrics = {**metrics, "time/elapsed": time.perf_counter() - self._began}
         for sink in self._sinks:
             sink.write(step, metrics, split)
         if self._progress is not None:
@@ -124,7 +132,8 @@ class RunFolder:
         """The last evaluation, and the last training row under the prefix `train/`, of this and earlier sessions."""
         rows = {row["split"]: row for row in read_metrics(self.path / "metrics.jsonl")}
         kept = {
-            split: {name: value for name, value in row.items() if name not in ("step", "split")} for split, row in rows.items()
+            split: {name: value for name, value in row.items() if name not in ("step", "split", "time/elapsed")}
+            for split, row in rows.items()
         }
         return kept.get("eval", {}) | {f"train/{name}": value for name, value in kept.get("train", {}).items()}
 
@@ -186,6 +195,12 @@ class RunFolder:
             _package_log.removeHandler(self._log_file)
             _package_log.setLevel(self._level)
             self._log_file.close()
+
+
+def seconds_until(path: pathlib.Path, step: int) -> float:
+    """The largest `time/elapsed` in a metrics file up to a step; 0 without one."""
+    rows = read_metrics(path) if path.exists() else []
+    return max((row.get("time/elapsed", 0.0) for row in rows if row["step"] <= step), default=0.0)
 
 
 def check_may_start(config: RunConfig, resume_step: int | None) -> None:

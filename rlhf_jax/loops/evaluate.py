@@ -9,6 +9,7 @@ import jax
 from rlhf_jax.algorithms import ALGORITHMS
 from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
 from rlhf_jax.data import FastTokenizer, load_tokenizer, make_loader
+from rlhf_jax.loops.evaluate_online import evaluate_checkpoints, evaluate_folder
 from rlhf_jax.loops.export import find_run, load_checkpoint
 from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_document
 from rlhf_jax.loops.reference import reference_logps
@@ -19,7 +20,7 @@ from rlhf_jax.types import Params
 
 
 def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None = None) -> dict[str, float]:
-    """Metrics of the algorithm's own loss over the held-out split.
+    """Metrics over the held-out split: of the algorithm's own loss, or, online, of the model's answers to the prompts.
 
     Args:
       config: algorithm, data and model. `run_dir` is not written to.
@@ -34,8 +35,8 @@ def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None 
     """
     name = algorithm_name(config.algorithm)
     kind, head = config.algorithm.data, config.algorithm.head
-    if kind == "prompts":
-        raise ValueError(f"algorithm.name={name!r} has no held-out loss; sft, reward_model and dpo have one")
+    if config.is_online:
+        return evaluate_folder(config) if checkpoint is None else evaluate_checkpoints(config, checkpoint, [step])[0]
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
     if checkpoint is None:

@@ -1,32 +1,15 @@
-"""The embedded default run: a small model learns sums from imperfect examples by SFT, then the right answers by DPO."""
+"""The embedded comparison: a small model learns sums imperfectly by SFT; DPO, PPO, GRPO and DAPO each go on from there."""
 
-import pathlib
-import time
-from typing import NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool
+from rlhf_jax.config import CompareConfig, make_compare
 
-from rlhf_jax.algorithms.dpo import DPOConfig
-from rlhf_jax.algorithms.sft import SFTConfig
-from rlhf_jax.config import CheckpointConfig, Config, ModelSection, TrainingConfig
-from rlhf_jax.data import DataConfig, Loader, load_tokenizer, make_loader
-from rlhf_jax.io import read_metrics
-from rlhf_jax.loops.train import train
-from rlhf_jax.models import load_pretrained
-from rlhf_jax.sharding import MeshConfig
-from rlhf_jax.training import OptimizerConfig
-from rlhf_jax.types import Model, PairBatch, Params
-
-DATA = "synthetic:arithmetic?size=20000&min_operand=10&noise=0.5"
-EVAL_SIZE = 1000
+TASK = "synthetic:arithmetic?size=20000&digits=3&noise=0.5"
 MODEL = {
     "model_type": "qwen2",
     "vocab_size": 320,
     "hidden_size": 128,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 344,
@@ -34,126 +17,91 @@ MODEL = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
 }
+ONLINE = {"batch_size": 64, "eval_every": 15, "save_every": 0}
+OPTIMIZER = {"learning_rate": 5e-4, "schedule": "linear", "warmup_steps": 5}
+RUN_DIR = "runs/quickstart"
 
 
-class QuickstartResult(NamedTuple):
-    """What the quickstart measured on held-out sums, before and after DPO."""
-
-    before: dict[str, float]
-    after: dict[str, float]
-    history: list[dict[str, float]]
-    """Evaluations during DPO: step, rewards/margin, rewards/accuracy."""
-    seconds: dict[str, float]
-    """Wall time of each stage."""
-    export_dir: pathlib.Path
-
-
-def quickstart(run_dir: str, *, seed: int = 0, progress: bool | None = None) -> QuickstartResult:
-    """SFT from random weights on sums of which every other one is wrong, then DPO on pairs of a right and a wrong answer.
-
-    Everything goes through the same `train` as a real run: the second stage starts from the first one's exported folder.
-
-    Args:
-      run_dir: a new folder; the stages run in `sft/` and `dpo/` inside it.
-      seed: of weights and data order.
-      progress: show a live display; None: when standard error is a terminal.
-
-    Returns:
-      A `QuickstartResult`.
-    """
-    root, seconds = pathlib.Path(run_dir), {}
-    clock = time.perf_counter()
-    sft = train(sft_config(root / "sft", seed), progress=progress)
-    seconds["sft"] = time.perf_counter() - clock
-    dpo = train(dpo_config(root / "dpo", sft.run_dir / "export", seed), progress=progress)
-    seconds["dpo"] = time.perf_counter() - clock - seconds["sft"]
-    before, after = (held_out(path, seed) for path in (sft.run_dir / "export", dpo.run_dir / "export"))
-    history = [row for row in read_metrics(dpo.run_dir / "metrics.jsonl") if row["split"] == "eval"]
-    return QuickstartResult(before, after, history, seconds, dpo.run_dir / "export")
-
-
-def sft_config(run_dir: pathlib.Path, seed: int) -> Config:
-    """SFT from random weights on imperfect answers."""
-    return Config(
-        algorithm=SFTConfig(),
-        run_dir=str(run_dir),
-        seed=seed,
-        tokenizer="byte",
-        model=ModelSection(config=MODEL),
-        data=DataConfig(path=DATA, eval_size=EVAL_SIZE, max_length=16),
-        training=TrainingConfig(batch_size=64, max_steps=400, eval_every=100, save_every=0),
-        optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=50, b2=0.98),
-        mesh=MeshConfig(fsdp=1),
-        checkpoint=CheckpointConfig(keep_last=1),
-    )
-
-
-def dpo_config(run_dir: pathlib.Path, start: pathlib.Path, seed: int) -> Config:
-    """DPO from the SFT model on pairs of a right answer and a plausible mistake."""
-    return Config(
-        algorithm=DPOConfig(beta=0.5),
-        run_dir=str(run_dir),
-        seed=seed,
-        model=ModelSection(path=str(start)),
-        data=DataConfig(path=DATA, eval_size=EVAL_SIZE, max_length=16),
-        training=TrainingConfig(batch_size=64, max_steps=100, eval_every=10, save_every=0),
-        optimizer=OptimizerConfig(learning_rate=1e-4, schedule="linear", warmup_steps=10),
-        mesh=MeshConfig(fsdp=1),
-        checkpoint=CheckpointConfig(keep_last=1),
-    )
-
-
-def held_out(folder: pathlib.Path, seed: int) -> dict[str, float]:
-    """Held-out quality of an exported model.
-
-    Args:
-      folder: a Hugging Face folder.
-      seed: of the loader; evaluation visits every example once, so no figure depends on it.
-
-    Returns:
-      `accuracy/sampled`: probability that an answer sampled at temperature 1 is right, in the mean over sums;
-      `accuracy/greedy`: share of sums whose greedy answer is right; `accuracy/pairs`: share of pairs whose right answer is
-      more probable than the mistake.
-    """
-    model, params = load_pretrained(folder)
-    data = DataConfig(path=DATA, eval_size=EVAL_SIZE, max_length=16)
-    loader = make_loader(data, load_tokenizer(folder), kind="pairs", split="eval", batch_size=100, seed=seed, cache_dir=None)
-    return score_pairs(model, params, loader)
+def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
+    """The configuration as it would stand in a file (`configs/compare_arithmetic.yaml`)."""
+    return {
+        "run_dir": run_dir,
+        "common": {
+            "data": {"path": TASK, "eval_size": 500, "max_length": 16, "num_buckets": 1},
+            "mesh": {"fsdp": 1},
+            "training": {"eval_batch_size": 256},
+            "logging": {"tensorboard": False, "save_completions": "none"},
+        },
+        "prompts": {
+            "rollout": {"max_new_tokens": 4, "max_prompt_len": 8},
+            "rewards": [{"function": "exact_match"}],
+            "evaluation": {"samples": 4, "max_prompts": 256},
+        },
+        "start": {
+            "name": "sft",
+            "config": {
+                "seed": 1,
+                "algorithm": {"name": "sft"},
+                "tokenizer": "byte",
+                "model": {"config": MODEL},
+                "training": {"batch_size": 64, "max_steps": 500, "eval_every": 0, "save_every": 0},
+                "optimizer": {"learning_rate": 2e-3, "warmup_steps": 50, "b2": 0.98},
+            },
+        },
+        "preparations": [
+            {
+                "name": "reward_model",
+                "config": {
+                    "algorithm": {"name": "reward_model"},
+                    "training": {"batch_size": 64, "max_steps": 200, "eval_every": 0, "save_every": 0},
+                    "optimizer": {"learning_rate": 5e-4, "warmup_steps": 20, "b2": 0.98},
+                },
+            }
+        ],
+        "runs": [
+            {
+                "name": "dpo",
+                "config": {
+                    "algorithm": {"name": "dpo", "beta": 0.5},
+                    "training": {"batch_size": 64, "max_steps": 100, "eval_every": 0, "save_every": 20},
+                    "optimizer": {"learning_rate": 1e-4, "schedule": "linear", "warmup_steps": 10},
+                    "checkpoint": {"keep_last": 10},
+                },
+            },
+            {
+                "name": "ppo",
+                "config": {
+                    "algorithm": {"name": "ppo", "group_size": 8, "num_epochs": 1, "num_minibatches": 4, "kl_coef": 0.01},
+                    "model": {"critic": "export:reward_model"},
+                    "training": ONLINE | {"max_steps": 90},
+                    "optimizer": OPTIMIZER,
+                },
+            },
+            {
+                "name": "grpo",
+                "config": {
+                    "algorithm": {"name": "grpo", "num_minibatches": 4},
+                    "training": ONLINE | {"max_steps": 90},
+                    "optimizer": OPTIMIZER,
+                },
+            },
+            {
+                "name": "dapo",
+                "config": {
+                    "algorithm": {"name": "dapo", "group_size": 8, "num_minibatches": 4, "overlong_buffer_len": 0},
+                    "training": ONLINE | {"max_steps": 60},
+                    "optimizer": OPTIMIZER,
+                },
+            },
+        ],
+    }
 
 
-def score_pairs(model: Model, params: Params, loader: Loader) -> dict[str, float]:
-    """The figures of `held_out` for a model in memory; builds whole logits, so it is for small vocabularies."""
-
-    @jax.jit
-    def score(params: Params, batch: PairBatch) -> tuple[Array, Array, Array]:
-        chosen, mask = batch.tokens[:, 0], batch.completion_mask[:, 0]
-        right = greedy_matches(model.logits(params, chosen, batch.mask[:, 0]), chosen, mask)
-        logps = [
-            jnp.where(batch.completion_mask[:, i], model.token_logps(params, batch.tokens[:, i], batch.mask[:, i])[0], 0).sum(-1)
-            for i in (0, 1)
-        ]
-        return jnp.exp(logps[0]), right, logps[0] > logps[1]
-
-    parts = [
-        [np.asarray(x)[indices >= 0] for x in score(params, batch)] for indices, batch in loader.sequential(loader.batch_size)
-    ]
-    means = (float(np.concatenate(column).mean()) for column in zip(*parts, strict=True))
-    return dict(zip(("accuracy/sampled", "accuracy/greedy", "accuracy/pairs"), means, strict=True))
-
-
-def greedy_matches(logits: Array, tokens: Array, completion_mask: Array) -> Bool[Array, " B"]:
-    """Whether greedy decoding from the prompt would give exactly this completion.
-
-    Greedy decoding repeats a completion if and only if each of its tokens is the most probable one after those before it, so
-    one forward pass over the completion decides it.
+def quickstart_config(run_dir: str = RUN_DIR, *, seeds: tuple[int, ...] = (0,)) -> CompareConfig:
+    """The embedded comparison.
 
     Args:
-      logits: [B, T, V]; row t predicts token t+1.
-      tokens: [B, T].
-      completion_mask: [B, T], EOS included.
-
-    Returns:
-      [B] bool.
+      run_dir: a new folder.
+      seeds: of the compared runs; the start is always the same.
     """
-    agrees = jnp.argmax(logits[:, :-1], axis=-1) == tokens[:, 1:]
-    return jnp.all(agrees | ~completion_mask[:, 1:], axis=-1)
+    return make_compare(quickstart_tree(run_dir) | {"seeds": list(seeds)})

@@ -73,7 +73,7 @@ def error_of(capsys, arguments, code):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["evaluate"], ["export"], ["generate"], ["models"], ["algorithms"], ["quickstart"]]
+    "command", [[], ["train"], ["evaluate"], ["compare"], ["export"], ["generate"], ["models"], ["algorithms"], ["quickstart"]]
 )
 def test_help_has_examples_and_exit_codes(capsys, command):
     assert main([*command, "--help"]) == 0
@@ -103,7 +103,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no command; one of train, evaluate, export, generate, models, algorithms, quickstart (see rlhf-jax --help)"),
+        ([], "no command: train, evaluate, compare, export, generate, models, algorithms, quickstart (see rlhf-jax --help)"),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),
         (["train", "x.yaml", "--seed=3"], "unknown option '--seed=3'; an override has no dashes: seed=3"),
@@ -253,20 +253,19 @@ def test_an_interrupted_run_saves_and_exits_with_130(capsys, config, tmp_path):
     assert not (run_dir / "export").exists()
 
 
-def test_quickstart_prints_before_and_after(capsys, monkeypatch, tmp_path):
-    def quickstart(run_dir, *, seed, progress):
-        assert (run_dir, seed, progress) == (str(tmp_path), 3, False)
-        history = [{"step": step, "split": "eval", "rewards/accuracy": accuracy} for step, accuracy in ((0, 0.5), (25, 0.875))]
-        before, after = {"exact_match": 0.25}, {"exact_match": 0.75}
-        return loops.QuickstartResult(before, after, history, {"sft": 60.0, "dpo": 30.4}, tmp_path / "dpo" / "export")
+def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
+    def compare(config, *, progress):
+        assert (config.run_dir, config.seeds, progress) == (str(tmp_path), (3,), False)
+        rows = [["dpo", "dpo", "0.250"], ["grpo", "grpo", "0.750"]]
+        columns, seconds = ["run", "algorithm", "after"], {"sft": 60.0, "dpo": 30.4}
+        return loops.Comparison("accuracy/mean@4", 0.7, [], columns, rows, seconds, tmp_path)
 
-    monkeypatch.setattr(loops, "quickstart", quickstart)
+    monkeypatch.setattr(loops, "compare", compare)
     assert main(["quickstart", str(tmp_path), "--seed", "3"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"exact_match +│ +0.25 +│ +0.75", shown)
-    assert re.search(r"metric +┃ +step 0 +┃ +step 25", shown) and re.search(r"rewards/accuracy +│ +0.5 +│ +0.875", shown)
-    assert "(sft 60 s, dpo 30 s)" in shown
-    assert f"plot of reward margin and held-out accuracy: {tmp_path}/dpo/metrics.png" in shown
+    assert re.search(r"┃ +dpo +┃ +grpo +┃", shown) and re.search(r"after +│ +0.250 +│ +0.750", shown)
+    assert "90 s: sft 60 s, dpo 30 s" in shown
+    assert f"picture of the learning curves: {tmp_path}/compare.png" in shown
 
 
 def test_ctrl_c_exits_with_130(capsys, monkeypatch):

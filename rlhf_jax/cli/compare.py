@@ -1,0 +1,46 @@
+"""`rlhf-jax compare` and `rlhf-jax quickstart`."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from rlhf_jax.cli.output import print_table, say
+from rlhf_jax.config import CompareConfig, load_compare
+from rlhf_jax.config.document import render
+
+
+def compare(options: argparse.Namespace, *, live: bool) -> int:
+    """`rlhf-jax compare CONFIG [section.key=value ...]`."""
+    return run(load_compare(options.config, options.overrides), live=live)
+
+
+def quickstart(options: argparse.Namespace, *, live: bool) -> int:
+    """`rlhf-jax quickstart [RUN_DIR]`."""
+    from rlhf_jax.loops.quickstart import quickstart_config, quickstart_tree  # heavy
+
+    if options.show_config:
+        say(render(quickstart_tree(options.run_dir)).rstrip())
+        return 0
+    return run(quickstart_config(options.run_dir, seeds=(options.seed,)), live=live)
+
+
+def run(config: CompareConfig, *, live: bool) -> int:
+    """Compares and prints the table."""
+    from rlhf_jax import loops  # heavy, and not needed for a mistake in the configuration
+
+    found = loops.compare(config, progress=live)
+    show(found)
+    return 0
+
+
+def show(found: Any) -> None:
+    """The table, a column per run; where the files are."""
+    names = [row[0] for row in found.rows]
+    figures = zip(found.columns[1:], *(row[1:] for row in found.rows), strict=True)
+    metric = found.metric.removeprefix("accuracy/")
+    title = f"held-out accuracy ({metric}) and what it took; the dashed line of the picture is {found.target:.3f}"
+    print_table(title, ["", *names], [list(line) for line in figures], numbers=len(names))
+    total = sum(found.seconds.values())
+    say(f"{total:.0f} s: " + ", ".join(f"{stage} {value:.0f} s" for stage, value in found.seconds.items()))
+    say(f"table and every figure: {pathlib.Path(found.folder) / 'compare.md'} and compare.json")
+    say(f"picture of the learning curves: {pathlib.Path(found.folder) / 'compare.png'}")

@@ -1,0 +1,242 @@
+"""`compare(config)`: several algorithms from one starting model, measured on the same held-out prompts."""
+
+import json
+import logging
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhf_jax.config import CompareConfig, Config, StageConfig, algorithm_name
+from rlhf_jax.io import Checkpointer, plot_curves, read_metrics
+from rlhf_jax.loops.errors import TrainingError
+from rlhf_jax.loops.evaluate_online import evaluate_checkpoints, evaluate_folder
+from rlhf_jax.loops.footprint import run_bytes
+from rlhf_jax.loops.train import RunResult, train
+
+_log = logging.getLogger(__name__)
+COLUMNS = {
+    "before": "accuracy before",
+    "after": "after",
+    "greedy_before": "greedy before",
+    "greedy_after": "after",
+    "steps_to_reach": "steps to {reach:.0%} of best",
+    "seconds_to_reach": "seconds to it",
+    "steps": "steps",
+    "seconds": "seconds",
+    "bytes": "MB held",
+    "samples": "generated samples",
+    "entropy": "final entropy",
+}
+"""Figures of a run -> headings of the table."""
+
+
+class Measured(NamedTuple):
+    """One run of the comparison."""
+
+    name: str
+    algorithm: str
+    seed: int
+    curve: list[dict[str, float]]
+    """Held-out metrics at every evaluation, with `step` and `seconds` (of training; evaluations do not count)."""
+    seconds: float
+    """Of the whole run: start, compilation, training and evaluations."""
+    bytes: int
+    """Parameters, optimizer state and every further model that is held while training."""
+    samples: int
+    """Completions generated for training."""
+    entropy: float
+    """Of the policy at the last step, nats per token; NaN where the algorithm does not report it."""
+
+
+class Comparison(NamedTuple):
+    """What a comparison found."""
+
+    metric: str
+    """The held-out metric compared."""
+    target: float
+    """`reach` of the best value that any run had."""
+    runs: list[Measured]
+    columns: list[str]
+    rows: list[list[str]]
+    """The table: one row per name, mean ± standard deviation over seeds."""
+    seconds: dict[str, float]
+    """Wall time of every stage."""
+    folder: pathlib.Path
+
+
+def compare(config: CompareConfig, *, progress: bool | None = None) -> Comparison:
+    """Makes the start and the preparations, trains every run for every seed, and writes table and picture.
+
+    Every run goes through `train`, so that one that was interrupted goes on, and a finished one is not made again.
+
+    Args:
+      config: from `load_compare` or `make_compare`.
+      progress: as for `train`.
+
+    Returns:
+      A `Comparison`; its folder holds compare.json, compare.md and compare.png.
+
+    Raises:
+      ValueError: a configuration cannot be used, or the held-out prompts have no accuracy.
+      KeyboardInterrupt: a signal ended a run; the same call goes on from there.
+    """
+    folder = pathlib.Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    first, seconds = config.seeds[0], {}
+    for stage in config.stages[: -len(config.runs)]:
+        clock = time.perf_counter()
+        _train(config.run_config(stage, first), progress)
+        seconds[stage.name] = time.perf_counter() - clock
+    measuring = config.measuring_config(first)
+    metric = accuracy_metric(measuring)
+    before = evaluate_folder(measuring)
+    if metric not in before:
+        raise ValueError(f"prompts.rewards: no reward says right or wrong ({metric} is missing); put such a one first")
+    _log.info("start: held-out %s %.3f, accuracy/greedy %.3f", metric, before[metric], before["accuracy/greedy"])
+    runs = []
+    for stage in config.runs:
+        clock = time.perf_counter()
+        runs += [_measure(config, stage, seed, progress) for seed in config.seeds]
+        seconds[stage.name] = time.perf_counter() - clock
+    best = max(point[metric] for run in runs for point in run.curve)
+    target = config.reach * best
+    columns, rows = table(runs, metric, target, reach=config.reach)
+    found = Comparison(metric, target, runs, columns, rows, seconds, folder)
+    write(found)
+    return found
+
+
+def accuracy_metric(measuring: Config) -> str:
+    """The share of right samples, or of right greedy answers when none are sampled."""
+    samples = measuring.evaluation.samples
+    return f"accuracy/mean@{samples}" if samples else "accuracy/greedy"
+
+
+def _train(config: Config, progress: bool | None) -> RunResult:
+    result = train(config, progress=progress)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+def _measure(compared: CompareConfig, stage: StageConfig, seed: int, progress: bool | None) -> Measured:
+    config = compared.run_config(stage, seed)
+    name = algorithm_name(config.algorithm)
+    if config.training.log_every != 1:
+        raise ValueError(
+            f"{stage.name}: training.log_every={config.training.log_every} must be 1, so that samples can be counted"
+        )
+    result = _train(config, progress)
+    rows = read_metrics(result.run_dir)
+    training = [row for row in rows if row["split"] == "train"]
+    measuring = compared.measuring_config(seed)
+    curve = _online_curve(rows) if config.is_online else _offline_curve(measuring, result.run_dir, rows)
+    groups = sum(row.get("data/groups_generated", 0.0) for row in training)
+    if not curve:
+        raise TrainingError(f"{stage.name}: the run was never measured on held-out prompts")
+    return Measured(
+        name=stage.name,
+        algorithm=name,
+        seed=seed,
+        curve=curve,
+        seconds=rows[-1]["time/elapsed"],
+        bytes=run_bytes(config),
+        samples=int(groups * config.algorithm.group_size) if config.is_online else 0,
+        entropy=training[-1].get("policy/entropy", float("nan")),
+    )
+
+
+def _online_curve(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Evaluations made while training, at the training time that they came after."""
+    curve, spent = [], 0.0
+    for row in rows:
+        if row["split"] == "eval":
+            spent += row.get("time/evaluate", 0.0)
+            curve.append(_point(row, row["step"], row["time/elapsed"] - spent))
+    return curve
+
+
+def _offline_curve(measuring: Config, run_dir: pathlib.Path, rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The start and the checkpoints that the run kept, measured now."""
+    with Checkpointer(run_dir / "checkpoints") as checkpointer:
+        steps = checkpointer.all_steps()
+    elapsed = {row["step"]: row["time/elapsed"] for row in rows if row["split"] == "train"}
+    curve = [_point(evaluate_folder(measuring), 0, 0.0)]
+    for step, metrics in zip(steps, evaluate_checkpoints(measuring, run_dir, list(steps)), strict=True):
+        curve.append(_point(metrics, step, elapsed[step]))
+    return curve
+
+
+def _point(metrics: dict[str, Any], step: float, seconds: float) -> dict[str, float]:
+    values = {name: value for name, value in metrics.items() if name.startswith(("accuracy/", "rewards/", "length/"))}
+    return {"step": float(step), "seconds": seconds, **values}
+
+
+def figures(run: Measured, metric: str, target: float) -> dict[str, float]:
+    """The columns of `COLUMNS` of one run; NaN where the target was not reached."""
+    first, last = run.curve[0], run.curve[-1]
+    reached = next((point for point in run.curve if point[metric] >= target), None)
+    return {
+        "before": first[metric],
+        "after": last[metric],
+        "greedy_before": first["accuracy/greedy"],
+        "greedy_after": last["accuracy/greedy"],
+        "steps_to_reach": float("nan") if reached is None else reached["step"],
+        "seconds_to_reach": float("nan") if reached is None else reached["seconds"],
+        "steps": last["step"],
+        "seconds": run.seconds,
+        "bytes": run.bytes / 1e6,
+        "samples": float(run.samples),
+        "entropy": run.entropy,
+    }
+
+
+def table(runs: list[Measured], metric: str, target: float, *, reach: float) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows): a row per name, mean ± standard deviation over its seeds."""
+    columns = ["run", "algorithm", *(heading.format(reach=reach) for heading in COLUMNS.values())]
+    rows = []
+    for name in dict.fromkeys(run.name for run in runs):
+        seeds = [run for run in runs if run.name == name]
+        found = [figures(run, metric, target) for run in seeds]
+        rows.append([name, seeds[0].algorithm, *(_spread([one[key] for one in found], key) for key in COLUMNS)])
+    return columns, rows
+
+
+def _spread(values: list[float], key: str) -> str:
+    """Mean, with more than one seed ± unbiased standard deviation; "-" for what never happened, "2 of 3" for sometimes."""
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return "-"
+    digits = 0 if key in ("steps", "samples", "steps_to_reach") else 1 if key in ("seconds", "seconds_to_reach", "bytes") else 3
+    text = f"{np.mean(known):,.{digits}f}"
+    if len(known) > 1 and np.std(known) > 0:
+        text += f" ± {np.std(known, ddof=1):,.{digits}f}"
+    return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
+
+
+def write(found: Comparison) -> None:
+    """compare.json (everything), compare.md (the table) and compare.png (learning curves)."""
+    runs = [run._asdict() for run in found.runs]
+    document = {"metric": found.metric, "target": found.target, "seconds": found.seconds, "runs": runs}
+    text = json.dumps(_finite(document), indent=1)
+    (found.folder / "compare.json").write_text(text, encoding="utf-8")
+    lines = [found.columns, ["---"] * len(found.columns), *found.rows]
+    markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    (found.folder / "compare.md").write_text(markdown + "\n", encoding="utf-8")
+    curves: dict[str, list[Any]] = {}
+    for run in found.runs:
+        points = [(point["step"], point["seconds"], point[found.metric]) for point in run.curve]
+        curves.setdefault(run.name, []).append(points)
+    plot_curves(curves, found.folder / "compare.png", metric=found.metric, level=found.target)
+
+
+def _finite(value: Any) -> Any:
+    """NaN as null: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,139 @@
+"""Comparison of algorithms: the whole of it on a tiny model, its table, its configuration."""
+
+import json
+import math
+
+import pytest
+
+from rlhf_jax.config import ConfigError, load_compare, make_compare
+from rlhf_jax.io import read_metrics
+from rlhf_jax.loops import compare, quickstart_config
+from rlhf_jax.loops.compare import Measured, figures, table
+from rlhf_jax.loops.footprint import run_bytes, tree_bytes
+from rlhf_jax.loops.online_setup import make_online_setup
+from rlhf_jax.loops.quickstart import MODEL, quickstart_tree
+
+SHORT = {"max_steps": 2, "batch_size": 4, "eval_every": 0, "save_every": 0, "eval_batch_size": 8}
+ONLINE = {"training": SHORT, "optimizer": {"learning_rate": 1e-3}}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    tree = quickstart_tree(str(tmp_path_factory.mktemp("compare") / "run"))
+    tree["common"]["data"] |= {"path": "synthetic:arithmetic?size=64&digits=3", "eval_size": 8}
+    tree["common"]["logging"] |= {"plot": False}
+    tree["prompts"]["evaluation"] = {"samples": 2, "max_prompts": 8}
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    tree["start"]["config"] |= {
+        "training": SHORT,
+        "optimizer": {},
+        "model": {"config": MODEL | small | {"num_key_value_heads": 1}},
+    }
+    tree["preparations"][0]["config"] |= {"training": SHORT, "optimizer": {}}
+    for run in tree["runs"]:
+        run["config"] |= ONLINE
+    tree["runs"][0]["config"]["training"] = SHORT | {"save_every": 1}
+    tree["runs"][3]["config"]["algorithm"]["dynamic_sampling"] = False
+    return make_compare(tree)
+
+
+@pytest.fixture(scope="module")
+def found(config):
+    return compare(config, progress=False)
+
+
+def test_every_run_starts_from_the_same_model(found):
+    assert [run.name for run in found.runs] == ["dpo", "ppo", "grpo", "dapo"]
+    before = [{name: value for name, value in run.curve[0].items() if name != "seconds"} for run in found.runs]
+    assert all(first == before[0] for first in before)
+    assert "accuracy/mean@2" in before[0] and found.metric == "accuracy/mean@2"
+
+
+def test_curves_hold_every_measurement(found):
+    steps = {run.name: [point["step"] for point in run.curve] for run in found.runs}
+    assert steps == {"dpo": [0, 1, 2], "ppo": [0, 2], "grpo": [0, 2], "dapo": [0, 2]}
+    assert all(0 < run.curve[-1]["seconds"] <= run.seconds for run in found.runs)
+    assert {run.name: run.samples for run in found.runs} == {"dpo": 0, "ppo": 64, "grpo": 64, "dapo": 64}
+    assert all(math.isfinite(run.entropy) for run in found.runs[1:])
+
+
+def test_files(found):
+    document = json.loads((found.folder / "compare.json").read_text())
+    assert [run["name"] for run in document["runs"]] == ["dpo", "ppo", "grpo", "dapo"]
+    assert document["runs"][0]["entropy"] is None
+    lines = (found.folder / "compare.md").read_text().splitlines()
+    assert len(lines) == 6 and all(line.count("|") == len(found.columns) + 1 for line in lines)
+    assert (found.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert load_compare(found.folder / "compare.yaml").run_dir == str(found.folder)
+
+
+def test_a_finished_comparison_trains_nothing_again(config, found):
+    files = [config.folder(stage, 0) / "metrics.jsonl" for stage in config.stages]
+    rows = [read_metrics(file) for file in files]
+    again = compare(config, progress=False)
+    assert [read_metrics(file) for file in files] == rows
+    assert again.rows == found.rows
+
+
+def test_bytes_are_those_of_the_arrays(config, found):
+    """PPO holds a policy, a critic and a reference, and moments of the first two."""
+    run = config.run_config(config.runs[1], 0)
+    setup = make_online_setup(run)
+    expected = tree_bytes([setup.params, setup.tx.init(setup.params), setup.frozen])
+    assert run_bytes(run) == expected == found.runs[1].bytes
+    assert found.runs[2].bytes < expected / 2
+
+
+def measured(name, seed, values):
+    curve = [
+        {"step": 10.0 * index, "seconds": 2.0 * index, "accuracy/mean@2": value, "accuracy/greedy": value}
+        for index, value in enumerate(values)
+    ]
+    return Measured(name, "grpo", seed, curve, 7.5, 2_000_000, 640, math.nan)
+
+
+def test_steps_and_seconds_to_reach_are_those_of_the_first_measurement_above():
+    run = measured("a", 0, [0.2, 0.6, 0.55, 0.7])
+    found = figures(run, "accuracy/mean@2", 0.6)
+    assert (found["steps_to_reach"], found["seconds_to_reach"]) == (10.0, 2.0)
+    assert (found["before"], found["after"], found["bytes"]) == (0.2, 0.7, 2.0)
+    assert math.isnan(figures(run, "accuracy/mean@2", 0.8)["steps_to_reach"])
+
+
+def test_the_table_has_mean_and_deviation_over_seeds():
+    runs = [measured("a", 0, [0.2, 0.5]), measured("a", 1, [0.2, 0.7]), measured("b", 0, [0.2, 0.2])]
+    columns, rows = table(runs, "accuracy/mean@2", 0.6, reach=0.9)
+    line = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    assert line["a"]["accuracy before"] == "0.200"
+    assert line["a"]["steps to 90% of best"] == "10 (1 of 2)"
+    assert rows[0][3] == "0.600 ± 0.141"
+    assert line["b"]["steps to 90% of best"] == "-" and line["b"]["final entropy"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["runs[2].config.algorithm.name=grop"], "grpo: algorithm.name: 'grop' is not an algorithm"),
+        (["runs[2].config.algorithm.group_siz=4"], "grpo: algorithm.group_siz: unknown key"),
+        (["runs[1].config.model.critic=export:critic"], "ppo: 'export:critic' names no earlier run of the comparison"),
+        (["runs[1].name=dpo"], "'dpo' names two runs"),
+        (["seeds=[1, 1]"], "seeds=[1, 1] must be at least one, and all different"),
+        (["prompts.data={}"], "unknown section 'data'; allowed: rollout, rewards"),
+        (["reach=0"], "reach=0.0 must be above 0"),
+        (["runz=[]"], "runz: unknown key"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_trained(overrides, message):
+    with pytest.raises(ConfigError) as error:
+        make_compare(quickstart_tree(), overrides)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_shipped_file_is_the_quickstart(pytestconfig):
+    file = load_compare(pytestconfig.rootpath / "configs" / "compare_arithmetic.yaml", ["run_dir=runs/quickstart"])
+    assert file == quickstart_config()
+
+
+def test_the_shipped_ablation_can_be_read(pytestconfig):
+    config = load_compare(pytestconfig.rootpath / "configs" / "ablation_dapo.yaml")
+    assert len(config.runs) == 6 and len(config.seeds) == 3
