@@ -174,7 +174,10 @@ def samples(tree: dict[str, Any]) -> bool:
     """Whether the algorithm that a tree names samples completions; an unknown name is `make_config`'s to refuse."""
     section = tree.get("algorithm")
     name = section.get("name") if isinstance(section, dict) else None
-    return name in ALGORITHMS and algorithm_config(name).data == "prompts"
+    if name not in ALGORITHMS:
+        return False
+    chosen: Any = algorithm_config(name)
+    return bool(chosen.data == "prompts")
 
 
 def _with_exports(value: Any, exports: dict[str, str]) -> Any:
