@@ -87,21 +87,16 @@ def algorithms(options: argparse.Namespace) -> int:
         config: Any = algorithm_config(options.name)
         say(f"{options.name}: {config.summary}\n")
         say(f"data: {STAGES[config.data]}")
-        say(f"from the command line: {how_to_run(config)}\n")
+        say(f"from the command line: rlhf-jax train, with algorithm.name={options.name}\n")
         say(f"keys (type, default):\n{describe_algorithm(options.name)}")
         return 0
     rows = []
     for name in ALGORITHMS:
         config = algorithm_config(name)
-        rows.append((name, STAGES[config.data], config.summary, how_to_run(config)))
-    print_table("algorithms", ["name", "data", "what", "from the command line"], rows)
+        rows.append((name, STAGES[config.data], config.summary))
+    print_table("algorithms", ["name", "data", "what"], rows)
     say("rlhf-jax algorithms NAME shows the options of one; the losses are functions in rlhf_jax.algorithms.")
     return 0
-
-
-def how_to_run(config: Any) -> str:
-    """Whether `rlhf-jax train` runs an algorithm."""
-    return "train" if config.data in ("text", "pairs") else "not yet: a loss function for loops of your own"
 
 
 def compare(options: argparse.Namespace) -> int:

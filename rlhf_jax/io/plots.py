@@ -9,6 +9,14 @@ from rlhf_jax.io.sinks import MetricsError, read_metrics
 
 PANELS = (
     "loss/total",
+    "rewards/mean",
+    "data/accuracy",
+    "accuracy/greedy",
+    "rewards/sampled",
+    "length/mean",
+    "policy/entropy",
+    "kl/ref",
+    "data/sampling_waste",
     "rewards/accuracy",
     "rewards/margin",
     "rewards/chosen",
