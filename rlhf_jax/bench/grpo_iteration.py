@@ -10,9 +10,9 @@ that the clip acts) must agree within 1e-5 relative, or no ratio is printed.
 Ratios are of medians, and in brackets of the best iterations.
 
 Our side is a step of the online loop, with its tokenisation, decoding to text and pool of reward processes; the plain loop has
-none of these. Every side skips the pass for old log-probabilities, since it is on the policy, and computes the head on completions only. TRL
-generates with transformers, as the plain loop does, and has gradient checkpointing off. `..., retained` are PyTorch sides under
-the malloc settings that this library's entry point makes for itself (`rlhf_jax.training.allocator`).
+none of these. Every side skips the pass for old log-probabilities, being on the policy, and computes the head on completions
+only. TRL generates with transformers, as the plain loop does, and has gradient checkpointing off. `..., retained` are PyTorch
+sides under the malloc settings that this library's entry point makes for itself (`rlhf_jax.training.allocator`).
 """
 
 import pathlib

@@ -14,8 +14,8 @@ that the clip acts) must agree within 1e-5 relative, or no ratio is printed.
 Ratios are of medians, and in brackets of the best iterations.
 
 Our side is a step of the online loop, with its tokenisation, decoding to text and pool of reward processes; the plain loop has
-none of these. It scores the old log-probabilities with the trainer's own forward pass; the other two read them off the logits of the
-generation. `..., retained` are PyTorch sides under the malloc settings that this library's entry point makes for itself
+none of these. It scores the old log-probabilities with the trainer's own forward pass; the other two read them off the logits of
+the generation. `..., retained` are PyTorch sides under the malloc settings that this library's entry point makes for itself
 (`rlhf_jax.training.allocator`).
 """
 
