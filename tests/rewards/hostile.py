@@ -46,7 +46,7 @@ for folder in ("OUTSIDE", "/tmp", "/var/tmp", "/dev/shm", "/", os.path.expanduse
     for name in ("escaped", "escaped.py"):
         try:
             open(os.path.join(folder, name), "w").write("x")
-            if folder not in ("..", "../..") : print("LEAKED", folder)
+            print("LEAKED", folder)
         except OSError: pass
 try: os.rename("OUTSIDE/kept", "OUTSIDE/moved")
 except OSError: pass

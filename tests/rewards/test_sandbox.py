@@ -4,7 +4,6 @@ import os
 import pathlib
 import socket
 import sys
-import tempfile
 
 import pytest
 
@@ -45,10 +44,15 @@ def outside(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def nothing_left():
-    before = _sandboxed(), _folders()
+    before = _sandboxed(), _files()
     yield
     assert _sandboxed() == before[0], "a process outlived its sandbox"
-    assert _folders() == before[1], "a folder outlived its sandbox"
+    assert _files() == before[1], "a file outlived its sandbox"
+
+
+def _files():
+    """Around the folder in which programs run."""
+    return {path for path in pathlib.Path(run.__file__).parents[1].rglob("*") if path.suffix != ".pyc"}
 
 
 def _sandboxed():
@@ -62,10 +66,6 @@ def _sandboxed():
         if b"rlhf_jax.rewards.sandbox.child" in line and (parent == str(os.getpid()) or parent == "1"):
             found.add(folder.name)
     return found
-
-
-def _folders():
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith(f"{run.FOLDER_PREFIX}{os.getpid()}-")}
 
 
 @pytest.mark.parametrize("name", SNIPPETS)

@@ -41,7 +41,7 @@ def enter(*, namespaces: bool, seconds: int, memory: int, folder: str) -> None:
       namespaces: whether to use them; not every container allows it. The other layers are always applied.
       seconds: processor time.
       memory: bytes of address space.
-      folder: an empty folder; it can be written only with namespaces, where a memory file system covers it.
+      folder: where the program runs. It can be written only with namespaces, where an empty memory file system covers it.
 
     Raises:
       OSError: a layer cannot be applied. The caller must not go on then.

@@ -10,16 +10,17 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple
 
 from rlhf_jax.rewards.sandbox.child import PASSED, READY, REFUSED
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+_FOLDER = _HERE
+"""Working folder of the programs. With namespaces they see an empty memory file system in its place, without they can neither
+write nor list it; an existing folder serves as well as a new one, and nothing has to be removed afterwards."""
 _BOOT = (
     "import sys, types\n"
     "for name, path in zip(('rlhf_jax', 'rlhf_jax.rewards', 'rlhf_jax.rewards.sandbox'), sys.argv[1:]):\n"
@@ -27,7 +28,6 @@ _BOOT = (
     "from rlhf_jax.rewards.sandbox.child import main; main()"
 )
 """Imports the child without the packages around it, which need JAX and are not for strangers."""
-FOLDER_PREFIX = "rlhf-jax-code-"
 _LARGEST_OUTPUT = 2**20
 _START_SECONDS = 30.0
 """Time for the interpreter and the layers; the limit of the program starts afterwards."""
@@ -62,7 +62,7 @@ class Limits(NamedTuple):
 class _Process:
     """A sandboxed interpreter with one job."""
 
-    def __init__(self, job: dict[str, object], limits: Limits, *, namespaces: bool, folder: str, connection: int | None) -> None:
+    def __init__(self, job: dict[str, object], limits: Limits, *, namespaces: bool, connection: int | None) -> None:
         self._namespaces = namespaces
         packages = [os.path.dirname(os.path.dirname(_HERE)), os.path.dirname(_HERE), _HERE]
         self._process = subprocess.Popen(
@@ -71,7 +71,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={},
-            cwd=folder,
+            cwd=_FOLDER,
             pass_fds=[] if connection is None else [connection],
             start_new_session=True,
         )
@@ -80,7 +80,7 @@ class _Process:
         os.set_blocking(self.stdin, False)
         os.set_blocking(self.stdout, False)
         # Processor time also counts the start; the wall clock is the sharp limit.
-        common = {"seconds": math.ceil(limits.timeout) + 2, "memory": limits.memory_mb * 2**20, "folder": folder}
+        common = {"seconds": math.ceil(limits.timeout) + 2, "memory": limits.memory_mb * 2**20, "folder": _FOLDER}
         data = json.dumps(job | common | {"namespaces": namespaces, "connection": connection}).encode()
         self.job = struct.pack("!Q", len(data)) + data
 
@@ -186,8 +186,8 @@ def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits) -> in
     """
     namespaces = isolation()
     ours, theirs = socket.socketpair()
-    with ours, theirs, _folder() as folder:
-        arguments = {"limits": limits, "namespaces": namespaces, "folder": folder}
+    with ours, theirs:
+        arguments = {"limits": limits, "namespaces": namespaces}
         candidate_job: dict[str, object] = {"kind": "candidate", "code": code}
         tests_job: dict[str, object] = {"kind": "tests", "setup": setup, "tests": list(tests)}
         with (
@@ -203,7 +203,7 @@ def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits) -> in
 
 def _run(code: str, stdin: str, limits: Limits, *, namespaces: bool) -> Finished:
     job: dict[str, object] = {"kind": "program", "code": code}
-    with _folder() as folder, _Process(job, limits, namespaces=namespaces, folder=folder, connection=None) as process:
+    with _Process(job, limits, namespaces=namespaces, connection=None) as process:
         _start([process])
         start = time.monotonic()
         deadline = start + limits.timeout
@@ -213,12 +213,6 @@ def _run(code: str, stdin: str, limits: Limits, *, namespaces: bool) -> Finished
             fault = None if process.code == 0 else "timeout" if process.code is None else f"status {process.code}"
         seconds = time.monotonic() - start
     return Finished(output.decode("utf-8", "replace"), fault, seconds)
-
-
-@contextmanager
-def _folder() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder:
-        yield folder
 
 
 def _start(processes: Sequence[_Process]) -> None:
