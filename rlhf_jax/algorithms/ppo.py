@@ -262,7 +262,7 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
         if config.kl_target is not None:
             steps = jnp.sum(sampled).astype(kl.dtype)
             coef = adaptive_kl_coef(kl_coef, sequence_kl, steps, target=config.kl_target, horizon=config.kl_horizon)
-            aux = {**aux, "kl_coef": coef}
+            aux = {**aux, "kl_coef": jnp.where(jnp.isfinite(coef), coef, kl_coef)}  # one bad batch must not spoil it for good
         return batch._replace(advantages=advantages, returns=returns), aux, metrics
 
     def weigh(batch: PolicyBatch) -> PolicyBatch:

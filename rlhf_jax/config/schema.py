@@ -37,8 +37,15 @@ RESUMABLE = (
     "training.save_every",
     "training.log_every",
     "training.max_nonfinite",
+    "algorithm.max_generation_batches",
+    "algorithm.on_cap",
 )
 """Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt."""
+TAKEN_LABELS = frozenset(
+    "mean std ungraded group_std zero_std_groups overlong_penalty greedy sampled chosen rejected margin accuracy failed "
+    "reward prompt completion prompt_index tokens truncated".split()
+)
+"""Names that a reward cannot have: metrics `rewards/NAME` and columns of the completion files."""
 MAX_SEED = 2**32 - 1
 _ONLINE_SECTIONS = {"rollout": RolloutConfig(), "rewards": (), "reward_pool": PoolConfig(), "evaluation": EvaluationConfig()}
 TRAINED_TOKENIZER = re.compile(r"bpe:([1-9][0-9]*)")
@@ -109,6 +116,11 @@ class Config:
         accuracy = self.algorithm.accuracy_reward if isinstance(self.algorithm, DAPOConfig) else None
         if accuracy is not None and accuracy not in labels:
             raise ValueError(f"algorithm.accuracy_reward={accuracy!r} is not among the rewards, which are {', '.join(labels)}")
+        taken = next((label for label in labels if label in TAKEN_LABELS), None)
+        if taken is not None:
+            raise ValueError(f"rewards: the name {taken!r} is taken by a metric or column; give another one with name=")
+        if self.algorithm.group_size == 1 and not isinstance(self.algorithm, PPOConfig):
+            raise ValueError("algorithm.group_size=1 compares nothing: advantages are within a group, so it must be at least 2")
         if self.data.max_prompt_len is not None:
             raise ValueError(
                 f"data.max_prompt_len={self.data.max_prompt_len} is for the offline algorithms; set rollout.max_prompt_len"

@@ -45,19 +45,22 @@ class TrainingConfig:
     """Parts into which a batch (of the online algorithms: a minibatch of completions) is split to save memory; the gradient is
     the same."""
     num_epochs: int = 1
-    """Passes over the training data, or over the prompts."""
+    """Passes over the training data. Online: as many steps as would pass all prompts so often if each were trained on; dynamic
+    sampling draws more (see the metric `data/epoch`)."""
     max_steps: int | None = None
     """Steps; when given, `num_epochs` is not used."""
     eval_every: int = 100
     """Steps between evaluations on the held-out split; 0: only before the first and after the last step."""
     eval_batch_size: int | None = None
-    """Rows, pairs or prompts per evaluation batch; null: `batch_size`."""
+    """Rows, pairs or prompts per evaluation batch; null: `batch_size` (online: as many as sample no more rows than a training
+    batch)."""
     save_every: int = 100
     """Steps between checkpoints; 0: only after the last step."""
     log_every: int = 1
     """Steps between rows in metrics.jsonl."""
     max_nonfinite: int = 5
-    """Updates in a row that may be skipped because the loss or a gradient is not finite, before the run stops."""
+    """Updates (online: steps with all their updates) in a row that may be skipped because the loss or a gradient is not finite,
+    before the run stops."""
 
     def __post_init__(self) -> None:
         at_least = {"batch_size": 1, "num_microbatches": 1, "num_epochs": 1, "max_steps": 1, "eval_batch_size": 1, "log_every": 1}

@@ -88,6 +88,8 @@ def collect(
             break
         indices, place = draw_prompts(setup, position)
         if not len(indices):
+            if pending.size:
+                break
             return Collected(None, pending, position, {}, samples)
         batch = generate_groups(setup, params, indices, draw=position.draws, step=step)
         kept, retired = filter_groups(setup, batch, position.retired)
@@ -152,9 +154,7 @@ def generate_groups(setup: OnlineSetup, params: Params, indices: np.ndarray, *, 
         parts=grades.parts,
         step=step,
     )
-    correct = setup.grader.correct(groups.rewards, groups.parts)
-    valid = ~np.isnan(groups.rewards)
-    right = (correct & valid).sum(1)
+    valid, right = judged(setup, groups)
     tally = {
         "data/generation_batches": 1.0,
         "data/groups_generated": float(groups.size),
@@ -179,14 +179,21 @@ def filter_groups(setup: OnlineSetup, batch: Batch, retired: tuple[int, ...]) ->
     """(which groups to keep, prompts retired by now)."""
     dynamic = dynamic_sampling(setup)
     algorithm, groups = setup.config.algorithm, batch.groups
-    valid = ~np.isnan(groups.rewards)
-    right = (setup.grader.correct(groups.rewards, groups.parts) & valid).sum(1)
+    valid, right = judged(setup, groups)
     graded = valid.sum(1)
     keep = (right > 0) & (right < graded) if dynamic is not None else np.ones(groups.size, bool)
     if isinstance(algorithm, DAPOConfig) and algorithm.retire_pass_rate is not None:
-        solved = (graded > 0) & (right >= algorithm.retire_pass_rate * graded)
+        solved = (graded == setup.group_size) & (right >= algorithm.retire_pass_rate * graded)
         retired = tuple(sorted({*retired, *groups.prompt[solved].tolist()}))
     return keep, retired
+
+
+def judged(setup: OnlineSetup, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
+    """(which completions were graded [N, G], also by the reward that says right or wrong; right ones of each group [N])."""
+    valid = ~np.isnan(groups.rewards)
+    if setup.grader.accuracy is not None:
+        valid &= ~np.isnan(groups.parts[..., setup.grader.accuracy])
+    return valid, (setup.grader.correct(groups.rewards, groups.parts) & valid).sum(1)
 
 
 def check_cap(dynamic: DAPOConfig, tally: dict[str, float], found: int, wanted: int) -> None:

@@ -28,7 +28,7 @@ def measuring(config: Config) -> Iterator[OnlineSetup]:
         raise ValueError("there are no held-out prompts: give data.eval_path, eval_split, eval_fraction or eval_size")
     algorithm = config.algorithm
     if not isinstance(algorithm, DAPOConfig):  # which keeps no further model, and says which reward is accuracy
-        algorithm = GRPOConfig(group_size=algorithm.group_size, temperature=algorithm.temperature)
+        algorithm = GRPOConfig(group_size=max(2, algorithm.group_size), temperature=algorithm.temperature)
     model = dataclasses.replace(config.model, reference=None, critic=None)
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, algorithm=algorithm, model=model, run_dir=folder)

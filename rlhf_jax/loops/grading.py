@@ -82,16 +82,21 @@ class Grader:
             for prompt, text in zip(repeated, texts, strict=True)
         ]
         columns = {name: [value for value in values for _ in range(group_size)] for name, values in prompts.columns.items()}
-        total: np.ndarray = np.zeros(rows, np.float32)
+        total: np.ndarray = np.full(rows, np.nan, np.float32)
+        spoiled = np.zeros(rows, bool)
         by_name: dict[str, np.ndarray] = {}
         failures: dict[str, int] = {}
         if self._host is not None:
             scores = self._host.score(repeated, completions, ids, columns)
             total, by_name, failures = scores.total.copy(), dict(scores.by_name), dict(scores.failures)
+            spoiled = scores.spoiled
         for reward in self._configs:
             if reward.label in self._models:
                 by_name[reward.label] = self._models[reward.label](np.asarray(rollout.tokens), np.asarray(rollout.mask))
-                total = total + np.float32(reward.weight) * by_name[reward.label]
+                value = by_name[reward.label]
+                spoiled = spoiled | ((reward.weight != 0) & ~np.isfinite(value))
+                total = np.where(np.isnan(total), 0, total) + np.float32(reward.weight) * np.nan_to_num(value)
+        total = np.where(spoiled | ~np.isfinite(total), np.nan, total).astype(np.float32)
         return Grades(total, np.stack([by_name[name] for name in self.names], axis=1), failures, texts)
 
     def correct(self, grades: np.ndarray, parts: np.ndarray) -> np.ndarray:

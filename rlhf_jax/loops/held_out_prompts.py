@@ -40,7 +40,8 @@ def evaluate_prompts(setup: OnlineSetup, params: Params, *, seed: int = 0) -> He
     if loader is None:
         return HeldOut({}, {})
     count = loader.num_examples if evaluation.max_prompts is None else min(evaluation.max_prompts, loader.num_examples)
-    per_batch = min(count, config.training.eval_batch_size or config.training.batch_size * setup.group_size)
+    like_training = max(1, config.training.batch_size * setup.group_size // max(evaluation.samples, 1))
+    per_batch = min(count, config.training.eval_batch_size or like_training)
     per_batch = -(-per_batch // setup.shards) * setup.shards
     temperature = config.algorithm.temperature if evaluation.temperature is None else evaluation.temperature
     top_p = config.rollout.top_p if evaluation.top_p is None else evaluation.top_p

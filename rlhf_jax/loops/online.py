@@ -82,12 +82,18 @@ def train_online(
         def is_due(every: int) -> bool:
             return bool(every) and now.step % every == 0
 
-        if now.step == 0:
+        if resume is None:
             evaluate(setup, now, folder)
         while now.step < setup.total_steps and stop.signum is None:
             clock = time.perf_counter()
             params = setup.policy_params(now.state.params)
-            collected = collect(setup, params, now.pending, now.position, step=now.step, stopped=lambda: stop.signum is not None)
+            try:
+                collected = collect(
+                    setup, params, now.pending, now.position, step=now.step, stopped=lambda: stop.signum is not None
+                )
+            except TrainingError:  # what was learnt until now is not lost
+                save(setup, checkpointer, now, identity, {})
+                raise
             now = now._replace(pending=collected.pending, position=collected.position)
             if collected.groups is None:
                 break
@@ -110,12 +116,14 @@ def train_online(
             if last or is_due(training.save_every):
                 save(setup, checkpointer, now, identity, evaluated)
                 saved = now.step
+        interrupted = stop.signum is not None and now.step < setup.total_steps
+        evaluated = {}
+        if not interrupted and now.step < setup.total_steps:
+            _log.info("step %d: every prompt is retired (retire_pass_rate=%s)", now.step, config.algorithm.retire_pass_rate)
+            evaluated = evaluate(setup, now, folder)
         if saved != now.step:
-            save(setup, checkpointer, now, identity, {})
+            save(setup, checkpointer, now, identity, evaluated)
     checkpointer.wait()
-    interrupted = stop.signum is not None and now.step < setup.total_steps
-    if not interrupted and now.step < setup.total_steps:
-        _log.info("step %d: every prompt is retired (algorithm.retire_pass_rate=%s)", now.step, config.algorithm.retire_pass_rate)
     return now, interrupted
 
 
@@ -206,17 +214,18 @@ def report(setup: OnlineSetup, now: Progress, collected: Collected, values: dict
     training = setup.config.training
     updates = int(now.state.step) - int(now.state.skipped[1])
     values = collected.metrics | values | {"lr": float(setup.schedule(max(updates - 1 - warmup_updates(setup.config), 0)))}
-    in_a_row = int(values["update/skipped_in_a_row"])
+    in_a_row, most = int(values["update/skipped_in_a_row"]), training.max_nonfinite * setup.updates_per_step
     if values["update/skipped"]:
         _log.warning("step %d: the loss or a gradient is not finite; update skipped (%d in a row)", now.step, in_a_row)
-    if now.step % training.log_every == 0 or in_a_row > training.max_nonfinite:
+    if now.step % training.log_every == 0 or in_a_row > most:
         folder.write(now.step, values, split="train")
         if collected.samples:
             write_completions(setup, now.step, collected.samples, folder, split="train")
-    if in_a_row > training.max_nonfinite:
+    if in_a_row > most:
         raise TrainingError(
             f"step {now.step}: the loss or a gradient was not finite {in_a_row} times in a row "
-            f"(training.max_nonfinite={training.max_nonfinite}); lower optimizer.learning_rate or look at metrics.jsonl"
+            f"(training.max_nonfinite={training.max_nonfinite}, {setup.updates_per_step} updates a step); "
+            "lower optimizer.learning_rate or look at the last rows of metrics.jsonl"
         )
 
 

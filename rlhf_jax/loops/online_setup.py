@@ -105,13 +105,16 @@ def make_online_setup(config: Config) -> OnlineSetup:
     policy, params = make_policy(config, mesh, "value" if shared else None)
     check_vocabulary(policy, tokenizer)
     width = max(prompts.buckets) + rollout.max_new_tokens
-    check_positions(policy, width)
+    check_positions(policy, max(width, max(eval_prompts.buckets, default=0) + rollout.max_new_tokens if eval_prompts else 0))
     stop_ids = stop_tokens(config, tokenizer)
     grader = Grader(config, tokenizer, mesh=mesh, stop_ids=stop_ids)
     frozen = make_online_frozen(config, mesh, policy, params)
     widest = prompts.buckets if eval_prompts is None else tuple(sorted({*prompts.buckets, *eval_prompts.buckets}))
     sampler: dict[str, Any] = {"pad_id": tokenizer.pad_id, "prompt_buckets": widest, "stop_ids": stop_ids}
     critic, critic_params = make_critic(config, mesh, policy, params)
+    if critic is not None:
+        check_vocabulary(critic, tokenizer)
+        check_positions(critic, width)
     model = policy if critic is None else policy._replace(scores=critic.scores)
     return OnlineSetup(
         config=config,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from rlhf_jax.algorithms.ppo import token_values
 from rlhf_jax.loops.online_setup import OnlineSetup
@@ -47,7 +48,16 @@ def make_score_step(setup: OnlineSetup) -> Score:
             scored["values"] = token_values(model, critic, batch)
         return scored
 
-    score = jax.jit(make_score(forward, num_microbatches=parts), out_shardings=batch_sharding(setup.mesh))
+    forward_all = make_score(forward, num_microbatches=parts)
+
+    def fill(trees: Any, batch: PolicyBatch) -> dict[str, Any]:
+        scored = forward_all(trees, batch)
+        if "old_logps" in scored and batch.on_policy is not None and batch.sampler_logps is not None:
+            # groups carried over were sampled by an older policy: its log-probabilities are the sampler's
+            scored["old_logps"] = jnp.where(batch.on_policy[:, None], scored["old_logps"], batch.sampler_logps)
+        return scored
+
+    score = jax.jit(fill, out_shardings=batch_sharding(setup.mesh))
     return lambda params, frozen, batch: batch._replace(**score((params, frozen), batch))
 
 

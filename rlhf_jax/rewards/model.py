@@ -1,5 +1,6 @@
 """Scores of a reward model, on the device."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.sharding import batch_sharding
+from rlhf_jax.sharding import BATCH_AXES, batch_sharding
 from rlhf_jax.types import Model, Params
 
 ModelRewards = Callable[[Int[Array, "B T"], Bool[Array, "B T"]], Float[np.ndarray, " B"]]
@@ -36,6 +37,7 @@ def make_model_rewards(model: Model, params: Params, *, mesh: Mesh) -> ModelRewa
             "the reward model has no scalar head: give one trained by algorithm reward_model, or *ForSequenceClassification"
         )
     scores = model.scores
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
     @jax.jit
     def score(params: Params, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, " B"]:
@@ -44,7 +46,9 @@ def make_model_rewards(model: Model, params: Params, *, mesh: Mesh) -> ModelRewa
         return jnp.where(last >= 0, read, jnp.nan).astype(jnp.float32)
 
     def rewards(tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[np.ndarray, " B"]:
-        placed = jax.device_put((tokens, mask), batch_sharding(mesh))
-        return np.asarray(score(params, *placed))
+        rows = len(tokens)
+        filler = ((0, -rows % shards), (0, 0))
+        padded = np.pad(np.asarray(tokens), filler), np.pad(np.asarray(mask), filler)
+        return np.asarray(score(params, *jax.device_put(padded, batch_sharding(mesh))))[:rows]
 
     return rewards

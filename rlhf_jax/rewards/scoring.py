@@ -30,6 +30,8 @@ class RewardScores(NamedTuple):
     """Label -> float32 [N], unweighted; NaN = not graded."""
     failures: dict[str, int]
     """"label/kind" -> completions; kinds: timeout, error, crash, none. Only those that occurred."""
+    spoiled: np.ndarray
+    """bool [N]: a function of non-zero weight failed, so that no sum is worth anything."""
 
 
 class Rewards:
@@ -149,7 +151,7 @@ class Rewards:
                     failures[key] = failures.get(key, 0) + 1
                     spoiled[row] |= outcome.failure != "none" and config.weight != 0
                     self._report(key, outcome)
-        return RewardScores(np.where(counted & ~spoiled, total, _NAN).astype(np.float32), by_name, failures)
+        return RewardScores(np.where(counted & ~spoiled, total, _NAN).astype(np.float32), by_name, failures, spoiled)
 
     def _report(self, key: str, outcome: Outcome) -> None:
         if key not in self._reported:

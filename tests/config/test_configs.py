@@ -6,12 +6,14 @@ import re
 import pytest
 
 from rlhf_jax.config import Config, load_config, make_config
+from rlhf_jax.config.compare import load_compare
 from rlhf_jax.config.document import parse_document, settled
 from rlhf_jax.config.fields import flat
 from rlhf_jax.data import load_examples
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
-FILES = sorted((REPO / "configs").glob("*.yaml"))
+COMPARISONS = [path for path in sorted((REPO / "configs").glob("*.yaml")) if "rlhf-jax compare" in path.read_text()]
+FILES = [path for path in sorted((REPO / "configs").glob("*.yaml")) if path not in COMPARISONS]
 HEADER = {
     "command": r"rlhf-jax train configs/NAME( [\w.]+=\S+)*",
     "hardware": r".+",
@@ -26,13 +28,27 @@ def test_there_are_configurations():
     }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_configuration(path, tmp_path):
-    text = path.read_text()
-    header = dict(re.findall(r"^#\s+(command|hardware|minutes|metric):[ ]*(.*)$", text.partition("\n\n")[0], re.MULTILINE))
+def checked_header(path, command):
+    """What a file's first lines state."""
+    text = path.read_text().partition("\n\n")[0]
+    header = dict(re.findall(r"^#\s+(command|hardware|minutes|metric):[ ]*(.*)$", text, re.MULTILINE))
     assert list(header) == list(HEADER), "the header states command, hardware, minutes, metric"
     for name, pattern in HEADER.items():
-        assert re.fullmatch(pattern.replace("NAME", re.escape(path.name)), header[name]), f"{name}: {header[name]!r}"
+        wanted = pattern.replace("NAME", re.escape(path.name)).replace("rlhf-jax train", f"rlhf-jax {command}")
+        assert re.fullmatch(wanted, header[name]), f"{name}: {header[name]!r}"
+    return header
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.name)
+def test_comparison(path):
+    checked_header(path, "compare")
+    config = load_compare(path)
+    assert config.run_dir == f"runs/{path.stem}" and len(config.runs) >= 2
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_configuration(path, tmp_path):
+    header = checked_header(path, "train")
     overrides = re.findall(r"[\w.]+=\S+", header["command"])
     config = load_config(path, overrides)
     assert isinstance(config, Config)

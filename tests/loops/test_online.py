@@ -12,7 +12,7 @@ import pytest
 
 from rlhf_jax.algorithms import GRPOConfig, PPOConfig
 from rlhf_jax.io import read_metrics
-from rlhf_jax.loops import TrainingError, collect, export, train
+from rlhf_jax.loops import TrainingError, collect, export, online, train
 from rlhf_jax.loops.export import load_checkpoint
 from rlhf_jax.models import load_pretrained
 from rlhf_jax.rewards import PoolConfig, RewardConfig
@@ -136,10 +136,32 @@ def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mix
             np.testing.assert_array_equal(a, b)
 
 
-def test_carried_groups_are_off_the_policy(online_config, mixed_task):
+@pytest.mark.parametrize("num_minibatches", [1, 2])
+def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_minibatches):
+    """They divide by the log-probabilities of the policy that sampled them, also where those of the others are scored."""
     data, rewards = mixed_task
-    config = online_config("dapo", data=data, rewards=rewards, rollout={"prompts_per_batch": 12}, training={"batch_size": 2})
-    rows = rows_of(train(config, progress=False).run_dir)
+    algorithm = dataclasses.replace(ONLINE["dapo"], num_minibatches=num_minibatches, num_epochs=1)
+    options = {"data": data, "rewards": rewards, "rollout": {"prompts_per_batch": 12}, "training": {"batch_size": 2}}
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        inner = online.make_score_step
+
+        def make_score_step(setup):
+            score = inner(setup)
+
+            def spy(params, frozen, batch):
+                out = score(params, frozen, batch)
+                if out.old_logps is not None and not bool(out.on_policy.all()):
+                    stale = ~np.asarray(out.on_policy)
+                    seen["stale"] = np.asarray(out.old_logps)[stale], np.asarray(out.sampler_logps)[stale]
+                return out
+
+            return spy
+
+        patch.setattr(online, "make_score_step", make_score_step)
+        rows = rows_of(train(online_config("dapo", algorithm=algorithm, **options), progress=False).run_dir)
+    if num_minibatches == 2:
+        np.testing.assert_array_equal(*seen["stale"])
     later = [row for row in rows if row["data/groups_carried"] > 0]
     assert later and all(row["sampler/on_policy"] < 1 for row in later)
     assert any(row["policy/ratio_max"] > 1 for row in later)
