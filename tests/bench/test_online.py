@@ -90,6 +90,7 @@ def test_generation_gives_no_ratio_for_other_tokens(monkeypatch, capsys):
     assert "(required: 0): 0, 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_continuous_batching_wastes_less(model_params):
     lengths = rollout_cost.lognormal_lengths(24, median=12, longest=64)
     assert lengths.min() >= 1 and lengths.max() <= 64 and 8 < np.median(lengths) < 18

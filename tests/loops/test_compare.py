@@ -42,6 +42,7 @@ def found(config):
     return compare(config, progress=False)
 
 
+@pytest.mark.slow
 def test_every_run_starts_from_the_same_model(found):
     assert [run.name for run in found.runs] == ["dpo", "ppo", "grpo", "dapo"]
     before = [{name: value for name, value in run.curve[0].items() if name != "seconds"} for run in found.runs]
@@ -49,6 +50,7 @@ def test_every_run_starts_from_the_same_model(found):
     assert "accuracy/mean@2" in before[0] and found.metric == "accuracy/mean@2"
 
 
+@pytest.mark.slow
 def test_curves_hold_every_measurement(found):
     steps = {run.name: [point["step"] for point in run.curve] for run in found.runs}
     assert steps == {"dpo": [0, 1, 2], "ppo": [0, 2], "grpo": [0, 2], "dapo": [0, 2]}
@@ -57,6 +59,7 @@ def test_curves_hold_every_measurement(found):
     assert all(math.isfinite(run.entropy) for run in found.runs[1:])
 
 
+@pytest.mark.slow
 def test_files(found):
     document = json.loads((found.folder / "compare.json").read_text())
     assert [run["name"] for run in document["runs"]] == ["dpo", "ppo", "grpo", "dapo"]
@@ -67,6 +70,7 @@ def test_files(found):
     assert load_compare(found.folder / "compare.yaml").run_dir == str(found.folder)
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_trains_nothing_again(config, found):
     files = [config.folder(stage, 0) / "metrics.jsonl" for stage in config.stages]
     rows = [read_metrics(file) for file in files]
@@ -75,6 +79,7 @@ def test_a_finished_comparison_trains_nothing_again(config, found):
     assert again.rows == found.rows
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_arrays(config, found):
     """PPO holds a policy, a critic and a reference, and moments of the first two."""
     run = config.run_config(config.runs[1], 0)

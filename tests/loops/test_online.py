@@ -232,6 +232,7 @@ def test_bad_graders_do_not_stop_a_run(online_config, tmp_path):
         assert row["rewards/ungraded"] == pytest.approx(14 / 16) and np.isfinite(row["loss/total"])
 
 
+@pytest.mark.slow
 def test_slots_and_several_generation_batches_change_nothing_but_the_schedule(online_config, tmp_path):
     """Continuous batching draws the same completions."""
     plain = train(online_config("grpo", run_dir=tmp_path / "plain"), progress=False)

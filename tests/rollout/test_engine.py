@@ -82,6 +82,7 @@ def ragged_prompts(count, rng, width=12):
     return rng.integers(1, 64, (count, width)), lengths
 
 
+@pytest.mark.slow
 def test_nothing_compiles_after_warm_up():
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
