@@ -20,7 +20,7 @@ from rlhf_jax.algorithms import GRPOConfig, PPOConfig
 from rlhf_jax.bench import grpo_sides, ppo_sides
 from rlhf_jax.config import Config, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig, FastTokenizer
-from rlhf_jax.loops.collect import Position, collect, no_groups
+from rlhf_jax.loops.collect import Position, collect
 from rlhf_jax.loops.groups import from_rollout, make_batch
 from rlhf_jax.loops.online_setup import OnlineSetup, make_online_setup, make_sample
 from rlhf_jax.loops.online_step import make_online_update, make_score_step
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, setup: OnlineSetup) -> None:
     options: dict[str, Any] = {"mesh": setup.mesh, "aux": setup.algorithm.aux}
     state, shardings = make_sharded_state(setup.params, setup.tx, jax.random.key(0), **options)
     score, update = make_score_step(setup), make_online_update(setup, shardings)
-    step, pending, position = 0, no_groups(setup), Position()
+    step, pending, position = 0, setup.filler(0), Position()
 
     def gate() -> dict[str, float]:
         given, noise = (np.load(args.folder / name) for name in ("completions.npy", "noise.npy"))

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.loops.errors import TrainingError
-from rlhf_jax.loops.groups import Groups, empty_groups, filler_groups, from_rollout, join
+from rlhf_jax.loops.groups import Groups, from_rollout, join
 from rlhf_jax.loops.online_setup import OnlineSetup
 from rlhf_jax.rollout import SamplingParams
 from rlhf_jax.types import Params
@@ -98,10 +98,9 @@ def collect(
         tally = {name: position.tally.get(name, 0.0) + added.get(name, 0.0) for name in position.tally | added}
         position, samples = Position(place, position.draws + 1, tally, retired), batch.samples
     batch_groups, rest = pending.take(slice(None, size)), pending.take(slice(size, None))
-    shape = {"group_size": setup.group_size, "width": setup.width, "num_rewards": len(setup.grader.names)}
     metrics = collection_metrics(setup, position, rest, batch_groups.size)
     if batch_groups.size < size:
-        batch_groups = join(batch_groups, filler_groups(size - batch_groups.size, **shape))
+        batch_groups = join(batch_groups, setup.filler(size - batch_groups.size))
     return Collected(batch_groups, rest, position._replace(tally={}), metrics, samples)
 
 
@@ -109,11 +108,6 @@ def dynamic_sampling(setup: OnlineSetup) -> DAPOConfig | None:
     """The algorithm's options where it samples dynamically."""
     algorithm = setup.config.algorithm
     return algorithm if isinstance(algorithm, DAPOConfig) and algorithm.dynamic_sampling else None
-
-
-def no_groups(setup: OnlineSetup) -> Groups:
-    """What is carried over before the first step."""
-    return empty_groups(group_size=setup.group_size, width=setup.width, num_rewards=len(setup.grader.names))
 
 
 def draw_prompts(setup: OnlineSetup, position: Position) -> tuple[np.ndarray, int]:

@@ -39,11 +39,6 @@ class Groups(NamedTuple):
         return Groups(*(x[index] for x in self))
 
 
-def empty_groups(*, group_size: int, width: int, num_rewards: int) -> Groups:
-    """No groups, with the shapes of a run."""
-    return filler_groups(0, group_size=group_size, width=width, num_rewards=num_rewards)
-
-
 def filler_groups(count: int, *, group_size: int, width: int, num_rewards: int) -> Groups:
     """Groups that only complete a shape: no completion, no grade, and therefore no weight in any loss."""
     shape = (count, group_size)

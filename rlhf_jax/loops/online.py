@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array
 
 from rlhf_jax.io import Checkpointer, RunFolder, log_completions, save_completions
-from rlhf_jax.loops.collect import Collected, Position, collect, no_groups
+from rlhf_jax.loops.collect import Collected, Position, collect
 from rlhf_jax.loops.errors import TrainingError
-from rlhf_jax.loops.groups import Groups, filler_groups, join, make_batch
+from rlhf_jax.loops.groups import Groups, make_batch
 from rlhf_jax.loops.held_out_prompts import evaluate_prompts
 from rlhf_jax.loops.interrupt import StopRequest
 from rlhf_jax.loops.online_setup import OnlineSetup, warmup_updates
@@ -134,7 +134,7 @@ def start(setup: OnlineSetup, checkpointer: Checkpointer, resume: int | None, id
     options: dict[str, Any] = {"mesh": setup.mesh, "aux": setup.algorithm.aux, "replicate": config.mesh.replicate}
     if resume is None:
         state, shardings = make_sharded_state(setup.params, setup.tx, key, **options)
-        return Progress(state, no_groups(setup), Position(), 0), shardings
+        return Progress(state, setup.filler(0), Position(), 0), shardings
     abstract, shardings = abstract_sharded_state(setup.params, setup.tx, key, **options)
     meta = checkpointer.read_meta(resume)
     for name, value in identity.items():
@@ -145,7 +145,7 @@ def start(setup: OnlineSetup, checkpointer: Checkpointer, resume: int | None, id
             )
     jax.tree.map(lambda x: x.delete(), setup.params)  # the checkpoint's take their place
     whole = replicated(setup.mesh)
-    held = pending_arrays(setup, filler(setup, max(meta["pending"], 1)))
+    held = pending_arrays(setup, setup.filler(max(meta["pending"], 1)))
     structs = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole) for name, x in held.items()}
     snapshot, _ = checkpointer.restore(resume, Snapshot(pending=structs, **abstract._asdict()))
     state = TrainState(**{name: value for name, value in snapshot._asdict().items() if name != "pending"})
@@ -174,15 +174,9 @@ def save(
 
 def pending_arrays(setup: OnlineSetup, pending: Groups) -> dict[str, Any]:
     """Groups as arrays on the mesh that a checkpoint can hold: at least one group; prompt numbers in 32 bits."""
-    held = pending if pending.size else filler(setup, 1)
+    held = pending if pending.size else setup.filler(1)
     arrays = held._replace(prompt=held.prompt.astype(np.int32))._asdict()
     return {name: jax.device_put(jnp.asarray(value), replicated(setup.mesh)) for name, value in arrays.items()}
-
-
-def filler(setup: OnlineSetup, count: int) -> Groups:
-    """Empty groups of the run's shape."""
-    shape: dict[str, int] = {"group_size": setup.group_size, "width": setup.width, "num_rewards": len(setup.grader.names)}
-    return join(filler_groups(count, **shape))
 
 
 def same_online_run(setup: OnlineSetup) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """From a configuration to everything that the online loop needs."""
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,11 +15,11 @@ from rlhf_jax.algorithms import ALGORITHMS, DAPOConfig, PPOConfig
 from rlhf_jax.config import Config, algorithm_name
 from rlhf_jax.data import FastTokenizer, PromptBatch, PromptLoader, make_prompt_loader
 from rlhf_jax.loops.grading import MODEL, Grader, model_path
-from rlhf_jax.loops.groups import widths
+from rlhf_jax.loops.groups import Groups, filler_groups, widths
 from rlhf_jax.loops.setup import check_vocabulary, load_reference, make_policy, make_tokenizer
 from rlhf_jax.models import load_pretrained, make_model
 from rlhf_jax.rollout import GenerationStats, SamplingParams, make_generator
-from rlhf_jax.sharding import BATCH_AXES, infer_shardings, make_mesh
+from rlhf_jax.sharding import infer_shardings, make_mesh, row_shards
 from rlhf_jax.training import make_optimizer, make_policy_critic_optimizer, make_schedule
 from rlhf_jax.types import Algorithm, Key, Model, Params, Rollout
 
@@ -69,6 +68,10 @@ class OnlineSetup(NamedTuple):
     def shards(self) -> int:
         """Devices over which rows are divided."""
         return row_shards(self.mesh)
+
+    def filler(self, count: int) -> Groups:
+        """Empty groups of the run's shape."""
+        return filler_groups(count, group_size=self.group_size, width=self.width, num_rewards=len(self.grader.names))
 
     @property
     def width(self) -> int:
@@ -160,11 +163,6 @@ def check_online_batch(config: Config, mesh: Mesh) -> None:
             f"{rows} rows, which must be a multiple of {parts} (num_minibatches={algorithm.num_minibatches} x "
             f"num_microbatches={training.num_microbatches} x mesh data x fsdp={shards})"
         )
-
-
-def row_shards(mesh: Mesh) -> int:
-    """Devices over which rows are divided."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_positions(model: Model, width: int) -> None:

@@ -14,7 +14,7 @@ from rlhf_jax.algorithms import ALGORITHMS
 from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
 from rlhf_jax.data import FastTokenizer, Kind, Loader, iterate_texts, load_tokenizer, make_loader, train_tokenizer
 from rlhf_jax.models import ModelConfig, init_model, load_pretrained
-from rlhf_jax.sharding import BATCH_AXES, make_mesh
+from rlhf_jax.sharding import make_mesh, row_shards
 from rlhf_jax.training import make_optimizer, make_schedule
 from rlhf_jax.types import Algorithm, Model, Params
 
@@ -96,9 +96,7 @@ def make_setup(config: Config) -> Setup:
 
 def check_batch(config: Config, mesh: Mesh) -> None:
     """Refuses batch sizes that the mesh and the microbatches do not divide."""
-    shards = 1
-    for axis in BATCH_AXES:
-        shards *= mesh.shape[axis]
+    shards = row_shards(mesh)
     training = config.training
     for name, size, parts in (
         ("batch_size", training.batch_size, training.num_microbatches * shards),

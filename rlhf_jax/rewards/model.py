@@ -1,6 +1,5 @@
 """Scores of a reward model, on the device."""
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.sharding import BATCH_AXES, batch_sharding
+from rlhf_jax.sharding import batch_sharding, row_shards
 from rlhf_jax.types import Model, Params
 
 ModelRewards = Callable[[Int[Array, "B T"], Bool[Array, "B T"]], Float[np.ndarray, " B"]]
@@ -37,7 +36,7 @@ def make_model_rewards(model: Model, params: Params, *, mesh: Mesh) -> ModelRewa
             "the reward model has no scalar head: give one trained by algorithm reward_model, or *ForSequenceClassification"
         )
     scores = model.scores
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = row_shards(mesh)
 
     @jax.jit
     def score(params: Params, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, " B"]:

@@ -1,6 +1,5 @@
 """Generation for a run: compiled once per shape, on a mesh, with slots that are refilled while others still decode."""
 
-import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -14,7 +13,7 @@ from rlhf_jax.rollout.generate import CHUNK, assemble
 from rlhf_jax.rollout.programs import Programs, Settings, make_programs
 from rlhf_jax.rollout.refill import Job, pad_rows, padded_count, run_slots
 from rlhf_jax.rollout.sampling import SamplingParams, check_sampling, sampling_steps
-from rlhf_jax.sharding import BATCH_AXES
+from rlhf_jax.sharding import row_shards
 from rlhf_jax.types import Key, Model, Params, Rollout
 
 
@@ -92,7 +91,7 @@ def make_generator(
     for name, value in (("max_new_tokens", max_new_tokens), ("group_size", group_size), ("chunk", chunk), ("slots", slots)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = 1 if mesh is None else row_shards(mesh)
     if slots is not None and slots % shards:
         raise ValueError(f"slots={slots} must be a multiple of {shards} (mesh data x fsdp)")
     if not prompt_buckets:

@@ -1,6 +1,6 @@
 """One device mesh, and two tables that say how arrays lie on it."""
 
-from rlhf_jax.sharding.mesh import BATCH_AXES, MESH_AXES, MeshConfig, make_mesh
+from rlhf_jax.sharding.mesh import BATCH_AXES, MESH_AXES, MeshConfig, make_mesh, row_shards
 from rlhf_jax.sharding.rules import (
     AXIS_RULES,
     PARAM_RULES,
@@ -22,5 +22,6 @@ __all__ = [
     "infer_shardings",
     "make_mesh",
     "replicated",
+    "row_shards",
     "tree_bytes_per_device",
 ]

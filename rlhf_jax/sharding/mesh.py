@@ -62,6 +62,11 @@ class MeshConfig:
         return sizes
 
 
+def row_shards(mesh: Mesh) -> int:
+    """Devices over which the rows of a batch are divided."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def make_mesh(config: MeshConfig | Mapping[str, int], *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with axes ``("data", "fsdp", "tensor")`` and Auto axis types (sharding is propagated by the compiler).
 
