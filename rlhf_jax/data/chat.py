@@ -74,7 +74,8 @@ def render_chat(
     messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,
-    special_tokens: Mapping[str, str],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any],
 ) -> str:
     """Renders a conversation to text.
 
@@ -82,7 +83,8 @@ def render_chat(
         template: Jinja source, as in `tokenizer_config.json`.
         messages: dicts with `role` and `content`.
         add_generation_prompt: also open the assistant's turn.
-        special_tokens: `bos_token`, `eos_token`, ... as the template sees them.
+        tools: function schemas that the model may call, as transformers takes them.
+        variables: what else the template sees: `bos_token`, `eos_token`, ..., and the caller's own (`enable_thinking`).
 
     Raises:
         DataError: the template refuses the messages (wrong role order, a system message it does not know).
@@ -91,9 +93,9 @@ def render_chat(
         return _compile(template).render(
             messages=[dict(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
-            tools=None,
+            tools=tools,
             documents=None,
-            **special_tokens,
+            **variables,
         )
     except (jinja2.TemplateError, TypeError) as error:
         raise DataError(f"the chat template refuses these messages: {' '.join(str(error).split())}") from None

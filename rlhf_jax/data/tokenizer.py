@@ -47,11 +47,20 @@ class Tokenizer(Protocol):
     vocab_size: int
     prefix_ids: list[int]
     """What `add_special_tokens=True` puts in front of a text (usually nothing or BOS)."""
+    stop_ids: tuple[int, ...]
+    """Every token that ends an answer, EOS first."""
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str: ...
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> str: ...
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = False,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str: ...
     def save(self, path: str | pathlib.Path) -> None: ...
     def fingerprint(self) -> str: ...
 
@@ -77,6 +86,7 @@ class FastTokenizer:
         self.eos_id = self._special_id("eos_token")
         self.bos_id = self._special_id("bos_token") if "bos_token" in self.special_tokens else None
         self.pad_id = self._special_id("pad_token") if "pad_token" in self.special_tokens else self.eos_id
+        self.stop_ids: tuple[int, ...] = (self.eos_id,)
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         plain, special = backend.encode("a", add_special_tokens=False).ids, backend.encode("a", add_special_tokens=True).ids
         self.prefix_ids = special[: _find(special, plain)]
@@ -103,10 +113,21 @@ class FastTokenizer:
         """Ids to text. With the built-in bytes `decode(encode(text)) == text` for every string."""
         return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> str:
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = False,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
         """Renders messages to text; see `render_chat`."""
         return render_chat(
-            self.chat_template, messages, add_generation_prompt=add_generation_prompt, special_tokens=self.special_tokens
+            self.chat_template,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            tools=tools,
+            variables={**self.special_tokens, **(template_kwargs or {})},
         )
 
     def save(self, path: str | pathlib.Path) -> None:

@@ -21,7 +21,7 @@ CHATML = (
 
 
 def render(template: str, messages=MESSAGES, *, add_generation_prompt: bool = False, **special_tokens: str) -> str:
-    return render_chat(template, messages, add_generation_prompt=add_generation_prompt, special_tokens=special_tokens)
+    return render_chat(template, messages, add_generation_prompt=add_generation_prompt, variables=special_tokens)
 
 
 @pytest.mark.parametrize("add_generation_prompt", [False, True])
