@@ -12,9 +12,10 @@ from rlhf_jax.cli.compare import compare as compare_command
 from rlhf_jax.cli.compare import quickstart as quickstart_command
 from rlhf_jax.cli.generate import generate
 from rlhf_jax.cli.keys import describe_algorithm
-from rlhf_jax.cli.output import print_metrics, print_table, say
+from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, say
 from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
+from rlhf_jax.rewards.config import RewardConfig
 
 STAGES = {"text": "text, or prompts with answers", "pairs": "preference pairs", "prompts": "prompts and a reward"}
 
@@ -45,6 +46,8 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ConfigError(f"--step and --best choose a checkpoint of a run folder, and {target} is none")
     run_dir = run_folder_of(target) if is_run else target
     config = load_config(run_dir / "config.yaml" if is_run else target, options.overrides)
+    if is_run and not options.trust_rewards:
+        check_rewards_built_in(config.rewards, target)
     show_logs(live=False)
     from rlhf_jax import loops  # heavy
     from rlhf_jax.loops.export import best_step
@@ -56,6 +59,20 @@ def evaluate(options: argparse.Namespace) -> int:
         metrics = loops.evaluate(config)
     print_metrics(f"{target if is_run else config.model.path or 'random weights'} on held-out data", {"value": metrics})
     return 0
+
+
+def check_rewards_built_in(rewards: Sequence[RewardConfig], target: pathlib.Path) -> None:
+    """Refuses reward functions that a run folder names and that are not the library's own: they would be run.
+
+    Raises:
+        ConfigError: there is one, and `--trust-rewards` was not given.
+    """
+    foreign = next((reward.function for reward in rewards if ":" in reward.function), None)
+    if foreign is not None:
+        raise ConfigError(
+            f"the configuration of {target} names the reward function {foreign!r}, which would be run: look at it, "
+            "and add --trust-rewards if you trust it"
+        )
 
 
 def export(options: argparse.Namespace) -> int:
@@ -137,7 +154,7 @@ def show_logs(*, live: bool) -> bool:
     """
     live = live and sys.stderr.isatty()
     handler = logging.StreamHandler(CurrentStderr())
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter("%(message)s"))
     handler.addFilter(lambda record: not (live and record.name == "rlhf_jax.io.progress"))
     logger = logging.getLogger("rlhf_jax")
     for old in [old for old in logger.handlers if old.get_name() == "rlhf_jax.cli"]:

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from rlhf_jax.cli.output import complain
+
 EXIT_CODES = """\
 exit codes:
   0    done
@@ -50,6 +52,7 @@ examples:
 
 An override is section.key=value: a YAML scalar, or flow syntax in brackets or braces; null unsets; the last one wins.
 Starting the same command again goes on from the newest checkpoint in run_dir (see checkpoint.resume).
+A configuration is code: the reward functions that it names are imported and called. Run only those that you trust.
 
 """
 EVALUATE = """\
@@ -57,6 +60,10 @@ examples:
   rlhf-jax evaluate runs/dpo_hh                                             the newest checkpoint of a run
   rlhf-jax evaluate runs/dpo_hh --best data.eval_path=test.jsonl data.eval_fraction=0
   rlhf-jax evaluate configs/dpo_hh.yaml data.path=pairs.jsonl model.path=aligned-model model.reference=runs/sft_hh/export
+  rlhf-jax evaluate runs/grpo --trust-rewards                               a run whose rewards are functions of a file
+
+A configuration is code: the reward functions that it names are imported and called. Those of your own configuration you
+have chosen; those of a run folder, which may have come from somebody else, run with --trust-rewards only.
 
 """
 EXPORT = """\
@@ -157,7 +164,7 @@ def _report(error: Exception, *, debug: bool) -> int:
     if debug or code is None:
         traceback.print_exception(error)
     if code is not None:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(str(error))
     return 1 if code is None else code
 
 
@@ -179,6 +186,9 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
         "target", metavar="CONFIG_OR_RUN", help="YAML file (evaluates its model.path), or a run folder or checkpoint"
     )
     evaluate.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to the configuration")
+    evaluate.add_argument(
+        "--trust-rewards", action="store_true", help="run reward functions that a run folder names and that are not built in"
+    )
     _add_choice_of_step(evaluate)
 
     compare = _add(commands, "compare", "train several algorithms from one model, and compare them", COMPARE)
@@ -240,7 +250,7 @@ def _add_choice_of_step(parser: argparse.ArgumentParser) -> None:
 
 
 def _usage_error(message: str) -> NoReturn:
-    print(f"error: {message} (see rlhf-jax --help)", file=sys.stderr)
+    complain(f"{message} (see rlhf-jax --help)")
     raise SystemExit(2)
 
 

@@ -1,11 +1,36 @@
 """What commands print: tables and summaries on standard output."""
 
+import logging
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 WIDTH = 120
 """Columns when the output is no terminal."""
+_COMMANDS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed: colours, cursor, title, bell
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line separators, and what turns the direction of text round
+    "\ud800-\udfff\ufeff\U000e0000-\U000e007f]"  # what cannot be encoded, and what no font shows
+)
+"""Characters that a terminal obeys, or shows as another text, instead of printing them."""
+
+
+def printable(text: str) -> str:
+    """Text with every character that a terminal would obey written out (``\\x1b``, ``\\u202e``).
+
+    What a model, a data file or a reward function says may be anyone's: it must not move the cursor, set the window's
+    title or hide part of itself.
+    """
+    return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats log records as printable text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return printable(super().format(record))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0) -> None:
@@ -17,13 +42,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     table = Table()
     for index, column in enumerate(columns):
         right = index >= len(columns) - numbers
-        table.add_column(Text(column), justify="right" if right else "left", no_wrap=index == 0)
+        table.add_column(Text(printable(column)), justify="right" if right else "left", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=WIDTH)
-    console.print(Text(title), soft_wrap=True)
+    console.print(Text(printable(title)), soft_wrap=True)
     console.print(table)
 
 
@@ -48,5 +73,10 @@ def format_number(value: Any) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line to standard output."""
-    print(text, flush=True)
+    """Print a line to standard output: printable on a terminal, as it is into a file or pipe."""
+    print(printable(text) if sys.stdout.isatty() else text, flush=True)
+
+
+def complain(text: str) -> None:
+    """Print an error as one printable line to standard error."""
+    print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)

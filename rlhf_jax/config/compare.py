@@ -75,7 +75,7 @@ class CompareConfig:
             raise ValueError(f"reach={self.reach} must be above 0 and at most 1")
         names = [stage.name for stage in self.stages]
         for name in names:
-            if not name or pathlib.PurePath(name).name != name:
+            if name in ("", "..") or pathlib.PurePath(name).name != name:
                 raise ValueError(f"runs: name={name!r} must be the name of a folder")
             if names.count(name) > 1:
                 raise ValueError(f"runs: {name!r} names two runs; give each its own name")

@@ -21,6 +21,12 @@ FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 SPECIAL = re.compile(r"([-+]?)\.?(inf|Inf|INF)")
 NAN = frozenset({".nan", ".NaN", ".NAN", "nan", "NaN"})
 TAG = "tag:yaml.org,2002:"
+MAX_DIGITS = 100
+"""Of an integer; a longer one is read as a float, as Python refuses to convert thousands of digits."""
+MAX_DEPTH = 50
+"""Brackets and indentations inside each other: deeper ones would end in the interpreter's recursion limit."""
+MAX_VALUES = 100_000
+"""Values after aliases are written out: a kilobyte of aliases of aliases stands for billions."""
 
 
 class Plain(NamedTuple):
@@ -46,7 +52,7 @@ def read_scalar(text: str) -> Plain:
         value = None
     elif text in BOOLS:
         value = BOOLS[text]
-    elif INT.fullmatch(text):
+    elif INT.fullmatch(text) and len(text) <= MAX_DIGITS:
         value = int(text.replace("_", ""))
     elif FLOAT.fullmatch(text):
         value = float(text.replace("_", ""))
@@ -70,10 +76,7 @@ def parse_document(text: str, name: str) -> Document:
     Raises:
         ConfigError: invalid YAML, a top level that is no mapping, a key given twice, an alias inside itself.
     """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {_describe_yaml_error(error)}") from None
+    node = _compose(text, name)
     if node is None:
         return Document({}, {})
     if not isinstance(node, yaml.MappingNode):
@@ -102,10 +105,7 @@ def parse_value(text: str, name: str) -> Any:
     """Parse the right side of an override: flow syntax when it opens with a bracket, brace or quote; else one plain scalar."""
     if not text.lstrip().startswith(("[", "{", '"', "'")):
         return read_scalar(text)
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {_describe_yaml_error(error)}") from None
+    node = _compose(text, name)
     assert node is not None, "the text opens with a bracket, brace or quote"
     return _construct(node, name, "", {}, ())
 
@@ -127,10 +127,43 @@ def render(tree: Any) -> str:
     return yaml.serialize(node, Dumper=yaml.SafeDumper, width=2**20, allow_unicode=True)
 
 
+def _compose(text: str, name: str) -> yaml.Node | None:
+    """YAML text as a graph of nodes (an alias is the node it names), within the budgets."""
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # does not recurse, as composing does
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                where = "" if event.start_mark is None else f"line {event.start_mark.line + 1}: "
+                raise ConfigError(f"{name}: {where}nested more than {MAX_DEPTH} deep")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {_describe_yaml_error(error)}") from None
+    if node is not None and _num_values(node, {}, ()) > MAX_VALUES:
+        raise ConfigError(f"{name}: more than {MAX_VALUES:,} values once its aliases are written out")
+    return node
+
+
+def _num_values(node: yaml.Node, counted: dict[int, int], open_nodes: tuple[int, ...]) -> int:
+    """Values that a node stands for; every node is looked at once, however many aliases name it."""
+    if isinstance(node, yaml.ScalarNode) or id(node) in open_nodes:  # one inside itself is refused by `_construct`
+        return 1
+    if id(node) not in counted:
+        inside = (*open_nodes, id(node))
+        if len(inside) > MAX_DEPTH:  # through aliases; `_construct` names the line
+            return 1
+        children = node.value if isinstance(node, yaml.SequenceNode) else [v for _, v in node.value]
+        counted[id(node)] = 1 + sum(_num_values(child, counted, inside) for child in children)
+    return counted[id(node)]
+
+
 def _construct(node: yaml.Node, name: str, path: str, lines: dict[str, int], open_nodes: tuple[int, ...]) -> Any:
     if id(node) in open_nodes:
         raise ConfigError(f"{name}: line {node.start_mark.line + 1}: an alias refers to a value that contains it")
     inside = (*open_nodes, id(node))
+    if len(inside) > MAX_DEPTH + 1:  # through aliases: the text itself is no deeper
+        raise ConfigError(f"{name}: line {node.start_mark.line + 1}: nested more than {MAX_DEPTH} deep")
     if isinstance(node, yaml.ScalarNode):
         return read_scalar(node.value) if node.style is None else node.value
     if isinstance(node, yaml.SequenceNode):

@@ -6,6 +6,7 @@ column types; parquet, saved datasets and the hub go through `datasets` (importe
 
 import codecs
 import csv
+import dataclasses
 import difflib
 import gzip
 import hashlib
@@ -13,9 +14,8 @@ import io
 import json
 import pathlib
 import re
-import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from rlhf_jax.data.config import DataConfig
@@ -23,6 +23,10 @@ from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.synthetic import is_synthetic, synthetic_rows
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+MAX_LINE_BYTES = 64 << 20
+"""Of a line of JSON lines or CSV, and of a field of CSV."""
+MAX_JSON_BYTES = 1 << 30
+"""Of a whole .json file, which is parsed in one piece."""
 _SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 
@@ -192,9 +196,17 @@ def _open(file: pathlib.Path) -> io.BufferedIOBase:
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
 
-def _text_lines(stream: io.BufferedIOBase) -> Iterator[str]:
+def _lines(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[bytes]:
+    """Lines of a file, none of which may fill the memory: 2 MiB of gzip can hold one of 3 GiB."""
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise DataError(f"{file} has a line of more than {MAX_LINE_BYTES >> 20} MiB: one row is one line")
+        yield line
+
+
+def _text_lines(lines: Iterable[bytes]) -> Iterator[str]:
     """Lines of text. Bytes that are not UTF-8 become lone surrogates, so that they spoil their own line only."""
-    for index, line in enumerate(stream):
+    for index, line in enumerate(lines):
         text = line.decode("utf-8" if index else "utf-8-sig", "surrogateescape")
         yield from io.StringIO(text, newline="")  # a lone carriage return ends a line too
 
@@ -208,7 +220,7 @@ def _not_utf8(text: str) -> BadRow | None:
 
 
 def _read_json_lines(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow]:
-    for number, line in enumerate(_text_lines(stream), start=1):
+    for number, line in enumerate(_text_lines(_lines(file, stream)), start=1):
         if line.strip():
             yield _json_row(f"{file}:{number}", line)
 
@@ -233,7 +245,9 @@ def _object_row(where: str, columns: Any) -> RawRow:
 
 def _read_json(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow]:
     """A JSON array of objects; a .json file with one object a line is read as JSON lines."""
-    content = stream.read()
+    content = stream.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise DataError(f"{file} holds more than {MAX_JSON_BYTES >> 20} MiB: write it as .jsonl, a row a line")
     if not content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         yield from _read_json_lines(file, io.BytesIO(content))
         return
@@ -253,8 +267,8 @@ def _read_json(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow
 
 
 def _read_csv(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(_text_lines(stream), strict=True)
+    csv.field_size_limit(MAX_LINE_BYTES)
+    reader = csv.DictReader(_text_lines(_lines(file, stream)), strict=True)
     try:
         count = len(reader.fieldnames or ())
         if bad := _not_utf8("".join(reader.fieldnames or ())):
@@ -283,7 +297,7 @@ def _read_parquet(file: pathlib.Path) -> Iterator[RawRow]:
 
     try:
         rows = datasets.load_dataset("parquet", data_files=str(file), split="train", streaming=True)
-        for number, columns in enumerate(rows, start=1):
+        for number, columns in enumerate(_undecoded(rows), start=1):
             yield RawRow(f"{file} row {number}", columns)
     except Exception as error:
         raise DataError(f"{file} cannot be read as parquet: {' '.join(str(error).split())[:200]}") from None
@@ -293,15 +307,47 @@ def _read_saved(folder: pathlib.Path, source: Source) -> Iterator[RawRow]:
     import datasets
 
     try:
-        rows = datasets.load_from_disk(str(folder))
+        _check_saved_files(folder)
+        rows = _undecoded(datasets.load_from_disk(str(folder)).to_iterable_dataset())
     except Exception as error:
         raise DataError(f"{folder} cannot be read as a saved dataset: {' '.join(str(error).split())[:200]}") from None
     for number, columns in enumerate(rows, start=1):
         yield RawRow(f"{source.name} row {number}", columns)
 
 
+def _check_saved_files(folder: pathlib.Path) -> None:
+    """The files that a saved dataset names must be its own: state.json may come from a stranger."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    for entry in state["_data_files"]:
+        if pathlib.PurePath(entry["filename"]).name != entry["filename"]:
+            raise ValueError(f"state.json names {entry['filename']!r}, which is no file of this folder")
+
+
+def _undecoded(rows: Any) -> Any:
+    """The rows of an iterable dataset with images, sounds and the like as stored: decoding them would open files and
+    addresses that the rows name."""
+    return rows if rows.features is None else rows.cast(_plain_features(rows.features))
+
+
+def _plain_features(feature: Any) -> Any:
+    import datasets
+
+    if isinstance(feature, dict):
+        return type(feature)({name: _plain_features(part) for name, part in feature.items()})
+    if isinstance(feature, list | tuple):
+        return type(feature)(_plain_features(part) for part in feature)
+    if not dataclasses.is_dataclass(feature) or isinstance(feature, datasets.Json | type):
+        return feature
+    options = {field.name for field in dataclasses.fields(feature) if field.init}
+    if "decode" in options:
+        return dataclasses.replace(feature, **{"decode": False})
+    if "feature" in options:  # a list of something
+        return dataclasses.replace(feature, **{"feature": _plain_features(vars(feature)["feature"])})
+    return feature
+
+
 def _read_hub(source: Source) -> Iterator[RawRow]:
-    for number, columns in enumerate(_load_hub(source), start=1):
+    for number, columns in enumerate(_undecoded(_load_hub(source).to_iterable_dataset()), start=1):
         yield RawRow(f"{source.name}[{source.split}] row {number}", columns)
 
 

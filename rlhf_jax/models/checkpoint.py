@@ -84,6 +84,8 @@ class Checkpoint:
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, Mapping):
             raise ModelLoadError(f"{self.folder / INDEX} has no weight_map")
+        for name, file in weight_map.items():
+            _check_shard_name(file, f"{self.folder / INDEX}: tensor {name!r}")
         for file in sorted(set(weight_map.values())):
             if not (self.folder / file).is_file():
                 raise ModelLoadError(f"{self.folder / file} does not exist, but {INDEX} names it")
@@ -91,6 +93,13 @@ class Checkpoint:
         for name, file in weight_map.items():
             if name not in self._handles:
                 raise ModelLoadError(f"{self.folder / file} does not hold tensor {name!r}, but {INDEX} says so")
+
+
+def _check_shard_name(file: Any, where: str) -> None:
+    """A folder's index may only name files of that folder: it may come from a stranger."""
+    inside = isinstance(file, str) and re.fullmatch(r"[^/\\\0]+\.safetensors", file)
+    if not inside:
+        raise ModelLoadError(f"{where} is said to lie in {file!r}, which is no .safetensors file of this folder")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,8 +112,10 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelLoadError(f"{path} does not exist; a model folder holds config.json and {SINGLE}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:  # no JSON, not UTF-8, a number of thousands of digits
         raise ModelLoadError(f"{path} cannot be read as JSON: {error}") from None
+    except RecursionError:
+        raise ModelLoadError(f"{path} cannot be read as JSON: nested too deeply") from None
     if not isinstance(value, dict):
         raise ModelLoadError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value

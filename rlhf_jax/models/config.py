@@ -121,8 +121,14 @@ class ModelConfig:
           ModelConfigError: an unsupported architecture (the message lists the supported ones), a missing size, or a key that
             changes the maths in a way that is not supported; the message names it.
         """
-        family = family_of(config)
-        return cls(**family.read(config))
+        try:
+            family = family_of(config)
+            return cls(**family.read(config))
+        except ModelConfigError:
+            raise
+        except (TypeError, AttributeError, KeyError, ValueError, OverflowError, MemoryError) as error:
+            # config.json is a stranger's: a value of another type than a reader expects must not end in a traceback.
+            raise ModelConfigError(f"config.json holds a value of the wrong kind ({type(error).__name__}: {error})") from None
 
     def to_hf(self) -> dict[str, Any]:
         """The contents of config.json: transformers 5 style, with the transformers 4 keys beside them.

@@ -18,6 +18,8 @@ _HARMLESS = frozenset(
 """Keys that do not change the logits: bookkeeping, dropout, generation defaults of old files, class heads we do not build."""
 
 _HARMLESS_PREFIXES = ("_",)
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer")
+MAX_LAYERS = 10_000
 
 
 class ModelConfigError(ValueError):
@@ -54,6 +56,8 @@ class Reader:
         value = self.get(key, self._defaults.get(key))
         if value is None:
             raise ModelConfigError(f"{key!r} is missing from the configuration of model_type {self.model_type!r}")
+        if key in _LAYER_COUNTS and isinstance(value, int) and value > MAX_LAYERS:  # a tuple is made of it
+            raise ModelConfigError(f"{key}={_short(value)} must be at most {MAX_LAYERS}")
         return self._checked(key, value, int)
 
     def integer(self, key: str, default: int) -> int:

@@ -15,7 +15,10 @@ import pytest
 
 from rlhf_jax import loops
 from rlhf_jax.cli import main as cli
+from rlhf_jax.cli.commands import check_rewards_built_in
 from rlhf_jax.cli.main import ERROR_CODES, exit_code, main
+from rlhf_jax.config import ConfigError
+from rlhf_jax.rewards.config import RewardConfig
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TINY = """
@@ -302,3 +305,46 @@ def test_module_entry_point():
     )
     assert (result.returncode, result.stdout[:8]) == (0, "rlhf-jax")
     assert cli.__doc__
+
+
+FOREIGN = """
+algorithm: {name: grpo, group_size: 2}
+run_dir: RUN
+tokenizer: byte
+model: {config: {model_type: qwen2, vocab_size: 320, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2,
+    num_key_value_heads: 1, intermediate_size: 32}}
+data: {path: "synthetic:arithmetic?size=64", eval_size: 16}
+rewards: REWARDS
+"""
+
+
+@pytest.mark.parametrize("target", ["", "checkpoints", "checkpoints/3"])
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        "[{function: 'os:system', options: {command: 'touch PWNED'}}]",
+        "[{function: exact_match}, {function: 'HERE/grade.py:grade', weight: 0}]",
+        "[{function: 'grade:grade'}]",
+    ],
+)
+def test_evaluating_a_run_folder_runs_no_foreign_reward(tmp_path, capsys, monkeypatch, rewards, target):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    marker = tmp_path / "PWNED"
+    (tmp_path / "grade.py").write_text(f"open({str(marker)!r}, 'w')\ndef grade(prompts, completions): return [0.0]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = FOREIGN.replace("RUN", str(tmp_path)).replace("REWARDS", rewards.replace("HERE", str(tmp_path)))
+    (tmp_path / "config.yaml").write_text(text)
+    assert main(["evaluate", str(tmp_path / target)]) == 2
+    assert not marker.exists()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "names the reward function" in error
+    assert "--trust-rewards" in error
+
+
+def test_trusted_and_built_in_rewards_are_not_refused():
+    own = RewardConfig(function="file.py:grade")
+    with pytest.raises(ConfigError, match="'file.py:grade'"):
+        check_rewards_built_in([RewardConfig(function="math"), own], pathlib.Path("run"))
+    check_rewards_built_in([RewardConfig(function="math"), RewardConfig(function="model")], pathlib.Path("run"))

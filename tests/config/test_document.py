@@ -114,3 +114,39 @@ def test_override_values(text, value):
 def test_broken_override_value():
     with pytest.raises(ConfigError, match=r"override 'a=\[1': not valid YAML"):
         parse_value("[1", "override 'a=[1'")
+
+
+def _aliases(levels: int, width: int, opening: str = "[", closing: str = "]") -> str:
+    lines = ["a0: &a0 [x]"]
+    for level in range(1, levels):
+        inner = ", ".join([f"*a{level - 1}"] * width)
+        lines.append(f"a{level}: &a{level} {opening}{inner}{closing}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_aliases(30, 8), "more than 100,000 values once its aliases are written out"),
+        (_aliases(9, 9), "more than 100,000 values once its aliases are written out"),
+        (_aliases(60, 1, "[" * 10, "]" * 10), "nested more than 50 deep"),
+        ("a: " + "[" * 20_000 + "]" * 20_000, "nested more than 50 deep"),
+        ("a: " + "{b: " * 20_000 + "}" * 20_000, "nested more than 50 deep"),
+        ("\n".join(" " * depth + "a:" for depth in range(2000)), "nested more than 50 deep"),
+    ],
+    ids=["aliases", "just too many", "deep through aliases", "brackets", "braces", "indentation"],
+)
+def test_hostile_sizes_are_refused_in_one_line(text, message):
+    with pytest.raises(ConfigError) as error:
+        parse_document(text, "x.yaml")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_ordinary_aliases_and_nesting_are_read():
+    text = _aliases(4, 3) + "\nb: " + "[" * 40 + "]" * 40
+    assert settled(parse_document(text, "x").tree)["a2"] == [[["x"]] * 3] * 3
+
+
+def test_a_number_of_thousands_of_digits_is_a_float():
+    assert read_scalar("9" * 5000).value == math.inf

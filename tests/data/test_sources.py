@@ -4,9 +4,11 @@ import gzip
 import json
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from rlhf_jax.data import DataConfig, DataError, load_examples
+from rlhf_jax.data import DataConfig, DataError, load_examples, sources
 from rlhf_jax.data.sources import Source, eval_source, read_rows, source_fingerprint, train_source
 
 ROWS = [
@@ -263,3 +265,65 @@ def test_fingerprint_is_of_the_content(tmp_path) -> None:
     assert generated[0] == generated[1] != generated[2]
     datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
     assert len(source_fingerprint(Source(str(tmp_path / "saved"), "train"), "text")) == 64
+
+
+IMAGE = datasets.Features({"prompt": datasets.Value("string"), "picture": datasets.Image()})
+
+
+def _with_image_schema(place: str) -> pyarrow.Table:
+    """A table whose metadata says that a column is an image at some place."""
+    table = pyarrow.table({"prompt": ["a"], "picture": [{"bytes": None, "path": place}]})
+    schema = {"info": {"features": IMAGE.to_dict()}}
+    return table.replace_schema_metadata({b"huggingface": json.dumps(schema).encode()})
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:9/x.png", "{folder}/secret.png", "file:///etc/passwd"])
+def test_reading_a_parquet_file_opens_nothing_that_it_names(tmp_path, place: str) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    place = place.format(folder=tmp_path)
+    pyarrow.parquet.write_table(_with_image_schema(place), tmp_path / "x.parquet")
+    assert columns(tmp_path / "x.parquet") == [{"prompt": "a", "picture": {"bytes": None, "path": place}}]
+
+
+def test_reading_a_saved_dataset_opens_nothing_that_it_names(tmp_path) -> None:
+    stored = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({"prompt": ["a"], "picture": pyarrow.array([{"bytes": None, "path": "/etc/passwd"}], stored)})
+    datasets.Dataset(table).save_to_disk(tmp_path)
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    (tmp_path / "dataset_info.json").write_text(json.dumps({**info, "features": IMAGE.to_dict()}))
+    assert columns(tmp_path) == [{"prompt": "a", "picture": {"bytes": None, "path": "/etc/passwd"}}]
+
+
+def test_json_columns_of_parquet_are_objects(tmp_path) -> None:
+    features = datasets.Features({"prompt": datasets.Value("string"), "tools": datasets.List(datasets.Json())})
+    rows = [{"prompt": "a", "tools": [{"name": "f"}, {"type": "x"}]}]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "x.parquet")
+    assert columns(tmp_path / "x.parquet") == rows
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.arrow", "/etc/elsewhere.arrow"])
+def test_a_saved_dataset_names_only_files_of_its_folder(tmp_path, name: str) -> None:
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_list([{"prompt": "a"}]).save_to_disk(folder)
+    state = json.loads((folder / "state.json").read_text())
+    state["_data_files"][0]["filename"] = name
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(DataError, match="which is no file of this folder"):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.jsonl", "x.csv", "x.csv.gz"])
+def test_a_line_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, name: str) -> None:
+    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 1 << 20)
+    start = b"prompt\n" if ".csv" in name else b""
+    content = start + b"a" * (3 << 20)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DataError, match="has a line of more than 1 MiB"):
+        read(tmp_path / name)
+
+
+def test_a_json_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sources, "MAX_JSON_BYTES", 1 << 20)
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(b"[" + b" " * (3 << 20) + b"]"))
+    with pytest.raises(DataError, match="holds more than 1 MiB"):
+        read(tmp_path / "x.json.gz")

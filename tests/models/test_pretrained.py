@@ -266,3 +266,58 @@ def test_a_broken_index_is_named(tmp_path):
     path.write_text(json.dumps(index))
     (folder / first).unlink()
     refused(folder, first, "does not exist")
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["../elsewhere/secret.safetensors", "/etc/secret.safetensors", "a\\\\b.safetensors", "..", "", "weights.bin", 3, None, ["x"]],
+)
+def test_an_index_names_only_files_of_its_folder(tmp_path, file):
+    folder = copy("qwen2", tmp_path / "model")
+    (tmp_path / "elsewhere").mkdir()
+    tensors = (folder / "model.safetensors").rename(tmp_path / "elsewhere" / "secret.safetensors")
+    names = load_file(tensors)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, file)}))
+    refused(folder, "which is no .safetensors file of this folder", repr(file))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": ["llama"]},
+        {"model_type": {"a": 1}},
+        {"architectures": [3]},
+        {"architectures": 3},
+        {"hidden_act": ["silu"]},
+        {"hidden_act": {}},
+        {"num_hidden_layers": 10**18},
+        {"num_hidden_layers": 10**9},
+        {"hidden_size": 10**400},
+        {"layer_types": 3},
+        {"rope_scaling": {"rope_type": ["linear"]}},
+        {"rope_scaling": {"rope_type": "linear", "factor": "two"}},
+        {"rope_theta": 10**400},
+        {"rms_norm_eps": "small"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_config_with_values_of_another_kind_is_one_line(tmp_path, change):
+    folder = copy("qwen2", tmp_path)
+    edit_config(folder, **change)
+    with pytest.raises((ModelConfigError, ModelLoadError)) as error:
+        load_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a": ' * 100_000, '{"vocab_size": ' + "9" * 5000 + "}", "[1]", "3", '"x"'],
+    ids=["brackets", "braces", "digits", "list", "number", "text"],
+)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_hostile_json_is_one_line(tmp_path, name, text):
+    folder = copy("qwen2", tmp_path)
+    if name != "config.json":
+        (folder / "model.safetensors").unlink()
+    (folder / name).write_text(text)
+    refused(folder, name)
