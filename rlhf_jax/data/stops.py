@@ -22,6 +22,7 @@ def read_generation(folder: pathlib.Path) -> dict[str, Any]:
         *listed_ids(model, folder / "config.json"),
         *(listed_ids(text, folder / "config.json") if isinstance(text, Mapping) else ()),
     ]
+    generation.pop("_from_model_config", None)  # transformers would take config.json's single id instead of all of these
     return {**generation, "eos_token_id": list(dict.fromkeys(ids))} if generation or ids else {}
 
 

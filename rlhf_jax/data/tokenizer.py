@@ -114,16 +114,21 @@ class FastTokenizer:
         """The same tokenizer with another chat template."""
         return FastTokenizer(self.backend, {**self.config, "chat_template": template}, self.generation)
 
-    def with_stops(self, stops: Sequence[str] = (), *, ids: Sequence[int] = ()) -> "FastTokenizer":
+    def with_stops(self, stops: Sequence[str] = (), *, generation: Mapping[str, Any] | None = None) -> "FastTokenizer":
         """The same tokenizer with further stops.
 
         Args:
             stops: texts, as `rollout.stop`. One that is a token is added to `stop_ids`: as it stands in the vocabulary, or
                 as the one token that the text is encoded to. It is a stop string as well where its text may come in
                 another way (a newline in a token of two newlines). A text of several tokens is a stop string.
-            ids: tokens, of another folder's files; those that this tokenizer does not have are left out.
+            generation: of another folder, that of the model (`read_generation`): its tokens that this tokenizer has, and
+                its sampling defaults.
         """
-        named, strings = [*self.stop_ids, *ids], list(listed_strings(self.config.get("stop_strings")))
+        if not stops and not generation:
+            return self
+        merged = {**(generation or {}), **self.generation}
+        named = [*self.stop_ids, *listed_ids(generation or {}, "generation_config.json")]
+        strings = list(listed_strings(self.config.get("stop_strings")))
         added = {token.content for token in self.backend.get_added_tokens_decoder().values()}
         for text in stops:
             encoded = self.encode(text)
@@ -137,7 +142,7 @@ class FastTokenizer:
                     continue
             strings.append(text)
         config = {**self.config, "stop_strings": list(dict.fromkeys(strings))} if strings else self.config
-        return FastTokenizer(self.backend, config, {**self.generation, "eos_token_id": list(dict.fromkeys(named))})
+        return FastTokenizer(self.backend, config, {**merged, "eos_token_id": list(dict.fromkeys(named))})
 
     def _elsewhere(self, text: str, token: int) -> bool:
         """Whether another token contains a text, as it is decoded or as it stands in the vocabulary."""
