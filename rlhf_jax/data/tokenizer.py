@@ -90,6 +90,7 @@ class FastTokenizer:
         self.bos_id = self._special_id("bos_token") if "bos_token" in self.special_tokens else None
         self.pad_id = self._special_id("pad_token") if "pad_token" in self.special_tokens else self.eos_id
         self._ids = frozenset(backend.get_vocab(with_added_tokens=True).values())
+        self._special = frozenset(token for token, added in backend.get_added_tokens_decoder().items() if added.special)
         self.vocab_size = max(self._ids) + 1
         named = [self.eos_id, *listed_ids(self.generation, "generation_config.json")]
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(token for token in named if token in self._ids))
@@ -146,8 +147,8 @@ class FastTokenizer:
 
     def _elsewhere(self, text: str, token: int) -> bool:
         """Whether another token contains a text, as it is decoded or as it stands in the vocabulary."""
-        ids = [other for other in self._ids if other != token]
-        decoded = self.backend.decode_batch([[other] for other in ids], skip_special_tokens=False)
+        ids = [other for other in self._ids - self._special if other != token]
+        decoded = self.backend.decode_batch([[other] for other in ids], skip_special_tokens=True)
         pieces = (str(self.backend.id_to_token(other)).replace("\u2581", " ") for other in ids)  # SentencePiece's space
         return any(text in part for part in (*decoded, *pieces))
 
@@ -157,7 +158,23 @@ class FastTokenizer:
 
     def string_end(self) -> Callable[[Sequence[int], int], int | None] | None:
         """The search for `stop_strings` in a growing completion, see `make_string_end`; None without any."""
-        return make_string_end(self.stop_strings, self.decode)
+        plain, marked = self._split_strings()
+        parts = (
+            make_string_end(plain, functools.partial(self.decode, skip_special_tokens=True)),
+            make_string_end(marked, self.decode),
+        )
+        searches = [part for part in parts if part is not None]
+
+        def end(ids: Sequence[int], searched: int) -> int | None:
+            return min((found for search in searches if (found := search(ids, searched)) is not None), default=None)
+
+        return end if searches else None
+
+    def _split_strings(self) -> tuple[list[str], list[str]]:
+        """Stop strings without and with a special token in them. Only the latter are looked for in what those are called."""
+        special = [str(self.backend.id_to_token(token)) for token in self._special]
+        marked = [string for string in self.stop_strings if any(text in string for text in special)]
+        return [string for string in self.stop_strings if string not in marked], marked
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Text to ids. Special tokens written out in the text become their ids, as in transformers."""
@@ -179,14 +196,18 @@ class FastTokenizer:
         ids = list(ids)
         if ids and ids[-1] in self.stop_ids:
             ids = ids[:-1]
-        text = self.decode(ids, skip_special_tokens=skip_special_tokens)
-        where = first_stop(text, self.stop_strings)
-        if where is None and skip_special_tokens and self.stop_strings:  # one made of special tokens is seen with them
-            whole = self.decode(ids)
-            where = first_stop(whole, self.stop_strings)
-            if where is not None:
-                text, where = _without(whole[:where], self.backend), None
-        return text[:where]
+        if not self.stop_strings:
+            return self.decode(ids, skip_special_tokens=skip_special_tokens)
+        strings, marked = self._split_strings()
+        plain, whole = self.decode(ids, skip_special_tokens=True), self.decode(ids)
+        where = first_stop(plain, strings)
+        if where is not None:
+            behind = len(plain) - where  # the same end in both texts, but for special tokens within the stop
+            return plain[:where] if skip_special_tokens else whole[: len(whole) - behind]
+        where = first_stop(whole, marked)
+        if skip_special_tokens:
+            return plain if where is None else _without(whole[:where], self.backend)
+        return whole[:where]
 
     def apply_chat_template(
         self,

@@ -125,7 +125,8 @@ def _missing_eos(
         if text is not None:
             return text
     mapping = transformers.models.auto.tokenization_auto.TOKENIZER_MAPPING_NAMES
-    named = raw.get("tokenizer_class") or mapping.get(read_object(folder / "config.json").get("model_type"))
+    model_type = read_object(folder / "config.json").get("model_type")
+    named = raw.get("tokenizer_class") or mapping.get(str(model_type))
     for name in (str(named), str(named).removesuffix("Fast")):
         known = vars(transformers).get(name) or transformers.models.auto.tokenization_auto.tokenizer_class_from_name(name)
         if not inspect.isclass(known):
