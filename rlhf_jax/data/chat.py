@@ -110,8 +110,7 @@ def check_chat_template(template: str) -> None:
         _refuse_endless_steps(template)
         _render(template, [{"role": "user", "content": "Hi"}], {})
     except jinja2.TemplateSyntaxError as error:
-        line = error.lineno - ("strftime_now" in template)
-        raise DataError(f"the chat template does not compile: {error.message} (line {max(line, 1)})") from None
+        raise DataError(f"the chat template does not compile: {error.message} (line {error.lineno})") from None
     except BudgetExceeded as error:
         raise DataError(f"the chat template is refused: {error} for one message") from None
     except (RecursionError, SyntaxError) as error:  # nested too deep for Jinja or for Python's compiler
