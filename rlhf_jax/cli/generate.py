@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from rlhf_jax.config import ConfigError
 
 SLOTS = 64
 """Completions that decode at the same time."""
+
+
+CHAT_HINT = "the model ended at once: if it is one that chats, --chat puts its chat template around each prompt"
 
 
 class Prompt(NamedTuple):
@@ -32,7 +36,7 @@ def generate(options: argparse.Namespace) -> int:
     from rlhf_jax.rollout import SamplingParams, make_generator
 
     folder = local_folder(model_path(options.model))
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder).with_stops(options.stop)
     prompts = read_prompts(options, tokenizer)
     model, params = load_pretrained(folder)
     lengths = np.array([len(prompt.tokens) for prompt in prompts], np.int32)
@@ -43,11 +47,13 @@ def generate(options: argparse.Namespace) -> int:
         model,
         mesh=None,
         max_new_tokens=options.max_new_tokens,
-        eos_ids=stop_ids(folder, tokenizer.eos_id, model.config.eos_token_id),
+        eos_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
         group_size=options.num_samples,
         prompt_buckets=(rows.shape[1],),
         slots=SLOTS,
+        missing_ids=tokenizer.missing_ids(model.config.vocab_size),
+        string_end=tokenizer.string_end(),
     )
     temperature = 0.0 if options.greedy else options.temperature
     sampling = SamplingParams(temperature, top_p=options.top_p, top_k=options.top_k, min_p=options.min_p)
@@ -55,7 +61,7 @@ def generate(options: argparse.Namespace) -> int:
     completions = [
         {
             "prompt": prompts[row // options.num_samples].content,
-            "completion": tokenizer.decode(rollout.tokens[row][rollout.completion_mask[row]].tolist(), skip_special_tokens=True),
+            "completion": tokenizer.decode_answer(rollout.tokens[row][rollout.completion_mask[row]].tolist()),
             "tokens": int(rollout.completion_mask[row].sum()),
             "truncated": bool(rollout.truncated[row]),
             "logp": float(rollout.logps[row].sum()),
@@ -64,6 +70,9 @@ def generate(options: argparse.Namespace) -> int:
     ]
     if options.output is None:
         show(completions, options.num_samples)
+        empty = any(not completion["completion"] and not completion["truncated"] for completion in completions)
+        if empty and isinstance(prompts[0].content, str):
+            print(CHAT_HINT, file=sys.stderr)
     else:
         lines = [json.dumps(completion, ensure_ascii=False) + "\n" for completion in completions]
         pathlib.Path(options.output).write_text("".join(lines), encoding="utf-8")
@@ -77,6 +86,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise ConfigError("give prompts on the command line or with --file, not both")
     if not options.prompts and not options.file:
         raise ConfigError("no prompts: give some behind the model, or --file")
+    if "" in options.stop:
+        raise ConfigError("--stop '' would end every completion at once: write at least one character")
     if "" in options.prompts:
         raise ConfigError("an empty prompt: write at least one character")
     for name in ("max_new_tokens", "num_samples"):
@@ -135,25 +146,16 @@ def read_lines(path: str) -> list[str]:
     return lines
 
 
-def stop_ids(folder: pathlib.Path, *known: Any) -> tuple[int, ...]:
-    """Tokens that end a completion: the tokenizer's EOS and those that config.json and generation_config.json name."""
-    path = folder / "generation_config.json"
-    named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
-    ids: dict[int, None] = {}
-    for value in (*known, named):
-        for token in value if isinstance(value, list | tuple) else (value,):
-            if token is not None:
-                ids[int(token)] = None
-    return tuple(ids)
-
-
 def show(completions: list[dict[str, Any]], num_samples: int) -> None:
     """Prints completions: bare when there is one, else under a line that names prompt and sample."""
     for number, completion in enumerate(completions):
         if len(completions) > 1:
             sample = f", sample {number % num_samples + 1}" if num_samples > 1 else ""
             say(f"--- prompt {number // num_samples + 1}{sample}: {title(completion['prompt'])}")
-        say(completion["completion"] + (" [cut at --max-new-tokens]" if completion["truncated"] else ""))
+        note = " [cut at --max-new-tokens]" if completion["truncated"] else ""
+        if not completion["completion"] and not completion["truncated"]:
+            note = "[the model ended at once]"
+        say(completion["completion"] + note)
 
 
 def title(content: Any) -> str:

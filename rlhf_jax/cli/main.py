@@ -214,6 +214,7 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     generate.add_argument("--top-p", type=float, default=1.0, metavar="X", help="likeliest tokens up to this sum (1: all)")
     generate.add_argument("--top-k", type=int, default=0, metavar="N", help="this many likeliest tokens (0: all)")
     generate.add_argument("--min-p", type=float, default=0.0, metavar="X", help="at least this share of the likeliest (0: all)")
+    generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end there too (may be given again)")
     generate.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     generate.add_argument("--output", metavar="FILE", help="write a JSON line per completion instead of printing them")
 

@@ -6,6 +6,7 @@ from rlhf_jax.data.examples import ExampleSet, iterate_texts, load_examples
 from rlhf_jax.data.formats import Kind, PairExample, PromptExample, TextExample
 from rlhf_jax.data.loader import Loader, make_loader, prefetch
 from rlhf_jax.data.prompts import PromptBatch, PromptLoader, make_prompt_loader
+from rlhf_jax.data.stops import read_generation
 from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer, byte_tokenizer, load_tokenizer, train_tokenizer
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "make_loader",
     "make_prompt_loader",
     "prefetch",
+    "read_generation",
     "train_tokenizer",
 ]

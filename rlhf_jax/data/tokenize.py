@@ -164,14 +164,12 @@ _worker: dict = {}  # of a worker process only: its tokenizer and options
 
 
 def _worker_setup(tokenizer: FastTokenizer, config: DataConfig) -> tuple:
-    return tokenizer.backend.to_str(), tokenizer.config, config
+    return tokenizer, config
 
 
-def _start_worker(backend: str, tokenizer_config: dict, config: DataConfig) -> None:
-    import tokenizers
-
+def _start_worker(tokenizer: FastTokenizer, config: DataConfig) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker["tokenizer"] = FastTokenizer(tokenizers.Tokenizer.from_str(backend), tokenizer_config)
+    _worker["tokenizer"] = tokenizer
     _worker["config"] = config
 
 

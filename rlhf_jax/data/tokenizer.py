@@ -1,8 +1,9 @@
 """Tokenizers: one class over the `tokenizers` library serves the built-in bytes, trained BPE and any Hugging Face folder.
 
-Saved folders load in transformers (`AutoTokenizer`, `PreTrainedTokenizerFast`) and give the same ids. One exception is
-theirs: in a folder whose `config.json` says `qwen2`, transformers 5 rebuilds its own Qwen2 class, which applies Unicode NFC
-first; decomposed text (never NFC text) then differs. `PreTrainedTokenizerFast.from_pretrained` is exact there too.
+Folders are read, and chats rendered, by transformers (`tokenizer_folder`, `chat`), imported where that is asked for. Saved
+folders load in transformers (`AutoTokenizer`, `PreTrainedTokenizerFast`) and give the same ids. One exception is theirs: in
+a folder whose `config.json` says `qwen2`, transformers 5 rebuilds its own Qwen2 class, which applies Unicode NFC first;
+decomposed text (never NFC text) then differs. `PreTrainedTokenizerFast.from_pretrained` is exact there too.
 """
 
 import functools
@@ -10,7 +11,7 @@ import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import tokenizers
@@ -18,6 +19,8 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 
 from rlhf_jax.data.chat import DEFAULT_CHAT_TEMPLATE, check_chat_template, render_chat
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.stops import first_stop, listed_ids, listed_strings, make_string_end
+from rlhf_jax.data.tokenizer_folder import download, one_line_panics, read_folder, token_text
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +30,6 @@ SPECIAL_TOKENS = (BOS, EOS, PAD, "<|system|>", "<|user|>", "<|assistant|>", "<|t
 
 # Qwen2's pre-tokenizer: words with their leading space, single digits, punctuation runs, newlines.
 _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_HUB_PATTERNS = [
-    "tokenizer*",
-    "*.model",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-]
 
 
 class Tokenizer(Protocol):
@@ -66,52 +60,154 @@ class Tokenizer(Protocol):
 
 
 class FastTokenizer:
-    """A `tokenizers.Tokenizer` with the special tokens and the chat template of its `tokenizer_config.json`.
+    """A `tokenizers.Tokenizer` with the special tokens, chat templates and stops of its folder.
 
     Args:
         backend: the tokenizer proper (`tokenizer.json`).
         config: `tokenizer_config.json` as a dict; `eos_token` is required, `chat_template` defaults to
             `DEFAULT_CHAT_TEMPLATE`, a missing `pad_token` means EOS (masks come from lengths, so pad may equal EOS).
+            `stop_strings` are texts that end an answer besides those of `generation`.
+        generation: `generation_config.json` as a dict: `eos_token_id` names further tokens that end an answer; its
+            sampling defaults are kept for exports.
+
+    Attributes:
+        stop_ids: every token that ends an answer, EOS first; those of `generation` that no token has are left out.
+        stop_strings: texts that end an answer, whatever tokens they are made of.
+        special_tokens: "eos_token" -> text, ...
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]):
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None):
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
         self.config = {"chat_template": DEFAULT_CHAT_TEMPLATE, **config}
-        self.special_tokens = {key: _token_text(value) for key, value in config.items() if key.endswith("_token") and value}
-        self.special_tokens = {key: value for key, value in self.special_tokens.items() if isinstance(value, str)}
+        self.generation = dict(generation or {})
+        tokens = {name: token_text(value) for name, value in config.items() if name.endswith("_token")}
+        self.special_tokens = {name: text for name, text in tokens.items() if isinstance(text, str) and text}
         if "eos_token" not in self.special_tokens:
             raise DataError("the tokenizer has no eos_token: add one to its tokenizer_config.json")
         self.eos_id = self._special_id("eos_token")
         self.bos_id = self._special_id("bos_token") if "bos_token" in self.special_tokens else None
         self.pad_id = self._special_id("pad_token") if "pad_token" in self.special_tokens else self.eos_id
-        self.stop_ids: tuple[int, ...] = (self.eos_id,)
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-        plain, special = backend.encode("a", add_special_tokens=False).ids, backend.encode("a", add_special_tokens=True).ids
+        self._ids = frozenset(backend.get_vocab(with_added_tokens=True).values())
+        self._special = frozenset(token for token, added in backend.get_added_tokens_decoder().items() if added.special)
+        self.vocab_size = max(self._ids) + 1
+        named = [self.eos_id, *listed_ids(self.generation, "generation_config.json")]
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(token for token in named if token in self._ids))
+        strings = [self.generation.get("stop_strings"), self.config.get("stop_strings")]
+        self.stop_strings = tuple(dict.fromkeys(text for value in strings for text in listed_strings(value)))
+        plain, special = self.encode("a"), self.encode("a", add_special_tokens=True)
         self.prefix_ids = special[: _find(special, plain)]
-        check_chat_template(self.chat_template)
+        self._templates = _named_templates(self.config["chat_template"])
+        if self._templates != {"default": DEFAULT_CHAT_TEMPLATE}:  # checking imports transformers
+            for template in self._templates.values():
+                check_chat_template(template)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FastTokenizer, (self.backend, self.config, self.generation)
 
     @property
     def chat_template(self) -> str:
         """Jinja source."""
-        return self.config["chat_template"]
+        return self._templates["default"]
 
     def with_chat_template(self, template: str) -> "FastTokenizer":
         """The same tokenizer with another chat template."""
-        return FastTokenizer(self.backend, {**self.config, "chat_template": template})
+        return FastTokenizer(self.backend, {**self.config, "chat_template": template}, self.generation)
+
+    def with_stops(self, stops: Sequence[str] = (), *, generation: Mapping[str, Any] | None = None) -> "FastTokenizer":
+        """The same tokenizer with further stops.
+
+        Args:
+            stops: texts, as `rollout.stop`. One that is a token is added to `stop_ids`: as it stands in the vocabulary, or
+                as the one token that the text is encoded to. It is a stop string as well where its text may come in
+                another way (a newline in a token of two newlines). A text of several tokens is a stop string.
+            generation: of another folder, that of the model (`read_generation`): its tokens that this tokenizer has, and
+                its sampling defaults.
+        """
+        if not stops and not generation:
+            return self
+        merged = {**(generation or {}), **self.generation}
+        named = [*self.stop_ids, *listed_ids(generation or {}, "generation_config.json")]
+        strings = list(listed_strings(self.config.get("stop_strings")))
+        added = {token.content for token in self.backend.get_added_tokens_decoder().values()}
+        for text in stops:
+            encoded = self.encode(text)
+            token = self.backend.token_to_id(text)
+            if token is not None and (text in added or encoded != [token]):
+                named.append(token)
+                continue
+            if len(encoded) == 1 and self.decode(encoded) == text:
+                named += encoded
+                if len(text.encode()) == 1 and not self._elsewhere(text, encoded[0]):
+                    continue
+            strings.append(text)
+        config = {**self.config, "stop_strings": list(dict.fromkeys(strings))} if strings else self.config
+        return FastTokenizer(self.backend, config, {**merged, "eos_token_id": list(dict.fromkeys(named))})
+
+    def _elsewhere(self, text: str, token: int) -> bool:
+        """Whether another token contains a text, as it is decoded or as it stands in the vocabulary."""
+        ids = [other for other in self._ids - self._special if other != token]
+        decoded = self.backend.decode_batch([[other] for other in ids], skip_special_tokens=True)
+        pieces = (str(self.backend.id_to_token(other)).replace("\u2581", " ") for other in ids)  # SentencePiece's space
+        return any(text in part for part in (*decoded, *pieces))
+
+    def missing_ids(self, vocab_size: int) -> tuple[int, ...]:
+        """Ids below `vocab_size` (rows of a model's embedding) that no token has: they must never be sampled."""
+        return tuple(token for token in range(vocab_size) if token not in self._ids)
+
+    def string_end(self) -> Callable[[Sequence[int], int], int | None] | None:
+        """The search for `stop_strings` in a growing completion, see `make_string_end`; None without any."""
+        plain, marked = self._split_strings()
+        parts = (
+            make_string_end(plain, functools.partial(self.decode, skip_special_tokens=True)),
+            make_string_end(marked, self.decode),
+        )
+        searches = [part for part in parts if part is not None]
+
+        def end(ids: Sequence[int], searched: int) -> int | None:
+            return min((found for search in searches if (found := search(ids, searched)) is not None), default=None)
+
+        return end if searches else None
+
+    def _split_strings(self) -> tuple[list[str], list[str]]:
+        """Stop strings without and with a special token in them. Only the latter are looked for in what those are called."""
+        special = [str(self.backend.id_to_token(token)) for token in self._special]
+        marked = [string for string in self.stop_strings if any(text in string for text in special)]
+        return [string for string in self.stop_strings if string not in marked], marked
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Text to ids. Special tokens written out in the text become their ids, as in transformers."""
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        with one_line_panics("to encode a text"):
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Many texts at once, on all cores, without special tokens around them."""
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with one_line_panics("to encode a text"):
+            return [part.ids for part in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Ids to text. With the built-in bytes `decode(encode(text)) == text` for every string."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with one_line_panics("to decode ids"):
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def decode_answer(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of a completion without the stop that ended it: neither its last token, nor a stop string."""
+        ids = list(ids)
+        if ids and ids[-1] in self.stop_ids:
+            ids = ids[:-1]
+        if not self.stop_strings:
+            return self.decode(ids, skip_special_tokens=skip_special_tokens)
+        strings, marked = self._split_strings()
+        plain, whole = self.decode(ids, skip_special_tokens=True), self.decode(ids)
+        where = first_stop(plain, strings)
+        if where is not None:
+            behind = len(plain) - where  # the same end in both texts, but for special tokens within the stop
+            return plain[:where] if skip_special_tokens else whole[: len(whole) - behind]
+        where = first_stop(whole, marked)
+        if skip_special_tokens:
+            return plain if where is None else _without(whole[:where], self.backend)
+        return whole[:where]
 
     def apply_chat_template(
         self,
@@ -121,25 +217,36 @@ class FastTokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """Renders messages to text; see `render_chat`."""
+        """Renders messages to text; see `render_chat`. A folder's template "tool_use" is taken where there are tools."""
+        name = "tool_use" if tools is not None and "tool_use" in self._templates else "default"
         return render_chat(
-            self.chat_template,
+            self._templates[name],
             messages,
             add_generation_prompt=add_generation_prompt,
             tools=tools,
             variables={**self.special_tokens, **(template_kwargs or {})},
         )
 
+    def generation_config(self) -> dict[str, Any]:
+        """What generation_config.json says of this tokenizer: the folder's sampling defaults, and every stop."""
+        stops = {"eos_token_id": list(self.stop_ids), "bos_token_id": self.bos_id, "pad_token_id": self.pad_id}
+        return {**self.generation, **{name: value for name, value in stops.items() if value is not None}}
+
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json` (chat template included) into a folder."""
+        """Writes `tokenizer.json`, `tokenizer_config.json` (chat template included) and `generation_config.json`."""
         folder = pathlib.Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        self.backend.save(str(folder / "tokenizer.json"))
-        text = json.dumps(self.config, indent=2, ensure_ascii=False, sort_keys=True)
-        (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        with one_line_panics(f"to write {folder}"):
+            self.backend.save(str(folder / "tokenizer.json"))
+        config = dict(self.config)
+        if isinstance(config["chat_template"], Mapping):  # the form of the file
+            config["chat_template"] = [{"name": k, "template": v} for k, v in config["chat_template"].items()]
+        for name, contents in (("tokenizer_config", config), ("generation_config", self.generation_config())):
+            text = json.dumps(contents, indent=2, ensure_ascii=False, sort_keys=True)
+            (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides about ids: vocabulary, rules, special tokens and chat template."""
+        """Hash of everything that decides about ids: vocabulary, rules, special tokens, chat template and stops."""
         return _fingerprint(self)
 
     def _special_id(self, name: str) -> int:
@@ -152,12 +259,26 @@ class FastTokenizer:
 
 @functools.lru_cache(maxsize=8)
 def _fingerprint(tokenizer: FastTokenizer) -> str:
-    config = json.dumps(tokenizer.config, sort_keys=True, default=str)
+    config = json.dumps([tokenizer.config, tokenizer.stop_ids], sort_keys=True, default=str)
     return hashlib.sha256((tokenizer.backend.to_str() + "\0" + config).encode()).hexdigest()
 
 
-def _token_text(token: Any) -> Any:
-    return token.get("content") if isinstance(token, dict) else token
+def _named_templates(value: Any) -> dict[str, str]:
+    """The default chat template and those with a name; a folder without a default one gets `DEFAULT_CHAT_TEMPLATE`."""
+    if isinstance(value, list):
+        value = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+    named = dict(value) if isinstance(value, Mapping) else {"default": value}
+    for template in named.values():
+        if not isinstance(template, str):
+            raise DataError(f"chat_template of the tokenizer is a {type(template).__name__}, expected Jinja source")
+    return {"default": DEFAULT_CHAT_TEMPLATE, **named}
+
+
+def _without(text: str, backend: tokenizers.Tokenizer) -> str:
+    """A text without the special tokens in it."""
+    for token in backend.get_added_tokens_decoder().values():
+        text = text.replace(token.content, "") if token.special else text
+    return text
 
 
 def _find(ids: list[int], part: list[int]) -> int:
@@ -239,7 +360,7 @@ def load_tokenizer(path: str | pathlib.Path | None = None, *, chat_template: str
 
     Args:
         path: None or "byte" for the built-in one; a folder with `tokenizer.json`; a folder with a SentencePiece or
-            vocabulary file only (converted by transformers, imported then); or a hub id (downloaded).
+            vocabulary file only (converted by transformers); or a hub id (downloaded). No code of the folder is run.
         chat_template: replaces the tokenizer's template: Jinja source, or the path of a `.jinja` file.
 
     Raises:
@@ -248,9 +369,7 @@ def load_tokenizer(path: str | pathlib.Path | None = None, *, chat_template: str
     if path is None or str(path) == "byte":
         tokenizer = byte_tokenizer()
     else:
-        folder = pathlib.Path(path) if pathlib.Path(path).is_dir() else _download(str(path))
-        has_fast = (folder / "tokenizer.json").is_file()
-        tokenizer = _read_folder(folder) if has_fast else _convert_folder(folder)
+        tokenizer = FastTokenizer(*read_folder(pathlib.Path(path) if pathlib.Path(path).is_dir() else download(str(path))))
     return tokenizer if chat_template is None else tokenizer.with_chat_template(template_source(chat_template))
 
 
@@ -261,62 +380,3 @@ def template_source(template: str) -> str:
     if not pathlib.Path(template).is_file():
         raise DataError(f"chat template file {template} does not exist")
     return pathlib.Path(template).read_text(encoding="utf-8")
-
-
-def _read_folder(folder: pathlib.Path) -> FastTokenizer:
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the Rust library raises bare Exception
-        raise DataError(f"{folder / 'tokenizer.json'} cannot be read: {' '.join(str(error).split())}") from None
-    config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            try:
-                config.update(json.loads((folder / name).read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise DataError(f"{folder / name} is not valid JSON: {error}") from None
-    template = config.get("chat_template")
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    config["chat_template"] = template or DEFAULT_CHAT_TEMPLATE
-    return FastTokenizer(backend, config)
-
-
-def _convert_folder(folder: pathlib.Path) -> FastTokenizer:
-    """A folder without tokenizer.json, through transformers (imported here: it takes seconds)."""
-    if not any(any(folder.glob(pattern)) for pattern in ("*.model", "vocab.json", "vocab.txt", "tokenizer_config.json")):
-        raise DataError(f"{folder} holds no tokenizer: expected tokenizer.json (or a SentencePiece .model file)")
-    import transformers
-
-    try:
-        loaded = transformers.AutoTokenizer.from_pretrained(str(folder))
-        backend = loaded.backend_tokenizer
-    except Exception as error:
-        cause = " ".join(str(error).split())[:300]
-        mend = "pip install sentencepiece protobuf" if any(folder.glob("*.model")) else "a tokenizer.json is needed"
-        raise DataError(f"transformers cannot convert the tokenizer in {folder} ({mend}): {cause}") from None
-    config = {
-        **{key: value for key, value in loaded.special_tokens_map.items() if isinstance(value, str)},
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "chat_template": loaded.chat_template or DEFAULT_CHAT_TEMPLATE,
-    }
-    return FastTokenizer(backend, config)
-
-
-def _download(name: str) -> pathlib.Path:
-    """Tokenizer files of a hub repository (huggingface_hub is imported here: only this path needs it)."""
-    import huggingface_hub
-
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise DataError(f"tokenizer folder {name} does not exist")
-    try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_PATTERNS))
-    except Exception as error:
-        cause = type(error).__name__
-        raise DataError(
-            f"tokenizer {name!r} is neither a folder nor 'byte', and cannot be downloaded from the hub ({cause}): "
-            "give a folder, or check the name and the network"
-        ) from None

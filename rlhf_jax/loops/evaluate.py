@@ -14,6 +14,7 @@ from rlhf_jax.loops.export import find_run, load_checkpoint
 from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_document
 from rlhf_jax.loops.reference import reference_logps
 from rlhf_jax.loops.setup import check_batch, check_vocabulary, load_reference, make_policy
+from rlhf_jax.loops.stops import with_run_stops
 from rlhf_jax.models import local_folder, read_config
 from rlhf_jax.sharding import make_mesh
 from rlhf_jax.types import Params
@@ -92,7 +93,8 @@ def _tokenizer(config: Config) -> FastTokenizer:
         raise ValueError(
             f"tokenizer={config.tokenizer!r} is trained during a run: evaluate the run folder or the exported folder instead"
         )
-    return load_tokenizer(config.tokenizer or config.model.path, chat_template=config.data.chat_template)
+    tokenizer = load_tokenizer(config.tokenizer or config.model.path, chat_template=config.data.chat_template)
+    return with_run_stops(tokenizer, config)
 
 
 def _reference(config: Config, checkpoint: str | None, *, needed: bool) -> Config | None:

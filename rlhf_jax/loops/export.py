@@ -14,8 +14,15 @@ from rlhf_jax.types import Model, Params
 
 
 def export_model(folder: pathlib.Path, model: Model, params: Params, tokenizer: Tokenizer) -> pathlib.Path:
-    """Writes weights, config.json and the tokenizer as a folder that transformers and vLLM load."""
+    """Writes weights, config.json, the tokenizer and generation_config.json as a folder that transformers and vLLM load.
+
+    generation_config.json holds every stop of the run and the sampling defaults of the model that it started from. A sequence
+    classifier gets no pad id that also ends texts: transformers scores the last token that is not the pad id, and would score
+    the one before EOS. Without a pad id it scores the last token of a row, as here, and refuses padded batches aloud.
+    """
     ids: dict[str, Any] = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    if not model.config.lm_head and tokenizer.pad_id in tokenizer.stop_ids:
+        ids["pad_token_id"] = None
     save_pretrained(folder, model, params, extra_config=ids)
     tokenizer.save(folder)
     return folder

@@ -42,9 +42,9 @@ class Grader:
       accuracy: index of the reward that says right (> 0) or wrong; None when that one is a reward model.
     """
 
-    def __init__(self, config: Config, tokenizer: FastTokenizer, *, mesh: Mesh, stop_ids: tuple[int, ...]) -> None:
+    def __init__(self, config: Config, tokenizer: FastTokenizer, *, mesh: Mesh) -> None:
         self._configs, self._pool_config = config.rewards, config.reward_pool
-        self._tokenizer, self._stop_ids = tokenizer, frozenset(stop_ids)
+        self._tokenizer, self._skip_special_tokens = tokenizer, config.rollout.skip_special_tokens
         self.names = tuple(reward.label for reward in config.rewards)
         self._models = {
             reward.label: load_reward_model(reward, config, tokenizer, mesh=mesh)
@@ -75,7 +75,7 @@ class Grader:
         rows = len(rollout.tokens)
         group_size = rows // len(prompts.prompts)
         ids = [row[mask].tolist() for row, mask in zip(rollout.tokens, rollout.completion_mask, strict=True)]
-        texts = [self._tokenizer.decode(self._without_stop(row), skip_special_tokens=True) for row in ids]
+        texts = [self._tokenizer.decode_answer(row, self._skip_special_tokens) for row in ids]
         repeated = [prompt for prompt in prompts.prompts for _ in range(group_size)]
         completions: list[Any] = [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
@@ -102,9 +102,6 @@ class Grader:
     def correct(self, grades: np.ndarray, parts: np.ndarray) -> np.ndarray:
         """Which completions are right: the accuracy reward, before any penalty, is positive. bool, shape of `grades`."""
         return np.nan_to_num(grades if self.accuracy is None else parts[..., self.accuracy], nan=0.0) > 0
-
-    def _without_stop(self, ids: list[int]) -> list[int]:
-        return ids[:-1] if ids and ids[-1] in self._stop_ids else ids
 
 
 def accuracy_index(config: Config) -> int | None:

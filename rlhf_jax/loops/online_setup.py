@@ -17,8 +17,9 @@ from rlhf_jax.data import FastTokenizer, PromptBatch, PromptLoader, make_prompt_
 from rlhf_jax.loops.grading import MODEL, Grader, model_path
 from rlhf_jax.loops.groups import Groups, filler_groups, widths
 from rlhf_jax.loops.setup import check_vocabulary, load_reference, make_policy, make_tokenizer
+from rlhf_jax.loops.stops import warn_of_hidden_tags
 from rlhf_jax.models import load_pretrained, make_model
-from rlhf_jax.rollout import GenerationStats, SamplingParams, make_generator
+from rlhf_jax.rollout import GenerationStats, SamplingParams, StringEnd, make_generator
 from rlhf_jax.sharding import infer_shardings, make_mesh, row_shards
 from rlhf_jax.training import make_optimizer, make_policy_critic_optimizer, make_schedule
 from rlhf_jax.types import Algorithm, Key, Model, Params, Rollout
@@ -109,11 +110,17 @@ def make_online_setup(config: Config) -> OnlineSetup:
     check_vocabulary(policy, tokenizer)
     width = max(prompts.buckets) + rollout.max_new_tokens
     check_positions(policy, max(width, max(eval_prompts.buckets, default=0) + rollout.max_new_tokens if eval_prompts else 0))
-    stop_ids = stop_tokens(config, tokenizer)
-    grader = Grader(config, tokenizer, mesh=mesh, stop_ids=stop_ids)
+    warn_of_hidden_tags(config, tokenizer)
+    grader = Grader(config, tokenizer, mesh=mesh)
     frozen = make_online_frozen(config, mesh, policy, params)
     widest = prompts.buckets if eval_prompts is None else tuple(sorted({*prompts.buckets, *eval_prompts.buckets}))
-    sampler: dict[str, Any] = {"pad_id": tokenizer.pad_id, "prompt_buckets": widest, "stop_ids": stop_ids}
+    sampler: dict[str, Any] = {
+        "pad_id": tokenizer.pad_id,
+        "prompt_buckets": widest,
+        "stop_ids": tokenizer.stop_ids,
+        "missing_ids": tokenizer.missing_ids(policy.config.vocab_size),
+        "string_end": tokenizer.string_end(),
+    }
     critic, critic_params = make_critic(config, mesh, policy, params)
     if critic is not None:
         check_vocabulary(critic, tokenizer)
@@ -185,17 +192,6 @@ def make_prompts(config: Config, tokenizer: FastTokenizer) -> tuple[PromptLoader
     return prompts, make_prompt_loader(config.data, tokenizer, split="eval", batch_size=batch_size, **options)
 
 
-def stop_tokens(config: Config, tokenizer: FastTokenizer) -> tuple[int, ...]:
-    """Ids of the tokens that end a completion: EOS and `rollout.stop`."""
-    ids = [tokenizer.eos_id]
-    for token in config.rollout.stop:
-        found = tokenizer.backend.token_to_id(token)
-        if found is None:
-            raise ValueError(f"rollout.stop: {token!r} is not a token of the tokenizer; write it as it stands in the vocabulary")
-        ids.append(found)
-    return tuple(dict.fromkeys(ids))
-
-
 def make_online_frozen(config: Config, mesh: Mesh, policy: Model, params: Params) -> Params:
     """{"ref": ...} where there is a KL penalty; without one no second model is in memory."""
     if isinstance(config.algorithm, DAPOConfig) or config.algorithm.kl_coef == 0:
@@ -253,6 +249,8 @@ def make_sample(
     pad_id: int,
     prompt_buckets: tuple[int, ...],
     stop_ids: tuple[int, ...],
+    missing_ids: tuple[int, ...] = (),
+    string_end: StringEnd | None = None,
 ) -> Sample:
     """The sampler of a run: on the training layout, or with the parameters laid out anew for generation (`rollout.mesh`)."""
     rollout, section = config.rollout, config.model
@@ -278,6 +276,8 @@ def make_sample(
         prompt_buckets=prompt_buckets,
         slots=rollout.slots,
         chunk=min(rollout.chunk, rollout.max_new_tokens),
+        missing_ids=missing_ids,
+        string_end=string_end,
     )
 
     def laid_out(params: Params) -> Params:

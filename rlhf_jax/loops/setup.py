@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from rlhf_jax.algorithms import ALGORITHMS
 from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
 from rlhf_jax.data import FastTokenizer, Kind, Loader, iterate_texts, load_tokenizer, make_loader, train_tokenizer
+from rlhf_jax.loops.stops import with_run_stops
 from rlhf_jax.models import ModelConfig, init_model, load_pretrained
 from rlhf_jax.sharding import make_mesh, row_shards
 from rlhf_jax.training import make_optimizer, make_schedule
@@ -114,13 +115,13 @@ def make_tokenizer(config: Config, run_dir: pathlib.Path, kind: Kind) -> FastTok
     size = trained_vocab_size(config.tokenizer)
     folder = run_dir / "tokenizer"
     if folder.is_dir():  # a resumed run
-        return load_tokenizer(folder)
+        return with_run_stops(load_tokenizer(folder), config)
     source = config.tokenizer or config.model.path
     if size is not None:
         source = str(run_dir / "cache" / "trained_tokenizer")
         train_tokenizer(iterate_texts(config.data, kind=kind), size).save(source)
         _log.info("trained a tokenizer of %d tokens on the training text", size)
-    tokenizer = load_tokenizer(source, chat_template=config.data.chat_template)
+    tokenizer = with_run_stops(load_tokenizer(source, chat_template=config.data.chat_template), config)
     tokenizer.save(folder)
     return tokenizer
 

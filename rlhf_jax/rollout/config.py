@@ -10,7 +10,7 @@ class RolloutConfig:
     """How completions are sampled. The temperature is the algorithm's (`algorithm.temperature`)."""
 
     max_new_tokens: int = 512
-    """Tokens of a completion at most, EOS included. One that ends here without EOS is truncated."""
+    """Tokens of a completion at most, its stop included. One that ends here without a stop is truncated."""
     max_prompt_len: int = 512
     """Tokens of a prompt at most."""
     prompts_per_batch: int | None = None
@@ -27,7 +27,12 @@ class RolloutConfig:
     chunk: int = 16
     """Tokens decoded in one go. Finished completions are noticed, and slots refilled, between two of these."""
     stop: tuple[str, ...] = ()
-    """Further tokens that end a completion, besides the tokenizer's EOS, as written in its vocabulary ("<|im_end|>")."""
+    """What else ends a completion, besides the tokenizer's EOS and the tokens that generation_config.json and config.json name:
+    tokens ("<|im_end|>") and texts ("\\n\\n", "Question:"), which end it with the token that completes them. Rewards see the
+    completion without its stop; all of it is trained on. Texts are looked for every `chunk` tokens, in the slots' programs."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text that rewards see; false where a reward looks for tags that are special tokens
+    ("<think>" of some models). The stop that ends a completion is left out either way."""
     mesh: MeshConfig | None = None
     """Another layout of the parameters for generation, such as {tensor: 8}; null: the layout of training."""
 
@@ -46,4 +51,4 @@ class RolloutConfig:
         if not 0.0 <= self.min_p < 1.0:
             raise ValueError(f"min_p={self.min_p} must be at least 0 and below 1 (0 is off)")
         if "" in self.stop:
-            raise ValueError("stop lists an empty token; write tokens as they stand in the vocabulary")
+            raise ValueError("stop lists an empty text, which would end every completion at once; leave it out")

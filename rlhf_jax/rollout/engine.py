@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from rlhf_jax.rollout.generate import CHUNK, assemble
-from rlhf_jax.rollout.programs import Programs, Settings, make_programs
+from rlhf_jax.rollout.programs import Programs, Settings, StringEnd, make_programs
 from rlhf_jax.rollout.refill import Job, pad_rows, padded_count, run_slots
 from rlhf_jax.rollout.sampling import SamplingParams, check_sampling, sampling_steps
 from rlhf_jax.sharding import row_shards
@@ -56,6 +56,8 @@ def make_generator(
     prompt_buckets: Sequence[int],
     slots: int | None = None,
     chunk: int = CHUNK,
+    missing_ids: Sequence[int] = (),
+    string_end: StringEnd | None = None,
 ) -> Generator:
     """Builds the function that samples the completions of a run.
 
@@ -80,6 +82,10 @@ def make_generator(
       prompt_buckets: widths that prompts are padded to.
       slots: None: all completions of a call decode together until the last one is done.
       chunk: tokens decoded between two looks at what is finished.
+      missing_ids: ids that no token of the tokenizer has: never sampled (`rlhf_jax.rollout.sampling.choose`).
+      string_end: finds stop strings (`FastTokenizer.string_end`). The host looks for them between two programs of `chunk` tokens,
+        so a completion decodes at most `chunk - 1` tokens too many, which are cut off: it ends with the very token that
+        completes the string, and is not truncated. All completions then decode in slots, whatever `slots` is.
 
     Returns:
       The generator.
@@ -106,6 +112,8 @@ def make_generator(
         slots=slots,
         chunk=chunk,
         shards=shards,
+        missing_ids=tuple(token for token in missing_ids if token < model.config.vocab_size),
+        string_end=string_end,
     )
     programs = make_programs(model, settings)
 
@@ -122,12 +130,14 @@ def make_generator(
         check_sampling(sampling)
         steps = sampling_steps(sampling)
         job = Job(*_fit(prompts, lengths, settings), _own_limits(limits, len(prompts), settings), key, sampling, steps)
-        if slots is None or slots >= len(job.limits):
+        rows = len(job.limits)
+        if string_end is None and (slots is None or slots >= rows):
             out, slot_steps = _run_whole(programs, params, job, settings)
         else:
-            completions, slot_steps = run_slots(programs, params, job, settings)
+            at_once = settings._replace(slots=min(slots or padded_count(rows, shards), padded_count(rows, shards)))
+            done, slot_steps = run_slots(programs, params, job, at_once)
             repeated = np.repeat(job.prompts, group_size, axis=0), np.repeat(job.lengths, group_size)
-            out = assemble(*repeated, *completions, pad_id=pad_id, eos_ids=settings.eos_ids, xp=np)
+            out = assemble(*repeated, *done[:3], pad_id=pad_id, eos_ids=settings.eos_ids, stopped=done.stopped, xp=np)
         tokens = int(np.sum(out.completion_mask))
         return out, GenerationStats(tokens, slot_steps, tokens / max(slot_steps, 1), time.perf_counter() - began)
 

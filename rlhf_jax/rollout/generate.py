@@ -50,6 +50,7 @@ class Static(NamedTuple):
     steps: tuple[str, ...]
     eos_ids: tuple[int, ...]
     row_length: int
+    missing_ids: tuple[int, ...]
 
 
 def generate(
@@ -67,6 +68,7 @@ def generate(
     limits: Int[Array, " B"] | None = None,
     chunk: int = CHUNK,
     steps: tuple[str, ...] | None = None,
+    missing_ids: Sequence[int] = (),
 ) -> Rollout:
     """Samples `group_size` completions of every prompt. Pure: may be jitted, and vmapped over `params` and `key`.
 
@@ -88,6 +90,7 @@ def generate(
       chunk: tokens decoded between two looks at whether all rows are finished. Static.
       steps: which steps of sampling the program has, where `sampling` is traced and the caller knows more; None: read off
         `sampling`. Static.
+      missing_ids: ids that no token of the tokenizer has (`FastTokenizer.missing_ids`): never sampled, see `choose`. Static.
 
     Returns:
       A `Rollout` of B = P * G rows and T = Tp + `max_new_tokens` columns. Its `logps` are those of the distribution before
@@ -97,7 +100,8 @@ def generate(
       ValueError: a model without a language-model head, or one with fewer learned positions than T.
     """
     count, row_length = prompts.shape[0] * group_size, prompts.shape[1] + max_new_tokens
-    static = make_static(model, sampling_steps(sampling) if steps is None else steps, eos_id, row_length)
+    steps = sampling_steps(sampling) if steps is None else steps
+    static = make_static(model, steps, eos_id, row_length, missing_ids)
     lengths = jnp.repeat(prompt_lengths, group_size)
     limits = jnp.full(count, max_new_tokens) if limits is None else jnp.minimum(limits, max_new_tokens)
     rows = Rows(lengths, limits, keys_of_rows(key, jnp.arange(count)))
@@ -134,12 +138,14 @@ def keys_of_rows(key: Key, rows: Int[Array, " B"]) -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 
-def make_static(model: Model, steps: tuple[str, ...], eos_id: int | Sequence[int], row_length: int) -> Static:
+def make_static(
+    model: Model, steps: tuple[str, ...], eos_id: int | Sequence[int], row_length: int, missing_ids: Sequence[int] = ()
+) -> Static:
     """Checks the model and collects what programs are compiled for."""
     if model.prefill is None or model.decode is None:
         raise ValueError("this model has no language-model head, so it cannot generate; load it with head=None or head='value'")
     eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(int(e) for e in eos_id)
-    return Static(model.prefill, model.decode, steps, eos_ids, row_length)
+    return Static(model.prefill, model.decode, steps, eos_ids, row_length, tuple(int(token) for token in missing_ids))
 
 
 def windows(max_new_tokens: int, chunk: int) -> list[int]:
@@ -171,7 +177,8 @@ def start(
     present = jnp.arange(prompts.shape[1])[None, :] < prompt_lengths[:, None]
     logits, cache = static.prefill(params, jnp.where(present, prompts, 0), prompt_lengths, row_length=static.row_length)
     bits = row_bits(row_keys, jnp.zeros(row_keys.shape, jnp.int32))
-    token, logp = choose(jnp.repeat(logits, len(row_keys) // len(prompts), axis=0), bits, sampling, static.steps)
+    logits = jnp.repeat(logits, len(row_keys) // len(prompts), axis=0)
+    token, logp = choose(logits, bits, sampling, static.steps, static.missing_ids)
     return cache, token, logp
 
 
@@ -215,7 +222,7 @@ def decode_chunk(
             slot=(slot + step) % state.cache.slots,
             row_length=static.row_length,
         )
-        token, logp = choose(logits, bits, sampling, static.steps)
+        token, logp = choose(logits, bits, sampling, static.steps, static.missing_ids)
         produced = state.produced + state.active
         active = state.active & ~is_eos(token, static.eos_ids) & (produced < rows.limits)
         return Decoding(cache, token, produced, active), (token, logp)
@@ -233,6 +240,7 @@ def assemble(
     *,
     pad_id: int,
     eos_ids: tuple[int, ...],
+    stopped: Any = False,
     xp: Any = jnp,
 ) -> Rollout:
     """Prompts directly followed by completions.
@@ -244,7 +252,8 @@ def assemble(
       logps: [B, N], of their tokens.
       produced: [B], how many of them count.
       pad_id: fills the rest.
-      eos_ids: a completion that does not end in one of these is truncated.
+      eos_ids: a completion that ends neither in one of these nor by a stop string is truncated.
+      stopped: [B], which completions end by a stop string.
       xp: `jax.numpy`, or `numpy` for arrays of the host.
     """
     column = xp.arange(prompts.shape[1] + tokens.shape[1])[None, :]
@@ -259,7 +268,7 @@ def assemble(
         mask=(place < 0) | in_completion,
         completion_mask=in_completion,
         logps=xp.where(in_completion, xp.take_along_axis(logps, index, axis=1), 0.0),
-        truncated=~(is_eos(last, eos_ids, xp=xp) & (produced > 0)),
+        truncated=~((is_eos(last, eos_ids, xp=xp) | stopped) & (produced > 0)),
     )
 
 

@@ -1,7 +1,7 @@
 """The compiled parts of a generator."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,10 @@ from jaxtyping import Array, Bool, Int
 from rlhf_jax.rollout.generate import Decoding, Rows, decode_chunk, generate, keys_of_rows, make_static, start
 from rlhf_jax.sharding import replicated
 from rlhf_jax.types import Model, Rollout
+
+StringEnd = Callable[[Sequence[int], int], int | None]
+"""(ids of a completion so far, how many of them were looked at before) -> tokens up to and including the one that completes a
+stop string; None: none does."""
 
 
 class Settings(NamedTuple):
@@ -28,6 +32,8 @@ class Settings(NamedTuple):
     chunk: int
     shards: int
     """Parts that the mesh divides rows into."""
+    missing_ids: tuple[int, ...] = ()
+    string_end: StringEnd | None = None
 
 
 class Slots(NamedTuple):
@@ -96,6 +102,7 @@ def make_programs(model: Model, settings: Settings) -> Programs:
             limits=limits,
             chunk=settings.chunk,
             steps=steps,
+            missing_ids=settings.missing_ids,
         )
         return Rollout(*for_host(*out))
 
@@ -106,13 +113,13 @@ def make_programs(model: Model, settings: Settings) -> Programs:
         return cache.empty(rows, cache.slots).pinned(mesh)
 
     def prefill(params, pool, prompts, lengths, first, key, sampling, *, steps):
-        static = make_static(model, steps, eos_ids, prompts.shape[1] + limit)
+        static = make_static(model, steps, eos_ids, prompts.shape[1] + limit, settings.missing_ids)
         keys = keys_of_rows(key, first * settings.group_size + jnp.arange(prompts.shape[0] * settings.group_size))
         cache, token, logp = start(static, params, prompts, lengths, keys, sampling=sampling)
         return pool.put(cache, first).pinned(mesh), *for_host(token, logp)
 
     def decode(params, pool, ring, slot, slots, key, sampling, *, steps):
-        static = make_static(model, steps, eos_ids, pool.slots + limit)
+        static = make_static(model, steps, eos_ids, pool.slots + limit, settings.missing_ids)
         state = Decoding(ring, slots.token, slots.produced, slots.active)
         rows = Rows(slots.length, slots.limit, keys_of_rows(key, slots.row))
         prompts = pool.take(slots.prompt).pinned(mesh)

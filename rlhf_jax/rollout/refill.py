@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from rlhf_jax.rollout.generate import windows
 from rlhf_jax.rollout.programs import Programs, Settings, Slots
@@ -32,6 +32,8 @@ class Completions(NamedTuple):
     tokens: Int[np.ndarray, "R N"]
     logps: Float[np.ndarray, "R N"]
     produced: Int[np.ndarray, " R"]
+    stopped: Bool[np.ndarray, " R"]
+    """Ended by a stop string."""
 
 
 def run_slots(programs: Programs, params: Params, job: Job, settings: Settings) -> tuple[Completions, int]:
@@ -52,9 +54,13 @@ def run_slots(programs: Programs, params: Params, job: Job, settings: Settings) 
     pool, first_tokens, first_logps = _fill_pool(programs, params, job, settings)
     sizes, rows = windows(settings.max_new_tokens, settings.chunk), len(job.limits)
     shape = (rows, settings.max_new_tokens)
-    done = Completions(np.zeros(shape, np.int32), np.zeros(shape, first_logps.dtype), np.minimum(job.limits, 1))
+    logps, stopped = np.zeros(shape, first_logps.dtype), np.zeros(rows, bool)
+    done = Completions(np.zeros(shape, np.int32), logps, np.minimum(job.limits, 1), stopped)
     done.tokens[:, 0], done.logps[:, 0] = first_tokens, first_logps
-    waiting = [row for row in range(rows) if job.limits[row] > 1 and first_tokens[row] not in settings.eos_ids][::-1]
+    for row in range(rows):
+        _end_at_string(done, row, 0, settings)
+    ended = stopped | np.isin(first_tokens, settings.eos_ids)
+    waiting = [row for row in range(rows) if job.limits[row] > 1 and not ended[row]][::-1]
     held = Slots(*(np.ones(settings.slots, np.int32) for _ in range(6)), np.zeros(settings.slots, bool))  # type: ignore[call-arg]
     slot, slot_steps, ring = 0, rows, None
     while waiting or held.active.any():
@@ -70,7 +76,7 @@ def run_slots(programs: Programs, params: Params, job: Job, settings: Settings) 
         ring, *news = programs.chunk(params, pool, ring, slot, held, job.key, job.sampling, steps=job.steps)
         slot = (slot + settings.chunk) % ring.slots
         slot_steps += len(held.row) * settings.chunk
-        held = _collect(done, held, *jax.device_get(news))
+        held = _collect(done, held, settings, *jax.device_get(news))
     return done, slot_steps
 
 
@@ -122,13 +128,25 @@ def _half(held: Slots, settings: Settings) -> np.ndarray | None:
     return np.concatenate([active, np.flatnonzero(~held.active)[: half - len(active)]]).astype(np.int32)
 
 
-def _collect(
-    done: Completions, held: Slots, tokens: np.ndarray, logps: np.ndarray, produced: np.ndarray, active: np.ndarray
-) -> Slots:
-    """Stores what a chunk produced."""
+def _end_at_string(done: Completions, row: int, before: int, settings: Settings) -> bool:
+    """Cuts a completion behind the token that completes a stop string, if one of those after the first `before` does."""
+    if settings.string_end is None:
+        return False
+    end = settings.string_end(done.tokens[row, : done.produced[row]].tolist(), before)
+    if end is not None:
+        done.produced[row], done.stopped[row] = end, True
+    return end is not None
+
+
+def _collect(done: Completions, held: Slots, settings: Settings, *news: np.ndarray) -> Slots:
+    """Stores what a chunk produced: tokens, log-probabilities, how many of them, and which slots go on."""
+    tokens, logps, produced, active = news
+    active = active.copy()
     for slot in np.flatnonzero(held.active):
         row, before, after = held.row[slot], held.produced[slot], produced[slot]
         done.tokens[row, before:after] = tokens[slot, : after - before]
         done.logps[row, before:after] = logps[slot, : after - before]
         done.produced[row] = after
-    return held._replace(token=tokens[:, -1].copy(), produced=produced.copy(), active=active.copy())
+        if _end_at_string(done, row, before, settings):
+            active[slot] = False
+    return held._replace(token=tokens[:, -1].copy(), produced=produced.copy(), active=active)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from rlhf_jax.types import Key
@@ -89,7 +90,11 @@ def row_bits(row_keys: Key, index: Int[Array, " B"]) -> UInt32[Array, "B 2"]:
 
 
 def choose(
-    logits: Float[Array, "B V"], bits: UInt32[Array, "B 2"], sampling: SamplingParams, steps: Sequence[str]
+    logits: Float[Array, "B V"],
+    bits: UInt32[Array, "B 2"],
+    sampling: SamplingParams,
+    steps: Sequence[str],
+    missing_ids: tuple[int, ...] = (),
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
     """Draws one token per row.
 
@@ -98,16 +103,19 @@ def choose(
       bits: from `row_bits`; not read when greedy.
       sampling: how.
       steps: from `sampling_steps`.
+      missing_ids: ids that no token of the tokenizer has (the embedding has more rows, or the ids have gaps): never drawn, as
+        if their logits were -inf, before any filter. Static.
 
     Returns:
-      (tokens, their log-probability in nats under ``softmax(logits / temperature)``, *before* top-k, top-p and min-p: this is
-      what the trainer computes for the same token. Greedy: at temperature 1).
+      (tokens, their log-probability in nats under ``softmax(logits / temperature)`` over *all* ids, before `missing_ids`,
+      top-k, top-p and min-p are cut away: this is what the trainer computes for the same token. Greedy: at temperature 1).
     """
     rows, vocab = logits.shape
     temperature = jnp.asarray(sampling.temperature, logits.dtype)
     if "greedy" in steps:
         temperature = jnp.where(temperature == 0, 1, temperature)
-    scaled = logits / temperature
+    everything = logits / temperature
+    scaled = everything if not missing_ids else jnp.where(_has_token(vocab, missing_ids), everything, -jnp.inf)
     blocks = -(-vocab // _BLOCK)
     short = blocks * _BLOCK - vocab
     padded = scaled if short == 0 else jnp.pad(scaled, ((0, 0), (0, short)), constant_values=-jnp.inf)
@@ -116,6 +124,9 @@ def choose(
     weights = jnp.exp(table - peak[:, None, None])
     columns = weights.sum(axis=1)
     log_total = jnp.log(columns.sum(axis=1))
+    if missing_ids:  # the few logits that were cut away still belong to the softmax
+        cut = jnp.take(everything, jnp.asarray(missing_ids, jnp.int32), axis=1)
+        log_total = jnp.logaddexp(log_total, jax.nn.logsumexp(cut - peak[:, None], axis=1))
     if "sample" in steps:
         if set(steps) & set(FILTERS):
             weights = jnp.where(weights >= _threshold(weights, sampling, steps)[:, None, None], weights, 0.0)
@@ -130,6 +141,13 @@ def choose(
         tokens = jnp.where(jnp.asarray(sampling.temperature) == 0, likeliest, tokens) if "sample" in steps else likeliest
     taken = jnp.take_along_axis(scaled, tokens[:, None], axis=1)[:, 0]
     return tokens, taken - peak - log_total
+
+
+def _has_token(vocab: int, missing_ids: tuple[int, ...]) -> Bool[np.ndarray, " V"]:
+    """A constant of the program: which ids may be drawn."""
+    allowed = np.ones(vocab, bool)
+    allowed[list(missing_ids)] = False
+    return allowed
 
 
 def _first_beyond(weights: Float[Array, "B C"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:

@@ -96,9 +96,32 @@ def test_chat_applies_the_template(capsys, folder, monkeypatch):
     assert seen == ["<|user|>\nhi\n<|assistant|>\n"]
 
 
+def test_stops(capsys, folder, tmp_path):
+    arguments = ["generate", str(folder), "one", "--greedy", "--max-new-tokens", "8"]
+    assert main(arguments) == 0
+    whole = capsys.readouterr().out.removesuffix(" [cut at --max-new-tokens]\n")
+    assert len(whole) >= 4
+    assert main([*arguments, "--stop", whole[2:4]]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == whole[: whole.index(whole[2:4])] + "\n" and shown.err == ""
+    assert main([*arguments, "--stop", "never this", "--stop", whole[0]]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "[the model ended at once]\n" and "--chat" in shown.err and shown.err.count("\n") == 1
+    assert main([*arguments, "--stop", whole[0], "--output", str(tmp_path / "out.jsonl")]) == 0
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert (row["completion"], row["tokens"], row["truncated"]) == ("", 1, False)
+    shutil.copytree(folder, tmp_path / "model")
+    first = byte_tokenizer().encode(whole)[0]
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, first]}))
+    capsys.readouterr()
+    assert main(["generate", str(tmp_path / "model"), *arguments[2:]]) == 0
+    assert capsys.readouterr().out == "[the model ended at once]\n"
+
+
 def test_errors(capsys, folder, tmp_path):
     assert "no prompts" in error_of(capsys, [folder], 2)
     assert "--max-new-tokens 0" in error_of(capsys, [folder, "x", "--max-new-tokens", 0], 2)
+    assert "--stop ''" in error_of(capsys, [folder, "x", "--stop", ""], 2)
     assert "not both" in error_of(capsys, [folder, "x", "--file", "y.txt"], 2)
     assert "all the same" in error_of(capsys, [folder, "x", "-n", 2, "--greedy"], 2)
     assert "no such file" in error_of(capsys, [folder, "--file", tmp_path / "absent.txt"], 2)

@@ -37,8 +37,11 @@ class GenerationShape:
 
     max_new_tokens: int
     """Tokens of a completion at most, EOS included."""
-    eos_id: int
+    eos_id: int | tuple[int, ...]
+    """What ends a completion: a token, or `FastTokenizer.stop_ids`. Stop strings need the host and have no place here."""
     pad_id: int
+    missing_ids: tuple[int, ...] = ()
+    """Ids that no token has, which are never sampled: `FastTokenizer.missing_ids(model.config.vocab_size)`."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -88,6 +91,7 @@ def sample(
         max_new_tokens=shape.max_new_tokens,
         eos_id=shape.eos_id,
         pad_id=shape.pad_id,
+        missing_ids=shape.missing_ids,
     )
     rewards = reward(rollout, jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), prompts.answers))
     return PolicyBatch(
