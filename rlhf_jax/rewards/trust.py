@@ -53,8 +53,9 @@ def _file_of(place: str) -> pathlib.Path | None:
         if spec is None:
             return None
         folders = list(spec.submodule_search_locations or ())
-    path = pathlib.Path(spec.origin) if spec is not None and spec.origin else None
-    return path if path is not None and path.suffix == ".py" and path.is_file() else None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    return pathlib.Path(spec.origin)
 
 
 def _sources(path: pathlib.Path | None) -> Iterator[pathlib.Path]:

@@ -77,7 +77,8 @@ class RewardWatch:
         if self._ungraded >= self._pool.max_ungraded:
             return (
                 f"no completion of {self._ungraded} batches in a row got a grade "
-                f"(the last: {len(total)} completions, {reasons}); look at the rewards and at the columns they read (reward_pool.max_ungraded={self._pool.max_ungraded})"
+                f"(the last: {len(total)} completions, {reasons}); look at the rewards and at the columns they read "
+                f"(reward_pool.max_ungraded={self._pool.max_ungraded})"
             )
         if self._ungraded == 1:
             _log.warning("no completion of this batch of %d got a grade (%s): nothing is learnt from it", len(total), reasons)
