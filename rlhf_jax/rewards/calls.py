@@ -184,4 +184,6 @@ def _plain(value: Any) -> Any:
         value = value.item()  # numpy's and torch's scalars
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value).encode("utf-8", "replace").decode()  # files hold no lone surrogates

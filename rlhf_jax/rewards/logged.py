@@ -29,6 +29,7 @@ def table_columns(logged: Sequence[Logged], labels: Sequence[str], count: int) -
     return {
         f"{labels[function]}/{name}" if name in taken or names.count(name) > 1 else name: _of_one_type(values)
         for (function, name), values in columns.items()
+        if any(value is not None for value in values)  # a column of nothing has no type that other steps' files share
     }
 
 
