@@ -161,7 +161,8 @@ class Rewards:
         innocent ones together, since only there can the function compare them."""
         rows = range(len(batch.completions))
         for i in functions:
-            self._report_split(self._configs[self._pooled[i]].label, before[i, 0].message)
+            fault = next(before[i, row] for row in rows if before[i, row].is_fault)
+            self._report_split(self._configs[self._pooled[i]].label, fault.message)
         alone = pool.run(batch, [Task(i, rows, last=True) for i in functions])
         innocent = {i: [row for row in rows if not alone.outcomes[i, row].is_fault] for i in functions}
         innocent = {i: good for i, good in innocent.items() if 1 < len(good) < len(rows)}
@@ -191,7 +192,7 @@ class Rewards:
                     self._report(key, outcome)
         for log in logged:
             for refused in log.refused:
-                self._warn_once(f"reward {self.names[log.function]}: {refused}: left out")
+                self._report_refused(self.names[log.function], refused)
         total = np.where(counted & ~spoiled, total, _NAN).astype(np.float32)
         extra, metrics = table_columns(logged, self.names, count), mean_metrics(logged, self.names)
         return RewardScores(total, by_name, failures, spoiled, messages, extra, metrics)
@@ -220,10 +221,11 @@ class Rewards:
                 message,
             )
 
-    def _warn_once(self, text: str) -> None:
-        if text not in self._reported:
-            self._reported.add(text)
-            _log.warning("%s", text)
+    def _report_refused(self, label: str, refused: str) -> None:
+        key = f"{label} {refused.partition(' got ')[0]}"
+        if key not in self._reported:
+            self._reported.add(key)
+            _log.warning("reward %s: %s: left out", label, refused)
 
 
 def make_rewards(configs: Sequence[RewardConfig], pool: PoolConfig | None = None) -> Rewards:
