@@ -6,7 +6,7 @@ Per-token metrics are averaged with the loss's own weights, so they add up over 
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.ops import masked, masked_mean, weighted_sum
 from rlhf_jax.ops.precision import default_float, promote
@@ -57,16 +57,16 @@ def rollout_metrics(batch: PolicyBatch) -> Metrics:
       batch: the whole rollout, rewards before any penalty; rows with an empty completion only complete the shape.
 
     Returns:
-      rewards/mean, rewards/std, rewards/ungraded, length/mean, length/truncated.
+      rewards/mean, rewards/std (NaN when nothing was graded), rewards/ungraded, length/mean, length/truncated.
     """
     sampled = jnp.any(batch.completion_mask, axis=1)
     graded = sampled & ~jnp.isnan(batch.rewards)
     (rewards,) = promote(batch.rewards)
-    mean = masked_mean(rewards, graded)
+    mean = _mean_or_nan(rewards, graded)
     lengths = jnp.sum(batch.completion_mask, axis=1).astype(default_float())
     return {
         "rewards/mean": mean,
-        "rewards/std": jnp.sqrt(masked_mean((masked(rewards, graded) - mean) ** 2, graded)),
+        "rewards/std": jnp.sqrt(_mean_or_nan((masked(rewards, graded) - mean) ** 2, graded)),
         "rewards/ungraded": masked_mean((~graded).astype(default_float()), sampled),
         "length/mean": masked_mean(lengths, sampled),
         "length/truncated": masked_mean(batch.truncated.astype(default_float()), sampled),
@@ -106,7 +106,7 @@ def group_metrics(rewards: Float[Array, "P G"]) -> Metrics:
       rewards: as they enter the advantage, one group a row; NaN = not gradable, a row of NaN only completes the shape.
 
     Returns:
-      rewards/group_std (unbiased), rewards/zero_std_groups.
+      rewards/group_std (unbiased), rewards/zero_std_groups; NaN when nothing was graded.
     """
     (rewards,) = promote(rewards)
     graded = ~jnp.isnan(rewards)
@@ -117,6 +117,11 @@ def group_metrics(rewards: Float[Array, "P G"]) -> Metrics:
     highest = jnp.max(rewards, axis=1, keepdims=True, where=graded, initial=-jnp.inf)
     lowest = jnp.min(rewards, axis=1, keepdims=True, where=graded, initial=jnp.inf)
     return {
-        "rewards/group_std": masked_mean(spread, count > 0),
-        "rewards/zero_std_groups": masked_mean((highest == lowest).astype(rewards.dtype), count > 0),
+        "rewards/group_std": _mean_or_nan(spread, count > 0),
+        "rewards/zero_std_groups": _mean_or_nan((highest == lowest).astype(rewards.dtype), count > 0),
     }
+
+
+def _mean_or_nan(x: Float[Array, "..."], mask: Bool[Array, "..."]) -> Float[Array, ""]:
+    """A mean over nothing is not 0."""
+    return jnp.where(jnp.any(mask), masked_mean(x, mask), jnp.nan)

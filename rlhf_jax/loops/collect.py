@@ -12,6 +12,7 @@ from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.groups import Groups, from_rollout, join
 from rlhf_jax.loops.online_setup import OnlineSetup
+from rlhf_jax.rewards import TrainerState
 from rlhf_jax.rollout import SamplingParams
 from rlhf_jax.types import Params
 
@@ -79,6 +80,7 @@ def collect(
     size, dynamic = setup.config.training.batch_size, dynamic_sampling(setup)
     tally = position.tally or {"data/groups_carried": float(pending.size)}
     position = position._replace(tally=tally)
+    setup.grader.state = trainer_state(setup, step, position)
     samples: dict[str, list[Any]] = {}
     while pending.size < size:
         if stopped():
@@ -110,6 +112,16 @@ def dynamic_sampling(setup: OnlineSetup) -> DAPOConfig | None:
     return algorithm if isinstance(algorithm, DAPOConfig) and algorithm.dynamic_sampling else None
 
 
+def trainer_state(setup: OnlineSetup, step: int, position: Position) -> TrainerState:
+    """What reward functions that ask for TRL's `trainer_state` are told."""
+    return TrainerState(
+        global_step=step,
+        max_steps=setup.total_steps,
+        epoch=position.place / setup.prompts.num_examples,
+        num_train_epochs=int(setup.config.training.num_epochs),
+    )
+
+
 def draw_prompts(setup: OnlineSetup, position: Position) -> tuple[np.ndarray, int]:
     """The next prompts that are not retired, and the place after them; none when all are."""
     wanted = setup.config.rollout.prompts_per_batch or setup.config.training.batch_size
@@ -139,6 +151,7 @@ def generate_groups(setup: OnlineSetup, params: Params, indices: np.ndarray, *, 
     generated = time.perf_counter()
     grades = setup.grader.grade(prompts, rollout)
     graded = time.perf_counter()
+    setup.grader.check(prompts, grades)
     groups = from_rollout(
         rollout,
         prompt=indices,
@@ -166,6 +179,8 @@ def generate_groups(setup: OnlineSetup, params: Params, indices: np.ndarray, *, 
         part = groups.parts[..., index]
         tally |= {f"sum/{name}": float(np.nansum(part)), f"count/{name}": float((~np.isnan(part)).sum())}
     tally |= {f"rewards/failed/{name}": float(count) for name, count in grades.failures.items()}
+    for name, value in (grades.scores.metrics if grades.scores is not None else {}).items():
+        tally |= {f"sum/{name}": value, f"count/{name}": 1.0}
     return Batch(groups, tally, sample_columns(setup, prompts.prompts, grades, groups))
 
 
@@ -197,6 +212,8 @@ def check_cap(dynamic: DAPOConfig, tally: dict[str, float], found: int, wanted: 
         f"groups have a right and a wrong answer: of {tally['data/groups_generated']:.0f} generated, "
         f"{tally['data/groups_all_wrong']:.0f} are all wrong and {tally['data/groups_all_right']:.0f} all right"
     )
+    if ungraded := tally.get("data/groups_ungraded", 0.0):
+        story += f", {ungraded:.0f} could not be graded (rewards/failed/* in metrics.jsonl and the log say why)"
     if dynamic.on_cap == "raise" or not found:
         raise TrainingError(f"{story}; use easier or harder prompts, a larger algorithm.group_size, or dynamic_sampling=false")
     _log.warning("%s; training on those", story)
@@ -220,10 +237,10 @@ def collection_metrics(setup: OnlineSetup, position: Position, rest: Groups, tra
             "sampler/utilisation": tally["tokens"] / max(tally["slot_steps"], 1.0),
             "sampler/tokens_per_second": tally["tokens"] / max(tally["time/generate"], 1e-9),
         }
-        if setup.grader.accuracy is not None:
-            metrics["data/accuracy"] = tally["right"] / max(tally["completions"], 1.0)
-        for name in setup.grader.names:
-            metrics[f"rewards/{name}"] = tally[f"sum/{name}"] / max(tally[f"count/{name}"], 1.0)
+        if setup.grader.accuracy is not None and tally["completions"]:
+            metrics["data/accuracy"] = tally["right"] / tally["completions"]
+        counts = {name.removeprefix("count/"): count for name, count in tally.items() if name.startswith("count/")}
+        metrics |= {f"rewards/{name}": tally[f"sum/{name}"] / count for name, count in counts.items() if count}
     return metrics
 
 
@@ -240,7 +257,7 @@ def sample_columns(setup: OnlineSetup, prompts: list[Any], grades: Any, groups: 
     columns |= {name: _numbers(groups.parts[..., index]) for index, name in enumerate(setup.grader.names)}
     columns["tokens"] = (groups.length - groups.prompt_length[:, None]).reshape(-1).tolist()
     columns["truncated"] = groups.truncated.reshape(-1).tolist()
-    return columns
+    return columns | (grades.scores.extra if grades.scores is not None else {})
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

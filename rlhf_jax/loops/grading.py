@@ -12,14 +12,15 @@ from jax.sharding import Mesh
 from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, PromptBatch
+from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.models import load_pretrained
-from rlhf_jax.rewards import RewardConfig, Rewards, make_rewards
+from rlhf_jax.rewards import RewardConfig, Rewards, RewardScores, TrainerState, make_rewards
 from rlhf_jax.rewards.model import make_model_rewards
+from rlhf_jax.rewards.registry import MODEL
+from rlhf_jax.rewards.watch import RewardWatch
 from rlhf_jax.types import Rollout
 
 _log = logging.getLogger(__name__)
-MODEL = "model"
-"""`function` of a reward that is a reward model; its option `path` names the folder."""
 
 
 class Grades(NamedTuple):
@@ -32,6 +33,8 @@ class Grades(NamedTuple):
     failures: dict[str, int]
     """"label/kind" -> completions."""
     texts: list[str]
+    scores: RewardScores | None
+    """Of the functions on the host, with what they logged; None when all rewards are models."""
 
 
 class Grader:
@@ -40,6 +43,7 @@ class Grader:
     Attributes:
       names: label of each reward.
       accuracy: index of the reward that says right (> 0) or wrong; None when that one is a reward model.
+      state: where training is, as functions are told that ask for `trainer_state`; the loop sets it.
     """
 
     def __init__(self, config: Config, tokenizer: FastTokenizer, *, mesh: Mesh) -> None:
@@ -52,6 +56,8 @@ class Grader:
             if reward.function == MODEL
         }
         self.accuracy = accuracy_index(config)
+        self.state = TrainerState()
+        self._watch = RewardWatch(config.rewards, config.reward_pool)
         self._host: Rewards | None = None
         self._stack = contextlib.ExitStack()
 
@@ -86,8 +92,9 @@ class Grader:
         spoiled = np.zeros(rows, bool)
         by_name: dict[str, np.ndarray] = {}
         failures: dict[str, int] = {}
+        scores = None
         if self._host is not None:
-            scores = self._host.score(repeated, completions, ids, columns)
+            scores = self._host.score(repeated, completions, ids, columns, state=self.state)
             total, by_name, failures = scores.total.copy(), dict(scores.by_name), dict(scores.failures)
             spoiled = scores.spoiled
         for reward in self._configs:
@@ -97,7 +104,18 @@ class Grader:
                 spoiled = spoiled | ((reward.weight != 0) & ~np.isfinite(value))
                 total = np.where(np.isnan(total), 0, total) + np.float32(reward.weight) * np.nan_to_num(value)
         total = np.where(spoiled | ~np.isfinite(total), np.nan, total).astype(np.float32)
-        return Grades(total, np.stack([by_name[name] for name in self.names], axis=1), failures, texts)
+        return Grades(total, np.stack([by_name[name] for name in self.names], axis=1), failures, texts, scores)
+
+    def check(self, prompts: PromptBatch, grades: Grades) -> None:
+        """Looks at a graded training batch as a whole; warns where it looks wrong.
+
+        Raises:
+          TrainingError: the rewards do not grade any more (`reward_pool.max_failed`, `max_ungraded`).
+        """
+        size = len(grades.total) // len(prompts.prompts)
+        columns = {name: [value for value in values for _ in range(size)] for name, values in prompts.columns.items()}
+        if problem := self._watch.note(grades.total, grades.scores, grades.texts, columns):
+            raise TrainingError(problem)
 
     def correct(self, grades: np.ndarray, parts: np.ndarray) -> np.ndarray:
         """Which completions are right: the accuracy reward, before any penalty, is positive. bool, shape of `grades`."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from rlhf_jax.io import Checkpointer, RunFolder, log_completions, save_completions
-from rlhf_jax.loops.collect import Collected, Position, collect
+from rlhf_jax.loops.collect import Collected, Position, collect, trainer_state
 from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.groups import Groups, make_batch
 from rlhf_jax.loops.held_out_prompts import evaluate_prompts
@@ -105,7 +105,7 @@ def train_online(
             placed = jax.block_until_ready(score(now.state.params, frozen, placed))
             scored = time.perf_counter()
             state, metrics = update(now.state, frozen, placed)
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            values = without_empty_means({name: float(value) for name, value in jax.device_get(metrics).items()})
             now = now._replace(state=state, step=now.step + 1)
             done = time.perf_counter()
             times = {"time/score": scored - sampled, "time/update": done - scored, "time/step": done - clock}
@@ -192,11 +192,17 @@ def same_online_run(setup: OnlineSetup) -> dict[str, Any]:
 def evaluate(setup: OnlineSetup, now: Progress, folder: RunFolder) -> dict[str, float]:
     """Held-out metrics of the policy as it is; written with the completions."""
     began = time.perf_counter()
+    setup.grader.state = trainer_state(setup, now.step, now.position)
     found = evaluate_prompts(setup, setup.policy_params(now.state.params), seed=setup.config.seed)
     if found.metrics:
         folder.write(now.step, found.metrics | {"time/evaluate": time.perf_counter() - began}, split="eval")
         write_completions(setup, now.step, found.samples, folder, split="eval")
     return found.metrics
+
+
+def without_empty_means(metrics: dict[str, float]) -> dict[str, float]:
+    """Leaves out the means over rewards where no completion was graded: NaN, which must not be shown as 0."""
+    return {name: value for name, value in metrics.items() if not (name.startswith("rewards/") and np.isnan(value))}
 
 
 def report(setup: OnlineSetup, now: Progress, collected: Collected, values: dict[str, float], folder: RunFolder) -> None:

@@ -2,19 +2,29 @@
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
 import pathlib
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhf_jax.rewards.config import RewardConfig
-from rlhf_jax.rewards.registry import REWARDS
+from rlhf_jax.rewards.limits import POOL_OPTIONS, cpu_seconds, is_builtin
+from rlhf_jax.rewards.registry import LIMITED, REWARDS
+from rlhf_jax.rewards.verl import from_verl, is_verl
 
-GIVEN = ("prompts", "completions", "completion_ids")
-"""Arguments that every reward function may take."""
+GRADED = ("prompts", "completions", "completion_ids")
+"""Arguments that every reward function may take, and a factory takes none of."""
+GIVEN = (*GRADED, "trainer_state", "log_extra", "log_metric")
+"""Arguments that are neither data columns nor options."""
+_STANDARD = (
+    "rewards.function {name!r} belongs to Python's standard library, which holds no reward functions: "
+    "write one in a file of your own, 'file.py:function'"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +38,13 @@ class LoadedReward:
     required: tuple[str, ...]
     """Data columns that it cannot be called without."""
     is_async: bool
+    is_builtin: bool
+    cpu_seconds: float | None
+    """Processor time after which the answer is wrong; None: no such limit."""
 
-    def arguments(self, batch: Mapping[str, Sequence[Any]], columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """Keyword arguments of one call: `GIVEN`, the data columns and the options, as far as the function takes them."""
-        every = {**columns, **batch, **self.options}
+    def arguments(self, given: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Keyword arguments of one call: those of `GIVEN`, data columns and options, as far as the function takes them."""
+        every = {**columns, **given, **self.options}
         return every if self.takes is None else {name: value for name, value in every.items() if name in self.takes}
 
 
@@ -39,6 +52,8 @@ def check_name(config: RewardConfig) -> None:
     """Raises ValueError when `config.function` cannot be a reward function; imports nothing."""
     name = config.function
     if name in REWARDS:
+        if config.batched:
+            raise ValueError(f"rewards.batched true of {name!r}: built-ins grade each completion by itself; leave it out")
         return
     place, colon, attribute = name.rpartition(":")
     if not colon:
@@ -52,12 +67,14 @@ def check_name(config: RewardConfig) -> None:
         raise ValueError(f"rewards.function {name!r} must be 'module:function' or 'file.py:function'")
     if place.endswith(".py") and not pathlib.Path(place).is_file():
         raise ValueError(f"rewards.function {name!r}: there is no file {place}")
+    if _in_standard_library(place):
+        raise ValueError(_STANDARD.format(name=name))
 
 
 def load_reward(config: RewardConfig) -> LoadedReward:
     """Imports a reward function and binds its options.
 
-    A function (or class) without any parameter of `GIVEN` and without ``**kwargs`` is a factory: called once with the
+    A function (or class) without any parameter of `GRADED` and without ``**kwargs`` is a factory: called once with the
     options, it must return the reward function.
 
     Raises:
@@ -66,7 +83,11 @@ def load_reward(config: RewardConfig) -> LoadedReward:
     check_name(config)
     function = REWARDS.get(config.function) or _import(config.function)
     options = dict(config.options)
-    if _is_factory(function):
+    if config.function in LIMITED:
+        options = {option: value for option, value in options.items() if option not in POOL_OPTIONS}
+    if is_verl(function):
+        function = from_verl(function)
+    elif _is_factory(function):
         function, options = _made(config, function), {}
     if reserved := sorted(set(options) & set(GIVEN)):
         raise ValueError(f"rewards.options of {config.function!r}: {reserved[0]!r} is what is graded, not an option")
@@ -74,12 +95,14 @@ def load_reward(config: RewardConfig) -> LoadedReward:
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if config.function in REWARDS or not anything:
-        _check_options(config, options, [p.name for p in named if p.name not in GIVEN])
+        own = POOL_OPTIONS if config.function in LIMITED else ()
+        _check_options(config, options, [*(p.name for p in named if p.name not in GIVEN), *own])
     required = tuple(p.name for p in named if p.default is p.empty and p.name not in GIVEN and p.name not in options)
     if config.function in REWARDS and required:
         raise ValueError(f"rewards.options of {config.function!r} lack {', '.join(required)}")
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-    return LoadedReward(function, options, None if anything else frozenset(p.name for p in named), required, is_async)
+    takes = None if anything else frozenset(p.name for p in named)
+    return LoadedReward(function, options, takes, required, is_async, is_builtin(config), cpu_seconds(config))
 
 
 def _import(name: str) -> Callable[..., Any]:
@@ -97,7 +120,26 @@ def _import(name: str) -> Callable[..., Any]:
         found = getattr(found, part)
     if not callable(found):
         raise ValueError(f"rewards.function {name!r} is {type(found).__name__}, not a function")
+    if not place.endswith(".py") and _in_standard_library(_home(found)):  # reached through another module's imports
+        raise ValueError(_STANDARD.format(name=name))
     return found
+
+
+def _home(found: Any) -> str:
+    """The module that a function comes from."""
+    while isinstance(found, functools.partial):
+        found = found.func
+    return str(getattr(found, "__module__", None) or type(found).__module__)
+
+
+def _in_standard_library(place: str) -> bool:
+    """Whether a module, or a Python file, belongs to Python itself: what is there runs programs and moves files."""
+    if not place.endswith(".py"):
+        return place.partition(".")[0] in sys.stdlib_module_names
+    path = pathlib.Path(place).resolve()
+    libraries = [pathlib.Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+    inside = any(library in path.parents for library in libraries)
+    return inside and not {"site-packages", "dist-packages"} & set(path.parts)
 
 
 def _import_file(path: pathlib.Path) -> Any:
@@ -115,7 +157,7 @@ def _import_file(path: pathlib.Path) -> Any:
 
 def _is_factory(function: Callable[..., Any]) -> bool:
     parameters = inspect.signature(function).parameters.values()
-    return not any(p.name in GIVEN or p.kind is p.VAR_KEYWORD for p in parameters)
+    return not any(p.name in GRADED or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _made(config: RewardConfig, factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,7 +172,7 @@ def _made(config: RewardConfig, factory: Callable[..., Any]) -> Callable[..., An
             f"rewards.function {config.function!r} takes neither prompts nor completions, and returned {type(made).__name__}, "
             "not a reward function"
         )
-    return made
+    return from_verl(made) if is_verl(made) else made
 
 
 def _check_options(config: RewardConfig, options: Mapping[str, Any], known: Sequence[str]) -> None:

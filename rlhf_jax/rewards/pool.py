@@ -1,26 +1,35 @@
 """Grading in processes that may hang or die: each such failure costs one completion, never the run.
 
 A worker gets a chunk of completions and reports one by one. The moment it is silent for longer than the time limit, or gone,
-it is replaced; the completion it was working on counts as not graded, and the rest of its chunk goes to another worker.
+it is replaced; the completion it was working on is tried once more where the machine may be to blame, else it counts as not
+graded (or, when it used up a built-in's processor time, as wrong), and the rest of its chunk goes to another worker.
+
+A function that is called with whole batches has a worker of its own: what it remembers is in one process, and no other
+grader's answers can end it.
 """
 
 import collections
 import logging
 import pickle
 import selectors
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from rlhf_jax.rewards.calls import Batch
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
+from rlhf_jax.rewards.limits import cpu_seconds, is_builtin, wall_seconds, whole_batch
 from rlhf_jax.rewards.processes import START_SECONDS, Nursery, Task, Worker
-from rlhf_jax.rewards.worker import Batch, Setup, frame
+from rlhf_jax.rewards.worker import Setup, frame
 
 _log = logging.getLogger(__name__)
 _ASYNC_GRACE = 2.0
 """Async functions have the time limit inside the worker; this much later the worker itself counts as hung."""
 _MAX_STARTS_IN_VAIN = 2
 _CHUNK = 64
+_MAX_TASKS = 5000
+_NAN = float("nan")
 
 
 class Outcome(NamedTuple):
@@ -29,8 +38,33 @@ class Outcome(NamedTuple):
     value: float
     """NaN when there is none."""
     failure: str | None = None
-    """Why there is none: "timeout", "error", "crash" or "none" (the function returned None)."""
+    """Why there is none: "timeout", "error", "crash" or "none" (the function returned None); or "slow": it is 0 for that."""
     message: str = ""
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether the grader failed: neither a grade nor None."""
+        return self.failure not in (None, "none", "slow")
+
+
+class Logged(NamedTuple):
+    """What a call logged by `log_extra` and `log_metric`."""
+
+    function: int
+    rows: Sequence[int]
+    extra: dict[str, list[Any]]
+    """One value per row."""
+    metrics: dict[str, list[float]]
+    refused: list[str]
+    """What it logged and cannot be kept, and why."""
+
+
+class Graded(NamedTuple):
+    """What `Pool.run` brings back."""
+
+    outcomes: dict[tuple[int, int], Outcome]
+    """(function, row) -> its grade."""
+    logged: list[Logged]
 
 
 class Function(NamedTuple):
@@ -39,6 +73,15 @@ class Function(NamedTuple):
     required: Sequence[str]
     """Data columns that it cannot be called without."""
     is_async: bool
+
+
+class _Work(NamedTuple):
+    """What is to be done of a batch, and what is done."""
+
+    batch: Batch
+    queues: dict[int | None, collections.deque[Task]]
+    """Per owner of workers (`Worker.owner`)."""
+    graded: Graded
 
 
 class Pool:
@@ -55,6 +98,9 @@ class Pool:
     def __init__(self, rewards: Sequence[RewardConfig], config: PoolConfig) -> None:
         self._setup = Setup(tuple(rewards), config)
         self._config = config
+        self._rewards = tuple(rewards)
+        owners: list[int | None] = [i for i, reward in enumerate(rewards) if whole_batch(reward)]
+        self._owners = owners + [None] * (config.workers if len(owners) < len(rewards) else 0)
         self._nursery = Nursery(self._setup)
         self._workers: list[Worker] = []
         self._selector = selectors.DefaultSelector()
@@ -63,12 +109,12 @@ class Pool:
         try:
             while not self.functions:
                 self._fill()
-                self._wait(collections.deque(), Batch((), (), (), {}), {})
+                self._wait(_Work(Batch((), (), (), {}), {}, Graded({}, [])))
         except BaseException:
             self.close()
             raise
 
-    def run(self, batch: Batch, tasks: Sequence[Task]) -> dict[tuple[int, int], Outcome]:
+    def run(self, batch: Batch, tasks: Sequence[Task]) -> Graded:
         """Grades a batch.
 
         Args:
@@ -76,21 +122,22 @@ class Pool:
           tasks: which rows by which function; large ones are divided.
 
         Returns:
-          (function, row) -> outcome, for every row of every task.
+          An outcome for every row of every task, and what the functions logged.
         """
-        queue = collections.deque(part for task in tasks for part in self._divided(task))
-        total = sum(len(task.rows) for task in queue)
-        outcomes: dict[tuple[int, int], Outcome] = {}
+        work = _Work(batch, {owner: collections.deque() for owner in self._owners}, Graded({}, []))
+        for task in tasks:
+            self._queue_of(task, work).extend(self._divided(task))
+        total = sum(len(task.rows) for task in tasks)
         try:
-            while len(outcomes) < total:
+            while len(work.graded.outcomes) < total:
                 self._fill()
-                self._hand_out(queue, batch)
-                self._wait(queue, batch, outcomes)
+                self._hand_out(work)
+                self._wait(work)
         except BaseException:
             for worker in [worker for worker in self._workers if worker.task is not None]:
                 self._remove(worker)
             raise
-        return outcomes
+        return work.graded
 
     def close(self) -> None:
         """Ends all processes; safe to call twice."""
@@ -100,17 +147,24 @@ class Pool:
         self._selector.close()
         self._nursery.close()
 
+    def _queue_of(self, task: Task, work: _Work) -> collections.deque[Task]:
+        return work.queues[task.function if task.function in self._owners else None]
+
     def _divided(self, task: Task) -> Iterator[Task]:
         if task.batched:
             yield task
             return
-        size = max(1, min(_CHUNK, -(-len(task.rows) // (4 * self._config.workers))))
+        workers = 1 if task.function in self._owners else self._config.workers
+        size = max(1, min(_CHUNK, -(-len(task.rows) // (4 * workers))))
         for start in range(0, len(task.rows), size):
             yield task._replace(rows=task.rows[start : start + size])
 
     def _fill(self) -> None:
-        while len(self._workers) < self._config.workers:
-            if self._starts_in_vain >= _MAX_STARTS_IN_VAIN + self._config.workers:
+        missing = collections.Counter(self._owners)
+        missing.subtract(worker.owner for worker in self._workers)
+        waiting = list(missing.elements())
+        while waiting:
+            if self._starts_in_vain >= _MAX_STARTS_IN_VAIN + len(self._owners):
                 raise RuntimeError(
                     f"{self._starts_in_vain} reward processes ended before they graded anything: see their messages on stderr"
                 )
@@ -122,20 +176,21 @@ class Pool:
                 self._nursery.close()
                 self._nursery = Nursery(self._setup)
                 continue
+            worker.owner = waiting.pop()
             worker.deadline = time.monotonic() + START_SECONDS
             self._workers.append(worker)
             self._selector.register(worker.connection, selectors.EVENT_READ, worker)
 
-    def _hand_out(self, queue: collections.deque[Task], batch: Batch) -> None:
+    def _hand_out(self, work: _Work) -> None:
         for worker in list(self._workers):
-            if not queue:
-                return
-            if not worker.ready or worker.task is not None:
+            queue = work.queues[worker.owner]
+            if not queue or not worker.ready or worker.task is not None:
                 continue
             task = queue.popleft()
-            message = frame(pickle.dumps((task.function, task.batched, batch.rows(task.rows)), protocol=pickle.HIGHEST_PROTOCOL))
+            rows = work.batch.rows(task.rows)
+            message = frame(pickle.dumps((task.function, task.batched, rows), protocol=pickle.HIGHEST_PROTOCOL))
             try:
-                worker.connection.settimeout(self._config.timeout)
+                worker.connection.settimeout(self._patience(task))
                 worker.connection.sendall(message)
                 worker.connection.setblocking(False)
             except OSError:  # died, or stopped reading, while idle: nobody's fault
@@ -144,23 +199,24 @@ class Pool:
                 continue
             worker.take(task, time.monotonic() + self._patience(task))
 
-    def _wait(self, queue: collections.deque[Task], batch: Batch, outcomes: dict[tuple[int, int], Outcome]) -> None:
+    def _wait(self, work: _Work) -> None:
         busy = [worker for worker in self._workers if worker.task is not None or not worker.ready]
         first = min((worker.deadline for worker in busy), default=time.monotonic())
         for key, _ in self._selector.select(max(0.0, first - time.monotonic())):
             worker = key.data
             messages, ended = worker.receive()
             for message in messages:
-                self._handle(worker, message, outcomes)
+                self._handle(worker, message, work.graded)
             if ended:
-                self._failed(worker, "crash", queue, outcomes)
+                self._failed(worker, "crash", work)
         now = time.monotonic()
         for worker in [worker for worker in self._workers if worker in busy and worker.deadline < now]:
-            self._failed(worker, "timeout", queue, outcomes)
+            self._failed(worker, "timeout", work)
 
-    def _handle(self, worker: "Worker", message: dict[str, Any], outcomes: dict[tuple[int, int], Outcome]) -> None:
-        if worker.task is not None:
-            worker.deadline = time.monotonic() + self._patience(worker.task)
+    def _handle(self, worker: Worker, message: dict[str, Any], graded: Graded) -> None:
+        task = worker.task
+        if task is not None:
+            worker.deadline = time.monotonic() + self._patience(task)
         if "failed" in message:
             raise ValueError(message["failed"])
         if "ready" in message:
@@ -168,57 +224,80 @@ class Pool:
             self.functions = [Function(*function) for function in message["ready"]]
         elif "started" in message:
             worker.started = True
-        elif "row" in message and worker.task is not None:
+        elif "log" in message and task is not None:
+            log = message["log"]
+            rows = [task.rows[position] for position in log["rows"]]
+            graded.logged.append(Logged(task.function, rows, log["extra"], log["metrics"], log["refused"]))
+        elif "row" in message and task is not None:
             self._starts_in_vain = 0
             position = message["row"]
             worker.open.discard(position)
-            outcomes[worker.task.function, worker.task.rows[position]] = _outcome(message, self._config.timeout)
-        elif "done" in message and worker.task is not None:
-            worker.graded += len(worker.task.rows)
+            graded.outcomes[task.function, task.rows[position]] = self._outcome(task, message)
+        elif "done" in message and task is not None:
+            worker.graded += len(task.rows)
             worker.task = None
-            if worker.graded >= self._config.max_tasks:
+            most = self._config.max_tasks or (_MAX_TASKS if worker.owner is None else None)
+            if most is not None and worker.graded >= most:
                 self._remove(worker)
 
-    def _failed(
-        self, worker: "Worker", kind: str, queue: collections.deque[Task], outcomes: dict[tuple[int, int], Outcome]
-    ) -> None:
+    def _failed(self, worker: Worker, kind: str, work: _Work) -> None:
+        """A worker is gone ("crash") or silent for too long ("timeout"): who is to blame, and what becomes of the rest."""
         task, left = worker.task, sorted(worker.open)
         if worker not in self._workers:
             return
-        self._remove(worker)
+        ended_by = self._remove(worker)
         if task is None or not left:
             return
+        queue = self._queue_of(task, work)
         if not worker.started:
             queue.appendleft(task)
             return
         self._starts_in_vain = 0
         if self.functions[task.function].is_async and not task.batched and len(left) > 1:
             # Any of the calls that ran at once may be the guilty one: each gets a process of its own.
-            queue.extendleft(task._replace(rows=[task.rows[position]]) for position in left)
+            queue.extendleft(task._replace(rows=[task.rows[position]], last=True) for position in left)
             return
-        limit = f"took longer than {self._config.timeout:g} s"
-        outcome = Outcome(float("nan"), kind, limit if kind == "timeout" else "ended the process it ran in")
         guilty = left if task.batched else left[:1]
-        for position in guilty:
-            outcomes[task.function, task.rows[position]] = outcome
         if rest := [task.rows[position] for position in left[len(guilty) :]]:
             queue.appendleft(task._replace(rows=rest))
+        if kind == "crash" and ended_by == signal.SIGPROF:
+            limit = cpu_seconds(self._rewards[task.function])
+            message: dict[str, Any] = {"slow": f"needs more than {limit:g} s of processor time"}
+        elif self._may_be_the_machine(task, kind):
+            queue.append(task._replace(rows=[task.rows[position] for position in guilty], last=True))
+            return
+        else:
+            message = {kind: "ended the process it ran in"}
+        for position in guilty:
+            work.graded.outcomes[task.function, task.rows[position]] = self._outcome(task, message)
+
+    def _may_be_the_machine(self, task: Task, kind: str) -> bool:
+        """Whether to try once more: a process was lost, or a built-in stood still with processor time left."""
+        # A batch that failed is graded again one by one anyway (`Rewards`).
+        retried = not task.last and not task.batched
+        return retried and (kind == "crash" or is_builtin(self._rewards[task.function]))
 
     def _patience(self, task: Task) -> float:
-        return self._config.timeout + (_ASYNC_GRACE if self.functions[task.function].is_async else 0.0)
+        grace = _ASYNC_GRACE if self.functions[task.function].is_async else 0.0
+        return grace + wall_seconds(self._rewards[task.function], self._config, batched=task.batched)
 
-    def _remove(self, worker: "Worker") -> None:
+    def _remove(self, worker: Worker) -> int:
+        """Ends a worker; returns the signal that ended it."""
         self._selector.unregister(worker.connection)
         worker.connection.close()
         self._workers.remove(worker)
-        self._nursery.kill(worker.pid)
+        return self._nursery.kill(worker.pid)
 
-
-def _outcome(message: dict[str, Any], timeout: float) -> Outcome:
-    if "error" in message:
-        return Outcome(float("nan"), "error", message["error"])
-    if "timeout" in message:
-        return Outcome(float("nan"), "timeout", f"took longer than {timeout:g} s")
-    if message["value"] is None:
-        return Outcome(float("nan"), "none", "returned None")
-    return Outcome(message["value"])
+    def _outcome(self, task: Task, message: dict[str, Any]) -> Outcome:
+        config = self._rewards[task.function]
+        if "slow" in message:
+            return Outcome(0.0, "slow", message["slow"])
+        if "timeout" in message:
+            limit = wall_seconds(config, self._config, batched=task.batched)
+            if config.on_timeout == "wrong" and not task.batched:
+                return Outcome(0.0, "slow", f"took longer than {limit:g} s")
+            return Outcome(_NAN, "timeout", f"took longer than {limit:g} s")
+        for kind in ("error", "crash"):
+            if kind in message:
+                return Outcome(_NAN, kind, message[kind])
+        return Outcome(_NAN, "none", "returned None") if message["value"] is None else Outcome(message["value"])

@@ -27,6 +27,8 @@ class Task(NamedTuple):
     function: int
     rows: Sequence[int]
     batched: bool = False
+    last: bool = False
+    """A completion whose process is lost is not tried again."""
 
 
 class Worker:
@@ -35,6 +37,8 @@ class Worker:
     def __init__(self, pid: int, connection: socket.socket) -> None:
         self.pid = pid
         self.connection = connection
+        self.owner: int | None = None
+        """The function that has this worker for itself; None: it takes whatever comes."""
         self.ready = False
         self.task: Task | None = None
         self.started = False
@@ -105,13 +109,13 @@ class Nursery:
         ours.setblocking(False)
         return Worker(pid, ours)
 
-    def kill(self, pid: int) -> None:
-        """Kills and reaps a worker with everything it started."""
+    def kill(self, pid: int) -> int:
+        """Kills and reaps a worker with everything it started; returns the number of the signal that ended it, or 0."""
         try:
             self._control.sendall(b"K" + struct.pack("!Q", pid))
-            self._receive(1)
+            return struct.unpack("!i", self._receive(4))[0]
         except OSError:
-            pass  # the nursery has ended, and its workers with it
+            return 0  # the nursery has ended, and its workers with it
 
     def close(self) -> None:
         """Ends the nursery and its workers."""

@@ -42,3 +42,12 @@ COLUMN_CHECKS: dict[str, Callable[[Mapping[str, Sequence[Any]]], None]] = {
     "countdown": check_numbers,
 }
 """Name -> raises ValueError when the data lacks a column that the function reads."""
+
+LIMITED = frozenset({"math", "format"})
+"""Have a limit of processor time of their own: an answer that needs more is wrong, however busy the machine is."""
+
+VERIFIABLE = frozenset(COLUMN_CHECKS)
+"""Tell right from wrong by the row: whole batches of 0 mean that the row or the answer is not read as it should be."""
+
+MODEL = "model"
+"""`function` of a reward that is a reward model (`rlhf_jax.rewards.model`); its option `path` names the folder."""

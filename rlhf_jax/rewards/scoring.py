@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_jax.rewards.calls import Batch, TrainerState, describe, numbers_of
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
+from rlhf_jax.rewards.limits import cpu_seconds, whole_batch
 from rlhf_jax.rewards.loading import LoadedReward, check_name, load_reward
-from rlhf_jax.rewards.pool import Outcome, Pool
+from rlhf_jax.rewards.logged import mean_metrics, table_columns
+from rlhf_jax.rewards.pool import Graded, Logged, Outcome, Pool
 from rlhf_jax.rewards.processes import Task
 from rlhf_jax.rewards.registry import COLUMN_CHECKS, INLINE, SANDBOXED
 from rlhf_jax.rewards.sandbox import Limits, isolation
-from rlhf_jax.rewards.worker import Batch, describe, numbers_of
 
 _log = logging.getLogger(__name__)
 _NAN = float("nan")
@@ -29,9 +31,16 @@ class RewardScores(NamedTuple):
     by_name: dict[str, np.ndarray]
     """Label -> float32 [N], unweighted; NaN = not graded."""
     failures: dict[str, int]
-    """"label/kind" -> completions; kinds: timeout, error, crash, none. Only those that occurred."""
+    """"label/kind" -> completions; kinds: timeout, error, crash, none (not graded), slow (graded 0 for being too slow). Only
+    those that occurred."""
     spoiled: np.ndarray
     """bool [N]: a function of non-zero weight failed, so that no sum is worth anything."""
+    messages: dict[str, str]
+    """"label/kind" -> what the first of them was, in one line."""
+    extra: dict[str, list[Any]]
+    """Columns that functions logged by `log_extra`, N values each (None where there is none)."""
+    metrics: dict[str, float]
+    """"label/name" -> mean of what functions logged by `log_metric`."""
 
 
 class Rewards:
@@ -43,6 +52,7 @@ class Rewards:
         pooled = []
         for index, config in enumerate(configs):
             check_name(config)
+            cpu_seconds(config)
             if config.function in SANDBOXED:
                 _check_sandbox(config, pool)
             if config.function in INLINE:
@@ -66,6 +76,8 @@ class Rewards:
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
         columns: Mapping[str, Sequence[Any]],
+        *,
+        state: TrainerState | None = None,
     ) -> RewardScores:
         """Grades a batch. May be called from any thread, one call at a time goes through.
 
@@ -74,17 +86,18 @@ class Rewards:
           completions: N completions, text or ``[{"role": "assistant", "content": ..}]``.
           completion_ids: N lists of tokens, EOS included.
           columns: data columns, N values each.
+          state: where training is, for functions that name `trainer_state`; None: at its start.
 
         Raises:
           ValueError: unequal numbers of rows, or a function needs a column that the data does not have.
         """
         self._check(prompts, completions, completion_ids, columns)
-        batch = Batch(prompts, completions, completion_ids, columns)
+        batch = Batch(prompts, completions, completion_ids, columns, state or TrainerState())
         with self._lock:
-            outcomes = self._pooled_outcomes(batch)
+            outcomes, logged = self._pooled_outcomes(batch)
             for index, reward in self._inline.items():
                 outcomes[index] = _inline_outcomes(reward, batch)
-            return self._combined(outcomes, len(completions))
+            return self._combined(outcomes, logged, len(completions))
 
     def close(self) -> None:
         """Ends all processes; safe to call twice."""
@@ -127,18 +140,43 @@ class Rewards:
                         "data.columns, or set it in the reward's options"
                     )
 
-    def _pooled_outcomes(self, batch: Batch) -> dict[int, list[Outcome]]:
-        if self._pool is None:
-            return {}
+    def _pooled_outcomes(self, batch: Batch) -> tuple[dict[int, list[Outcome]], list[Logged]]:
         rows = range(len(batch.completions))
-        tasks = [Task(i, rows, batched=self._configs[index].batched) for i, index in enumerate(self._pooled)]
-        graded = self._pool.run(batch, tasks) if rows else {}
-        return {index: [graded[i, row] for row in rows] for i, index in enumerate(self._pooled)}
+        if self._pool is None or not rows:
+            return {index: [] for index in self._pooled}, []
+        whole = {i for i, index in enumerate(self._pooled) if len(rows) > 1 and whole_batch(self._configs[index])}
+        graded = self._pool.run(batch, [Task(i, rows, batched=i in whole) for i in range(len(self._pooled))])
+        outcomes, logged = graded.outcomes, graded.logged
+        if failed := [i for i in sorted(whole) if any(outcomes[i, row].is_fault for row in rows)]:
+            again = self._graded_apart(self._pool, batch, failed, outcomes)
+            outcomes.update(again.outcomes)
+            logged += again.logged
+        by_index = {index: [outcomes[i, row] for row in rows] for i, index in enumerate(self._pooled)}
+        return by_index, [log._replace(function=self._pooled[log.function]) for log in logged]
 
-    def _combined(self, outcomes: Mapping[int, Sequence[Outcome]], count: int) -> RewardScores:
+    def _graded_apart(
+        self, pool: Pool, batch: Batch, functions: Sequence[int], before: Mapping[tuple[int, int], Outcome]
+    ) -> Graded:
+        """Functions whose call with the whole batch failed: first each completion alone, to find the guilty ones, then the
+        innocent ones together, since only there can the function compare them."""
+        rows = range(len(batch.completions))
+        for i in functions:
+            fault = next(before[i, row] for row in rows if before[i, row].is_fault)
+            self._report_split(self._configs[self._pooled[i]].label, fault.message)
+        alone = pool.run(batch, [Task(i, rows, last=True) for i in functions])
+        innocent = {i: [row for row in rows if not alone.outcomes[i, row].is_fault] for i in functions}
+        innocent = {i: good for i, good in innocent.items() if 1 < len(good) < len(rows)}
+        together = pool.run(batch, [Task(i, good, batched=True) for i, good in innocent.items()])
+        whole = {i for i, good in innocent.items() if not any(together.outcomes[i, row].is_fault for row in good)}
+        outcomes = alone.outcomes | {key: outcome for key, outcome in together.outcomes.items() if key[0] in whole}
+        logged = [log for log in alone.logged if log.function not in whole]
+        return Graded(outcomes, logged + [log for log in together.logged if log.function in whole])
+
+    def _combined(self, outcomes: Mapping[int, Sequence[Outcome]], logged: Sequence[Logged], count: int) -> RewardScores:
         total, counted, spoiled = np.zeros(count, np.float64), np.zeros(count, bool), np.zeros(count, bool)
         by_name: dict[str, np.ndarray] = {}
         failures: dict[str, int] = {}
+        messages: dict[str, str] = {}
         for index, config in enumerate(self._configs):
             values = np.array([outcome.value for outcome in outcomes[index]], np.float64).reshape(count)
             graded = ~np.isnan(values)
@@ -149,18 +187,45 @@ class Rewards:
                 if outcome.failure is not None:
                     key = f"{config.label}/{outcome.failure}"
                     failures[key] = failures.get(key, 0) + 1
-                    spoiled[row] |= outcome.failure != "none" and config.weight != 0
+                    messages.setdefault(key, outcome.message)
+                    spoiled[row] |= outcome.is_fault and config.weight != 0
                     self._report(key, outcome)
-        return RewardScores(np.where(counted & ~spoiled, total, _NAN).astype(np.float32), by_name, failures, spoiled)
+        for log in logged:
+            for refused in log.refused:
+                self._report_refused(self.names[log.function], refused)
+        total = np.where(counted & ~spoiled, total, _NAN).astype(np.float32)
+        extra, metrics = table_columns(logged, self.names, count), mean_metrics(logged, self.names)
+        return RewardScores(total, by_name, failures, spoiled, messages, extra, metrics)
 
     def _report(self, key: str, outcome: Outcome) -> None:
         if key not in self._reported:
             self._reported.add(key)
             label, _, kind = key.rpartition("/")
             level = logging.INFO if kind == "none" else logging.WARNING
+            verdict = "wrong (0)" if kind == "slow" else "not graded"
             _log.log(
-                level, "reward %s %s: the completion is not graded (more of the same are only counted)", label, outcome.message
+                level,
+                "reward %s %s: the completion is %s (more of the same are only counted)",
+                label,
+                outcome.message,
+                verdict,
             )
+
+    def _report_split(self, label: str, message: str) -> None:
+        if f"{label} split" not in self._reported:
+            self._reported.add(f"{label} split")
+            _log.warning(
+                "reward %s %s in its call with the whole batch: each completion is now graded by a call of its own, those "
+                "without a fault then once more together (rewards.batched, reward_pool.batch_timeout)",
+                label,
+                message,
+            )
+
+    def _report_refused(self, label: str, refused: str) -> None:
+        key = f"{label} {refused.partition(' got ')[0]}"
+        if key not in self._reported:
+            self._reported.add(key)
+            _log.warning("reward %s: %s: left out", label, refused)
 
 
 def make_rewards(configs: Sequence[RewardConfig], pool: PoolConfig | None = None) -> Rewards:

@@ -5,11 +5,10 @@ imports the reward functions and forks a worker whenever it is asked to; replaci
 nursery has one thread and touches neither devices nor data.
 
 Protocol. Main to nursery: 9 bytes, ``F`` (fork; the worker's end of a socket travels along; answer: 8 bytes, its id) or ``K``
-and a process id (kill and reap; answer: one byte). Main to worker: frames (8 bytes of length, then pickle). Worker to main:
-frames of JSON, one per graded completion.
+and a process id (kill and reap; answer: the number of the signal that ended it, 4 bytes). Main to worker: frames (8 bytes of
+length, then pickle). Worker to main: frames of JSON, one per graded completion and one for what a call logged.
 """
 
-import asyncio
 import ctypes
 import gc
 import json
@@ -20,12 +19,13 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from rlhf_jax.rewards.calls import grade_async, grade_batch, grade_each
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.loading import LoadedReward, load_reward
-from rlhf_jax.rewards.registry import SANDBOXED
+from rlhf_jax.rewards.registry import REWARDS, SANDBOXED
 from rlhf_jax.rewards.sandbox import isolation
 
 _PR_SET_PDEATHSIG = 1
@@ -36,28 +36,6 @@ class Setup(NamedTuple):
 
     rewards: tuple[RewardConfig, ...]
     pool: PoolConfig
-
-
-class Batch(NamedTuple):
-    """Completions to grade. All fields have one entry per completion."""
-
-    prompts: Sequence[Any]
-    completions: Sequence[Any]
-    completion_ids: Sequence[Sequence[int]]
-    columns: Mapping[str, Sequence[Any]]
-
-    def rows(self, rows: Sequence[int]) -> "Batch":
-        """The batch of some of the rows."""
-
-        def pick(values: Sequence[Any]) -> list[Any]:
-            return [values[i] for i in rows]
-
-        columns = {name: pick(values) for name, values in self.columns.items()}
-        return Batch(pick(self.prompts), pick(self.completions), pick(self.completion_ids), columns)
-
-    def given(self) -> dict[str, Sequence[Any]]:
-        """The arguments that are not data columns."""
-        return {"prompts": self.prompts, "completions": self.completions, "completion_ids": self.completion_ids}
 
 
 def frame(payload: bytes) -> bytes:
@@ -103,10 +81,9 @@ def run_nursery(control_fd: int) -> None:
             control.sendall(struct.pack("!Q", pid))
         else:
             pid = struct.unpack("!Q", request[1:])[0]
-            if pid in children:
-                _kill(pid)
-                children.discard(pid)
-            control.sendall(b"K")
+            ended_by = _kill(pid) if pid in children else 0
+            children.discard(pid)
+            control.sendall(struct.pack("!i", ended_by))
     for pid in children:
         _kill(pid)
 
@@ -116,6 +93,7 @@ def _run_worker(descriptor: int, setup: Setup, loaded: Sequence[LoadedReward] | 
         os.setsid()  # a group of its own: killed with all that the grader started
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends a built-in whose answer needs too much processor time
         _limit_memory(setup.pool.memory_gb)
         connection = socket.socket(fileno=descriptor)
         functions = _load_all(setup) if loaded is None else loaded
@@ -125,9 +103,15 @@ def _run_worker(descriptor: int, setup: Setup, loaded: Sequence[LoadedReward] | 
         connection.sendall(frame(json.dumps({"ready": [(f.required, f.is_async) for f in functions]}).encode()))
         while (message := read_frame(connection)) is not None:
             index, batched, batch = pickle.loads(message)
-            grade = _grade_batch if batched else _grade_async if functions[index].is_async else _grade_each
+            one_by_one = grade_async if functions[index].is_async else grade_each
+            grade = grade_batch if batched else one_by_one
             connection.sendall(frame(b'{"started": true}'))
-            grade(functions[index], batch, lambda answer: connection.sendall(frame(json.dumps(answer).encode())), setup.pool)
+            grade(
+                functions[index],
+                batch,
+                lambda answer: connection.sendall(frame(json.dumps(answer).encode())),
+                setup.pool.timeout,
+            )
             connection.sendall(frame(b'{"done": true}'))
     except OSError:
         pass  # the main process has gone
@@ -141,73 +125,16 @@ def _load_all(setup: Setup) -> list[LoadedReward] | str:
     except ValueError as error:
         return str(error)
     if any(config.function == "math" for config in setup.rewards):
-        import math_verify  # noqa: F401  heavy; here, before the workers are forked, it is paid for once
+        _warm_up_math()
     if any(config.function in SANDBOXED for config in setup.rewards):
         isolation()  # the workers inherit the cached answer
     return loaded
 
 
-def _grade_each(reward: LoadedReward, batch: Batch, send: Callable[[dict[str, Any]], None], pool: PoolConfig) -> None:
-    for row in range(len(batch.completions)):
-        one = batch.rows([row])
-        try:
-            answer: dict[str, Any] = {"value": numbers_of(_call(reward, one), 1)[0]}
-        except BaseException as error:  # also SystemExit: whatever a grader raises concerns one completion
-            answer = {"error": describe(error)}
-        send({"row": row} | answer)
-
-
-def _grade_async(reward: LoadedReward, batch: Batch, send: Callable[[dict[str, Any]], None], pool: PoolConfig) -> None:
-    async def grade(row: int) -> None:
-        one = batch.rows([row])
-        try:
-            call = reward.function(**reward.arguments(one.given(), one.columns))
-            answer: dict[str, Any] = {"value": numbers_of(await asyncio.wait_for(call, pool.timeout), 1)[0]}
-        except TimeoutError:
-            answer = {"timeout": True}
-        except BaseException as error:  # as above
-            answer = {"error": describe(error)}
-        send({"row": row} | answer)
-
-    async def grade_all() -> None:
-        await asyncio.gather(*(grade(row) for row in range(len(batch.completions))))
-
-    asyncio.run(grade_all())
-
-
-def _grade_batch(reward: LoadedReward, batch: Batch, send: Callable[[dict[str, Any]], None], pool: PoolConfig) -> None:
-    try:
-        answers: list[dict[str, Any]] = [{"value": value} for value in numbers_of(_call(reward, batch), len(batch.completions))]
-    except BaseException as error:  # as above
-        answers = [{"error": describe(error)}] * len(batch.completions)
-    for row, answer in enumerate(answers):
-        send({"row": row} | answer)
-
-
-def _call(reward: LoadedReward, batch: Batch) -> Any:
-    result = reward.function(**reward.arguments(batch.given(), batch.columns))
-    return asyncio.run(result) if asyncio.iscoroutine(result) else result
-
-
-def numbers_of(result: Any, count: int) -> list[float | None]:
-    """What a reward function returned, as `count` numbers or None (also for NaN).
-
-    Raises:
-      TypeError, ValueError: another number of values, no number, or an infinite one.
-    """
-    values = list(result)
-    if len(values) != count:
-        raise ValueError(f"the reward function returned {len(values)} values for {count} completions")
-    numbers = [None if value is None else float(value) for value in values]
-    for number in numbers:
-        if number in (float("inf"), float("-inf")):
-            raise ValueError(f"the reward function returned {number}")
-    return [None if number is None or number != number else number for number in numbers]
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+def _warm_up_math() -> None:
+    """Imports sympy and lets it build its tables before the workers are forked: paid for once, and by no answer."""
+    for answer, gold in ((r"\boxed{\frac{36}{2}x^2 + 1}", "1 + 18x^2"), (r"\boxed{[0,1)}", r"\left[0,1\right)")):
+        REWARDS["math"](["p"], [answer], answer=[gold])
 
 
 def _limit_memory(gigabytes: float) -> None:
@@ -218,13 +145,15 @@ def _limit_memory(gigabytes: float) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int) -> int:
+    """Ends a worker with all that it started; returns the signal that ended it (not ours if it was dead already)."""
     for kill in (os.killpg, os.kill):  # the group exists only after the worker's first line
         try:
             kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-    os.waitpid(pid, 0)
+    status = os.waitpid(pid, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 def _read(connection: socket.socket, size: int) -> bytes | None:

@@ -39,7 +39,7 @@ def by_word(prompts, completions, completion_ids=None, **kwargs):
 
 async def by_word_async(completions, **kwargs):
     await asyncio.sleep(0.1)
-    if completions[0] == "sleeps":
+    if "sleeps" in completions:
         await asyncio.sleep(1000)
     return [_act(completion) for completion in completions]
 
@@ -56,8 +56,10 @@ def with_columns(completions, answer, bonus=0.0):
 
 
 def everything(prompts, completions, completion_ids, answer, **kwargs):
-    assert completions[0][0]["role"] == "assistant" and kwargs == {"level": [3]}
-    return [len(prompts[0]) + 10 * len(completion_ids[0]) + (completions[0][0]["content"] == answer[0])]
+    trl = {kwargs.pop(name) for name in ("trainer_state", "log_extra", "log_metric")}
+    assert completions[0][0]["role"] == "assistant" and set(kwargs) == {"level"} and len(trl) == 3
+    rows = zip(prompts, completion_ids, completions, answer, strict=True)
+    return [len(prompt) + 10 * len(ids) + (said[0]["content"] == right) for prompt, ids, said, right in rows]
 
 
 def make_soft_limit(limit, slope=1.0):
@@ -105,4 +107,63 @@ def where_it_runs(completions, **kwargs):
     return [float(os.environ["JAX_PLATFORMS"] == "cpu" and os.getsid(0) == os.getpid())]
 
 
+def make_nothing():
+    return "no function"
+
+
 not_callable = 3
+
+
+def rank(completions, **kwargs):
+    """Compares the completions of a batch, as functions written for TRL may: the place of each by its length."""
+    for completion in completions:
+        _act(completion)
+    order = sorted(range(len(completions)), key=lambda i: len(completions[i]))
+    return [order.index(i) for i in range(len(completions))]
+
+
+_calls = 0
+
+
+def counter(completions, **kwargs):
+    """State between the calls."""
+    global _calls
+    _calls += 1
+    if "raise" in completions:
+        raise KeyError("no such thing")
+    return [_calls] * len(completions)
+
+
+def told(completions, trainer_state, log_extra, log_metric):
+    log_metric("length", sum(map(len, completions)) / len(completions))
+    log_extra("shout", [completion.upper() for completion in completions])
+    log_extra("size", [len(completion) for completion in completions])
+    log_extra("reward", ["its own" for _ in completions])
+    for completion in completions:
+        _act(completion)
+    return [trainer_state.global_step + 100 * trainer_state.max_steps] * len(completions)
+
+
+def logs_badly(completions, log_extra, log_metric, **kwargs):
+    log_extra("short", ["one"])
+    log_metric("nan", float("nan"))
+    return [1.0] * len(completions)
+
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, bonus=0.0):
+    """verl's signature."""
+    return {"score": (solution_str == ground_truth) + bonus, "source": f"{data_source}/{extra_info['index']}"}
+
+
+async def on_one_loop(completions, **kwargs):
+    """A lock that belongs to the event loop of the first call."""
+    global _lock
+    _lock = globals().get("_lock") or asyncio.Lock()
+    tasks = [asyncio.create_task(_locked()) for _ in completions]
+    return await asyncio.gather(*tasks)
+
+
+async def _locked():
+    async with _lock:
+        await asyncio.sleep(0)
+        return float(id(asyncio.get_running_loop()) % 2**20)

@@ -25,6 +25,13 @@ def _here(name):
         (lambda: RewardConfig(function="math", weight=float("nan")), "rewards.weight nan of 'math'"),
         (lambda: RewardConfig(function="math", name=" "), "rewards.name of 'math' is empty"),
         (lambda: PoolConfig(workers=0), "reward_pool.workers 0 must be at least 1"),
+        (
+            lambda: RewardConfig(function="f.py:g", on_timeout="zero"),
+            "rewards.on_timeout 'zero' of 'f.py:g' must be none or wrong",
+        ),
+        (lambda: PoolConfig(batch_timeout=0.0), "reward_pool.batch_timeout 0.0 must be a positive number"),
+        (lambda: PoolConfig(max_failed=0), "reward_pool.max_failed 0 must be at least 1"),
+        (lambda: PoolConfig(max_ungraded=0), "reward_pool.max_ungraded 0 must be at least 1"),
         (lambda: PoolConfig(max_tasks=0), "reward_pool.max_tasks 0 must be at least 1"),
         (lambda: PoolConfig(timeout=0.0), "reward_pool.timeout 0.0 must be a positive number"),
         (lambda: PoolConfig(memory_gb=float("inf")), "reward_pool.memory_gb inf must be a positive number"),
@@ -56,7 +63,8 @@ def test_labels():
         (_here("with_columns"), {"bonuss": 1}, "have no 'bonuss': did you mean 'bonus'"),
         (_here("by_word"), {"prompts": 1}, "'prompts' is what is graded, not an option"),
         (_here("make_soft_limit"), {}, "make_soft_limit' with options {}: TypeError"),
-        ("os:getcwd", {}, "takes neither prompts nor completions, and returned str"),
+        (_here("make_nothing"), {}, "takes neither prompts nor completions, and returned str"),
+        ("math", {"timeout": 0}, "rewards.options.timeout 0 of 'math' must be a positive number"),
     ],
 )
 def test_mistakes_in_functions(function, options, message):

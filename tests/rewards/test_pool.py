@@ -104,20 +104,13 @@ def test_async_functions_run_together_and_fail_alone():
         assert np.isfinite(scores.total).tolist() == [word == "good" for word in words]
 
 
-def test_a_batched_function_sees_the_whole_batch():
-    with _open("relative", batched=True) as rewards:
-        assert _score(rewards, ["a", "ab", "abcd"]).total.tolist() == [0.25, 0.5, 1.0]
-        scores = _score(rewards, ["a", "raise"])
-        assert np.isnan(scores.total).all() and scores.failures == {"relative/error": 2}
-
-
 def test_signal_alarm_works_in_graders():
     with _open("alarmed", timeout=5.0) as rewards:
         assert _score(rewards, ["fast", "slow", "fast"]).total.tolist() == [1.0, 0.0, 1.0]
 
 
 def test_workers_are_replaced_after_max_tasks():
-    config = RewardConfig(function=f"{GRADERS}:process_id")
+    config = RewardConfig(function=f"{GRADERS}:process_id", batched=False)
     with make_rewards([config], PoolConfig(workers=1, max_tasks=4)) as rewards:
         first = set(_score(rewards, ["x"] * 4).total.tolist())
         second = set(_score(rewards, ["x"] * 4).total.tolist())
@@ -126,7 +119,7 @@ def test_workers_are_replaced_after_max_tasks():
 
 def test_functions_can_be_imported_in_each_worker():
     """And workers stay off devices, in process groups of their own."""
-    config = RewardConfig(function=f"{GRADERS}:where_it_runs")
+    config = RewardConfig(function=f"{GRADERS}:where_it_runs", batched=False)
     with make_rewards([config], PoolConfig(workers=1, preload=False)) as rewards:
         scores = _score(rewards, ["abc", "exit", "ab"])
     assert scores.failures == {"where_it_runs/crash": 1} and scores.total[[0, 2]].tolist() == [1.0, 1.0]
@@ -173,7 +166,7 @@ def test_a_killed_worker_takes_its_children_along():
 def test_nothing_outlives_the_run(number):
     code = f"""
 from rlhf_jax.rewards import PoolConfig, RewardConfig, make_rewards
-rewards = make_rewards([RewardConfig(function={f"{GRADERS}:by_word"!r})], PoolConfig(timeout=60.0))
+rewards = make_rewards([RewardConfig(function={f"{GRADERS}:by_word"!r}, batched=False)], PoolConfig(timeout=60.0))
 print(rewards._pool._nursery._process.pid, *[worker.pid for worker in rewards._pool._workers], flush=True)
 rewards.score(["p"] * 2, ["loop", "hang"], [[1]] * 2, {{}})
 """

@@ -1,0 +1,88 @@
+"""A run whose rewards do not grade: it ends with the reason, and nothing shows a mean over nothing as 0."""
+
+import dataclasses
+import json
+
+import pyarrow.parquet
+import pytest
+
+from rlhf_jax.loops import TrainingError, train
+from rlhf_jax.rewards import PoolConfig, RewardConfig
+from tests.loops.conftest import ONLINE
+from tests.loops.test_online import rows_of
+
+JUDGES = """
+def broken(completions, answer, **columns):
+    return [len(completion) + answer for completion in completions]
+
+
+def silent(completions, **columns):
+    return [None] * len(completions)
+
+
+def logs(completions, completion_ids, trainer_state, log_extra, log_metric):
+    log_extra("first_id", [ids[0] for ids in completion_ids])
+    log_metric("step", trainer_state.global_step)
+    log_metric("share", trainer_state.epoch / trainer_state.max_steps)
+    return [float(ids[0] % 2) for ids in completion_ids]
+"""
+
+
+@pytest.fixture
+def judged_by(online_config, tmp_path):
+    """(function of JUDGES, algorithm, **options of the pool) -> a run of two steps."""
+
+    def build(function, name="grpo", *, algorithm=None, **pool):
+        (tmp_path / "judges.py").write_text(JUDGES)
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": f"{i}:", "answer": "x"}) + "\n" for i in range(8)))
+        config = online_config(
+            name,
+            algorithm=algorithm,
+            data={"path": str(tmp_path / "rows.jsonl"), "eval_size": 0},
+            rewards=(RewardConfig(function=f"{tmp_path / 'judges.py'}:{function}"),),
+            training={"max_steps": 2, "eval_every": 0},
+        )
+        return dataclasses.replace(config, reward_pool=PoolConfig(workers=1, **pool))
+
+    return build
+
+
+def test_a_bug_in_the_reward_ends_the_run_at_once(judged_by):
+    config = judged_by("broken")
+    with pytest.raises(TrainingError) as raised:
+        train(config, progress=False)
+    message = str(raised.value)
+    assert "reward 'broken'" in message and "TypeError: unsupported operand" in message and "\n" not in message
+    assert "raised on every completion of the batch" in message
+    with pytest.raises(TrainingError, match="reward 'broken'"):  # it can be given again, and goes on from where it was
+        train(config, progress=False)
+
+
+def test_means_over_nothing_are_absent(judged_by):
+    config = judged_by("broken", max_failed=2)
+    with pytest.raises(TrainingError, match="2 batches in a row"):
+        train(config, progress=False)
+    [row] = rows_of(config.run_dir)
+    absent = {"rewards/mean", "rewards/std", "rewards/broken", "rewards/group_std", "rewards/zero_std_groups", "data/accuracy"}
+    assert not absent & {name for name, value in row.items() if value is not None}
+    assert row["rewards/ungraded"] == 1.0 and row["rewards/failed/broken/error"] == 16 and row["data/groups_ungraded"] == 4
+
+
+def test_dapo_does_not_take_ungraded_groups_for_wrong_ones(judged_by):
+    config = judged_by("silent", "dapo", algorithm=dataclasses.replace(ONLINE["dapo"], max_generation_batches=2))
+    with pytest.raises(TrainingError, match="of 8 generated, 0 are all wrong and 0 all right, 8 could not be graded"):
+        train(config, progress=False)
+
+
+def test_batches_without_one_grade_end_the_run(judged_by):
+    with pytest.raises(TrainingError, match="no completion of 2 batches in a row got a grade .*silent/none 16"):
+        train(judged_by("silent", max_ungraded=2), progress=False)
+
+
+def test_what_a_function_logs_arrives(judged_by):
+    run_dir = train(judged_by("logs"), progress=False).run_dir
+    rows = rows_of(run_dir)
+    assert [row["rewards/logs/step"] for row in rows] == [0.0, 1.0]
+    assert [row["rewards/logs/share"] for row in rows] == [0.0, 0.25]
+    table = pyarrow.parquet.read_table(sorted((run_dir / "completions").glob("train-*.parquet"))[-1]).to_pydict()
+    assert [first % 2 for first in table["first_id"]] == table["logs"]

@@ -1,0 +1,93 @@
+"""54 answers that keep a grader of mathematics busy, and 54 honest ones with their golds."""
+
+HOSTILE = [
+    # towers and powers
+    r"\boxed{7^{99999999}}",
+    r"\boxed{9^{9^{9^{9}}}}",
+    r"\boxed{\sqrt{9^{9^{9^9}}}}",
+    r"\boxed{2^{2^{2^{2^{2^{2}}}}}}",
+    r"\boxed{(10^{10})^{10^{10}}}",
+    r"\boxed{123456789^{123456789}}",
+    r"\boxed{3^{3^{3^{3^{3}}}} - 3^{3^{3^{3^{3}}}} + 1}",
+    r"\boxed{" + "^{".join(["9"] * 40) + "}" * 39 + "}",
+    r"\boxed{\left(\frac{999999}{7}\right)^{9999999}}",
+    r"\boxed{1.0000001^{10^{12}}}",
+    r"\boxed{0.5^{-99999999}}",
+    r"\boxed{(1+\sqrt{2})^{999999}}",
+    r"\boxed{(x+1)^{99999}}",
+    r"\boxed{(x+y+z+w)^{400}}",
+    # factorials and binomials
+    r"\boxed{99999999!}",
+    r"\boxed{((((9!)!)!)!)!}",
+    r"\boxed{1000000!}",
+    r"\boxed{\frac{10000000!}{9999999!}}",
+    r"\boxed{\binom{99999999}{49999999}}",
+    r"\boxed{\binom{1000000}{500000}}",
+    r"\boxed{\binom{10^9}{10^8}}",
+    r"\boxed{" + "!".join(["5"] * 1) + "!" * 30 + "}",
+    # nesting
+    r"\boxed{" + r"\frac{1}{1+" * 200 + "1" + "}" * 200 + "}",
+    r"\boxed{" + r"\frac{1}{1+" * 5000 + "1" + "}" * 5000 + "}",
+    r"\boxed{" + r"\sqrt{" * 300 + "2" + "}" * 300 + "}",
+    r"\boxed{" + r"\sqrt{2+" * 60 + "2" + "}" * 60 + "}",
+    r"\boxed{" + "(" * 3000 + "1" + ")" * 3000 + "}",
+    r"\boxed{" + r"\left(" * 400 + "x" + r"\right)" * 400 + "}",
+    r"\boxed{" + "{" * 20000 + "1" + "}" * 20000 + "}",
+    r"\boxed{" + r"\sin(" * 200 + "1" + ")" * 200 + "}",
+    r"\boxed{" + r"\log(" * 100 + "7" + ")" * 100 + "}",
+    "|" * 400 + r"\boxed{" + "|" * 400 + "3" + "|" * 400 + "}",
+    # integrals, sums, products, limits
+    r"\boxed{\int_0^{\infty} \frac{\sin(x^7) e^{-x^3} \log(1+x^5)}{1+x^{11}} dx}",
+    r"\boxed{\int_0^1 \int_0^1 \int_0^1 \sqrt{x^7+y^5+z^3} dx dy dz}",
+    r"\boxed{\int \sqrt{\tan(x)} \sqrt[3]{\sin(x)+\cos(x)} dx}",
+    r"\boxed{\sum_{n=1}^{10^{9}} \frac{1}{n^3}}",
+    r"\boxed{\sum_{n=1}^{99999999} n!}",
+    r"\boxed{\prod_{n=1}^{99999999} n}",
+    r"\boxed{\lim_{x \to 0} \frac{\sin(\tan(x)) - \tan(\sin(x))}{x^7}}",
+    r"\boxed{\lim_{n \to \infty} \frac{n!}{n^n}}",
+    r"\boxed{\frac{d^{50}}{dx^{50}} \sin(x^3) e^{x^2}}",
+    # length
+    r"\boxed{" + "7" * 1_000_000 + "}",
+    r"\boxed{" + "1+" * 500_000 + "1}",
+    r"\boxed{" + "1+" * 3_000 + "x}",
+    r"\boxed{" + "x_{1} " * 20_000 + "}",
+    r"\boxed{" + r"\frac{1}{2}" * 20_000 + "}",
+    r"\boxed{" + ",".join(str(i) for i in range(20_000)) + "}",
+    r"\boxed{\{" + ",".join(f"{i}/{i + 7}" for i in range(1, 2_000)) + r"\}}",
+    r"\boxed{0." + "3" * 200_000 + "}",
+    "$" * 100_000 + r"\boxed{",
+    r"\boxed{" * 20_000 + "3",
+    # numbers of which one sees the size only when they are worked out
+    r"\boxed{10^{10^{6}} \bmod 7^{10^{6}}}",
+    r"\boxed{\sqrt[99999]{99999^{99999} + 1}}",
+    r"\boxed{e^{e^{e^{e^{e}}}}}",
+]
+"""Wrong answers to a question whose answer is `GOLD_OF_HOSTILE`."""
+
+GOLD_OF_HOSTILE = r"\sqrt{324} + \pi"
+
+HONEST = [
+    *[(rf"So it is \boxed{{{n}}}.", str(n)) for n in (0, 7, -12, 104, 70000, 1234567)],
+    *[(rf"\boxed{{\frac{{{n}}}{{{n + 1}}}}}", rf"{n}/{n + 1}") for n in range(1, 9)],
+    *[(rf"\boxed{{\sqrt{{{n * n * 2}}}}}", rf"{n}\sqrt{{2}}") for n in range(2, 10)],
+    *[(rf"\boxed{{x^{n} + {n}x}}", rf"{n}x + x^{n}") for n in range(2, 8)],
+    *[(rf"\boxed{{2^{{{n}}}}}", str(2**n)) for n in (3, 10, 20, 40)],
+    *[(rf"\boxed{{{n}\pi}}", rf"\pi \cdot {n}") for n in (2, 3, 5, 7)],
+    *[(rf"\boxed{{\binom{{{n}}}{{2}}}}", str(n * (n - 1) // 2)) for n in (5, 10, 20)],
+    (r"\boxed{5!}", "120"),
+    (r"\boxed{10!}", "3628800"),
+    (r"\boxed{(-\infty, 3]}", r"(-\infty,3]"),
+    (r"\boxed{[0,1) \cup (2,3]}", r"[0,1)\cup(2,3]"),
+    (r"\boxed{\{1, 2, 3\}}", r"\{3,2,1\}"),
+    (r"\boxed{(1, -2)}", "(1,-2)"),
+    (r"\boxed{\frac{1+\sqrt{5}}{2}}", r"\frac{\sqrt{5}+1}{2}"),
+    (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\boxed{x = 5}", "5"),
+    (r"\boxed{\cos^2 x + \sin^2 x}", "1"),
+    (r"\boxed{(x-1)(x+1)}", "x^2-1"),
+    (r"\boxed{0.25}", r"\frac{1}{4}"),
+    (r"\boxed{50\%}", "0.5"),
+    (r"\boxed{3 + 4i}", "4i + 3"),
+    (r"\boxed{\log_2 8}", "3"),
+]
+"""(completion, gold): right answers."""
