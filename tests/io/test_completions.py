@@ -114,7 +114,7 @@ def story(table, upto, start=1):
 
 @pytest.mark.parametrize("draws", [0, 2, 3, 4])
 def test_what_was_generated_after_the_checkpoint_is_dropped(tmp_path, draws):
-    """A run that is killed and goes on from a checkpoint, also one in the middle of a step, leaves the table of one that was not."""
+    """A run that goes on from a checkpoint, also one in the middle of a step, leaves the table of one that was not killed."""
     with writer(tmp_path / "whole") as table:
         story(table, upto=12)
     table = writer(tmp_path / "broken")
