@@ -73,8 +73,8 @@ class DAPOConfig:
     """Train only on groups with a right and a wrong answer, and generate until the batch is full of them."""
     accuracy_reward: str | list[str] | tuple[str, ...] | None = None
     """Name of the reward that says right (> 0) or wrong, before any penalty; or several, each the verifier of a task: a
-    completion is judged by the first of them that grades it. null: the first of `rewards` and, of the others, each that grades
-    nothing but what those before it leave ungraded."""
+    completion is judged by the first of them that grades it. null: the first of `rewards` (built-in ones for form, such as
+    `format` and `length`, come last) and, of the others, each that grades nothing but what those before it leave ungraded."""
     max_generation_batches: int = 10
     """Generation batches for one update at most."""
     on_cap: Literal["train_partial", "raise", "skip"] = "train_partial"

@@ -88,8 +88,9 @@ class EvaluationConfig:
     accuracy_reward: str | list[str] | tuple[str, ...] | None = None
     """Names of the rewards that say right (> 0) or wrong, for every accuracy that is reported (DAPO trains by its own
     `algorithm.accuracy_reward`): a completion is judged by the first of them that grades it, and one that none of them grades is
-    neither right nor wrong. null: DAPO's `algorithm.accuracy_reward`, or else the first of `rewards` and, of the others, each
-    that grades nothing but what those before it leave ungraded: the verifier of another task."""
+    neither right nor wrong. null: DAPO's `algorithm.accuracy_reward`, or else the first of `rewards` (built-in ones for form,
+    such as `format` and `length`, come last) and, of the others, each that grades nothing but what those before it leave
+    ungraded: the verifier of another task."""
 
     def __post_init__(self) -> None:
         if isinstance(self.accuracy_reward, list):  # a configuration is hashable

@@ -67,6 +67,8 @@ class Resumed(NamedTuple):
     """Training steps made."""
     draws: int
     """Generation batches made."""
+    evaluated: frozenset[int] = frozenset()
+    """Steps whose evaluation is known; the others are made again."""
 
 
 class CompletionsWriter:
@@ -290,5 +292,5 @@ def _by_step(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 def _is_before(row: Mapping[str, Any], resumed: Resumed) -> bool:
     """Whether a row is older than a checkpoint: what was generated for a batch that is still being filled is in it."""
     if row["generation_batch"] is None:
-        return bool(row["step"] <= resumed.step)
+        return row["step"] in resumed.evaluated
     return bool(row["generation_batch"] < resumed.draws)

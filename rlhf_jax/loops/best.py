@@ -61,8 +61,13 @@ class Evaluations:
         """Whether the configuration asks for an evaluation after this step (0: before the first)."""
         return step in (0, self._total_steps) or (self._every > 0 and step % self._every == 0)
 
+    @property
+    def steps(self) -> frozenset[int]:
+        """Those evaluated, in this session or an earlier one."""
+        return frozenset(self._made)
+
     def is_made(self, step: int) -> bool:
-        """Whether the step was evaluated, in this session or an earlier one."""
+        """Whether the step was evaluated."""
         return step in self._made
 
     def resumed(self, step: int) -> None:

@@ -3,9 +3,10 @@
 "Not judged" is neither right nor wrong. A reward that returns None for the rows of another task leaves them to the next judge;
 a row that no judge grades stays out of every accuracy, and its group out of dynamic sampling.
 
-Judges that are named are asked in their order. Without names the first reward judges, and a later one becomes a judge when it is
-seen to be the verifier of another task: it leaves alone what the judges before it grade, without exception. A reward for form,
-which grades every row, never does, so that it does not judge the rows on which the verifier abstains.
+Judges that are named are asked in their order. Without names the first reward judges (built-in ones for form come last), and a
+later one becomes a judge when it is seen to be the verifier of another task: it leaves alone what the judges before it grade,
+without exception. A reward for form, which grades every row, never does, so that it does not judge the rows on which the verifier
+abstains.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from rlhf_jax.config import Config
 MODEL = "model"
 """`function` of a reward that is a reward model; its option `path` names the folder."""
 FORM = frozenset({"think_format", "format", "length", "repetition", "overlong"})
-"""Built-in rewards that say nothing about right and wrong: judges only when they stand first or are named."""
+"""Built-in rewards that say nothing about right and wrong: judges only when they are named or there is no other reward."""
 
 Tasks = Mapping[str, bool]
 """Name of a reward -> it has graded nothing but what the judges before it left alone; rewards not seen yet are missing."""
@@ -103,11 +104,12 @@ def make_judge(config: Config, named: str | Sequence[str] | None) -> Judge:
     names = tuple(reward.label for reward in config.rewards)
     functions = [reward.function for reward in config.rewards]
     chosen = (named,) if isinstance(named, str) else tuple(named or ())
-    judges = [names.index(name) for name in chosen] or [0]
+    verifiers = [index for index, function in enumerate(functions) if function not in FORM] or [0]
+    judges = [names.index(name) for name in chosen] or verifiers[:1]
     if functions[judges[0]] == MODEL:
         return Judge(names, (), ())
-    others = () if chosen else tuple(i for i, name in enumerate(functions) if i > 0 and name != MODEL and name not in FORM)
-    return Judge(names, tuple(judges), others)
+    others = [] if chosen else [index for index in verifiers[1:] if functions[index] != MODEL]
+    return Judge(names, tuple(judges), tuple(others))
 
 
 def training_judge(config: Config) -> Judge:

@@ -82,7 +82,15 @@ def train_online(
     now, shardings = start(setup, checkpointer, resume, identity)
     score, update = make_score_step(setup), make_online_update(setup, shardings)
     saved, ended = resume, None
-    with setup.grader, completions_of(setup, folder, now, resume) as completions, StopRequest() as stop:
+    resumed = None if resume is None else Resumed(resume, now.position.draws, evaluations.steps)
+    table = CompletionsWriter(
+        folder.path / "completions",
+        kind=config.logging.save_completions,
+        rewards=setup.grader.names,
+        group_size=setup.group_size,
+        resumed=resumed,
+    )
+    with setup.grader, table as completions, StopRequest() as stop:
 
         def stopped() -> bool:
             return stop.signum is not None
@@ -157,17 +165,6 @@ def train_online(
     return now, interrupted
 
 
-def completions_of(setup: OnlineSetup, folder: RunFolder, now: Progress, resume: int | None) -> CompletionsWriter:
-    """The table of everything that is generated, cut to what the checkpoint knows when the run goes on."""
-    return CompletionsWriter(
-        folder.path / "completions",
-        kind=setup.config.logging.save_completions,
-        rewards=setup.grader.names,
-        group_size=setup.group_size,
-        resumed=None if resume is None else Resumed(resume, now.position.draws),
-    )
-
-
 def start(setup: OnlineSetup, checkpointer: Checkpointer, resume: int | None, identity: dict[str, Any]) -> tuple[Progress, Any]:
     """A new run, or the one that a checkpoint holds; and the shardings of its state."""
     config = setup.config
@@ -236,11 +233,12 @@ def evaluate(
         _log.info("step %d: the evaluation was given up, as asked to stop; it is made when the run goes on", now.step)
     if not found.metrics:
         return {}
-    folder.write(now.step, found.metrics | {"time/evaluate": time.perf_counter() - began}, split="eval")
+    seconds = time.perf_counter() - began
     for samples in found.samples:
         rows = len(samples["completion"])
         completions.add(samples | {"step": [now.step] * rows, "generation_batch": [None] * rows})
-    completions.flush()
+    completions.flush()  # before the row, which says that the evaluation is made
+    folder.write(now.step, found.metrics | {"time/evaluate": seconds}, split="eval")
     shown, first = setup.config.logging.completions, found.samples[0]
     if shown:
         log_completions(now.step, first["prompt"], first["completion"], first["reward"], count=shown)

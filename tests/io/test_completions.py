@@ -121,7 +121,7 @@ def test_what_was_generated_after_the_checkpoint_is_dropped(tmp_path, draws):
     story(table, upto=9)
     table.flush()
     step = draws // 2
-    with writer(tmp_path / "broken", Resumed(step, draws)) as table:
+    with writer(tmp_path / "broken", Resumed(step, draws, frozenset(range(step + 1)))) as table:
         if draws % 2:  # the first generation batch of the step is in the checkpoint
             table.add(rows_of(step + 1, draws, 2, kept=[True, True]))
             table.trained([(2 * step - 1, 1), (2 * step, 0), (2 * step + 1, 0)], step + 1)
@@ -129,6 +129,16 @@ def test_what_was_generated_after_the_checkpoint_is_dropped(tmp_path, draws):
             step += 1
         story(table, upto=12, start=step + 1)
     assert read(tmp_path / "whole") == read(tmp_path / "broken")
+
+
+def test_an_evaluation_that_is_made_again_stands_there_once(tmp_path):
+    """Killed between the completions and the row of metrics that says that the evaluation was made."""
+    with writer(tmp_path) as table:
+        for step in (0, 2):
+            table.add(rows_of(step, None, 1, split="eval"))
+    with writer(tmp_path, Resumed(2, 0, frozenset({0}))) as table:
+        table.add(rows_of(2, None, 1, split="eval"))
+    assert [row["step"] for row in read(tmp_path)] == [0, 0, 2, 2]
 
 
 def test_a_start_that_failed_leaves_nothing(tmp_path):

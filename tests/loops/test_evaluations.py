@@ -190,6 +190,28 @@ def test_a_signal_during_an_evaluation_is_honoured_at_once(online_config, tasks,
     assert table_of(whole.run_dir).equals(table_of(resumed.run_dir))
 
 
+def test_a_crash_loses_no_completion_and_doubles_none(online_config, tasks, tmp_path):
+    """In step 4, after its completions were written and after the checkpoint of step 2."""
+    data, rewards = tasks
+    options = {"data": data, "rewards": rewards("maths")}
+    whole = train(online_config("grpo", run_dir=tmp_path / "whole", **options), progress=False)
+    broken = online_config("grpo", run_dir=tmp_path / "broken", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        inner = online.make_batch
+
+        def make_batch(groups, *, step, **widths):
+            if step == 3:
+                raise MemoryError("killed")
+            return inner(groups, step=step, **widths)
+
+        patch.setattr(online, "make_batch", make_batch)
+        with pytest.raises(MemoryError):
+            train(broken, progress=False)
+    assert table_of(broken.run_dir).step.max() == 4  # on disk for whoever wants to know why
+    train(broken, progress=False)
+    assert table_of(whole.run_dir).equals(table_of(broken.run_dir))
+
+
 def test_a_signal_during_an_offline_evaluation(tiny_config, tmp_path):
     options = {"training": {"max_steps": 4, "eval_every": 2, "save_every": 2, "eval_batch_size": 4}}
     whole = train(tiny_config("sft", run_dir=tmp_path / "whole", **options))

@@ -135,6 +135,12 @@ def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mix
         assert values(whole.run_dir) == values(resumed.run_dir)
         for a, b in zip(arrays(whole.run_dir), arrays(resumed.run_dir), strict=True):
             np.testing.assert_array_equal(a, b)
+        tables = [pandas.read_parquet(result.run_dir / "completions") for result in (whole, resumed)]
+        assert tables[0].equals(tables[1])
+    table = tables[0]
+    carried = table[table.trained_step > table.step]
+    assert len(carried) == 4 * sum(row["data/groups_carried"] for row in rows) > 0
+    assert len(table) == 4 * sum(row["data/groups_generated"] for row in rows)
 
 
 @pytest.mark.parametrize("num_minibatches", [1, 2])
