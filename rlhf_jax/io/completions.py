@@ -33,9 +33,9 @@ import pyarrow.parquet
 _log = logging.getLogger(__name__)
 SHOWN_CHARACTERS = 200
 """Of a prompt or completion in the log; the files hold all."""
-FILE_STEPS, FILE_BYTES = 100, 64 << 20
+FILE_STEPS, FILE_BYTES = 100, 32 << 20
 """Steps, and bytes of text, after which the next step begins a new file."""
-FLUSH_BYTES = 8 << 20
+FLUSH_BYTES = 16 << 20
 """Text that waits in memory."""
 GREEDY = -1
 """`sample` of a greedy completion."""

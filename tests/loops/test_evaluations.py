@@ -93,14 +93,16 @@ def test_dapo_trains_on_both_tasks_and_leaves_one_table(online_config, tasks):
     assert set(by_task.index) == {True, False} and by_task.min() >= 0.25 * by_task.sum()
     assert all(row["data/groups_unjudged"] == 0 for row in rows)
     held_out = table[table.split == "eval"]
-    assert len(held_out) == 3 * 6 * (1 + 2)  # before, in the middle of and after training; greedy and two samples
+    assert len(held_out) == 4 * 6 * (1 + 2)  # before, twice in the middle of and after training; greedy and two samples
     for row in evaluations_of(result.run_dir):
         mine = held_out[held_out.step == row["step"]]
         greedy, sampled = mine[mine["sample"] == -1], mine[mine["sample"] >= 0]
         assert sorted(greedy.prompt_index) == list(range(6)) and greedy.generation_batch.isna().all()
         assert row["accuracy/greedy"] == pytest.approx((greedy.reward > 0).mean())  # both tasks are judged
         assert row["accuracy/mean@2"] == pytest.approx((sampled.reward > 0).mean())
-        assert greedy.maths.isna().sum() == greedy.code.isna().sum() == 3
+        assert (greedy.maths.isna() == greedy.prompt.str[1].astype(int) % 2).all() and (
+            greedy.code.isna() != greedy.maths.isna()
+        ).all()
 
 
 def test_a_solved_task_ends_like_a_run(online_config, tasks):
@@ -140,11 +142,15 @@ def test_a_judge_that_fails_is_counted_and_not_ranked(online_config, tasks):
         checkpoint={"best_metric": "accuracy/greedy", "keep_best": 1},
     )
     run_dir = train(config, progress=False).run_dir
+    table = table_of(run_dir)
+    greedy = table[(table.split == "eval") & (table.step == 0) & (table["sample"] == -1)]
+    down = int((greedy.prompt.str[1].astype(int) % 2).sum())  # of six prompts
+    assert 0 < down < 6
     for row in evaluations_of(run_dir):
         assert row["accuracy/greedy"] == row["accuracy/mean@2"] == row["accuracy/pass@2"] == 1.0
-        assert row["rewards/ungraded"] == row["rewards/ungraded_sampled"] == 0.5
-        assert row["rewards/failed/half_down/error"] == 3 and row["rewards/failed_sampled/half_down/error"] == 6
-    assert "step 1 is not ranked by accuracy/greedy: 50 % of its held-out completions could not be graded" in log_of(run_dir)
+        assert row["rewards/ungraded"] == row["rewards/ungraded_sampled"] == pytest.approx(down / 6)
+        assert row["rewards/failed/half_down/error"] == down and row["rewards/failed_sampled/half_down/error"] == 2 * down
+    assert f"step 1 is not ranked by accuracy/greedy: {100 * down / 6:.0f} % of its held-out completions" in log_of(run_dir)
     with pytest.raises(ValueError, match="no checkpoint is ranked by accuracy/greedy"):
         best_step(run_dir)
 
@@ -170,7 +176,7 @@ def test_a_signal_during_an_evaluation_is_honoured_at_once(online_config, tasks,
     data, rewards = tasks
     options = {
         "data": data,
-        "rewards": rewards("maths"),
+        "rewards": rewards("maths", "code"),
         "training": {"eval_batch_size": 3},
         "checkpoint": {"best_metric": "rewards/greedy", "keep_best": 1},
     }
