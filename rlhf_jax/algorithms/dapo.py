@@ -71,16 +71,22 @@ class DAPOConfig:
     """Largest importance weight between sampler and trainer (truncated importance sampling); null: no correction."""
     dynamic_sampling: bool = True
     """Train only on groups with a right and a wrong answer, and generate until the batch is full of them."""
-    accuracy_reward: str | None = None
-    """Name of the reward that says right (> 0) or wrong, before any penalty; null: the first of `rewards`."""
+    accuracy_reward: str | list[str] | tuple[str, ...] | None = None
+    """Name of the reward that says right (> 0) or wrong, before any penalty; or several, each the verifier of a task: a
+    completion is judged by the first of them that grades it. null: the first of `rewards` (built-in ones for form, such as
+    `format` and `length`, come last) and, of the others, each that grades nothing but what those before it leave ungraded."""
     max_generation_batches: int = 10
     """Generation batches for one update at most."""
-    on_cap: Literal["train_partial", "raise"] = "train_partial"
-    """What happens at that cap: train on the groups there are (none at all is an error), or stop with an error."""
+    on_cap: Literal["train_partial", "raise", "skip"] = "train_partial"
+    """What happens at that cap: train on the groups there are (none at all is an error); stop with an error; or skip the update
+    of this step, count it, and carry the groups over. Where everything that was generated is right, the task is solved and the
+    run ends as after its last step (not with skip, which goes on looking)."""
     retire_pass_rate: float | None = None
     """Prompts whose share of right answers reaches this are not asked again; null: all are."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.accuracy_reward, list):  # a configuration is hashable
+            object.__setattr__(self, "accuracy_reward", tuple(self.accuracy_reward))
         for name in ("group_size", "max_new_tokens", "num_epochs", "num_minibatches", "max_generation_batches"):
             check_range(name, getattr(self, name), low=1)
         for name in ("clip_low", "clip_high", "temperature", "importance_cap"):
@@ -90,7 +96,7 @@ class DAPOConfig:
         check_range("overlong_factor", self.overlong_factor, low=0)
         check_range("retire_pass_rate", self.retire_pass_rate, above=0, high=1)
         check_choice("aggregation", self.aggregation, ("token", "sequence"))
-        check_choice("on_cap", self.on_cap, ("train_partial", "raise"))
+        check_choice("on_cap", self.on_cap, ("train_partial", "raise", "skip"))
 
 
 def dapo_loss(

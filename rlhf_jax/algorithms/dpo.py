@@ -89,7 +89,7 @@ def dpo_loss(
 
     Returns:
       (loss, metrics); metrics: loss/total, loss/weight, rewards/chosen, rewards/rejected, rewards/margin, rewards/accuracy (ties
-      count as wrong), logps/chosen, logps/rejected.
+      count half: where policy and reference are equal it is 0.5), logps/chosen, logps/rejected.
 
     Raises:
       ValueError: unknown loss_type; label_smoothing out of range or with another loss type.
@@ -107,7 +107,7 @@ def dpo_loss(
         "rewards/chosen": beta * weighted_sum(chosen_ratio, weights),
         "rewards/rejected": beta * weighted_sum(rejected_ratio, weights),
         "rewards/margin": beta * weighted_sum(margin, weights),
-        "rewards/accuracy": weighted_sum((margin > 0).astype(weights.dtype), weights),
+        "rewards/accuracy": weighted_sum((jnp.sign(lax.stop_gradient(margin)) + 1) / 2, weights),
         "logps/chosen": weighted_sum(chosen, weights),
         "logps/rejected": weighted_sum(rejected, weights),
     }

@@ -38,7 +38,7 @@ METRICS: dict[str, str] = {
     "rewards/chosen": "chosen answers: beta * log(policy / reference) for DPO, score for a reward model",
     "rewards/rejected": "rejected answers, the same",
     "rewards/margin": "rewards/chosen - rewards/rejected",
-    "rewards/accuracy": "share of pairs with chosen strictly above rejected",
+    "rewards/accuracy": "share of pairs with chosen above rejected, ties by half: 0.5 where policy and reference are equal",
     "logps/chosen": "log-probability of the chosen answer under the policy, nats (per token for IPO)",
     "logps/rejected": "log-probability of the rejected answer under the policy, nats (per token for IPO)",
     "length/mean": "completion length, tokens",

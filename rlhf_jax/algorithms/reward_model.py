@@ -61,8 +61,8 @@ def pairwise_reward_loss(
       center_coef: weight of the centring term.
 
     Returns:
-      (loss, metrics); metrics: loss/total, loss/weight, rewards/chosen, rewards/rejected, rewards/margin, rewards/accuracy,
-      rewards/mean.
+      (loss, metrics); metrics: loss/total, loss/weight, rewards/chosen, rewards/rejected, rewards/margin, rewards/accuracy
+      (ties count half), rewards/mean.
     """
     chosen, rejected, weights = promote(chosen_scores, rejected_scores, weights)
     chosen, rejected = masked(chosen, weights != 0), masked(rejected, weights != 0)
@@ -75,7 +75,7 @@ def pairwise_reward_loss(
         "rewards/chosen": weighted_sum(chosen, weights),
         "rewards/rejected": weighted_sum(rejected, weights),
         "rewards/margin": weighted_sum(difference, weights),
-        "rewards/accuracy": weighted_sum((difference > 0).astype(weights.dtype), weights),
+        "rewards/accuracy": weighted_sum((jnp.sign(lax.stop_gradient(difference)) + 1) / 2, weights),
         "rewards/mean": weighted_sum((chosen + rejected) / 2, weights),
     }
 

@@ -69,7 +69,8 @@ def describe(tp: Any) -> str:
     """A type in a user's words: `a whole number`, `one of: auto, scan, unroll`, `text or null`."""
     origin, args = typing.get_origin(tp), typing.get_args(tp)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe(arg) for arg in sorted(args, key=lambda arg: arg is type(None)))
+        words = (describe(arg) for arg in sorted(args, key=lambda arg: arg is type(None)))
+        return " or ".join(dict.fromkeys(words))  # lists and tuples are one to a user
     if origin is typing.Annotated:
         return describe(args[0])
     if origin is Literal:
@@ -83,8 +84,15 @@ def describe(tp: Any) -> str:
         return "a mapping"
     if isinstance(tp, type) and dataclasses.is_dataclass(tp):
         return "a mapping with " + ", ".join(settable(tp))
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null", Any: "any value"}
-    return words.get(tp, str(tp))
+    plain_types = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+        Any: "any value",
+    }
+    return plain_types.get(tp, str(tp))
 
 
 def choices(tp: Any) -> list[str]:

@@ -8,11 +8,13 @@ class per algorithm in `rlhf_jax.algorithms`, chosen by `algorithm.name`); the o
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, algorithm_config
 from rlhf_jax.config.document import read_document, render, settled
+from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.config.fields import defaults, flat, plain
 from rlhf_jax.config.sections import CheckpointConfig, EvaluationConfig, LoggingConfig, ModelSection, TrainingConfig
 from rlhf_jax.data.config import DataConfig
@@ -39,10 +41,13 @@ RESUMABLE = (
     "training.max_nonfinite",
     "algorithm.max_generation_batches",
     "algorithm.on_cap",
+    "algorithm.dynamic_sampling",
 )
-"""Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt."""
+"""Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt; or
+they are the way on from a batch that dynamic sampling cannot fill."""
 TAKEN_LABELS = frozenset(
     "mean std ungraded group_std zero_std_groups overlong_penalty greedy sampled chosen rejected margin accuracy failed "
+    "ungraded_sampled failed_sampled step split sample kept trained_step generation_batch "
     "reward prompt completion prompt_index tokens truncated".split()
 )
 """Names that a reward cannot have: metrics `rewards/NAME` and columns of the completion files."""
@@ -113,9 +118,9 @@ class Config:
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
             raise ValueError(f"rewards: {twice!r} names two of them; give each its own name, for example name={twice}_2")
-        accuracy = self.algorithm.accuracy_reward if isinstance(self.algorithm, DAPOConfig) else None
-        if accuracy is not None and accuracy not in labels:
-            raise ValueError(f"algorithm.accuracy_reward={accuracy!r} is not among the rewards, which are {', '.join(labels)}")
+        if isinstance(self.algorithm, DAPOConfig):
+            check_judges("algorithm.accuracy_reward", self.algorithm.accuracy_reward, self.rewards)
+        check_judges("evaluation.accuracy_reward", self.evaluation.accuracy_reward, self.rewards)
         taken = next((label for label in labels if label in TAKEN_LABELS), None)
         if taken is not None:
             raise ValueError(f"rewards: the name {taken!r} is taken by a metric or column; give another one with name=")
@@ -200,6 +205,32 @@ class Config:
             if repr(old.get(key)) != repr(new.get(key))
             and not any(key == free or key.startswith(free + ".") for free in RESUMABLE)
         ]
+
+
+def check_judges(key: str, named: str | Sequence[str] | None, rewards: Sequence[RewardConfig]) -> None:
+    """Refuses names of rewards that say right or wrong which are no rewards, stand twice, or cannot say it.
+
+    Args:
+        key: where they stand, for the error.
+        named: one name, several, or None.
+        rewards: all of the run.
+
+    Raises:
+        ValueError: in one line.
+    """
+    names = [named] if isinstance(named, str) else list(named or ())
+    labels = {reward.label: reward for reward in rewards}
+    if named is not None and not names:
+        raise ValueError(f"{key}=[] names nothing; leave it null, or name one of {', '.join(labels)}")
+    for name in names:
+        if name not in labels:
+            raise ValueError(
+                f"{key}={name!r} is not among the rewards, which are {', '.join(labels)}{did_you_mean(name, labels)}"
+            )
+        if names.count(name) > 1:
+            raise ValueError(f"{key}: {name!r} stands there twice")
+        if labels[name].function == "model" and len(names) > 1:
+            raise ValueError(f"{key}: {name!r} is a reward model, which grades everything: name it alone, or leave it out")
 
 
 def algorithm_name(config: Any) -> str:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlhf_jax.algorithms.directions import better
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:
@@ -83,8 +85,16 @@ class EvaluationConfig:
     """Temperature of the samples; null: `algorithm.temperature`."""
     top_p: float | None = None
     """Nucleus of the samples; null: `rollout.top_p`."""
+    accuracy_reward: str | list[str] | tuple[str, ...] | None = None
+    """Names of the rewards that say right (> 0) or wrong, for every accuracy that is reported (DAPO trains by its own
+    `algorithm.accuracy_reward`): a completion is judged by the first of them that grades it, and one that none of them grades is
+    neither right nor wrong. null: DAPO's `algorithm.accuracy_reward`, or else the first of `rewards` (built-in ones for form,
+    such as `format` and `length`, come last) and, of the others, each that grades nothing but what those before it leave
+    ungraded: the verifier of another task."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.accuracy_reward, list):  # a configuration is hashable
+            object.__setattr__(self, "accuracy_reward", tuple(self.accuracy_reward))
         if self.samples < 0:
             raise ValueError(f"evaluation.samples={self.samples} must not be negative (0: greedy completions only)")
         if self.max_prompts is not None and self.max_prompts < 1:
@@ -104,9 +114,11 @@ class CheckpointConfig:
     keep_best: int = 0
     """Checkpoints to keep beside them because their `best_metric` is best."""
     best_metric: str | None = None
-    """Evaluation metric that decides, such as `rewards/accuracy` or (with `best_mode: min`) `loss/total`."""
-    best_mode: Literal["max", "min"] = "max"
-    """Whether a large or a small `best_metric` is good."""
+    """Evaluation metric that decides, such as `rewards/accuracy` or `loss/total`. A checkpoint of which less than 90 % of the
+    held-out completions could be graded is not ranked."""
+    best_mode: Literal["max", "min"] | None = None
+    """Whether a large or a small `best_metric` is good; null: by its meaning (losses, lengths, divergences, perplexity: small;
+    rewards, accuracies: large)."""
     resume: Literal["auto", "never", "must"] = "auto"
     """auto: go on when run_dir holds this run; never: run_dir must be new; must: there has to be a checkpoint."""
 
@@ -119,6 +131,16 @@ class CheckpointConfig:
             raise ValueError(f"checkpoint.keep_best={self.keep_best} must not be negative")
         if self.keep_best and self.best_metric is None:
             raise ValueError(f"checkpoint.keep_best={self.keep_best} needs best_metric, for example best_metric=rewards/accuracy")
+        if self.best_metric is not None and self.best_mode is None and better(self.best_metric) is None:
+            raise ValueError(
+                f"checkpoint.best_metric={self.best_metric!r} does not say whether a large or a small value is good; "
+                "give best_mode=max or best_mode=min"
+            )
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        """`best_mode`, its default worked out; "max" where there is no `best_metric`."""
+        return self.best_mode or better(self.best_metric or "") or "max"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +160,8 @@ class LoggingConfig:
     completions: int = 4
     """Sampled completions shown with their rewards in the log at every evaluation (online algorithms); 0: none."""
     save_completions: Literal["none", "jsonl", "parquet"] = "parquet"
-    """File of every step's completions and rewards in run_dir/completions/ (online algorithms)."""
+    """Format of run_dir/completions/ (online algorithms): everything that is generated, at training and evaluation, as one table
+    that ``pandas.read_parquet("RUN/completions")`` reads; none: not written."""
 
     def __post_init__(self) -> None:
         if self.completions < 0:

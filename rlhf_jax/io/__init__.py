@@ -1,7 +1,13 @@
 """What a run leaves on disk: checkpoints, metrics, logs, plots."""
 
 from rlhf_jax.io.checkpoint import Checkpointer, CheckpointError
-from rlhf_jax.io.completions import log_completions, save_completions
+from rlhf_jax.io.completions import (
+    COMPLETION_COLUMNS,
+    GREEDY,
+    CompletionsWriter,
+    Resumed,
+    log_completions,
+)
 from rlhf_jax.io.curves import plot_curves
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress, describe_metrics
@@ -9,11 +15,15 @@ from rlhf_jax.io.run_folder import RunFolder, RunFolderError
 from rlhf_jax.io.sinks import JsonlSink, MetricsError, Sink, TensorBoardSink, WandbSink, read_metrics
 
 __all__ = [
+    "COMPLETION_COLUMNS",
+    "GREEDY",
     "CheckpointError",
     "Checkpointer",
+    "CompletionsWriter",
     "JsonlSink",
     "MetricsError",
     "Progress",
+    "Resumed",
     "RunFolder",
     "RunFolderError",
     "Sink",
@@ -24,5 +34,4 @@ __all__ = [
     "plot_curves",
     "plot_run",
     "read_metrics",
-    "save_completions",
 ]

@@ -6,6 +6,7 @@ A step folder appears under its final name only when it is complete, so a run ki
 checkpoint before it.
 """
 
+import datetime
 import logging
 import math
 import os
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from rlhf_jax.io.ranks import BestRanked, Ranks, Saved, stale_steps
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class Checkpointer:
         directory: folder of the checkpoints.
         keep_last: newest checkpoints to keep.
         keep_best: checkpoints to keep beside them because `best_metric` is best.
-        best_metric: key in the `metrics` given to `save`.
+        best_metric: key in the metrics given to `rate` or `save`.
         best_mode: whether a large or a small value is good.
     """
 
@@ -78,13 +80,14 @@ class Checkpointer:
             raise ValueError(f"keep_best={keep_best} needs best_metric")
         self.directory = pathlib.Path(directory).absolute()
         self._best_metric = best_metric
-        self._sign = 1.0 if best_mode == "max" else -1.0
+        self._ranks = Ranks(self.directory, best_metric, best_mode)
         keep: list[Any] = [policies.LatestN(keep_last)]
         if keep_best:
-            keep.append(policies.BestN(get_metric_fn=self._rank, n=keep_best, keep_checkpoints_without_metrics=False))
+            keep.append(BestRanked(self._ranks, keep_best))
+        self._policy = policies.AnyPreservationPolicy(keep)
         self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(keep),
-            best_fn=self._rank if best_metric is not None else None,
+            preservation_policy=self._policy,
+            best_fn=(lambda metrics: metrics.get(best_metric, -math.inf)) if best_metric is not None else None,
             enable_async_checkpointing=True,
         )
         self._open_manager: ocp.CheckpointManager | None = None
@@ -126,6 +129,25 @@ class Checkpointer:
         """The newest complete checkpoint, or None."""
         return max(self.all_steps(), default=None)
 
+    def rate(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell what an evaluation found after its state was saved; what is then neither new nor best enough is deleted.
+
+        Args:
+            step: a saved one.
+            metrics: evaluation results; without `best_metric` in them (or with NaN) the checkpoint is no candidate for best.
+        """
+        value = metrics.get(self._best_metric or "", math.nan)
+        if math.isnan(value):
+            return
+        steps = self.all_steps()
+        manager = self._manager(create=False)
+        if manager is None or step not in steps:
+            raise CheckpointError(f"{self.directory}: no checkpoint of step {step} to rate")
+        self._ranks.note(step, float(value), steps)
+        saved = [Saved(number, manager.metrics(number), _time_of(self.directory / str(number))) for number in steps]
+        for stale in stale_steps(self._policy, saved):
+            manager.delete(stale)
+
     def best_step(self) -> int | None:
         """The checkpoint whose `best_metric` is best, or None when none has been evaluated."""
         if self._best_metric is None:
@@ -133,8 +155,12 @@ class Checkpointer:
         manager = self._manager(create=False)
         if manager is None:
             return None
-        evaluated = {step: metrics for step in self.all_steps() if self._best_metric in (metrics := manager.metrics(step) or {})}
-        return max(evaluated, key=lambda step: (self._rank(evaluated[step]), step), default=None)
+        return next(iter(self._ranks.best({step: manager.metrics(step) for step in self.all_steps()})), None)
+
+    def rated(self, step: int) -> float | None:
+        """The `best_metric` of a checkpoint; None when it is not known."""
+        manager = self._manager(create=False)
+        return None if manager is None else self._ranks.value(step, manager.metrics(step))
 
     def read_meta(self, step: int | None = None) -> dict[str, Any]:
         """The `meta` of a checkpoint (None: the newest) alone."""
@@ -205,11 +231,6 @@ class Checkpointer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _rank(self, metrics: Mapping[str, float]) -> float:
-        """Larger is better; -inf for a checkpoint of a run that named another `best_metric` when it was saved."""
-        value = metrics.get(str(self._best_metric))
-        return -math.inf if value is None else self._sign * value
-
     def _manager(self, *, create: bool) -> ocp.CheckpointManager | None:
         """Orbax's manager, opened when first needed; None when there is no folder and none is to be created."""
         if self._open_manager is None:
@@ -248,6 +269,10 @@ class Checkpointer:
 
 def _rest(state: State) -> dict[str, Any]:
     return {name: value for name, value in state._asdict().items() if name != "params"}
+
+
+def _time_of(folder: pathlib.Path) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(folder.stat().st_mtime, datetime.UTC)
 
 
 def _abstract(tree: Any) -> Any:

@@ -1,22 +1,21 @@
 """Filling a training batch: prompts are drawn, completed and graded until there are enough groups (DAPO's dynamic sampling)."""
 
-import logging
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from rlhf_jax.algorithms import DAPOConfig
-from rlhf_jax.loops.errors import TrainingError
+from rlhf_jax.io.completions import GroupId
+from rlhf_jax.loops.cap import at_cap, warn_unjudged
 from rlhf_jax.loops.groups import Groups, from_rollout, join
+from rlhf_jax.loops.judging import Tasks, Verdict
 from rlhf_jax.loops.online_setup import OnlineSetup
 from rlhf_jax.rewards import TrainerState
 from rlhf_jax.rollout import SamplingParams
 from rlhf_jax.types import Params
-
-_log = logging.getLogger(__name__)
 
 
 class Position(NamedTuple):
@@ -30,19 +29,47 @@ class Position(NamedTuple):
     """Sums over the generation batches of the batch being filled."""
     retired: tuple[int, ...] = ()
     """Prompts that are solved often enough and not asked again."""
+    tasks: Tasks = {}
+    """What is known about which reward judges which rows (`Judge.learn`)."""
+    carried: tuple[GroupId, ...] = ()
+    """Which groups are carried over, in their order."""
+    skipped: int = 0
+    """Steps left out because the cap was reached (on_cap=skip)."""
+
+    def plain(self) -> dict[str, Any]:
+        """What JSON holds."""
+        lists = {"retired": list(self.retired), "carried": [list(group) for group in self.carried], "tasks": dict(self.tasks)}
+        return self._asdict() | lists
+
+    @classmethod
+    def of(cls, held: Mapping[str, Any]) -> "Position":
+        """From what JSON held; fields that came after it was written have their defaults."""
+        position = cls(**{name: value for name, value in held.items() if name in cls._fields})
+        carried = tuple((int(batch), int(group)) for batch, group in position.carried)
+        return position._replace(retired=tuple(position.retired), carried=carried)
+
+
+Ended = Literal["stopped", "retired", "solved"]
+"""Why a run ends: a signal; every prompt is retired; everything generated is right."""
 
 
 class Collected(NamedTuple):
     """What `collect` brings back."""
 
     groups: Groups | None
-    """A full training batch (filled up with empty groups at the cap); None: stopped, or every prompt is retired."""
+    """A full training batch (filled up with empty groups at the cap); None: nothing to train on in this step."""
     pending: Groups
     """Carried over."""
     position: Position
     metrics: dict[str, float]
-    samples: dict[str, list[Any]]
-    """The completions generated last, as columns."""
+    ended: Ended | None = None
+    """Why there are no groups, now or ever; None: the batch is there, or the step is left out."""
+    trained: tuple[GroupId, ...] = ()
+    """Which groups are in the batch."""
+
+
+Record = Callable[[dict[str, list[Any]]], None]
+"""Takes the completions of a generation batch, as columns (`rlhf_jax.io.CompletionsWriter.add`)."""
 
 
 class Batch(NamedTuple):
@@ -54,7 +81,14 @@ class Batch(NamedTuple):
 
 
 def collect(
-    setup: OnlineSetup, params: Params, pending: Groups, position: Position, *, step: int, stopped: Callable[[], bool]
+    setup: OnlineSetup,
+    params: Params,
+    pending: Groups,
+    position: Position,
+    *,
+    step: int,
+    stopped: Callable[[], bool],
+    record: Record = lambda columns: None,
 ) -> Collected:
     """Generates until a training batch is full.
 
@@ -69,41 +103,59 @@ def collect(
       position: where the run is.
       step: training steps made so far.
       stopped: whether a signal asked to stop.
+      record: takes the completions as they are generated.
 
     Returns:
       A `Collected`.
 
     Raises:
       TrainingError: `max_generation_batches` were generated and the batch is not full, with on_cap=raise, or there is not one
-        group to train on.
+        group to train on (unless all are right, or with on_cap=skip).
     """
     size, dynamic = setup.config.training.batch_size, dynamic_sampling(setup)
     tally = position.tally or {"data/groups_carried": float(pending.size)}
-    position = position._replace(tally=tally)
+    # a checkpoint of an older version does not say which groups it holds
+    unknown = ((-1, -1),) * (pending.size - len(position.carried))
+    position = position._replace(tally=tally, carried=unknown + position.carried)
     setup.grader.state = trainer_state(setup, step, position)
-    samples: dict[str, list[Any]] = {}
     while pending.size < size:
         if stopped():
-            return Collected(None, pending, position, {}, samples)
+            return Collected(None, pending, position, {}, "stopped")
         if dynamic is not None and position.tally.get("data/generation_batches", 0) >= dynamic.max_generation_batches:
-            check_cap(dynamic, position.tally, pending.size, size)
+            decision = at_cap(setup.config, dynamic, position.tally, pending.size)
+            if decision == "solved":
+                return Collected(None, pending, position, {}, "solved")
+            if decision == "skip":
+                position = position._replace(skipped=position.skipped + 1)
+                metrics = collection_metrics(setup, position, pending, 0)
+                return Collected(None, pending, position._replace(tally={}), metrics)
             break
         indices, place = draw_prompts(setup, position)
         if not len(indices):
             if pending.size:
                 break
-            return Collected(None, pending, position, {}, samples)
+            return Collected(None, pending, position, {}, "retired")
         batch = generate_groups(setup, params, indices, draw=position.draws, step=step)
-        kept, retired = filter_groups(setup, batch, position.retired)
-        pending = join(pending, batch.groups.take(kept))
-        added = batch.tally | {"data/groups_kept": float(kept.sum())}
-        tally = {name: position.tally.get(name, 0.0) + added.get(name, 0.0) for name in position.tally | added}
-        position, samples = Position(place, position.draws + 1, tally, retired), batch.samples
+        tasks = setup.grader.judge.learn(batch.groups.rewards, batch.groups.parts, position.tasks)
+        outcome = filter_groups(setup, batch.groups, tasks, position.retired)
+        record(recorded(setup, batch, outcome.keep, draw=position.draws, step=step))
+        pending = join(pending, batch.groups.take(outcome.keep))
+        warn_unjudged(setup.grader, outcome.unjudged, dynamic is not None)
+        added = batch.tally | outcome.tally
+        position = position._replace(
+            place=place,
+            draws=position.draws + 1,
+            tally={name: position.tally.get(name, 0.0) + added.get(name, 0.0) for name in position.tally | added},
+            retired=outcome.retired,
+            tasks=tasks,
+            carried=position.carried + tuple((position.draws, int(group)) for group in np.flatnonzero(outcome.keep)),
+        )
     batch_groups, rest = pending.take(slice(None, size)), pending.take(slice(size, None))
     metrics = collection_metrics(setup, position, rest, batch_groups.size)
+    trained, carried = position.carried[:size], position.carried[size:]
     if batch_groups.size < size:
         batch_groups = join(batch_groups, setup.filler(size - batch_groups.size))
-    return Collected(batch_groups, rest, position._replace(tally={}), metrics, samples)
+    return Collected(batch_groups, rest, position._replace(tally={}, carried=carried), metrics, trained=trained)
 
 
 def dynamic_sampling(setup: OnlineSetup) -> DAPOConfig | None:
@@ -161,15 +213,9 @@ def generate_groups(setup: OnlineSetup, params: Params, indices: np.ndarray, *, 
         parts=grades.parts,
         step=step,
     )
-    valid, right = judged(setup, groups)
     tally = {
         "data/generation_batches": 1.0,
         "data/groups_generated": float(groups.size),
-        "data/groups_all_right": float(((right == valid.sum(1)) & (right > 0)).sum()),
-        "data/groups_all_wrong": float(((right == 0) & valid.any(1)).sum()),
-        "data/groups_ungraded": float((~valid.any(1)).sum()),
-        "right": float(right.sum()),
-        "completions": float(valid.sum()),
         "tokens": float(stats.tokens),
         "slot_steps": float(stats.slot_steps),
         "time/generate": generated - began,
@@ -184,39 +230,45 @@ def generate_groups(setup: OnlineSetup, params: Params, indices: np.ndarray, *, 
     return Batch(groups, tally, sample_columns(setup, prompts.prompts, grades, groups))
 
 
-def filter_groups(setup: OnlineSetup, batch: Batch, retired: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """(which groups to keep, prompts retired by now)."""
-    dynamic = dynamic_sampling(setup)
-    algorithm, groups = setup.config.algorithm, batch.groups
-    valid, right = judged(setup, groups)
-    graded = valid.sum(1)
-    keep = (right > 0) & (right < graded) if dynamic is not None else np.ones(groups.size, bool)
+class Filtered(NamedTuple):
+    """What dynamic sampling makes of the groups of a generation batch."""
+
+    keep: np.ndarray
+    """bool [N]."""
+    retired: tuple[int, ...]
+    """All prompts retired by now."""
+    unjudged: int
+    """Groups that are graded, of which nothing says what is right."""
+    tally: dict[str, float]
+
+
+def filter_groups(setup: OnlineSetup, groups: Groups, tasks: Tasks, retired: tuple[int, ...]) -> Filtered:
+    """Which groups to keep: with dynamic sampling those with a right and a wrong answer among what is graded and judged."""
+    dynamic, algorithm = dynamic_sampling(setup), setup.config.algorithm
+    right, judged = verdict = setup.grader.correct(groups.rewards, groups.parts, tasks)
+    graded = ~np.isnan(groups.rewards)
+    valid = judged & graded
+    count, hits = valid.sum(1), (right & valid).sum(1)
+    keep = (hits > 0) & (hits < count) if dynamic is not None else np.ones(groups.size, bool)
     if isinstance(algorithm, DAPOConfig) and algorithm.retire_pass_rate is not None:
-        solved = (graded == setup.group_size) & (right >= algorithm.retire_pass_rate * graded)
+        solved = (count == setup.group_size) & (hits >= algorithm.retire_pass_rate * count)
         retired = tuple(sorted({*retired, *groups.prompt[solved].tolist()}))
-    return keep, retired
+    unjudged = graded.any(1) & (count == 0)
+    return Filtered(keep, retired, int(unjudged.sum()), tally_of(verdict, keep, valid, unjudged))
 
 
-def judged(setup: OnlineSetup, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
-    """(which completions were graded [N, G], also by the reward that says right or wrong; right ones of each group [N])."""
-    valid = ~np.isnan(groups.rewards)
-    if setup.grader.accuracy is not None:
-        valid &= ~np.isnan(groups.parts[..., setup.grader.accuracy])
-    return valid, (setup.grader.correct(groups.rewards, groups.parts) & valid).sum(1)
-
-
-def check_cap(dynamic: DAPOConfig, tally: dict[str, float], found: int, wanted: int) -> None:
-    """The policy at the cap of generation batches."""
-    story = (
-        f"after {dynamic.max_generation_batches} generation batches (algorithm.max_generation_batches) {found} of {wanted} "
-        f"groups have a right and a wrong answer: of {tally['data/groups_generated']:.0f} generated, "
-        f"{tally['data/groups_all_wrong']:.0f} are all wrong and {tally['data/groups_all_right']:.0f} all right"
-    )
-    if ungraded := tally.get("data/groups_ungraded", 0.0):
-        story += f", {ungraded:.0f} could not be graded (rewards/failed/* in metrics.jsonl and the log say why)"
-    if dynamic.on_cap == "raise" or not found:
-        raise TrainingError(f"{story}; use easier or harder prompts, a larger algorithm.group_size, or dynamic_sampling=false")
-    _log.warning("%s; training on those", story)
+def tally_of(verdict: Verdict, keep: np.ndarray, valid: np.ndarray, unjudged: np.ndarray) -> dict[str, float]:
+    """Counts of a generation batch: of its groups [N], and of the completions judged in them [N, G]."""
+    count, hits = valid.sum(1), (verdict.right & valid).sum(1)
+    return {
+        "data/groups_kept": float(keep.sum()),
+        "data/groups_all_right": float(((hits == count) & (hits > 0)).sum()),
+        "data/groups_all_wrong": float(((hits == 0) & (count > 0)).sum()),
+        "data/groups_unjudged": float(unjudged.sum()),
+        "data/groups_ungraded": float(((count == 0) & ~unjudged).sum()),
+        "right": float(verdict.right.sum()),
+        "judged": float(verdict.judged.sum()),
+    }
 
 
 def collection_metrics(setup: OnlineSetup, position: Position, rest: Groups, trained: int) -> dict[str, float]:
@@ -229,6 +281,8 @@ def collection_metrics(setup: OnlineSetup, position: Position, rest: Groups, tra
         "data/groups_left": float(rest.size),
         "data/epoch": position.place / setup.prompts.num_examples,
     }
+    if position.skipped:
+        metrics["data/steps_skipped"] = float(position.skipped)
     if position.retired:
         metrics["data/prompts_retired"] = float(len(position.retired))
     if generated:
@@ -237,8 +291,8 @@ def collection_metrics(setup: OnlineSetup, position: Position, rest: Groups, tra
             "sampler/utilisation": tally["tokens"] / max(tally["slot_steps"], 1.0),
             "sampler/tokens_per_second": tally["tokens"] / max(tally["time/generate"], 1e-9),
         }
-        if setup.grader.accuracy is not None and tally["completions"]:
-            metrics["data/accuracy"] = tally["right"] / tally["completions"]
+        if setup.grader.judge.says and tally["judged"]:
+            metrics["data/accuracy"] = tally["right"] / tally["judged"]
         counts = {name.removeprefix("count/"): count for name, count in tally.items() if name.startswith("count/")}
         metrics |= {f"rewards/{name}": tally[f"sum/{name}"] / count for name, count in counts.items() if count}
     return metrics
@@ -252,14 +306,21 @@ def sample_columns(setup: OnlineSetup, prompts: list[Any], grades: Any, groups: 
         "prompt_index": np.repeat(groups.prompt, size).tolist(),
         "prompt": shown,
         "completion": list(grades.texts),
-        "reward": _numbers(groups.rewards),
+        "reward": groups.rewards.reshape(-1).tolist(),
     }
-    columns |= {name: _numbers(groups.parts[..., index]) for index, name in enumerate(setup.grader.names)}
+    columns |= {name: groups.parts[..., index].reshape(-1).tolist() for index, name in enumerate(setup.grader.names)}
     columns["tokens"] = (groups.length - groups.prompt_length[:, None]).reshape(-1).tolist()
     columns["truncated"] = groups.truncated.reshape(-1).tolist()
     return columns | (grades.scores.extra if grades.scores is not None else {})
 
 
-def _numbers(values: np.ndarray) -> list[float | None]:
-    """NaN as None: JSON has no NaN."""
-    return [None if np.isnan(value) else float(value) for value in values.reshape(-1)]
+def recorded(setup: OnlineSetup, batch: Batch, keep: np.ndarray, *, draw: int, step: int) -> dict[str, list[Any]]:
+    """The columns of a generation batch with what the run made of it."""
+    size, rows = setup.group_size, batch.groups.rewards.size
+    return batch.samples | {
+        "step": [step + 1] * rows,
+        "split": ["train"] * rows,
+        "sample": [row % size for row in range(rows)],
+        "kept": np.repeat(keep, size).tolist(),
+        "generation_batch": [draw] * rows,
+    }

@@ -77,10 +77,13 @@ def best_step(run_dir: pathlib.Path) -> int:
     config = load_config(run_dir / "config.yaml").checkpoint
     if config.best_metric is None:
         raise CheckpointError(f"{run_dir}: the run has no checkpoint.best_metric, so no checkpoint is best: leave --best out")
-    with Checkpointer(run_dir / "checkpoints", best_metric=config.best_metric, best_mode=config.best_mode) as checkpointer:
+    with Checkpointer(run_dir / "checkpoints", best_metric=config.best_metric, best_mode=config.mode) as checkpointer:
         step = checkpointer.best_step()
     if step is None:
-        raise CheckpointError(f"{run_dir}: no checkpoint was evaluated, so none is best")
+        raise CheckpointError(
+            f"{run_dir}: no checkpoint is ranked by {config.best_metric}, so none is best: none was evaluated, or too little "
+            "could be graded (log.txt says which); leave --best out, or give --step"
+        )
     return step
 
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jax.sharding import Mesh
 
-from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, PromptBatch
 from rlhf_jax.loops.errors import TrainingError
+from rlhf_jax.loops.judging import Tasks, Verdict, held_out_judge, training_judge
 from rlhf_jax.models import load_pretrained
 from rlhf_jax.rewards import RewardConfig, Rewards, RewardScores, TrainerState, make_rewards
 from rlhf_jax.rewards.model import make_model_rewards
@@ -42,8 +42,10 @@ class Grader:
 
     Attributes:
       names: label of each reward.
-      accuracy: index of the reward that says right (> 0) or wrong; None when that one is a reward model.
       state: where training is, as functions are told that ask for `trainer_state`; the loop sets it.
+      judge: which rewards say right (> 0) or wrong of what is trained on.
+      held_out: the same at evaluation.
+      told_unjudged: a warning was given about groups that no judge grades.
     """
 
     def __init__(self, config: Config, tokenizer: FastTokenizer, *, mesh: Mesh) -> None:
@@ -55,9 +57,10 @@ class Grader:
             for reward in config.rewards
             if reward.function == MODEL
         }
-        self.accuracy = accuracy_index(config)
         self.state = TrainerState()
         self._watch = RewardWatch(config.rewards, config.reward_pool)
+        self.judge, self.held_out = training_judge(config), held_out_judge(config)
+        self.told_unjudged = False
         self._host: Rewards | None = None
         self._stack = contextlib.ExitStack()
 
@@ -71,23 +74,27 @@ class Grader:
         self._host = None
         self._stack.__exit__(kind, error, trace)
 
-    def grade(self, prompts: PromptBatch, rollout: Rollout) -> Grades:
+    def grade(self, prompts: PromptBatch, rollout: Rollout, *, real: int | None = None) -> Grades:
         """Grades the completions of a rollout.
 
         Args:
           prompts: P prompts and their columns.
           rollout: NumPy arrays of P * G rows.
+          real: prompts that are graded, the first ones; the others only complete a shape. None: all.
         """
-        rows = len(rollout.tokens)
-        group_size = rows // len(prompts.prompts)
-        ids = [row[mask].tolist() for row, mask in zip(rollout.tokens, rollout.completion_mask, strict=True)]
+        real = len(prompts.prompts) if real is None else real
+        group_size = len(rollout.tokens) // len(prompts.prompts)
+        rows = real * group_size
+        ids = [row[mask].tolist() for row, mask in zip(rollout.tokens[:rows], rollout.completion_mask[:rows], strict=True)]
         texts = [self._tokenizer.decode_answer(row, self._skip_special_tokens) for row in ids]
-        repeated = [prompt for prompt in prompts.prompts for _ in range(group_size)]
+        repeated = [prompt for prompt in prompts.prompts[:real] for _ in range(group_size)]
         completions: list[Any] = [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             for prompt, text in zip(repeated, texts, strict=True)
         ]
-        columns = {name: [value for value in values for _ in range(group_size)] for name, values in prompts.columns.items()}
+        columns = {
+            name: [value for value in values[:real] for _ in range(group_size)] for name, values in prompts.columns.items()
+        }
         total: np.ndarray = np.full(rows, np.nan, np.float32)
         spoiled = np.zeros(rows, bool)
         by_name: dict[str, np.ndarray] = {}
@@ -99,7 +106,8 @@ class Grader:
             spoiled = scores.spoiled
         for reward in self._configs:
             if reward.label in self._models:
-                by_name[reward.label] = self._models[reward.label](np.asarray(rollout.tokens), np.asarray(rollout.mask))
+                scores_of = self._models[reward.label]
+                by_name[reward.label] = scores_of(np.asarray(rollout.tokens), np.asarray(rollout.mask))[:rows]
                 value = by_name[reward.label]
                 spoiled = spoiled | ((reward.weight != 0) & ~np.isfinite(value))
                 total = np.where(np.isnan(total), 0, total) + np.float32(reward.weight) * np.nan_to_num(value)
@@ -117,17 +125,15 @@ class Grader:
         if problem := self._watch.note(grades.total, grades.scores, grades.texts, columns):
             raise TrainingError(problem)
 
-    def correct(self, grades: np.ndarray, parts: np.ndarray) -> np.ndarray:
-        """Which completions are right: the accuracy reward, before any penalty, is positive. bool, shape of `grades`."""
-        return np.nan_to_num(grades if self.accuracy is None else parts[..., self.accuracy], nan=0.0) > 0
+    def correct(self, grades: np.ndarray, parts: np.ndarray, tasks: Tasks | None = None) -> Verdict:
+        """(right, judged): which completions are right, before any penalty, and of which that is known.
 
-
-def accuracy_index(config: Config) -> int | None:
-    """The reward that says right or wrong: the one DAPO names, else the first; None when that one is a reward model."""
-    named = config.algorithm.accuracy_reward if isinstance(config.algorithm, DAPOConfig) else None
-    labels = [reward.label for reward in config.rewards]
-    index = 0 if named is None else labels.index(named)
-    return None if config.rewards[index].function == MODEL else index
+        Args:
+          grades: float [...], total rewards.
+          parts: float [..., R].
+          tasks: what is known of the rewards by now (`Judge.learn`); None: what these completions tell.
+        """
+        return self.judge.correct(grades, parts, self.judge.learn(grades, parts, {}) if tasks is None else tasks)
 
 
 def load_reward_model(

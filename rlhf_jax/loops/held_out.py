@@ -52,6 +52,7 @@ def evaluate_loader(
     mesh: Mesh,
     batch_size: int,
     ref_logps: np.ndarray | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Every example of a loader once; the mean of each metric over all weighted elements (tokens or pairs).
 
@@ -63,13 +64,17 @@ def evaluate_loader(
       mesh: the device mesh.
       batch_size: rows per forward pass.
       ref_logps: [num_examples, 2] from `reference_logps`, for a loss that needs them.
+      stopped: whether a signal asked to stop; asked before every batch.
 
     Returns:
-      Metric name -> value. Keys that end in _max or _min are reduced by max and min, all others by the mean.
+      Metric name -> value. Keys that end in _max or _min are reduced by max and min, all others by the mean. Nothing when
+      stopped.
     """
     parts: list[dict[str, float]] = []
     counts: list[int] = []
     for indices, batch in loader.sequential(batch_size):
+        if stopped():
+            return {}
         batch = place_batch(with_reference(batch, indices, ref_logps), mesh)
         metrics, count = jax.device_get(eval_step(params, frozen, batch))
         if count:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlhf_jax.data import prefetch
 from rlhf_jax.io import Checkpointer, RunFolder
+from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_document, with_reference
 from rlhf_jax.loops.interrupt import StopRequest
@@ -99,6 +100,8 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
       TrainingError: more than `training.max_nonfinite` updates in a row were skipped.
     """
     config, training = setup.config, setup.config.training
+    evaluations = Evaluations(config, folder, checkpointer, total_steps=setup.total_steps)
+    evaluations.check(None)
     references = make_references(setup)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     options: dict[str, Any] = {"mesh": setup.mesh, "aux": setup.algorithm.aux, "replicate": config.mesh.replicate}
@@ -115,9 +118,19 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
         jax.jit(make_eval_step(setup.algorithm, per_document=per_document(config))),
     )
 
-    def evaluate(step: int) -> dict[str, float]:
+    pending: Pending | None = None
+    saved = resume
+
+    def save(step: int) -> None:
+        nonlocal saved
+        checkpointer.save(step, state, run_meta(setup, references))
+        saved = step
+        evaluations.saved(step)
+
+    def evaluate(step: int) -> None:
+        """Held-out metrics; an evaluation that a signal ends is dropped, and made when the run goes on."""
         if setup.eval_loader is None:
-            return {}
+            return
         metrics = evaluate_loader(
             eval_step,
             state.params,
@@ -126,19 +139,21 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
             mesh=setup.mesh,
             batch_size=training.eval_batch_size or training.batch_size,
             ref_logps=references.eval,
+            stopped=lambda: stop.signum is not None,
         )
+        if not metrics:
+            _log.info("step %d: the evaluation was given up, as asked to stop; it is made when the run goes on", step)
+            return
         folder.write(step, metrics, split="eval")
-        return metrics
+        evaluations.check(metrics)
+        evaluations.made(step, metrics, saved=saved == step)
 
-    def save(step: int, metrics: dict[str, float]) -> None:
-        checkpointer.save(step, state, run_meta(setup, references), metrics=metrics or None)
-
-    if step == 0:
-        evaluate(0)
-    pending: Pending | None = None
-    clock = time.perf_counter()
-    saved = resume
     with StopRequest() as stop, prefetch(setup.train_loader, step) as batches:
+        if resume is not None:
+            evaluations.resumed(resume)
+        if evaluations.is_due(step) and not evaluations.is_made(step):
+            evaluate(step)
+        clock = time.perf_counter()
         while step < setup.total_steps and stop.signum is None:
             batch, tokens = next_batch(batches, setup, references)
             state, metrics = train_step(state, setup.frozen, batch)
@@ -148,18 +163,23 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
             clock = report(pending, folder, setup, clock)
             pending = Pending(step, metrics, tokens)
             last = step == setup.total_steps
-            if last or (training.eval_every and step % training.eval_every == 0) or is_save_step(step, training):
+            if last or evaluations.is_due(step) or is_save_step(step, training):
                 clock, pending = report(pending, folder, setup, clock), None
-                evaluated = evaluate(step) if last or (training.eval_every and step % training.eval_every == 0) else {}
+                # Saved first, evaluated then: a signal during the evaluation finds the state on disk.
                 if last or is_save_step(step, training):
-                    save(step, evaluated)
-                    saved = step
+                    save(step)
+                if evaluations.is_due(step):
+                    evaluate(step)
                 clock = time.perf_counter()
         report(pending, folder, setup, clock)
         if saved != step:
-            save(step, {})
+            save(step)
+        whole = step == setup.total_steps and (setup.eval_loader is None or evaluations.is_made(step))
+        interrupted = stop.signum is not None and not whole
     checkpointer.wait()
-    return state, step < setup.total_steps
+    if not interrupted:
+        evaluations.finish()
+    return state, interrupted
 
 
 def is_save_step(step: int, training: Any) -> bool:

@@ -7,6 +7,7 @@ epochs are run in one program; metrics, completions and checkpoints are written.
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from rlhf_jax.io import Checkpointer, RunFolder, log_completions, save_completions
+from rlhf_jax.io import Checkpointer, CompletionsWriter, Resumed, RunFolder, log_completions
+from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.collect import Collected, Position, collect, trainer_state
 from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.groups import Groups, make_batch
+from rlhf_jax.loops.held_out_metrics import metric_names
 from rlhf_jax.loops.held_out_prompts import evaluate_prompts
 from rlhf_jax.loops.interrupt import StopRequest
 from rlhf_jax.loops.online_setup import OnlineSetup, warmup_updates
@@ -74,56 +77,91 @@ def train_online(
     config, training = setup.config, setup.config.training
     frozen = setup.frozen
     identity = same_online_run(setup)
+    evaluations = Evaluations(config, folder, checkpointer, total_steps=setup.total_steps)
+    evaluations.check(metric_names(setup.grader.held_out, config.evaluation.samples))
     now, shardings = start(setup, checkpointer, resume, identity)
     score, update = make_score_step(setup), make_online_update(setup, shardings)
-    saved = resume
-    with setup.grader, StopRequest() as stop:
+    saved, ended = resume, None
+    resumed = None if resume is None else Resumed(resume, now.position.draws, evaluations.steps)
+    table = CompletionsWriter(
+        folder.path / "completions",
+        kind=config.logging.save_completions,
+        rewards=setup.grader.names,
+        group_size=setup.group_size,
+        resumed=resumed,
+    )
+    with setup.grader, table as completions, StopRequest() as stop:
 
-        def is_due(every: int) -> bool:
-            return bool(every) and now.step % every == 0
+        def stopped() -> bool:
+            return stop.signum is not None
 
-        if resume is None:
-            evaluate(setup, now, folder)
-        while now.step < setup.total_steps and stop.signum is None:
+        def checkpoint() -> None:
+            """Completions first: a checkpoint counts on what was generated before it."""
+            nonlocal saved
+            completions.flush()
+            save(setup, checkpointer, now, identity)
+            saved = now.step
+            evaluations.saved(now.step)
+
+        def look() -> None:
+            """An evaluation; one that a signal ends is dropped, and made when the run goes on."""
+            found = evaluate(setup, now, folder, completions, stopped=stopped)
+            evaluations.made(now.step, found, saved=saved == now.step)
+
+        if resume is not None:
+            evaluations.resumed(resume)
+        if evaluations.is_due(now.step) and not evaluations.is_made(now.step):
+            look()
+        while now.step < setup.total_steps and not stopped():
             clock = time.perf_counter()
             params = setup.policy_params(now.state.params)
             try:
                 collected = collect(
-                    setup, params, now.pending, now.position, step=now.step, stopped=lambda: stop.signum is not None
+                    setup, params, now.pending, now.position, step=now.step, stopped=stopped, record=completions.add
                 )
             except TrainingError:  # what was learnt until now is not lost
-                save(setup, checkpointer, now, identity, {})
+                checkpoint()
                 raise
             now = now._replace(pending=collected.pending, position=collected.position)
-            if collected.groups is None:
+            ended = collected.ended
+            if ended is not None:
                 break
-            batch = make_batch(
-                collected.groups, total_widths=setup.total_widths, scored_widths=setup.scored_widths, step=now.step
-            )
-            placed = place_batch(batch, setup.mesh)
-            sampled = time.perf_counter()
-            placed = jax.block_until_ready(score(now.state.params, frozen, placed))
-            scored = time.perf_counter()
-            state, metrics = update(now.state, frozen, placed)
-            values = without_empty_means({name: float(value) for name, value in jax.device_get(metrics).items()})
-            now = now._replace(state=state, step=now.step + 1)
-            done = time.perf_counter()
-            times = {"time/score": scored - sampled, "time/update": done - scored, "time/step": done - clock}
-            tokens = int(batch.mask.sum())
-            report(setup, now, collected, values | times | {"tokens_per_second": tokens / (done - clock)}, folder)
+            if collected.groups is None:
+                now = now._replace(step=now.step + 1)
+                report_skipped(setup, now, collected, folder)
+            else:
+                batch = make_batch(
+                    collected.groups, total_widths=setup.total_widths, scored_widths=setup.scored_widths, step=now.step
+                )
+                placed = place_batch(batch, setup.mesh)
+                sampled = time.perf_counter()
+                placed = jax.block_until_ready(score(now.state.params, frozen, placed))
+                scored = time.perf_counter()
+                state, metrics = update(now.state, frozen, placed)
+                values = without_empty_means({name: float(value) for name, value in jax.device_get(metrics).items()})
+                now = now._replace(state=state, step=now.step + 1)
+                completions.trained(collected.trained, now.step)
+                done = time.perf_counter()
+                times = {"time/score": scored - sampled, "time/update": done - scored, "time/step": done - clock}
+                tokens = int(batch.mask.sum())
+                report(setup, now, collected, values | times | {"tokens_per_second": tokens / (done - clock)}, folder)
+            # Saved first, evaluated then: a signal during the evaluation finds the state on disk.
             last = now.step == setup.total_steps
-            evaluated = evaluate(setup, now, folder) if last or is_due(training.eval_every) else {}
-            if last or is_due(training.save_every):
-                save(setup, checkpointer, now, identity, evaluated)
-                saved = now.step
-        interrupted = stop.signum is not None and now.step < setup.total_steps
-        evaluated = {}
-        if not interrupted and now.step < setup.total_steps:
+            if last or (training.save_every and now.step % training.save_every == 0):
+                checkpoint()
+            if evaluations.is_due(now.step):
+                look()
+        if ended == "retired":
             _log.info("step %d: every prompt is retired (retire_pass_rate=%s)", now.step, config.algorithm.retire_pass_rate)
-            evaluated = evaluate(setup, now, folder)
         if saved != now.step:
-            save(setup, checkpointer, now, identity, evaluated)
+            checkpoint()
+        over = ended in ("retired", "solved") or now.step == setup.total_steps
+        if over and not evaluations.is_made(now.step) and not stopped():
+            look()
+        interrupted = stopped() and not (over and (evaluations.is_made(now.step) or setup.eval_prompts is None))
     checkpointer.wait()
+    if not interrupted:
+        evaluations.finish()
     return now, interrupted
 
 
@@ -150,26 +188,22 @@ def start(setup: OnlineSetup, checkpointer: Checkpointer, resume: int | None, id
     snapshot, _ = checkpointer.restore(resume, Snapshot(pending=structs, **abstract._asdict()))
     state = TrainState(**{name: value for name, value in snapshot._asdict().items() if name != "pending"})
     groups = Groups(**{name: np.asarray(value) for name, value in snapshot.pending.items()}).take(slice(0, meta["pending"]))
-    place = meta["position"]
-    position = Position(place["place"], place["draws"], place["tally"], tuple(place["retired"]))
+    position = Position.of(meta["position"])
     return Progress(state, groups._replace(prompt=groups.prompt.astype(np.int64)), position, resume), shardings
 
 
-def save(
-    setup: OnlineSetup, checkpointer: Checkpointer, now: Progress, identity: dict[str, Any], metrics: dict[str, float]
-) -> None:
+def save(setup: OnlineSetup, checkpointer: Checkpointer, now: Progress, identity: dict[str, Any]) -> None:
     """Writes a checkpoint named by the training step."""
-    position = now.position._asdict() | {"retired": list(now.position.retired)}
     meta = identity | {
         "model": setup.policy.config.to_hf(),
         "head": None if setup.policy.scores is None else "value",
         "dtype": setup.config.model.dtype,
         "critic": None if setup.critic is None else setup.critic.config.to_hf(),
         "pending": now.pending.size,
-        "position": position,
+        "position": now.position.plain(),
     }
     snapshot = Snapshot(pending=pending_arrays(setup, now.pending), **now.state._asdict())
-    checkpointer.save(now.step, snapshot, meta, metrics=metrics or None)
+    checkpointer.save(now.step, snapshot, meta)
 
 
 def pending_arrays(setup: OnlineSetup, pending: Groups) -> dict[str, Any]:
@@ -189,14 +223,26 @@ def same_online_run(setup: OnlineSetup) -> dict[str, Any]:
     }
 
 
-def evaluate(setup: OnlineSetup, now: Progress, folder: RunFolder) -> dict[str, float]:
-    """Held-out metrics of the policy as it is; written with the completions."""
+def evaluate(
+    setup: OnlineSetup, now: Progress, folder: RunFolder, completions: CompletionsWriter, *, stopped: Callable[[], bool]
+) -> dict[str, float]:
+    """Held-out metrics of the policy as it is, written with the completions; nothing when it was stopped."""
     began = time.perf_counter()
     setup.grader.state = trainer_state(setup, now.step, now.position)
-    found = evaluate_prompts(setup, setup.policy_params(now.state.params), seed=setup.config.seed)
-    if found.metrics:
-        folder.write(now.step, found.metrics | {"time/evaluate": time.perf_counter() - began}, split="eval")
-        write_completions(setup, now.step, found.samples, folder, split="eval")
+    found = evaluate_prompts(setup, setup.policy_params(now.state.params), seed=setup.config.seed, stopped=stopped)
+    if found.stopped:
+        _log.info("step %d: the evaluation was given up, as asked to stop; it is made when the run goes on", now.step)
+    if not found.metrics:
+        return {}
+    seconds = time.perf_counter() - began
+    for samples in found.samples:
+        rows = len(samples["completion"])
+        completions.add(samples | {"step": [now.step] * rows, "generation_batch": [None] * rows})
+    completions.flush()  # before the row, which says that the evaluation is made
+    folder.write(now.step, found.metrics | {"time/evaluate": seconds}, split="eval")
+    shown, first = setup.config.logging.completions, found.samples[0]
+    if shown:
+        log_completions(now.step, first["prompt"], first["completion"], first["reward"], count=shown)
     return found.metrics
 
 
@@ -205,8 +251,14 @@ def without_empty_means(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not (name.startswith("rewards/") and np.isnan(value))}
 
 
+def report_skipped(setup: OnlineSetup, now: Progress, collected: Collected, folder: RunFolder) -> None:
+    """Writes the metrics of a step that was left out."""
+    if now.step % setup.config.training.log_every == 0:
+        folder.write(now.step, collected.metrics, split="train")
+
+
 def report(setup: OnlineSetup, now: Progress, collected: Collected, values: dict[str, float], folder: RunFolder) -> None:
-    """Writes the metrics and completions of a step.
+    """Writes the metrics of a step.
 
     Raises:
       TrainingError: too many updates in a row were skipped.
@@ -219,21 +271,9 @@ def report(setup: OnlineSetup, now: Progress, collected: Collected, values: dict
         _log.warning("step %d: the loss or a gradient is not finite; update skipped (%d in a row)", now.step, in_a_row)
     if now.step % training.log_every == 0 or in_a_row > most:
         folder.write(now.step, values, split="train")
-        if collected.samples:
-            write_completions(setup, now.step, collected.samples, folder, split="train")
     if in_a_row > most:
         raise TrainingError(
             f"step {now.step}: the loss or a gradient was not finite {in_a_row} times in a row "
             f"(training.max_nonfinite={training.max_nonfinite}, {setup.updates_per_step} updates a step); "
             "lower optimizer.learning_rate or look at the last rows of metrics.jsonl"
         )
-
-
-def write_completions(setup: OnlineSetup, step: int, samples: dict[str, list[Any]], folder: RunFolder, *, split: str) -> None:
-    """The file of a step's completions, and a few of them in the log at evaluations."""
-    logging_config = setup.config.logging
-    if logging_config.save_completions != "none":
-        save_completions(folder.path / "completions", step, samples, kind=logging_config.save_completions, split=split)
-    if split == "eval" and logging_config.completions:
-        rewards = [float("nan") if reward is None else reward for reward in samples["reward"]]
-        log_completions(step, samples["prompt"], samples["completion"], rewards, count=logging_config.completions)

@@ -52,7 +52,7 @@ def train(config: Config, *, progress: bool | None = None) -> RunResult:
         keep_last=config.checkpoint.keep_last,
         keep_best=config.checkpoint.keep_best,
         best_metric=config.checkpoint.best_metric,
-        best_mode=config.checkpoint.best_mode,
+        best_mode=config.checkpoint.mode,
     ) as checkpointer:
         resume = checkpointer.latest_step()
         with RunFolder(config, resume_step=resume, progress=progress) as folder:

@@ -86,8 +86,15 @@ def test_extreme_ratios_are_finite(loss_type, smoothing, gap):
     assert jnp.isfinite(loss) and all(jnp.isfinite(g).all() for g in gradients)
 
 
+def test_accuracy_where_policy_and_reference_are_equal():
+    """Before the first step nothing is known: 0.5, not "always wrong"."""
+    logps = jnp.array([-3.0, -8.0, -1.5])
+    _, metrics = dpo_loss(logps, logps - 1, logps, logps - 1, jnp.full(3, 1 / 3))
+    assert float(metrics["rewards/accuracy"]) == pytest.approx(0.5)
+
+
 def test_metrics():
-    """Three pairs, the last a filler: rewards are beta * log-ratio, a tie is wrong."""
+    """Three pairs, the last a filler: rewards are beta * log-ratio, a tie counts half."""
     chosen, rejected = jnp.array([-1.0, -4.0, 0.0]), jnp.array([-3.0, -4.0, -9.0])
     ref = jnp.array([-2.0, -2.0, -5.0])
     _, metrics = dpo_loss(chosen, rejected, ref, ref, jnp.array([0.5, 0.5, 0.0]), beta=0.5)
@@ -95,7 +102,7 @@ def test_metrics():
         "rewards/chosen": -0.25,
         "rewards/rejected": -0.75,
         "rewards/margin": 0.5,
-        "rewards/accuracy": 0.5,
+        "rewards/accuracy": 0.75,
         "logps/chosen": -2.5,
         "logps/rejected": -3.5,
         "loss/weight": 1.0,

@@ -39,7 +39,7 @@ def test_gradient_by_hand():
 
 def test_metrics():
     _, metrics = pairwise_reward_loss(jnp.array([2.0, 0.0, 9.0]), jnp.array([1.0, 0.0, 5.0]), jnp.array([0.5, 0.5, 0.0]))
-    wanted = {"chosen": 1.0, "rejected": 0.5, "margin": 0.5, "accuracy": 0.5, "mean": 0.75}  # a tie is wrong
+    wanted = {"chosen": 1.0, "rejected": 0.5, "margin": 0.5, "accuracy": 0.75, "mean": 0.75}  # a tie counts half
     assert {k: float(metrics[f"rewards/{k}"]) for k in wanted} == wanted
 
 

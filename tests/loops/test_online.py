@@ -7,7 +7,7 @@ import signal
 
 import jax
 import numpy as np
-import pyarrow.parquet
+import pandas
 import pytest
 
 from rlhf_jax.algorithms import GRPOConfig, PPOConfig
@@ -67,8 +67,9 @@ def test_a_run_from_start_to_export(online_config, mixed_task, name, tmp_path):
     held_out = rows_of(result.run_dir, "eval")
     assert [row["step"] for row in held_out] == [0, 2, 4]
     assert {"accuracy/greedy", "accuracy/mean@2", "accuracy/pass@2", "accuracy/maj@2", "rewards/sampled"} <= held_out[0].keys()
-    table = pyarrow.parquet.read_table(result.run_dir / "completions" / "train-000001.parquet").to_pydict()
-    assert len(table["completion"]) == 4 * ONLINE[name].group_size and set(table["grade"]) <= {0.0, 1.0}
+    table = pandas.read_parquet(result.run_dir / "completions")
+    first = table[(table.split == "train") & (table.step == 1)]
+    assert len(first) == 4 * ONLINE[name].group_size and set(first.grade) <= {0.0, 1.0}
     model, params = load_pretrained(result.export_dir)
     assert model.decode is not None
     exported = export(str(result.run_dir), str(tmp_path / "again"))
@@ -134,6 +135,12 @@ def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mix
         assert values(whole.run_dir) == values(resumed.run_dir)
         for a, b in zip(arrays(whole.run_dir), arrays(resumed.run_dir), strict=True):
             np.testing.assert_array_equal(a, b)
+        tables = [pandas.read_parquet(result.run_dir / "completions") for result in (whole, resumed)]
+        assert tables[0].equals(tables[1])
+    table = tables[0]
+    carried = table[table.trained_step > table.step]
+    assert len(carried) == 4 * sum(row["data/groups_carried"] for row in rows) > 0
+    assert len(table) == 4 * sum(row["data/groups_generated"] for row in rows)
 
 
 @pytest.mark.parametrize("num_minibatches", [1, 2])
@@ -172,7 +179,7 @@ def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_miniba
     ("options", "message"),
     [
         ({}, r"after 2 generation batches .* 0 of 3 groups have a right and a wrong answer: of 12 generated, 12 are all wrong"),
-        ({"on_cap": "raise"}, r"use easier or harder prompts, a larger algorithm.group_size, or dynamic_sampling=false"),
+        ({"on_cap": "raise"}, r"the same command goes on with algorithm.on_cap=skip, a larger algorithm.max_gen"),
     ],
 )
 def test_an_unsolvable_task_ends(online_config, mixed_task, options, message, tmp_path):

@@ -1,0 +1,154 @@
+"""Evaluations and the best checkpoint: which metric decides, whether it is there, and what is told about it."""
+
+import logging
+from collections.abc import Iterable
+
+from rlhf_jax.config import Config, ConfigError
+from rlhf_jax.config.errors import did_you_mean
+from rlhf_jax.io import Checkpointer, RunFolder, read_metrics
+
+_log = logging.getLogger(__name__)
+GRADED = 0.9
+"""Share of the held-out completions that must be graded for a checkpoint to be ranked."""
+
+
+class Evaluations:
+    """Keeps account of a run's evaluations: which were made, what they are worth, which checkpoint is best so far.
+
+    Args:
+      config: the run.
+      folder: whose metrics say what earlier sessions evaluated.
+      checkpointer: which is told the metric that decides.
+      total_steps: of the run.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, checkpointer: Checkpointer, *, total_steps: int) -> None:
+        self._config, self._folder, self._checkpointer = config, folder, checkpointer
+        self._metric = config.checkpoint.best_metric
+        self._total_steps, self._every = total_steps, config.training.eval_every
+        path = folder.path / "metrics.jsonl"
+        rows = read_metrics(path) if path.exists() else []
+        self._made = {int(row["step"]): row for row in rows if row["split"] == "eval"}
+        self._best: int | None = None
+        self._best_value: float | None = None
+
+    def check(self, names: Iterable[str] | None) -> None:
+        """Refuses a `checkpoint.best_metric` that no evaluation produces.
+
+        Args:
+          names: what an evaluation can produce; None: known from the last one made, or not yet.
+
+        Raises:
+          ConfigError: one line with the nearest match.
+        """
+        if self._metric is None:
+            return
+        if not self._config.data.has_eval:
+            raise ConfigError(
+                f"checkpoint.best_metric={self._metric!r} needs held-out data: give data.eval_path, eval_split, eval_fraction "
+                "or eval_size, or set it to null"
+            )
+        if names is None and self._made:
+            names = [name for name in self._made[max(self._made)] if name not in ("step", "split", "time/elapsed")]
+        names = None if names is None else sorted(names)
+        if names is not None and self._metric not in names:
+            raise ConfigError(
+                f"checkpoint.best_metric={self._metric!r} is not measured in this run's evaluations, which give "
+                f"{', '.join(names)}{did_you_mean(self._metric, names)}"
+            )
+
+    def is_due(self, step: int) -> bool:
+        """Whether the configuration asks for an evaluation after this step (0: before the first)."""
+        return step in (0, self._total_steps) or (self._every > 0 and step % self._every == 0)
+
+    @property
+    def steps(self) -> frozenset[int]:
+        """Those evaluated, in this session or an earlier one."""
+        return frozenset(self._made)
+
+    def is_made(self, step: int) -> bool:
+        """Whether the step was evaluated."""
+        return step in self._made
+
+    def resumed(self, step: int) -> None:
+        """What earlier sessions found, when the run goes on from a checkpoint.
+
+        A session may have ended between an evaluation and telling its result: then it is told now.
+        """
+        if self._metric is None:
+            return
+        self._best = self._checkpointer.best_step()
+        self._best_value = None if self._best is None else self._checkpointer.rated(self._best)
+        if self.is_made(step) and self._checkpointer.rated(step) is None:
+            self._rate(step, self._made[step])
+
+    def made(self, step: int, metrics: dict[str, float], *, saved: bool) -> None:
+        """Takes the result of an evaluation.
+
+        Args:
+          step: training steps made.
+          metrics: what it found; empty when it was given up.
+          saved: there is a checkpoint of this step.
+        """
+        if not metrics:
+            return
+        self._made[step] = metrics
+        if saved and self._metric is not None:
+            self._rate(step, metrics)
+
+    def saved(self, step: int) -> None:
+        """Takes note of a checkpoint; the evaluation may come before or after it."""
+        if self._metric is None:
+            return
+        if self.is_made(step):
+            self._rate(step, self._made[step])
+        elif self._best is not None and not self.is_due(step):  # where one is due, it is told after it
+            _log.info("step %d saved; %s", step, self._told())
+
+    def finish(self) -> None:
+        """Says which checkpoint was best and how to get it."""
+        if self._metric is None:
+            return
+        best = self._checkpointer.best_step()
+        if best is None:
+            _log.warning("no checkpoint is best: none with checkpoint.best_metric=%s was ranked", self._metric)
+            return
+        value = self._checkpointer.rated(best)
+        run_dir = self._config.run_dir
+        _log.info(
+            "best checkpoint: step %d, %s=%.6g; to get it: rlhf-jax export %s FOLDER --best (export/ holds the last one)",
+            best,
+            self._metric,
+            value,
+            run_dir,
+        )
+
+    def _rate(self, step: int, metrics: dict[str, float]) -> None:
+        assert self._metric is not None
+        of_samples = "sampled" in self._metric or "@" in self._metric
+        ungraded = metrics.get("rewards/ungraded_sampled" if of_samples else "rewards/ungraded", 0.0)
+        value = metrics.get(self._metric)
+        if 1 - ungraded < GRADED - 1e-9:
+            _log.warning(
+                "step %d is not ranked by %s: %.0f %% of its held-out completions could not be graded (at most %.0f %%)",
+                step,
+                self._metric,
+                100 * ungraded,
+                100 * (1 - GRADED),
+            )
+            return
+        if value is None or value != value:
+            _log.warning("step %d is not ranked: its evaluation has no %s", step, self._metric)
+            return
+        self._checkpointer.rate(step, {self._metric: value})
+        if self._best_value is None or self._is_better(value):
+            self._best, self._best_value = step, value
+        _log.info("step %d saved, %s=%.6g; %s", step, self._metric, value, self._told())
+
+    def _is_better(self, value: float) -> bool:
+        """Of two equal ones the newer is better, as for the checkpointer."""
+        assert self._best_value is not None
+        return value >= self._best_value if self._config.checkpoint.mode == "max" else value <= self._best_value
+
+    def _told(self) -> str:
+        return f"best so far: step {self._best}, {self._metric}={self._best_value:.6g}"

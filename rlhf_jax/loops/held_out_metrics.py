@@ -1,0 +1,127 @@
+"""From the graded completions of an evaluation to its metrics. Arrays in, numbers out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.loops.judging import Judge, Verdict
+from rlhf_jax.rewards import answer_of
+
+
+class Answers(NamedTuple):
+    """Completions of N prompts, k of each."""
+
+    total: np.ndarray
+    """float32 [N, k]; NaN = not graded."""
+    parts: np.ndarray
+    """float32 [N, k, R]."""
+    length: np.ndarray
+    """int [N, k], tokens."""
+    truncated: np.ndarray
+    """bool [N, k]."""
+    texts: list[str]
+    """N * k, prompt by prompt."""
+    failures: dict[str, int]
+    """"label/kind" -> completions."""
+
+
+def join_answers(batches: Sequence[Answers]) -> Answers:
+    """The completions of several batches of prompts."""
+    failures: Counter[str] = Counter()
+    for batch in batches:
+        failures.update(batch.failures)
+    return Answers(
+        np.concatenate([batch.total for batch in batches]),
+        np.concatenate([batch.parts for batch in batches]),
+        np.concatenate([batch.length for batch in batches]),
+        np.concatenate([batch.truncated for batch in batches]),
+        [text for batch in batches for text in batch.texts],
+        dict(failures),
+    )
+
+
+def metrics_of(judge: Judge, greedy: Answers, sampled: Answers | None) -> dict[str, float]:
+    """All metrics of an evaluation; a mean over nothing is left out.
+
+    Args:
+      judge: who says right or wrong.
+      greedy: one completion per prompt.
+      sampled: k completions per prompt, or None.
+
+    Returns:
+      See `evaluate_prompts`.
+    """
+    tasks = judge.learn(greedy.total, greedy.parts, {})
+    metrics = _rewards(greedy, "greedy", "") | {
+        "length/greedy": float(greedy.length.mean()),
+        "length/truncated_greedy": float(greedy.truncated.mean()),
+    }
+    if sampled is not None:
+        tasks = judge.learn(sampled.total, sampled.parts, tasks)
+        metrics |= _rewards(sampled, "sampled", "_sampled")
+    if not judge.says:
+        return metrics
+    right, judged = judge.correct(greedy.total, greedy.parts, tasks)
+    metrics |= _mean("accuracy/greedy", right[judged])
+    if sampled is not None:
+        metrics |= accuracies(judge.correct(sampled.total, sampled.parts, tasks), sampled.texts)
+    return metrics
+
+
+def metric_names(judge: Judge, samples: int) -> list[str]:
+    """What an evaluation of `samples` completions per prompt can produce."""
+    names = ["rewards/greedy", "rewards/ungraded", "length/greedy", "length/truncated_greedy"]
+    names += ["accuracy/greedy"] if judge.says else []
+    if samples:
+        names += ["rewards/sampled", "rewards/ungraded_sampled"]
+        names += [f"accuracy/{kind}@{samples}" for kind in ("mean", "pass", "maj")] if judge.says else []
+    return names
+
+
+def accuracies(verdict: Verdict, texts: Sequence[str]) -> dict[str, float]:
+    """mean@k, pass@k and maj@k over what was judged; a prompt of which no sample was judged does not count.
+
+    Args:
+      verdict: arrays [N, k].
+      texts: N * k completions.
+    """
+    k = verdict.judged.shape[1]
+    answers = np.array([answer_of(text) for text in texts], object).reshape(verdict.judged.shape)
+    prompts = [
+        (right[judged], answer[judged])
+        for right, judged, answer in zip(verdict.right, verdict.judged, answers, strict=True)
+        if judged.any()
+    ]
+    return (
+        _mean(f"accuracy/mean@{k}", verdict.right[verdict.judged])
+        | _mean(f"accuracy/pass@{k}", [right.any() for right, _ in prompts])
+        | _mean(f"accuracy/maj@{k}", [majority(answer, right) for right, answer in prompts])
+    )
+
+
+def majority(answers: np.ndarray, right: np.ndarray) -> float:
+    """Whether the most frequent answer is right: 1 or 0; on a tie the share of right ones among the most frequent.
+
+    Args:
+      answers: [k] texts, None where there is none (never a majority).
+      right: [k] bool.
+    """
+    counts = Counter(answer for answer in answers if answer is not None)
+    if not counts:
+        return 0.0
+    most = max(counts.values())
+    winners = [answer for answer, count in counts.items() if count == most]
+    return float(np.mean([right[list(answers).index(answer)] for answer in winners]))
+
+
+def _rewards(answers: Answers, name: str, suffix: str) -> dict[str, float]:
+    """The mean reward, and what could not be graded."""
+    graded = ~np.isnan(answers.total)
+    failed = {f"rewards/failed{suffix}/{kind}": float(count) for kind, count in answers.failures.items()}
+    return _mean(f"rewards/{name}", answers.total[graded]) | {f"rewards/ungraded{suffix}": float(1 - graded.mean())} | failed
+
+
+def _mean(name: str, values: np.ndarray | Sequence[float]) -> dict[str, float]:
+    return {name: float(np.mean(values, dtype=np.float64))} if len(values) else {}

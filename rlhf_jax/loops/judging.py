@@ -1,0 +1,126 @@
+"""Who says whether a completion is right: one reward, or the verifiers of several tasks, each of its own rows.
+
+"Not judged" is neither right nor wrong. A reward that returns None for the rows of another task leaves them to the next judge;
+a row that no judge grades stays out of every accuracy, and its group out of dynamic sampling.
+
+Judges that are named are asked in their order. Without names the first reward judges (built-in ones for form come last), and a
+later one becomes a judge when it is seen to be the verifier of another task: it leaves alone what the judges before it grade,
+without exception. A reward for form, which grades every row, never does, so that it does not judge the rows on which the verifier
+abstains.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.algorithms import DAPOConfig
+from rlhf_jax.config import Config
+from rlhf_jax.rewards.registry import MODEL
+
+FORM = frozenset({"think_format", "format", "length", "repetition", "overlong"})
+"""Built-in rewards that say nothing about right and wrong: judges only when they are named or there is no other reward."""
+
+Tasks = Mapping[str, bool]
+"""Name of a reward -> it has graded nothing but what the judges before it left alone; rewards not seen yet are missing."""
+
+
+class Verdict(NamedTuple):
+    """Which completions are right, and of which that is known. Arrays of one shape."""
+
+    right: np.ndarray
+    """bool, a subset of `judged`."""
+    judged: np.ndarray
+    """bool."""
+
+
+class Judge(NamedTuple):
+    """The rewards that say right or wrong, by their place among the run's rewards."""
+
+    names: tuple[str, ...]
+    """Of all rewards."""
+    judges: tuple[int, ...]
+    """Asked in this order. Empty: a reward model stands there, and a completion is right when its total reward is positive."""
+    candidates: tuple[int, ...]
+    """Rewards that may turn out to be judges."""
+
+    @property
+    def says(self) -> bool:
+        """Whether there is an accuracy at all, and not only positive rewards."""
+        return bool(self.judges)
+
+    def learn(self, total: np.ndarray, parts: np.ndarray, tasks: Tasks) -> dict[str, bool]:
+        """What is known about the candidates after some more completions.
+
+        Args:
+          total: float [...], rewards; NaN = not graded. Such rows say nothing: a failure is no abstention.
+          parts: float [..., R], each reward's own value; NaN = not graded.
+          tasks: what was known before.
+        """
+        known = dict(tasks)
+        if not self.candidates:
+            return known
+        graded = ~np.isnan(parts)
+        taken = graded[..., list(self.judges)].any(-1)
+        for index in self.candidates:
+            name, told = self.names[index], taken & ~np.isnan(total)
+            if (graded[..., index] & told).any():
+                known[name] = False
+            elif told.any():
+                known.setdefault(name, True)
+            if known.get(name, False):
+                taken = taken | graded[..., index]
+        return known
+
+    def correct(self, total: np.ndarray, parts: np.ndarray, tasks: Tasks) -> Verdict:
+        """Judges completions: right when the first judge that grades it is positive, before any penalty.
+
+        Args:
+          total: float [...], rewards; NaN = not graded.
+          parts: float [..., R].
+          tasks: from `learn`.
+        """
+        if not self.judges:
+            judged = ~np.isnan(total)
+            return Verdict(judged & (np.nan_to_num(total, nan=0.0) > 0), judged)
+        right, judged = np.zeros(total.shape, bool), np.zeros(total.shape, bool)
+        found = [index for index in self.candidates if tasks.get(self.names[index], False)]
+        for index in (*self.judges, *found):
+            value = parts[..., index]
+            asked = ~judged & ~np.isnan(value)
+            right |= asked & (np.nan_to_num(value, nan=0.0) > 0)
+            judged |= asked
+        return Verdict(right, judged)
+
+
+def make_judge(config: Config, named: str | Sequence[str] | None) -> Judge:
+    """The judge of a run.
+
+    Args:
+      config: its rewards.
+      named: `accuracy_reward`: one name, several, or None for the rule without names.
+    """
+    names = tuple(reward.label for reward in config.rewards)
+    functions = [reward.function for reward in config.rewards]
+    chosen = (named,) if isinstance(named, str) else tuple(named or ())
+    verifiers = [index for index, function in enumerate(functions) if function not in FORM] or [0]
+    judges = [names.index(name) for name in chosen] or verifiers[:1]
+    if functions[judges[0]] == MODEL:
+        return Judge(names, (), ())
+    others = [] if chosen else [index for index in verifiers[1:] if functions[index] != MODEL]
+    return Judge(names, tuple(judges), tuple(others))
+
+
+def training_judge(config: Config) -> Judge:
+    """Who judges what is trained on: DAPO's own choice; elsewhere accuracy is only reported, as at evaluation."""
+    if isinstance(config.algorithm, DAPOConfig):
+        return make_judge(config, config.algorithm.accuracy_reward)
+    return make_judge(config, config.evaluation.accuracy_reward)
+
+
+def held_out_judge(config: Config) -> Judge:
+    """Who judges at evaluation."""
+    named = config.evaluation.accuracy_reward
+    if named is None and isinstance(config.algorithm, DAPOConfig):
+        named = config.algorithm.accuracy_reward
+    return make_judge(config, named)
