@@ -26,7 +26,7 @@ ERROR_CODES = {
     "rlhf_jax.models.reader.ModelConfigError": 4,
     "rlhf_jax.models.checkpoint.ModelLoadError": 4,
     "rlhf_jax.models.rope.RopeError": 4,
-    "rlhf_jax.io.checkpoint.CheckpointError": 4,
+    "rlhf_jax.io.errors.CheckpointError": 4,
     "rlhf_jax.loops.errors.TrainingError": 5,
 }
 """Exception class -> exit code. By name, so that a mistake in the configuration does not wait for imports."""
