@@ -37,10 +37,13 @@ RESUMABLE = (
     "training.save_every",
     "training.log_every",
     "training.max_nonfinite",
+    "training.max_steps",
+    "training.num_epochs",
     "algorithm.max_generation_batches",
     "algorithm.on_cap",
 )
-"""Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt."""
+"""Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt.
+The number of steps may only grow, which the loops check."""
 TAKEN_LABELS = frozenset(
     "mean std ungraded group_std zero_std_groups overlong_penalty greedy sampled chosen rejected margin accuracy failed "
     "reward prompt completion prompt_index tokens truncated".split()
@@ -191,6 +194,21 @@ class Config:
         Raises:
             ConfigError: the file cannot be read.
         """
+        return [
+            change
+            for change in self.differences_from(path)
+            if not any(change.startswith((f"{free}:", f"{free}.")) for free in RESUMABLE)
+        ]
+
+    def differences_from(self, path: str | os.PathLike[str]) -> list[str]:
+        """Every difference, as `key: old -> new`, to the configuration in a file.
+
+        Args:
+            path: config.yaml of a run folder.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
         old, new = flat(settled(read_document(pathlib.Path(path)).tree)), flat(self.to_tree())
         unsaid = defaults(type(self)) | defaults(type(self.algorithm), "algorithm.")  # keys that came after the file was written
         old |= {key: unsaid[kind] for key in new.keys() - old.keys() if (kind := re.sub(r"\[\d+\]", "[]", key)) in unsaid}
@@ -198,7 +216,6 @@ class Config:
             f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
             for key in sorted(old.keys() | new.keys())
             if repr(old.get(key)) != repr(new.get(key))
-            and not any(key == free or key.startswith(free + ".") for free in RESUMABLE)
         ]
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -33,7 +34,7 @@ def is_disk_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
-        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+        if _system_number(error) in FULL:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -41,11 +42,28 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Puts the path into an `OSError` that names none: a full disk is noticed when writing, which does not know the name."""
+    """Puts the path into an `OSError` that names none: a full disk is noticed when writing, which does not know the name.
+
+    The same for what libraries in Rust make of the system's errors.
+    """
     try:
         yield
-    except OSError as error:
-        if error.filename is not None:
+    except Exception as error:
+        number = _system_number(error)
+        if number is None or (isinstance(error, OSError) and error.filename is not None):
             raise
-        reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _system_number(error: BaseException) -> int | None:
+    """The system's number of an error, also where only its words are left; None for an error of another kind."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    if (found := re.search(r"\(os error (\d+)\)", text)) is not None:  # Rust
+        return int(found[1])
+    if "No space left on device" in text or re.search(r"\d+ requested and \d+ written", text):  # C++; NumPy
+        return errno.ENOSPC
+    if "Disk quota exceeded" in text:
+        return errno.EDQUOT
+    return errno.EIO if isinstance(error, OSError) else None

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.data import Tokenizer, load_tokenizer
 from rlhf_jax.io import Checkpointer, CheckpointError
+from rlhf_jax.io.disk import naming
 from rlhf_jax.models import ModelConfig, abstract_params, make_model, save_pretrained
 from rlhf_jax.sharding import infer_shardings, make_mesh
 from rlhf_jax.types import Model, Params
@@ -17,7 +18,8 @@ def export_model(folder: pathlib.Path, model: Model, params: Params, tokenizer: 
     """Writes weights, config.json and the tokenizer as a folder that transformers and vLLM load."""
     ids: dict[str, Any] = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     save_pretrained(folder, model, params, extra_config=ids)
-    tokenizer.save(folder)
+    with naming(folder):
+        tokenizer.save(folder)
     return folder
 
 
