@@ -23,10 +23,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from rlhf_jax.io.disk import describe_bytes, free_bytes, is_disk_full
 from rlhf_jax.io.errors import CheckpointError, UnreadableError
-from rlhf_jax.io.fingerprint import layout_fingerprint, params_fingerprint, tree_leaves
+from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
 from rlhf_jax.io.quiet import silence_orbax
 from rlhf_jax.io.seal import Meta, seal
-from rlhf_jax.io.stored import StoredStep, check_fits, complete_steps, leaf_name, reason, stored_metrics
+from rlhf_jax.io.stored import StoredStep, check_fits, complete_steps, fields, leaf_name, reason, stored_metrics
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Checkpointer:
             arrays: dict[str, Any] = {"params": state.params, "rest": _rest(state)}
             sealed = Meta(
                 run=dict(meta),
-                fingerprints={name: params_fingerprint(tree) for name, tree in arrays.items()},
+                fingerprints=fingerprints(fields("params", arrays["params"]) | fields("rest", arrays["rest"])),
                 layouts={name: layout_fingerprint(tree) for name, tree in arrays.items()},
                 metrics=ranked,
             )
@@ -224,14 +224,16 @@ class Checkpointer:
             meta = stored.meta()
             layouts = stored.layouts(meta)
             check_fits(stored.folder, "params", abstract_state.params, layouts["params"], dtypes=True)
-            wanted = dict(layouts["rest"])  # whole, as it was saved: its digest covers all of it
+            # What does not fit is read too, as orbax reads whole items, but stays on the host.
+            wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(layouts["rest"]))
             for name, tree in rest.items():
                 try:
                     check_fits(stored.folder, name, tree, layouts["rest"].get(name, {}), dtypes=True)
                     wanted[name] = tree
                 except CheckpointError as error:
                     unfit[name] = str(error).removeprefix(f"{stored.folder}: ")
-            return stored.arrays({"params": abstract_state.params, "rest": wanted}, meta), meta
+            over = wanted.keys() - (rest.keys() - unfit.keys())
+            return stored.arrays({"params": abstract_state.params, "rest": wanted}, meta, passed_over=over), meta
 
         found, meta = self._or_whole(manager, step, read)
         kept = {name: found["rest"][name] for name in rest if name not in unfit}

@@ -7,7 +7,7 @@ probability of about 2^-64. It finds damage, not malice: nothing in it is secret
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -52,17 +52,32 @@ def params_fingerprint(params: Any) -> str:
     Raises:
         ValueError: a dtype whose bits cannot be read as bytes or words.
     """
-    sums = jax.device_get(_checksums(jax.tree.leaves(params)))
-    lines = [
-        f"{name}:{leaf.shape}:{leaf.dtype}:{int(pair[0])}:{int(pair[1])};"
-        for (name, leaf), pair in zip(tree_leaves("", params), sums, strict=True)
-    ]
-    return VERSION + hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return fingerprints({"": params})[""]
+
+
+def fingerprints(trees: Mapping[str, Any]) -> dict[str, str]:
+    """`params_fingerprint` of several trees in one program.
+
+    Args:
+        trees: name -> tree.
+
+    Returns:
+        Name -> digest.
+    """
+    sums = jax.device_get(_checksums({name: jax.tree.leaves(tree) for name, tree in trees.items()}))
+    digests = {}
+    for name, tree in trees.items():
+        lines = [
+            f"{path}:{leaf.shape}:{leaf.dtype}:{int(pair[0])}:{int(pair[1])};"
+            for (path, leaf), pair in zip(tree_leaves("", tree), sums[name], strict=True)
+        ]
+        digests[name] = VERSION + hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return digests
 
 
 @jax.jit
-def _checksums(leaves: list[Any]) -> list[Array]:
-    return [_checksum(leaf) for leaf in leaves]
+def _checksums(leaves: Any) -> Any:
+    return jax.tree.map(_checksum, leaves)
 
 
 def _words(x: Array) -> Array:

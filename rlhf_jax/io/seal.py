@@ -22,7 +22,7 @@ class Meta(NamedTuple):
     run: dict[str, Any]
     """What the loop gave."""
     fingerprints: dict[str, str]
-    """Item -> digest of its values; empty when an earlier version wrote the checkpoint."""
+    """`params` and fields of `rest` -> digest of the values; empty when an earlier version wrote the checkpoint."""
     layouts: dict[str, str]
     """Item -> digest of its names, shapes and dtypes; empty as above."""
     metrics: dict[str, float] | None
@@ -43,6 +43,8 @@ def unseal(stored: Any) -> Meta:
     """
     if not isinstance(stored, dict):
         raise DamagedError(f"it holds {type(stored).__name__} instead of an object")
+    if not stored:
+        raise DamagedError("it holds nothing")
     expected = {"format", *Meta._fields, "sha256"}
     if len(expected & stored.keys()) < 2:  # one changed letter must not make a new file look like an old one
         return Meta(stored, {}, {}, None)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 
 from rlhf_jax.io.disk import is_disk_full
 from rlhf_jax.io.errors import CheckpointError, UnreadableError
-from rlhf_jax.io.fingerprint import layout_fingerprint, params_fingerprint, tree_leaves
+from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
 from rlhf_jax.io.seal import DamagedError, Meta, unseal
 
 _log = logging.getLogger(__name__)
@@ -60,12 +60,13 @@ class StoredStep:
                     raise DamagedError("its names, shapes or dtypes are not those that were saved")
         return trees
 
-    def arrays(self, wanted: Mapping[str, Any], meta: Meta) -> dict[str, Any]:
+    def arrays(self, wanted: Mapping[str, Any], meta: Meta, *, passed_over: Collection[str] = ()) -> dict[str, Any]:
         """Whole items, onto the shardings that are wanted.
 
         Args:
             wanted: item -> tree with the shapes and dtypes that are stored.
             meta: of this checkpoint.
+            passed_over: fields of `rest` that are not compared, because nobody uses them.
 
         Raises:
             UnreadableError: a value is not the one that was saved.
@@ -75,9 +76,25 @@ class StoredStep:
             with reading(self.folder / name):
                 items = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(tree))})
                 found[name] = self._manager.restore(self._step, args=items)[name]
-                if meta.fingerprints and params_fingerprint(found[name]) != meta.fingerprints[name]:
-                    raise DamagedError("its values are not those that were saved")
+                used = {key: part for key, part in fields(name, found[name]).items() if field_of(key) not in passed_over}
+                targets = fields(name, tree)
+                for key, part in used.items():
+                    if [x.dtype for x in jax.tree.leaves(part)] != [x.dtype for x in jax.tree.leaves(targets[key])]:
+                        raise DamagedError(f"{field_of(key)} cannot be read as what it was")  # a random key, as plain words
+                for key, digest in fingerprints(used).items() if meta.fingerprints else ():
+                    if digest != meta.fingerprints[key]:
+                        raise DamagedError(f"the values of {field_of(key)} are not those that were saved")
         return found
+
+
+def fields(item: str, tree: Any) -> dict[str, Any]:
+    """The parts of an item that have digests of their own: `params`, and each field of `rest`."""
+    return {item: tree} if item == "params" else {f"{item}/{name}": value for name, value in tree.items()}
+
+
+def field_of(key: str) -> str:
+    """The field of the state whose digest stands under a key."""
+    return key.rpartition("/")[2]
 
 
 def stored_metrics(folder: pathlib.Path) -> dict[str, float]:

@@ -29,8 +29,8 @@ def saved(tmp_path_factory) -> pathlib.Path:
     """Checkpoints 4 and 6, both evaluated."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     with Checkpointer(folder, keep_best=1, best_metric="accuracy") as checkpointer:
-        checkpointer.save(4, make_state(1), META, metrics={"accuracy": 0.5})
-        checkpointer.save(6, make_state(0), META, metrics={"accuracy": 0.7})
+        checkpointer.save(4, make_state(1, width=64), META, metrics={"accuracy": 0.5})
+        checkpointer.save(6, make_state(0, width=64), META, metrics={"accuracy": 0.7})
     return folder
 
 
@@ -42,7 +42,7 @@ def folder(saved, tmp_path) -> pathlib.Path:
 
 def outcome(folder: pathlib.Path) -> str:
     """same, other, or refused: with one line that names the step and the whole one."""
-    state = make_state(0)
+    state = make_state(0, width=64)
     try:
         with Checkpointer(folder) as checkpointer:
             restored, meta = checkpointer.restore(6, abstract(state))
@@ -61,8 +61,10 @@ def outcome(folder: pathlib.Path) -> str:
 
 @pytest.mark.slow
 def test_no_damage_to_any_file_gives_other_values(folder, capfd):
-    counts = collections.Counter(outcome(folder) for _ in damaged_files(folder / "6"))
-    assert counts.total() > 240 and counts["other"] == 0 and counts["refused"] > 90, counts
+    found = [(outcome(folder), name, path.name) for name, path in damaged_files(folder / "6")]
+    counts = collections.Counter(kind for kind, *_ in found)
+    assert not [case for case in found if case[0] == "other"]
+    assert counts.total() > 240 and counts["refused"] > 90, counts
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -93,7 +95,7 @@ def test_an_unreadable_description_is_one_line(folder, item, data):
 
 
 def test_parameters_alone_are_compared_too(folder):
-    wanted = abstract(make_state()).params
+    wanted = abstract(make_state(0, width=64)).params
     flip(largest(folder / "6" / "rest"))
     with Checkpointer(folder) as checkpointer:
         checkpointer.restore_params(6, wanted)
@@ -106,7 +108,7 @@ def test_when_no_other_is_whole(folder):
     for step in ("4", "6"):
         flip(largest(folder / step / "params"))
     with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError, match="no other checkpoint is whole: start again"):
-        checkpointer.restore(6, abstract(make_state()))
+        checkpointer.restore(6, abstract(make_state(0, width=64)))
 
 
 @pytest.mark.parametrize("text", ['{"accuracy": 0.1}', "", "{"])
@@ -121,22 +123,22 @@ def test_a_changed_evaluation_does_not_choose_another_checkpoint(folder, text):
 def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("rlhf_jax.io.checkpoint.seal", lambda meta: meta.run)
     with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(6, make_state(), META)
+        checkpointer.save(6, make_state(0, width=64), META)
     monkeypatch.undo()
     with Checkpointer(tmp_path) as checkpointer:
-        state, meta = checkpointer.restore(6, abstract(make_state()))
+        state, meta = checkpointer.restore(6, abstract(make_state(0, width=64)))
     assert meta == META
-    assert_same_bits(state, make_state())
+    assert_same_bits(state, make_state(0, width=64))
 
 
 def test_parts_that_do_not_fit_are_left_out(folder):
-    wide = make_state(0)
+    wide = make_state(0, width=64)
     wide = wide._replace(aux={"kl_coef": jnp.zeros(3)})
     with Checkpointer(folder) as checkpointer:
         found = checkpointer.restore_parts(6, abstract(wide))
     assert set(found.unfit) == {"aux"} and "aux/kl_coef has shape () in the checkpoint, but (3,)" in found.unfit["aux"]
     assert set(found.fields) == {"params", "opt_state", "key", "step", "skipped"}
-    assert_same_bits(found.fields["opt_state"], make_state(0).opt_state)
+    assert_same_bits(found.fields["opt_state"], make_state(0, width=64).opt_state)
     flip(largest(folder / "6" / "rest"))
     with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError, match="6/rest .*step 4 is whole"):
         checkpointer.restore_parts(6, abstract(wide))
@@ -255,7 +257,7 @@ def test_a_disk_that_fills_up_while_saving(small_disk):
 def test_a_save_that_fails_in_the_background_is_noticed_at_the_next_step(tmp_path, monkeypatch):
     from orbax.checkpoint import checkpoint_manager
 
-    state, finalize = make_state(), checkpoint_manager.CheckpointManager._finalize
+    state, finalize = make_state(0, width=64), checkpoint_manager.CheckpointManager._finalize
 
     def fail(self, step, *args):
         try:
@@ -287,6 +289,6 @@ def test_a_failed_save_does_not_replace_the_error_that_ends_a_run(tmp_path, monk
 
     monkeypatch.setattr(checkpoint_manager.CheckpointManager, "_finalize", fail)
     with pytest.raises(ZeroDivisionError), Checkpointer(tmp_path / "ck") as checkpointer:
-        checkpointer.save(1, make_state(), {})
+        checkpointer.save(1, make_state(0, width=64), {})
         raise ZeroDivisionError
     assert "ck/1 could not be saved: No space left on device" in caplog.text

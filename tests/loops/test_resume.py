@@ -233,9 +233,9 @@ def test_damaged_caches_are_made_anew(tiny_config, tmp_path, damage, caplog):
 )
 def test_a_hangup_asks_and_never_kills(signals):
     with StopRequest() as stop:
-        for signum in signals:
-            signal.raise_signal(signum)
-        assert stop.signum == signals[0]
+        for name in signals.split():
+            signal.raise_signal(signal.Signals[name])
+        assert stop.signum == signal.Signals[signals.split()[0]]
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
