@@ -14,7 +14,7 @@ exit codes:
   1    unexpected error (a bug, or the system: disk full, out of memory)
   2    mistake on the command line or in the configuration
   3    the data cannot be used
-  4    the model or the checkpoint cannot be used
+  4    the model or the checkpoint cannot be read or written
   5    training failed: the loss or the gradients stay non-finite
   130  interrupted by Ctrl-C or SIGTERM after saving; the same command goes on from there
 """

@@ -21,12 +21,21 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from rlhf_jax.io.disk import describe_bytes, free_bytes, is_disk_full
 from rlhf_jax.io.errors import CheckpointError, UnreadableError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
 from rlhf_jax.io.quiet import silence_orbax
 from rlhf_jax.io.seal import Meta, seal
-from rlhf_jax.io.stored import StoredStep, check_fits, complete_steps, fields, leaf_name, reason, stored_metrics
+from rlhf_jax.io.stored import (
+    StoredStep,
+    check_fits,
+    check_metrics,
+    complete_steps,
+    fields,
+    leaf_name,
+    reading,
+    save_error,
+    stored_metrics,
+)
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
@@ -287,12 +296,16 @@ class Checkpointer:
             CheckpointError: a save failed.
         """
         if self._open_manager is not None:
+            manager = self._open_manager
             try:
                 self.wait()
-            finally:
-                manager, self._open_manager = self._open_manager, None
-                with contextlib.suppress(Exception):  # of a save that failed: `wait` has told it
+            except CheckpointError:
+                with contextlib.suppress(Exception):  # the same once more
                     manager.close()
+                raise
+            finally:
+                self._open_manager = None
+            manager.close()
 
     def __enter__(self) -> Self:
         return self
@@ -318,14 +331,12 @@ class Checkpointer:
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
             if self._best_metric is not None:
-                for step in complete_steps(self.directory):
-                    stored_metrics(
-                        self.directory / str(step)
-                    )  # orbax reads them all, and would say no more than where a comma is missing
+                check_metrics(self.directory)
             handlers = {"params": ocp.StandardCheckpointHandler(), "rest": ocp.StandardCheckpointHandler()}
-            self._open_manager = ocp.CheckpointManager(
-                self.directory, options=self._options, item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()}
-            )
+            with reading(self.directory):
+                self._open_manager = ocp.CheckpointManager(
+                    self.directory, options=self._options, item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()}
+                )
         if create and not self._cleaned:
             self._cleaned = True
             self._remove_unfinished()
@@ -359,7 +370,7 @@ class Checkpointer:
             damage = error
         for other in reversed([other for other in complete_steps(self.directory) if other != step]):
             try:
-                read(StoredStep(manager, self.directory / str(other)))
+                StoredStep(manager, self.directory / str(other)).verify()
             except CheckpointError:
                 continue
             raise CheckpointError(
@@ -380,13 +391,7 @@ class Checkpointer:
             if jax.process_index() == 0:
                 for stale in self.directory.glob(UNFINISHED):  # its room is needed for the next attempt
                     shutil.rmtree(stale, ignore_errors=True)
-            steps = complete_steps(self.directory)
-            left = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
-            room = f" ({describe_bytes(free_bytes(self.directory))} free)" if is_disk_full(error) else ""
-            raise CheckpointError(
-                f"{self.directory / str(step)} could not be saved: {reason(error)}{room}; {left}: "
-                "mend the cause and start the same command again"
-            ) from error
+            raise save_error(self.directory, step, error) from error
 
 
 def _rest(state: State) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from rlhf_jax.io.disk import is_disk_full
+from rlhf_jax.io.disk import describe_bytes, free_bytes, is_disk_full
 from rlhf_jax.io.errors import CheckpointError, UnreadableError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
 from rlhf_jax.io.seal import DamagedError, Meta, unseal
@@ -79,12 +79,28 @@ class StoredStep:
                 used = {key: part for key, part in fields(name, found[name]).items() if field_of(key) not in passed_over}
                 targets = fields(name, tree)
                 for key, part in used.items():
-                    if [x.dtype for x in jax.tree.leaves(part)] != [x.dtype for x in jax.tree.leaves(targets[key])]:
-                        raise DamagedError(f"{field_of(key)} cannot be read as what it was")  # a random key, as plain words
+                    if sum(map(is_key, jax.tree.leaves(part))) < sum(map(is_key, jax.tree.leaves(targets[key]))):
+                        raise DamagedError(f"{field_of(key)} is read as plain words, and was a random key")
                 for key, digest in fingerprints(used).items() if meta.fingerprints else ():
                     if digest != meta.fingerprints[key]:
                         raise DamagedError(f"the values of {field_of(key)} are not those that were saved")
         return found
+
+    def verify(self) -> None:
+        """Reads everything once, on the host, and compares it.
+
+        Raises:
+            UnreadableError: the checkpoint is not whole.
+        """
+        meta = self.meta()
+        for name, tree in self.layouts(meta).items():
+            host = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+            self.arrays({name: host}, meta)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed PRNG key."""
+    return bool(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def fields(item: str, tree: Any) -> dict[str, Any]:
@@ -111,6 +127,34 @@ def stored_metrics(folder: pathlib.Path) -> dict[str, float]:
     if sealed.fingerprints and (sealed.metrics or {}) != metrics:
         raise UnreadableError(f"{path} is damaged: its contents are not those that were written")
     return metrics
+
+
+def check_metrics(directory: pathlib.Path) -> None:
+    """Reads what all checkpoints are ranked by: orbax does too, and says no more than where a comma is missing.
+
+    Raises:
+        UnreadableError: of the first that is damaged, with how to go on.
+    """
+    steps = complete_steps(directory)
+    for step in steps:
+        try:
+            stored_metrics(directory / str(step))
+        except UnreadableError as error:
+            others = ", ".join(str(other) for other in steps if other != step) or "none"
+            raise UnreadableError(
+                f"{error}; remove {directory / str(step)} to go on with the other checkpoints (of steps: {others})"
+            ) from error
+
+
+def save_error(directory: pathlib.Path, step: int | None, error: Exception) -> CheckpointError:
+    """A save that failed, in one line: which, why, what is left, and what to do."""
+    steps = complete_steps(directory)
+    left = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
+    room = f" ({describe_bytes(free_bytes(directory))} free)" if is_disk_full(error) else ""
+    return CheckpointError(
+        f"{directory / str(step)} could not be saved: {reason(error)}{room}; {left}: "
+        "mend the cause and start the same command again"
+    )
 
 
 def complete_steps(directory: pathlib.Path) -> list[int]:

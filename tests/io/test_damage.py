@@ -104,6 +104,15 @@ def test_parameters_alone_are_compared_too(folder):
         checkpointer.restore_params(6, wanted)
 
 
+def test_a_checkpoint_is_called_whole_only_when_all_of_it_is(folder):
+    (folder / "6" / "meta" / "metadata").write_text("{")
+    with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError, match="step 4 is whole"):
+        checkpointer.read_meta()
+    flip(largest(folder / "4" / "rest"))
+    with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError, match="no other checkpoint is whole"):
+        checkpointer.read_meta()
+
+
 def test_when_no_other_is_whole(folder):
     for step in ("4", "6"):
         flip(largest(folder / step / "params"))
