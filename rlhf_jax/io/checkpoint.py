@@ -13,25 +13,26 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from rlhf_jax.io.errors import CheckpointError, UnreadableError
+from rlhf_jax.io.errors import CheckpointError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
 from rlhf_jax.io.quiet import silence_orbax
 from rlhf_jax.io.seal import Meta, seal
 from rlhf_jax.io.stored import (
+    Parts,
     StoredStep,
     check_fits,
     check_metrics,
-    complete_steps,
     fields,
     leaf_name,
+    or_whole,
     reading,
     save_error,
     stored_metrics,
@@ -52,17 +53,6 @@ class State(Protocol):
 
 
 StateT = TypeVar("StateT", bound=State)
-ReadT = TypeVar("ReadT")
-
-
-class Parts(NamedTuple):
-    """What `restore_parts` brings back."""
-
-    fields: dict[str, Any]
-    """The fields of the state that fit, `params` among them."""
-    unfit: dict[str, str]
-    """Those that do not: field -> the first difference."""
-    meta: dict[str, Any]
 
 
 class Checkpointer:
@@ -181,7 +171,7 @@ class Checkpointer:
     def read_meta(self, step: int | None = None) -> dict[str, Any]:
         """The `meta` of a checkpoint (None: the newest) alone."""
         manager, step = self._find(step)
-        return self._or_whole(manager, step, StoredStep.meta).run
+        return or_whole(StoredStep(manager, self.directory / str(step)), StoredStep.meta).run
 
     def restore(self, step: int | None, abstract_state: StateT) -> tuple[StateT, dict[str, Any]]:
         """Read a whole state, bit for bit, onto the given shardings.
@@ -208,7 +198,7 @@ class Checkpointer:
             check_fits(stored.folder, "", wanted["rest"], layouts["rest"], dtypes=True)
             return stored.arrays(wanted, meta), meta
 
-        found, meta = self._or_whole(manager, step, read)
+        found, meta = or_whole(StoredStep(manager, self.directory / str(step)), read)
         kind: Any = type(abstract_state)
         return kind(params=found["params"], **found["rest"]), meta.run
 
@@ -244,7 +234,7 @@ class Checkpointer:
             over = wanted.keys() - (rest.keys() - unfit.keys())
             return stored.arrays({"params": abstract_state.params, "rest": wanted}, meta, passed_over=over), meta
 
-        found, meta = self._or_whole(manager, step, read)
+        found, meta = or_whole(StoredStep(manager, self.directory / str(step)), read)
         kept = {name: found["rest"][name] for name in rest if name not in unfit}
         return Parts({"params": found["params"]} | kept, unfit, meta.run)
 
@@ -275,7 +265,7 @@ class Checkpointer:
             )  # in the dtypes that are stored, which its digest is of
             return stored.arrays({"params": wanted}, meta)["params"]
 
-        found = self._or_whole(manager, step, read)
+        found = or_whole(StoredStep(manager, self.directory / str(step)), read)
         return jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), found, abstract_params)
 
     def wait(self) -> None:
@@ -360,24 +350,6 @@ class Checkpointer:
         if step is not None and step not in steps:
             raise CheckpointError(f"{self.directory}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
         return manager, steps[-1] if step is None else step
-
-    def _or_whole(self, manager: ocp.CheckpointManager, step: int, read: Callable[[StoredStep], ReadT]) -> ReadT:
-        """Reads a checkpoint; when it is damaged, the error says which other one can be read whole."""
-        folder = self.directory / str(step)
-        try:
-            return read(StoredStep(manager, folder))
-        except UnreadableError as error:
-            damage = error
-        for other in reversed([other for other in complete_steps(self.directory) if other != step]):
-            try:
-                StoredStep(manager, self.directory / str(other)).verify()
-            except CheckpointError:
-                continue
-            raise CheckpointError(
-                f"{damage}; the checkpoint of step {other} is whole: remove {folder} to go on from it, "
-                f"or name it (--step {other}, or checkpoint.start_from={self.directory.parent}@{other} in a new run_dir)"
-            ) from damage.__cause__
-        raise CheckpointError(f"{damage}; no other checkpoint is whole: start again in a new run_dir") from damage.__cause__
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:

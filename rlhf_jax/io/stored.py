@@ -4,8 +4,8 @@ import contextlib
 import json
 import logging
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,6 +16,7 @@ from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leave
 from rlhf_jax.io.seal import DamagedError, Meta, unseal
 
 _log = logging.getLogger(__name__)
+ReadT = TypeVar("ReadT")
 ARRAYS = ("params", "rest")
 """Items that hold arrays."""
 
@@ -29,8 +30,8 @@ class StoredStep:
     """
 
     def __init__(self, manager: ocp.CheckpointManager, folder: pathlib.Path):
-        self._manager, self.folder = manager, folder
-        self._step = int(folder.name)
+        self.manager, self.folder = manager, folder
+        self.step = int(folder.name)
 
     def meta(self) -> Meta:
         """What was saved beside the arrays.
@@ -40,7 +41,7 @@ class StoredStep:
         """
         with reading(self.folder / "meta"):
             items = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            meta = unseal(self._manager.restore(self._step, args=items).meta)
+            meta = unseal(self.manager.restore(self.step, args=items).meta)
         if not meta.fingerprints:
             _log.info("%s was saved by an earlier version, without digests of its values", self.folder)
         return meta
@@ -52,7 +53,7 @@ class StoredStep:
             UnreadableError: they are not those that were saved.
         """
         with reading(self.folder):
-            stored = self._manager.item_metadata(self._step)
+            stored = self.manager.item_metadata(self.step)
             trees = {name: tree_of(stored[name]) for name in ARRAYS}
         for name, tree in trees.items():
             with reading(self.folder / name):
@@ -75,7 +76,7 @@ class StoredStep:
         for name, tree in wanted.items():
             with reading(self.folder / name):
                 items = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(tree))})
-                found[name] = self._manager.restore(self._step, args=items)[name]
+                found[name] = self.manager.restore(self.step, args=items)[name]
                 used = {key: part for key, part in fields(name, found[name]).items() if field_of(key) not in passed_over}
                 targets = fields(name, tree)
                 for key, part in used.items():
@@ -96,6 +97,39 @@ class StoredStep:
         for name, tree in self.layouts(meta).items():
             host = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
             self.arrays({name: host}, meta)
+
+
+class Parts(NamedTuple):
+    """A state that was taken as far as it fits."""
+
+    fields: dict[str, Any]
+    """The fields that fit, `params` among them."""
+    unfit: dict[str, str]
+    """Those that do not: field -> the first difference."""
+    meta: dict[str, Any]
+
+
+def or_whole(stored: StoredStep, read: Callable[[StoredStep], ReadT]) -> ReadT:
+    """Reads a checkpoint; when it is damaged, the error says which other one is whole.
+
+    Raises:
+        CheckpointError: whatever `read` raises, damage with how to go on.
+    """
+    try:
+        return read(stored)
+    except UnreadableError as error:
+        damage = error
+    directory = stored.folder.parent
+    for other in reversed([step for step in complete_steps(directory) if step != stored.step]):
+        try:
+            StoredStep(stored.manager, directory / str(other)).verify()
+        except CheckpointError:
+            continue
+        raise CheckpointError(
+            f"{damage}; the checkpoint of step {other} is whole: remove {stored.folder} to go on from it, "
+            f"or name it (--step {other}, or checkpoint.start_from={directory.parent}@{other} in a new run_dir)"
+        ) from damage.__cause__
+    raise CheckpointError(f"{damage}; no other checkpoint is whole: start again in a new run_dir") from damage.__cause__
 
 
 def is_key(leaf: Any) -> bool:

@@ -269,10 +269,11 @@ def test_a_save_that_fails_in_the_background_is_noticed_at_the_next_step(tmp_pat
     state, finalize = make_state(0, width=64), checkpoint_manager.CheckpointManager._finalize
 
     def fail(self, step, *args):
-        try:
-            if step == 2:
-                raise OSError(28, "No space left on device")
+        if step != 2:
             return finalize(self, step, *args)
+        try:
+            self._wait_for_checkpointers()
+            raise OSError(28, "No space left on device")
         finally:
             self._save_progress_tracker.set(False)
 
@@ -293,6 +294,7 @@ def test_a_failed_save_does_not_replace_the_error_that_ends_a_run(tmp_path, monk
     from orbax.checkpoint import checkpoint_manager
 
     def fail(self, step, *args):
+        self._wait_for_checkpointers()
         self._save_progress_tracker.set(False)
         raise OSError(28, "No space left on device")
 
