@@ -16,7 +16,7 @@ exit codes:
   1    unexpected error (a bug, or the system: disk full, out of memory)
   2    mistake on the command line or in the configuration
   3    the data cannot be used
-  4    the model or the checkpoint cannot be used
+  4    the model or the checkpoint cannot be read or written
   5    training failed: the loss or the gradients stay non-finite
   130  interrupted by Ctrl-C or SIGTERM after saving; the same command goes on from there
 """
@@ -28,7 +28,7 @@ ERROR_CODES = {
     "rlhf_jax.models.reader.ModelConfigError": 4,
     "rlhf_jax.models.checkpoint.ModelLoadError": 4,
     "rlhf_jax.models.rope.RopeError": 4,
-    "rlhf_jax.io.checkpoint.CheckpointError": 4,
+    "rlhf_jax.io.errors.CheckpointError": 4,
     "rlhf_jax.loops.errors.TrainingError": 5,
 }
 """Exception class -> exit code. By name, so that a mistake in the configuration does not wait for imports."""

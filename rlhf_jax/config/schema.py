@@ -39,12 +39,15 @@ RESUMABLE = (
     "training.save_every",
     "training.log_every",
     "training.max_nonfinite",
+    "training.max_steps",
+    "training.num_epochs",
     "algorithm.max_generation_batches",
     "algorithm.on_cap",
     "algorithm.dynamic_sampling",
 )
-"""Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt; or
-they are the way on from a batch that dynamic sampling cannot fill."""
+"""Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is
+learnt; or they are the way on from a batch that dynamic sampling cannot fill. The number of steps may only grow, which
+the loops check."""
 TAKEN_LABELS = frozenset(
     "mean std ungraded group_std zero_std_groups overlong_penalty greedy sampled chosen rejected margin accuracy failed "
     "ungraded_sampled failed_sampled step split sample kept trained_step generation_batch "
@@ -196,6 +199,21 @@ class Config:
         Raises:
             ConfigError: the file cannot be read.
         """
+        return [
+            change
+            for change in self.differences_from(path)
+            if not any(change.startswith((f"{free}:", f"{free}.")) for free in RESUMABLE)
+        ]
+
+    def differences_from(self, path: str | os.PathLike[str]) -> list[str]:
+        """Every difference, as `key: old -> new`, to the configuration in a file.
+
+        Args:
+            path: config.yaml of a run folder.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
         old, new = flat(settled(read_document(pathlib.Path(path)).tree)), flat(self.to_tree())
         unsaid = defaults(type(self)) | defaults(type(self.algorithm), "algorithm.")  # keys that came after the file was written
         old |= {key: unsaid[kind] for key in new.keys() - old.keys() if (kind := re.sub(r"\[\d+\]", "[]", key)) in unsaid}
@@ -203,7 +221,6 @@ class Config:
             f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
             for key in sorted(old.keys() | new.keys())
             if repr(old.get(key)) != repr(new.get(key))
-            and not any(key == free or key.startswith(free + ".") for free in RESUMABLE)
         ]
 
 

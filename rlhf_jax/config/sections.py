@@ -121,6 +121,10 @@ class CheckpointConfig:
     rewards, accuracies: large)."""
     resume: Literal["auto", "never", "must"] = "auto"
     """auto: go on when run_dir holds this run; never: run_dir must be new; must: there has to be a checkpoint."""
+    start_from: str | None = None
+    """A new run goes on from this one, given as RUN or RUN@STEP: from its weights, optimizer state, random keys, KL coefficient,
+    place in the data and carried-over groups, as far as they fit. Every change to the configuration is allowed, and listed in the
+    log. Steps of the other run count in `training.max_steps` (but not in `num_epochs` over other data)."""
 
     def __post_init__(self) -> None:
         if self.keep_last < 1:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.data.digest import StaleError, file_digest
 from rlhf_jax.data.encode import Dropped, EncodedRow, Rendered, encode_rows, fit, flatten, num_prefix, render
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.examples import Split, load_examples
@@ -89,9 +90,15 @@ def tokenize_split(
         DataError: as `load_examples`; a conversation that the chat template refuses; or nothing fits the length limits.
     """
     folder = None if cache_dir is None else pathlib.Path(cache_dir) / f"tokens-{fingerprint[:32]}"
-    if folder is not None and (folder / "meta.json").is_file():
-        logger.info("tokens of %s (%s) read from %s", config.path, split, folder)
-        return _read_cache(folder)
+    if folder is not None and folder.is_dir():
+        try:
+            result = _read_cache(folder)
+        except StaleError as reason:
+            logger.warning("tokens of %s (%s) in %s are damaged (%s): made anew", config.path, split, folder, reason)
+            shutil.rmtree(folder)
+        else:
+            logger.info("tokens of %s (%s) read from %s", config.path, split, folder)
+            return result
     examples = load_examples(config, kind=kind, split=split)
     start = time.perf_counter()
     result = _join(list(_tokenize_chunks(examples.rows, tokenizer, config)), config, examples.skipped, examples.name)
@@ -209,7 +216,9 @@ def _write_cache(folder: pathlib.Path, result: TokenizedSet) -> None:
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     for name, array in zip(_ARRAYS, result[:4], strict=True):
         np.save(temporary / f"{name}.npy", array)
-    meta = {"skipped": result.skipped, "shortened": result.shortened}
+    digests = {name: file_digest(temporary / f"{name}.npy") for name in _ARRAYS}
+    meta = {"skipped": result.skipped, "shortened": result.shortened, "digests": digests}
+    meta["digest"] = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
     (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     try:
         temporary.rename(folder)
@@ -218,6 +227,16 @@ def _write_cache(folder: pathlib.Path, result: TokenizedSet) -> None:
 
 
 def _read_cache(folder: pathlib.Path) -> TokenizedSet:
-    tokens, trained, offsets, margins = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    return TokenizedSet(tokens, trained, offsets, margins, meta["skipped"], meta["shortened"])
+    """The arrays that `_write_cache` wrote; `StaleError` when a bit of them differs."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        digest = meta.pop("digest")
+        if digest != hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest():
+            raise StaleError("the digest of meta.json differs")
+        for name in _ARRAYS:
+            if file_digest(folder / f"{name}.npy") != meta["digests"][name]:
+                raise StaleError(f"the digest of {name}.npy differs")
+        tokens, trained, offsets, margins = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
+        return TokenizedSet(tokens, trained, offsets, margins, meta["skipped"], meta["shortened"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        raise StaleError(" ".join(str(error).split()) or type(error).__name__) from error

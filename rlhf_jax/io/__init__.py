@@ -1,6 +1,6 @@
 """What a run leaves on disk: checkpoints, metrics, logs, plots."""
 
-from rlhf_jax.io.checkpoint import Checkpointer, CheckpointError
+from rlhf_jax.io.checkpoint import Checkpointer
 from rlhf_jax.io.completions import (
     COMPLETION_COLUMNS,
     GREEDY,
@@ -9,6 +9,7 @@ from rlhf_jax.io.completions import (
     log_completions,
 )
 from rlhf_jax.io.curves import plot_curves
+from rlhf_jax.io.errors import CheckpointError
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress, describe_metrics
 from rlhf_jax.io.run_folder import RunFolder, RunFolderError

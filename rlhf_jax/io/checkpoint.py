@@ -3,9 +3,11 @@
 A thin wrapper around orbax's `CheckpointManager`. Each step's folder holds three items: `params` (so that they can be read
 alone), `rest` (every other field of the train state) and `meta` (JSON: data position, fingerprints, whatever the loop wants).
 A step folder appears under its final name only when it is complete, so a run killed in the middle of a save resumes from the
-checkpoint before it.
+checkpoint before it. `meta` also holds digests of all values (`fingerprint`, `seal`), taken on the device while saving and
+compared after reading: a checkpoint is read as it was written, or refused in one line that names a whole one.
 """
 
+import contextlib
 import datetime
 import logging
 import math
@@ -14,22 +16,33 @@ import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from rlhf_jax.io.errors import CheckpointError
+from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
+from rlhf_jax.io.quiet import silence_orbax
 from rlhf_jax.io.ranks import BestRanked, Ranks, Saved, stale_steps
+from rlhf_jax.io.seal import Meta, seal
+from rlhf_jax.io.stored import (
+    Parts,
+    StoredStep,
+    check_fits,
+    check_metrics,
+    fields,
+    leaf_name,
+    or_whole,
+    reading,
+    save_error,
+    stored_metrics,
+)
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
 UNFINISHED = "*.orbax-checkpoint-tmp*"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing or does not fit, in one line."""
 
 
 class State(Protocol):
@@ -42,13 +55,6 @@ class State(Protocol):
 
 
 StateT = TypeVar("StateT", bound=State)
-
-
-class Leaf(NamedTuple):
-    """Shape and dtype of one array as it is stored (a PRNG key by its words)."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
 
 class Checkpointer:
@@ -89,10 +95,12 @@ class Checkpointer:
             preservation_policy=self._policy,
             best_fn=(lambda metrics: metrics.get(best_metric, -math.inf)) if best_metric is not None else None,
             enable_async_checkpointing=True,
+            lightweight_initialize=best_metric is None,  # reads nothing of checkpoints that are not asked for
         )
         self._open_manager: ocp.CheckpointManager | None = None
         self._cleaned = False
-        logging.getLogger("absl").addFilter(_not_orbax_chatter)
+        self._saving: int | None = None
+        silence_orbax()
 
     def save(self, step: int, state: State, meta: Mapping[str, Any], *, metrics: Mapping[str, float] | None = None) -> None:
         """Save a state; returns once it is copied to the host, so that its buffers may be donated at once.
@@ -105,19 +113,39 @@ class Checkpointer:
             meta: what JSON can hold.
             metrics: evaluation results; without `best_metric` in them (or with NaN) the checkpoint is no candidate for best.
         """
-        manager = self._manager(create=True)
-        assert manager is not None
-        if step in manager.all_steps():
-            _log.debug("step %d is already saved in %s", step, self.directory)
-            return
-        value = (metrics or {}).get(self._best_metric or "", math.nan)
-        ranked = None if self._best_metric is None or math.isnan(value) else {self._best_metric: float(value)}
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            rest=ocp.args.StandardSave(_rest(state)),
-            meta=ocp.args.JsonSave(dict(meta)),
-        )
-        manager.save(step, args=items, metrics=ranked)
+        self.wait()
+        with self._writing(step):
+            manager = self._manager(create=True)
+            assert manager is not None
+            if step in manager.all_steps():
+                _log.debug("step %d is already saved in %s", step, self.directory)
+                return
+            value = (metrics or {}).get(self._best_metric or "", math.nan)
+            ranked = None if self._best_metric is None or math.isnan(value) else {self._best_metric: float(value)}
+            arrays: dict[str, Any] = {"params": state.params, "rest": _rest(state)}
+            sealed = Meta(
+                run=dict(meta),
+                fingerprints=fingerprints(fields("params", arrays["params"]) | fields("rest", arrays["rest"])),
+                layouts={name: layout_fingerprint(tree) for name, tree in arrays.items()},
+                metrics=ranked,
+            )
+            items = ocp.args.Composite(
+                params=ocp.args.StandardSave(arrays["params"]),
+                rest=ocp.args.StandardSave(arrays["rest"]),
+                meta=ocp.args.JsonSave(seal(sealed)),
+            )
+            self._saving = step
+            manager.save(step, args=items, metrics=ranked)
+
+    def check(self) -> None:
+        """Notice a save that failed in the background; costs nothing while one is going on or none is.
+
+        Raises:
+            CheckpointError: it failed; the line says which one, why, and which checkpoint is the last one.
+        """
+        manager = self._open_manager
+        if self._saving is not None and manager is not None and not manager.is_saving_in_progress():
+            self.wait()
 
     def all_steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending; waits for the one that is being saved."""
@@ -155,17 +183,18 @@ class Checkpointer:
         manager = self._manager(create=False)
         if manager is None:
             return None
-        return next(iter(self._ranks.best({step: manager.metrics(step) for step in self.all_steps()})), None)
+        stored = {step: stored_metrics(self.directory / str(step)) for step in self.all_steps()}
+        return next(iter(self._ranks.best(stored)), None)
 
     def rated(self, step: int) -> float | None:
         """The `best_metric` of a checkpoint; None when it is not known."""
         manager = self._manager(create=False)
-        return None if manager is None else self._ranks.value(step, manager.metrics(step))
+        return None if manager is None else self._ranks.value(step, stored_metrics(self.directory / str(step)))
 
     def read_meta(self, step: int | None = None) -> dict[str, Any]:
         """The `meta` of a checkpoint (None: the newest) alone."""
         manager, step = self._find(step)
-        return manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        return or_whole(StoredStep(manager, self.directory / str(step)), StoredStep.meta).run
 
     def restore(self, step: int | None, abstract_state: StateT) -> tuple[StateT, dict[str, Any]]:
         """Read a whole state, bit for bit, onto the given shardings.
@@ -179,21 +208,58 @@ class Checkpointer:
             (state, meta).
 
         Raises:
-            CheckpointError: no such checkpoint, or names, shapes or dtypes differ (the first difference is named).
+            CheckpointError: no such checkpoint; or names, shapes or dtypes differ (the first difference is named); or it is
+                damaged: then the newest whole one is named.
+        """
+        manager, step = self._find(step)
+        wanted = {"params": abstract_state.params, "rest": _rest(abstract_state)}
+
+        def read(stored: StoredStep) -> tuple[dict[str, Any], Meta]:
+            meta = stored.meta()
+            layouts = stored.layouts(meta)
+            check_fits(stored.folder, "params", wanted["params"], layouts["params"], dtypes=True)
+            check_fits(stored.folder, "", wanted["rest"], layouts["rest"], dtypes=True)
+            return stored.arrays(wanted, meta), meta
+
+        found, meta = or_whole(StoredStep(manager, self.directory / str(step)), read)
+        kind: Any = type(abstract_state)
+        return kind(params=found["params"], **found["rest"]), meta.run
+
+    def restore_parts(self, step: int | None, abstract_state: State) -> Parts:
+        """`restore` for a state that need not fit as a whole: each field is taken where names, shapes and dtypes are the same.
+
+        Args:
+            step: which checkpoint; None: the newest.
+            abstract_state: as for `restore`; its `params` must fit.
+
+        Returns:
+            The fields that fit, and why the others do not.
+
+        Raises:
+            CheckpointError: as for `restore`, for `params`.
         """
         manager, step = self._find(step)
         rest = _rest(abstract_state)
-        stored = manager.item_metadata(step)
-        _check_fits(self.directory / str(step), "params", abstract_state.params, stored["params"], dtypes=True)
-        _check_fits(self.directory / str(step), "", rest, stored["rest"], dtypes=True)
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(_abstract(abstract_state.params)),
-            rest=ocp.args.StandardRestore(_abstract(rest)),
-            meta=ocp.args.JsonRestore(),
-        )
-        found = manager.restore(step, args=items)
-        kind: Any = type(abstract_state)
-        return kind(params=found.params, **found.rest), found.meta
+        unfit: dict[str, str] = {}
+
+        def read(stored: StoredStep) -> tuple[dict[str, Any], Meta]:
+            meta = stored.meta()
+            layouts = stored.layouts(meta)
+            check_fits(stored.folder, "params", abstract_state.params, layouts["params"], dtypes=True)
+            # What does not fit is read too, as orbax reads whole items, but stays on the host.
+            wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(layouts["rest"]))
+            for name, tree in rest.items():
+                try:
+                    check_fits(stored.folder, name, tree, layouts["rest"].get(name, {}), dtypes=True)
+                    wanted[name] = tree
+                except CheckpointError as error:
+                    unfit[name] = str(error).removeprefix(f"{stored.folder}: ")
+            over = wanted.keys() - (rest.keys() - unfit.keys())
+            return stored.arrays({"params": abstract_state.params, "rest": wanted}, meta, passed_over=over), meta
+
+        found, meta = or_whole(StoredStep(manager, self.directory / str(step)), read)
+        kept = {name: found["rest"][name] for name in rest if name not in unfit}
+        return Parts({"params": found["params"]} | kept, unfit, meta.run)
 
     def restore_params(self, step: int | None, abstract_params: Params) -> Params:
         """Read the parameters alone, onto the given shardings and dtypes (a different dtype is cast).
@@ -206,30 +272,64 @@ class Checkpointer:
             The parameters.
 
         Raises:
-            CheckpointError: no such checkpoint, or a name or shape differs (the first difference is named).
+            CheckpointError: no such checkpoint; or a name or shape differs (the first difference is named); or the parameters
+                are damaged: then the newest whole one is named.
         """
         manager, step = self._find(step)
-        stored = manager.item_metadata(step)
-        _check_fits(self.directory / str(step), "params", abstract_params, stored["params"], dtypes=False)
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(abstract_params)))
-        return manager.restore(step, args=items).params
+
+        def read(stored: StoredStep) -> Params:
+            meta = stored.meta()
+            layout = stored.layouts(meta)["params"]
+            check_fits(stored.folder, "params", abstract_params, layout, dtypes=False)
+            kept = dict(tree_leaves("", layout))
+            wanted = jax.tree_util.tree_map_with_path(
+                lambda path, x: jax.ShapeDtypeStruct(x.shape, kept[leaf_name(path)].dtype, sharding=x.sharding),
+                abstract_params,
+            )  # in the dtypes that are stored, which its digest is of
+            return stored.arrays({"params": wanted}, meta)["params"]
+
+        found = or_whole(StoredStep(manager, self.directory / str(step)), read)
+        return jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), found, abstract_params)
 
     def wait(self) -> None:
-        """Return when everything saved so far is complete on disk."""
+        """Return when everything saved so far is complete on disk.
+
+        Raises:
+            CheckpointError: a save failed.
+        """
         if self._open_manager is not None:
-            self._open_manager.wait_until_finished()
+            with self._writing(self._saving):
+                self._open_manager.wait_until_finished()
+            self._saving = None
 
     def close(self) -> None:
-        """Wait, then release orbax's threads."""
+        """Wait, then release orbax's threads.
+
+        Raises:
+            CheckpointError: a save failed.
+        """
         if self._open_manager is not None:
-            manager, self._open_manager = self._open_manager, None
+            manager = self._open_manager
+            try:
+                self.wait()
+            except CheckpointError:
+                with contextlib.suppress(Exception):  # the same once more
+                    manager.close()
+                raise
+            finally:
+                self._open_manager = None
             manager.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        try:
+            self.close()
+        except CheckpointError as failed:
+            if error is None:
+                raise
+            _log.warning("%s", failed)  # must not take the place of what went wrong before
 
     def _manager(self, *, create: bool) -> ocp.CheckpointManager | None:
         """Orbax's manager, opened when first needed; None when there is no folder and none is to be created."""
@@ -238,10 +338,13 @@ class Checkpointer:
                 return None
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
+            if self._best_metric is not None:
+                check_metrics(self.directory)
             handlers = {"params": ocp.StandardCheckpointHandler(), "rest": ocp.StandardCheckpointHandler()}
-            self._open_manager = ocp.CheckpointManager(
-                self.directory, options=self._options, item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()}
-            )
+            with reading(self.directory):
+                self._open_manager = ocp.CheckpointManager(
+                    self.directory, options=self._options, item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()}
+                )
         if create and not self._cleaned:
             self._cleaned = True
             self._remove_unfinished()
@@ -266,6 +369,20 @@ class Checkpointer:
             raise CheckpointError(f"{self.directory}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
         return manager, steps[-1] if step is None else step
 
+    @contextlib.contextmanager
+    def _writing(self, step: int | None) -> Iterator[None]:
+        """Turns whatever a save raises, at once or in the background, into one line."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:  # orbax, tensorstore and the file system have many
+            self._saving = None
+            if jax.process_index() == 0:
+                for stale in self.directory.glob(UNFINISHED):  # its room is needed for the next attempt
+                    shutil.rmtree(stale, ignore_errors=True)
+            raise save_error(self.directory, step, error) from error
+
 
 def _rest(state: State) -> dict[str, Any]:
     return {name: value for name, value in state._asdict().items() if name != "params"}
@@ -273,36 +390,3 @@ def _rest(state: State) -> dict[str, Any]:
 
 def _time_of(folder: pathlib.Path) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(folder.stat().st_mtime, datetime.UTC)
-
-
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
-
-
-def _check_fits(folder: pathlib.Path, prefix: str, wanted: Any, stored: Any, *, dtypes: bool) -> None:
-    """Compare names, shapes and dtypes before orbax does: its errors are long and come from several threads."""
-    want = dict(_leaves(prefix, wanted))
-    have = dict(_leaves(prefix, stored.tree if hasattr(stored, "tree") else stored))
-    for name in want.keys() - have.keys():
-        raise CheckpointError(f"{folder}: {name} is not in the checkpoint: it was saved from another model or optimizer")
-    for name in have.keys() - want.keys():
-        raise CheckpointError(
-            f"{folder}: {name} is in the checkpoint but not wanted: it was saved from another model or optimizer"
-        )
-    for name, leaf in want.items():
-        if leaf.shape != have[name].shape:
-            raise CheckpointError(f"{folder}: {name} has shape {have[name].shape} in the checkpoint, but {leaf.shape} is wanted")
-        if dtypes and leaf.dtype != have[name].dtype:
-            raise CheckpointError(f"{folder}: {name} is {have[name].dtype} in the checkpoint, but {leaf.dtype} is wanted")
-
-
-def _leaves(prefix: str, tree: Any) -> Iterator[tuple[str, Leaf]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-        yield (f"{prefix}/{name}" if prefix else name), Leaf(tuple(leaf.shape), str(leaf.dtype))
-
-
-def _not_orbax_chatter(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR or "orbax" not in record.pathname

@@ -1,6 +1,7 @@
 """Showing how a run goes: a live display in a terminal, plain log lines everywhere else."""
 
 import collections
+import contextlib
 import logging
 import math
 import statistics
@@ -64,8 +65,9 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+            bar, self._bar = self._bar, None
+            with contextlib.suppress(OSError):  # the terminal is gone, which must not cost the state that is to be saved
+                bar.stop()
 
     def update(self, step: int, metrics: Mapping[str, Any], split: str = "train") -> None:
         """Show the metrics of a step.
@@ -86,7 +88,8 @@ class Progress:
         if step % self._every == 0 or step == self._total or step == self._start + 1:
             _log.info("step %d/%d: %s, left %s", step, self._total, text, self.time_left())
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, left=self.time_left(), text=text)
+            with contextlib.suppress(OSError):  # as above
+                self._bar.update(self._task, completed=step, left=self.time_left(), text=text)
 
     def time_left(self) -> str:
         """Time to the last step as h:mm:ss, at the median pace of the last steps: compiling does not count."""

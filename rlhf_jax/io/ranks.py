@@ -16,6 +16,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 from orbax.checkpoint import checkpoint_managers as policies
 
+from rlhf_jax.io.errors import UnreadableError
+from rlhf_jax.io.seal import digest
+
 FILE = "ranks.json"
 
 
@@ -40,8 +43,8 @@ class Ranks:
         self._path, self._metric = directory / FILE, metric
         self._sign = 1.0 if mode == "max" else -1.0
         self._values: dict[str, dict[str, float]] = {}
-        if self._path.exists():
-            self._values = json.loads(self._path.read_text(encoding="utf-8"))
+        if metric is not None and self._path.exists():
+            self._values = self._read()
 
     def value(self, step: int, stored: Mapping[str, float] | None) -> float | None:
         """The metric at a step; `stored` are the metrics that a checkpoint was saved with."""
@@ -77,8 +80,21 @@ class Ranks:
         self._values.setdefault(self._metric, {})[str(step)] = value
         if jax.process_index() == 0:
             temporary = self._path.with_name(f".{FILE}.tmp")
-            temporary.write_text(json.dumps(self._values), encoding="utf-8")
+            sealed = {"values": self._values, "sha256": digest(self._values)}
+            temporary.write_text(json.dumps(sealed), encoding="utf-8")
             os.replace(temporary, self._path)
+
+    def _read(self) -> dict[str, dict[str, float]]:
+        try:
+            sealed = json.loads(self._path.read_bytes())
+            if sealed["sha256"] == digest(sealed["values"]):
+                return sealed["values"]
+        except (OSError, ValueError, TypeError, KeyError):  # not what was written: as a wrong digest
+            pass
+        raise UnreadableError(
+            f"{self._path} is damaged: its contents are not those that were written; remove it to go on (which checkpoint "
+            "was best is then known from the next evaluation on)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

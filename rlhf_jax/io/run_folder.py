@@ -16,13 +16,16 @@ import logging
 import os
 import pathlib
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 import jax
+import yaml
 
+from rlhf_jax.io.disk import naming
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
 from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
@@ -30,6 +33,8 @@ from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_
 _log = logging.getLogger(__name__)
 _package_log = logging.getLogger("rlhf_jax")
 LOCK = ".lock"
+EARLY = frozenset({LOCK, "log.txt", "config.yaml.tmp"})
+"""What a start leaves that fails before the configuration is written: no run yet."""
 
 
 class RunFolderError(ValueError):
@@ -90,16 +95,18 @@ class RunFolder:
     def _open(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
-        self._open_log()
+        with naming(self.path / "log.txt"):
+            self._open_log()
         if self._resume_step is None:
             for leftover in ("tokenizer", "tensorboard"):  # of a start that failed before its first checkpoint
                 shutil.rmtree(self.path / leftover, ignore_errors=True)
-        resolved = self.path / "config.yaml.tmp"
-        resolved.write_text(self._config.to_yaml(), encoding="utf-8")
-        os.replace(resolved, self.path / "config.yaml")
-        options = self._config.logging
+        resolved, options = self.path / "config.yaml.tmp", self._config.logging
         if self._resume_step is not None:
             self._began -= seconds_until(self.path / "metrics.jsonl", self._resume_step)
+            warn_of_lost_rows(self.path, self._resume_step, log_every(self.path / "config.yaml"))
+        with naming(resolved):
+            resolved.write_text(self._config.to_yaml(), encoding="utf-8")
+        os.replace(resolved, self.path / "config.yaml")
         self._sinks = [JsonlSink(self.path / "metrics.jsonl", resume_step=self._resume_step)]
         if options.tensorboard:
             self._sinks.append(TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step))
@@ -111,9 +118,14 @@ class RunFolder:
             "run folder %s: %s", self.path, "start" if self._resume_step is None else f"resume after step {self._resume_step}"
         )
 
-    def start(self, *, total_steps: int) -> None:
-        """Open the progress display, once the number of steps is known."""
-        start = self._resume_step or 0
+    def start(self, *, total_steps: int, start_step: int | None = None) -> None:
+        """Open the progress display, once the number of steps is known.
+
+        Args:
+            total_steps: of the whole run.
+            start_step: where this session starts; None: at `resume_step`, or at 0.
+        """
+        start = start_step or self._resume_step or 0
         self._progress = Progress(total_steps, start_step=start, live=self._live, description=self.path.name)
         self._progress.__enter__()
 
@@ -144,15 +156,27 @@ class RunFolder:
             self._unlock()
 
     def _finish(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._progress is not None:
-            self._progress.__exit__(kind, error, trace)
-        for sink in self._sinks:
-            sink.close()
-        if error is not None:
-            self._note_in_file(f"stopped: {type(error).__name__}: {' '.join(str(error).split())}")
-        elif self._config.logging.plot and read_metrics(self.path / "metrics.jsonl"):
-            _log.info("plot of the metrics: %s", plot_run(self.path))
-        self._close_log()
+        def leave_display() -> None:
+            if self._progress is not None:
+                self._progress.__exit__(kind, error, trace)
+
+        def conclude() -> None:
+            if error is not None:
+                self._note_in_file(f"stopped: {type(error).__name__}: {' '.join(str(error).split())}")
+            elif self._config.logging.plot and read_metrics(self.path / "metrics.jsonl"):
+                with naming(self.path / "metrics.png"):
+                    _log.info("plot of the metrics: %s", plot_run(self.path))
+
+        failures = []
+        for action in (leave_display, *(sink.close for sink in self._sinks), conclude, self._close_log):
+            try:
+                action()
+            except Exception as problem:  # on a full disk several: none may keep the others from closing
+                failures.append(problem)
+        if failures and error is None:
+            raise failures[0]
+        for failure in failures:  # none may take the place of the error that ended the run
+            _log.warning("closing %s: %s", self.path, " ".join(str(failure).split()))
 
     def _lock(self) -> None:
         if jax.process_index() != 0:  # the processes of one run share its folder
@@ -178,7 +202,7 @@ class RunFolder:
             self._lock_file = None
 
     def _open_log(self) -> None:
-        self._log_file = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        self._log_file = LogFile(self.path / "log.txt", encoding="utf-8")
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self._level = _package_log.level
         if _package_log.getEffectiveLevel() > logging.INFO:
@@ -194,13 +218,58 @@ class RunFolder:
         if self._log_file is not None:
             _package_log.removeHandler(self._log_file)
             _package_log.setLevel(self._level)
-            self._log_file.close()
+            with naming(self.path / "log.txt"):
+                self._log_file.close()
+
+
+class LogFile(logging.FileHandler):
+    """A log file that says once that it cannot be written, where `logging` would print a traceback for every line."""
+
+    _is_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by `logging` with an exception at hand."""
+        if not self._is_told:
+            self._is_told = True
+            _log.warning("%s cannot be written (%s): the log goes on without it", self.baseFilename, sys.exc_info()[1])
+
+
+def log_every(config_file: pathlib.Path) -> int:
+    """Steps between rows in the session that wrote a config.yaml; 1 where it does not say."""
+    try:
+        tree = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        return int(tree["training"]["log_every"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # refused, where it matters, by `changes_since`
+        return 1
+
+
+def warn_of_lost_rows(run_dir: pathlib.Path, resume_step: int, every: int) -> None:
+    """Says so when metrics.jsonl ends before the checkpoint that a run goes on from."""
+    path = run_dir / "metrics.jsonl"
+    rows = read_metrics(path) if path.exists() else []
+    last = max((row["step"] for row in rows if row["step"] <= resume_step), default=None)
+    if (last or 0) < resume_step - resume_step % every:
+        found = "has no rows" if last is None else f"ends at step {last}"
+        _log.warning(
+            "%s %s, the checkpoint is of step %d: rows between are lost, and the plot has a hole", path, found, resume_step
+        )
 
 
 def seconds_until(path: pathlib.Path, step: int) -> float:
     """The largest `time/elapsed` in a metrics file up to a step; 0 without one."""
     rows = read_metrics(path) if path.exists() else []
     return max((row.get("time/elapsed", 0.0) for row in rows if row["step"] <= step), default=0.0)
+
+
+def start_from_command(run_dir: pathlib.Path) -> str:
+    """How a run goes on with what it refuses to change."""
+    number = 2
+    while pathlib.Path(f"{run_dir}-{number}").exists():
+        number += 1
+    return (
+        f"to go on from {run_dir} with changes, start the same command with "
+        f"run_dir={run_dir}-{number} checkpoint.start_from={run_dir}"
+    )
 
 
 def check_may_start(config: RunConfig, resume_step: int | None) -> None:
@@ -216,7 +285,7 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
     path, resume = pathlib.Path(config.run_dir), config.checkpoint.resume
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"run_dir={path} is a file; give a folder")
-    used = path.is_dir() and any(child.name != LOCK for child in path.iterdir())
+    used = path.is_dir() and any(child.name not in EARLY for child in path.iterdir())
     if resume == "never" and used:
         raise RunFolderError(f"run_dir={path} is not empty and checkpoint.resume=never; give another run_dir, or resume=auto")
     if resume == "must" and resume_step is None:
@@ -235,4 +304,7 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
     changes = config.changes_since(path / "config.yaml") if trained else []
     if changes:
         more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
-        raise RunFolderError(f"run_dir={path} holds a run with another configuration ({changes[0]}{more}); give another run_dir")
+        onward = "" if resume_step is None else f"; {start_from_command(path)}"
+        raise RunFolderError(
+            f"run_dir={path} holds a run with another configuration ({changes[0]}{more}); give another run_dir{onward}"
+        )

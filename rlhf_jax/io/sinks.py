@@ -4,11 +4,16 @@ import json
 import math
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
+from rlhf_jax.io.disk import naming
+
+FLUSH_SECONDS = 10.0
+"""TensorBoard events reach the disk at least so often."""
 Split = str
 """`train` or `eval`."""
 
@@ -45,23 +50,29 @@ class JsonlSink:
         self._path = pathlib.Path(path)
         kept = [] if resume_step is None else _lines_up_to(self._path, resume_step)
         fresh = self._path.with_name(self._path.name + ".tmp")
-        fresh.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        with naming(fresh):
+            fresh.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(fresh, self._path)
         self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
         """Append a row."""
         row = {"step": int(step), "split": split} | {name: json_number(value) for name, value in metrics.items()}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
 
 class TensorBoardSink:
     """Writes TensorBoard events; metric `loss/total` of the training split appears as `train/loss/total`.
+
+    Events are written at once, not by tensorboardX's thread: when that one dies of a full disk, its queue fills up and the run
+    waits for it for ever.
 
     Args:
         directory: folder of the event files.
@@ -69,24 +80,46 @@ class TensorBoardSink:
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, resume_step: int | None = None):
-        from tensorboardX import SummaryWriter  # heavy
+        from tensorboardX.event_file_writer import EventsWriter  # heavy
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-        purge = None if resume_step is None else resume_step + 1
+        self._directory, self._event, self._scalar = pathlib.Path(directory), Event, scalar
         suffix = f".step{resume_step or 0}"  # two sessions within one second would share a file
-        self._writer = SummaryWriter(str(directory), purge_step=purge, flush_secs=10, filename_suffix=suffix)
+        with naming(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(self._directory / "events"), suffix)
+            if resume_step is not None:
+                start = SessionLog(status=SessionLog.SessionStatus.START)
+                self._writer.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+            self._writer.flush()
+        self._flushed = time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
         """Add one event per metric."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(f"{split}/{name}".replace("@", "_"), float(value), int(step))  # "@" is no tag character
+        values = [
+            self._scalar(f"{split}/{name}".replace("@", "_"), float(value)).value[0]  # "@" is no tag character
+            for name, value in metrics.items()
+        ]
+        event = self._event(wall_time=time.time(), step=int(step))
+        event.summary.value.extend(values)
+        with naming(self._directory):
+            self._writer.write_event(event)
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._writer.flush()
+                self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flush and close."""
-        self._writer.close()
+        with naming(self._directory):
+            self._writer.close()
 
 
 class WandbSink:
     """Sends metrics to Weights & Biases (extra `wandb`). The run's id stays in the run folder, so that resuming continues it.
+
+    The step is one of the values logged, and the axis of all others. W&B's own step may only grow: with it, everything that a
+    resumed run logs between its checkpoint and the step at which it was killed would be dropped.
 
     Args:
         run_dir: the run folder.
@@ -101,8 +134,9 @@ class WandbSink:
     def __init__(self, run_dir: str | os.PathLike[str], *, project: str, name: str, config: Mapping[str, Any]):
         try:
             import wandb  # optional
-        except ModuleNotFoundError:
-            raise MetricsError("logging.wandb=true needs the package wandb: pip install 'rlhf_jax[wandb]'") from None
+        except ModuleNotFoundError as error:
+            missing = f" (which needs {error.name})" if error.name not in (None, "wandb") else ""
+            raise MetricsError(f"logging.wandb=true needs the package wandb{missing}: pip install 'rlhf_jax[wandb]'") from None
         id_file = pathlib.Path(run_dir) / "wandb_id.txt"
         run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else None
         try:
@@ -112,11 +146,13 @@ class WandbSink:
             raise MetricsError(
                 f"logging.wandb=true, but wandb.init failed: {reason}; log in, or set WANDB_MODE=offline"
             ) from error
-        id_file.write_text(self._run.id + "\n", encoding="utf-8")
+        self._run.define_metric("*", step_metric="step")
+        with naming(id_file):
+            id_file.write_text(self._run.id + "\n", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
         """Log one point per metric."""
-        self._run.log({f"{split}/{name}": float(value) for name, value in metrics.items()}, step=int(step))
+        self._run.log({"step": int(step)} | {f"{split}/{name}": float(value) for name, value in metrics.items()})
 
     def close(self) -> None:
         """Finish the W&B run."""

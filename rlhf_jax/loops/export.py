@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.data import Tokenizer, load_tokenizer
 from rlhf_jax.io import Checkpointer, CheckpointError
+from rlhf_jax.io.disk import naming
 from rlhf_jax.models import ModelConfig, abstract_params, make_model, save_pretrained
 from rlhf_jax.sharding import infer_shardings, make_mesh
 from rlhf_jax.types import Model, Params
@@ -24,7 +25,8 @@ def export_model(folder: pathlib.Path, model: Model, params: Params, tokenizer: 
     if not model.config.lm_head and tokenizer.pad_id in tokenizer.stop_ids:
         ids["pad_token_id"] = None
     save_pretrained(folder, model, params, extra_config=ids)
-    tokenizer.save(folder)
+    with naming(folder):
+        tokenizer.save(folder)
     return folder
 
 

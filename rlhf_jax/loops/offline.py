@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rlhf_jax.config import algorithm_name
 from rlhf_jax.data import prefetch
 from rlhf_jax.io import Checkpointer, RunFolder
 from rlhf_jax.loops.best import Evaluations
@@ -16,6 +17,7 @@ from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_documen
 from rlhf_jax.loops.interrupt import StopRequest
 from rlhf_jax.loops.place import needs_blocking, place_batch
 from rlhf_jax.loops.reference import params_fingerprint, reference_logps
+from rlhf_jax.loops.resume import Source, check_same_run, log_growth, take_state
 from rlhf_jax.loops.setup import Setup, load_reference
 from rlhf_jax.sharding import replicated
 from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state, make_update_step
@@ -82,7 +84,28 @@ def make_references(setup: Setup) -> References:
     return References(score(setup.train_loader), held_out, params_fingerprint(params))
 
 
-def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer, resume: int | None) -> tuple[TrainState, bool]:
+def start(setup: Setup, checkpointer: Checkpointer, source: Source | None, references: References) -> tuple[TrainState, Any]:
+    """The state of a new run, or the one in a checkpoint; and its shardings."""
+    config, aux = setup.config, setup.algorithm.aux
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    options: dict[str, Any] = {"mesh": setup.mesh, "aux": aux, "replicate": config.mesh.replicate}
+    if source is None:
+        return make_sharded_state(setup.params, setup.tx, key, **options)
+    abstract, shardings = abstract_sharded_state(setup.params, setup.tx, key, **options)
+    if not source.is_other:
+        check_same_run(source.meta, same_run(setup, references), setup.run_dir)
+    log_growth(config, source, setup.total_steps)
+    jax.tree.map(lambda x: x.delete(), setup.params)  # the checkpoint's take their place
+    if source.is_other:
+        state, _, _ = take_state(source, abstract, tx=setup.tx, shardings=shardings, aux=aux)
+    else:
+        state, _ = checkpointer.restore(source.step, abstract)
+    return state, shardings
+
+
+def train_offline(
+    setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer, source: Source | None
+) -> tuple[TrainState, bool]:
     """Trains to the last step, or until asked to stop.
 
     Step n is dispatched before the metrics of step n-1 are read, so that the device never waits for the host.
@@ -91,27 +114,20 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
       setup: from `make_setup`. Its parameters are consumed (donated to the state).
       folder: where metrics and progress go.
       checkpointer: where states go.
-      resume: step of the checkpoint to go on from, or None to start.
+      source: the checkpoint to go on from, or None to start.
 
     Returns:
       (state, interrupted): the last state, saved; and whether a signal ended the run early.
 
     Raises:
       TrainingError: more than `training.max_nonfinite` updates in a row were skipped.
+      CheckpointError: a checkpoint could not be read or written.
     """
     config, training = setup.config, setup.config.training
     evaluations = Evaluations(config, folder, checkpointer, total_steps=setup.total_steps)
     evaluations.check(None)
     references = make_references(setup)
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    options: dict[str, Any] = {"mesh": setup.mesh, "aux": setup.algorithm.aux, "replicate": config.mesh.replicate}
-    if resume is None:
-        state, shardings = make_sharded_state(setup.params, setup.tx, key, **options)
-    else:
-        abstract, shardings = abstract_sharded_state(setup.params, setup.tx, key, **options)
-        check_same_run(checkpointer.read_meta(resume), setup, references)
-        jax.tree.map(lambda x: x.delete(), setup.params)  # the checkpoint's take their place
-        state, _ = checkpointer.restore(resume, abstract)
+    state, shardings = start(setup, checkpointer, source, references)
     step = int(state.step)
     train_step, eval_step = (
         make_train_step(setup, shardings),
@@ -119,7 +135,8 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
     )
 
     pending: Pending | None = None
-    saved = resume
+    resumed = source is not None and not source.is_other
+    saved = step if resumed else None
 
     def save(step: int) -> None:
         nonlocal saved
@@ -148,13 +165,14 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
         evaluations.check(metrics)
         evaluations.made(step, metrics, saved=saved == step)
 
-    with StopRequest() as stop, prefetch(setup.train_loader, step) as batches:
-        if resume is not None:
-            evaluations.resumed(resume)
-        if evaluations.is_due(step) and not evaluations.is_made(step):
+    with StopRequest() as stop, prefetch(setup.train_loader, step - setup.data_start) as batches:
+        if resumed:
+            evaluations.resumed(step)
+        if (not resumed or evaluations.is_due(step)) and not evaluations.is_made(step):
             evaluate(step)
         clock = time.perf_counter()
         while step < setup.total_steps and stop.signum is None:
+            checkpointer.check()
             batch, tokens = next_batch(batches, setup, references)
             state, metrics = train_step(state, setup.frozen, batch)
             step += 1
@@ -205,7 +223,7 @@ def report(pending: Pending | None, folder: RunFolder, setup: Setup, clock: floa
     now = time.perf_counter()
     seconds = now - clock
     values |= {
-        "epoch": pending.step / setup.train_loader.batches_per_epoch,
+        "epoch": (pending.step - setup.data_start) / setup.train_loader.batches_per_epoch,
         "time/step": seconds,
         "tokens_per_second": pending.tokens / seconds,
     }
@@ -226,6 +244,9 @@ def run_meta(setup: Setup, references: References) -> dict[str, Any]:
     """What a checkpoint records besides arrays: what must not change in a resumed run, and how to rebuild the model."""
     config = setup.config
     return same_run(setup, references) | {
+        "algorithm": algorithm_name(config.algorithm),
+        "total_steps": setup.total_steps,
+        "data_start": setup.data_start,
         "model": setup.model.config.to_hf(),
         "head": config.algorithm.head,
         "dtype": config.model.dtype,
@@ -241,13 +262,3 @@ def same_run(setup: Setup, references: References) -> dict[str, Any]:
         "batch_size": config.training.batch_size,
         "reference": references.fingerprint,
     }
-
-
-def check_same_run(meta: dict[str, Any], setup: Setup, references: References) -> None:
-    """Refuses to resume on other data, another order, another batch size or another reference."""
-    for name, value in same_run(setup, references).items():
-        if meta[name] != value:
-            raise ValueError(
-                f"cannot resume in {setup.run_dir}: {name} was {meta[name]!r} when the checkpoint was made and is {value!r} now; "
-                "use the same configuration, or another run_dir"
-            )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from rlhf_jax.config import algorithm_name
 from rlhf_jax.io import Checkpointer, CompletionsWriter, Resumed, RunFolder, log_completions
 from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.collect import Collected, Position, collect, trainer_state
@@ -27,6 +28,7 @@ from rlhf_jax.loops.online_setup import OnlineSetup, warmup_updates
 from rlhf_jax.loops.online_step import make_online_update, make_score_step
 from rlhf_jax.loops.place import place_batch
 from rlhf_jax.loops.reference import params_fingerprint
+from rlhf_jax.loops.resume import Source, check_same_run, log_growth, reward_digests, take_state
 from rlhf_jax.sharding import replicated
 from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state
 from rlhf_jax.types import Key, Params
@@ -58,7 +60,7 @@ class Progress(NamedTuple):
 
 
 def train_online(
-    setup: OnlineSetup, *, folder: RunFolder, checkpointer: Checkpointer, resume: int | None
+    setup: OnlineSetup, *, folder: RunFolder, checkpointer: Checkpointer, source: Source | None
 ) -> tuple[Progress, bool]:
     """Trains to the last step, or until asked to stop, or until every prompt is retired.
 
@@ -66,7 +68,7 @@ def train_online(
       setup: from `make_online_setup`. Its parameters are consumed (donated to the state).
       folder: where metrics, completions and progress go.
       checkpointer: where states go.
-      resume: step of the checkpoint to go on from, or None to start.
+      source: the checkpoint to go on from, or None to start.
 
     Returns:
       (progress, interrupted): the last state, saved; and whether a signal ended the run early.
@@ -79,10 +81,11 @@ def train_online(
     identity = same_online_run(setup)
     evaluations = Evaluations(config, folder, checkpointer, total_steps=setup.total_steps)
     evaluations.check(metric_names(setup.grader.held_out, config.evaluation.samples))
-    now, shardings = start(setup, checkpointer, resume, identity)
+    now, shardings = start(setup, checkpointer, source, identity)
     score, update = make_score_step(setup), make_online_update(setup, shardings)
-    saved, ended = resume, None
-    resumed = None if resume is None else Resumed(resume, now.position.draws, evaluations.steps)
+    is_resumed = source is not None and not source.is_other
+    saved, ended = (now.step if is_resumed else None), None
+    resumed = Resumed(now.step, now.position.draws, evaluations.steps) if is_resumed else None
     table = CompletionsWriter(
         folder.path / "completions",
         kind=config.logging.save_completions,
@@ -108,11 +111,12 @@ def train_online(
             found = evaluate(setup, now, folder, completions, stopped=stopped)
             evaluations.made(now.step, found, saved=saved == now.step)
 
-        if resume is not None:
-            evaluations.resumed(resume)
-        if evaluations.is_due(now.step) and not evaluations.is_made(now.step):
+        if is_resumed:
+            evaluations.resumed(now.step)
+        if (not is_resumed or evaluations.is_due(now.step)) and not evaluations.is_made(now.step):
             look()
         while now.step < setup.total_steps and not stopped():
+            checkpointer.check()
             clock = time.perf_counter()
             params = setup.policy_params(now.state.params)
             try:
@@ -165,36 +169,56 @@ def train_online(
     return now, interrupted
 
 
-def start(setup: OnlineSetup, checkpointer: Checkpointer, resume: int | None, identity: dict[str, Any]) -> tuple[Progress, Any]:
+def start(
+    setup: OnlineSetup, checkpointer: Checkpointer, source: Source | None, identity: dict[str, Any]
+) -> tuple[Progress, Any]:
     """A new run, or the one that a checkpoint holds; and the shardings of its state."""
     config = setup.config
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     options: dict[str, Any] = {"mesh": setup.mesh, "aux": setup.algorithm.aux, "replicate": config.mesh.replicate}
-    if resume is None:
+    if source is None:
         state, shardings = make_sharded_state(setup.params, setup.tx, key, **options)
         return Progress(state, setup.filler(0), Position(), 0), shardings
     abstract, shardings = abstract_sharded_state(setup.params, setup.tx, key, **options)
-    meta = checkpointer.read_meta(resume)
-    for name, value in identity.items():
-        if meta[name] != value:
-            raise ValueError(
-                f"cannot resume in {setup.run_dir}: {name} was {meta[name]!r} when the checkpoint was made and is {value!r} now; "
-                "use the same configuration, or another run_dir"
-            )
+    meta = source.meta
+    if not source.is_other:
+        check_same_run(meta, identity, setup.run_dir)
+    log_growth(config, source, setup.total_steps, updates=setup.updates_per_step, warmup=warmup_updates(config))
     jax.tree.map(lambda x: x.delete(), setup.params)  # the checkpoint's take their place
     whole = replicated(setup.mesh)
     held = pending_arrays(setup, setup.filler(max(meta["pending"], 1)))
     structs = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole) for name, x in held.items()}
-    snapshot, _ = checkpointer.restore(resume, Snapshot(pending=structs, **abstract._asdict()))
-    state = TrainState(**{name: value for name, value in snapshot._asdict().items() if name != "pending"})
-    groups = Groups(**{name: np.asarray(value) for name, value in snapshot.pending.items()}).take(slice(0, meta["pending"]))
+    wanted = Snapshot(pending=structs, **abstract._asdict())
     position = Position.of(meta["position"])
-    return Progress(state, groups._replace(prompt=groups.prompt.astype(np.int64)), position, resume), shardings
+    if source.is_other:
+        state, further, _ = take_state(source, wanted, tx=setup.tx, shardings=shardings, aux=setup.algorithm.aux)
+        pending = taken_groups(source, further.get("pending"), is_new_data=setup.data_start == source.step)
+        if setup.data_start == source.step:  # places and numbers of prompts are those of other data
+            position = Position(draws=position.draws)
+    else:
+        snapshot, _ = checkpointer.restore(source.step, wanted)
+        state = TrainState(**{name: value for name, value in snapshot._asdict().items() if name != "pending"})
+        pending = snapshot.pending
+    if pending is None:
+        return Progress(state, setup.filler(0), position._replace(tally={}), source.step), shardings
+    groups = Groups(**{name: np.asarray(value) for name, value in pending.items()}).take(slice(0, meta["pending"]))
+    return Progress(state, groups._replace(prompt=groups.prompt.astype(np.int64)), position, source.step), shardings
+
+
+def taken_groups(source: Source, pending: dict[str, Any] | None, *, is_new_data: bool) -> dict[str, Any] | None:
+    """The groups that another run carried over, where their prompts, grades and shapes mean the same here."""
+    if source.meta["pending"] and (pending is None or is_new_data or source.changed("rewards")):
+        _log.warning("%d groups carried over in %s do not fit and are left out", source.meta["pending"], source.run_dir)
+        return None
+    return pending
 
 
 def save(setup: OnlineSetup, checkpointer: Checkpointer, now: Progress, identity: dict[str, Any]) -> None:
     """Writes a checkpoint named by the training step."""
     meta = identity | {
+        "algorithm": algorithm_name(setup.config.algorithm),
+        "total_steps": setup.total_steps,
+        "data_start": setup.data_start,
         "model": setup.policy.config.to_hf(),
         "head": None if setup.policy.scores is None else "value",
         "dtype": setup.config.model.dtype,
@@ -220,6 +244,7 @@ def same_online_run(setup: OnlineSetup) -> dict[str, Any]:
         "seed": setup.config.seed,
         "batch_size": setup.config.training.batch_size,
         "reference": params_fingerprint(setup.frozen["ref"]) if setup.frozen else None,
+        "rewards": reward_digests(setup.config),
     }
 
 

@@ -16,6 +16,7 @@ from rlhf_jax.config import Config, algorithm_name
 from rlhf_jax.data import FastTokenizer, PromptBatch, PromptLoader, make_prompt_loader
 from rlhf_jax.loops.grading import MODEL, Grader, model_path
 from rlhf_jax.loops.groups import Groups, filler_groups, widths
+from rlhf_jax.loops.resume import Source, check_steps, data_start
 from rlhf_jax.loops.setup import check_vocabulary, load_reference, make_policy, make_tokenizer
 from rlhf_jax.loops.stops import warn_of_hidden_tags
 from rlhf_jax.models import load_pretrained, make_model
@@ -59,6 +60,8 @@ class OnlineSetup(NamedTuple):
     grader: Grader
     total_widths: tuple[int, ...]
     scored_widths: tuple[int, ...]
+    data_start: int = 0
+    """The step at which the order of the prompts begins (`loops.resume.data_start`)."""
 
     @property
     def group_size(self) -> int:
@@ -84,11 +87,12 @@ class OnlineSetup(NamedTuple):
         return params if self.critic is None else params["policy"]
 
 
-def make_online_setup(config: Config) -> OnlineSetup:
+def make_online_setup(config: Config, *, source: Source | None = None) -> OnlineSetup:
     """Builds everything that a configuration names, cheapest mistakes first.
 
     Args:
       config: a whole run.
+      source: the checkpoint that it begins at; None: at its start.
 
     Returns:
       An `OnlineSetup`; parameters are already in their shards.
@@ -103,7 +107,9 @@ def make_online_setup(config: Config) -> OnlineSetup:
     tokenizer = make_tokenizer(config, run_dir, "prompts")
     prompts, eval_prompts = make_prompts(config, tokenizer)
     steps_per_epoch = -(-prompts.num_examples // config.training.batch_size)
-    total_steps = config.training.max_steps or config.training.num_epochs * steps_per_epoch
+    first = data_start(source, prompts.fingerprint, in_batches=False)
+    total_steps = config.training.max_steps or first + config.training.num_epochs * steps_per_epoch
+    check_steps(config, source, total_steps)
     updates = int(config.algorithm.num_epochs * config.algorithm.num_minibatches)
     shared = isinstance(config.algorithm, PPOConfig) and config.algorithm.critic == "shared"
     policy, params = make_policy(config, mesh, "value" if shared else None)
@@ -149,6 +155,7 @@ def make_online_setup(config: Config) -> OnlineSetup:
         grader=grader,
         total_widths=widths(width),
         scored_widths=widths(rollout.max_new_tokens),
+        data_start=first,
     )
 
 

@@ -2,18 +2,17 @@
 
 import hashlib
 import logging
-import os
 import pathlib
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from rlhf_jax.algorithms.dpo import sequence_logps
 from rlhf_jax.data import Loader
+from rlhf_jax.data.digest import StaleError, keep_array, kept_array
+from rlhf_jax.io.disk import naming
+from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.loops.place import place_batch
 from rlhf_jax.types import Model, Params
 
@@ -42,11 +41,14 @@ def reference_logps(
     """
     identity = f"{params_fingerprint(params)}|{model.config!r}|{precision}|{loader.fingerprint}"
     path = cache_dir / f"ref_logps-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
-    if path.is_file():
-        cached = np.load(path)
-        if cached.shape == (loader.num_examples, 2):
-            _log.info("reference log-probs of %d pairs read from %s", len(cached), path)
-            return cached
+    try:
+        cached = kept_array(path)
+    except StaleError as reason:
+        _log.warning("reference log-probs in %s are damaged (%s): computed anew", path, reason)
+        cached = None
+    if cached is not None and cached.shape == (loader.num_examples, 2):
+        _log.info("reference log-probs of %d pairs read from %s", len(cached), path)
+        return cached
     score = jax.jit(lambda params, batch: sequence_logps(model, params, batch))
     result = np.zeros((loader.num_examples, 2), np.float32)
     for indices, batch in loader.sequential(batch_size):
@@ -56,40 +58,7 @@ def reference_logps(
     if not np.isfinite(result).all():
         rows = np.flatnonzero(~np.isfinite(result).all(1))
         raise ValueError(f"the reference gives a non-finite log-probability to {len(rows)} pairs (first: example {rows[0]})")
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npy")
-    np.save(temporary, result)
-    os.replace(temporary, path)
+    with naming(path):
+        keep_array(path, result)
     _log.info("reference log-probs of %d pairs computed and cached in %s", len(result), path)
     return result
-
-
-def params_fingerprint(params: Params) -> str:
-    """A digest of names, shapes, dtypes and every bit of a tree of arrays, the same however they are sharded.
-
-    Two position-dependent sums per array are taken on the device in wrapping 32-bit integers, so nothing large moves.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    sums = jax.device_get(_checksums([leaf for _, leaf in leaves]))
-    digest = hashlib.sha256()
-    for (path, leaf), pair in zip(leaves, sums, strict=True):
-        digest.update(f"{jax.tree_util.keystr(path)}:{leaf.shape}:{leaf.dtype}:{int(pair[0])}:{int(pair[1])};".encode())
-    return digest.hexdigest()
-
-
-@jax.jit
-def _checksums(leaves: list[Any]) -> list[Array]:
-    return [_checksum(leaf) for leaf in leaves]
-
-
-def _checksum(x: Array) -> Array:
-    width = x.dtype.itemsize
-    if width not in (2, 4):
-        raise ValueError(f"fingerprints cover 16- and 32-bit arrays, got {x.dtype}")
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint16 if width == 2 else jnp.uint32).astype(jnp.uint32)
-    index = jnp.zeros(x.shape, jnp.uint32)
-    for axis, size in enumerate(x.shape):
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    first = (bits * (index * jnp.uint32(2654435761) | jnp.uint32(1))).sum(dtype=jnp.uint32)
-    second = ((bits ^ (index * jnp.uint32(2246822519))) * jnp.uint32(3266489917)).sum(dtype=jnp.uint32)
-    return jnp.stack([first, second])

@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from rlhf_jax.algorithms import ALGORITHMS
 from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
 from rlhf_jax.data import FastTokenizer, Kind, Loader, iterate_texts, load_tokenizer, make_loader, train_tokenizer
+from rlhf_jax.io.disk import naming
+from rlhf_jax.loops.resume import Source, check_steps, data_start
 from rlhf_jax.loops.stops import with_run_stops
 from rlhf_jax.models import ModelConfig, init_model, load_pretrained
 from rlhf_jax.sharding import make_mesh, row_shards
@@ -41,13 +43,16 @@ class Setup(NamedTuple):
     schedule: Any
     total_steps: int
     frozen: Params
+    data_start: int = 0
+    """The step at which the order of the data begins (`loops.resume.data_start`)."""
 
 
-def make_setup(config: Config) -> Setup:
+def make_setup(config: Config, *, source: Source | None = None) -> Setup:
     """Builds everything that a configuration names, cheapest mistakes first.
 
     Args:
       config: a whole run.
+      source: the checkpoint that it begins at; None: at its start.
 
     Returns:
       A `Setup`; parameters are already in their shards.
@@ -72,7 +77,9 @@ def make_setup(config: Config) -> Setup:
     eval_loader = None
     if config.data.has_eval:
         eval_loader = make_loader(config.data, tokenizer, split="eval", batch_size=eval_size, **options)
-    total_steps = config.training.max_steps or config.training.num_epochs * train_loader.batches_per_epoch
+    first = data_start(source, train_loader.fingerprint, in_batches=True)
+    total_steps = config.training.max_steps or first + config.training.num_epochs * train_loader.batches_per_epoch
+    check_steps(config, source, total_steps)
     tx = make_optimizer(config.optimizer, total_steps=total_steps)
     model, params = make_policy(config, mesh, head)
     check_vocabulary(model, tokenizer)
@@ -92,6 +99,7 @@ def make_setup(config: Config) -> Setup:
         schedule=make_schedule(config.optimizer, total_steps=total_steps),
         total_steps=total_steps,
         frozen=make_frozen(config, algorithm, mesh, model, params),
+        data_start=first,
     )
 
 
@@ -122,7 +130,8 @@ def make_tokenizer(config: Config, run_dir: pathlib.Path, kind: Kind) -> FastTok
         train_tokenizer(iterate_texts(config.data, kind=kind), size).save(source)
         _log.info("trained a tokenizer of %d tokens on the training text", size)
     tokenizer = with_run_stops(load_tokenizer(source, chat_template=config.data.chat_template), config)
-    tokenizer.save(folder)
+    with naming(folder):
+        tokenizer.save(folder)
     return tokenizer
 
 

@@ -1,15 +1,20 @@
 """`train(config)`: a whole run, from configuration to an exported model."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from rlhf_jax.config import Config
 from rlhf_jax.io import Checkpointer, RunFolder
 from rlhf_jax.loops.export import export_model
+from rlhf_jax.loops.interrupt import ending_in_order
 from rlhf_jax.loops.offline import train_offline
 from rlhf_jax.loops.online import train_online
-from rlhf_jax.loops.online_setup import make_online_setup
-from rlhf_jax.loops.setup import make_setup
+from rlhf_jax.loops.online_setup import OnlineSetup, make_online_setup
+from rlhf_jax.loops.resume import Source, find_source, take_tokenizer
+from rlhf_jax.loops.setup import Setup, make_setup
+from rlhf_jax.loops.space import check_space
 from rlhf_jax.training.allocator import retain_freed_memory
 
 
@@ -43,6 +48,7 @@ def train(config: Config, *, progress: bool | None = None) -> RunResult:
 
     Raises:
       ValueError: the configuration, the data or the model cannot be used; one line says why.
+      CheckpointError: a checkpoint is damaged or could not be written; one line names a whole one.
       TrainingError: the loss stays non-finite, or no prompt has right and wrong answers to learn from.
     """
     retain_freed_memory()
@@ -55,27 +61,47 @@ def train(config: Config, *, progress: bool | None = None) -> RunResult:
         best_mode=config.checkpoint.mode,
     ) as checkpointer:
         resume = checkpointer.latest_step()
-        with RunFolder(config, resume_step=resume, progress=progress) as folder:
+        with ending_in_order(), RunFolder(config, resume_step=resume, progress=progress) as folder:
+            source = find_source(config, checkpointer, resume)
+            take_tokenizer(config, source)
             run = _run_online if config.is_online else _run_offline
-            steps, interrupted = run(config, folder, checkpointer, resume)
+            steps, interrupted = run(config, folder, checkpointer, source)
     return RunResult(run_dir, steps, folder.last_metrics(), interrupted, None if interrupted else run_dir / "export")
 
 
-def _run_offline(config: Config, folder: RunFolder, checkpointer: Checkpointer, resume: int | None) -> tuple[int, bool]:
-    setup = make_setup(config)
-    folder.start(total_steps=setup.total_steps)
-    state, interrupted = train_offline(setup, folder=folder, checkpointer=checkpointer, resume=resume)
+def _run_offline(config: Config, folder: RunFolder, checkpointer: Checkpointer, source: Source | None) -> tuple[int, bool]:
+    setup = make_setup(config, source=source)
+    _begin(setup, folder, source)
+    state, interrupted = train_offline(setup, folder=folder, checkpointer=checkpointer, source=source)
     if not interrupted:
-        export_model(folder.path / "export", setup.model, state.params, setup.tokenizer)
+        with _exporting(folder, int(state.step)):
+            export_model(folder.path / "export", setup.model, state.params, setup.tokenizer)
     return int(state.step), interrupted
 
 
-def _run_online(config: Config, folder: RunFolder, checkpointer: Checkpointer, resume: int | None) -> tuple[int, bool]:
-    setup = make_online_setup(config)
-    folder.start(total_steps=setup.total_steps)
-    now, interrupted = train_online(setup, folder=folder, checkpointer=checkpointer, resume=resume)
+def _run_online(config: Config, folder: RunFolder, checkpointer: Checkpointer, source: Source | None) -> tuple[int, bool]:
+    setup = make_online_setup(config, source=source)
+    _begin(setup, folder, source)
+    now, interrupted = train_online(setup, folder=folder, checkpointer=checkpointer, source=source)
     if not interrupted:
-        export_model(folder.path / "export", setup.policy, setup.policy_params(now.state.params), setup.tokenizer)
-        if setup.critic is not None:
-            export_model(folder.path / "critic", setup.critic, now.state.params["critic"], setup.tokenizer)
+        with _exporting(folder, now.step):
+            export_model(folder.path / "export", setup.policy, setup.policy_params(now.state.params), setup.tokenizer)
+            if setup.critic is not None:
+                export_model(folder.path / "critic", setup.critic, now.state.params["critic"], setup.tokenizer)
     return now.step, interrupted
+
+
+def _begin(setup: Setup | OnlineSetup, folder: RunFolder, source: Source | None) -> None:
+    step = 0 if source is None else source.step
+    check_space(setup.config, setup.params, setup.tx, step=step, total_steps=setup.total_steps)
+    folder.start(total_steps=setup.total_steps, start_step=step)
+
+
+@contextlib.contextmanager
+def _exporting(folder: RunFolder, step: int) -> Iterator[None]:
+    """Says of an export that fails (the disk is full) that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        saved = f"the checkpoint of step {step} is whole, and the same command exports again"
+        raise OSError(error.errno, f"{error.strerror} ({saved})", error.filename or str(folder.path / "export")) from error

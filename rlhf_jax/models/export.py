@@ -1,6 +1,7 @@
 """Writing a model as a folder that transformers and vLLM load."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from rlhf_jax.models.checkpoint import INDEX, SINGLE, VALUE_HEAD, tensor_shapes
@@ -139,12 +141,28 @@ def _bytes(size: int | str) -> int:
 
 def _write_file(path: Path, tensors: dict[str, np.ndarray]) -> set[str]:
     part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"format": "pt"})
-    os.replace(part, path)
+    try:
+        save_file(tensors, part, metadata={"format": "pt"})
+        os.replace(part, path)
+    except (SafetensorError, OSError) as error:  # of the operating system: a full disk, a read-only folder
+        part.unlink(missing_ok=True)
+        raise _write_error(error, path) from error
     return {path.name}
+
+
+def _write_error(error: Exception, path: Path) -> OSError:
+    """An `OSError` with the path, whatever safetensors makes of it."""
+    number = error.errno if isinstance(error, OSError) else None
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else number or errno.EIO
+    return OSError(number, os.strerror(number), str(path))
 
 
 def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:  # a full disk is noticed while writing, which does not know the name
+        part.unlink(missing_ok=True)
+        raise _write_error(error, path) from error

@@ -86,7 +86,8 @@ def test_resuming_keeps_rows_up_to_the_checkpoint(tmp_path):
         (
             {"algorithm__beta": "0.2"},
             3,
-            r"holds a run with another configuration \(algorithm.beta: 0.1 -> 0.2\); give another run_dir$",
+            r"holds a run with another configuration \(algorithm.beta: 0.1 -> 0.2\); give another run_dir; to go on from .*run "
+            r"with changes, start the same command with run_dir=.*run-2 checkpoint.start_from=.*run$",
         ),
         ({"algorithm__beta": "0.2", "seed": "1"}, None, r"another configuration \(algorithm.beta: 0.1 -> 0.2 and 1 more\); "),
     ],
@@ -112,6 +113,85 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
 def test_a_lock_alone_does_not_make_a_folder_used(tmp_path):
     (tmp_path / ".lock").touch()
     run(tmp_path, checkpoint__resume="never")
+
+
+@pytest.mark.parametrize("names", [("log.txt",), (".lock", "log.txt", "config.yaml.tmp")])
+def test_what_a_start_leaves_that_found_no_room_for_the_configuration_is_no_run(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("")
+    run(tmp_path, logging__plot="false")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "log.txt").touch()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(RunFolderError, match="holds no config.yaml"):
+        run(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.write_text(""), "has no rows, the checkpoint is of step 3"),
+        (lambda path: path.unlink(), "has no rows, the checkpoint is of step 3"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "has no rows, the checkpoint is of step 3"),
+        (lambda path: path.write_text(path.read_text().splitlines()[0] + "\n"), "ends at step 1, the checkpoint is of step 3"),
+        (lambda path: path.write_bytes(path.read_bytes() + bytes(100)), None),
+        (lambda path: path.write_text(path.read_text()[:-4]), None),
+    ],
+)
+def test_lost_rows_are_told_on_resume(tmp_path, caplog, damage, told):
+    run(tmp_path / "run", logging__plot="false")
+    damage(tmp_path / "run" / "metrics.jsonl")
+    run(tmp_path / "run", resume_step=3, steps=[], logging__plot="false")
+    assert (told in caplog.text) if told else "rows between are lost" not in caplog.text
+
+
+def test_rows_that_were_never_written_are_not_lost(tmp_path, caplog):
+    run(tmp_path / "run", steps=[2], logging__plot="false", training__log_every="2")
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    run(tmp_path / "run", resume_step=3, steps=[], logging__plot="false", training__log_every="1")
+    assert "rows between are lost" not in caplog.text
+
+
+class FullDisk:
+    """A file on a disk without room."""
+
+    def __init__(self, inner):
+        self._inner = inner
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def flush(self):
+        self.write("")
+
+    def close(self):
+        self._inner.close()
+        self.write("")
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+def test_a_full_disk_does_not_hide_the_error_that_ended_the_run(tmp_path, caplog, capfd):
+    with pytest.raises(ZeroDivisionError, match="on purpose"), RunFolder(config(tmp_path / "run"), progress=False) as folder:
+        folder.start(total_steps=3)
+        folder._sinks[0]._file = FullDisk(folder._sinks[0]._file)
+        folder._log_file.stream = FullDisk(folder._log_file.stream)
+        raise ZeroDivisionError("on purpose")
+    assert (
+        f"closing {tmp_path / 'run'}: [Errno 28] No space left on device: '{tmp_path / 'run' / 'metrics.jsonl'}'" in caplog.text
+    )
+    assert caplog.text.count("log.txt cannot be written") == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'") as error:
+        with RunFolder(config(tmp_path / "run"), progress=False) as folder:
+            folder._sinks[0]._file = FullDisk(folder._sinks[0]._file)
+            folder.write(1, {"loss/total": 1.0})
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):

@@ -106,7 +106,10 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     def init(**arguments):
         calls.append(("init", arguments))
         return types.SimpleNamespace(
-            id="abc", log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("finish")
+            id="abc",
+            define_metric=lambda *names, **options: calls.append(("define", names, options)),
+            log=lambda values, **options: calls.append((values, options)),
+            finish=lambda: calls.append("finish"),
         )
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
@@ -115,14 +118,58 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
         sink.write(step, {"loss": jnp.float32(0.5)}, split="eval")
         sink.close()
     common = {"project": "p", "name": "n", "dir": str(tmp_path), "config": {"seed": 0}, "resume": "allow"}
+    axis = ("define", ("*",), {"step_metric": "step"})
     assert calls == [
         ("init", common | {"id": None}),
-        (1, {"eval/loss": 0.5}),
+        axis,
+        ({"step": 1, "eval/loss": 0.5}, {}),
         "finish",
         ("init", common | {"id": "abc"}),
-        (2, {"eval/loss": 0.5}),
+        axis,
+        ({"step": 2, "eval/loss": 0.5}, {}),
         "finish",
     ]
+
+
+class Service:
+    """Weights & Biases as far as it matters here: a row with a step below the run's own is dropped."""
+
+    def __init__(self):
+        self.rows, self.last, self.axes = [], 0, {}
+
+    def init(self, *, id, **options):
+        return types.SimpleNamespace(id="abc", define_metric=self.define_metric, log=self.log, finish=lambda: None)
+
+    def define_metric(self, name, *, step_metric):
+        self.axes[name] = step_metric
+
+    def log(self, values, step=None):
+        step = self.last + 1 if step is None else step
+        if step >= self.last:
+            self.last = step
+            self.rows.append(values)
+
+
+def test_wandb_loses_no_row_of_a_run_that_was_killed_and_resumed(tmp_path, monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    for steps, session in ((range(1, 8), 1.0), (range(5, 10), 2.0)):  # killed after step 7, resumed from step 4
+        sink = WandbSink(tmp_path, project="p", name="n", config={})
+        for step in steps:
+            sink.write(step, {"session": session})
+            sink.write(step, {"session": session}, split="eval")
+    assert service.axes == {"*": "step"}
+    resumed = [row["step"] for row in service.rows if row.get("train/session") == 2.0]
+    assert resumed == [5, 6, 7, 8, 9]
+    assert [row["step"] for row in service.rows if "eval/session" in row] == [*range(1, 8), *range(5, 10)]
+
+
+def test_a_part_that_wandb_lacks_is_named(tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text("import a_part_of_it_that_is_missing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(MetricsError, match=r"package wandb \(which needs a_part_of_it_that_is_missing\): pip"):
+        WandbSink(tmp_path, project="p", name="n", config={})
 
 
 def test_wandb_that_cannot_start_is_one_line(tmp_path, monkeypatch):

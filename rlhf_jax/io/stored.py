@@ -1,0 +1,264 @@
+"""One checkpoint on disk, read item by item and compared with the digests that were taken when it was saved."""
+
+import contextlib
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from rlhf_jax.io.disk import describe_bytes, free_bytes, is_disk_full
+from rlhf_jax.io.errors import CheckpointError, UnreadableError
+from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
+from rlhf_jax.io.seal import DamagedError, Meta, unseal
+
+_log = logging.getLogger(__name__)
+ReadT = TypeVar("ReadT")
+ARRAYS = ("params", "rest")
+"""Items that hold arrays."""
+
+
+class StoredStep:
+    """A complete checkpoint, read through orbax's manager; everything that is wrong with its files is one line.
+
+    Args:
+        manager: orbax's, of the folder that holds the checkpoint.
+        folder: of this step.
+    """
+
+    def __init__(self, manager: ocp.CheckpointManager, folder: pathlib.Path):
+        self.manager, self.folder = manager, folder
+        self.step = int(folder.name)
+
+    def meta(self) -> Meta:
+        """What was saved beside the arrays.
+
+        Raises:
+            UnreadableError: it is not what was written.
+        """
+        with reading(self.folder / "meta"):
+            items = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            meta = unseal(self.manager.restore(self.step, args=items).meta)
+        if not meta.fingerprints:
+            _log.info("%s was saved by an earlier version, without digests of its values", self.folder)
+        return meta
+
+    def layouts(self, meta: Meta) -> dict[str, Any]:
+        """Item -> tree of shapes and dtypes.
+
+        Raises:
+            UnreadableError: they are not those that were saved.
+        """
+        with reading(self.folder):
+            stored = self.manager.item_metadata(self.step)
+            trees = {name: tree_of(stored[name]) for name in ARRAYS}
+        for name, tree in trees.items():
+            with reading(self.folder / name):
+                if meta.layouts and layout_fingerprint(tree) != meta.layouts[name]:
+                    raise DamagedError("its names, shapes or dtypes are not those that were saved")
+        return trees
+
+    def arrays(self, wanted: Mapping[str, Any], meta: Meta, *, passed_over: Collection[str] = ()) -> dict[str, Any]:
+        """Whole items, onto the shardings that are wanted.
+
+        Args:
+            wanted: item -> tree with the shapes and dtypes that are stored.
+            meta: of this checkpoint.
+            passed_over: fields of `rest` that are not compared, because nobody uses them.
+
+        Raises:
+            UnreadableError: a value is not the one that was saved.
+        """
+        found = {}
+        for name, tree in wanted.items():
+            with reading(self.folder / name):
+                items = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(tree))})
+                found[name] = self.manager.restore(self.step, args=items)[name]
+                used = {key: part for key, part in fields(name, found[name]).items() if field_of(key) not in passed_over}
+                targets = fields(name, tree)
+                for key, part in used.items():
+                    if sum(map(is_key, jax.tree.leaves(part))) < sum(map(is_key, jax.tree.leaves(targets[key]))):
+                        raise DamagedError(f"{field_of(key)} is read as plain words, and was a random key")
+                for key, digest in fingerprints(used).items() if meta.fingerprints else ():
+                    if digest != meta.fingerprints[key]:
+                        raise DamagedError(f"the values of {field_of(key)} are not those that were saved")
+        return found
+
+    def verify(self) -> None:
+        """Reads everything once, on the host, and compares it.
+
+        Raises:
+            UnreadableError: the checkpoint is not whole.
+        """
+        meta = self.meta()
+        for name, tree in self.layouts(meta).items():
+            host = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+            self.arrays({name: host}, meta)
+
+
+class Parts(NamedTuple):
+    """A state that was taken as far as it fits."""
+
+    fields: dict[str, Any]
+    """The fields that fit, `params` among them."""
+    unfit: dict[str, str]
+    """Those that do not: field -> the first difference."""
+    meta: dict[str, Any]
+
+
+def or_whole(stored: StoredStep, read: Callable[[StoredStep], ReadT]) -> ReadT:
+    """Reads a checkpoint; when it is damaged, the error says which other one is whole.
+
+    Raises:
+        CheckpointError: whatever `read` raises, damage with how to go on.
+    """
+    try:
+        return read(stored)
+    except UnreadableError as error:
+        damage = error
+    directory = stored.folder.parent
+    for other in reversed([step for step in complete_steps(directory) if step != stored.step]):
+        try:
+            StoredStep(stored.manager, directory / str(other)).verify()
+        except CheckpointError:
+            continue
+        raise CheckpointError(
+            f"{damage}; the checkpoint of step {other} is whole: remove {stored.folder} to go on from it, "
+            f"or name it (--step {other}, or checkpoint.start_from={directory.parent}@{other} in a new run_dir)"
+        ) from damage.__cause__
+    raise CheckpointError(f"{damage}; no other checkpoint is whole: start again in a new run_dir") from damage.__cause__
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed PRNG key."""
+    return bool(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def fields(item: str, tree: Any) -> dict[str, Any]:
+    """The parts of an item that have digests of their own: `params`, and each field of `rest`."""
+    return {item: tree} if item == "params" else {f"{item}/{name}": value for name, value in tree.items()}
+
+
+def field_of(key: str) -> str:
+    """The field of the state whose digest stands under a key."""
+    return key.rpartition("/")[2]
+
+
+def stored_metrics(folder: pathlib.Path) -> dict[str, float]:
+    """What a checkpoint is ranked by; empty when it was not evaluated.
+
+    Raises:
+        UnreadableError: it is not what was written.
+    """
+    path = folder / "metrics" / "metrics"
+    with reading(path):
+        metrics = json.loads(path.read_bytes()) if path.exists() else {}
+    with reading(folder / "meta"):
+        sealed = unseal(json.loads((folder / "meta" / "metadata").read_bytes()))
+    if sealed.fingerprints and (sealed.metrics or {}) != metrics:
+        raise UnreadableError(f"{path} is damaged: its contents are not those that were written")
+    return metrics
+
+
+def check_metrics(directory: pathlib.Path) -> None:
+    """Reads what all checkpoints are ranked by: orbax does too, and says no more than where a comma is missing.
+
+    Raises:
+        UnreadableError: of the first that is damaged, with how to go on.
+    """
+    steps = complete_steps(directory)
+    for step in steps:
+        try:
+            stored_metrics(directory / str(step))
+        except UnreadableError as error:
+            others = ", ".join(str(other) for other in steps if other != step) or "none"
+            raise UnreadableError(
+                f"{error}; remove {directory / str(step)} to go on with the other checkpoints (of steps: {others})"
+            ) from error
+
+
+def save_error(directory: pathlib.Path, step: int | None, error: Exception) -> CheckpointError:
+    """A save that failed, in one line: which, why, what is left, and what to do."""
+    steps = complete_steps(directory)
+    left = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
+    room = f" ({describe_bytes(free_bytes(directory))} free)" if is_disk_full(error) else ""
+    return CheckpointError(
+        f"{directory / str(step)} could not be saved: {reason(error)}{room}; {left}: "
+        "mend the cause and start the same command again"
+    )
+
+
+def complete_steps(directory: pathlib.Path) -> list[int]:
+    """Steps with a folder under its final name, ascending, by the names alone."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(child.name) for child in directory.iterdir() if child.name.isdigit() and child.is_dir())
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Iterator[None]:
+    """Turns whatever orbax and below raise about damaged or missing files into one line."""
+    try:
+        yield
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # orbax, tensorstore and json have many
+        if "RESOURCE_EXHAUSTED" in str(error):  # no memory on the device: nothing is wrong with the files
+            raise
+        verb = "is damaged" if isinstance(error, DamagedError) else "cannot be read"
+        raise UnreadableError(f"{_culprit(path)} {verb}: {reason(error)}") from error
+
+
+def _culprit(path: pathlib.Path) -> pathlib.Path:
+    """The first file of orbax's descriptions below a folder that is no JSON, else the folder."""
+    names = ("_CHECKPOINT_METADATA", "_METADATA", "_sharding", "metadata", "metrics", "array_metadatas/process_*")
+    for file in sorted(file for name in names for file in path.rglob(name) if file.is_file()):
+        try:
+            json.loads(file.read_bytes())
+        except (ValueError, OSError):
+            return file
+    return path
+
+
+def reason(error: Exception) -> str:
+    """The beginning of an error, in one line; of a full disk the system's words."""
+    if is_disk_full(error):
+        return "No space left on device"
+    text = " ".join(str(error).split())
+    if isinstance(error, DamagedError):
+        return text
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+
+
+def tree_of(stored: Any) -> Any:
+    """The tree of shapes and dtypes in orbax's metadata of an item."""
+    return stored.tree if hasattr(stored, "tree") else stored
+
+
+def leaf_name(path: Any) -> str:
+    """`embed/embedding`, whatever holds it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+
+
+def check_fits(folder: pathlib.Path, prefix: str, wanted: Any, stored: Any, *, dtypes: bool) -> None:
+    """Compare names, shapes and dtypes before orbax does: its errors are long and come from several threads."""
+    want = dict(tree_leaves(prefix, wanted))
+    have = dict(tree_leaves(prefix, stored))
+    for name in want.keys() - have.keys():
+        raise CheckpointError(f"{folder}: {name} is not in the checkpoint: it was saved from another model or optimizer")
+    for name in have.keys() - want.keys():
+        raise CheckpointError(
+            f"{folder}: {name} is in the checkpoint but not wanted: it was saved from another model or optimizer"
+        )
+    for name, leaf in want.items():
+        if leaf.shape != have[name].shape:
+            raise CheckpointError(f"{folder}: {name} has shape {have[name].shape} in the checkpoint, but {leaf.shape} is wanted")
+        if dtypes and leaf.dtype != have[name].dtype:
+            raise CheckpointError(f"{folder}: {name} is {have[name].dtype} in the checkpoint, but {leaf.dtype} is wanted")

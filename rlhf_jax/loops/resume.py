@@ -1,0 +1,272 @@
+"""Where a run begins: at its start, at its own newest checkpoint, or at a checkpoint of another run (`checkpoint.start_from`).
+
+A run that goes on from its own checkpoint must be the same run (`check_same_run`); only its number of steps may grow. One that
+starts from another run takes over that run's whole state as far as it fits, and every difference is written to the log.
+"""
+
+import logging
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax.algorithms import algorithm_config
+from rlhf_jax.config import Config, algorithm_name
+from rlhf_jax.data.digest import file_digest
+from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError
+from rlhf_jax.io.run_folder import start_from_command
+from rlhf_jax.loops.grading import MODEL, model_path
+from rlhf_jax.models import local_folder
+from rlhf_jax.rewards.fingerprint import fingerprint
+from rlhf_jax.training import TrainState, make_schedule
+
+_log = logging.getLogger(__name__)
+FREE = ("rewards", "total_steps", "data_start")
+"""Keys of a checkpoint's meta that may differ when a run goes on."""
+ORDER = ("seed", "data.shuffle", "data.packing", "data.num_buckets", "data.pad_multiple", "data.buckets", "data.length_window")
+"""Keys that the order of the examples depends on, besides what the fingerprint of the data covers."""
+
+
+class Source(NamedTuple):
+    """The checkpoint that a run begins at."""
+
+    run_dir: pathlib.Path
+    step: int
+    meta: dict[str, Any]
+    changes: tuple[str, ...] = ()
+    """Differences between the two configurations, as `key: old -> new`."""
+    is_other: bool = False
+    """Whether it is another run's."""
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """Folder of the checkpoints."""
+        return self.run_dir / "checkpoints"
+
+    def changed(self, *keys: str) -> bool:
+        """Whether one of these keys, or one below them, is among the changes."""
+        return any(change.startswith(tuple(f"{key}{mark}" for mark in ":.[")) for change in self.changes for key in keys)
+
+
+def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) -> Source | None:
+    """What a run begins at; None at its start.
+
+    Args:
+      config: a whole run.
+      checkpointer: of its own folder.
+      resume: its newest checkpoint, which comes before `checkpoint.start_from`.
+
+    Raises:
+      ValueError: the other run is not one that this one can go on from.
+    """
+    if resume is not None:
+        return Source(pathlib.Path(config.run_dir), resume, checkpointer.read_meta(resume))
+    if config.checkpoint.start_from is None:
+        return None
+    run_dir, step = parse_start_from(config.checkpoint.start_from)
+    if run_dir.resolve() == pathlib.Path(config.run_dir).resolve():
+        raise RunFolderError(f"checkpoint.start_from={config.checkpoint.start_from} is run_dir itself: give another run_dir")
+    if not (run_dir / "config.yaml").is_file():
+        raise RunFolderError(f"checkpoint.start_from={run_dir} holds no config.yaml, so it is no run folder")
+    changes = tuple(config.differences_from(run_dir / "config.yaml"))
+    with Checkpointer(run_dir / "checkpoints") as other:
+        newest = other.latest_step()
+        if newest is None:
+            raise CheckpointError(f"checkpoint.start_from={run_dir} holds no complete checkpoint")
+        step = newest if step is None else step
+        source = Source(run_dir, step, other.read_meta(step), changes, is_other=True)
+    check_kind(config, source)
+    ignored = ("run_dir:", "checkpoint.")
+    listed = [change for change in changes if not change.startswith(ignored)]
+    _log.info("start from step %d of %s, %s", step, run_dir, f"{len(listed)} changes:" if listed else "nothing changed")
+    for change in listed:
+        _log.info("  %s", change)
+    return source
+
+
+def parse_start_from(text: str) -> tuple[pathlib.Path, int | None]:
+    """`RUN`, `RUN@STEP` or `RUN/checkpoints/STEP` as run folder and step."""
+    path = pathlib.Path(text).expanduser()
+    run, at, step = text.rpartition("@")
+    if at and step.isdigit() and not path.is_dir():
+        return pathlib.Path(run).expanduser(), int(step)
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return path.parent.parent, int(path.name)
+    return path, None
+
+
+def check_kind(config: Config, source: Source) -> None:
+    """Refuses a run that was trained on something else: text, pairs or prompts."""
+    ours, theirs = algorithm_name(config.algorithm), source.meta.get("algorithm")
+    change = next((change for change in source.changes if change.startswith("algorithm.name:")), None)
+    if theirs is None and change is not None:  # of an earlier version
+        theirs = change.partition(": ")[2].split("'")[1]
+    if theirs is None or theirs == ours:
+        return
+    old: Any = algorithm_config(theirs)
+    if old.data != config.algorithm.data:
+        raise RunFolderError(
+            f"checkpoint.start_from={source.run_dir} is a run of {theirs} on {old.data}, this one is of {ours} on "
+            f"{config.algorithm.data}: to train its weights further use model.path={source.run_dir}/export"
+        )
+
+
+def take_tokenizer(config: Config, source: Source | None) -> None:
+    """Another run's own tokenizer goes into the new run folder, unless the configuration asks for a different one."""
+    if source is None or not source.is_other or source.changed("tokenizer", "data.chat_template", "model.path"):
+        return
+    ours, theirs = pathlib.Path(config.run_dir) / "tokenizer", source.run_dir / "tokenizer"
+    if theirs.is_dir() and not ours.exists():
+        shutil.copytree(theirs, ours)
+
+
+def data_start(source: Source | None, data: str, *, in_batches: bool) -> int:
+    """The training step at which the order of the data begins: 0, or where another run's state met other data.
+
+    Args:
+      source: where the run begins.
+      data: fingerprint of its data.
+      in_batches: whether the order also depends on the batch size.
+    """
+    if source is None:
+        return 0
+    kept = int(source.meta.get("data_start", 0))
+    if not source.is_other:
+        return kept
+    keys = (*ORDER, "training.batch_size") if in_batches else ORDER
+    if source.meta["data"] == data and not source.changed(*keys):
+        return kept
+    _log.warning("the data or their order differ from those of %s: the run begins with the first of them", source.run_dir)
+    return source.step
+
+
+def check_steps(config: Config, source: Source | None, total_steps: int) -> None:
+    """Refuses a number of steps that leaves nothing to do, or that is below what the run was planned for.
+
+    A schedule is a function of the step and of the number of steps: where that grows, the learning rate goes on by the longer
+    schedule, so a cosine that had come down rises again.
+    """
+    if source is None:
+        return
+    planned = int(source.meta.get("total_steps", source.step))
+    setting = "training.max_steps" if config.training.max_steps else "training.num_epochs"
+    if source.is_other and total_steps <= source.step:
+        raise RunFolderError(
+            f"{setting} makes {total_steps} steps in all, and step {source.step} of {source.run_dir} is to go on: raise it "
+            "(steps of the other run count)"
+        )
+    if not source.is_other and total_steps < planned:
+        raise RunFolderError(
+            f"{setting} makes {total_steps} steps, but the run in {source.run_dir} was planned for {planned}: it may only grow; "
+            + start_from_command(source.run_dir)
+        )
+
+
+def log_growth(config: Config, source: Source | None, total_steps: int, *, updates: int = 1, warmup: int = 0) -> None:
+    """Says what a longer run does to the learning rate.
+
+    Args:
+      config: a whole run.
+      source: where it begins.
+      total_steps: of the run as it is now.
+      updates: optimizer updates a step.
+      warmup: updates before the schedule begins.
+    """
+    planned = None if source is None else source.meta.get("total_steps")
+    if source is None or planned is None or planned == total_steps:
+        return
+    count = source.step * updates - warmup
+    old, new = (
+        float(make_schedule(config.optimizer, total_steps=total * updates - warmup)(max(count, 0)))
+        for total in (planned, total_steps)
+    )
+    _log.warning(
+        "%d steps instead of %d: the schedule is that of the new number, so after step %d the learning rate is %.3g, not %.3g",
+        total_steps,
+        planned,
+        source.step,
+        new,
+        old,
+    )
+
+
+def check_same_run(meta: dict[str, Any], identity: dict[str, Any], run_dir: pathlib.Path) -> None:
+    """Refuses to go on with other data, another order, another batch size or another reference; other rewards are a warning.
+
+    Args:
+      meta: of the checkpoint.
+      identity: what it must agree with.
+      run_dir: for the message.
+
+    Raises:
+      RunFolderError: the first difference.
+    """
+    for name, value in identity.items():
+        if name in FREE:
+            continue
+        if name == "reference" and isinstance(meta[name], str) and ":" not in meta[name]:
+            _log.warning("the checkpoint is of an earlier version: whether the reference is the same is not checked")
+        elif meta[name] != value:
+            raise RunFolderError(
+                f"cannot resume in {run_dir}: {name} was {meta[name]!r} when the checkpoint was made and is {value!r} now; "
+                f"use the same configuration and data, or another run_dir; {start_from_command(run_dir)}"
+            )
+    warn_of_changed_rewards(meta, identity)
+
+
+def warn_of_changed_rewards(meta: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Says which rewards are not those that the run was trained with until now."""
+    old, new = meta.get("rewards", {}), identity.get("rewards", {})
+    changed = [label for label in old if label in new and old[label] != new[label]]
+    if changed:
+        _log.warning(
+            "the file of the reward %s changed since the checkpoint was made: from here on the run learns from another reward",
+            " and ".join(changed),
+        )
+
+
+def reward_digests(config: Config) -> dict[str, str]:
+    """Label -> digest of the file of a reward function, or of the weights of a reward model."""
+    digests = fingerprint(config.rewards)
+    for reward in config.rewards:
+        if reward.function == MODEL:
+            folder = local_folder(model_path(reward))
+            digests[reward.label] = "+".join(file_digest(file) for file in sorted(folder.glob("*.safetensors")))
+    return digests
+
+
+def take_state(
+    source: Source, abstract: Any, *, tx: optax.GradientTransformation, shardings: TrainState, aux: Any
+) -> tuple[TrainState, dict[str, Any], dict[str, str]]:
+    """The train state of another run, as far as it fits.
+
+    Args:
+      source: the other run.
+      abstract: a NamedTuple with the fields of `TrainState`, and perhaps more.
+      tx: makes a new optimizer state where the other run's does not fit.
+      shardings: of the state.
+      aux: the algorithm's own state, where the other run's does not fit.
+
+    Returns:
+      (state, further fields that fit, further fields that do not and why).
+
+    Raises:
+      CheckpointError: the parameters do not fit, or the checkpoint is damaged.
+    """
+    with Checkpointer(source.directory) as checkpointer:
+        found = checkpointer.restore_parts(source.step, abstract)
+    fields, unfit = dict(found.fields), dict(found.unfit)
+    for name, reason in [item for item in unfit.items() if item[0] in TrainState._fields]:
+        if name == "opt_state":
+            fields[name] = jax.jit(tx.init, out_shardings=shardings.opt_state)(fields["params"])
+        elif name == "aux":
+            fields[name] = jax.device_put(jax.tree.map(jnp.asarray, dict(aux)), shardings.aux)
+        else:
+            raise CheckpointError(f"checkpoint.start_from={source.run_dir}: {reason}")
+        _log.warning("%s of %s does not fit (%s): it begins anew", name, source.run_dir, reason)
+        del unfit[name]
+    state = TrainState(**{name: fields.pop(name) for name in TrainState._fields})
+    return state, fields, unfit
