@@ -131,16 +131,16 @@ def test_widths_by_hand_end_where_they_suffice(many):
 
 
 def test_no_width_exceeds_the_limit(many):
-    made = loader(many, max_prompt_len=45)
+    made = loader(many, max_prompt_len=45, truncation="keep_end")
     assert made.buckets[-1] == 45 and made.shortened > 0
 
 
 def test_long_prompts(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": "0123456789"}, {"prompt": "abc"}])
-    cut = loader(path, max_prompt_len=6)
+    cut = loader(path, max_prompt_len=6, truncation="keep_end")
     assert texts(cut, [0, 1]) == ["456789", "abc"] and (cut.shortened, cut.skipped) == (1, {})
     assert cut.take(np.array([0])).prompts == ["0123456789"], "rewards see the whole prompt"
-    for truncation in ("drop", "keep_start"):
+    for truncation in (None, "drop", "keep_start"):
         dropped = loader(path, max_prompt_len=6, truncation=truncation)
         assert (dropped.num_examples, dropped.skipped) == (1, {"prompt too long": 1}) and texts(dropped, [0]) == ["abc"]
     with pytest.raises(
@@ -151,7 +151,8 @@ def test_long_prompts(tmp_path):
 
 def test_a_cut_prompt_keeps_the_special_tokens_that_open_it(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": [{"role": "user", "content": "0123456789"}]}])
-    made = loader(path, max_prompt_len=6, chat_template="{{ bos_token }}{{ messages[0]['content'] }}")
+    template = "{{ bos_token }}{{ messages[0]['content'] }}"
+    made = loader(path, max_prompt_len=6, chat_template=template, truncation="keep_end")
     assert made.take(np.array([0])).tokens.tolist()[0] == [BYTES.bos_id, *BYTES.encode("56789")]
 
 
