@@ -6,17 +6,17 @@ are when the model samples. The stop of an answer belongs to the answer.
 
 import functools
 import re
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow
 from rlhf_jax.data.formats import ASSISTANT, HUMAN, PairExample, PromptExample, TextExample
-from rlhf_jax.data.messages import ChatOptions, Content, Message
+from rlhf_jax.data.messages import TOOLS, VARIABLES, ChatOptions, Content, Message
 from rlhf_jax.data.stops import EncodedRow, Piece, ends_with_stop, template_stops, trained_row
 from rlhf_jax.data.templates import apply_template, settle_calls
-from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer
+from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.data.turns import REWRITTEN, Note, Rendered, Segment, Turn, last_row, marked_row, read_turns, whole_row
 
 _LATER_TURNS = re.compile(f"({re.escape(HUMAN)}.*?{re.escape(ASSISTANT)})", re.DOTALL)
@@ -52,13 +52,13 @@ def render_all(example: TextExample, tokenizer: FastTokenizer) -> list[tuple[Tex
     return rows
 
 
-def _whole(turns: list[Turn], tokenizer: Tokenizer, *, needs_stops: bool) -> Rendered | None:
-    if len(turns) > 1 and needs_stops and not template_stops(cast(FastTokenizer, tokenizer), tokenizer.stop_ids).between:
+def _whole(turns: list[Turn], tokenizer: FastTokenizer, *, needs_stops: bool) -> Rendered | None:
+    if len(turns) > 1 and needs_stops and not template_stops(tokenizer, tokenizer.stop_ids).between:
         return None
     return whole_row(turns, tokenizer)
 
 
-def render(example: TextExample | PairExample, tokenizer: Tokenizer) -> Rendered:
+def render(example: TextExample | PairExample, tokenizer: FastTokenizer) -> Rendered:
     """Writes an example out as text, conversations through the chat template, one row a completion.
 
     Raises:
@@ -73,7 +73,7 @@ def render(example: TextExample | PairExample, tokenizer: Tokenizer) -> Rendered
     return Rendered(prompt or "", [_transcript_segments(prompt, answer) for answer in answers], False, notes)
 
 
-def _unit(prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: Tokenizer) -> Rendered:
+def _unit(prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer) -> Rendered:
     """A completion as one row, whatever the template does: at worst only its last answer is trained on."""
     turns = read_turns(prompt, completion, chat, tokenizer)
     whole = _whole(turns, tokenizer, needs_stops=False)
@@ -92,21 +92,22 @@ def _joined(rows: list[Rendered]) -> Rendered:
     return Rendered("", held, True, notes)
 
 
-def _plain_notes(text: str, chat: ChatOptions, tokenizer: Tokenizer) -> tuple[Note, ...]:
+def _plain_notes(text: str, chat: ChatOptions, tokenizer: FastTokenizer) -> tuple[Note, ...]:
     notes = []
     if tokenizer.prefix_ids and text.startswith(_prefix_text(tokenizer)):
         notes.append(Note(SECOND_BOS, repr(_prefix_text(tokenizer))))
-    if chat.tools:
-        notes.append(Note(NO_CHAT, "tools"))
+    given = [name for name, value in ((TOOLS, chat.tools), (VARIABLES, chat.variables)) if value]
+    if given:
+        notes.append(Note(NO_CHAT, " and ".join(given)))
     return tuple(notes)
 
 
 @functools.lru_cache(maxsize=8)
-def _prefix_text(tokenizer: Tokenizer) -> str:
+def _prefix_text(tokenizer: FastTokenizer) -> str:
     return tokenizer.decode(tokenizer.prefix_ids)
 
 
-def render_prompt(example: PromptExample, tokenizer: Tokenizer) -> Rendered:
+def render_prompt(example: PromptExample, tokenizer: FastTokenizer) -> Rendered:
     """Writes a prompt without a completion; of a conversation, the template opens the answer.
 
     Raises:
@@ -130,7 +131,9 @@ def _transcript_segments(prompt: str | None, answer: Content) -> list[Segment]:
     return [part for part in parts if part.text]
 
 
-def encode_rows(rendered: list[Rendered], tokenizer: Tokenizer, config: DataConfig) -> list[tuple[list[int], list[EncodedRow]]]:
+def encode_rows(
+    rendered: list[Rendered], tokenizer: FastTokenizer, config: DataConfig
+) -> list[tuple[list[int], list[EncodedRow]]]:
     """(prompt ids, completions) of each example, whole, in one call of the tokenizer."""
     encoded = iter(tokenizer.encode_batch([text for item in rendered for text in _texts(item)]))
     result = []
@@ -161,7 +164,7 @@ def _other(segment: Segment) -> str | None:
     return segment.opening if segment.own is None else segment.own
 
 
-def _prefix(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+def _prefix(ids: list[int], tokenizer: FastTokenizer) -> list[int]:
     """The tokenizer's own special tokens in front of a text; none where the user's rendering brings them."""
     prefix = list(tokenizer.prefix_ids)
     return [] if ids[: len(prefix)] == prefix else prefix
@@ -177,7 +180,7 @@ def _split_prompt(rows: list[EncodedRow]) -> tuple[list[int], list[EncodedRow]]:
     return rows[0].ids[:shared], [EncodedRow(row.ids[shared:], row.trained[shared:]) for row in rows]
 
 
-def _finish(row: EncodedRow, tokenizer: Tokenizer, config: DataConfig, *, is_chat: bool) -> EncodedRow:
+def _finish(row: EncodedRow, tokenizer: FastTokenizer, config: DataConfig, *, is_chat: bool) -> EncodedRow:
     """Ends the row with its last trained token, and that with EOS where no stop ends it."""
     last = len(row.trained) - row.trained[::-1].index(True) if True in row.trained else 0
     ids, trained = row.ids[:last], row.trained[:last]
@@ -187,7 +190,7 @@ def _finish(row: EncodedRow, tokenizer: Tokenizer, config: DataConfig, *, is_cha
     return EncodedRow(ids, trained)
 
 
-def num_prefix(prompt: list[int], tokenizer: Tokenizer) -> int:
+def num_prefix(prompt: list[int], tokenizer: FastTokenizer) -> int:
     """How many special ids open a prompt: the tokenizer's own, or the BOS that a chat template wrote."""
     prefixes = [tokenizer.prefix_ids, [] if tokenizer.bos_id is None else [tokenizer.bos_id]]
     return next((len(prefix) for prefix in prefixes if prefix and prompt[: len(prefix)] == prefix), 0)

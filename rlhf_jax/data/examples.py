@@ -69,7 +69,9 @@ def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
     for example in load_examples(config, kind=kind, split=split).rows:
         contents: list[Content | None]
         if isinstance(example, TokenExample):
-            raise DataError(f"{example.where}: rows of token ids hold no text to train a tokenizer on: name the one they are from")
+            raise DataError(
+                f"{example.where}: rows of token ids hold no text to train a tokenizer on: name the one they are from"
+            )
         if isinstance(example, TextExample):
             contents = [example.prompt, example.completion]
         elif isinstance(example, PairExample):

@@ -178,9 +178,7 @@ def _whole_conversation(columns: Mapping[str, Any]) -> tuple[str, list[Message]]
     return column, messages
 
 
-def _prompt_example(
-    columns: Mapping[str, Any], form: str, where: str, chat: ChatOptions
-) -> PromptExample:
+def _prompt_example(columns: Mapping[str, Any], form: str, where: str, chat: ChatOptions) -> PromptExample:
     if form == "preference":
         prompt: Content = _preference(columns)[0]
     elif form == "messages":

@@ -144,10 +144,7 @@ def _calls(value: Any, where: str) -> list[Message]:
     calls = calls if isinstance(calls, list) else [calls]
     if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
         raise BadRow("wrong type", f"{where} is a function call without a name")
-    return [
-        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
-        for call in calls
-    ]
+    return [{"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}} for call in calls]
 
 
 def valid_text(text: str, where: str) -> str:

@@ -10,10 +10,12 @@ from rlhf_jax.data.turns import DROPPED, LOST_TAIL, REWRITTEN, Note
 logger = logging.getLogger(__name__)
 
 WORDS = {
-    SECOND_BOS: "{count} texts begin with {detail} already, as a rendering of the chat template does: no second one is put in front",
-    NO_CHAT: "column {detail} has no effect on {count} rows of plain text: give messages, or set data.conversational true",
-    LOST_TAIL: "the chat template leaves {detail}, the end of its generation prompt, out of finished answers: {count} answers are "
-    "trained on in another context than the model sees when it answers; begin them with it, or set data.chat_template_kwargs",
+    SECOND_BOS: "{count} texts begin with {detail} already, as a rendering of the chat template does: "
+    "no second one is put in front",
+    NO_CHAT: "{detail} has no effect on {count} rows of plain text: give messages, or set data.conversational true",
+    LOST_TAIL: "the chat template leaves {detail}, the end of its generation prompt, out of finished answers: "
+    "{count} answers are trained on in another context than the model sees when it answers; begin them with it, "
+    "or set data.chat_template_kwargs",
     DROPPED: "the chat template leaves out the {detail} of {count} answers, so they are not trained on as the rows give them",
     REWRITTEN: "the chat template rewrites earlier answers when a further message follows: of {count} completions the last "
     "answer alone is trained on",
@@ -24,7 +26,7 @@ WORDS = {
 class Counted(NamedTuple):
     """How often something was noted, and where first."""
 
-    count: int
+    times: int
     detail: str
     where: str
 
@@ -34,14 +36,14 @@ def count_notes(notes: Iterable[tuple[str, Note]]) -> dict[str, Counted]:
     counted: dict[str, Counted] = {}
     for where, note in notes:
         first = counted.get(note.kind, Counted(0, note.detail, where))
-        counted[note.kind] = first._replace(count=first.count + 1)
+        counted[note.kind] = first._replace(times=first.times + 1)
     return counted
 
 
 def warn(notes: Mapping[str, Counted], name: str) -> None:
     """One warning a kind."""
     for kind, counted in notes.items():
-        text = WORDS[kind].format(count=counted.count, detail=counted.detail)
+        text = WORDS[kind].format(count=counted.times, detail=counted.detail)
         logger.warning("%s: %s (the first: %s)", name, text, counted.where)
 
 

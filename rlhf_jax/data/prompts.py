@@ -18,11 +18,11 @@ from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.examples import ExampleSet, Split, load_examples
 from rlhf_jax.data.formats import PromptExample
 from rlhf_jax.data.messages import Content, Message
-from rlhf_jax.data.notes import count_notes, warn, warn_shortened
+from rlhf_jax.data.notes import Counted, count_notes, warn, warn_shortened
 from rlhf_jax.data.shorten import shorten_chat
 from rlhf_jax.data.tokenize import data_fingerprint
 from rlhf_jax.data.tokenizer import FastTokenizer, template_source
-from rlhf_jax.data.turns import Note, Rendered
+from rlhf_jax.data.turns import Rendered
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def make_prompt_loader(
         tokenizer = tokenizer.with_chat_template(template_source(config.chat_template))
     examples = load_examples(config, kind="prompts", split=split)
     identity = f"{data_fingerprint(config, tokenizer, 'prompts', split)} {max_prompt_len}"
-    kept, tokens, skipped, shortened = _tokenize(examples, tokenizer, config, max_prompt_len)
+    kept, tokens, skipped, shortened, notes = _tokenize(examples, tokenizer, config, max_prompt_len)
     logger.info(
         "%s (%s): %d prompts, %d shortened, left out: %s",
         *(examples.name, split, len(kept), shortened),
@@ -92,6 +92,7 @@ def make_prompt_loader(
         max_prompt_len=max_prompt_len,
         skipped=skipped,
         shortened=shortened,
+        notes=notes,
         fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
     )
 
@@ -103,6 +104,7 @@ class PromptLoader:
         num_examples: prompts in the split.
         skipped: rows left out, by reason.
         shortened: prompts cut to the length limit.
+        notes: what the user should know about them, by kind (`rlhf_jax.data.notes`).
         fingerprint: hash of data, tokenizer and the options that decide about tokens.
         tokenizer: the one in use (with the chat template of the config).
         buckets: widths Tp that batches have, ascending; few, as each is a shape to compile.
@@ -120,9 +122,10 @@ class PromptLoader:
         max_prompt_len: int,
         skipped: dict[str, int],
         shortened: int,
+        notes: dict[str, Counted],
         fingerprint: str,
     ):
-        self.num_examples, self.skipped, self.shortened = len(examples), skipped, shortened
+        self.num_examples, self.skipped, self.shortened, self.notes = len(examples), skipped, shortened, notes
         self.seed, self.fingerprint, self.tokenizer = seed, fingerprint, tokenizer
         self._examples, self._shuffle = examples, config.shuffle
         self._lengths = np.array([len(row) for row in tokens], np.int32)
@@ -195,8 +198,8 @@ def _check_options(config: DataConfig, max_prompt_len: int) -> None:
 
 def _tokenize(
     examples: ExampleSet, tokenizer: FastTokenizer, config: DataConfig, max_prompt_len: int
-) -> tuple[list[PromptExample], list[list[int]], dict[str, int], int]:
-    """(prompts that fit, their tokens, rows left out by reason, how many were shortened)."""
+) -> tuple[list[PromptExample], list[list[int]], dict[str, int], int, dict[str, Counted]]:
+    """(prompts that fit, their tokens, rows left out by reason, how many were shortened, notes)."""
     skipped: Counter[str] = Counter(examples.skipped)
     bad: list[tuple[str, BadRow]] = []
     rendered: list[Rendered] = []
@@ -223,10 +226,8 @@ def _tokenize(
         shortened += fitted != prompt
         kept.append(example)
         tokens.append(fitted)
-    notes: list[tuple[str, Note]] = [
-        (example.where, note) for example, row in zip(readable, rendered, strict=True) for note in row.notes
-    ]
-    warn(count_notes(notes), examples.name)
+    notes = count_notes((example.where, note) for example, row in zip(readable, rendered, strict=True) for note in row.notes)
+    warn(notes, examples.name)
     warn_shortened(shortened, len(kept), examples.name, f"rollout.max_prompt_len {max_prompt_len}")
     _warn_left_out(skipped["prompt too long"], len(readable), examples.name, max_prompt_len)
     if not kept:
@@ -235,7 +236,7 @@ def _tokenize(
             f"no prompt of {examples.name} can be used with max_prompt_len {max_prompt_len} and truncation "
             f"{config.prompt_truncation!r}: {reasons}"
         )
-    return kept, tokens, dict(skipped), shortened
+    return kept, tokens, dict(skipped), shortened, notes
 
 
 def _warn_left_out(count: int, total: int, name: str, max_prompt_len: int) -> None:
@@ -246,9 +247,7 @@ def _warn_left_out(count: int, total: int, name: str, max_prompt_len: int) -> No
         )
 
 
-def _fit(
-    example: PromptExample, prompt: list[int], limit: int, tokenizer: FastTokenizer, config: DataConfig
-) -> list[int]:
+def _fit(example: PromptExample, prompt: list[int], limit: int, tokenizer: FastTokenizer, config: DataConfig) -> list[int]:
     """The prompt within the limit; a conversation loses whole turns.
 
     Raises:

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 from rlhf_jax.data.messages import Message
-from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.tokenizer import FastTokenizer
 
 _ATTEMPTS = 8  # cutting a text can merge its tokens otherwise, so that one cut may not be enough
 
 
 def shorten_chat(
-    prompt: list[Message], budget: int, tokenizer: Tokenizer, measure: Callable[[list[Message]], int]
+    prompt: list[Message], budget: int, tokenizer: FastTokenizer, measure: Callable[[list[Message]], int]
 ) -> list[Message] | None:
     """The prompt with its oldest turns left out.
 
@@ -41,7 +41,7 @@ def _cut_text(
     system: list[Message],
     turns: list[Message],
     budget: int,
-    tokenizer: Tokenizer,
+    tokenizer: FastTokenizer,
     measure: Callable[[list[Message]], int],
 ) -> list[Message] | None:
     place = max(range(len(turns)), key=lambda index: len(turns[index].get("content") or ""))

@@ -1,14 +1,16 @@
 """Where the trained part of an answer ends: with the first token that stops a rollout, and with nothing behind it."""
 
 import functools
+import logging
 from typing import NamedTuple
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.messages import ChatOptions, Message
-from rlhf_jax.data.templates import marked_tokenizer
-from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer
+from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.data.turns import Rendered, Segment, common_prefix, last_row, marked_row, read_turns, whole_row
+
+logger = logging.getLogger(__name__)
 
 _PROBE: list[Message] = [
     {"role": "user", "content": "Question"},
@@ -33,7 +35,7 @@ class Piece(NamedTuple):
     other: list[int]
 
 
-def trained_row(pieces: list[Piece], tokenizer: Tokenizer, *, is_chat: bool) -> EncodedRow:
+def trained_row(pieces: list[Piece], tokenizer: FastTokenizer, *, is_chat: bool) -> EncodedRow:
     """Joins the pieces of a completion. Of a chat, each answer is trained on up to its stop.
 
     The stop may stand in the answer's own text, or be the head of the next message (GLM: `<|user|>`).
@@ -64,7 +66,7 @@ def _span(segment: Segment, ids: list[int], other: list[int]) -> tuple[int, int]
     return 0, len(ids)
 
 
-def _first_stop(segment: Segment, ids: list[int], span: tuple[int, int], tokenizer: Tokenizer) -> int:
+def _first_stop(segment: Segment, ids: list[int], span: tuple[int, int], tokenizer: FastTokenizer) -> int:
     """One past the first stop behind the answer's text; 0: there is none."""
     stops = set(tokenizer.stop_ids)
     hits = [position for position in range(*span) if ids[position] in stops]
@@ -79,7 +81,7 @@ def _first_stop(segment: Segment, ids: list[int], span: tuple[int, int], tokeniz
     return next((position + 1 for position in hits if position >= first), 0)
 
 
-def _text_end(segment: Segment, ids: list[int], tokenizer: Tokenizer) -> int:
+def _text_end(segment: Segment, ids: list[int], tokenizer: FastTokenizer) -> int:
     """How many tokens hold the answer's text and what stands before it; 0: the template did not write it as it is."""
     begin = 0
     if segment.opening is not None:  # the answer may repeat words of the question
@@ -90,7 +92,7 @@ def _text_end(segment: Segment, ids: list[int], tokenizer: Tokenizer) -> int:
     return common_prefix(tokenizer.encode(segment.text[: place + len(segment.answer)]), ids)
 
 
-def _head_stop(ids: list[int], start: int, tokenizer: Tokenizer) -> int:
+def _head_stop(ids: list[int], start: int, tokenizer: FastTokenizer) -> int:
     """One past a stop that comes next, white space aside; 0: something else does."""
     for position in range(start, len(ids)):
         if ids[position] in tokenizer.stop_ids:
@@ -101,11 +103,11 @@ def _head_stop(ids: list[int], start: int, tokenizer: Tokenizer) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _stop_texts(tokenizer: Tokenizer, stop_ids: tuple[int, ...]) -> tuple[str, ...]:
+def _stop_texts(tokenizer: FastTokenizer, stop_ids: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(text for text in (tokenizer.decode([token]) for token in stop_ids) if text)
 
 
-def ends_with_stop(ids: list[int], tokenizer: Tokenizer) -> bool:
+def ends_with_stop(ids: list[int], tokenizer: FastTokenizer) -> bool:
     """Whether the last token, white space aside, is one that ends an answer."""
     for token in reversed(ids):
         if token in tokenizer.stop_ids:
@@ -115,7 +117,7 @@ def ends_with_stop(ids: list[int], tokenizer: Tokenizer) -> bool:
     return False
 
 
-def encode_pieces(segments: list[Segment], tokenizer: Tokenizer) -> list[Piece]:
+def encode_pieces(segments: list[Segment], tokenizer: FastTokenizer) -> list[Piece]:
     """The segments with their ids."""
     return [
         Piece(segment, tokenizer.encode(segment.text), tokenizer.encode(segment.own or segment.opening or ""))
@@ -132,6 +134,8 @@ class TemplateStops(NamedTuple):
     """An answer at the end of a conversation does."""
     foreign: str = ""
     """The special token that ends an answer instead, and that no rollout stops at."""
+    marked: bool = False
+    """The template marks itself what is trained."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -140,20 +144,21 @@ def template_stops(tokenizer: FastTokenizer, stop_ids: tuple[int, ...]) -> Templ
     del stop_ids
     chat = ChatOptions()
     try:
-        if marked_tokenizer(tokenizer) is not None:
-            marked = marked_row(_PROBE[:1], _PROBE[1:3], chat, tokenizer)
-            return TemplateStops(marked is None or _is_stopped(marked, tokenizer), True)
-        turns = read_turns(_PROBE[:1], _PROBE[1:], chat, tokenizer)
-        whole = whole_row(turns, tokenizer)
-        alone = last_row(turns[0], chat, tokenizer)
+        marked = marked_row(_PROBE[:1], _PROBE[1:3], chat, tokenizer)
+        if marked is not None:
+            alone = marked_row(_PROBE[:1], _PROBE[1:2], chat, tokenizer) or marked
+            between = _is_stopped(marked, tokenizer)
+        else:
+            turns = read_turns(_PROBE[:1], _PROBE[1:], chat, tokenizer)
+            alone, whole = last_row(turns[0], chat, tokenizer), whole_row(turns, tokenizer)
+            between = whole is not None and _is_stopped(whole, tokenizer)
     except BadRow:
         return TemplateStops(True, True)  # such conversations it refuses: the rows will tell
-    between = whole is not None and _is_stopped(whole, tokenizer)
     own = _is_stopped(alone, tokenizer)
-    return TemplateStops(between, own, "" if between or own else _foreign_end(alone, tokenizer))
+    return TemplateStops(between, own, "" if between or own else _foreign_end(alone, tokenizer), marked is not None)
 
 
-def _is_stopped(rendered: Rendered, tokenizer: Tokenizer) -> bool:
+def _is_stopped(rendered: Rendered, tokenizer: FastTokenizer) -> bool:
     """Whether the first answer is trained on a stop."""
     row = trained_row(encode_pieces(rendered.completions[0], tokenizer), tokenizer, is_chat=True)
     first = row.trained.index(True) if True in row.trained else 0
@@ -161,8 +166,8 @@ def _is_stopped(rendered: Rendered, tokenizer: Tokenizer) -> bool:
     return any(token in tokenizer.stop_ids for token in row.ids[first:end])
 
 
-def _foreign_end(alone: Rendered, tokenizer: Tokenizer) -> str:
-    text = alone.completions[0][0].text
+def _foreign_end(alone: Rendered, tokenizer: FastTokenizer) -> str:
+    text = "".join(segment.text for segment in alone.completions[0])
     behind = tokenizer.encode(text[text.rfind(_PROBE[1]["content"]) + len(_PROBE[1]["content"]) :])
     special = [token for token in behind if tokenizer.decode([token]) and not tokenizer.decode([token], skip_special_tokens=True)]
     return tokenizer.decode(special[:1])
@@ -175,14 +180,21 @@ def check_stops(tokenizer: FastTokenizer, config: DataConfig) -> None:
         DataError: names the template, what ends an answer there, and what would have to.
     """
     stops = template_stops(tokenizer, tokenizer.stop_ids)
+    if stops.marked and not stops.between:
+        logger.warning(
+            "the chat template marks as generated ({%% generation %%}) an answer without a token that stops a rollout, where "
+            "another message follows: such answers do not teach the model to stop"
+        )
     if stops.between or stops.own or (not stops.foreign and config.append_eos):
         return
-    name = "the tokenizer's chat template" if config.chat_template is None else f"data.chat_template {config.chat_template[:80]!r}"
+    name = (
+        "the tokenizer's chat template" if config.chat_template is None else f"data.chat_template {config.chat_template[:80]!r}"
+    )
     known = ", ".join(repr(tokenizer.decode([token])) for token in tokenizer.stop_ids)
     if stops.foreign:
         raise DataError(
-            f"{name} ends an answer with {stops.foreign!r}, at which no rollout stops (that is {known}): name it in rollout.stop, "
-            "in eos_token_id of the model's generation_config.json, or as the tokenizer's eos_token"
+            f"{name} ends an answer with {stops.foreign!r}, at which no rollout stops (that is {known}): "
+            "name it in rollout.stop, in eos_token_id of the model's generation_config.json, or as the tokenizer's eos_token"
         )
     raise DataError(
         f"{name} ends an answer with no token that stops a rollout ({known}), and data.append_eos is false: "

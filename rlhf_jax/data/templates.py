@@ -8,8 +8,10 @@ from typing import Any
 
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.messages import ChatOptions, Message
-from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer
+from rlhf_jax.data.tokenizer import FastTokenizer
 
+PROBE = "PROBE"
+"""A text to look for in a rendering."""
 OPEN, CLOSE = "\ue000", "\ue001"
 """Stand for the ends of a `{% generation %}` block in a rendering: private characters, which no text has."""
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -17,23 +19,41 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 _THINK_TAGS = re.compile(r"</?think>")
 
 
-def apply_template(
-    tokenizer: Tokenizer, messages: list[Message], chat: ChatOptions, *, add_generation_prompt: bool
-) -> str:
+def apply_template(tokenizer: FastTokenizer, messages: list[Message], chat: ChatOptions, *, add_generation_prompt: bool) -> str:
     """The conversation as text.
 
     Raises:
         BadRow: the template refuses it.
     """
+    if takes_parts(tokenizer):
+        messages = [_in_parts(message) for message in messages]
     try:
-        return tokenizer.apply_chat_template(
-            messages, add_generation_prompt, tools=chat.tools, template_kwargs=chat.variables
-        )
+        return tokenizer.apply_chat_template(messages, add_generation_prompt, tools=chat.tools, template_kwargs=chat.variables)
     except DataError as error:
         raise BadRow("chat template", str(error)) from None
 
 
-def settle_calls(tokenizer: Tokenizer, messages: list[Message], chat: ChatOptions) -> list[Message]:
+@functools.lru_cache(maxsize=8)
+def takes_parts(tokenizer: FastTokenizer) -> bool:
+    """Whether the template writes the text of messages only as parts (`[{"type": "text", "text": ...}]`), as those of
+    vision models do: a plain text they refuse, or leave out."""
+    question: Message = {"role": "user", "content": PROBE}
+
+    def writes(message: Message) -> bool:
+        try:
+            return PROBE in tokenizer.apply_chat_template([message], True)
+        except DataError:  # refused: not this form
+            return False
+
+    return not writes(question) and writes(_in_parts(question))
+
+
+def _in_parts(message: Message) -> Message:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def settle_calls(tokenizer: FastTokenizer, messages: list[Message], chat: ChatOptions) -> list[Message]:
     """The messages with their tool calls in the form that the template writes out rightly.
 
     Some templates take `arguments` as an object and quote a text once more; some take JSON text and write an object as Python

@@ -191,7 +191,9 @@ def _render(example: Example, tokenizer: FastTokenizer) -> list[tuple[Offline | 
         raise TypeError(f"{type(example).__name__} has no completion to train on")
     largest = max(example.ids)
     if largest >= tokenizer.vocab_size or min(example.ids) < 0:
-        raise BadRow("unknown token", f"column 'input_ids' holds {largest}, the tokenizer has ids up to {tokenizer.vocab_size - 1}")
+        raise BadRow(
+            "unknown token", f"column 'input_ids' holds {largest}, the tokenizer has ids up to {tokenizer.vocab_size - 1}"
+        )
     return [(example, None)]
 
 
@@ -285,7 +287,8 @@ def _join(chunks: list[_Chunk], config: DataConfig, skipped: dict[str, int], nam
     if not len(lengths):
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
         raise DataError(
-            f"no row of {name} can be used with max_length {config.max_length} and truncation {config.row_truncation!r}: {reasons}"
+            f"no row of {name} can be used with max_length {config.max_length} and truncation "
+            f"{config.row_truncation!r}: {reasons}"
         )
     return TokenizedSet(
         tokens=np.concatenate([chunk.arrays[0] for chunk in chunks]),

@@ -12,10 +12,18 @@ from typing import NamedTuple
 
 from rlhf_jax.data.errors import BadRow
 from rlhf_jax.data.messages import ChatOptions, Message
-from rlhf_jax.data.templates import CLOSE, OPEN, apply_template, dropped_parts, marked_tokenizer, settle_calls, squeeze
-from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer
+from rlhf_jax.data.templates import (
+    CLOSE,
+    OPEN,
+    PROBE,
+    apply_template,
+    dropped_parts,
+    marked_tokenizer,
+    settle_calls,
+    squeeze,
+)
+from rlhf_jax.data.tokenizer import FastTokenizer
 
-PROBE = "PROBE"
 LOST_TAIL, DROPPED, REWRITTEN = "lost tail", "dropped", "rewritten"
 """Kinds of notes; `rlhf_jax.data.notes` puts them into words."""
 
@@ -73,9 +81,7 @@ class Turn(NamedTuple):
         return (self.message.get("content") or "").strip()
 
 
-def read_turns(
-    prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: Tokenizer
-) -> list[Turn]:
+def read_turns(prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer) -> list[Turn]:
     """The answers of a completion, each with its two renderings.
 
     Raises:
@@ -92,7 +98,7 @@ def read_turns(
     return turns
 
 
-def whole_row(turns: list[Turn], tokenizer: Tokenizer) -> Rendered | None:
+def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
     """All answers in one row; None where the template rewrites an earlier turn when the next follows."""
     opening, last = turns[0].opening, turns[-1]
     segments: list[Segment] = []
@@ -122,7 +128,7 @@ def _keeps_answer(turn: Turn, kept: str) -> bool:
     return set(dropped_parts(turn.message, kept)) <= set(dropped_parts(turn.message, turn.own or ""))
 
 
-def last_row(turn: Turn, chat: ChatOptions, tokenizer: Tokenizer) -> Rendered:
+def last_row(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendered:
     """A row that ends with the answer and is trained on it alone.
 
     Raises:
@@ -134,7 +140,11 @@ def last_row(turn: Turn, chat: ChatOptions, tokenizer: Tokenizer) -> Rendered:
         return Rendered(turn.opening, [[Segment(own, True, turn.answer)]], True, tuple(notes))
     opening, ending = tokenizer.encode(turn.opening), tokenizer.encode(turn.ending)
     shared = common_prefix(opening, ending)
-    if not _holds_question(turn.history, tokenizer.decode(ending[:shared])):
+    if not _holds(turn.history[-1], tokenizer.decode(ending[:shared])):
+        written = _written_anew(turn, tokenizer.decode(ending[:shared]), chat, tokenizer)
+        if written:
+            notes = check_answer(turn.message, written, tokenizer)
+            return Rendered(turn.opening, [[Segment(written, True, turn.answer)]], True, tuple(notes))
         raise BadRow(
             "chat template",
             "the chat template changes earlier turns when an answer follows, so prompt and answer cannot be told apart "
@@ -148,15 +158,31 @@ def last_row(turn: Turn, chat: ChatOptions, tokenizer: Tokenizer) -> Rendered:
         text = body + _terminator(turn, chat, tokenizer)
         return Rendered(turn.opening, [[Segment(text, True, body.strip())]], True)
     written = turn.ending[len(os.path.commonprefix([turn.opening, turn.ending])) :]
+    if not tail.strip():  # white space alone parts them: the context that the model sees, and what the template goes on with
+        notes = check_answer(turn.message, written, tokenizer)
+        return Rendered(turn.opening, [[Segment(written, True, turn.answer)]], True, tuple(notes))
     notes = [Note(LOST_TAIL, repr(tail)), *check_answer(turn.message, written, tokenizer)]
     return Rendered("", [[Segment(turn.ending, True, turn.answer, opening=turn.opening)]], True, tuple(notes))
 
 
-def _holds_question(history: list[Message], shared: str) -> bool:
-    return squeeze(history[-1].get("content") or "") in squeeze(shared) and bool(shared)
+def _holds(message: Message, shared: str) -> bool:
+    return squeeze(message.get("content") or "") in squeeze(shared) and bool(shared)
 
 
-def _terminator(turn: Turn, chat: ChatOptions, tokenizer: Tokenizer) -> str:
+def _written_anew(turn: Turn, shared: str, chat: ChatOptions, tokenizer: FastTokenizer) -> str:
+    """What stands behind the generation prompt in the ending of a template that rewrites its history in both (LFM2.5: the
+    opening shows the reasoning of the answer before, the ending does not). Empty: no such place, or all is rewritten."""
+    if not _holds(turn.history[0], shared):
+        return ""
+    before = apply_template(tokenizer, turn.history, chat, add_generation_prompt=False)
+    header = turn.opening.removeprefix(before)
+    question = turn.ending.rfind((turn.history[-1].get("content") or "").strip(), 0, turn.ending.rfind(turn.answer))
+    if header == turn.opening or not header.strip() or question < 0:
+        return ""
+    return turn.ending[question:].partition(header)[2]
+
+
+def _terminator(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> str:
     """What the template writes behind the text of an answer."""
     probe = [*turn.history, {**turn.message, "content": PROBE}]
     text = apply_template(tokenizer, probe, chat, add_generation_prompt=False)
@@ -165,9 +191,7 @@ def _terminator(turn: Turn, chat: ChatOptions, tokenizer: Tokenizer) -> str:
     return text.rpartition(PROBE)[2]
 
 
-def marked_row(
-    prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer
-) -> Rendered | None:
+def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer) -> Rendered | None:
     """The whole rendering, trained on what the template's `{% generation %}` blocks hold; None: it has no such block.
 
     Raises:
@@ -179,9 +203,12 @@ def marked_row(
     messages = settle_calls(tokenizer, [*prompt, *completion], chat)
     earlier = apply_template(marked, messages[: len(prompt)], chat, add_generation_prompt=False).count(OPEN)
     parts = re.split(f"[{OPEN}{CLOSE}]", apply_template(marked, messages, chat, add_generation_prompt=False))
-    segments = [
-        Segment(text, index % 2 == 1 and index > 2 * earlier, marked=True) for index, text in enumerate(parts) if text
-    ]
+    segments: list[Segment] = []
+    for index, text in enumerate(parts):
+        trained = index % 2 == 1 and index > 2 * earlier
+        if text and segments and segments[-1].trained == trained:  # blocks that touch are one
+            text = segments.pop().text + text
+        segments += [Segment(text, trained, marked=True)] if text else []
     first = next((index for index, segment in enumerate(segments) if segment.trained), None)
     if first is None:
         raise BadRow("chat template", "the chat template marks nothing of the answers with {% generation %}")
@@ -194,11 +221,11 @@ def marked_row(
     opening = apply_template(tokenizer, messages[: len(prompt)], chat, add_generation_prompt=True)
     if opening.startswith(before) and not "".join(parts).startswith(opening):
         tail = opening[len(os.path.commonprefix([opening, "".join(parts)])) :]
-        notes.append(Note(LOST_TAIL, repr(tail)))
+        notes += [Note(LOST_TAIL, repr(tail))] if tail.strip() else []
     return Rendered(before, [segments[first:]], True, tuple(notes))
 
 
-def check_answer(message: Message, written: str, tokenizer: Tokenizer) -> list[Note]:
+def check_answer(message: Message, written: str, tokenizer: FastTokenizer) -> list[Note]:
     """Notes on an answer that the template did not write as it is.
 
     Raises:

@@ -103,7 +103,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no command: train, evaluate, compare, export, generate, models, algorithms, quickstart (see rlhf-jax --help)"),
+        ([], "no command: train, evaluate, compare, data, export, generate, models, algorithms, quickstart (see rlhf-jax --help)"),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),
         (["train", "x.yaml", "--seed=3"], "unknown option '--seed=3'; an override has no dashes: seed=3"),
