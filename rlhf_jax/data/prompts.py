@@ -20,6 +20,7 @@ from rlhf_jax.data.formats import PromptExample
 from rlhf_jax.data.messages import Content, Message
 from rlhf_jax.data.notes import Counted, count_notes, warn, warn_shortened
 from rlhf_jax.data.shorten import shorten_chat
+from rlhf_jax.data.stops import warn_foreign_stop
 from rlhf_jax.data.tokenize import data_fingerprint
 from rlhf_jax.data.tokenizer import FastTokenizer, template_source
 from rlhf_jax.data.turns import Rendered
@@ -75,6 +76,8 @@ def make_prompt_loader(
     if config.chat_template is not None:
         tokenizer = tokenizer.with_chat_template(template_source(config.chat_template))
     examples = load_examples(config, kind="prompts", split=split)
+    if any(isinstance(example.prompt, list) for example in examples.rows):
+        warn_foreign_stop(tokenizer)
     identity = f"{data_fingerprint(config, tokenizer, 'prompts', split)} {max_prompt_len}"
     kept, tokens, skipped, shortened, notes = _tokenize(examples, tokenizer, config, max_prompt_len)
     logger.info(

@@ -78,17 +78,29 @@ def _first_stop(segment: Segment, ids: list[int], span: tuple[int, int], tokeniz
     if len(hits) == 1 and not any(text in segment.answer for text in _stop_texts(tokenizer, tokenizer.stop_ids)):
         return hits[0] + 1
     first = _text_end(segment, ids, tokenizer)
+    if first is None:  # not written as it is (a call, an escaped text): the run of stops that ends the span
+        return _trailing_stop(ids[: span[1]], hits, tokenizer)
     return next((position + 1 for position in hits if position >= first), 0)
 
 
-def _text_end(segment: Segment, ids: list[int], tokenizer: FastTokenizer) -> int:
-    """How many tokens hold the answer's text and what stands before it; 0: the template did not write it as it is."""
+def _trailing_stop(ids: list[int], hits: list[int], tokenizer: FastTokenizer) -> int:
+    """One past the first of the stops at the end, which nothing but white space parts; 0: something else ends it."""
+    end = len(ids)
+    for position in reversed(hits):
+        if tokenizer.decode(ids[position + 1 : end]).strip():
+            break
+        end = position
+    return end + 1 if end < len(ids) else 0
+
+
+def _text_end(segment: Segment, ids: list[int], tokenizer: FastTokenizer) -> int | None:
+    """How many tokens hold the answer's text and what stands before it; None: the template did not write it as it is."""
     begin = 0
     if segment.opening is not None:  # the answer may repeat words of the question
         begin = len(tokenizer.decode(ids[: common_prefix(tokenizer.encode(segment.opening), ids)]))
     place = segment.text.find(segment.answer, max(begin, 0))
-    if place < 0:
-        return 0
+    if place < 0 or not segment.answer:
+        return None
     return common_prefix(tokenizer.encode(segment.text[: place + len(segment.answer)]), ids)
 
 
@@ -200,3 +212,14 @@ def check_stops(tokenizer: FastTokenizer, config: DataConfig) -> None:
         f"{name} ends an answer with no token that stops a rollout ({known}), and data.append_eos is false: "
         "set it true, or write the token in the template"
     )
+
+
+def warn_foreign_stop(tokenizer: FastTokenizer) -> None:
+    """Says that rollouts run on behind what the chat template ends an answer with."""
+    foreign = template_stops(tokenizer, tokenizer.stop_ids).foreign
+    if foreign:
+        logger.warning(
+            "the chat template ends an answer with %r, at which the tokenizer's stops do not end a rollout: "
+            "name it in rollout.stop, or in eos_token_id of the model's generation_config.json",
+            foreign,
+        )

@@ -42,7 +42,7 @@ from rlhf_jax.data.sources import eval_source, source_fingerprint, train_source
 from rlhf_jax.data.stops import EncodedRow, check_stops
 from rlhf_jax.data.templates import apply_template, settle_calls
 from rlhf_jax.data.tokenizer import FastTokenizer
-from rlhf_jax.data.turns import Note, Rendered
+from rlhf_jax.data.turns import REWRITTEN, Note, Rendered
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
     unrolled: list[int] = []
     for example in examples:
         try:
-            parts = _render(example, tokenizer)
+            parts = _render(example, tokenizer, config)
         except BadRow as error:
             bad.append((example.where, error.reason, error.detail))
             continue
@@ -181,8 +181,13 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
     return _Chunk(flatten(rows), margins, dropped, bad, shortened, notes, (len(unrolled), sum(unrolled)))
 
 
-def _render(example: Example, tokenizer: FastTokenizer) -> list[tuple[Offline | TokenExample, Rendered | None]]:
+def _render(
+    example: Example, tokenizer: FastTokenizer, config: DataConfig
+) -> list[tuple[Offline | TokenExample, Rendered | None]]:
     """An example as rows that are examples again; token ids need no rendering."""
+    if isinstance(example, TextExample) and config.train_on == "all":  # whatever is trained: no row for each answer
+        rendered = render(example, tokenizer)
+        return [(example, rendered._replace(notes=tuple(note for note in rendered.notes if note.kind != REWRITTEN)))]
     if isinstance(example, TextExample):
         return [*render_all(example, tokenizer)]
     if isinstance(example, PairExample):
@@ -220,7 +225,7 @@ def _without_turns(example: Offline, encoded: Encoded, tokenizer: FastTokenizer,
         shorter = shorten_chat(cast(list[Message], example.prompt), budget, tokenizer, measure)
         if shorter is None:
             raise Dropped("prompt too long")
-        rendered = _render(example._replace(prompt=shorter), tokenizer)
+        rendered = _render(example._replace(prompt=shorter), tokenizer, config)
     except BadRow:  # the template takes the conversation as a whole only
         raise Dropped("prompt too long") from None
     [result] = encode_rows([cast(Rendered, row) for _, row in rendered[-1:]], tokenizer, config)

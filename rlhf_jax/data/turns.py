@@ -140,7 +140,7 @@ def last_row(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendere
         return Rendered(turn.opening, [[Segment(own, True, turn.answer)]], True, tuple(notes))
     opening, ending = tokenizer.encode(turn.opening), tokenizer.encode(turn.ending)
     shared = common_prefix(opening, ending)
-    if not _holds(turn.history[-1], tokenizer.decode(ending[:shared])):
+    if not _holds(_question(turn.history), tokenizer.decode(ending[:shared])):
         written = _written_anew(turn, tokenizer.decode(ending[:shared]), chat, tokenizer)
         if written:
             notes = check_answer(turn.message, written, tokenizer)
@@ -163,6 +163,11 @@ def last_row(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendere
         return Rendered(turn.opening, [[Segment(written, True, turn.answer)]], True, tuple(notes))
     notes = [Note(LOST_TAIL, repr(tail)), *check_answer(turn.message, written, tokenizer)]
     return Rendered("", [[Segment(turn.ending, True, turn.answer, opening=turn.opening)]], True, tuple(notes))
+
+
+def _question(history: list[Message]) -> Message:
+    """The last message of the user (a tool's result may be written in another form)."""
+    return next((message for message in reversed(history) if message["role"] == "user"), history[-1])
 
 
 def _holds(message: Message, shared: str) -> bool:

@@ -250,3 +250,12 @@ def test_long_conversations_are_left_out_or_lose_whole_turns(tmp_path, caplog):
     assert caplog.messages == [f"{path}: 1 of 2 rows (50.0 %) shortened to rollout.max_prompt_len 90"]
     with pytest.raises(DataError, match="can be used with max_prompt_len 8 and truncation 'keep_end': prompt too long 2"):
         shaped_texts(LLAMA3, path, max_prompt_len=8, truncation="keep_end")
+
+
+def test_a_stop_that_rollouts_do_not_know_is_a_warning(tmp_path, caplog):
+    path = write(tmp_path / "p.jsonl", [{"prompt": [{"role": "user", "content": "q"}]}])
+    for stops, said in ((None, False), (("<|endoftext|>",), True)):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            make_prompt_loader(DataConfig(path=path), shaped_tokenizer(QWEN3, stops), max_prompt_len=99, seed=0)
+        assert ("ends an answer with '<|im_end|>', at which the tokenizer's stops do not end a rollout" in caplog.text) == said

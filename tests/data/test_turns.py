@@ -379,3 +379,21 @@ def test_encoding_many_is_encoding_each() -> None:
         ]
         together = encode_rows(items, tokenizer, CONFIG)
         assert together == [encode_rows([item], tokenizer, CONFIG)[0] for item in items]
+
+
+def test_a_stop_inside_a_call_does_not_end_it() -> None:
+    call = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "say", "arguments": {"text": "<|im_end|>"}}}],
+    }
+    [text, _] = trained_texts(shaped_tokenizer(HERMES), [user("x"), call, *LATER])
+    assert text.endswith('{"text": "<|im_end|>"}}\n</tool_call><|im_end|>')
+
+
+def test_train_on_all_keeps_one_row() -> None:
+    tokenizer = shaped_tokenizer(QWEN3)
+    made = chunk(tokenizer, CONVERSATIONS["thinks"], train_on="all")
+    [row] = rows_of(made)
+    assert row.trained == [False] + [True] * (len(row.ids) - 1) and made.notes == []
+    assert tokenizer.decode(row.ids).count("<|im_start|>") == 4
