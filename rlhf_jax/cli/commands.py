@@ -10,6 +10,7 @@ from typing import Any
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.cli.compare import compare as compare_command
 from rlhf_jax.cli.compare import quickstart as quickstart_command
+from rlhf_jax.cli.data import data
 from rlhf_jax.cli.generate import generate
 from rlhf_jax.cli.keys import describe_algorithm
 from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, say
@@ -180,6 +181,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "data": data,
     "export": export,
     "generate": generate,
     "models": models,

@@ -38,6 +38,7 @@ examples:
   rlhf-jax quickstart                                   SFT, DPO, PPO, GRPO and DAPO of a small model, compared
   rlhf-jax train configs/sft_hh.yaml data.path=pairs.jsonl
   rlhf-jax train configs/dpo_hh.yaml data.path=pairs.jsonl model.path=runs/sft_hh/export algorithm.beta=0.2
+  rlhf-jax data configs/sft_hh.yaml data.path=chats.jsonl --rows 5
   rlhf-jax evaluate runs/dpo_hh
   rlhf-jax export runs/dpo_hh aligned-model --best
   rlhf-jax generate aligned-model "Once upon a time"
@@ -64,6 +65,14 @@ examples:
 
 A configuration is code: the reward functions that it names are imported and called. Those of your own configuration you
 have chosen; those of a run folder, which may have come from somebody else, run with --trust-rewards only.
+
+"""
+DATA = """\
+examples:
+  rlhf-jax data configs/sft_hh.yaml data.path=chats.jsonl
+  rlhf-jax data configs/grpo_gsm8k.yaml --rows 5 data.max_examples=1000
+
+Trained tokens are green, or in \u27e6brackets\u27e7 where the output is no terminal. Nothing is written.
 
 """
 EXPORT = """\
@@ -123,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(keys)
     try:
         options, unknown = parser.parse_known_args(arguments)
-        if options.command in ("train", "evaluate", "compare"):  # argparse takes no overrides behind an option
+        if options.command in ("train", "evaluate", "compare", "data"):  # argparse takes no overrides behind an option
             options.overrides += [argument for argument in unknown if _is_override(argument)]
             unknown = [argument for argument in unknown if not _is_override(argument)]
         if options.command == "generate":  # nor prompts
@@ -132,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             _usage_error(_describe_unknown(unknown))
         if options.command is None:
-            _usage_error("no command: train, evaluate, compare, export, generate, models, algorithms, quickstart")
+            _usage_error("no command: train, evaluate, compare, data, export, generate, models, algorithms, quickstart")
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -195,6 +204,12 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     compare.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/compare_arithmetic.yaml")
     compare.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to it")
     compare.add_argument("--no-progress", action="store_true", help="plain lines instead of the live display")
+
+    data = _add(commands, "data", "show rows as they are trained on, their lengths, and what is left out", DATA)
+    data.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/sft_hh.yaml")
+    data.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to it")
+    data.add_argument("--rows", type=int, default=3, metavar="N", help="rows shown (%(default)s)")
+    data.add_argument("--split", choices=("train", "eval"), default="train", help="training or held-out rows (%(default)s)")
 
     export = _add(commands, "export", "write a checkpoint as a Hugging Face folder", EXPORT)
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, or one checkpoint in it")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from rlhf_jax.data.errors import DataError
 
@@ -59,8 +59,13 @@ class DataConfig:
     """System message in front of every conversation that has none."""
     chat_template: str | None = None
     """Replaces the tokenizer's chat template: Jinja source or the path of a .jinja file."""
+    chat_template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the chat template sees besides the messages, such as `{enable_thinking: false}`. A row's column
+    `chat_template_kwargs` adds to it, key by key."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Function schemas that the chat template shows to the model, for rows without a column `tools`."""
     append_eos: bool = True
-    """End every completion (and every `text`) with EOS, once."""
+    """End every completion (and every `text`) with EOS, unless it ends with one of the tokens that end an answer already."""
     train_on: Literal["completion", "all"] = "completion"
     """SFT only: "completion" trains on the answers, "all" on every token of prompt and answers (`text` rows always do)."""
     max_length: int = 1024
@@ -68,11 +73,12 @@ class DataConfig:
     `rollout.max_new_tokens` instead."""
     max_prompt_len: int | None = None
     """Tokens of the prompt at most; None: bounded by `max_length` alone. Offline algorithms only."""
-    truncation: Literal["keep_end", "keep_start", "drop"] = "keep_end"
-    """What happens to rows that are too long. "keep_end": the prompt loses its start (down to half of `max_length`),
-    then the completion its end. "keep_start": the row is cut at `max_length`. "drop": the row is left out. A row that
-    cannot keep one token of its completion is always left out, and counted. Prompts without answers (online algorithms)
-    lose their start under "keep_end", and are left out otherwise."""
+    truncation: Literal["keep_end", "keep_start", "drop"] | None = None
+    """What happens to rows that are too long. null: "keep_end" for rows with answers, "drop" for prompts (online
+    algorithms). "keep_end": the prompt loses its start (down to half of `max_length`), then the completion its end; a
+    conversation loses whole turns, then the start of its last message, never a header or the system message. "keep_start":
+    the row is cut at `max_length`. "drop": the row is left out. A row that cannot keep one token of its completion is always
+    left out, and counted. Prompts without answers are left out under "keep_start"."""
     num_proc: int = 1
     """Processes for tokenisation (offline algorithms). One process already uses all cores inside the tokenizer; more help with
     slow chat templates."""
@@ -96,7 +102,7 @@ class DataConfig:
             raise DataError("data.path is empty: give a file, folder, hub name or 'synthetic:arithmetic'")
         for field, allowed in (("format", FORMATS), ("truncation", TRUNCATIONS), ("on_error", ON_ERROR), ("train_on", TRAIN_ON)):
             value = self.__dict__[field]
-            if value not in allowed:
+            if value not in allowed and not (field == "truncation" and value is None):
                 raise DataError(f"data.{field} {value!r} is not one of {', '.join(allowed)}")
         for field, least in (("max_length", 2), ("num_proc", 1), ("num_buckets", 1), ("pad_multiple", 1), ("length_window", 1)):
             if self.__dict__[field] < least:
@@ -131,6 +137,16 @@ class DataConfig:
             raise DataError(
                 f"data.buckets {list(self.buckets)} end below max_length {self.max_length}: the last one must reach it"
             )
+
+    @property
+    def row_truncation(self) -> str:
+        """What happens to rows with answers that are too long."""
+        return self.truncation or "keep_end"
+
+    @property
+    def prompt_truncation(self) -> str:
+        """What happens to prompts without answers that are too long."""
+        return self.truncation or "drop"
 
     @property
     def has_eval(self) -> bool:

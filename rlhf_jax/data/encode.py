@@ -1,66 +1,113 @@
 """One example to token ids with a mask of what is trained on.
 
 The prompt and each answer are tokenised on their own and joined, so that the prompt's ids are a prefix of every row, as they
-are when the model samples. The answer's EOS belongs to the answer.
+are when the model samples. The stop of an answer belongs to the answer.
 """
 
+import functools
 import re
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.errors import BadRow, DataError
-from rlhf_jax.data.formats import ASSISTANT, HUMAN, Content, Message, PairExample, PromptExample, TextExample
-from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.errors import BadRow
+from rlhf_jax.data.formats import ASSISTANT, HUMAN, PairExample, PromptExample, TextExample
+from rlhf_jax.data.messages import TOOLS, VARIABLES, ChatOptions, Content, Message
+from rlhf_jax.data.spans import EncodedRow, Piece, ends_with_stop, template_stops, trained_row
+from rlhf_jax.data.templates import apply_template, settle_calls
+from rlhf_jax.data.tokenizer import FastTokenizer
+from rlhf_jax.data.turns import REWRITTEN, Note, Rendered, Segment, Turn, last_row, marked_row, read_turns, whole_row
 
 _LATER_TURNS = re.compile(f"({re.escape(HUMAN)}.*?{re.escape(ASSISTANT)})", re.DOTALL)
-
-
-class Segment(NamedTuple):
-    """A piece of text that is tokenised on its own."""
-
-    text: str
-    trained: bool
-
-
-class Rendered(NamedTuple):
-    """An example as text: one completion (text) or two (chosen, rejected)."""
-
-    prompt: str
-    completions: list[list[Segment]]
-    is_chat: bool
-    """The chat template has placed the special tokens already."""
-
-
-class EncodedRow(NamedTuple):
-    """Ids of one sequence, and which of them are trained on."""
-
-    ids: list[int]
-    trained: list[bool]
+SECOND_BOS, NO_CHAT = "second BOS", "no chat"
+"""Kinds of notes."""
 
 
 class Dropped(Exception):
     """An example that does not fit; `args[0]` is the reason it is counted under."""
 
 
-def render(example: TextExample | PairExample, tokenizer: Tokenizer) -> Rendered:
-    """Writes an example out as text, conversations through the chat template.
+def render_all(example: TextExample, tokenizer: FastTokenizer) -> list[tuple[TextExample, Rendered]]:
+    """A text example as rows: one, or one for each answer of a conversation that the chat template does not keep as it was.
 
     Raises:
-        BadRow: the chat template refuses the conversation, or is not prefix-stable on it.
+        BadRow: the chat template refuses the conversation, or nothing of an answer is left in it.
+    """
+    prompt = example.prompt
+    if not isinstance(prompt, list):
+        return [(example, render(example, tokenizer))]
+    completion = cast(list[Message], example.completion)
+    marked = marked_row(prompt, completion, example.chat, tokenizer)
+    if marked is not None:
+        return [(example, marked)]
+    turns = read_turns(prompt, completion, example.chat, tokenizer)
+    whole = _whole(turns, tokenizer, needs_stops=True)
+    if whole is not None:
+        return [(example, whole)]
+    rows = []
+    for turn in turns:
+        own = example._replace(prompt=turn.history, completion=[turn.message])
+        rows.append((own, last_row(turn, example.chat, tokenizer)))
+    return rows
+
+
+def _whole(turns: list[Turn], tokenizer: FastTokenizer, *, needs_stops: bool) -> Rendered | None:
+    if len(turns) > 1 and needs_stops and not template_stops(tokenizer, tokenizer.stop_ids).between:
+        return None
+    return whole_row(turns, tokenizer)
+
+
+def render(example: TextExample | PairExample, tokenizer: FastTokenizer) -> Rendered:
+    """Writes an example out as text, conversations through the chat template, one row a completion.
+
+    Raises:
+        BadRow: the chat template refuses the conversation, or nothing of an answer is left in it.
     """
     answers = [example.completion] if isinstance(example, TextExample) else [example.chosen, example.rejected]
     prompt = example.prompt
     if isinstance(prompt, list):
-        opening = _apply_template(tokenizer, prompt, add_generation_prompt=True)
-        return Rendered(
-            opening, [_render_turns(prompt, cast(list[Message], answer), opening, tokenizer) for answer in answers], True
-        )
-    return Rendered(prompt or "", [_transcript_segments(prompt, answer) for answer in answers], False)
+        rows = [_unit(prompt, cast(list[Message], answer), example.chat, tokenizer) for answer in answers]
+        return _joined(rows)
+    notes = _plain_notes(prompt or str(answers[0]), example.chat, tokenizer)
+    return Rendered(prompt or "", [_transcript_segments(prompt, answer) for answer in answers], False, notes)
 
 
-def render_prompt(example: PromptExample, tokenizer: Tokenizer) -> Rendered:
+def _unit(prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer) -> Rendered:
+    """A completion as one row, whatever the template does: at worst only its last answer is trained on."""
+    turns = read_turns(prompt, completion, chat, tokenizer)
+    whole = _whole(turns, tokenizer, needs_stops=False)
+    if whole is not None:
+        return whole
+    last = last_row(turns[-1], chat, tokenizer)
+    return last if len(turns) == 1 else last._replace(notes=(*last.notes, Note(REWRITTEN, "")))
+
+
+def _joined(rows: list[Rendered]) -> Rendered:
+    """Chosen and rejected as one; where their prompts are written differently, each row holds its own."""
+    notes = tuple(note for row in rows for note in row.notes)
+    if len({row.prompt for row in rows}) == 1:
+        return Rendered(rows[0].prompt, [row.completions[0] for row in rows], True, notes)
+    held = [[Segment(row.prompt, False), *row.completions[0]] if row.prompt else row.completions[0] for row in rows]
+    return Rendered("", held, True, notes)
+
+
+def _plain_notes(text: str, chat: ChatOptions, tokenizer: FastTokenizer) -> tuple[Note, ...]:
+    notes = []
+    if tokenizer.prefix_ids and text.startswith(_prefix_text(tokenizer)):
+        notes.append(Note(SECOND_BOS, repr(_prefix_text(tokenizer))))
+    given = [name for name, value in ((TOOLS, chat.tools), (VARIABLES, chat.variables)) if value]
+    if given:
+        notes.append(Note(NO_CHAT, " and ".join(given)))
+    return tuple(notes)
+
+
+@functools.lru_cache(maxsize=8)
+def _prefix_text(tokenizer: FastTokenizer) -> str:
+    return tokenizer.decode(tokenizer.prefix_ids)
+
+
+def render_prompt(example: PromptExample, tokenizer: FastTokenizer) -> Rendered:
     """Writes a prompt without a completion; of a conversation, the template opens the answer.
 
     Raises:
@@ -68,10 +115,11 @@ def render_prompt(example: PromptExample, tokenizer: Tokenizer) -> Rendered:
     """
     prompt = example.prompt
     if isinstance(prompt, str):
-        return Rendered(prompt, [], False)
+        return Rendered(prompt, [], False, _plain_notes(prompt, example.chat, tokenizer))
     if prompt[-1]["role"] == "assistant":
         raise BadRow("no question", "column 'prompt' ends with an answer, so there is nothing to ask the model")
-    return Rendered(_apply_template(tokenizer, prompt, add_generation_prompt=True), [], True)
+    messages = settle_calls(tokenizer, prompt, example.chat)
+    return Rendered(apply_template(tokenizer, messages, example.chat, add_generation_prompt=True), [], True)
 
 
 def _transcript_segments(prompt: str | None, answer: Content) -> list[Segment]:
@@ -83,71 +131,66 @@ def _transcript_segments(prompt: str | None, answer: Content) -> list[Segment]:
     return [part for part in parts if part.text]
 
 
-def _render_turns(prompt: list[Message], answer: list[Message], opening: str, tokenizer: Tokenizer) -> list[Segment]:
-    segments: list[Segment] = []
-    done = opening
-    for index, message in enumerate(answer):
-        if message["role"] != "assistant":
-            continue
-        history = [*prompt, *answer[:index]]
-        start = _apply_template(tokenizer, history, add_generation_prompt=True)
-        end = _apply_template(tokenizer, [*history, message], add_generation_prompt=False)
-        if not (start.startswith(done) and end.startswith(start) and len(end) > len(start)):
-            raise BadRow(
-                "chat template",
-                "the chat template changes earlier turns when an answer follows, so prompt and answer cannot be told apart "
-                "(set data.chat_template to one that only appends)",
-            )
-        segments += [Segment(start[len(done) :], False), Segment(end[len(start) :], True)]
-        done = end
-    return [segment for segment in segments if segment.text]
-
-
-def _apply_template(tokenizer: Tokenizer, messages: list[Message], *, add_generation_prompt: bool) -> str:
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt)
-    except DataError as error:
-        raise BadRow("chat template", str(error)) from None
-
-
-def encode_rows(rendered: list[Rendered], tokenizer: Tokenizer, config: DataConfig) -> list[tuple[list[int], list[EncodedRow]]]:
+def encode_rows(
+    rendered: list[Rendered], tokenizer: FastTokenizer, config: DataConfig
+) -> list[tuple[list[int], list[EncodedRow]]]:
     """(prompt ids, completions) of each example, whole, in one call of the tokenizer."""
-    texts = [text for item in rendered for text in (item.prompt, *(part.text for row in item.completions for part in row))]
-    encoded = iter(tokenizer.encode_batch(texts))
+    encoded = iter(tokenizer.encode_batch([text for item in rendered for text in _texts(item)]))
     result = []
     for item in rendered:
-        prompt = ([] if item.is_chat else list(tokenizer.prefix_ids)) + next(encoded)
+        prompt = next(encoded)
         rows = []
         for segments in item.completions:
-            row = EncodedRow([], [])
-            for segment in segments:
-                ids = next(encoded)
-                answer_end = _end_of_turn(ids, tokenizer) if item.is_chat else len(ids)
-                row.ids.extend(ids)
-                row.trained.extend([segment.trained and position < answer_end for position in range(len(ids))])
-            rows.append(_finish(row, tokenizer, config))
-        result.append((prompt, rows))
+            pieces = [Piece(segment, next(encoded), next(encoded) if _other(segment) is not None else []) for segment in segments]
+            row = trained_row(pieces, tokenizer, is_chat=item.is_chat)
+            rows.append(_finish(row, tokenizer, config, is_chat=item.is_chat))
+        if item.is_chat and not item.prompt and rows:
+            result.append(_split_prompt(rows))
+        else:
+            first = prompt or (rows[0].ids if rows else [])
+            result.append((([] if item.is_chat else _prefix(first, tokenizer)) + prompt, rows))
     return result
 
 
-def _end_of_turn(ids: list[int], tokenizer: Tokenizer) -> int:
-    """One past the EOS that closes a chat turn; what the template puts behind it (a newline) is not the answer's."""
-    if tokenizer.eos_id not in ids:
-        return len(ids)
-    end = len(ids) - ids[::-1].index(tokenizer.eos_id)
-    return len(ids) if tokenizer.decode(ids[end:]).strip() else end
+def _texts(item: Rendered) -> list[str]:
+    texts = [item.prompt]
+    for segment in (segment for row in item.completions for segment in row):
+        other = _other(segment)
+        texts += [segment.text] if other is None else [segment.text, other]
+    return texts
 
 
-def _finish(row: EncodedRow, tokenizer: Tokenizer, config: DataConfig) -> EncodedRow:
-    """Ends the row with its last trained token, and that with EOS."""
+def _other(segment: Segment) -> str | None:
+    return segment.opening if segment.own is None else segment.own
+
+
+def _prefix(ids: list[int], tokenizer: FastTokenizer) -> list[int]:
+    """The tokenizer's own special tokens in front of a text; none where the user's rendering brings them."""
+    prefix = list(tokenizer.prefix_ids)
+    return [] if ids[: len(prefix)] == prefix else prefix
+
+
+def _split_prompt(rows: list[EncodedRow]) -> tuple[list[int], list[EncodedRow]]:
+    """What all rows begin with before anything is trained on, and the rest of each."""
+    shared = 0
+    while all(shared < len(row.ids) and not row.trained[shared] for row in rows):
+        if len({row.ids[shared] for row in rows}) > 1:
+            break
+        shared += 1
+    return rows[0].ids[:shared], [EncodedRow(row.ids[shared:], row.trained[shared:]) for row in rows]
+
+
+def _finish(row: EncodedRow, tokenizer: FastTokenizer, config: DataConfig, *, is_chat: bool) -> EncodedRow:
+    """Ends the row with its last trained token, and that with EOS where no stop ends it."""
     last = len(row.trained) - row.trained[::-1].index(True) if True in row.trained else 0
     ids, trained = row.ids[:last], row.trained[:last]
-    if config.append_eos and (not ids or ids[-1] != tokenizer.eos_id):
+    is_stopped = bool(ids) and ids[-1] in tokenizer.stop_ids if is_chat else ends_with_stop(ids, tokenizer)
+    if config.append_eos and not is_stopped:
         return EncodedRow([*ids, tokenizer.eos_id], [*trained, True])
     return EncodedRow(ids, trained)
 
 
-def num_prefix(prompt: list[int], tokenizer: Tokenizer) -> int:
+def num_prefix(prompt: list[int], tokenizer: FastTokenizer) -> int:
     """How many special ids open a prompt: the tokenizer's own, or the BOS that a chat template wrote."""
     prefixes = [tokenizer.prefix_ids, [] if tokenizer.bos_id is None else [tokenizer.bos_id]]
     return next((len(prefix) for prefix in prefixes if prefix and prompt[: len(prefix)] == prefix), 0)
@@ -157,23 +200,35 @@ def fit_prompt(prompt: list[int], limit: int, config: DataConfig, *, num_prefix:
     """A prompt of at most `limit` tokens. "keep_end" cuts its start, of which the first `num_prefix` ids stay.
 
     Raises:
-        Dropped: it is longer under "keep_start" or "drop", or empty.
+        Dropped: it is longer under another policy, or empty.
     """
     if not prompt:
         raise Dropped("empty prompt")
     if len(prompt) <= limit:
         return prompt
-    if config.truncation != "keep_end":
+    if config.prompt_truncation != "keep_end":
         raise Dropped("prompt too long")
+    return _keep_end(prompt, limit, num_prefix)
+
+
+def _keep_end(prompt: list[int], limit: int, num_prefix: int) -> list[int]:
     kept = num_prefix if num_prefix < limit else 0
     return prompt[:kept] + prompt[len(prompt) - (limit - kept) :]
+
+
+def prompt_budget(rows: list[EncodedRow], config: DataConfig) -> int:
+    """Tokens that the prompt of these completions may have under "keep_end"."""
+    limit = config.max_length
+    prompt_limit = limit - 1 if config.max_prompt_len is None else config.max_prompt_len
+    return min(prompt_limit, max(limit - max(len(row.ids) for row in rows), limit // 2))
 
 
 def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_prefix: int = 0) -> tuple[list[EncodedRow], bool]:
     """Joins prompt and completions within the length limits.
 
     All rows of a pair keep the same prompt. "keep_end" cuts the prompt's start (the first `num_prefix` ids stay), but not
-    below half of `max_length`, then the completion's end; "keep_start" cuts the completion's end; "drop" cuts nothing.
+    below half of `max_length`, then the completion's end; "keep_start" cuts the completion's end; "drop" cuts nothing. Of a
+    completion with several answers whole ones stay, where one fits.
 
     Returns:
         The whole rows, and whether anything was cut.
@@ -185,17 +240,17 @@ def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_pr
     prompt_limit = limit - 1 if config.max_prompt_len is None else config.max_prompt_len
     longest = max(len(row.ids) for row in rows)
     whole = len(prompt) <= prompt_limit and len(prompt) + longest <= limit
-    if not whole and config.truncation == "drop":
+    if not whole and config.row_truncation == "drop":
         raise Dropped("too long")
-    if config.truncation == "keep_end":
-        budget = min(prompt_limit, max(limit - longest, limit // 2))
+    if config.row_truncation == "keep_end":
+        budget = prompt_budget(rows, config)
         if len(prompt) > budget:
-            prompt = fit_prompt(prompt, budget, config, num_prefix=num_prefix)
+            prompt = _keep_end(prompt, budget, num_prefix)
     elif len(prompt) > prompt_limit:
         raise Dropped("prompt too long")
     joined = []
     for row in rows:
-        room = limit - len(prompt)
+        room = _whole_answers(row, limit - len(prompt))
         trained = [False] * len(prompt) + row.trained[:room]
         if config.train_on == "all":
             trained = [True] * len(trained)
@@ -206,6 +261,14 @@ def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_pr
     if len(joined) == 2 and joined[0].ids == joined[1].ids:
         raise Dropped("no difference")
     return joined, not whole
+
+
+def _whole_answers(row: EncodedRow, room: int) -> int:
+    """Where to cut a row so that no later answer loses its end; `room` itself in the first answer."""
+    if len(row.ids) <= room:
+        return room
+    ends = [index for index in range(1, room + 1) if row.trained[index - 1] and not row.trained[index]]
+    return ends[-1] if ends else room
 
 
 def flatten(rows: list[EncodedRow]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

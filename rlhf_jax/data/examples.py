@@ -13,15 +13,16 @@ from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.formats import (
     ASSISTANT,
     READABLE,
-    Content,
     Example,
     Kind,
     PairExample,
     TextExample,
+    TokenExample,
     detect_format,
     make_example,
     rename_columns,
 )
+from rlhf_jax.data.messages import Content
 from rlhf_jax.data.sources import RawRow, Source, eval_source, read_rows, train_source
 from rlhf_jax.data.wrap import wrap_examples
 
@@ -67,6 +68,10 @@ def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
     """Every text of a split, to train a tokenizer on: prompts, completions and message contents."""
     for example in load_examples(config, kind=kind, split=split).rows:
         contents: list[Content | None]
+        if isinstance(example, TokenExample):
+            raise DataError(
+                f"{example.where}: rows of token ids hold no text to train a tokenizer on: name the one they are from"
+            )
         if isinstance(example, TextExample):
             contents = [example.prompt, example.completion]
         elif isinstance(example, PairExample):
@@ -77,7 +82,7 @@ def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
             if isinstance(content, str):
                 yield content
             elif content is not None:
-                yield from (message["content"] for message in content)
+                yield from (message["content"] for message in content if message["content"] is not None)
 
 
 def _read_split(config: DataConfig, kind: Kind, split: Split) -> ExampleSet:
@@ -167,7 +172,9 @@ def _cut(examples: ExampleSet, config: DataConfig) -> tuple[list[Example], list[
 
 
 def _prompt_key(example: Example, seed: int) -> bytes:
-    prompt: Content | None = example.prompt
+    prompt: Content | list[int] | None = example.prompt
+    if isinstance(example, TokenExample):
+        prompt = example.ids
     if isinstance(example, TextExample) and prompt is None:
         text = str(example.completion)
         prompt = text[: text.rindex(ASSISTANT) + len(ASSISTANT)] if ASSISTANT in text else text

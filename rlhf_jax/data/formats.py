@@ -3,12 +3,14 @@
 | format            | columns                                         | text | pairs | prompts |
 |-------------------|-------------------------------------------------|------|-------|---------|
 | prompt_completion | `prompt` and `completion`                       | yes  |       | yes     |
-| messages          | `messages`                                      | yes  |       | yes (*) |
+| messages          | `messages`, or `conversations` (ShareGPT)       | yes  |       | yes (*) |
 | text              | `text`                                          | yes  |       |         |
 | preference        | `chosen` and `rejected`, `prompt` if explicit   | yes (**) | yes | yes   |
 | prompt            | `prompt` (verl's rows: a chat list)             |      |       | yes     |
+| tokens            | `input_ids`; `labels`, masks if there           | yes  |       |         |
 
-Texts are plain strings or conversations (lists of `{"role", "content"}`). (*) up to the last answer. (**) prompt and chosen.
+Texts are plain strings or conversations (lists of `{"role", "content"}`, see `rlhf_jax.data.messages`), with the columns
+`tools` and `chat_template_kwargs` for the chat template. (*) up to the last answer. (**) prompt and chosen.
 """
 
 import math
@@ -20,11 +22,16 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
+from rlhf_jax.data.messages import (
+    ChatOptions,
+    Content,
+    Message,
+    read_chat_options,
+    read_conversation,
+    valid_text,
+)
 
 Kind: TypeAlias = Literal["text", "pairs", "prompts"]
-Message: TypeAlias = dict[str, Any]
-Content: TypeAlias = str | list[Message]
-"""A plain text or a conversation."""
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 """Turn marks of hh-rlhf transcripts."""
@@ -36,6 +43,7 @@ class TextExample(NamedTuple):
     prompt: Content | None
     completion: Content
     where: str
+    chat: ChatOptions = ChatOptions()
 
 
 class PairExample(NamedTuple):
@@ -46,6 +54,7 @@ class PairExample(NamedTuple):
     rejected: Content
     margin: float | None
     where: str
+    chat: ChatOptions = ChatOptions()
 
 
 class PromptExample(NamedTuple):
@@ -54,9 +63,19 @@ class PromptExample(NamedTuple):
     prompt: Content
     columns: dict[str, Any]
     where: str
+    chat: ChatOptions = ChatOptions()
 
 
-Example: TypeAlias = TextExample | PairExample | PromptExample
+class TokenExample(NamedTuple):
+    """Something to imitate that was tokenised elsewhere, with the very tokenizer of the run."""
+
+    ids: list[int]
+    trained: list[bool]
+    where: str
+    prompt: None = None
+
+
+Example: TypeAlias = TextExample | PairExample | PromptExample | TokenExample
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
@@ -64,9 +83,12 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
     "text": ("text",),
     "prompt": ("prompt",),
+    "tokens": ("input_ids",),
 }
+MESSAGES = ("messages", "conversations", "conversation")
+"""Columns that hold a whole conversation: OpenAI's name and ShareGPT's."""
 READABLE: dict[str, tuple[str, ...]] = {
-    "text": ("prompt_completion", "messages", "preference", "text"),
+    "text": ("prompt_completion", "messages", "preference", "text", "tokens"),
     "pairs": ("preference",),
     "prompts": ("prompt_completion", "preference", "messages", "prompt"),
 }
@@ -100,11 +122,12 @@ def detect_format(rows: Sequence[Mapping[str, Any]], kind: str, config: DataConf
         readable: tuple[str, ...] = (config.format,)
     else:
         readable = READABLE[kind]
-    fits = {form: sum(all(column in row for column in REQUIRED[form]) for row in rows) for form in readable}
+    fits = {form: sum(not _missing(row, form) for row in rows) for form in readable}
     best = max(readable, key=lambda form: fits[form])
     if fits[best] == 0:
         found = ", ".join(Counter(column for row in rows for column in row)) or "none"
-        needed = " or ".join("+".join(REQUIRED[form]) for form in readable)
+        meant = [form for form in readable if form != "tokens"] or readable  # ids are never what was forgotten
+        needed = " or ".join("+".join(REQUIRED[form]) for form in meant)
         raise DataError(f"{name} has the columns {found}; {kind} data needs {needed} (map names with data.columns)")
     return best
 
@@ -115,40 +138,94 @@ def make_example(columns: Mapping[str, Any], form: str, kind: str, where: str) -
     Raises:
         BadRow: a column is missing, of a wrong type, null or empty, or no prompt can be found.
     """
-    for column in REQUIRED[form]:
-        if column not in columns:
-            raise BadRow("missing column", f"column {column!r} is missing (found: {', '.join(columns) or 'none'})")
+    for column in _missing(columns, form):
+        raise BadRow("missing column", f"column {column!r} is missing (found: {', '.join(columns) or 'none'})")
+    if form == "tokens":
+        return _token_example(columns, where)
+    chat = read_chat_options(columns)
     if kind == "prompts":
-        return _prompt_example(columns, form, where)
+        return _prompt_example(columns, form, where, chat)
     if form == "preference":
         prompt, chosen, rejected = _preference(columns)
         if kind == "text":
-            return TextExample(prompt, chosen, where)
-        return PairExample(prompt, chosen, rejected, _margin(columns), where)
+            return TextExample(prompt, chosen, where, chat)
+        return PairExample(prompt, chosen, rejected, _margin(columns), where, chat)
     if form == "prompt_completion":
         prompt = _content(columns, "prompt")
-        return TextExample(prompt, _completion(prompt, _content(columns, "completion"), "completion"), where)
+        completion = _completion(prompt, _content(columns, "completion"), "completion")
+        return TextExample(prompt, completion, where, chat)
     if form == "messages":
-        prompt, completion = _split_conversation(_conversation(columns, "messages"))
-        return TextExample(prompt, completion, where)
+        column, messages = _whole_conversation(columns)
+        prompt, completion = _split_conversation(messages, column)
+        return TextExample(prompt, completion, where, chat)
     return TextExample(None, _plain(columns, "text"), where)
 
 
-def _prompt_example(columns: Mapping[str, Any], form: str, where: str) -> PromptExample:
+def _missing(columns: Mapping[str, Any], form: str) -> list[str]:
+    """Columns that the format needs and the row lacks."""
+    if form == "messages" and any(column in columns for column in MESSAGES):
+        return []
+    return [column for column in REQUIRED[form] if column not in columns]
+
+
+def _whole_conversation(columns: Mapping[str, Any]) -> tuple[str, list[Message]]:
+    """(column, messages); ShareGPT's system message may stand in a column of its own."""
+    column = next(column for column in MESSAGES if column in columns)
+    messages = read_conversation(columns[column], column)
+    system = columns.get("system") if column != "messages" else None
+    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": valid_text(system, "column 'system'")}, *messages]
+    return column, messages
+
+
+def _prompt_example(columns: Mapping[str, Any], form: str, where: str, chat: ChatOptions) -> PromptExample:
     if form == "preference":
         prompt: Content = _preference(columns)[0]
     elif form == "messages":
-        prompt = _conversation(columns, "messages")
+        column, prompt = _whole_conversation(columns)
         prompt = prompt[:-1] if prompt[-1]["role"] == "assistant" else prompt
         if not prompt:
-            raise BadRow("no prompt", "column 'messages' holds nothing before the answer")
+            raise BadRow("no prompt", f"column {column!r} holds nothing before the answer")
     else:
         prompt = _content(columns, "prompt")
-    others = {key: value for key, value in columns.items() if key not in ("prompt", "messages")}
+    others = {key: value for key, value in columns.items() if key not in ("prompt", *MESSAGES)}
     reward_model = others.get("reward_model")
     if isinstance(reward_model, Mapping) and "ground_truth" in reward_model:
         others.setdefault("ground_truth", reward_model["ground_truth"])
-    return PromptExample(prompt, others, where)
+    return PromptExample(prompt, others, where, chat)
+
+
+def _token_example(columns: Mapping[str, Any], where: str) -> TokenExample:
+    """Ids that were made elsewhere; `labels` (-100: not trained) or masks of 0 and 1 say what is trained on, else all."""
+    ids = _numbers(columns, "input_ids")
+    if not ids:
+        raise BadRow("empty text", "column 'input_ids' is empty")
+    trained, present = [True] * len(ids), [True] * len(ids)
+    for column in ("labels", "completion_mask", "assistant_masks", "attention_mask"):
+        if columns.get(column) is None:
+            continue
+        values = _numbers(columns, column)
+        if len(values) != len(ids):
+            raise BadRow("wrong type", f"column {column!r} has {len(values)} entries for {len(ids)} input_ids")
+        if column == "labels":
+            if any(label not in (-100, token) for label, token in zip(values, ids, strict=True)):
+                raise BadRow("wrong type", "column 'labels' holds other ids than 'input_ids' (neither shifted nor changed)")
+            trained = [label != -100 for label in values]
+        elif column == "attention_mask":
+            present = [bool(value) for value in values]
+        else:
+            trained = [flag and bool(value) for flag, value in zip(trained, values, strict=True)]
+    kept = [index for index, flag in enumerate(present) if flag]
+    if not any(trained[index] for index in kept):
+        raise BadRow("no answer", "no token of 'input_ids' is to be trained on")
+    return TokenExample([ids[index] for index in kept], [trained[index] for index in kept], where)
+
+
+def _numbers(columns: Mapping[str, Any], column: str) -> list[int]:
+    values = columns[column]
+    if not isinstance(values, list | tuple) or any(type(value) not in (int, bool) for value in values):
+        raise BadRow("wrong type", f"column {column!r} is not a list of whole numbers")
+    return [int(value) for value in values]
 
 
 def _margin(columns: Mapping[str, Any]) -> float | None:
@@ -175,8 +252,8 @@ def _number(text: str) -> float:
 
 def _content(columns: Mapping[str, Any], column: str) -> Content:
     value = columns[column]
-    if isinstance(value, list | tuple):
-        return _conversation(columns, column)
+    if isinstance(value, list | tuple | Mapping):
+        return read_conversation(value, column)
     if value is not None and not isinstance(value, str):
         raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, text or a list of messages is needed")
     return _plain(columns, column)
@@ -190,44 +267,7 @@ def _plain(columns: Mapping[str, Any], column: str) -> str:
         raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, text is needed")
     if not value.strip():
         raise BadRow("empty text", f"column {column!r} is empty")
-    return _valid_text(value, f"column {column!r}")
-
-
-def _valid_text(text: str, where: str) -> str:
-    """JSON can spell half a surrogate pair ("\\ud83d"), which is no Unicode text and has no bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadRow("invalid text", f"{where} holds a lone surrogate at character {error.start}") from None
-    return text
-
-
-def _conversation(columns: Mapping[str, Any], column: str) -> list[Message]:
-    value = columns[column]
-    if value is None:
-        raise BadRow("null", f"column {column!r} is null")
-    if not isinstance(value, list | tuple):
-        raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, a list of messages is needed")
-    if not value:
-        raise BadRow("empty text", f"column {column!r} is an empty list")
-    return [_message(message, f"column {column!r}, message {number}") for number, message in enumerate(value, start=1)]
-
-
-def _message(message: Any, where: str) -> Message:
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise BadRow("wrong type", f"{where} is not an object with 'role' and 'content'")
-    content = message.get("content")
-    if isinstance(content, list):
-        if any(not isinstance(part, Mapping) or part.get("type") != "text" for part in content):
-            raise BadRow("wrong type", f"{where} has parts that are not text")
-        content = "".join(str(part.get("text") or "") for part in content)
-    if content is None:
-        raise BadRow("null", f"{where} has no content")
-    if not isinstance(content, str):
-        raise BadRow("wrong type", f"{where} has content of type {type(content).__name__}, text is needed")
-    if not content.strip() and message["role"] == "assistant":
-        raise BadRow("empty text", f"{where} is an empty answer")
-    return {**message, "role": _valid_text(message["role"], where), "content": _valid_text(content, where)}
+    return valid_text(value, f"column {column!r}")
 
 
 def _completion(prompt: Content, completion: Content, column: str) -> Content:
@@ -241,13 +281,13 @@ def _completion(prompt: Content, completion: Content, column: str) -> Content:
     return completion
 
 
-def _split_conversation(messages: list[Message]) -> tuple[list[Message], list[Message]]:
+def _split_conversation(messages: list[Message], column: str) -> tuple[list[Message], list[Message]]:
     """Everything before the first answer is the prompt; the rest is the completion (its answers are trained on)."""
     first = next((index for index, message in enumerate(messages) if message["role"] == "assistant"), None)
     if first is None or messages[-1]["role"] != "assistant":
-        raise BadRow("no answer", "column 'messages' does not end with an assistant message")
+        raise BadRow("no answer", f"column {column!r} does not end with an assistant message")
     if first == 0:
-        raise BadRow("no prompt", "column 'messages' starts with an answer")
+        raise BadRow("no prompt", f"column {column!r} starts with an answer")
     return messages[:first], messages[first:]
 
 
@@ -260,7 +300,10 @@ def _preference(columns: Mapping[str, Any]) -> tuple[Content, Content, Content]:
         raise BadRow("no difference", "columns 'chosen' and 'rejected' are equal")
     prompt = _content(columns, "prompt") if columns.get("prompt") is not None else None
     if isinstance(chosen, list) and isinstance(rejected, list):
-        if isinstance(prompt, str) and chosen[0]["role"] == rejected[0]["role"] == "assistant":
+        are_answers = chosen[0]["role"] == rejected[0]["role"] == "assistant"
+        if prompt is None and are_answers and any(column in columns for column in MESSAGES):
+            prompt = _whole_conversation(columns)[1]
+        if isinstance(prompt, str) and are_answers:
             prompt = [{"role": "user", "content": prompt}]
         if isinstance(prompt, list) and chosen[: len(prompt)] != prompt:
             return prompt, _completion(prompt, chosen, "chosen"), _completion(prompt, rejected, "rejected")

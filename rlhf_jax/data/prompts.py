@@ -13,12 +13,17 @@ import numpy as np
 
 from rlhf_jax.data.batching import bucket_for, choose_buckets, epoch_order
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.encode import Dropped, Rendered, encode_rows, fit_prompt, num_prefix, render_prompt
+from rlhf_jax.data.encode import Dropped, encode_rows, fit_prompt, num_prefix, render_prompt
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.examples import ExampleSet, Split, load_examples
-from rlhf_jax.data.formats import Content, PromptExample
+from rlhf_jax.data.formats import PromptExample
+from rlhf_jax.data.messages import Content, Message
+from rlhf_jax.data.notes import Counted, count_notes, warn, warn_shortened
+from rlhf_jax.data.shorten import shorten_chat
+from rlhf_jax.data.spans import warn_foreign_stop
 from rlhf_jax.data.tokenize import data_fingerprint
 from rlhf_jax.data.tokenizer import FastTokenizer, template_source
+from rlhf_jax.data.turns import Rendered
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +58,7 @@ def make_prompt_loader(
     """Reads and tokenises the prompts of a split.
 
     Conversations go through the chat template, which opens the assistant's turn. A prompt of more than `max_prompt_len` tokens
-    loses its start under `truncation="keep_end"`, and is left out and counted otherwise.
+    is left out and counted; under `truncation="keep_end"` it loses its start, a conversation whole turns.
 
     Args:
         config: all data options. `chat_template`, when set, replaces the tokenizer's; `buckets` are widths of the prompts.
@@ -71,8 +76,10 @@ def make_prompt_loader(
     if config.chat_template is not None:
         tokenizer = tokenizer.with_chat_template(template_source(config.chat_template))
     examples = load_examples(config, kind="prompts", split=split)
+    if any(isinstance(example.prompt, list) for example in examples.rows):
+        warn_foreign_stop(tokenizer)
     identity = f"{data_fingerprint(config, tokenizer, 'prompts', split)} {max_prompt_len}"
-    kept, tokens, skipped, shortened = _tokenize(examples, tokenizer, config, max_prompt_len)
+    kept, tokens, skipped, shortened, notes = _tokenize(examples, tokenizer, config, max_prompt_len)
     logger.info(
         "%s (%s): %d prompts, %d shortened, left out: %s",
         *(examples.name, split, len(kept), shortened),
@@ -88,6 +95,7 @@ def make_prompt_loader(
         max_prompt_len=max_prompt_len,
         skipped=skipped,
         shortened=shortened,
+        notes=notes,
         fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
     )
 
@@ -99,6 +107,7 @@ class PromptLoader:
         num_examples: prompts in the split.
         skipped: rows left out, by reason.
         shortened: prompts cut to the length limit.
+        notes: what the user should know about them, by kind (`rlhf_jax.data.notes`).
         fingerprint: hash of data, tokenizer and the options that decide about tokens.
         tokenizer: the one in use (with the chat template of the config).
         buckets: widths Tp that batches have, ascending; few, as each is a shape to compile.
@@ -116,9 +125,10 @@ class PromptLoader:
         max_prompt_len: int,
         skipped: dict[str, int],
         shortened: int,
+        notes: dict[str, Counted],
         fingerprint: str,
     ):
-        self.num_examples, self.skipped, self.shortened = len(examples), skipped, shortened
+        self.num_examples, self.skipped, self.shortened, self.notes = len(examples), skipped, shortened, notes
         self.seed, self.fingerprint, self.tokenizer = seed, fingerprint, tokenizer
         self._examples, self._shuffle = examples, config.shuffle
         self._lengths = np.array([len(row) for row in tokens], np.int32)
@@ -191,9 +201,9 @@ def _check_options(config: DataConfig, max_prompt_len: int) -> None:
 
 def _tokenize(
     examples: ExampleSet, tokenizer: FastTokenizer, config: DataConfig, max_prompt_len: int
-) -> tuple[list[PromptExample], list[list[int]], dict[str, int], int]:
-    """(prompts that fit, their tokens, rows left out by reason, how many were shortened)."""
-    skipped = Counter(examples.skipped)
+) -> tuple[list[PromptExample], list[list[int]], dict[str, int], int, dict[str, Counted]]:
+    """(prompts that fit, their tokens, rows left out by reason, how many were shortened, notes)."""
+    skipped: Counter[str] = Counter(examples.skipped)
     bad: list[tuple[str, BadRow]] = []
     rendered: list[Rendered] = []
     readable: list[PromptExample] = []
@@ -212,20 +222,53 @@ def _tokenize(
     shortened = 0
     for example, (prompt, _) in zip(readable, encode_rows(rendered, tokenizer, config), strict=True):
         try:
-            fitted = fit_prompt(prompt, max_prompt_len, config, num_prefix=num_prefix(prompt, tokenizer))
+            fitted = _fit(example, prompt, max_prompt_len, tokenizer, config)
         except Dropped as reason:
             skipped[reason.args[0]] += 1
             continue
-        shortened += len(fitted) < len(prompt)
+        shortened += fitted != prompt
         kept.append(example)
         tokens.append(fitted)
+    notes = count_notes((example.where, note) for example, row in zip(readable, rendered, strict=True) for note in row.notes)
+    warn(notes, examples.name)
+    warn_shortened(shortened, len(kept), examples.name, f"rollout.max_prompt_len {max_prompt_len}")
+    _warn_left_out(skipped["prompt too long"], len(readable), examples.name, max_prompt_len)
     if not kept:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(skipped.items()))
         raise DataError(
             f"no prompt of {examples.name} can be used with max_prompt_len {max_prompt_len} and truncation "
-            f"{config.truncation!r}: {reasons}"
+            f"{config.prompt_truncation!r}: {reasons}"
         )
-    return kept, tokens, dict(skipped), shortened
+    return kept, tokens, dict(skipped), shortened, notes
+
+
+def _warn_left_out(count: int, total: int, name: str, max_prompt_len: int) -> None:
+    if count:
+        logger.warning(
+            "%s: %d of %d prompts (%.1f %%) left out: longer than rollout.max_prompt_len %d (data.truncation=keep_end cuts them)",
+            *(name, count, total, 100 * count / total, max_prompt_len),
+        )
+
+
+def _fit(example: PromptExample, prompt: list[int], limit: int, tokenizer: FastTokenizer, config: DataConfig) -> list[int]:
+    """The prompt within the limit; a conversation loses whole turns.
+
+    Raises:
+        Dropped: it does not fit.
+    """
+    if not isinstance(example.prompt, list) or config.prompt_truncation != "keep_end" or len(prompt) <= limit:
+        return fit_prompt(prompt, limit, config, num_prefix=num_prefix(prompt, tokenizer))
+
+    def tokens_of(messages: list[Message]) -> list[int]:
+        return tokenizer.encode(render_prompt(example._replace(prompt=messages), tokenizer).prompt)
+
+    try:
+        shorter = shorten_chat(example.prompt, limit, tokenizer, lambda messages: len(tokens_of(messages)))
+    except BadRow:  # the template takes the conversation as a whole only
+        shorter = None
+    if shorter is None:
+        raise Dropped("prompt too long")
+    return tokens_of(shorter)
 
 
 def _report(bad: list[tuple[str, BadRow]], config: DataConfig, name: str) -> None:

@@ -298,7 +298,7 @@ def _read_parquet(file: pathlib.Path) -> Iterator[RawRow]:
     try:
         rows = datasets.load_dataset("parquet", data_files=str(file), split="train", streaming=True)
         for number, columns in enumerate(_undecoded(rows), start=1):
-            yield RawRow(f"{file} row {number}", columns)
+            yield RawRow(f"{file} row {number}", without_filling(columns))
     except Exception as error:
         raise DataError(f"{file} cannot be read as parquet: {' '.join(str(error).split())[:200]}") from None
 
@@ -312,7 +312,7 @@ def _read_saved(folder: pathlib.Path, source: Source) -> Iterator[RawRow]:
     except Exception as error:
         raise DataError(f"{folder} cannot be read as a saved dataset: {' '.join(str(error).split())[:200]}") from None
     for number, columns in enumerate(rows, start=1):
-        yield RawRow(f"{source.name} row {number}", columns)
+        yield RawRow(f"{source.name} row {number}", without_filling(columns))
 
 
 def _check_saved_files(folder: pathlib.Path) -> None:
@@ -348,7 +348,22 @@ def _plain_features(feature: Any) -> Any:
 
 def _read_hub(source: Source) -> Iterator[RawRow]:
     for number, columns in enumerate(_undecoded(_load_hub(source).to_iterable_dataset()), start=1):
-        yield RawRow(f"{source.name}[{source.split}] row {number}", columns)
+        yield RawRow(f"{source.name}[{source.split}] row {number}", without_filling(columns))
+
+
+def without_filling(value: Any, *, inside: bool = False) -> Any:
+    """Arrow gives every struct of a column the keys of all, filled up with null: not what a tool or a call has.
+
+    Args:
+        value: a row, or a part of one.
+        inside: within `tools` or `tool_calls`, where null keys go. Elsewhere they stay: rewards may read them.
+    """
+    if isinstance(value, dict):
+        kept = {key: part for key, part in value.items() if not (inside and part is None)}
+        return {key: without_filling(part, inside=inside or key in ("tools", "tool_calls")) for key, part in kept.items()}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [without_filling(part, inside=inside) for part in value]
+    return value
 
 
 def _load_hub(source: Source) -> Any:

@@ -11,49 +11,46 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.digest import StaleError, file_digest
-from rlhf_jax.data.encode import Dropped, EncodedRow, Rendered, encode_rows, fit, flatten, num_prefix, render
+from rlhf_jax.data.digest import StaleError
+from rlhf_jax.data.encode import (
+    Dropped,
+    encode_rows,
+    fit,
+    flatten,
+    num_prefix,
+    prompt_budget,
+    render,
+    render_all,
+)
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.examples import Split, load_examples
-from rlhf_jax.data.formats import Example, Kind, PairExample, TextExample
+from rlhf_jax.data.formats import Example, Kind, PairExample, TextExample, TokenExample
+from rlhf_jax.data.messages import Message
+from rlhf_jax.data.notes import count_notes, warn, warn_shortened
+from rlhf_jax.data.shorten import shorten_chat
 from rlhf_jax.data.sources import eval_source, source_fingerprint, train_source
+from rlhf_jax.data.spans import EncodedRow, check_stops
+from rlhf_jax.data.templates import apply_template, settle_calls
+from rlhf_jax.data.token_rows import TokenizedSet, read_rows, write_rows
 from rlhf_jax.data.tokenizer import FastTokenizer
+from rlhf_jax.data.turns import REWRITTEN, Note, Rendered
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 512
-_VERSION = 2  # of the cached arrays; raise it when their meaning changes
+_VERSION = 4  # of the cached arrays; raise it when their meaning changes
 _PLACE = ("path", "split", "subset", "data_dir", "eval_path", "eval_split")  # the content is hashed instead
 _SHAPE = ("num_proc", "shuffle", "packing", "num_buckets", "pad_multiple", "buckets", "length_window")
-_ARRAYS = ("tokens", "trained", "offsets", "margins")
-
-
-class TokenizedSet(NamedTuple):
-    """Token rows of a split, end to end. An example has one row (text) or two in turn (chosen, rejected)."""
-
-    tokens: np.ndarray
-    """int32 [sum of lengths]"""
-    trained: np.ndarray
-    """bool, like `tokens`."""
-    offsets: np.ndarray
-    """int64 [rows + 1]: row r is `tokens[offsets[r]:offsets[r + 1]]`."""
-    margins: np.ndarray
-    """float32 [examples], NaN where none was given."""
-    skipped: dict[str, int]
-    """Examples left out, by reason: bad rows and those that do not fit."""
-    shortened: int
-    """Examples cut to the length limits."""
 
 
 class _Chunk(NamedTuple):
@@ -62,6 +59,13 @@ class _Chunk(NamedTuple):
     dropped: Counter[str]
     bad: list[tuple[str, str, str]]
     shortened: int
+    notes: list[tuple[str, Note]]
+    unrolled: tuple[int, int]
+
+
+Offline = TextExample | PairExample
+Encoded = tuple[list[int], list[EncodedRow]]
+"""(prompt, completions)"""
 
 
 def data_fingerprint(config: DataConfig, tokenizer: FastTokenizer, kind: Kind, split: Split) -> str:
@@ -71,7 +75,8 @@ def data_fingerprint(config: DataConfig, tokenizer: FastTokenizer, kind: Kind, s
     """
     source = (eval_source(config) if split == "eval" else None) or train_source(config)
     options = {key: value for key, value in dataclasses.asdict(config).items() if key not in _PLACE + _SHAPE}
-    content = [_VERSION, kind, split, source_fingerprint(source, kind), tokenizer.fingerprint(), options]
+    identity = [tokenizer.fingerprint(), list(tokenizer.stop_ids)]
+    content = [_VERSION, kind, split, source_fingerprint(source, kind), *identity, options]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -92,14 +97,17 @@ def tokenize_split(
     folder = None if cache_dir is None else pathlib.Path(cache_dir) / f"tokens-{fingerprint[:32]}"
     if folder is not None and folder.is_dir():
         try:
-            result = _read_cache(folder)
+            result = read_rows(folder)
         except StaleError as reason:
             logger.warning("tokens of %s (%s) in %s are damaged (%s): made anew", config.path, split, folder, reason)
             shutil.rmtree(folder)
         else:
             logger.info("tokens of %s (%s) read from %s", config.path, split, folder)
+            _warn(result, config, f"{config.path} ({split})")
             return result
     examples = load_examples(config, kind=kind, split=split)
+    if any(isinstance(example.prompt, list) for example in examples.rows):
+        check_stops(tokenizer, config)
     start = time.perf_counter()
     result = _join(list(_tokenize_chunks(examples.rows, tokenizer, config)), config, examples.skipped, examples.name)
     logger.info(
@@ -107,32 +115,46 @@ def tokenize_split(
         *(examples.name, split, len(examples.rows), len(result.tokens), time.perf_counter() - start, result.shortened),
         ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items())) or "none",
     )
+    _warn(result, config, f"{examples.name} ({split})")
     if folder is not None:
-        _write_cache(folder, result)
+        write_rows(folder, result)
     return result
+
+
+def _warn(result: TokenizedSet, config: DataConfig, name: str) -> None:
+    conversations, rows = result.unrolled
+    if conversations:
+        logger.info("%s: unrolled: %d conversations into %d rows", name, conversations, rows)
+    warn(result.notes, name)
+    warn_shortened(result.shortened, len(result.margins), name, f"data.max_length {config.max_length}")
 
 
 def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: DataConfig) -> _Chunk:
     """Renders, encodes and fits some examples; bad ones are returned, not raised."""
     rendered: list[Rendered] = []
-    kept: list[TextExample | PairExample] = []
+    kept: list[Offline | TokenExample] = []
     bad = []
+    notes: list[tuple[str, Note]] = []
+    unrolled: list[int] = []
     for example in examples:
-        if not isinstance(example, TextExample | PairExample):
-            raise TypeError(f"{type(example).__name__} has no completion to train on")
         try:
-            rendered.append(render(example, tokenizer))
-            kept.append(example)
+            parts = _render(example, tokenizer, config)
         except BadRow as error:
             bad.append((example.where, error.reason, error.detail))
+            continue
+        kept += [part for part, _ in parts]
+        rendered += [row for _, row in parts if row is not None]
+        notes += [(example.where, note) for _, row in parts if row is not None for note in row.notes]
+        unrolled += [len(parts)] if len(parts) > 1 else []
     rows: list[EncodedRow] = []
     margins: list[float] = []
     dropped: Counter[str] = Counter()
     shortened = 0
-    encoded = encode_rows(rendered, tokenizer, config)
-    for example, (prompt, completions) in zip(kept, encoded, strict=True):
+    encoded = iter(encode_rows(rendered, tokenizer, config))
+    for example in kept:
+        whole = ([], [EncodedRow(example.ids, example.trained)]) if isinstance(example, TokenExample) else next(encoded)
         try:
-            fitted, is_cut = fit(prompt, completions, config, num_prefix=num_prefix(prompt, tokenizer))
+            fitted, is_cut = _fit(example, whole, tokenizer, config)
         except Dropped as reason:
             dropped[reason.args[0]] += 1
             continue
@@ -140,7 +162,60 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
         shortened += is_cut
         margin = example.margin if isinstance(example, PairExample) else None
         margins.append(float("nan") if margin is None else margin)
-    return _Chunk(flatten(rows), margins, dropped, bad, shortened)
+    return _Chunk(flatten(rows), margins, dropped, bad, shortened, notes, (len(unrolled), sum(unrolled)))
+
+
+def _render(
+    example: Example, tokenizer: FastTokenizer, config: DataConfig
+) -> list[tuple[Offline | TokenExample, Rendered | None]]:
+    """An example as rows that are examples again; token ids need no rendering."""
+    if isinstance(example, TextExample) and config.train_on == "all":  # whatever is trained: no row for each answer
+        rendered = render(example, tokenizer)
+        return [(example, rendered._replace(notes=tuple(note for note in rendered.notes if note.kind != REWRITTEN)))]
+    if isinstance(example, TextExample):
+        return [*render_all(example, tokenizer)]
+    if isinstance(example, PairExample):
+        return [(example, render(example, tokenizer))]
+    if not isinstance(example, TokenExample):
+        raise TypeError(f"{type(example).__name__} has no completion to train on")
+    largest = max(example.ids)
+    if largest >= tokenizer.vocab_size or min(example.ids) < 0:
+        raise BadRow(
+            "unknown token", f"column 'input_ids' holds {largest}, the tokenizer has ids up to {tokenizer.vocab_size - 1}"
+        )
+    return [(example, None)]
+
+
+def _fit(
+    example: Offline | TokenExample, encoded: Encoded, tokenizer: FastTokenizer, config: DataConfig
+) -> tuple[list[EncodedRow], bool]:
+    """The example within the length limits; a conversation loses whole turns."""
+    prompt, completions = encoded
+    is_chat = isinstance(example.prompt, list)
+    if is_chat and config.row_truncation == "keep_end" and len(prompt) > prompt_budget(completions, config):
+        prompt, completions = _without_turns(cast(Offline, example), encoded, tokenizer, config)
+        return fit(prompt, completions, config)[0], True
+    return fit(prompt, completions, config, num_prefix=num_prefix(prompt, tokenizer))
+
+
+def _without_turns(example: Offline, encoded: Encoded, tokenizer: FastTokenizer, config: DataConfig) -> Encoded:
+    budget = prompt_budget(encoded[1], config)
+
+    def measure(messages: list[Message]) -> int:
+        settled = settle_calls(tokenizer, messages, example.chat)
+        return len(tokenizer.encode(apply_template(tokenizer, settled, example.chat, add_generation_prompt=True)))
+
+    try:
+        shorter = shorten_chat(cast(list[Message], example.prompt), budget, tokenizer, measure)
+        if shorter is None:
+            raise Dropped("prompt too long")
+        rendered = _render(example._replace(prompt=shorter), tokenizer, config)
+    except BadRow:  # the template takes the conversation as a whole only
+        raise Dropped("prompt too long") from None
+    [result] = encode_rows([cast(Rendered, row) for _, row in rendered[-1:]], tokenizer, config)
+    if len(result[0]) > budget:
+        raise Dropped("prompt too long")
+    return result
 
 
 def _tokenize_chunks(rows: list[Example], tokenizer: FastTokenizer, config: DataConfig) -> Iterator[_Chunk]:
@@ -198,7 +273,8 @@ def _join(chunks: list[_Chunk], config: DataConfig, skipped: dict[str, int], nam
     if not len(lengths):
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
         raise DataError(
-            f"no row of {name} can be used with max_length {config.max_length} and truncation {config.truncation!r}: {reasons}"
+            f"no row of {name} can be used with max_length {config.max_length} and truncation "
+            f"{config.row_truncation!r}: {reasons}"
         )
     return TokenizedSet(
         tokens=np.concatenate([chunk.arrays[0] for chunk in chunks]),
@@ -207,36 +283,6 @@ def _join(chunks: list[_Chunk], config: DataConfig, skipped: dict[str, int], nam
         margins=np.array([margin for chunk in chunks for margin in chunk.margins], np.float32),
         skipped=dict(counts),
         shortened=sum(chunk.shortened for chunk in chunks),
+        notes=count_notes(note for chunk in chunks for note in chunk.notes),
+        unrolled=(sum(chunk.unrolled[0] for chunk in chunks), sum(chunk.unrolled[1] for chunk in chunks)),
     )
-
-
-def _write_cache(folder: pathlib.Path, result: TokenizedSet) -> None:
-    """Writes beside the final place, then renames: a reader sees all or nothing."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    for name, array in zip(_ARRAYS, result[:4], strict=True):
-        np.save(temporary / f"{name}.npy", array)
-    digests = {name: file_digest(temporary / f"{name}.npy") for name in _ARRAYS}
-    meta = {"skipped": result.skipped, "shortened": result.shortened, "digests": digests}
-    meta["digest"] = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-    (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    try:
-        temporary.rename(folder)
-    except OSError:  # another process was first
-        shutil.rmtree(temporary)
-
-
-def _read_cache(folder: pathlib.Path) -> TokenizedSet:
-    """The arrays that `_write_cache` wrote; `StaleError` when a bit of them differs."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        digest = meta.pop("digest")
-        if digest != hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest():
-            raise StaleError("the digest of meta.json differs")
-        for name in _ARRAYS:
-            if file_digest(folder / f"{name}.npy") != meta["digests"][name]:
-                raise StaleError(f"the digest of {name}.npy differs")
-        tokens, trained, offsets, margins = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
-        return TokenizedSet(tokens, trained, offsets, margins, meta["skipped"], meta["shortened"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        raise StaleError(" ".join(str(error).split()) or type(error).__name__) from error

@@ -76,7 +76,8 @@ def error_of(capsys, arguments, code):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["evaluate"], ["compare"], ["export"], ["generate"], ["models"], ["algorithms"], ["quickstart"]]
+    "command",
+    [[], ["train"], ["evaluate"], ["compare"], ["data"], ["export"], ["generate"], ["models"], ["algorithms"], ["quickstart"]],
 )
 def test_help_has_examples_and_exit_codes(capsys, command):
     assert main([*command, "--help"]) == 0
@@ -106,7 +107,10 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no command: train, evaluate, compare, export, generate, models, algorithms, quickstart (see rlhf-jax --help)"),
+        (
+            [],
+            "no command: train, evaluate, compare, data, export, generate, models, algorithms, quickstart (see rlhf-jax --help)",
+        ),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),
         (["train", "x.yaml", "--seed=3"], "unknown option '--seed=3'; an override has no dashes: seed=3"),

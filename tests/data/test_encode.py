@@ -2,8 +2,20 @@
 
 import pytest
 
-from rlhf_jax.data import BadRow, DataConfig, FastTokenizer, PairExample, TextExample, byte_tokenizer, load_tokenizer
-from rlhf_jax.data.encode import Dropped, EncodedRow, encode_rows, fit, render
+from rlhf_jax.data import (
+    BadRow,
+    DataConfig,
+    FastTokenizer,
+    PairExample,
+    PromptExample,
+    TextExample,
+    byte_tokenizer,
+    load_tokenizer,
+)
+from rlhf_jax.data.encode import NO_CHAT, SECOND_BOS, Dropped, encode_rows, fit, render, render_prompt
+from rlhf_jax.data.formats import TokenExample
+from rlhf_jax.data.messages import ChatOptions
+from rlhf_jax.data.spans import EncodedRow
 from rlhf_jax.data.tokenize import tokenize_chunk
 
 BYTES = byte_tokenizer()
@@ -120,6 +132,74 @@ def test_bos_of_the_tokenizer_leads_plain_prompts(tmp_path) -> None:
     config = DataConfig(path="x", max_length=4)
     chunk = tokenize_chunk([TextExample("abcdef", "xy", "")], tokenizer, config)
     assert chunk.arrays[0].tolist() == [256, 102, 120, 121]  # BOS stays when the prompt loses its start
+
+
+def with_bos(tmp_path) -> FastTokenizer:
+    """A tokenizer that puts BOS in front of plain text, as Llama's does."""
+    from tokenizers import processors
+
+    tokenizer = byte_tokenizer()
+    tokenizer.backend.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 256)])
+    tokenizer.save(tmp_path)
+    return load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        TextExample("<|bos|>ab", "c", "f:1"),
+        TextExample(None, "<|bos|>abc", "f:1"),
+        PairExample("<|bos|>ab", "c", "d", None, "f:1"),
+    ],
+)
+def test_text_that_was_rendered_before_gets_no_second_bos(tmp_path, example) -> None:
+    tokenizer = with_bos(tmp_path)
+    assert encode(example, tokenizer)[0].ids == [256, 97, 98, 99, EOS]
+    chunk = tokenize_chunk([example], tokenizer, DataConfig(path="x"))
+    assert [(where, note.kind, note.detail) for where, note in chunk.notes] == [("f:1", SECOND_BOS, "'<|bos|>'")]
+    plain = tokenize_chunk([TextExample("ab", "<|bos|>", "f:1")], tokenizer, DataConfig(path="x"))
+    assert plain.notes == [] and plain.arrays[0].tolist() == [256, 97, 98, 256, EOS]
+
+
+def test_a_rendered_prompt_gets_no_second_bos(tmp_path) -> None:
+    tokenizer = with_bos(tmp_path)
+    config = DataConfig(path="x")
+    items = [render_prompt(PromptExample(text, {}, ""), tokenizer) for text in ("<|bos|>ab", "ab", "", "<|bos|>")]
+    assert [prompt for prompt, _ in encode_rows(items, tokenizer, config)] == [[256, 97, 98], [256, 97, 98], [256], [256]]
+    assert [[note.kind for note in item.notes] for item in items] == [[SECOND_BOS], [], [], [SECOND_BOS]]
+
+
+def test_plain_text_that_ends_with_a_stop_gets_no_eos() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.stop_ids = (EOS, tokenizer.backend.token_to_id("<|reserved|>"))
+    for text, added in (("a<|reserved|>", 0), ("a<|reserved|>\n", 0), ("a<|endoftext|>", 0), ("<|reserved|>a", 1), ("a\n", 1)):
+        for example in (TextExample("q", text, ""), TextExample(None, text, "")):
+            [row] = encode(example, tokenizer)
+            assert (row.ids[-1] == EOS and row.ids[-2:] != [EOS, EOS]) == (added == 1 or text.endswith("<|endoftext|>"))
+            assert len(row.ids) == len(tokenizer.encode(text)) + added + (example.prompt is not None)
+
+
+def test_tools_and_kwargs_without_a_conversation_are_noted() -> None:
+    for chat, name in (
+        (ChatOptions([{"name": "add"}]), "tools"),
+        (ChatOptions(None, {"enable_thinking": False}), "chat_template_kwargs"),
+    ):
+        chunk = tokenize_chunk([TextExample("q", "a", "f:1", chat)], BYTES, DataConfig(path="x"))
+        assert [(note.kind, note.detail) for _, note in chunk.notes] == [(NO_CHAT, name)]
+
+
+def test_token_rows_are_taken_as_they_are() -> None:
+    config = DataConfig(path="x", max_length=4)
+    rows_ = [
+        TokenExample([5, 6, 7], [False, True, True], "f:1"),
+        TokenExample([5, 6, 7, 8, 9], [False] + [True] * 4, "f:2"),
+        TokenExample([5, 999], [True, True], "f:3"),
+    ]
+    chunk = tokenize_chunk(rows_, BYTES, config)
+    assert chunk.arrays[0].tolist() == [5, 6, 7, 5, 6, 7, 8] and chunk.arrays[2].tolist() == [3, 4]
+    assert chunk.arrays[1].tolist() == [False, True, True, False, True, True, True]
+    assert chunk.bad == [("f:3", "unknown token", "column 'input_ids' holds 999, the tokenizer has ids up to 263")]
+    assert chunk.shortened == 1
 
 
 PROMPT, ANSWER, LONG = list(range(10)), [50, 51, 52, 53], list(range(60, 80))

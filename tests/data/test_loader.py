@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_jax.data import DataConfig, DataError, Loader, byte_tokenizer, make_loader, prefetch, tokenize
+from tests.data.shapes import CHATML, PHI3, QWEN3, R1, shaped_tokenizer
 
 BYTES = byte_tokenizer()
 EOS, PAD = BYTES.eos_id, BYTES.pad_id
@@ -378,3 +379,106 @@ def test_real_pairs(shared_data) -> None:
         DataConfig(path=path, on_error="skip", max_length=512, packing=True), BYTES, kind="text", batch_size=8, seed=0
     )
     assert packed.padding_efficiency > 0.95 and packed.num_examples == 996
+
+
+THINKING = [
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "<think>\nt\n</think>\n\na"},
+    {"role": "user", "content": "r"},
+    {"role": "assistant", "content": "b"},
+]
+
+
+def test_unrolled_conversations_are_said_and_kept(tmp_path, caplog) -> None:
+    path = write(tmp_path / "m.jsonl", [{"messages": THINKING}, {"messages": THINKING[:2]}])
+    tokenizer = shaped_tokenizer(QWEN3)
+    config = DataConfig(path=path)
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            loader = make_loader(config, tokenizer, kind="text", batch_size=3, seed=0, cache_dir=tmp_path / "cache")
+        assert f"{path} (train): unrolled: 1 conversations into 2 rows" in caplog.text
+        assert loader.num_examples == 3
+        texts = [
+            tokenizer.decode(row[mask].tolist()) for row, mask in zip(loader.batch(0).tokens, loader.batch(0).mask, strict=True)
+        ]
+        assert sorted(texts) == sorted(
+            [
+                "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\nt\n</think>\n\na<|im_end|>",
+                "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\nt\n</think>\n\na<|im_end|>",
+                "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nr<|im_end|>\n"
+                "<|im_start|>assistant\n<think>\n\n</think>\n\nb<|im_end|>",
+            ]
+        )
+
+
+def test_held_out_conversations_are_cut_before_they_are_unrolled(tmp_path) -> None:
+    """A conversation is on one side, with all its rows."""
+    rows = [{"messages": [{"role": "user", "content": f"q{n}"}, *THINKING[1:]]} for n in range(8)]
+    config = DataConfig(path=write(tmp_path / "m.jsonl", rows), eval_size=3)
+    tokenizer = shaped_tokenizer(QWEN3)
+    sides = [make_loader(config, tokenizer, kind="text", batch_size=16, seed=0, split=split) for split in ("train", "eval")]
+    assert [side.num_examples for side in sides] == [10, 6]
+
+
+def test_a_template_without_a_stop_is_refused_before_the_rows(tmp_path) -> None:
+    path = write(tmp_path / "m.jsonl", [{"messages": THINKING[2:]}])
+    foreign = shaped_tokenizer(CHATML, stops=("<|endoftext|>",))
+    with pytest.raises(DataError, match=r"the tokenizer's chat template ends an answer with '<\|im_end\|>'"):
+        make_loader(DataConfig(path=path), foreign, kind="text", batch_size=1, seed=0)
+    plain = write(tmp_path / "t.jsonl", [{"prompt": "q", "completion": "a"}])
+    make_loader(DataConfig(path=plain), foreign, kind="text", batch_size=1, seed=0)
+
+
+def test_stops_are_part_of_the_fingerprint_and_reach_the_processes(tmp_path) -> None:
+    path = write(tmp_path / "m.jsonl", [{"messages": THINKING[2:]}] * 600)
+    made = {}
+    for num_proc in (1, 2):
+        tokenizer = shaped_tokenizer(PHI3)
+        config = DataConfig(path=path, num_proc=num_proc)
+        made[num_proc] = make_loader(config, tokenizer, kind="text", batch_size=600, seed=0)
+    assert_same(made[1].batch(0), made[2].batch(0))
+    other = make_loader(
+        DataConfig(path=path), shaped_tokenizer(PHI3, stops=("<|endoftext|>",)), kind="text", batch_size=1, seed=0
+    )
+    assert other.fingerprint != made[1].fingerprint == made[2].fingerprint
+
+
+def test_kwargs_and_tools_are_part_of_the_fingerprint(text_path: str) -> None:
+    base = text_loader(text_path)
+    changed = [
+        text_loader(text_path, chat_template_kwargs={"enable_thinking": False}),
+        text_loader(text_path, tools=({"name": "add"},)),
+    ]
+    assert len({loader.fingerprint for loader in (base, *changed)}) == 3
+
+
+def test_rows_that_lose_something_are_a_warning(tmp_path, caplog) -> None:
+    path = write(tmp_path / "t.jsonl", [{"prompt": "q" * size, "completion": "a"} for size in (10, 80, 90, 20)])
+    with caplog.at_level(logging.WARNING):
+        text_loader(path)
+    assert caplog.messages == [f"{path} (train): 2 of 4 rows (50.0 %) shortened to data.max_length 64"]
+
+
+def test_notes_are_said_once_with_the_first_row(tmp_path, caplog) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]} for n in range(5)]
+    path = write(tmp_path / "m.jsonl", rows)
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            config = DataConfig(path=path)
+            make_loader(config, shaped_tokenizer(R1), kind="text", batch_size=1, seed=0, cache_dir=tmp_path / "cache")
+        [message] = caplog.messages
+        assert "the chat template leaves '<think>\\n', the end of its generation prompt, out of finished answers: 5" in message
+        assert message.endswith("(the first: " + (f"{path}:1)"))
+
+
+def test_token_rows_through_the_loader(tmp_path) -> None:
+    rows = [{"input_ids": [n, 1, 2], "labels": [-100, 1, 2]} for n in range(10)]
+    config = DataConfig(path=write(tmp_path / "t.jsonl", rows), eval_size=4)
+    train, held_out = (make_loader(config, BYTES, kind="text", batch_size=10, seed=0, split=split) for split in ("train", "eval"))
+    first = sorted(train.batch(0).tokens[:, 0].tolist()[:6] + held_out.batch(0).tokens[:, 0].tolist()[:4])
+    assert first == list(range(10))
+    assert train.batch(0).completion_mask[0].tolist()[:4] == [False, True, True, False]
+    with pytest.raises(DataError, match="a bare text has no prompt for data.prompt_template"):
+        text_loader(config.path, prompt_template="{prompt}")

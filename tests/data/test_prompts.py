@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_jax.data import DataConfig, DataError, PromptLoader, byte_tokenizer, load_examples, make_prompt_loader
 from rlhf_jax.data.formats import ASSISTANT
+from tests.data.shapes import HERMES, LLAMA3, QWEN3, shaped_tokenizer
 
 BYTES = byte_tokenizer()
 
@@ -131,16 +132,16 @@ def test_widths_by_hand_end_where_they_suffice(many):
 
 
 def test_no_width_exceeds_the_limit(many):
-    made = loader(many, max_prompt_len=45)
+    made = loader(many, max_prompt_len=45, truncation="keep_end")
     assert made.buckets[-1] == 45 and made.shortened > 0
 
 
 def test_long_prompts(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": "0123456789"}, {"prompt": "abc"}])
-    cut = loader(path, max_prompt_len=6)
+    cut = loader(path, max_prompt_len=6, truncation="keep_end")
     assert texts(cut, [0, 1]) == ["456789", "abc"] and (cut.shortened, cut.skipped) == (1, {})
     assert cut.take(np.array([0])).prompts == ["0123456789"], "rewards see the whole prompt"
-    for truncation in ("drop", "keep_start"):
+    for truncation in (None, "drop", "keep_start"):
         dropped = loader(path, max_prompt_len=6, truncation=truncation)
         assert (dropped.num_examples, dropped.skipped) == (1, {"prompt too long": 1}) and texts(dropped, [0]) == ["abc"]
     with pytest.raises(
@@ -151,7 +152,8 @@ def test_long_prompts(tmp_path):
 
 def test_a_cut_prompt_keeps_the_special_tokens_that_open_it(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": [{"role": "user", "content": "0123456789"}]}])
-    made = loader(path, max_prompt_len=6, chat_template="{{ bos_token }}{{ messages[0]['content'] }}")
+    template = "{{ bos_token }}{{ messages[0]['content'] }}"
+    made = loader(path, max_prompt_len=6, chat_template=template, truncation="keep_end")
     assert made.take(np.array([0])).tokens.tolist()[0] == [BYTES.bos_id, *BYTES.encode("56789")]
 
 
@@ -206,3 +208,54 @@ def test_options_without_a_meaning_are_refused(many, options, message):
 def test_indices_out_of_range(many, indices):
     with pytest.raises(IndexError, match="are not from 0 to 36"):
         loader(many).take(np.array(indices))
+
+
+def shaped_texts(shape, path: str, *, max_prompt_len: int = 400, **options) -> list[str]:
+    tokenizer = shaped_tokenizer(shape)
+    made = make_prompt_loader(DataConfig(path=path, **options), tokenizer, max_prompt_len=max_prompt_len, seed=0)
+    batch = made.take(np.arange(made.num_examples))
+    return [tokenizer.decode(row[:length].tolist()) for row, length in zip(batch.tokens, batch.lengths, strict=True)]
+
+
+def test_kwargs_and_tools_of_rows_and_of_the_run(tmp_path):
+    ask = [{"role": "user", "content": "q"}]
+    row_tools = [{"type": "function", "function": {"name": "mine"}}]
+    rows = [{"prompt": ask}, {"prompt": ask, "chat_template_kwargs": {"enable_thinking": True}, "tools": json.dumps(row_tools)}]
+    path = write(tmp_path / "p.jsonl", rows)
+    quiet, thinking = "assistant\n<think>\n\n</think>\n\n", "assistant\n"
+    assert [text.endswith(quiet) for text in shaped_texts(QWEN3, path)] == [False, False]
+    first, second = shaped_texts(QWEN3, path, chat_template_kwargs={"enable_thinking": False})
+    assert first.endswith(quiet) and second.endswith(thinking), "a row's own value comes first"
+    first, second = shaped_texts(HERMES, path, tools=({"type": "function", "function": {"name": "run"}},))
+    assert '"run"' in first and '"mine"' not in first and '"mine"' in second and '"run"' not in second
+    batch = loader(path).take(np.array([0, 1]))
+    assert batch.columns["tools"] == [None, json.dumps(row_tools)], "rewards still see the column"
+
+
+def test_long_conversations_are_left_out_or_lose_whole_turns(tmp_path, caplog):
+    system = {"role": "system", "content": "Answer in French."}
+    turns = [{"role": "user", "content": "x" * 99}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "How?"}]
+    path = write(tmp_path / "p.jsonl", [{"prompt": [system, *turns]}, {"prompt": turns[2:]}])
+    with caplog.at_level("WARNING"):
+        assert [text.count("user") for text in shaped_texts(LLAMA3, path, max_prompt_len=90)] == [1]
+    assert caplog.messages == [
+        f"{path}: 1 of 2 prompts (50.0 %) left out: longer than rollout.max_prompt_len 90 (data.truncation=keep_end cuts them)"
+    ]
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        first, second = shaped_texts(LLAMA3, path, max_prompt_len=90, truncation="keep_end")
+    tokenizer = shaped_tokenizer(LLAMA3)
+    assert first == tokenizer.apply_chat_template([system, turns[2]], True)
+    assert second == tokenizer.apply_chat_template(turns[2:], True)
+    assert caplog.messages == [f"{path}: 1 of 2 rows (50.0 %) shortened to rollout.max_prompt_len 90"]
+    with pytest.raises(DataError, match="can be used with max_prompt_len 8 and truncation 'keep_end': prompt too long 2"):
+        shaped_texts(LLAMA3, path, max_prompt_len=8, truncation="keep_end")
+
+
+def test_a_stop_that_rollouts_do_not_know_is_a_warning(tmp_path, caplog):
+    path = write(tmp_path / "p.jsonl", [{"prompt": [{"role": "user", "content": "q"}]}])
+    for stops, said in ((None, False), (("<|endoftext|>",), True)):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            make_prompt_loader(DataConfig(path=path), shaped_tokenizer(QWEN3, stops), max_prompt_len=99, seed=0)
+        assert ("ends an answer with '<|im_end|>', at which the tokenizer's stops do not end a rollout" in caplog.text) == said

@@ -1,0 +1,184 @@
+"""`rlhf-jax data`: the rows of a configuration as the model sees them, and what became of all of them."""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhf_jax.cli.output import say
+from rlhf_jax.config import Config, ConfigError
+
+OPENED, CLOSED = "\u27e6", "\u27e7"
+"""Around trained tokens where there is no colour."""
+_BARS, _BINS = 40, 10
+_SHOWN = 200  # characters of a column's value
+
+
+class Part(NamedTuple):
+    """Some tokens in a row, as text."""
+
+    text: str
+    trained: bool
+
+
+def data(options: argparse.Namespace) -> int:
+    """`rlhf-jax data CONFIG [section.key=value ...]`."""
+    if options.rows < 0:
+        raise ConfigError(f"--rows {options.rows} must not be negative")
+    from rlhf_jax.cli.commands import show_logs  # commands imports this module
+    from rlhf_jax.config import load_config
+
+    config = load_config(options.config, options.overrides)
+    show_logs(live=False)
+    tokenizer = read_tokenizer(config)
+    stops = ", ".join(repr(tokenizer.decode([token])) for token in tokenizer.stop_ids)
+    say(f"{options.config}: {config.data.path} ({options.split}); an answer ends with {stops}")
+    if config.algorithm.data == "prompts":
+        show_prompts(config, tokenizer, options)
+    else:
+        show_rows(config, tokenizer, options)
+    return 0
+
+
+def read_tokenizer(config: Config) -> Any:
+    """The tokenizer of the run, without writing into its folder."""
+    from rlhf_jax.loops.setup import make_tokenizer  # heavy
+
+    run_dir = pathlib.Path(config.run_dir)
+    if (run_dir / "tokenizer").is_dir():  # the run has begun: what it trains with
+        return make_tokenizer(config, run_dir, config.algorithm.data)
+    with tempfile.TemporaryDirectory() as folder:
+        return make_tokenizer(config, pathlib.Path(folder), config.algorithm.data)
+
+
+def show_rows(config: Config, tokenizer: Any, options: argparse.Namespace) -> None:
+    """Rows with answers: what is trained on is marked."""
+    from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split  # heavy
+
+    kind = config.algorithm.data
+    fingerprint = data_fingerprint(config.data, tokenizer, kind, options.split)
+    result = tokenize_split(config.data, tokenizer, kind=kind, split=options.split, cache_dir=None, fingerprint=fingerprint)
+    names = ("chosen", "rejected") if kind == "pairs" else ("",)
+    lengths = np.diff(result.offsets)
+    for row in range(min(options.rows * len(names), len(lengths))):
+        ids, trained = (array[result.offsets[row] : result.offsets[row + 1]] for array in (result.tokens, result.trained))
+        number, side = divmod(row, len(names))
+        title = f"row {number + 1} {names[side]}".rstrip()
+        say(f"\n--- {title}: {len(ids)} tokens, {int(trained.sum())} trained")
+        show_parts(parts_of(ids.tolist(), trained.tolist(), tokenizer))
+    show_histogram("tokens a row", lengths, config.data.max_length)
+    count = len(result.margins)
+    conversations, unrolled = result.unrolled
+    facts = [
+        ("rows", f"{count:,}"),
+        ("tokens", f"{len(result.tokens):,}, {share(int(result.trained.sum()), len(result.tokens))} trained"),
+        (f"shortened to data.max_length {config.data.max_length}", of(result.shortened, count)),
+        ("unrolled", f"{conversations:,} conversations into {unrolled:,} rows"),
+    ]
+    show_facts([*facts, *left_out(result.skipped, count), *noted(result.notes)])
+
+
+def show_prompts(config: Config, tokenizer: Any, options: argparse.Namespace) -> None:
+    """Prompts as the sampler gets them, with the columns that rewards get."""
+    from rlhf_jax.data import make_prompt_loader  # heavy
+
+    limit = config.rollout.max_prompt_len
+    loader = make_prompt_loader(config.data, tokenizer, max_prompt_len=limit, seed=config.seed, split=options.split)
+    everything = loader.take(np.arange(loader.num_examples))
+    for row in range(min(options.rows, loader.num_examples)):
+        ids = everything.tokens[row, : everything.lengths[row]].tolist()
+        say(f"\n--- prompt {row + 1}: {len(ids)} tokens")
+        show_parts(parts_of(ids, [False] * len(ids), tokenizer))
+        for name, values in everything.columns.items():
+            say(f"{name}: {printable(repr(values[row]))[:_SHOWN]}")
+    show_histogram("tokens a prompt", everything.lengths, limit)
+    facts = [
+        ("prompts", f"{loader.num_examples:,}"),
+        (f"shortened to rollout.max_prompt_len {limit}", of(loader.shortened, loader.num_examples)),
+    ]
+    show_facts([*facts, *left_out(loader.skipped, loader.num_examples), *noted(loader.notes)])
+
+
+def parts_of(ids: Sequence[int], trained: Sequence[bool], tokenizer: Any) -> list[Part]:
+    """Tokens that are trained on alike, together."""
+    parts, start = [], 0
+    for position in range(1, len(ids) + 1):
+        if position == len(ids) or trained[position] != trained[start]:
+            parts.append(Part(tokenizer.decode(list(ids[start:position])), trained[start]))
+            start = position
+    return parts
+
+
+def show_parts(parts: Sequence[Part]) -> None:
+    """Prints a row: trained parts in colour on a terminal, in brackets elsewhere."""
+    if not sys.stdout.isatty():
+        say("".join(f"{OPENED}{printable(part.text)}{CLOSED}" if part.trained else printable(part.text) for part in parts))
+        return
+    from rich.console import Console  # heavy
+    from rich.text import Text
+
+    text = Text()
+    for part in parts:
+        text.append(printable(part.text), style="bold green" if part.trained else "")
+    Console(file=sys.stdout).print(text, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters spelled out; a line break as `\n` and a new line."""
+    return "".join(_printable(character) for character in text)
+
+
+def _printable(character: str) -> str:
+    if character == "\n":
+        return "\\n\n"
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
+        return character.encode("unicode_escape").decode("ascii")
+    try:
+        character.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a terminal that cannot show it
+        return character.encode("unicode_escape").decode("ascii")
+    return character
+
+
+def show_histogram(title: str, lengths: np.ndarray, limit: int) -> None:
+    """Prints how many rows have which length."""
+    counts, edges = np.histogram(lengths, bins=min(_BINS, limit), range=(0, max(limit, int(lengths.max()))))
+    say(f"\n{title} (median {np.median(lengths):.0f}, longest {lengths.max()})")
+    for count, low, high in zip(counts.tolist(), edges, edges[1:], strict=False):
+        bar = "#" * -(-_BARS * count // max(1, int(counts.max())))
+        say(f"{low:7.0f} - {high:<7.0f} {bar:{_BARS}} {count:,}")
+
+
+def share(part: int, whole: int) -> str:
+    """A part in per cent."""
+    return f"{100 * part / max(whole, 1):.1f} %"
+
+
+def of(part: int, whole: int) -> str:
+    """A part as count and share."""
+    return f"{part:,} ({share(part, whole)})"
+
+
+def left_out(skipped: Mapping[str, int], kept: int) -> list[tuple[str, str]]:
+    """One fact for every reason rows were left out for, of all that were read."""
+    total = kept + sum(skipped.values())
+    facts = [(f"left out: {reason}", of(count, total)) for reason, count in sorted(skipped.items())]
+    return facts or [("left out", "none")]
+
+
+def noted(notes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One fact for every kind of note."""
+    return [(f"{kind} {printable(note.detail)}".rstrip(), f"{note.times:,}, first {note.where}") for kind, note in notes.items()]
+
+
+def show_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Prints name and value in two columns."""
+    width = max(len(name) for name, _ in facts)
+    say("")
+    for name, value in facts:
+        say(f"{name:{width}}  {printable(value)}")

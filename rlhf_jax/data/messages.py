@@ -1,0 +1,156 @@
+"""Conversations as people store them: OpenAI messages, ShareGPT turns, tool calls, tools and template variables of a row."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from rlhf_jax.data.errors import BadRow
+
+Message: TypeAlias = dict[str, Any]
+Content: TypeAlias = str | list[Message]
+"""A plain text or a conversation."""
+
+TOOLS, VARIABLES = "tools", "chat_template_kwargs"
+"""Columns that go to the chat template."""
+
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "developer",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "function_call": "assistant",
+}
+"""Who speaks in `{"from": ..., "value": ...}` -> role."""
+_RENAMED_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT whose keys alone were renamed
+
+
+class ChatOptions(NamedTuple):
+    """What the chat template of a row sees besides the messages."""
+
+    tools: list[Any] | None = None
+    """Function schemas, as transformers takes them."""
+    variables: dict[str, Any] | None = None
+    """`chat_template_kwargs`, such as `{"enable_thinking": False}`."""
+
+
+def read_chat_options(columns: Mapping[str, Any]) -> ChatOptions:
+    """The columns `tools` (a list, or JSON text) and `chat_template_kwargs` (an object, or JSON text) of a row.
+
+    Raises:
+        BadRow: one of them is something else.
+    """
+    tools = _from_json(columns.get(TOOLS), TOOLS)
+    if isinstance(tools, list | tuple):
+        tools = [_from_json(tool, TOOLS) if isinstance(tool, str) else tool for tool in tools]
+        if not all(isinstance(tool, Mapping) for tool in tools):
+            raise BadRow("wrong type", f"column {TOOLS!r} holds something that is not a function schema")
+    elif tools is not None:
+        raise BadRow("wrong type", f"column {TOOLS!r} is {type(tools).__name__}, a list of schemas is needed")
+    variables = _from_json(columns.get(VARIABLES), VARIABLES)
+    if variables is not None and not isinstance(variables, Mapping):
+        raise BadRow("wrong type", f"column {VARIABLES!r} is {type(variables).__name__}, an object is needed")
+    kept = {key: value for key, value in (variables or {}).items() if value is not None}  # parquet fills keys up with null
+    return ChatOptions(tools or None, kept or None)
+
+
+def _from_json(value: Any, column: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value.strip():  # an empty CSV field
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise BadRow("wrong type", f"column {column!r} is text that is not JSON") from None
+
+
+def read_conversation(value: Any, column: str) -> list[Message]:
+    """The messages of a column, in roles that chat templates know.
+
+    Raises:
+        BadRow: no list of messages, or a message without role or content.
+    """
+    if value is None:
+        raise BadRow("null", f"column {column!r} is null")
+    if isinstance(value, Mapping):  # ShareGPT's preference sets hold one message, not a list of one
+        value = [value]
+    if not isinstance(value, list | tuple):
+        raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, a list of messages is needed")
+    if not value:
+        raise BadRow("empty text", f"column {column!r} is an empty list")
+    return [_message(message, f"column {column!r}, message {number}") for number, message in enumerate(value, start=1)]
+
+
+def _message(message: Any, where: str) -> Message:
+    if isinstance(message, Mapping):
+        message = _from_sharegpt(_without_nulls(message), where)
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise BadRow("wrong type", f"{where} is not an object with 'role' and 'content'")
+    content = message.get("content")
+    calls = message.get("tool_calls")
+    if isinstance(content, list):
+        if any(not isinstance(part, Mapping) or part.get("type") != "text" for part in content):
+            raise BadRow("wrong type", f"{where} has parts that are not text")
+        content = "".join(str(part.get("text") or "") for part in content)
+    if content is None and not calls:
+        raise BadRow("null", f"{where} has no content")
+    if content is not None and not isinstance(content, str):
+        raise BadRow("wrong type", f"{where} has content of type {type(content).__name__}, text is needed")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls)):
+        raise BadRow("wrong type", f"{where} has tool_calls that are no list of calls")
+    if not (content or "").strip() and message["role"] == "assistant" and not calls:
+        raise BadRow("empty text", f"{where} is an empty answer")
+    content = None if content is None else valid_text(content, where)
+    role = valid_text(message["role"], where)
+    return {**message, "role": _RENAMED_ROLES.get(role, role), "content": content}
+
+
+def _without_nulls(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Parquet gives every message the keys of all: `tool_calls: None`, which templates take for tool calls."""
+    kept = {key: value for key, value in message.items() if value is not None}
+    if not kept.get("tool_calls", True):
+        del kept["tool_calls"]
+    return kept
+
+
+def _from_sharegpt(message: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """`{"from": "human", "value": ...}` as a message; other messages as they are."""
+    if "role" in message or "from" not in message:
+        return message
+    speaker = message["from"]
+    if speaker not in SHAREGPT_ROLES:
+        known = ", ".join(SHAREGPT_ROLES)
+        raise BadRow("wrong type", f"{where} is from {str(speaker)[:40]!r}, which is none of {known}")
+    others = {key: value for key, value in message.items() if key not in ("from", "value")}
+    if speaker == "function_call":
+        return {**others, "role": "assistant", "tool_calls": _calls(message.get("value"), where)}
+    return {**others, "role": SHAREGPT_ROLES[speaker], "content": message.get("value")}
+
+
+def _calls(value: Any, where: str) -> list[Message]:
+    """ShareGPT's function call, `{"name", "arguments"}` or a list of them, mostly as JSON text."""
+    try:
+        calls = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise BadRow("wrong type", f"{where} is a function call that is not JSON") from None
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        raise BadRow("wrong type", f"{where} is a function call without a name")
+    return [{"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}} for call in calls]
+
+
+def valid_text(text: str, where: str) -> str:
+    """JSON can spell half a surrogate pair ("\\ud83d"), which is no Unicode text and has no bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow("invalid text", f"{where} holds a lone surrogate at character {error.start}") from None
+    return text

@@ -1,0 +1,83 @@
+"""Token rows of a split, and how they are kept on disk."""
+
+import hashlib
+import json
+import pathlib
+import shutil
+import tempfile
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data.digest import StaleError, file_digest
+from rlhf_jax.data.notes import Counted
+
+_ARRAYS = ("tokens", "trained", "offsets", "margins")
+
+
+class TokenizedSet(NamedTuple):
+    """Token rows of a split, end to end. An example has one row (text) or two in turn (chosen, rejected)."""
+
+    tokens: np.ndarray
+    """int32 [sum of lengths]"""
+    trained: np.ndarray
+    """bool, like `tokens`."""
+    offsets: np.ndarray
+    """int64 [rows + 1]: row r is `tokens[offsets[r]:offsets[r + 1]]`."""
+    margins: np.ndarray
+    """float32 [examples], NaN where none was given."""
+    skipped: dict[str, int]
+    """Examples left out, by reason: bad rows and those that do not fit."""
+    shortened: int
+    """Examples cut to the length limits."""
+    notes: dict[str, Counted] = {}
+    """What the user should know about the rows, by kind (`rlhf_jax.data.notes`)."""
+    unrolled: tuple[int, int] = (0, 0)
+    """(conversations, rows): those that the chat template does not keep as they were, and what they became."""
+
+
+def write_rows(folder: pathlib.Path, result: TokenizedSet) -> None:
+    """Writes beside the final place, then renames: a reader sees all or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    for name, array in zip(_ARRAYS, result[:4], strict=True):
+        np.save(temporary / f"{name}.npy", array)
+    meta = {
+        "skipped": result.skipped,
+        "shortened": result.shortened,
+        "notes": result.notes,
+        "unrolled": result.unrolled,
+        "digests": {name: file_digest(temporary / f"{name}.npy") for name in _ARRAYS},
+    }
+    meta["digest"] = _digest(meta)
+    (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    try:
+        temporary.rename(folder)
+    except OSError:  # another process was first
+        shutil.rmtree(temporary)
+
+
+def read_rows(folder: pathlib.Path) -> TokenizedSet:
+    """The rows that `write_rows` wrote.
+
+    Raises:
+        StaleError: a bit of them differs, or an earlier version wrote them.
+    """
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta.pop("digest") != _digest(meta):
+            raise StaleError("the digest of meta.json differs")
+        for name in _ARRAYS:
+            if file_digest(folder / f"{name}.npy") != meta["digests"][name]:
+                raise StaleError(f"the digest of {name}.npy differs")
+        tokens, trained, offsets, margins = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
+        notes = {kind: Counted(*counted) for kind, counted in meta["notes"].items()}
+        conversations, rows = meta["unrolled"]
+        kept = (meta["skipped"], meta["shortened"], notes, (conversations, rows))
+        return TokenizedSet(tokens, trained, offsets, margins, *kept)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        raise StaleError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _digest(meta: dict) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
