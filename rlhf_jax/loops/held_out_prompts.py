@@ -29,7 +29,8 @@ def evaluate_prompts(setup: OnlineSetup, params: Params, *, seed: int = 0) -> He
     Args:
       setup: the run.
       params: the policy's parameters.
-      seed: of the samples. The same in every evaluation of a run, so that they differ by the policy alone.
+      seed: of the samples. What is drawn depends on it, the prompt's place in the split and the number of the sample alone:
+        evaluations of a run differ by the policy, and neither batch size nor mesh nor the number of samples changes them.
 
     Returns:
       Metrics rewards/greedy and rewards/sampled (mean total reward), length/greedy, length/truncated_greedy; where a reward says
@@ -54,8 +55,16 @@ def evaluate_prompts(setup: OnlineSetup, params: Params, *, seed: int = 0) -> He
         prompts = loader.take(np.resize(indices, per_batch))  # one shape for all batches; the repeated ones are dropped
         real = len(indices)
         _greedy(setup, params, prompts, real, table, samples)
-        _sampled(setup, params, prompts, real, jax.random.fold_in(key, start), sampled, table)
+        keys = sample_keys(key, prompts.indices, evaluation.samples)
+        _sampled(setup, params, prompts, real, keys, sampled, table)
     return HeldOut({name: float(np.mean(values)) for name, values in table.items() if values}, dict(samples))
+
+
+def sample_keys(key: Key, indices: np.ndarray, samples: int) -> Key:
+    """A key for every sample of every prompt, from the prompt's index and the sample's number: [P * samples]."""
+    prompts, numbers = np.repeat(indices, samples), np.tile(np.arange(samples), len(indices))
+    of_prompts = jax.vmap(jax.random.fold_in, (None, 0))(key, prompts)
+    return jax.vmap(jax.random.fold_in)(of_prompts, numbers)
 
 
 def _greedy(
@@ -86,15 +95,15 @@ def _sampled(
     params: Params,
     prompts: PromptBatch,
     real: int,
-    key: Key,
+    keys: Key,
     sampling: SamplingParams,
     table: dict[str, list[float]],
 ) -> None:
-    """k completions per prompt."""
+    """k completions per prompt, drawn with a key each."""
     k = setup.config.evaluation.samples
     if k == 0:
         return
-    rollout, _ = setup.sample_held_out(params, prompts, key, sampling)
+    rollout, _ = setup.sample_held_out(params, prompts, keys, sampling)
     grades = setup.grader.grade(prompts, rollout)
     right = setup.grader.correct(grades.total, grades.parts).reshape(-1, k)[:real]
     total = grades.total.reshape(-1, k)[:real]

@@ -14,8 +14,8 @@ from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_document, with_reference
 from rlhf_jax.loops.interrupt import StopRequest
 from rlhf_jax.loops.place import needs_blocking, place_batch
-from rlhf_jax.loops.reference import params_fingerprint, reference_logps
-from rlhf_jax.loops.setup import Setup, load_reference
+from rlhf_jax.loops.reference import params_fingerprint, precision_of, reference_logps
+from rlhf_jax.loops.setup import Setup, load_reference, watch_movement
 from rlhf_jax.sharding import replicated
 from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state, make_update_step
 from rlhf_jax.types import Metrics, Params
@@ -74,7 +74,7 @@ def make_references(setup: Setup) -> References:
             mesh=setup.mesh,
             batch_size=config.training.eval_batch_size or config.training.batch_size,
             cache_dir=setup.run_dir / "cache",
-            precision=config.model.compute_dtype or config.model.dtype,
+            precision=precision_of(config),
         )
 
     held_out = score(setup.eval_loader) if setup.eval_loader is not None else None
@@ -135,6 +135,7 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
 
     if step == 0:
         evaluate(0)
+    movement = watch_movement(config, state.params, mesh=setup.mesh, done=step, total=setup.total_steps)
     pending: Pending | None = None
     clock = time.perf_counter()
     saved = resume
@@ -145,6 +146,7 @@ def train_offline(setup: Setup, *, folder: RunFolder, checkpointer: Checkpointer
             step += 1
             if needs_blocking(setup.mesh):
                 jax.block_until_ready(metrics)
+            movement.look(state.params, step - (resume or 0))
             clock = report(pending, folder, setup, clock)
             pending = Pending(step, metrics, tokens)
             last = step == setup.total_steps

@@ -24,8 +24,9 @@ from rlhf_jax.loops.online_setup import OnlineSetup, warmup_updates
 from rlhf_jax.loops.online_step import make_online_update, make_score_step
 from rlhf_jax.loops.place import place_batch
 from rlhf_jax.loops.reference import params_fingerprint
+from rlhf_jax.loops.setup import watch_movement
 from rlhf_jax.sharding import replicated
-from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state
+from rlhf_jax.training import MovementCheck, TrainState, abstract_sharded_state, make_sharded_state
 from rlhf_jax.types import Key, Params
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def train_online(
     identity = same_online_run(setup)
     now, shardings = start(setup, checkpointer, resume, identity)
     score, update = make_score_step(setup), make_online_update(setup, shardings)
+    movement, made = watch(setup, now), now.step
     saved = resume
     with setup.grader, StopRequest() as stop:
 
@@ -107,6 +109,7 @@ def train_online(
             state, metrics = update(now.state, frozen, placed)
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             now = now._replace(state=state, step=now.step + 1)
+            movement.look(setup.policy_params(state.params), (now.step - made) * setup.updates_per_step)
             done = time.perf_counter()
             times = {"time/score": scored - sampled, "time/update": done - scored, "time/step": done - clock}
             tokens = int(batch.mask.sum())
@@ -125,6 +128,19 @@ def train_online(
             save(setup, checkpointer, now, identity, evaluated)
     checkpointer.wait()
     return now, interrupted
+
+
+def watch(setup: OnlineSetup, now: Progress) -> MovementCheck:
+    """Whether the policy moves."""
+    per_step, resting = setup.updates_per_step, warmup_updates(setup.config)
+    return watch_movement(
+        setup.config,
+        setup.policy_params(now.state.params),
+        mesh=setup.mesh,
+        done=now.step * per_step,
+        total=setup.total_steps * per_step,
+        resting=resting,
+    )
 
 
 def start(setup: OnlineSetup, checkpointer: Checkpointer, resume: int | None, identity: dict[str, Any]) -> tuple[Progress, Any]:
