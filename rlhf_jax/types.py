@@ -157,7 +157,8 @@ class Model(NamedTuple):
     """``prefill(params, tokens[P, Tp], lengths[P], *, row_length) -> (logits[P, V], prompt_cache)``: reads right-padded
     prompts; the logits are those after each prompt's last token. The cache is a pytree of keys and values; `cache.take(rows)`,
     `cache.empty(rows, slots)` and `cache.grown(slots)` make others of it. `row_length` (static) is the width of prompt and
-    completion together, which some RoPE scalings depend on. None without a language-model head."""
+    completion together: more than the learned positions of a model that has such is refused. None without a language-model
+    head."""
     decode: Callable[..., Any] | None = None
     """``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths[B], ages[B], slot, row_length) -> (logits[B, V],
     cache)``: reads one more token of every completion. `cache` is a ring: the token's keys and values go to `slot` in all

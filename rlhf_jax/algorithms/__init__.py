@@ -43,6 +43,19 @@ def algorithm_config(name: str) -> type:
     return get_type_hints(ALGORITHMS[name])["config"]
 
 
+def default_learning_rate(cls: type) -> float | None:
+    """What `optimizer.learning_rate` is when a run does not give one.
+
+    Args:
+      cls: the configuration class of an algorithm.
+
+    Returns:
+      Its class variable `learning_rate`; None: it has none.
+    """
+    rate = vars(cls).get("learning_rate")
+    return None if rate is None else float(rate)
+
+
 __all__ = [
     "ALGORITHMS",
     "METRICS",
@@ -54,6 +67,7 @@ __all__ = [
     "SFTConfig",
     "algorithm_config",
     "dapo_loss",
+    "default_learning_rate",
     "dpo_loss",
     "grpo_loss",
     "pairwise_reward_loss",

@@ -44,6 +44,8 @@ class DAPOConfig:
     data: ClassVar[str] = "prompts"
     head: ClassVar[str | None] = None
     summary: ClassVar[str] = "decoupled clip and dynamic sampling policy optimisation, no critic, no reference"
+    learning_rate: ClassVar[float] = 1e-6
+    """Default of `optimizer.learning_rate`: the paper (section 4.1) and verl's recipe use 1e-6."""
 
     group_size: int = 16
     """Completions per prompt."""

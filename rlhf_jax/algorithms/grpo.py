@@ -50,6 +50,8 @@ class GRPOConfig:
     data: ClassVar[str] = "prompts"
     head: ClassVar[str | None] = None
     summary: ClassVar[str] = "group relative policy optimisation (GRPO, Dr. GRPO, GSPO, CISPO, RLOO)"
+    learning_rate: ClassVar[float] = 1e-6
+    """Default of `optimizer.learning_rate`: the paper, TRL, verl and OpenRLHF use 1e-6."""
 
     group_size: int = 8
     """Completions per prompt."""

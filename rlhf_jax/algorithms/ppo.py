@@ -43,6 +43,9 @@ class PPOConfig:
     data: ClassVar[str] = "prompts"
     head: ClassVar[str | None] = "value"
     summary: ClassVar[str] = "proximal policy optimisation with a critic and a KL penalty in the reward"
+    learning_rate: ClassVar[float] = 1e-6
+    """Default of `optimizer.learning_rate`: actors of verl and OpenRLHF use 1e-6 (their critics 1e-5 and 9e-6, see
+    `critic_learning_rate`), TRL 3e-6 for both."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2

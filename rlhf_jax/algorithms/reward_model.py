@@ -31,6 +31,9 @@ class RewardModelConfig:
     data: ClassVar[str] = "pairs"
     head: ClassVar[str | None] = "reward"
     summary: ClassVar[str] = "reward model: a scalar score learned from preference pairs"
+    learning_rate: ClassVar[float] = 1e-4
+    """Default of `optimizer.learning_rate`: TRL uses 1e-4, lm-human-preferences 5e-5, OpenRLHF 9e-6. The head is new
+    and has far to go."""
 
     center_coef: float = 0.0
     """Weight of (s_chosen + s_rejected)^2, which keeps scores near 0; 0.01 is usual."""

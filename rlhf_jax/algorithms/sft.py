@@ -28,6 +28,8 @@ class SFTConfig:
     data: ClassVar[str] = "text"
     head: ClassVar[str | None] = None
     summary: ClassVar[str] = "supervised fine-tuning: maximum likelihood of answers"
+    learning_rate: ClassVar[float] = 2e-5
+    """Default of `optimizer.learning_rate`: TRL and EasyDeL use 2e-5, OpenRLHF 5e-6."""
 
     aggregation: str = "token"
     """token: mean over tokens of the batch; sequence: mean over documents of their token means."""

@@ -3,8 +3,9 @@
 import textwrap
 from collections.abc import Sequence
 
-from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.algorithms import ALGORITHMS, algorithm_config, default_learning_rate
 from rlhf_jax.config import Config, FieldDoc, describe_section
+from rlhf_jax.training import DEFAULT_LEARNING_RATE
 
 WIDTH = 118
 
@@ -27,8 +28,12 @@ def describe_keys() -> str:
 
 
 def describe_algorithm(name: str) -> str:
-    """The keys of one algorithm's section."""
-    return describe_rows(describe_section(algorithm_config(name), "algorithm."))
+    """The keys of one algorithm's section, and its learning rate."""
+    cls = algorithm_config(name)
+    rate = default_learning_rate(cls)
+    default = f"{DEFAULT_LEARNING_RATE if rate is None else rate}"
+    further = FieldDoc("optimizer.learning_rate", "a number", default, "With this algorithm, when the run gives none.")
+    return describe_rows([*describe_section(cls, "algorithm."), further])
 
 
 def describe_rows(rows: Sequence[FieldDoc]) -> str:

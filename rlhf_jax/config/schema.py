@@ -5,6 +5,7 @@ Sections that describe a lower layer are defined there: `data` (`rlhf_jax.data`)
 class per algorithm in `rlhf_jax.algorithms`, chosen by `algorithm.name`); the others in `rlhf_jax.config.sections`.
 """
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -12,7 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_jax.algorithms import ALGORITHMS, DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, algorithm_config
+from rlhf_jax.algorithms import (
+    ALGORITHMS,
+    DAPOConfig,
+    DPOConfig,
+    GRPOConfig,
+    PPOConfig,
+    algorithm_config,
+    default_learning_rate,
+)
 from rlhf_jax.config.document import read_document, render, settled
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.config.fields import defaults, flat, plain
@@ -21,7 +30,7 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rollout.config import RolloutConfig
 from rlhf_jax.sharding import MeshConfig
-from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.training import DEFAULT_LEARNING_RATE, OptimizerConfig
 
 RESUMABLE = (
     "run_dir",
@@ -86,6 +95,10 @@ class Config:
 
     def __post_init__(self) -> None:
         algorithm_name(self.algorithm)
+        if self.optimizer.learning_rate is None:  # settled here, so that a run's config.yaml says what it used
+            rate = default_learning_rate(type(self.algorithm))
+            rate = DEFAULT_LEARNING_RATE if rate is None else rate
+            object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, learning_rate=rate))
         if not self.run_dir:
             raise ValueError("run_dir is empty; give the folder of the run, for example run_dir=runs/dpo")
         if not 0 <= self.seed <= MAX_SEED:

@@ -30,6 +30,9 @@ class ModelSection:
     """Layers in a compiled loop or unrolled; auto: a loop when the model is deep."""
     attention: Literal["auto", "blocked", "dot_product", "xla"] = "auto"
     """Attention implementation; auto: the fastest one on this hardware."""
+    context: int | None = None
+    """Longest row in tokens that longrope and dynamic NTK scalings are set for, the same for every row and width (vLLM's
+    max_model_len); null: the run's longest row (data.max_length, online rollout.max_prompt_len + rollout.max_new_tokens)."""
 
     def __post_init__(self) -> None:
         if self.path is not None and self.config is not None:

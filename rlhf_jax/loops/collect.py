@@ -175,20 +175,37 @@ def trainer_state(setup: OnlineSetup, step: int, position: Position) -> TrainerS
 
 
 def draw_prompts(setup: OnlineSetup, position: Position) -> tuple[np.ndarray, int]:
-    """The next prompts that are not retired, and the place after them; none when all are."""
+    """The next prompts that are not retired, and the place after them.
+
+    Once some are retired no prompt comes twice: the generation batch ends where it would, and so shrinks when fewer are left
+    than it holds. The epochs stay whole: the prompt that ended a batch is the first of the next one. None when all are
+    retired, or when the others have all been asked for the training batch that is being filled and it has groups: asking them
+    again would fill it with few prompts, so it ends with these.
+    """
     wanted = setup.config.rollout.prompts_per_batch or setup.config.training.batch_size
     if not position.retired:
         return setup.prompts.indices(position.place, wanted), position.place + wanted
-    retired, place = set(position.retired), position.place
-    if len(retired) == setup.prompts.num_examples:
+    count, place, tally = setup.prompts.num_examples, position.place, position.tally
+    left = np.ones(count, bool)
+    left[list(position.retired)] = False
+    found_groups = tally.get("data/groups_carried", 0.0) + tally.get("data/groups_kept", 0.0)
+    if found_groups and tally.get("data/groups_generated", 0.0) >= left.sum():
         return np.zeros(0, np.int64), place
-    found: list[int] = []
-    while len(found) < wanted:
-        index = int(setup.prompts.indices(place, 1)[0])
-        place += 1
-        if index not in retired:
-            found.append(index)
-    return np.array(found, np.int64), place
+    drawn, parts = np.zeros(count, bool), [np.zeros(0, np.int64)]
+    while wanted and left.any():
+        epoch, within = divmod(place, count)
+        order = setup.prompts.order(epoch)[within:]
+        candidates = np.flatnonzero(left[order])[:wanted]
+        repeated = np.flatnonzero(drawn[order[candidates]])
+        found = order[candidates[: repeated[0]] if len(repeated) else candidates]
+        drawn[found] = True
+        parts.append(found)
+        wanted -= len(found)
+        if len(repeated):
+            place += int(candidates[repeated[0]])
+            break
+        place += int(candidates[-1]) + 1 if not wanted else len(order)
+    return np.concatenate(parts), place
 
 
 def generate_groups(setup: OnlineSetup, params: Params, indices: np.ndarray, *, draw: int, step: int) -> Batch:

@@ -12,8 +12,8 @@ from rlhf_jax.data import FastTokenizer, load_tokenizer, make_loader
 from rlhf_jax.loops.evaluate_online import evaluate_checkpoints, evaluate_folder
 from rlhf_jax.loops.export import find_run, load_checkpoint
 from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_document
-from rlhf_jax.loops.reference import reference_logps
-from rlhf_jax.loops.setup import check_batch, check_vocabulary, load_reference, make_policy
+from rlhf_jax.loops.reference import precision_of, reference_logps
+from rlhf_jax.loops.setup import check_batch, check_vocabulary, context_of, load_reference, make_policy
 from rlhf_jax.loops.stops import with_run_stops
 from rlhf_jax.models import local_folder, read_config
 from rlhf_jax.sharding import make_mesh
@@ -60,6 +60,7 @@ def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None 
             remat=section.remat,
             layers=section.layers,
             attention=section.attention,
+            context=context_of(config),
         )
     check_vocabulary(model, tokenizer)
     batch_size = config.training.eval_batch_size or config.training.batch_size
@@ -73,7 +74,7 @@ def evaluate(config: Config, *, checkpoint: str | None = None, step: int | None 
         if "ref" in algorithm.frozen:
             frozen = {"ref": ref_params}
         else:
-            precision = reference.model.compute_dtype or reference.model.dtype
+            precision = precision_of(reference)
             with tempfile.TemporaryDirectory() as folder:
                 ref_logps = reference_logps(
                     model,

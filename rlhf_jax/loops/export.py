@@ -99,7 +99,7 @@ def load_checkpoint(
       step: None: the newest.
       mesh: where the parameters lie.
       replicate: names to keep whole (`MeshConfig.replicate`).
-      execution: compute_dtype, remat, layers, attention of `make_model`.
+      execution: compute_dtype, remat, layers, attention, context of `make_model`.
 
     Returns:
       (model, params) in float32 or whatever the run kept.

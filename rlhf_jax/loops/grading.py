@@ -13,6 +13,7 @@ from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, PromptBatch
 from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.judging import Tasks, Verdict, held_out_judge, training_judge
+from rlhf_jax.loops.setup import context_of
 from rlhf_jax.models import load_pretrained
 from rlhf_jax.rewards import RewardConfig, Rewards, RewardScores, TrainerState, make_rewards
 from rlhf_jax.rewards.model import make_model_rewards
@@ -154,13 +155,21 @@ def load_reward_model(
         layers=section.layers,
         attention=section.attention,
         head="reward",
+        context=context_of(config),
     )
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
             f"rewards: the reward model {path} embeds {model.config.vocab_size} tokens and the policy's tokenizer has "
             f"{tokenizer.vocab_size}; a reward model must share the policy's tokenizer"
         )
-    return make_model_rewards(model, params, mesh=mesh)
+    return make_model_rewards(model, params, mesh=mesh, rows_at_once=microbatch_rows(config))
+
+
+def microbatch_rows(config: Config) -> int:
+    """Rows of the trainer's microbatch, which the memory of a run is planned by."""
+    algorithm, training = config.algorithm, config.training
+    parts = algorithm.num_minibatches * training.num_microbatches
+    return int(training.batch_size * algorithm.group_size // parts)
 
 
 def model_path(reward: RewardConfig) -> str:

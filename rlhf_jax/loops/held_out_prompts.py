@@ -33,7 +33,8 @@ def evaluate_prompts(
     Args:
       setup: the run.
       params: the policy's parameters.
-      seed: of the samples. The same in every evaluation of a run, so that they differ by the policy alone.
+      seed: of the samples. What is drawn depends on it, the prompt's place in the split and the number of the sample alone:
+        evaluations of a run differ by the policy, and neither batch size nor mesh nor the number of samples changes them.
       stopped: whether a signal asked to stop; asked between generation batches.
 
     Returns:
@@ -67,14 +68,21 @@ def evaluate_prompts(
         if stopped():
             return HeldOut({}, stopped=True)
         if evaluation.samples:
-            sample_key = jax.random.fold_in(key, start)
-            sampled.append(_sampled(setup, params, prompts, real, key=sample_key, sampling=sampling))
+            keys = sample_keys(key, prompts.indices, evaluation.samples)
+            sampled.append(_sampled(setup, params, prompts, real, keys=keys, sampling=sampling))
         shown += [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts.prompts[:real]]
     first, several = join_answers(greedy), join_answers(sampled) if sampled else None
     samples = [_columns(setup.grader.names, shown, first, greedy=True)]
     if several is not None:
         samples.append(_columns(setup.grader.names, shown, several, greedy=False))
     return HeldOut(metrics_of(setup.grader.held_out, first, several), tuple(samples))
+
+
+def sample_keys(key: Key, indices: np.ndarray, samples: int) -> Key:
+    """A key for every sample of every prompt, from the prompt's index and the sample's number: [P * samples]."""
+    prompts, numbers = np.repeat(indices, samples), np.tile(np.arange(samples), len(indices))
+    of_prompts = jax.vmap(jax.random.fold_in, (None, 0))(key, prompts)
+    return jax.vmap(jax.random.fold_in)(of_prompts, numbers)
 
 
 def _greedy(setup: OnlineSetup, params: Params, prompts: PromptBatch, real: int) -> Answers:
@@ -84,10 +92,10 @@ def _greedy(setup: OnlineSetup, params: Params, prompts: PromptBatch, real: int)
 
 
 def _sampled(
-    setup: OnlineSetup, params: Params, prompts: PromptBatch, real: int, *, key: Key, sampling: SamplingParams
+    setup: OnlineSetup, params: Params, prompts: PromptBatch, real: int, *, keys: Key, sampling: SamplingParams
 ) -> Answers:
-    """k completions per prompt."""
-    rollout, _ = setup.sample_held_out(params, prompts, key, sampling)
+    """k completions per prompt, drawn with a key each."""
+    rollout, _ = setup.sample_held_out(params, prompts, keys, sampling)
     return _answers(setup.grader.grade(prompts, rollout, real=real), rollout, real)
 
 

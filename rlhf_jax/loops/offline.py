@@ -16,9 +16,9 @@ from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_document, with_reference
 from rlhf_jax.loops.interrupt import StopRequest
 from rlhf_jax.loops.place import needs_blocking, place_batch
-from rlhf_jax.loops.reference import params_fingerprint, reference_logps
+from rlhf_jax.loops.reference import params_fingerprint, precision_of, reference_logps
 from rlhf_jax.loops.resume import Source, check_same_run, log_growth, take_state
-from rlhf_jax.loops.setup import Setup, load_reference
+from rlhf_jax.loops.setup import Setup, load_reference, watch_movement
 from rlhf_jax.sharding import replicated
 from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state, make_update_step
 from rlhf_jax.types import Metrics, Params
@@ -77,7 +77,7 @@ def make_references(setup: Setup) -> References:
             mesh=setup.mesh,
             batch_size=config.training.eval_batch_size or config.training.batch_size,
             cache_dir=setup.run_dir / "cache",
-            precision=config.model.compute_dtype or config.model.dtype,
+            precision=precision_of(config),
         )
 
     held_out = score(setup.eval_loader) if setup.eval_loader is not None else None
@@ -170,6 +170,8 @@ def train_offline(
             evaluations.resumed(step)
         if (not resumed or evaluations.is_due(step)) and not evaluations.is_made(step):
             evaluate(step)
+        movement = watch_movement(config, state.params, mesh=setup.mesh, done=step, total=setup.total_steps)
+        first = step
         clock = time.perf_counter()
         while step < setup.total_steps and stop.signum is None:
             checkpointer.check()
@@ -178,6 +180,7 @@ def train_offline(
             step += 1
             if needs_blocking(setup.mesh):
                 jax.block_until_ready(metrics)
+            movement.look(state.params, step - first)
             clock = report(pending, folder, setup, clock)
             pending = Pending(step, metrics, tokens)
             last = step == setup.total_steps

@@ -29,8 +29,9 @@ from rlhf_jax.loops.online_step import make_online_update, make_score_step
 from rlhf_jax.loops.place import place_batch
 from rlhf_jax.loops.reference import params_fingerprint
 from rlhf_jax.loops.resume import Source, check_same_run, log_growth, reward_digests, take_state
+from rlhf_jax.loops.setup import watch_movement
 from rlhf_jax.sharding import replicated
-from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state
+from rlhf_jax.training import MovementCheck, TrainState, abstract_sharded_state, make_sharded_state
 from rlhf_jax.types import Key, Params
 
 _log = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ def train_online(
     evaluations.check(metric_names(setup.grader.held_out, config.evaluation.samples))
     now, shardings = start(setup, checkpointer, source, identity)
     score, update = make_score_step(setup), make_online_update(setup, shardings)
+    movement = watch(setup, now)
+    first = now.step
     is_resumed = source is not None and not source.is_other
     saved, ended = (now.step if is_resumed else None), None
     resumed = Resumed(now.step, now.position.draws, evaluations.steps) if is_resumed else None
@@ -145,6 +148,7 @@ def train_online(
                 values = without_empty_means({name: float(value) for name, value in jax.device_get(metrics).items()})
                 now = now._replace(state=state, step=now.step + 1)
                 completions.trained(collected.trained, now.step)
+                movement.look(setup.policy_params(state.params), (now.step - first) * setup.updates_per_step)
                 done = time.perf_counter()
                 times = {"time/score": scored - sampled, "time/update": done - scored, "time/step": done - clock}
                 tokens = int(batch.mask.sum())
@@ -167,6 +171,19 @@ def train_online(
     if not interrupted:
         evaluations.finish()
     return now, interrupted
+
+
+def watch(setup: OnlineSetup, now: Progress) -> MovementCheck:
+    """Whether the policy moves."""
+    per_step, resting = setup.updates_per_step, warmup_updates(setup.config)
+    return watch_movement(
+        setup.config,
+        setup.policy_params(now.state.params),
+        mesh=setup.mesh,
+        done=now.step * per_step,
+        total=setup.total_steps * per_step,
+        resting=resting,
+    )
 
 
 def start(

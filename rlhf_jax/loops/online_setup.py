@@ -17,7 +17,7 @@ from rlhf_jax.data import FastTokenizer, PromptBatch, PromptLoader, make_prompt_
 from rlhf_jax.loops.grading import MODEL, Grader, model_path
 from rlhf_jax.loops.groups import Groups, filler_groups, widths
 from rlhf_jax.loops.resume import Source, check_steps, data_start
-from rlhf_jax.loops.setup import check_vocabulary, load_reference, make_policy, make_tokenizer
+from rlhf_jax.loops.setup import check_vocabulary, context_of, load_reference, make_policy, make_tokenizer
 from rlhf_jax.loops.stops import warn_of_hidden_tags
 from rlhf_jax.models import load_pretrained, make_model
 from rlhf_jax.rollout import GenerationStats, SamplingParams, StringEnd, make_generator
@@ -219,6 +219,7 @@ def make_critic(config: Config, mesh: Mesh, policy: Model, params: Params) -> tu
         "remat": section.remat,
         "layers": section.layers,
         "attention": section.attention,
+        "context": context_of(config),
     }
     if path is not None:
         replicate = config.mesh.replicate
@@ -271,6 +272,7 @@ def make_sample(
             layers=section.layers,
             attention=section.attention,
             head=None if policy.scores is None else "value",
+            context=context_of(config),
         )
     dtype = jnp.dtype(section.compute_dtype or section.dtype)
     generator = make_generator(

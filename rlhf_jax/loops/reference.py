@@ -9,11 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax.algorithms.dpo import sequence_logps
+from rlhf_jax.config import Config
 from rlhf_jax.data import Loader
 from rlhf_jax.data.digest import StaleError, keep_array, kept_array
 from rlhf_jax.io.disk import naming
 from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.loops.place import place_batch
+from rlhf_jax.loops.setup import context_of
 from rlhf_jax.types import Model, Params
 
 _log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ def reference_logps(
       mesh: the device mesh.
       batch_size: pairs per forward pass.
       cache_dir: folder of the cache; made when absent.
-      precision: names the compute dtype in the fingerprint.
+      precision: from `precision_of`, part of the fingerprint.
 
     Returns:
       float32 [num_examples, 2], nats; axis 1 is (chosen, rejected).
@@ -62,3 +64,8 @@ def reference_logps(
         keep_array(path, result)
     _log.info("reference log-probs of %d pairs computed and cached in %s", len(result), path)
     return result
+
+
+def precision_of(config: Config) -> str:
+    """How a run computes, as far as it changes log-probabilities: the compute dtype and the context."""
+    return f"{config.model.compute_dtype or config.model.dtype}, context {context_of(config)}"

@@ -18,7 +18,7 @@ from rlhf_jax.loops.resume import Source, check_steps, data_start
 from rlhf_jax.loops.stops import with_run_stops
 from rlhf_jax.models import ModelConfig, init_model, load_pretrained
 from rlhf_jax.sharding import make_mesh, row_shards
-from rlhf_jax.training import make_optimizer, make_schedule
+from rlhf_jax.training import MovementCheck, make_optimizer, make_schedule, peak_rate, warmup_length
 from rlhf_jax.types import Algorithm, Model, Params
 
 _log = logging.getLogger(__name__)
@@ -146,12 +146,46 @@ def make_policy(config: Config, mesh: Mesh, head: str | None) -> tuple[Model, Pa
         "layers": section.layers,
         "attention": section.attention,
         "head": head,
+        "context": context_of(config),
         "replicate": config.mesh.replicate,
     }
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     if section.path is not None:
         return load_pretrained(section.path, key=key, **options)
     return init_model(ModelConfig.from_hf(section.config or {}), key, **options)
+
+
+def context_of(config: Config) -> int:
+    """Longest row in tokens that every model of a run is made for (`rlhf_jax.models.rope`).
+
+    It follows from the configuration alone: not from the rows at hand, so that training, sampling, reference and evaluation
+    of a run agree whatever the widths of their batches are.
+
+    Raises:
+      ValueError: `model.context` is shorter than the rows.
+    """
+    rollout, given = config.rollout, config.model.context
+    longest = rollout.max_prompt_len + rollout.max_new_tokens if config.is_online else config.data.max_length
+    if given is not None and given < longest:
+        where = "rollout.max_prompt_len + rollout.max_new_tokens" if config.is_online else "data.max_length"
+        raise ValueError(f"model.context={given} is less than the run's longest row of {longest} tokens ({where})")
+    return given or longest
+
+
+def watch_movement(config: Config, params: Params, *, mesh: Mesh, done: int, total: int, resting: int = 0) -> MovementCheck:
+    """Looks, once enough updates have been made, whether the parameters of a run move.
+
+    Args:
+      config: the run.
+      params: the policy's parameters as they are now.
+      mesh: their mesh.
+      done: updates made so far.
+      total: updates of the run.
+      resting: updates in the beginning that leave these parameters alone.
+    """
+    warmup = resting + warmup_length(config.optimizer, total - resting)
+    rate = peak_rate(config.optimizer)
+    return MovementCheck(params, mesh=mesh, learning_rate=rate, warmup=max(warmup - done, 0), total=total - done)
 
 
 def make_frozen(config: Config, algorithm: Algorithm, mesh: Mesh, model: Model, params: Params) -> Params:

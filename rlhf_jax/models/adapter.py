@@ -32,6 +32,7 @@ def make_model(
     layers: str = "auto",
     attention: str = "auto",
     head: str | None = None,
+    context: int | None = None,
 ) -> Model:
     """The pure functions of a decoder, without parameters.
 
@@ -46,6 +47,9 @@ def make_model(
       attention: implementation of attention, see `rlhf_jax.models.attention`.
       head: None; "reward": a scalar model without a language-model head (as `...ForSequenceClassification`); "value": a scalar
         head beside the language-model head, if the configuration has one.
+      context: longest row in tokens that the model is to read, prompt and completion together: what longrope and dynamic NTK
+        are set for (`rlhf_jax.models.rope` says why it is one number and not the width of a batch). None: the longest position
+        of the configuration, as vLLM's `max_model_len`. Other scalings do not read it.
 
     Returns:
       The model; `model.config.lm_head` is False for a reward model.
@@ -53,7 +57,9 @@ def make_model(
     Raises:
       ValueError: an unknown name, or a scalar configuration (`lm_head=False`) without a head.
     """
-    execution = Execution(mesh=mesh, compute_dtype=compute_dtype, remat=remat, layers=layers, attention=attention)
+    execution = Execution(
+        mesh=mesh, compute_dtype=compute_dtype, remat=remat, layers=layers, attention=attention, context=context
+    )
     config = _with_head(config, head)
     ends, block = _graphs(config, head is not None)
     hidden = make_hidden(config, execution, ends, block)
@@ -140,6 +146,7 @@ def init_model(
     layers: str = "auto",
     attention: str = "auto",
     head: str | None = None,
+    context: int | None = None,
 ) -> tuple[Model, Params]:
     """A model with fresh weights: normal with deviation `config.initializer_range`, norms 1, biases and the scalar head 0.
 
@@ -149,12 +156,13 @@ def init_model(
       dtype: of the parameters.
       mesh: parameters are created in shards on it.
       replicate: names of parameters to keep whole on every device, see `rlhf_jax.sharding.infer_shardings`.
-      compute_dtype, remat, layers, attention, head: as for `make_model`.
+      compute_dtype, remat, layers, attention, head, context: as for `make_model`.
 
     Returns:
       (model, params).
     """
-    model = make_model(config, mesh=mesh, compute_dtype=compute_dtype, remat=remat, layers=layers, attention=attention, head=head)
+    execution: dict[str, Any] = {"compute_dtype": compute_dtype, "remat": remat, "layers": layers, "attention": attention}
+    model = make_model(config, mesh=mesh, head=head, context=context, **execution)
     structs = abstract_params(config, head, dtype)
     shardings = jax.tree.map(lambda _: None, structs) if mesh is None else infer_shardings(structs, mesh, replicate=replicate)
 

@@ -77,11 +77,11 @@ def make_prefill(
     def prefill(
         params: Params, tokens: Int[Array, "P T"], lengths: Int[Array, " P"], *, row_length: int
     ) -> tuple[Float[Array, "P V"], KVCache]:
-        check_positions(config, row_length)
+        check_positions(config, execution, row_length)
         outer = merge_ends(ends, params)
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
         x = embed(config, execution, outer, tokens, positions)
-        ropes = make_ropes(config, positions, row_length)
+        ropes = make_ropes(config, execution, positions)
 
         def in_order(kinds: tuple[str, ...], params: Params, x: Array) -> tuple[Array, tuple[Array, Array]]:
             kept = []
@@ -135,10 +135,11 @@ def make_decode(
         slot: Int[Array, ""],
         row_length: int,
     ) -> tuple[Float[Array, "B V"], KVCache]:
+        check_positions(config, execution, row_length)
         outer = merge_ends(ends, params)
         positions = (prompt_lengths + ages)[:, None]
         x = embed(config, execution, outer, tokens[:, None], positions)
-        ropes = make_ropes(config, positions, row_length)
+        ropes = make_ropes(config, execution, positions)
         seen = _visible(config, positions, ages, slot, prompt_cache.slots, cache.slots, prompt_lengths)
 
         def in_order(kinds, params, x, cache, prompt, first):

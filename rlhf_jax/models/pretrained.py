@@ -33,6 +33,7 @@ def load_pretrained(
     layers: str = "auto",
     attention: str = "auto",
     head: str | None = None,
+    context: int | None = None,
     key: Key | None = None,
 ) -> tuple[Model, Params]:
     """Loads a decoder from a folder in Hugging Face format.
@@ -45,7 +46,7 @@ def load_pretrained(
       dtype: of the parameters, whatever the files hold.
       mesh: device mesh; None for one device.
       replicate: names of parameters to keep whole on every device, see `rlhf_jax.sharding.infer_shardings`.
-      compute_dtype, remat, layers, attention: as for `make_model`.
+      compute_dtype, remat, layers, attention, context: as for `make_model`.
       head: None; "reward": a scalar model, from a `...ForSequenceClassification` folder or from a language model, whose head
         is then fresh and whose unembedding is left out; "value": a scalar head beside the language-model head.
       key: a fresh scalar head is drawn with deviation ``1 / sqrt(hidden_size + 1)``; without a key it is 0.
@@ -61,7 +62,8 @@ def load_pretrained(
     config = read_config(folder)
     if head is None and not config.lm_head:
         raise ModelLoadError(f"{folder} is a scalar model (...ForSequenceClassification); pass head='reward'")
-    model = make_model(config, mesh=mesh, compute_dtype=compute_dtype, remat=remat, layers=layers, attention=attention, head=head)
+    execution: dict[str, Any] = {"compute_dtype": compute_dtype, "remat": remat, "layers": layers, "attention": attention}
+    model = make_model(config, mesh=mesh, head=head, context=context, **execution)
     checkpoint = Checkpoint(folder)
     fresh = config.lm_head and head is not None and "score.weight" not in checkpoint.names
     parts = resolve_names(checkpoint, pieces(model.config, scalar_head=head is not None and not fresh))

@@ -3,6 +3,20 @@
 Each pair of dimensions ``(i, i + R/2)`` of a head is rotated by the angle ``position * inv_freq[i]``, where R is the rotary
 dimension and ``inv_freq[i] = theta ** (-2i / R)`` unless a scaling changes it. The formulas of the scalings and their
 defaults are those of transformers' `modeling_rope_utils`, which is the reference of the weights.
+
+Two scalings depend on a length: `longrope` has short and long factors, `dynamic` NTK a base that grows. Here that length is
+the *context*, one number for a model as it runs (`make_model(context=...)`), never the width of a batch. Three readings exist:
+
+* transformers looks at the longest row of the batch at hand, padding included, so a row's logits depend on its neighbours;
+  decoding across the original length it throws the cache away and reads everything again (Phi-3), or mixes two rotations.
+* The row's own length would repair the first. But a sampler does not know how long a row will become, its cached keys are
+  rotated already when it crosses the original length, and the trainer sees the finished row: the two would differ.
+* vLLM decides once, by `max_model_len`: longrope uses the long factors when that is beyond the original length, for rows of
+  every length. (Its dynamic NTK is fixed too, at ``factor * max_position_embeddings``.)
+
+We take vLLM's rule, because it alone gives a row the same log-probabilities in the sampler, the trainer, the reference and
+every width. Logits equal those of transformers for a row alone where both choose the same factors: with a context up to the
+original length for all rows, beyond it for longrope on rows beyond it, for dynamic on a row as long as the context.
 """
 
 import math
@@ -48,7 +62,7 @@ class RopeConfig:
       kind: one of `ROPE_TYPES`.
       scaling: the scaling's parameters under their names in config.json, sorted by name; lists are tuples.
       rotary_fraction: the leading share of every head that is rotated (Phi-4-mini: 0.75).
-      max_position: the model's longest position, which `dynamic` and `longrope` refer to.
+      max_position: the model's longest position: the original length of `dynamic`, and the context where none is given.
     """
 
     theta: float
@@ -98,19 +112,26 @@ class RopeConfig:
         fraction = {} if self.rotary_fraction == 1.0 else {"partial_rotary_factor": self.rotary_fraction}
         return {"rope_type": self.kind, "rope_theta": self.theta, **scaling, **fraction}
 
+    @property
+    def original_length(self) -> int | None:
+        """Rows up to which nothing is stretched, in tokens; None: the scaling does not depend on a length."""
+        if self.kind == "longrope":
+            return int(dict(self.scaling)[_ORIGINAL])
+        return self.max_position if self.kind == "dynamic" else None
+
     def rotary_dim(self, head_dim: int) -> int:
         """Dimensions of a head that are rotated."""
         return int(head_dim * self.rotary_fraction)
 
 
-def inverse_frequencies(rope: RopeConfig, head_dim: int, length: int) -> tuple[np.ndarray, float]:
+def inverse_frequencies(rope: RopeConfig, head_dim: int, context: int) -> tuple[np.ndarray, float]:
     """Angular frequencies and the factor on cosine and sine.
 
     Args:
       rope: the embedding.
       head_dim: width of a head.
-      length: tokens in a row, padding included. `dynamic` and `longrope` switch on it as transformers does: a row wider
-        than the original context uses the long form for all of its positions.
+      context: longest row in tokens that the model is to read, see the top of this module. Beyond the original length
+        `dynamic` and `longrope` use the long form for all positions of all rows.
 
     Returns:
       (float32 [rotary_dim / 2], attention factor).
@@ -119,7 +140,7 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, length: int) -> tuple[n
     p: dict[str, Any] = dict(rope.scaling)
     theta = rope.theta
     if rope.kind == "dynamic":
-        seen = max(length, rope.max_position)
+        seen = max(context, rope.max_position)
         theta *= (p["factor"] * seen / rope.max_position - (p["factor"] - 1)) ** (dim / (dim - 2))
     wavelengths = np.float32(theta) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
     if rope.kind == "linear":
@@ -129,13 +150,13 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, length: int) -> tuple[n
     if rope.kind == "yarn":
         return _yarn(wavelengths, p, theta, dim), _yarn_attention_factor(p)
     if rope.kind == "longrope":
-        stretch = p["long_factor"] if length > p[_ORIGINAL] else p["short_factor"]
+        stretch = p["long_factor"] if context > p[_ORIGINAL] else p["short_factor"]
         return (1.0 / (np.asarray(stretch, np.float32) * wavelengths)).astype(np.float32), _longrope_attention_factor(rope)
     return (1.0 / wavelengths).astype(np.float32), 1.0
 
 
 def rope_tables(
-    rope: RopeConfig, head_dim: int, positions: Int[Array, "B T"], *, length: int | None = None
+    rope: RopeConfig, head_dim: int, positions: Int[Array, "B T"], *, context: int | None = None
 ) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
     """Cosine and sine for `apply_rope`.
 
@@ -143,12 +164,12 @@ def rope_tables(
       rope: the embedding.
       head_dim: width of a head.
       positions: position of every token; the leading axis may be 1 when all rows count alike.
-      length: tokens in a whole row, see `inverse_frequencies`; None: as many as there are positions.
+      context: see `inverse_frequencies`; None: the model's longest position.
 
     Returns:
       (cos, sin), each float32 [B, T, rotary_dim]; the first half of the sine is negated.
     """
-    frequencies, factor = inverse_frequencies(rope, head_dim, positions.shape[1] if length is None else length)
+    frequencies, factor = inverse_frequencies(rope, head_dim, rope.max_position if context is None else context)
     angles = positions.astype(jnp.float32)[:, :, None] * jnp.asarray(frequencies)[None, None, :]
     cos, sin = jnp.cos(angles) * factor, jnp.sin(angles) * factor
     return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)

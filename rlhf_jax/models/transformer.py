@@ -1,5 +1,7 @@
 """The decoder's forward pass: layers scanned or unrolled, activations checkpointed by policy."""
 
+import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
 from rlhf_jax.types import Params
 
+_log = logging.getLogger(__name__)
 _POLICIES = jax.checkpoint_policies
 REMAT: dict[str, Any] = {
     "none": None,
@@ -36,7 +39,7 @@ RESIDUAL = ("batch", "seq", "embed")
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How the maths is run; none of it changes the results beyond rounding.
+    """How the maths is run; none of it but `context` changes the results beyond rounding.
 
     Attributes:
       mesh: device mesh; None outside one.
@@ -45,6 +48,8 @@ class Execution:
       layers: "scan" (compile time does not grow with depth), "unroll" (faster when shallow) or "auto": unroll up to 8 layers,
         on a CPU up to 16.
       attention: implementation, see `rlhf_jax.models.attention`.
+      context: longest row in tokens that rotary scalings are set for, see `rlhf_jax.models.rope`; None: the model's longest
+        position. Unlike the others it is part of the maths where a scaling depends on a length.
     """
 
     mesh: Mesh | None = None
@@ -52,6 +57,7 @@ class Execution:
     remat: str = "none"
     layers: str = "auto"
     attention: str = "auto"
+    context: int | None = None
 
     def __post_init__(self) -> None:
         allowed = {
@@ -64,6 +70,8 @@ class Execution:
             if self.__dict__[name] not in values:
                 listed = ", ".join(str(value) for value in values)
                 raise ValueError(f"{name}={self.__dict__[name]!r} is unknown; allowed: {listed}")
+        if self.context is not None and self.context < 1:
+            raise ValueError(f"context={self.context} must be at least 1 token, or None for the model's longest position")
 
     def unrolled(self, num_layers: int) -> bool:
         """Whether `num_layers` layers are unrolled."""
@@ -106,9 +114,10 @@ def make_hidden(
     ) -> Float[Array, "B T D"]:
         del mask
         outer = merge_ends(ends, params)
-        positions = _positions(config, tokens, segment_ids)
+        check_positions(config, execution, tokens.shape[1])
+        positions = _positions(tokens, segment_ids)
         x = embed(config, execution, outer, tokens, positions)
-        ropes = make_ropes(config, positions, tokens.shape[1])
+        ropes = make_ropes(config, execution, positions)
 
         def layer(kind: str, layer_params: Params, x: Array, shared: tuple[Any, Any]) -> Array:
             ropes, segment_ids = shared
@@ -128,18 +137,19 @@ def merge_ends(ends: nnx.GraphDef, params: Params) -> Any:
     return nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
 
 
-def make_ropes(config: ModelConfig, positions: Int[Array, "B T"], length: int) -> dict[str, tuple[Array, Array]]:
+def make_ropes(config: ModelConfig, execution: Execution, positions: Int[Array, "B T"]) -> dict[str, tuple[Array, Array]]:
     """Kind of layer -> cosine and sine; a kind that is absent uses "full". Empty with learned positions.
 
     Args:
       config: the architecture.
+      execution: how to run it: the context.
       positions: position of every token.
-      length: width of the whole row, see `inverse_frequencies`.
     """
-    ropes = {} if config.rope is None else {"full": rope_tables(config.rope, config.head_dim, positions, length=length)}
-    if config.local_rope is not None:
-        ropes["sliding"] = rope_tables(config.local_rope, config.head_dim, positions, length=length)
-    return ropes
+    kinds = {"full": config.rope, "sliding": config.local_rope}
+    context = execution.context
+    return {
+        kind: rope_tables(rope, config.head_dim, positions, context=context) for kind, rope in kinds.items() if rope is not None
+    }
 
 
 def full_attention(config: ModelConfig, execution: Execution, kind: str, *, segment_ids: Array | None = None) -> Mix:
@@ -168,18 +178,35 @@ def full_attention(config: ModelConfig, execution: Execution, kind: str, *, segm
     return mix
 
 
-def check_positions(config: ModelConfig, length: int) -> None:
-    """Refuses rows that are longer than the learned positions of a model that has such."""
-    if config.rope is None and length > config.max_position:
-        raise ValueError(f"rows of {length} tokens exceed the model's {config.max_position} learned positions; shorten the rows")
+def check_positions(config: ModelConfig, execution: Execution, width: int) -> None:
+    """Looks at the width of rows when a program is traced: refuses more than the learned positions of a model that has such.
+
+    Rotary positions have no end, but a scaling that depends on the context is wrong beyond it: that is said in the log.
+    """
+    if config.rope is None:
+        if width > config.max_position:
+            raise ValueError(
+                f"rows of {width} tokens exceed the model's {config.max_position} learned positions; shorten the rows"
+            )
+        return
+    context = config.max_position if execution.context is None else execution.context
+    for rope in (config.rope, config.local_rope):
+        if rope is not None and rope.original_length is not None and width > max(context, rope.original_length):
+            _warn_beyond(rope.kind, width, context)
 
 
-def _positions(config: ModelConfig, tokens: Array, segment_ids: Array | None) -> Int[Array, "B T"]:
-    length = tokens.shape[1]
-    check_positions(config, length)
+@functools.cache  # a model is traced for many shapes and purposes: once is enough
+def _warn_beyond(kind: str, width: int, context: int) -> None:
+    _log.warning(
+        "rows of %d tokens: the %s rotary scaling is set for rows up to %d; make the model with context=%d",
+        *(width, kind, context, width),
+    )
+
+
+def _positions(tokens: Array, segment_ids: Array | None) -> Int[Array, "B T"]:
     if segment_ids is not None:
         return document_positions(segment_ids)
-    return jnp.arange(length, dtype=jnp.int32)[None, :]
+    return jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
 
 
 def embed(config: ModelConfig, execution: Execution, outer: Any, tokens: Array, positions: Array) -> Float[Array, "B T D"]:

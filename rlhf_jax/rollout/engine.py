@@ -63,7 +63,8 @@ def make_generator(
 
     ``generator(params, prompts[P, Tp], lengths[P], key, sampling, *, limits=None)`` takes NumPy prompts of any width and number,
     returns a `Rollout` of NumPy arrays (P * G rows; width: the prompts' bucket + `max_new_tokens`) and `GenerationStats`, and
-    samples what `rlhf_jax.rollout.generate` samples, whatever `slots` and `chunk` are.
+    samples what `rlhf_jax.rollout.generate` samples, whatever `slots` and `chunk` are. `key` is one key, or one per completion
+    [P * G].
 
     With `slots`, that many completions decode at a time, in programs of `chunk` tokens. Between two of them finished
     completions leave and waiting ones take their places, in order. The cache of the completions is a ring that all slots write
@@ -92,7 +93,8 @@ def make_generator(
 
     Raises:
       ValueError: numbers below 1, no buckets, slots that the mesh does not divide, a model without a language-model head; and
-        by the generator: prompts that are empty or wider than the last bucket, or sampling parameters out of range.
+        by the generator: prompts that are empty or wider than the last bucket, keys for another number of completions, or
+        sampling parameters out of range.
     """
     for name, value in (("max_new_tokens", max_new_tokens), ("group_size", group_size), ("chunk", chunk), ("slots", slots)):
         if value is not None and value < 1:
@@ -129,8 +131,9 @@ def make_generator(
         began = time.perf_counter()
         check_sampling(sampling)
         steps = sampling_steps(sampling)
-        job = Job(*_fit(prompts, lengths, settings), _own_limits(limits, len(prompts), settings), key, sampling, steps)
-        rows = len(job.limits)
+        own_limits = _own_limits(limits, len(prompts), settings)
+        rows = len(own_limits)
+        job = Job(*_fit(prompts, lengths, settings), own_limits, _own_keys(key, rows, settings), sampling, steps)
         if string_end is None and (slots is None or slots >= rows):
             out, slot_steps = _run_whole(programs, params, job, settings)
         else:
@@ -166,6 +169,16 @@ def _own_limits(limits: np.ndarray | None, num_prompts: int, settings: Settings)
     if own.shape != (rows,):
         raise ValueError(f"limits has shape {own.shape}, but there are {rows} completions")
     return np.clip(own, 0, settings.max_new_tokens).astype(np.int32)
+
+
+def _own_keys(key: Key, rows: int, settings: Settings) -> Key:
+    """Checks keys per completion and repeats the last one up to a number that few programs are compiled for."""
+    if key.ndim == 0:
+        return key
+    if key.shape != (rows,):
+        raise ValueError(f"key has shape {key.shape}, but there are {rows} completions: give one key, or one for each")
+    padded = padded_count(rows // settings.group_size, settings.shards) * settings.group_size
+    return key[np.minimum(np.arange(padded), rows - 1)]
 
 
 def _run_whole(programs: Programs, params: Params, job: Job, settings: Settings) -> tuple[Rollout, int]:

@@ -73,14 +73,16 @@ def generate(
     """Samples `group_size` completions of every prompt. Pure: may be jitted, and vmapped over `params` and `key`.
 
     Each prompt is read once; its keys and values are shared by its group. What a row draws depends on the key, the row's number
-    and the token's index only, so that neither the batch nor `chunk` changes it (beyond rounding of the logits).
+    and the token's index only, so that neither the batch nor `chunk` changes it (beyond rounding of the logits). With a key per
+    row it depends on that key and the token's index alone: give keys that are made from the prompt and the sample's number
+    where the layout of a batch must not matter.
 
     Args:
       model: with `prefill` and `decode`.
       params: its parameters; no gradient flows.
       prompts: right-padded; what stands in the padding is not read.
       prompt_lengths: tokens of each prompt, at least 1.
-      key: of all draws.
+      key: of all draws; or one per row, [B].
       sampling: how tokens are chosen. Python numbers select the cheapest program; traced values a general one.
       max_new_tokens: of a completion at most, EOS included. Static.
       eos_id: the token, or tokens, that end a completion. Static.
@@ -134,7 +136,9 @@ def generate(
 
 
 def keys_of_rows(key: Key, rows: Int[Array, " B"]) -> Key:
-    """One key per row, from the row's number."""
+    """One key per row, from the row's number; or, of one key per row, those of these rows."""
+    if key.ndim:
+        return key.at[rows].get(mode="clip")  # rows that only fill a shape draw what the last one draws
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 

@@ -2,11 +2,21 @@
 
 from rlhf_jax.training.critic import make_policy_critic_optimizer
 from rlhf_jax.training.epochs import make_epochs, make_score
-from rlhf_jax.training.optim import OptimizerConfig, make_optimizer, make_schedule
+from rlhf_jax.training.movement import MovementCheck
+from rlhf_jax.training.optim import (
+    DEFAULT_LEARNING_RATE,
+    OptimizerConfig,
+    make_optimizer,
+    make_schedule,
+    peak_rate,
+    warmup_length,
+)
 from rlhf_jax.training.state import TrainState, abstract_sharded_state, make_sharded_state, make_train_state
 from rlhf_jax.training.update import UpdateStep, make_update_step, reduce_metrics, split_microbatches
 
 __all__ = [
+    "DEFAULT_LEARNING_RATE",
+    "MovementCheck",
     "OptimizerConfig",
     "TrainState",
     "UpdateStep",
@@ -19,6 +29,8 @@ __all__ = [
     "make_sharded_state",
     "make_train_state",
     "make_update_step",
+    "peak_rate",
     "reduce_metrics",
     "split_microbatches",
+    "warmup_length",
 ]

@@ -11,10 +11,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlhf_jax.training.adafactor import clip_by_layer_rms, scale_by_layer_factored_rms
 from rlhf_jax.types import Params
 
 OPTIMIZERS = ("adamw", "adafactor", "lion", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
+DEFAULT_LEARNING_RATE = 1e-5
+"""Where neither a configuration nor an algorithm gives one: an optimizer made by hand, or an algorithm of a user's own."""
+INVERSE_SQRT_TIMESCALE = 10_000
+"""Steps after which a rate without warm-up has fallen to 0.71 of its peak, as in transformers."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,12 @@ class OptimizerConfig:
 
     Attributes:
       name: adamw | adafactor | lion | sgd.
-      learning_rate: peak learning rate, after warm-up.
-      schedule: after warm-up: constant | linear (to `min_lr_ratio` at the last step) | cosine (likewise) | inverse_sqrt.
+      learning_rate: peak learning rate, after warm-up; null: the algorithm's own (sft 2e-5, reward_model 1e-4, dpo, ppo, grpo
+        and dapo 1e-6; see `rlhf-jax algorithms NAME`), and 1e-5 where no algorithm says one.
+      schedule: after warm-up: constant | linear (to `min_lr_ratio` at the last step) | cosine (likewise) | inverse_sqrt (falls
+        with the root of the step, counted from the warm-up's length, or from 10000 without warm-up, as in transformers).
       warmup_steps: steps of linear warm-up from 0 (as in transformers, the first step has rate 0 when there is one).
-      warmup_ratio: the same as a fraction of all steps; give one of the two.
+      warmup_ratio: the same as a fraction of all steps, rounded up; give one of the two.
       min_lr_ratio: final learning rate as a fraction of the peak (linear and cosine).
       b1: decay of the first moment (adamw, lion).
       b2: decay of the second moment (adamw, lion).
@@ -39,7 +46,7 @@ class OptimizerConfig:
     """
 
     name: Literal["adamw", "adafactor", "lion", "sgd"] = "adamw"
-    learning_rate: float = 1e-5
+    learning_rate: float | None = None
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "cosine"
     warmup_steps: int = 0
     warmup_ratio: float = 0.0
@@ -64,7 +71,7 @@ class OptimizerConfig:
             if not 0 <= value <= 1:
                 raise ValueError(f"optimizer.{name}={value} must lie between 0 and 1")
         for name, value in (("learning_rate", self.learning_rate), ("weight_decay", self.weight_decay)):
-            if not 0 <= value < math.inf:
+            if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"optimizer.{name}={value} must be finite and not negative")
         if not 0 < self.eps < math.inf:
             raise ValueError(f"optimizer.eps={self.eps} must be positive: a parameter without a gradient would divide 0 by 0")
@@ -79,6 +86,16 @@ class OptimizerConfig:
                 re.compile(pattern)
             except re.error as error:
                 raise ValueError(f"optimizer.decay_exclude: {pattern!r} is not a regular expression: {error}") from error
+
+
+def peak_rate(config: OptimizerConfig) -> float:
+    """The peak learning rate."""
+    return DEFAULT_LEARNING_RATE if config.learning_rate is None else config.learning_rate
+
+
+def warmup_length(config: OptimizerConfig, total_steps: int | None = None) -> int:
+    """Updates of warm-up in a run of `total_steps` updates, a started one counted whole."""
+    return config.warmup_steps or math.ceil(config.warmup_ratio * (total_steps or 0))
 
 
 def make_schedule(config: OptimizerConfig, *, total_steps: int | None = None) -> Callable[[Any], Any]:
@@ -96,15 +113,16 @@ def make_schedule(config: OptimizerConfig, *, total_steps: int | None = None) ->
     """
     if total_steps is None and (config.schedule in ("linear", "cosine") or config.warmup_ratio):
         raise ValueError(f"optimizer.schedule={config.schedule!r} needs the number of steps of the run: pass total_steps")
-    warmup = config.warmup_steps or round(config.warmup_ratio * (total_steps or 0))
+    warmup = warmup_length(config, total_steps)
     if total_steps is not None and warmup > total_steps:
         raise ValueError(f"optimizer.warmup_steps={warmup} is more than the {total_steps} steps of the run")
-    peak, rest = config.learning_rate, max(1, (total_steps or 0) - warmup)
+    peak, rest = peak_rate(config), max(1, (total_steps or 0) - warmup)
+    timescale = warmup or INVERSE_SQRT_TIMESCALE
     after = {
         "constant": lambda: optax.constant_schedule(peak),
         "linear": lambda: optax.linear_schedule(peak, peak * config.min_lr_ratio, rest),
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=config.min_lr_ratio),
-        "inverse_sqrt": lambda: lambda count: peak * jnp.sqrt(max(warmup, 1) / (jnp.maximum(count, 0) + max(warmup, 1))),
+        "inverse_sqrt": lambda: lambda count: peak * jnp.sqrt(timescale / (jnp.maximum(count, 0) + timescale)),
     }[config.schedule]()
     if not warmup:
         return after
@@ -129,7 +147,7 @@ def make_optimizer(config: OptimizerConfig, *, total_steps: int | None = None) -
         "adamw": lambda: optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=config.moment_dtype),
         "lion": lambda: optax.scale_by_lion(config.b1, config.b2, mu_dtype=config.moment_dtype),
         "sgd": lambda: optax.trace(config.momentum) if config.momentum else optax.identity(),
-        "adafactor": lambda: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+        "adafactor": lambda: optax.chain(scale_by_layer_factored_rms(), clip_by_layer_rms(1.0)),
     }[config.name]()
     clip = [optax.clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm is not None else []
     decay = []

@@ -90,7 +90,7 @@ def test_help_has_examples_and_exit_codes(capsys, command):
 def test_train_help_lists_every_section_with_types_and_defaults(capsys):
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"optimizer.learning_rate  \[a number\] = 1e-05\n      peak learning rate", text)
+    assert re.search(r"optimizer.learning_rate  \[a number or null\] = null\n      peak learning rate", text)
     assert "training.max_steps  [a whole number or null] = null" in text
     assert "checkpoint.resume  [one of: auto, never, must] = auto" in text
     assert "run_dir  [text] (required)" in text

@@ -20,10 +20,14 @@ def test_versions_are_recorded():
     assert set(versions) == {"python", "torch", "transformers"}
 
 
+CONTEXT = {"llama_dynamic": 20}
+"""Transformers stretches by the longest row of the batch; here that is the context, which has to be said."""
+
+
 @pytest.mark.parametrize("case", [name for name in CASES if not name.endswith("reward")])
 def test_logits_equal_transformers(case):
     expected = np.load(GOLDEN / case / "expected.npz")
-    model, params = load_pretrained(GOLDEN / case)
+    model, params = load_pretrained(GOLDEN / case, context=CONTEXT.get(case))
     logits = jax.jit(model.logits)(params, expected["tokens"], expected["mask"])
     difference = np.abs(np.asarray(logits) - expected["out"])
     assert np.isfinite(np.asarray(logits)).all()

@@ -1,13 +1,17 @@
-"""Rotary embedding: frequencies of transformers, and what a rotation keeps."""
+"""Rotary embedding: frequencies of transformers, what a rotation keeps, and scalings that depend on a length."""
 
 import json
+import logging
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.models import init_model, load_pretrained
 from rlhf_jax.models.rope import ROPE_TYPES, RopeConfig, apply_rope, inverse_frequencies, rope_tables
-from tests.models.tiny import GOLDEN
+from rlhf_jax.rollout import SamplingParams, generate
+from tests.models.tiny import GOLDEN, noisy, ragged, tiny
 
 STORED = json.loads((GOLDEN / "rope.json").read_text())
 
@@ -47,3 +51,90 @@ def test_a_part_of_the_head_can_stay_unrotated():
     assert y.dtype == jnp.bfloat16 and y.shape == x.shape
     assert np.array_equal(y[..., 4:], x[..., 4:])
     assert not np.array_equal(y[:, 1:, :, :4], x[:, 1:, :, :4])
+
+
+LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [2.0, 4.0, 8.0, 16.0]}
+SCALED = {
+    "longrope": ("llama", {"rope_scaling": LONG | {"original_max_position_embeddings": 12}, "head_dim": 8}),
+    "phi3": ("phi3", {"rope_scaling": LONG, "original_max_position_embeddings": 12}),
+    "dynamic": ("qwen2", {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}, "max_position_embeddings": 12}),
+    "default": ("llama", {}),
+}
+CASES = [(name, context) for name in SCALED for context in (None, 12, 40)]
+
+
+def scaled(name, context):
+    family, changes = SCALED[name]
+    model, params = init_model(tiny(family, num_hidden_layers=2, **changes), jax.random.key(0), context=context)
+    return model, noisy(params)
+
+
+@pytest.mark.parametrize(("name", "context"), CASES)
+def test_a_row_has_the_same_logits_in_every_width_and_company(name, context):
+    model, params = scaled(name, context)
+    tokens, mask = ragged(4, 20)
+    together = np.asarray(model.logits(params, tokens, mask))
+    for row, length in enumerate(mask.sum(1)):
+        for width in (length, 32):
+            alone = np.zeros((1, width), np.int32)
+            alone[0, :length] = tokens[row, :length]
+            logits = np.asarray(model.logits(params, alone, alone > 0))[0, :length]
+            assert np.abs(logits - together[row, :length]).max() < 2e-5 * np.abs(together).max()
+
+
+@pytest.mark.parametrize(("name", "context"), CASES)
+def test_the_sampler_agrees_with_the_trainer_across_the_original_length(name, context):
+    """Rows of every length up to 26, prompts in two widths; 12 is the original length."""
+    model, params = scaled(name, context)
+    tokens, mask = ragged(4, 10)
+    prompts, lengths = np.where(mask, tokens, 0), mask.sum(1)
+    for width in (10, 16):
+        rollout = jax.jit(
+            lambda params, prompts: generate(
+                model,
+                params,
+                prompts,
+                lengths,
+                jax.random.key(1),
+                sampling=SamplingParams(temperature=2.0),
+                max_new_tokens=16,
+                eos_id=(1, 2, 3),
+                pad_id=0,
+                group_size=2,
+            )
+        )(params, np.pad(prompts, ((0, 0), (0, width - 10))))
+        longest = int(rollout.mask.sum(1).max())
+        row_tokens, row_mask = rollout.tokens[:, :longest], rollout.mask[:, :longest]
+        logps, _ = jax.jit(lambda *args: model.token_logps(*args, temperature=2.0))(params, row_tokens, row_mask)
+        assert longest > 12 and int(rollout.mask.sum(1).min()) < 12
+        assert np.abs(np.where(rollout.completion_mask[:, :longest], logps - rollout.logps[:, :longest], 0)).max() < 1e-5
+
+
+def test_the_context_decides_between_the_short_and_the_long_form():
+    tokens, mask = ragged(2, 10)
+    for name in ("longrope", "phi3", "dynamic"):
+        short, params = scaled(name, 12)
+        long, _ = scaled(name, 40)
+        default, _ = scaled(name, None)
+        logits = [np.asarray(model.logits(params, tokens, mask)) for model in (short, long, default)]
+        assert np.abs(logits[0] - logits[1]).max() > 1e-2
+        # max_position_embeddings: 64 for longrope, beyond the original length; for dynamic it is the original length
+        np.testing.assert_array_equal(logits[2], logits[0 if name == "dynamic" else 1])
+
+
+def test_rows_beyond_the_context_are_told_of(caplog):
+    model, params = scaled("dynamic", 13)
+    with caplog.at_level(logging.WARNING):
+        jax.eval_shape(model.logits, params, *ragged(2, 13))
+        assert not caplog.records
+        jax.eval_shape(model.logits, params, *ragged(2, 14))
+    assert "rows of 14 tokens: the dynamic rotary scaling is set for rows up to 13; make the model with context=14" in caplog.text
+    with pytest.raises(ValueError, match="context=0 must be at least 1 token"):
+        scaled("dynamic", 0)
+
+
+def test_a_folder_is_loaded_for_a_context():
+    expected = np.load(GOLDEN / "phi3_long" / "expected.npz")
+    row = expected["tokens"][:1], expected["mask"][:1]
+    short, params = load_pretrained(GOLDEN / "phi3_long", context=16)
+    assert np.abs(np.asarray(short.logits(params, *row)) - expected["out"][:1]).max() > 1e-2

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.rewards.model import make_model_rewards
+from rlhf_jax.models import ModelConfig, init_model
+from rlhf_jax.rewards.model import make_last_score, make_model_rewards
 from rlhf_jax.sharding import make_mesh
 from rlhf_jax.types import Model
 
@@ -38,3 +39,37 @@ def test_score_is_read_at_the_last_present_token(mesh):
 def test_a_model_without_head_is_refused():
     with pytest.raises(ValueError, match="the reward model has no scalar head"):
         make_model_rewards(_model()._replace(scores=None), {}, mesh=make_mesh({}))
+    with pytest.raises(ValueError, match=r"rows_at_once=3 must be a positive multiple of 8 \(mesh data x fsdp\)"):
+        make_model_rewards(_model(), {}, mesh=make_mesh({"data": 8}), rows_at_once=3)
+
+
+@pytest.mark.parametrize(("rows", "at_once", "passes"), [(8, 2, [2] * 4), (7, 4, [4, 4]), (3, 4, [3]), (5, None, [5])])
+def test_microbatches_change_no_score(rows, at_once, passes):
+    seen = []
+    model = _model()
+
+    def scores(params, tokens, mask, *, segment_ids=None):
+        jax.debug.callback(lambda: seen.append(tokens.shape[0]))
+        return model.scores(params, tokens, mask)
+
+    mesh = make_mesh({}, devices=jax.devices()[:1])
+    tokens = np.arange(1, 4 * rows + 1, dtype=np.int32).reshape(rows, 4)
+    mask = np.arange(4)[None, :] < (np.arange(rows) % 5)[:, None]
+    whole = make_model_rewards(model, {"scale": jnp.float32(0.5)}, mesh=mesh)(tokens, mask)
+    parts = make_model_rewards(model._replace(scores=scores), {"scale": jnp.float32(0.5)}, mesh=mesh, rows_at_once=at_once)
+    np.testing.assert_array_equal(parts(tokens, mask), whole)
+    jax.effects_barrier()
+    assert seen == passes
+
+
+def test_temporaries_shrink_with_the_microbatch():
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model, params = init_model(ModelConfig.from_hf({"model_type": "llama", **sizes}), jax.random.key(0), head="reward")
+    score = jax.jit(make_last_score(model))
+
+    def temporaries(rows):
+        shape = (rows, 64)
+        compiled = score.lower(params, jax.ShapeDtypeStruct(shape, np.int32), jax.ShapeDtypeStruct(shape, bool)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(64) > 6 * temporaries(8)

@@ -1,8 +1,11 @@
 """Optimizers from configuration."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rlhf_jax.training import OptimizerConfig, make_optimizer, make_schedule
@@ -70,6 +73,72 @@ def test_schedules(schedule, expected):
 def test_warmup_ratio_is_a_fraction_of_the_run():
     rate = make_schedule(OptimizerConfig(learning_rate=1.0, schedule="constant", warmup_ratio=0.5), total_steps=4)
     np.testing.assert_allclose([rate(s) for s in range(4)], [0.0, 0.5, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(0.03, 10), (0.1, 101), (0.01, 1), (0.5, 4), (1.0, 3), (0.0, 9)])
+def test_a_started_step_of_warmup_counts_whole(ratio, steps):
+    # transformers.TrainingArguments.get_warmup_steps: ceil
+    rate = make_schedule(OptimizerConfig(learning_rate=1.0, schedule="constant", warmup_ratio=ratio), total_steps=steps)
+    warmup = math.ceil(ratio * steps)
+    expected = [min(step / max(warmup, 1), 1.0) if warmup else 1.0 for step in range(steps)]
+    np.testing.assert_allclose([rate(step) for step in range(steps)], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 7])
+def test_inverse_sqrt_is_that_of_transformers(warmup):
+    rate = make_schedule(OptimizerConfig(learning_rate=1.0, schedule="inverse_sqrt", warmup_steps=warmup))
+    timescale = warmup or 10_000  # transformers.get_inverse_sqrt_schedule
+    for step in (0, 1, 3, 10, 100, 1000, 30_000):
+        expected = step / warmup if step < warmup else ((step + timescale - warmup) / timescale) ** -0.5
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-5)
+    if not warmup:
+        assert [round(float(rate(step)), 3) for step in (1, 3, 10, 100, 1000)] == [1.0, 1.0, 1.0, 0.995, 0.953]
+
+
+def test_a_rate_that_nobody_gives_is_small():
+    assert float(make_schedule(OptimizerConfig(schedule="constant"))(5)) == pytest.approx(1e-5)
+
+
+STACKED = {
+    "norm": {"scale": (130, 132)},  # as many layers as a matrix has rows: a stack of vectors is no matrix
+    "attn": {"q": {"kernel": (130, 4, 2, 3), "bias": (130, 1)}},
+    "mlp": {"up": {"kernel": (130, 128, 129)}},
+}
+
+
+def test_adafactor_of_a_stack_is_adafactor_of_every_layer():
+    """One gradient of layer 3 is 30 times larger at the last step: it holds back layer 3 alone."""
+    rng = np.random.default_rng(0)
+    tx = make_optimizer(OptimizerConfig(name="adafactor", learning_rate=0.1, schedule="constant", max_grad_norm=None))
+    alone = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale(-0.1))
+    shapes = {"layers": STACKED, "embed": {"embedding": (130, 140)}}
+    params = jax.tree.map(lambda shape: jnp.zeros(shape), shapes, is_leaf=lambda x: isinstance(x, tuple))
+    state, states = tx.init(params), {}
+    layers = (0, 3, 129)
+
+    def layer(tree, index):
+        return jax.tree.map(lambda x: x[index], tree["layers"])
+
+    step, single = jax.jit(tx.update), jax.jit(alone.update)
+    for index in layers:
+        states[index] = alone.init(layer(params, index))
+    whole = alone.init(params["embed"])
+    for number in range(4):
+        grads = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), params)
+        if number == 3:
+            grads["layers"] = jax.tree.map(lambda x: x.at[3].multiply(30.0), grads["layers"])
+        updates, state = step(grads, state, params)
+        for index in layers:
+            expected, states[index] = single(layer(grads, index), states[index], layer(params, index))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), layer(updates, index), expected)
+        expected, whole = single(grads["embed"], whole, params["embed"])
+        np.testing.assert_allclose(updates["embed"]["embedding"], expected["embedding"], rtol=2e-5, atol=1e-7)
+
+
+def test_adafactor_of_a_stack_keeps_small_moments():
+    tx = make_optimizer(OptimizerConfig(name="adafactor", schedule="constant", max_grad_norm=None))
+    shapes = jax.eval_shape(tx.init, {"layers": {"mlp": {"up": {"kernel": jax.ShapeDtypeStruct((3, 256, 512), jnp.float32)}}}})
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(shapes) if leaf.ndim) == [(1,), (3, 256), (3, 512)]
 
 
 @pytest.mark.parametrize(
