@@ -22,7 +22,11 @@ def with_run_stops(tokenizer: FastTokenizer, config: Config) -> FastTokenizer:
     path = config.model.path
     is_other = path is not None and config.tokenizer not in (None, path)
     generation = read_generation(local_folder(path)) if path is not None and is_other else {}
-    return tokenizer.with_stops(config.rollout.stop, generation=generation)
+    tokenizer = tokenizer.with_stops(config.rollout.stop, generation=generation)
+    if len(tokenizer.stop_ids) > 1 or tokenizer.stop_strings:
+        tokens = [tokenizer.backend.id_to_token(token) for token in tokenizer.stop_ids]
+        _log.info("answers end at the tokens %s and the texts %s", tokens, list(tokenizer.stop_strings))
+    return tokenizer
 
 
 def warn_of_hidden_tags(config: Config, tokenizer: FastTokenizer) -> None:
