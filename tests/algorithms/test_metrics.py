@@ -54,3 +54,12 @@ def test_group_metrics():
 
 def test_every_description_is_one_line():
     assert all(text and "\n" not in text for text in METRICS.values())
+
+
+def test_a_mean_over_nothing_is_not_zero():
+    nothing = make_rollout()
+    nothing = nothing._replace(rewards=jnp.full_like(nothing.rewards, NAN))
+    got = rollout_metrics(nothing) | group_metrics(jnp.full((2, 3), NAN))
+    means = ("rewards/mean", "rewards/std", "rewards/group_std", "rewards/zero_std_groups")
+    assert all(jnp.isnan(got[name]) for name in means)
+    assert float(got["rewards/ungraded"]) == 1.0 and float(got["length/mean"]) > 0
