@@ -108,7 +108,10 @@ def tokenize_split(
         ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items())) or "none",
     )
     if folder is not None:
-        _write_cache(folder, result)
+        try:
+            _write_cache(folder, result)
+        except OSError as error:  # the tokens are in memory, so a full disk costs the next start its time and nothing more
+            logger.warning("tokens are not kept in %s (%s): the next start makes them anew", folder, error)
     return result
 
 
@@ -216,16 +219,22 @@ def _write_cache(folder: pathlib.Path, result: TokenizedSet) -> None:
     """Writes beside the final place, then renames: a reader sees all or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        _fill_cache(temporary, result)
+        temporary.rename(folder)
+    except OSError:
+        shutil.rmtree(temporary)
+        if not folder.is_dir():  # another process was not first
+            raise
+
+
+def _fill_cache(temporary: pathlib.Path, result: TokenizedSet) -> None:
     for name, array in zip(_ARRAYS, result[:4], strict=True):
         np.save(temporary / f"{name}.npy", array)
     digests = {name: file_digest(temporary / f"{name}.npy") for name in _ARRAYS}
     meta = {"skipped": result.skipped, "shortened": result.shortened, "digests": digests}
     meta["digest"] = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
     (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    try:
-        temporary.rename(folder)
-    except OSError:  # another process was first
-        shutil.rmtree(temporary)
 
 
 def _read_cache(folder: pathlib.Path) -> TokenizedSet:
