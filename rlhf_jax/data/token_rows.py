@@ -40,6 +40,16 @@ def write_rows(folder: pathlib.Path, result: TokenizedSet) -> None:
     """Writes beside the final place, then renames: a reader sees all or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        _fill(temporary, result)
+        temporary.rename(folder)
+    except OSError:
+        shutil.rmtree(temporary)
+        if not folder.is_dir():  # another process was not first
+            raise
+
+
+def _fill(temporary: pathlib.Path, result: TokenizedSet) -> None:
     for name, array in zip(_ARRAYS, result[:4], strict=True):
         np.save(temporary / f"{name}.npy", array)
     meta = {
@@ -51,10 +61,6 @@ def write_rows(folder: pathlib.Path, result: TokenizedSet) -> None:
     }
     meta["digest"] = _digest(meta)
     (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    try:
-        temporary.rename(folder)
-    except OSError:  # another process was first
-        shutil.rmtree(temporary)
 
 
 def read_rows(folder: pathlib.Path) -> TokenizedSet:

@@ -117,7 +117,10 @@ def tokenize_split(
     )
     _warn(result, config, f"{examples.name} ({split})")
     if folder is not None:
-        write_rows(folder, result)
+        try:
+            write_rows(folder, result)
+        except OSError as error:  # the tokens are in memory, so a full disk costs the next start its time and nothing more
+            logger.warning("tokens are not kept in %s (%s): the next start makes them anew", folder, error)
     return result
 
 

@@ -127,7 +127,8 @@ def make_tokenizer(config: Config, run_dir: pathlib.Path, kind: Kind) -> FastTok
     source = config.tokenizer or config.model.path
     if size is not None:
         source = str(run_dir / "cache" / "trained_tokenizer")
-        train_tokenizer(iterate_texts(config.data, kind=kind), size).save(source)
+        with naming(source):
+            train_tokenizer(iterate_texts(config.data, kind=kind), size).save(source)
         _log.info("trained a tokenizer of %d tokens on the training text", size)
     tokenizer = with_run_stops(load_tokenizer(source, chat_template=config.data.chat_template), config)
     with naming(folder):
