@@ -141,7 +141,7 @@ def _is_sound(checks: Checks, solutions: Sequence[str], prompt: Any, grading: _G
 def _passed(code: str, checks: Checks, grading: _Grading) -> int:
     """How many tests pass. Stops at the first that fails, unless shares are asked for."""
     if checks.statements:
-        return run_tests(code, checks.setup, checks.statements, grading.limits)
+        return run_tests(code, checks.setup, checks.statements, grading.limits, checks.entry)
     if not checks.calls:
         return _passed_cases(code, checks.cases, grading)
     called = run_calls(code, checks.function, [call.arguments for call in checks.calls], grading.limits)

@@ -52,9 +52,7 @@ def statements_of(tests: Sequence[str], row: Mapping[str, Any]) -> tuple[str, tu
         raise NotGradable("tests without a statement that could fail")
     whole = "\n".join([setup, *tests])
     _refuse_reaching_in(_tree(whole))
-    if not entry and not _asks(whole):
-        raise NotGradable("tests that name nothing of the candidate's")
-    return setup, tuple(tests), entry
+    return setup, tuple(tests), entry or _tested(whole)
 
 
 def _text(value: Any) -> str:
@@ -87,8 +85,14 @@ def _does_something(tree: ast.Module) -> bool:
     return False
 
 
-def _asks(code: str) -> bool:
-    """Whether tests name anything that neither they nor Python define."""
+def _tested(code: str) -> str:
+    """The built-in's name that tests are of, when they name nothing that neither they nor Python define; else "".
+
+    MBPP has such: ``assert sum(10, 15) == 6``.
+
+    Raises:
+      NotGradable: they are of nothing.
+    """
     top = symtable.symtable(code, "tests", "exec")
     own = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
     free: set[str] = set()
@@ -100,9 +104,14 @@ def _asks(code: str) -> bool:
     nodes = list(ast.walk(_tree(code)))
     imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    # MBPP has functions that bear the name of a built-in one: ``assert sum(10, 15) == 6``.
-    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    return bool((free - own) & called or free - own - set(dir(builtins)) or _CANDIDATE in imported)
+    if free - own - set(dir(builtins)) or _CANDIDATE in imported:
+        return ""
+    tests = [node.test for node in nodes if isinstance(node, ast.Assert)]
+    called = [n.func.id for test in tests for n in ast.walk(test) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    found = [name for name in called if name in free - own]
+    if not found:
+        raise NotGradable("tests that name nothing of the candidate's")
+    return found[0]
 
 
 def _refuse_reaching_in(tree: ast.Module) -> None:

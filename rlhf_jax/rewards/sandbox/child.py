@@ -19,6 +19,7 @@ from rlhf_jax.rewards.sandbox import proxies, python
 from rlhf_jax.rewards.sandbox.rpc import TESTS, Peer
 
 PASSED, FAILED = b"P", b"F"
+_COMPARING = frozenset({"isclose", "fabs", "Decimal", "Fraction"})
 SOLUTION = "solution"
 """Name of the candidate's module, which tests may import."""
 
@@ -83,12 +84,27 @@ def _run_calls(job: dict[str, Any]) -> None:
     _silence()
     namespace = _load(job["code"])
     function = _function(namespace, job["function"])
-    for arguments, named in job["arguments"]:
+    for packed in job["arguments"]:
+        arguments, named = unpacked(packed)
         try:
             line = json.dumps({"value": _plain(function(*arguments, **named))})
         except Exception as error:
             line = json.dumps({"error": type(error).__name__})
         results.write(line.encode() + b"\n")
+
+
+def packed(value: Any) -> Any:
+    """Plain data as JSON that keeps the kinds of keys."""
+    if isinstance(value, dict):
+        return {"dict": [[packed(k), packed(v)] for k, v in value.items()]}
+    return [packed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def unpacked(value: Any) -> Any:
+    """What `packed` was given; tuples are lists."""
+    if isinstance(value, dict):
+        return {unpacked(k): unpacked(v) for k, v in value["dict"]}
+    return [unpacked(item) for item in value] if isinstance(value, list) else value
 
 
 def _function(namespace: dict[str, Any], name: str) -> Any:
@@ -122,21 +138,24 @@ def _run_tests(job: dict[str, Any], peer: Peer) -> None:
     verdicts = os.dup(1)
     _silence()
     # Answered once the candidate's module has run to its end; when it has not, this process ends without a verdict.
-    peer.request("find", None, "__name__")
-    names = Names(peer, job["setup"], job["tests"])
-    _importable_solution(peer)
+    names = Names(peer, [job["setup"], *job["tests"]], job["entry"])
+    if names.lacking:
+        return
     try:
         exec(compile(job["setup"], "setup.py", "exec"), names)
     except BaseException:  # a candidate can make it exit
         return
     for test in job["tests"]:
+        verdict = FAILED
+        names.lacking = False
+        before = set(names)
         try:
-            before = set(names)
             exec(compile(test, "tests.py", "exec"), names)
             _run_defined(names, before)
-            verdict = PASSED
+            # Tests that expect some exception must not take for it that there is no such name.
+            verdict = FAILED if names.lacking else PASSED
         except BaseException:
-            verdict = FAILED
+            pass  # which is what failing is
         os.write(verdicts, verdict)
 
 
@@ -154,79 +173,54 @@ def _run_defined(names: "Names", before: set[str]) -> None:
 class Names(dict[str, Any]):
     """The namespace of tests. What they neither define nor import is the candidate's, looked up anew each time.
 
-    Where a name can be the standard library's it is, so that a candidate cannot bring an `isclose` of its own: a module whose
-    attribute is read, and the usual names, unless they are all that the tests name.
+    Modules of the standard library whose attributes are read, and the few functions that compare, are always the real ones: no
+    candidate can bring an `isclose` of its own.
     """
 
-    def __init__(self, peer: Peer, setup: str, tests: list[str]) -> None:
+    def __init__(self, peer: Peer, codes: list[str], entry: str) -> None:
         super().__init__(__builtins__=builtins, __name__=TESTS)
         self._peer = peer
-        trees = [tree for tree in map(_parsed, [setup, *tests]) if tree is not None]
-        nodes = [node for tree in trees for node in ast.walk(tree)]
-        free = {node.id for node in nodes if isinstance(node, ast.Name)} - set(vars(builtins))
+        self.lacking = False
+        """Whether a name was looked up that the candidate should have and has not."""
+        module = types.ModuleType(SOLUTION)
+        vars(module)["__getattr__"] = lambda name: self.find(name, AttributeError)
+        sys.modules[SOLUTION] = module
+        self.lacking = peer.request("find", None, "__name__")[0] != "value"
+        nodes = [node for code in codes for node in ast.walk(ast.parse(code))]
         self._modules = {
             node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         } & sys.stdlib_module_names
-        usual = python.usual_names()
-        defined = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
-        defined |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-        own = free - defined - set(usual) - self._modules
-        self._usual = usual if own else {}
-        # A function may bear a built-in's name, when the tests name nothing else.
-        tested = _tested(nodes) if not (own or free - defined - self._modules) else None
-        if tested is not None and (kind := peer.request("find", None, tested))[0] == "value":
-            self[tested] = kind[1]
+        tested = entry.partition(".")[0].partition("(")[0]
+        if tested:
+            kind, value = peer.request("find", None, tested)
+            self.lacking |= kind != "value"
+            if tested in vars(builtins) and kind == "value":
+                self[tested] = value  # nothing else of the candidate's stands in for a built-in
 
     def __missing__(self, name: str) -> Any:
         if name in self._modules:
             return importlib.import_module(name)
-        if name in self._usual:
-            return self._usual[name]
-        return find(self._peer, name, KeyError)
+        if name in _COMPARING:
+            return python.usual_names()[name]
+        if name in vars(builtins):
+            raise KeyError(name)
+        return self.find(name, KeyError)
 
+    def find(self, name: str, absent: type[Exception]) -> Any:
+        """What the candidate's module has by a name.
 
-def find(peer: Peer, name: str, absent: type[Exception]) -> Any:
-    """What the candidate's module has by a name.
-
-    Raises:
-      Exception: `absent`, when it has none.
-    """
-    if name in vars(builtins) or name.startswith("__"):
+        Raises:
+          Exception: `absent`, when it has none.
+        """
+        kind, value = self._peer.request("find", None, name) if not name.startswith("__") else ("absent", None)
+        if kind == "value":
+            if isinstance(value, proxies.RemoteClass) and name[:1].isupper():
+                type.__setattr__(value, "_own", True)
+            return value
+        if kind == "module" and str(value).partition(".")[0] in sys.stdlib_module_names:
+            return importlib.import_module(value)
+        self.lacking |= not name.startswith("__")
         raise absent(name)
-    kind, value = peer.request("find", None, name)
-    if kind == "value":
-        if isinstance(value, proxies.RemoteClass) and name[:1].isupper():
-            type.__setattr__(value, "_own", True)
-        return value
-    if kind == "module" and str(value).partition(".")[0] in sys.stdlib_module_names:
-        return importlib.import_module(value)
-    raise absent(name)
-
-
-def _tested(nodes: list[ast.AST]) -> str | None:
-    """The first function that a test asserts something of."""
-    for node in nodes:
-        if isinstance(node, ast.Assert):
-            inner = node.test
-            while isinstance(inner, ast.Compare | ast.UnaryOp):
-                inner = inner.left if isinstance(inner, ast.Compare) else inner.operand
-            if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
-                return inner.func.id
-    return None
-
-
-def _importable_solution(peer: Peer) -> None:
-    module = types.ModuleType(SOLUTION)
-    vars(module)["__getattr__"] = lambda name: find(peer, name, AttributeError)
-    sys.modules[SOLUTION] = module
-
-
-def _parsed(code: str) -> ast.AST | None:
-    try:
-        return ast.parse(code)
-    except (SyntaxError, ValueError):
-        return None
 
 
 def _silence() -> None:

@@ -37,7 +37,7 @@ _NOBODY = 65534
 _THREADS = 64
 _STACK = 2**26
 _PLACES = ("/mnt", "/media", "/srv", "/tmp", "/var/tmp", "/dev/shm")
-_FOLDERS = ("/tmp", "/var/tmp", "/scratch")
+_FOLDERS = ("/sandbox", "/.sandbox")
 _DEVICES = ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/null")
 _INTERPRETER_LIBRARIES = tuple(
     f"lib{name}" for name in "python ssl crypto sqlite3 ffi z lzma bz2 expat ncurses tinfo readline uuid mpdec gcc_s stdc++".split()
@@ -200,7 +200,7 @@ def _new_root(seen: Places) -> None:
         shown.append(path)
     for path in seen.covered:
         _mount(b"tmpfs", root + path, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"size=4k,nr_inodes=2,mode=555")
-    os.makedirs(root + seen.folder, mode=0o700)
+    os.mkdir(root + seen.folder, mode=0o700)
     os.chdir(root)
     if _libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b".") == 0:
         _check(_libc.umount2(b".", _MNT_DETACH), "leaving the old root")

@@ -30,6 +30,10 @@ class RemoteClass(type):
     _own: bool
     """Whether a test calls it by name, so that its objects are made by tests."""
 
+    @property
+    def __doc__(cls) -> Any:  # type: ignore[override]
+        return _remote(cls, "getattr", "__doc__") if "_class_number" in vars(cls) else None
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Makes an object on the other side."""
         made = _remote(cls, "call", *args, **kwargs)
@@ -182,6 +186,10 @@ for _name in REFLECTED[:-1]:
     type.__setattr__(Proxy, f"__i{_name}__", _arithmetic(f"i{_name}"))
 
 
+_LOOKED_UP: dict[str, Any] = {"__slots__": (), **{name: vars(Proxy)[name] for name in ("__doc__", "__module__")}}
+"""What every class of stand-ins has of its own: else Python gives it some."""
+
+
 class _OfImmutable:
     """Added to stand-ins for classes that derive from an immutable type: the value is here, all else there."""
 
@@ -218,20 +226,19 @@ def make_class(name: str, bases: tuple[type, ...], ask: Ask, number: int) -> Rem
     """
     real = tuple(base for base in bases if base not in (object, Proxy))
     content: dict[str, Any] = {"_class_ask": staticmethod(ask), "_class_number": number, "_own": False}
-    kinds: list[tuple[type, ...]] = [real, real[:1], (Proxy,)]
-    if any(issubclass(base, BaseException) for base in real):
-        errors = tuple(base for base in real if issubclass(base, BaseException))
-        kinds = [(_OfError, *errors), (_OfError, errors[0]), (_OfError, Exception)]
-    elif any(not issubclass(base, Proxy) for base in real):
-        values = tuple(base for base in real if not issubclass(base, Proxy))
-        kinds = [(_OfImmutable, *values), (_OfImmutable, values[0])]
+    kinds: list[tuple[type, ...]] = [real, real[:1]]
+    for root, mixin in ((BaseException, _OfError), (object, _OfImmutable)):
+        chosen = tuple(base for base in real if issubclass(base, root) and not issubclass(base, Proxy))
+        if chosen:
+            kinds = [bases if issubclass(bases[0], mixin) else (mixin, *bases) for bases in (chosen, chosen[:1])]
+            break
     for kind in kinds:
         try:
-            slots = {} if kind and not all(issubclass(base, Proxy) for base in kind) else {"__slots__": ()}
+            slots = {} if kind and not issubclass(kind[0], Proxy) else _LOOKED_UP
             return RemoteClass.__new__(RemoteClass, name, kind or (Proxy,), content | slots)
         except TypeError:
             continue  # bases that do not go together here though they do there (layouts, orders)
-    return RemoteClass.__new__(RemoteClass, name, (Proxy,), content | {"__slots__": ()})
+    return RemoteClass.__new__(RemoteClass, name, (Proxy,), content | _LOOKED_UP)
 
 
 def make_object(kind: type, ask: Ask, number: int, *, base: bool) -> Proxy:
@@ -254,7 +261,7 @@ def make_object(kind: type, ask: Ask, number: int, *, base: bool) -> Proxy:
 @functools.cache
 def _standard(kind: type) -> type:
     """A class of stand-ins that pass for objects of a class of the standard library (generators, locks, patterns)."""
-    return RemoteClass.__new__(RemoteClass, kind.__name__, (Proxy,), {"__slots__": (), "__class__": property(lambda self: kind)})
+    return RemoteClass.__new__(RemoteClass, kind.__name__, (Proxy,), _LOOKED_UP | {"__class__": property(lambda self: kind)})
 
 
 def make_value(kind: type, value: Any, number: int) -> Any:
@@ -265,7 +272,7 @@ def make_value(kind: type, value: Any, number: int) -> Any:
       value: as its base has it.
       number: of the object on the other side.
     """
-    base = next(base for base in kind.__mro__ if type(value) is base)
+    base = type(value)
     made = base.__new__(kind, value)  # type: ignore[call-arg]
     vars(made)["_number"] = number
     return made

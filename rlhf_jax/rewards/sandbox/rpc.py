@@ -27,6 +27,7 @@ _LARGEST = 2**25
 """Bytes of a message."""
 _FIELDS = 32
 """Attributes of an exception that travel with it."""
+_CAUSES = 4
 
 
 def _exit(manager: Any, error: BaseException | None) -> Any:
@@ -82,6 +83,7 @@ _FOR_GUESTS = frozenset(
     "call iter next len bool str repr hash eq contains getitem getattr setattr enter exit lt gt le ge".split()
 )
 """What the candidate may do with things of the tests."""
+_NAMING = frozenset({"__name__", "__qualname__", "__module__", "__doc__"})
 
 
 class Peer:
@@ -206,14 +208,16 @@ class Peer:
             return ["sub", self._share(value), encode(type(value)), encode(wire.as_base(value, base))]
         return ["mine", self._share(value), encode(type(value)), base is not None]
 
-    def _encode_error(self, error: BaseException, encode: Callable[[Any], Any]) -> Any:
+    def _encode_error(self, error: BaseException, encode: Callable[[Any], Any], depth: int = 0) -> Any:
         fields = {name: encode(value) for name, value in list(vars(error).items())[:_FIELDS]}
         try:
             text = str(error)[:1000]
         except BaseException:  # it is the candidate's
             text = ""
         args = error.args if isinstance(error.args, tuple) else ()
-        return ["exception", self._share(error), encode(type(error)), [encode(a) for a in args], fields, text]
+        cause = error.__cause__
+        because = self._encode_error(cause, encode, depth + 1) if cause is not None and depth < _CAUSES else None
+        return ["exception", self._share(error), encode(type(error)), [encode(a) for a in args], fields, text, because]
 
     def _decode(self, data: Any, objects: wire.Objects) -> Any:
         if not isinstance(data, list):
@@ -239,7 +243,7 @@ class Peer:
         if kind == "coroutine":
             return self._awaited(number)
         if kind == "class":
-            bases = tuple(base for base in map(decode, content[1]) if _is_base(base))
+            bases = tuple(base for kind in map(decode, content[1]) if (base := _base(kind)) is not None)
             return proxies.make_class(str(content[0]), bases, self.request, number)
         local = decode(content[0])
         if kind == "mine":
@@ -247,7 +251,9 @@ class Peer:
         if kind == "sub":
             return proxies.make_value(local, decode(content[1]), number)
         args, fields = tuple(decode(a) for a in content[1]), {k: decode(v) for k, v in content[2].items()}
-        return proxies.make_error(local, args, fields, str(content[3]), number)
+        error = proxies.make_error(local, args, fields, str(content[3]), number)
+        error.__cause__ = decode(content[4])
+        return error
 
     async def _awaited(self, number: int) -> Any:
         return self.request("await", proxies.make_object(proxies.Proxy, self.request, number, base=False))
@@ -274,17 +280,20 @@ class Peer:
         return bytes(data)
 
 
-def _is_base(kind: Any) -> bool:
-    if isinstance(kind, proxies.RemoteClass):
-        return True
-    return isinstance(kind, type) and (kind in wire.IMMUTABLE or issubclass(kind, BaseException))
+def _base(kind: Any) -> type | None:
+    """What of a base class matters here: stand-ins, exceptions, and the immutable type that one of the library's derives from."""
+    if isinstance(kind, proxies.RemoteClass) or (isinstance(kind, type) and issubclass(kind, BaseException)):
+        return kind
+    return next((base for base in kind.__mro__ if base in wire.IMMUTABLE), None) if isinstance(kind, type) else None
 
 
 def _check_attribute(value: Any, name: Any) -> None:
     """Attributes of objects of classes that the tests define, and of plain streams; never those that lead to frames."""
+    if name in _NAMING:
+        return
     ours = type(value).__module__ == TESTS or type(value).__module__ == "_io"
     if not ours or not isinstance(name, str) or name.startswith(("_", "gi_", "cr_", "ag_", "f_", "tb_", "co_")):
-        raise PermissionError(f"attribute {name!r} of what a test gave")
+        raise AttributeError(f"attribute {name!r} of what a test gave")
 
 
 def _raisable(error: Any, *, may_stop: bool) -> BaseException:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.rewards.sandbox.child import PASSED
+from rlhf_jax.rewards.sandbox.child import PASSED, packed
 
 PACKAGES = ("numpy",)
 """What strangers' code may import beside the standard library, where it is installed."""
@@ -270,7 +270,7 @@ def run_calls(code: str, function: str, arguments: Sequence[tuple[list[Any], dic
       MachineTooSlow: it waited for the machine.
       RuntimeError: the sandbox could not be set up.
     """
-    job = {"code": code, "function": function, "arguments": arguments}
+    job = {"code": code, "function": function, "arguments": packed(arguments)}
     done = _run([_Process("calls", job)], limits, namespaces=isolation(), server=None, file_size=_FILE_SIZE)
     results = []
     for line in done.output.split(b"\n")[: len(arguments)]:
@@ -281,7 +281,7 @@ def run_calls(code: str, function: str, arguments: Sequence[tuple[list[Any], dic
     return Called(results, done.fault)
 
 
-def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits) -> int:
+def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits, entry: str = "") -> int:
     """Runs tests against a module, the tests in one sandboxed process and the module in another.
 
     See `rlhf_jax.rewards.sandbox.rpc` for what can be tested, and why the module cannot fake a pass.
@@ -291,6 +291,7 @@ def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits) -> in
       setup: code before the tests.
       tests: statements; one passes when it raises nothing.
       limits: of the whole.
+      entry: a name that the module has to define, else no test passes; it may be a built-in's.
 
     Returns:
       How many tests passed within the limits.
@@ -300,7 +301,7 @@ def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits) -> in
       RuntimeError: the sandbox could not be set up.
     """
     candidate = _Process("candidate", {"code": code})
-    judge = _Process("tests", {"setup": setup, "tests": list(tests)})
+    judge = _Process("tests", {"setup": setup, "tests": list(tests), "entry": entry})
     done = _run([candidate, judge], limits, namespaces=isolation(), server=None, file_size=_FILE_SIZE)
     return done.output.count(PASSED) if len(done.output) <= len(tests) else 0
 
@@ -334,34 +335,46 @@ def _run(
 
 
 def _attempt(processes: Sequence[_Process], order: list[Any], server: _Server | None, patience: float) -> _Raw:
-    files: list[int] = []
     ours, theirs = socket.socketpair()
-    left, right = socket.socketpair()
-    with ours, theirs, left, right:
-        try:
-            for process, connection in zip(processes, (left, right), strict=False):
-                files += [_memory_file(json.dumps(process.job).encode()), _memory_file(process.stdin), _output_file()]
-                files.append(os.dup(connection.fileno()))
-            _send(json.dumps(order).encode(), [theirs.fileno(), *files], server)
-            theirs.close()
+    output = _output_file()
+    try:
+        with ours:
+            with theirs:
+                _hand_over(processes, order, theirs, output, server)
             ours.settimeout(patience)
             try:
                 report = ours.recv(1 << 16)
             except OSError:
                 report = b""
-            result = json.loads(report) if report else {"refused": "a sandboxed process was lost"}
-            if "refused" in result:
-                raise RuntimeError(result["refused"])
-            if result["fault"] in ("machine", "abandoned"):
-                raise MachineTooSlow(f"the machine was too busy to run it within {order[2]:g} s")
-            output = os.pread(files[-2], os.fstat(files[-2]).st_size, 0)
-            fault = "timeout" if result["fault"] is not None else None
-            if fault is None and result["status"] != 0:
-                fault = f"status {result['status']}"
-            return _Raw(output, fault, result["seconds"])
-        finally:
-            for descriptor in files:
-                os.close(descriptor)
+        result = json.loads(report) if report else {"refused": "a sandboxed process was lost"}
+        if "refused" in result:
+            raise RuntimeError(result["refused"])
+        if result["fault"] in ("machine", "abandoned"):
+            raise MachineTooSlow(f"the machine was too busy to run it within {order[2]:g} s")
+        fault = "timeout" if result["fault"] is not None else None
+        if fault is None and result["status"] != 0:
+            fault = f"status {result['status']}"
+        return _Raw(os.pread(output, os.fstat(output).st_size, 0), fault, result["seconds"])
+    finally:
+        os.close(output)
+
+
+def _hand_over(
+    processes: Sequence[_Process], order: list[Any], report: socket.socket, output: int, server: _Server | None
+) -> None:
+    """Sends a job to the server. Nothing of it stays open here but the output of the last process."""
+    files: list[int] = []
+    left, right = socket.socketpair()
+    try:
+        with left, right:
+            for process, connection in zip(processes, (left, right), strict=False):
+                last = process is processes[-1]
+                files += [_memory_file(json.dumps(process.job).encode()), _memory_file(process.stdin)]
+                files += [os.dup(output) if last else _output_file(), os.dup(connection.fileno())]
+            _send(json.dumps(order).encode(), [report.fileno(), *files], server)
+    finally:
+        for descriptor in files:
+            os.close(descriptor)
 
 
 def _send(message: bytes, descriptors: list[int], server: _Server | None) -> None:

@@ -102,6 +102,8 @@ def _guard(order: Order, descriptors: list[int], seen: jail.Places) -> Callable[
             if not isinstance(inmate, _Inmate):
                 return inmate
             inmates.append(inmate)
+        for descriptor in descriptors[1:]:
+            os.close(descriptor)  # so that each end of a connection ends with its process
         for number, inmate in enumerate(inmates):
             answer = os.read(inmate.ready, 500)
             if not answer.startswith(b"ready "):
@@ -247,6 +249,6 @@ def _state(pid: int) -> tuple[bool, int]:
                 state = file.read().rpartition(b") ")[2][:1]
             threads += 1
             sleeping &= state in b"STtZX"
-    except OSError:  # just ended, or no /proc here: then nothing is taken for sleep
-        return False, threads
+    except (FileNotFoundError, ProcessLookupError):  # it has ended; or there is no /proc here, and nothing is taken for sleep
+        return os.path.exists("/proc/self"), threads
     return sleeping, threads

@@ -253,7 +253,7 @@ def _set_content(value: Any, entry: Any, decode: Callable[[Any], Any]) -> None:
         new = [(decode(k), decode(v)) for k, v in content]
         value.clear()
         for key, item in new:
-            dict.__setitem__(value, key, item)
+            value[key] = item
         if isinstance(value, collections.defaultdict):
             value.default_factory = decode(entry[2])
     elif isinstance(value, set):
