@@ -2,6 +2,7 @@
 
 import ast
 import textwrap
+import warnings
 
 from rlhf_jax.rewards.answers import Completion, content_of
 
@@ -9,9 +10,11 @@ _PYTHON = frozenset({"python", "py", "python3"})
 
 
 def code_of(completion: Completion) -> str:
-    """The code in a completion: the last fenced block (of Python, when some are marked so), or everything when nothing is fenced.
+    """The code in a completion: the last fenced block (of Python, when some are marked so), or
+    everything when nothing is fenced.
 
-    What stands before ``</think>`` does not count. An indented block (in a list) loses its indentation. Takes linear time.
+    What stands before ``</think>`` does not count. An indented block (in a list) loses its
+    indentation. Takes linear time.
     """
     text = content_of(completion).rpartition("</think>")[2]
     blocks = _fenced(text)
@@ -30,7 +33,8 @@ def defines(code: str, name: str) -> bool:
 
 
 def bound_names(statements: list[ast.stmt]) -> set[str]:
-    """Names that statements bind where they stand, in branches and loops too, but not inside functions and classes."""
+    """Names that statements bind where they stand, in branches and loops too, but not inside
+    functions and classes."""
     names: set[str] = set()
     todo: list[ast.AST] = list(statements)
     while todo:
@@ -51,9 +55,13 @@ def bound_names(statements: list[ast.stmt]) -> set[str]:
 def parsed(code: str) -> ast.Module | None:
     """The syntax tree of a program; None of what is none."""
     try:
-        return ast.parse(code)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in a stranger's texts
+            tree = ast.parse(code)
+            compile(code, "main.py", "exec", dont_inherit=True)  # finds what a tree may hold: a return outside of a function
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+    return tree
 
 
 def _fenced(text: str) -> list[tuple[str, str]]:

@@ -1,8 +1,10 @@
 """The tests of a row, whatever data set it comes from.
 
-Each format is read as the grader of its data set reads it (APPS and TACO: testing_util.py; PRIME/Eurus: verl's prime_code;
-LiveCodeBench: testing_util.py; MBPP, HumanEval, CodeContests). A row that cannot be read so is not gradable, which is said;
-nothing about how a function is called is guessed, since a wrong guess makes every right answer wrong.
+Each format is read as the grader of its data set reads it (APPS and TACO: testing_util.py;
+PRIME/Eurus: verl's prime_code;
+LiveCodeBench: testing_util.py; MBPP, HumanEval, CodeContests). A row that cannot be read so is not
+gradable, which is said; nothing about how a function is called is guessed, since a wrong guess
+makes every right answer wrong.
 """
 
 import base64
@@ -32,7 +34,8 @@ COLUMNS = (
     "reward_model.ground_truth",
     "reward_model",
 )
-"""Columns that may hold the tests. The first that is not empty in a row is read, and with it the others of its group."""
+"""Columns that may hold the tests. The first that is not empty in a row is read, and with it the
+others of its group."""
 _GROUPS = (
     ("public_test_cases", "private_test_cases"),
     ("public_tests", "private_tests", "generated_tests"),
@@ -92,7 +95,8 @@ def check_present(columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def checks_of(row: Mapping[str, Any]) -> Checks | None:
-    """The tests of one row, None when it has none; the formats are in `rlhf_jax.rewards.code.code_reward`.
+    """The tests of one row, None when it has none; the formats are in
+    `rlhf_jax.rewards.code.code_reward`.
 
     Args:
       row: column -> value.
@@ -144,7 +148,8 @@ def _checks(value: Any, row: Mapping[str, Any]) -> Checks | None:
         return Checks()
     name = _function(value, pairs[0], row)
     if name:
-        # LiveCodeBench alone says so by a type of each case, and takes a list of one for a list of one.
+        # LiveCodeBench alone says so by a type of each case, and takes a list of one for a list of
+        # one.
         wrapped = "testtype" not in pairs[0]
         calls = tuple(Call(_arguments(pair["input"]), _wanted(pair), wrapped) for pair in pairs)
         return Checks(function=name, calls=calls, entry=name)
@@ -180,7 +185,12 @@ def _function(value: Any, first: Mapping[str, Any], row: Mapping[str, Any]) -> s
         return ""
     metadata = _mapping(first.get("metadata")) or _mapping(row.get("metadata"))
     whole = value if isinstance(value, Mapping) else {}
-    names = (whole.get("fn_name"), first.get("fn_name"), metadata.get("func_name"), metadata.get("fn_name"))
+    names = (
+        whole.get("fn_name"),
+        first.get("fn_name"),
+        metadata.get("func_name"),
+        metadata.get("fn_name"),
+    )
     found = next((str(name) for name in names if name), "")
     if kind is None and not (whole.get("fn_name") or first.get("fn_name")):
         return ""
@@ -194,7 +204,8 @@ def _function(value: Any, first: Mapping[str, Any], row: Mapping[str, Any]) -> s
 
 
 def _arguments(given: Any) -> tuple[list[Any], dict[str, Any]]:
-    """What a function is called with: a list of arguments, named ones, or as text one JSON value a line."""
+    """What a function is called with: a list of arguments, named ones, or as text one JSON value a
+    line."""
     if isinstance(given, str):
         try:
             values = [_json(line) for line in given.split("\n")] if given.strip() else []
@@ -231,7 +242,8 @@ def _whole_keys(value: Mapping[str, Any]) -> dict[Any, Any]:
 
 
 def _loaded(value: Any) -> Any:
-    """A value out of the text that data sets keep it in: JSON, or JSON that LiveCodeBench has packed."""
+    """A value out of the text that data sets keep it in: JSON, or JSON that LiveCodeBench has
+    packed."""
     if not isinstance(value, str):
         return value
     if value.lstrip()[:1] in ("[", "{"):
@@ -251,7 +263,8 @@ def _json(text: str) -> Any:
 
 
 def _unpacked(text: str) -> str | None:
-    """Text in pickle in zlib in base64, None when it is none. Nothing is unpickled: only a plain text is taken out of it."""
+    """Text in pickle in zlib in base64, None when it is none. Nothing is unpickled: only a plain
+    text is taken out of it."""
     if text[:2] not in ("eJ", "eN", "eA", "eF"):  # how zlib begins, in base64
         return None
     try:

@@ -14,14 +14,22 @@ from rlhf_jax.rewards.blocks import code_of
 from rlhf_jax.rewards.cases import Case, Checks, check_present, checks_of
 from rlhf_jax.rewards.comparison import same_output, same_value
 from rlhf_jax.rewards.references import name_of, program_of, references_of
-from rlhf_jax.rewards.sandbox import Limits, MachineTooSlow, isolation, run_calls, run_program, run_tests
+from rlhf_jax.rewards.sandbox import (
+    Limits,
+    MachineTooSlow,
+    isolation,
+    run_calls,
+    run_program,
+    run_tests,
+)
 from rlhf_jax.rewards.sandbox.run import WALL
 from rlhf_jax.rewards.statements import NotGradable
 
 __all__ = ["Case", "Limits", "check_tests", "code_of", "code_reward", "isolation"]
 _log = logging.getLogger(__name__)
 _REFERENCES = 3
-"""Of a row's own solutions, so many are tried: data sets hold some that are wrong, or for another Python."""
+"""Of a row's own solutions, so many are tried: data sets hold some that are wrong, or for another
+Python."""
 _LEAST_OUTPUT = 2**20
 _REMEMBERED = 10_000
 _said: set[str] = set()
@@ -47,32 +55,40 @@ def code_reward(
     reference: bool | str = True,
     **columns: Sequence[Any],
 ) -> list[float | None]:
-    """1 when the code in the completion passes all tests of its row, else 0; None for a row that cannot be graded.
+    """1 when the code in the completion passes all tests of its row, else 0; None for a row that
+    cannot be graded.
 
-    The code is the last fenced block (of Python, when some are marked so), or the whole completion when nothing is fenced.
-    The tests are in the first of these columns that is not empty, also as JSON text:
+    The code is the last fenced block (of Python, when some are marked so), or the whole completion
+    when nothing is fenced. The tests are in the first of these columns that is not empty, also as
+    JSON text:
 
-    * `tests`, `test_cases`, `test_list`, `test`: a list of statements, or one text: ``["assert add(1, 2) == 3", ..]``. They run
-      in a process of their own and see the candidate's functions and objects through calls; plain data travels by value.
-      `test_imports` and `test_setup_code` run before them (MBPP); with `entry_point`, ``check(<entry point>)`` after them, and
-      a completion may go on where the prompt ends (HumanEval); functions ``test_..`` and test cases of unittest are run;
-    * the same columns, `input_output` (APPS, TACO), `verification_info`, `official_tests`, or verl's `reward_model.ground_truth`
-      (PRIME/Eurus): a list of ``{"input": .., "output": ..}``, or ``{"inputs": [..], "outputs": [..]}``. The code is a program;
-      what it prints must be the output token by token. With ``"fn_name"`` it defines a function (perhaps of a class
-      `Solution`): inputs are lists of arguments, or text with one JSON value a line (then the output is JSON text), and what it
-      returns must be the output: tuples are lists, keys of dicts texts, a list of one may stand for what is in it;
-    * `public_test_cases` and `private_test_cases` (LiveCodeBench, packed ones too; `metadata` names the function), or
-      `public_tests`, `private_tests` and `generated_tests` (CodeContests).
+    * `tests`, `test_cases`, `test_list`, `test`: a list of statements, or one text: ``["assert
+      add(1, 2) == 3", ..]``. They run in a process of their own and see the candidate's functions
+      and objects through calls; plain data travels by value. `test_imports` and `test_setup_code`
+      run before them (MBPP); with `entry_point`, ``check(<entry point>)`` after them, and a
+      completion may go on where the prompt ends (HumanEval); functions ``test_..`` and test cases
+      of unittest are run;
+    * the same columns, `input_output` (APPS, TACO), `verification_info`, `official_tests`, or
+      verl's `reward_model.ground_truth` (PRIME/Eurus): a list of ``{"input": .., "output": ..}``,
+      or ``{"inputs": [..], "outputs": [..]}``. The code is a program; what it prints must be the
+      output token by token. With ``"fn_name"`` it defines a function (perhaps of a class
+      `Solution`): inputs are lists of arguments, or text with one JSON value a line (then the
+      output is JSON text), and what it returns must be the output: tuples are lists, keys of dicts
+      texts, a list of one may stand for what is in it;
+    * `public_test_cases` and `private_test_cases` (LiveCodeBench, packed ones too; `metadata` names
+      the function), or `public_tests`, `private_tests` and `generated_tests` (CodeContests).
 
-    A row cannot be graded, which the log says once per reason, when its tests cannot be read in its data set's way, hold no
-    statement that asks anything of the candidate, need what does not reach another process (captured output, replaced
-    built-ins) or packages that are not there, or fail the row's own solution.
+    A row cannot be graded, which the log says once per reason, when its tests cannot be read in its
+    data set's way, hold no statement that asks anything of the candidate, need what does not reach
+    another process (captured output, replaced built-ins) or packages that are not there, or fail
+    the row's own solution.
 
-    The candidate finds the standard library, numpy, and the usual imports (typing, math, collections ..) of public graders. It
-    cannot write outside a small folder in memory, read anything but these, see the network or other processes, start
-    processes or programs, or use more than its time and memory. A wrong, slow or hostile candidate gets 0. How busy the
-    machine is does not count: only processor time, and time spent asleep. Where not even a little of it could be had in
-    `WALL` times the limit, the completion is not graded (NaN).
+    The candidate finds the standard library, numpy, and the usual imports (typing, math,
+    collections ..) of public graders. It cannot write outside a small folder in memory, read
+    anything but these, see the network or other processes, start processes or programs, or use more
+    than its time and memory. A wrong, slow or hostile candidate gets 0. How busy the machine is
+    does not count: only processor time, and time spent asleep. Where not even a little of it could
+    be had in `WALL` times the limit, the completion is not graded (NaN).
 
     Args:
       prompts: B prompts; read for rows with an entry point alone.
@@ -81,9 +97,11 @@ def code_reward(
       timeout: seconds of own time per completion, all its tests together.
       memory_mb: address space of the candidate, beyond that of a bare interpreter.
       partial: the share of tests passed instead of all or nothing.
-      tolerance: numbers are equal to this, absolutely or relatively (integers only when they are the same). 0: exactly.
-      reference: grade a row's own Python solution once (columns `canonical_solution`, `solutions`, `solution`, `code` .., or the
-        one that is named here), and leave out rows whose solution fails. False: do not.
+      tolerance: numbers are equal to this, absolutely or relatively (integers only when they are
+        the same). 0: exactly.
+      reference: grade a row's own Python solution once (columns `canonical_solution`, `solutions`,
+        `solution`, `code` .., or the one that is named here), and leave out rows whose solution
+        fails. False: do not.
       columns: data columns.
     """
     if tolerance < 0:
@@ -97,10 +115,16 @@ def code_reward(
         try:
             scores.append(_grade(row, prompt, completion, grading, reference))
         except NotGradable as reason:
-            _say(f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not listed)", str(reason))
+            _say(
+                f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not listed)",
+                str(reason),
+            )
             scores.append(None)
         except MachineTooSlow as reason:
-            _say("reward code: %s; the completion is not graded (more of the same are not listed)", str(reason))
+            _say(
+                "reward code: %s; the completion is not graded (more of the same are not listed)",
+                str(reason),
+            )
             scores.append(float("nan"))
     return scores
 
@@ -110,7 +134,13 @@ def check_tests(columns: Mapping[str, Sequence[Any]]) -> None:
     check_present(columns)
 
 
-def _grade(row: Mapping[str, Any], prompt: Any, completion: Completion, grading: _Grading, reference: bool | str) -> float | None:
+def _grade(
+    row: Mapping[str, Any],
+    prompt: Any,
+    completion: Completion,
+    grading: _Grading,
+    reference: bool | str,
+) -> float | None:
     checks = checks_of(row)
     if checks is None:
         return None

@@ -5,8 +5,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
-_NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,3})?")
-_INTEGER = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 def same_output(got: str, wanted: str, tolerance: float) -> bool:
@@ -15,19 +15,20 @@ def same_output(got: str, wanted: str, tolerance: float) -> bool:
     Args:
       got: what was printed.
       wanted: what should be.
-      tolerance: two tokens are equal as texts or as numbers to this, absolutely or relatively; integers only when they are
-        the same. 0: as texts only.
+      tolerance: two tokens are equal as texts or as numbers to this, absolutely or relatively;
+        integers only when they are the same. 0: as texts only.
     """
     theirs, ours = got.split(), wanted.split()
     return len(theirs) == len(ours) and all(_same_token(a, b, tolerance) for a, b in zip(theirs, ours, strict=True))
 
 
 def same_value(got: Any, wanted: Any, tolerance: float) -> bool:
-    """Compares plain data: tuples are lists, keys of dicts are texts as in JSON, floats are equal to the tolerance.
+    """Compares plain data: tuples are lists, keys of dicts are texts as in JSON, floats are equal
+    to the tolerance.
 
     Args:
-      got: as `rlhf_jax.rewards.sandbox` writes results: ``{"int": hex}`` and ``{"dict": pairs}`` for integers and dicts,
-        ``{"other": type}`` for what is no plain data. Not to be trusted.
+      got: as `rlhf_jax.rewards.sandbox` writes results: ``{"int": hex}`` and ``{"dict": pairs}``
+        for integers and dicts, ``{"other": type}`` for what is no plain data. Not to be trusted.
       wanted: from JSON.
       tolerance: absolute and relative; 0: floats must be the same.
     """
@@ -60,7 +61,12 @@ def _same(got: Any, wanted: Any, tolerance: float) -> bool:
             return False
     if isinstance(got, int | float) and isinstance(wanted, int | float):
         if isinstance(got, float) or isinstance(wanted, float):
-            return got == wanted or math.isclose(got, wanted, rel_tol=tolerance, abs_tol=tolerance) or got != got and wanted != wanted
+            return (
+                got == wanted
+                or math.isclose(got, wanted, rel_tol=tolerance, abs_tol=tolerance)
+                or got != got
+                and wanted != wanted
+            )
         return got == wanted
     if isinstance(got, list):
         if not isinstance(wanted, list | tuple) or len(got) != len(wanted):

@@ -8,7 +8,14 @@ from typing import Any
 from rlhf_jax.rewards.answers import content_of
 from rlhf_jax.rewards.blocks import code_of, defines, parsed
 
-COLUMNS = ("canonical_solution", "reference_solution", "gold_standard_solution", "solutions", "solution", "code")
+COLUMNS = (
+    "canonical_solution",
+    "reference_solution",
+    "gold_standard_solution",
+    "solutions",
+    "solution",
+    "code",
+)
 """Columns that may hold a row's own solutions; only those that are Python count."""
 _PYTHON3 = (3, "3", "python3", "python")
 """How CodeContests names the language."""
@@ -20,8 +27,9 @@ def program_of(completion: Any, prompt: Any, entry: str) -> str:
 
     Args:
       completion: text or messages.
-      prompt: of the row. Where the row names an entry point and the prompt is the beginning of a program that defines it
-        (HumanEval), a completion may go on where it ends, or bring the whole function.
+      prompt: of the row. Where the row names an entry point and the prompt is the beginning of a
+        program that defines it (HumanEval), a completion may go on where it ends, or bring the
+        whole function.
       entry: the entry point; "" when the row names none.
     """
     code = code_of(completion)

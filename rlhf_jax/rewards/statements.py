@@ -1,8 +1,8 @@
 """Tests that are Python: what can be told of them from their text.
 
-They run in another process than the candidate (`rlhf_jax.rewards.sandbox.rpc`), so what reaches into the candidate's own
-interpreter cannot work: captured output, replaced built-ins. A row of such tests is not gradable, and neither is one whose
-tests ask nothing of the candidate.
+They run in another process than the candidate (`rlhf_jax.rewards.sandbox.rpc`), so what reaches
+into the candidate's own interpreter cannot work: captured output, replaced built-ins. A row of such
+tests is not gradable, and neither is one whose tests ask nothing of the candidate.
 """
 
 import ast
@@ -15,7 +15,17 @@ from typing import Any
 from rlhf_jax.rewards.blocks import bound_names, parsed
 
 _SETUPS = ("test_imports", "test_setup_code")
-_CAPTURING = frozenset({"redirect_stdout", "redirect_stderr", "capsys", "capfd", "monkeypatch", "getsource", "settrace"})
+_CAPTURING = frozenset(
+    {
+        "redirect_stdout",
+        "redirect_stderr",
+        "capsys",
+        "capfd",
+        "monkeypatch",
+        "getsource",
+        "settrace",
+    }
+)
 _STREAMS = frozenset({"stdin", "stdout", "stderr"})
 _REPLACED = frozenset({"input", "print", "open"})
 _CANDIDATE = "solution"
@@ -31,7 +41,8 @@ def statements_of(tests: Sequence[str], row: Mapping[str, Any]) -> tuple[str, tu
 
     Args:
       tests: of the row.
-      row: its other columns: `test_imports` and `test_setup_code` run before them; with `entry_point`, ``check`` is called.
+      row: its other columns: `test_imports` and `test_setup_code` run before them; with
+        `entry_point`, ``check`` is called.
 
     Returns:
       Setup, tests, and the name that a candidate has to define ("" when the row does not say).
@@ -67,7 +78,8 @@ def _tree(code: str) -> ast.Module:
 
 
 def _does_something(tree: ast.Module) -> bool:
-    """Whether anything in it can fail: an assertion, a call, an exception raised; or a test that a test runner would find."""
+    """Whether anything in it can fail: an assertion, a call, an exception raised; or a test that a
+    test runner would find."""
     runs: list[ast.AST] = list(tree.body)
     while runs:
         node = runs.pop()
@@ -86,7 +98,8 @@ def _does_something(tree: ast.Module) -> bool:
 
 
 def _tested(code: str) -> str:
-    """The built-in's name that tests are of, when they name nothing that neither they nor Python define; else "".
+    """The built-in's name that tests are of, when they name nothing that neither they nor Python
+    define; else "".
 
     MBPP has such: ``assert sum(10, 15) == 6``.
 

@@ -97,7 +97,7 @@ raise SystemExit(1)
 """,
     "looks around": """
 import os, sys, sysconfig
-seen = ["/proc", "/proc/1", "/home", "/root", "/etc/passwd", "/etc/shadow", "/var", "OUTSIDE", "OUTSIDE/kept"]
+seen = ["/proc", "/proc/1", "/root/.profile", "/etc/passwd", "/etc/shadow", "/var", "OUTSIDE", "OUTSIDE/kept"]
 if HIDDEN: print(*(f"LEAKED {path}" for path in seen if os.path.exists(path)))
 for folder in (sysconfig.get_path("stdlib"), "/usr/lib/python3"):
     for name in ("site-packages", "dist-packages"):
@@ -298,9 +298,10 @@ def add(a, b): return E()
     "answers with forged data": """
 import gc
 from rlhf_jax.rewards.sandbox import rpc
-forged = [["standard", "unittest.mock", "ANY"], ["standard", "builtins", "eval"], ["yours", 0], ["mine", 0, ["standard", "builtins", "int"], True],
-          ["sub", 1, ["standard", "builtins", "int"], 3.5], ["class", 2, "int", [["standard", "builtins", "int"]]], ["exception", 3, 1, [], {}, ""],
-          ["object", 0], ["object", -1], ["text", "Decimal", "NaN"], ["tuple", 5], {"int": 3}, [], ["coroutine", 9]]
+whole = ["standard", "builtins", "int"]
+forged = [["standard", "unittest.mock", "ANY"], ["standard", "builtins", "eval"], ["yours", 0], ["mine", 0, whole, True],
+          ["sub", 1, whole, 3.5], ["class", 2, "int", [whole]], ["exception", 3, 1, [], {}, ""], ["coroutine", 9],
+          ["object", 0], ["object", -1], ["text", "Decimal", "NaN"], ["tuple", 5], {"int": 3}, []]
 def encode(self, value, objects): return forged[len(asked) % len(forged)]
 asked = []
 def add(a, b):

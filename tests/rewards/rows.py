@@ -26,8 +26,44 @@ SUM = "def total(numbers):\n    return sum(numbers)\n"
 METHOD = "class Solution:\n    def total(self, numbers: List[int]) -> int:\n        return sum(numbers)\n"
 PAIR = "def swap(a, b):\n    return b, a\n"
 MEAN = "def mean(x):\n    return sum(x) / len(x)\n"
-HEAD = 'from typing import List\n\n\ndef twice(x: int) -> int:\n    return 2 * x\n\n\ndef total(numbers: List[int]) -> int:\n    """ Twice the sum.\n    >>> total([1])\n    2\n    """\n'
-HEAD_TEST = "METADATA = {'author': 'x'}\n\n\ndef check(candidate):\n    assert candidate([1, 2]) == twice(3)\n    assert candidate([]) == 0\n"
+HEAD = '''from typing import List
+
+
+def twice(x: int) -> int:
+    return 2 * x
+
+
+def total(numbers: List[int]) -> int:
+    """ Twice the sum.
+    >>> total([1])
+    2
+    """
+'''
+HEAD_TEST = """
+METADATA = {'author': 'x'}
+
+
+def check(candidate):
+    assert candidate([1, 2]) == twice(3)
+    assert candidate([]) == 0
+"""
+PYTESTS = """
+from solution import total
+
+def test_small():
+    assert total([1]) == 1
+
+def test_large():
+    assert total([1, 2]) == 3
+"""
+UNITTESTS = """
+import unittest
+class TestIt(unittest.TestCase):
+    def test_sum(self):
+        self.assertEqual(total([1, 2]), 3)
+        with self.assertRaises(TypeError):
+            total(None)
+"""
 
 ROWS = {
     "APPS, function": Row(
@@ -40,7 +76,15 @@ ROWS = {
         (METHOD.replace("sum", "max"), SUM.replace("total", "other"), "The sum is 3."),
     ),
     "APPS, results that are lists and tuples": Row(
-        {"input_output": json.dumps({"fn_name": "swap", "inputs": [[1, "a"], [[], None]], "outputs": [["a", 1], [[None, []]]]})},
+        {
+            "input_output": json.dumps(
+                {
+                    "fn_name": "swap",
+                    "inputs": [[1, "a"], [[], None]],
+                    "outputs": [["a", 1], [[None, []]]],
+                }
+            )
+        },
         PAIR,
         (PAIR.replace("b, a", "a, b"),),
     ),
@@ -63,12 +107,23 @@ ROWS = {
         ("print(6)",),
     ),
     "TACO": Row(
-        {"input_output": json.dumps({"inputs": ["2 4\n"], "outputs": ["0.5\n"]}), "solutions": ["a, b = map(int, input().split())\nprint(a / b)"]},
+        {
+            "input_output": json.dumps({"inputs": ["2 4\n"], "outputs": ["0.5\n"]}),
+            "solutions": ["a, b = map(int, input().split())\nprint(a / b)"],
+        },
         "a, b = map(int, input().split())\nprint('%.4f' % (a / b))",
         ("print(0.50001)", "print(0.5, 0)"),
     ),
     "PRIME/Eurus, function": Row(
-        {"test_cases": json.dumps({"fn_name": "swap", "inputs": ['1\n"a"', "[1]\n{}"], "outputs": ['["a", 1]', "[{}, [1]]"]})},
+        {
+            "test_cases": json.dumps(
+                {
+                    "fn_name": "swap",
+                    "inputs": ['1\n"a"', "[1]\n{}"],
+                    "outputs": ['["a", 1]', "[{}, [1]]"],
+                }
+            )
+        },
         PAIR,
         (PAIR.replace("b, a", "a, b"), "def swap(*a): return a"),
     ),
@@ -81,7 +136,10 @@ ROWS = {
         {
             "data_source": "taco",
             "ability": "code",
-            "reward_model": {"style": "rule", "ground_truth": json.dumps({"inputs": ["3\n"], "outputs": ["1 4 9\n"]})},
+            "reward_model": {
+                "style": "rule",
+                "ground_truth": json.dumps({"inputs": ["3\n"], "outputs": ["1 4 9\n"]}),
+            },
         },
         SQUARES,
         (SQUARES.replace("* i", "* 2"),),
@@ -110,7 +168,11 @@ ROWS = {
             "metadata": json.dumps({"func_name": "total"}),
         },
         METHOD,
-        (METHOD.replace("sum", "max"), METHOD.replace("return sum(numbers)", "return [sum(numbers)]"), METHOD.replace("sum(", "str(")),
+        (
+            METHOD.replace("sum", "max"),
+            METHOD.replace("return sum(numbers)", "return [sum(numbers)]"),
+            METHOD.replace("sum(", "str("),
+        ),
     ),
     "LiveCodeBench, private cases as JSON": Row(
         {
@@ -141,23 +203,43 @@ ROWS = {
             "test_list": ["assert math.isclose(mean([1, 2]), 1.5, rel_tol=1e-3)"],
         },
         MEAN,
-        (MEAN.replace("sum", "max"), "class math:\n    isclose = staticmethod(lambda *a, **k: True)\ndef mean(x): return 7"),
+        (
+            MEAN.replace("sum", "max"),
+            "class math:\n    isclose = staticmethod(lambda *a, **k: True)\ndef mean(x): return 7",
+        ),
     ),
     "MBPP, name of a built-in": Row(
-        {"task_id": 126, "code": "def sum(a, b):\n    return a + b", "test_list": ["assert sum(10, 15) == 25", "assert sum(1, 1) == 2"]},
+        {
+            "task_id": 126,
+            "code": "def sum(a, b):\n    return a + b",
+            "test_list": ["assert sum(10, 15) == 25", "assert sum(1, 1) == 2"],
+        },
         "def sum(a, b):\n    return a + b",
         ("def sum(a, b):\n    return 25", "x = 1"),
     ),
     "HumanEval, continued": Row(
-        {"task_id": "HumanEval/1", "entry_point": "total", "test": HEAD_TEST, "canonical_solution": "    return twice(sum(numbers))\n"},
+        {
+            "task_id": "HumanEval/1",
+            "entry_point": "total",
+            "test": HEAD_TEST,
+            "canonical_solution": "    return twice(sum(numbers))\n",
+        },
         "    return 2 * sum(numbers)\n",
         ("    return sum(numbers)\n", "    pass\n", ""),
         HEAD,
     ),
     "HumanEval, whole": Row(
-        {"task_id": "HumanEval/1", "entry_point": "total", "test": HEAD_TEST, "canonical_solution": "    return twice(sum(numbers))\n"},
+        {
+            "task_id": "HumanEval/1",
+            "entry_point": "total",
+            "test": HEAD_TEST,
+            "canonical_solution": "    return twice(sum(numbers))\n",
+        },
         "```python\ndef total(numbers):\n    return twice(sum(numbers))\n```",
-        ("```python\ndef total(numbers):\n    return sum(numbers)\n```", "```python\ndef twice(x): return 0\n```"),
+        (
+            "```python\ndef total(numbers):\n    return sum(numbers)\n```",
+            "```python\ndef twice(x): return 0\n```",
+        ),
         [{"role": "user", "content": f"Complete this.\n```python\n{HEAD}```"}],
     ),
     "CodeContests": Row(
@@ -174,7 +256,17 @@ ROWS = {
     "verification_info": Row(
         {
             "verification_info": json.dumps(
-                {"language": "python", "test_cases": [{"fn_name": "swap", "input": [1, 2], "output": [[2, 1]], "type": "function_call"}]}
+                {
+                    "language": "python",
+                    "test_cases": [
+                        {
+                            "fn_name": "swap",
+                            "input": [1, 2],
+                            "output": [[2, 1]],
+                            "type": "function_call",
+                        }
+                    ],
+                }
             ),
             "gold_standard_solution": f"```python\n{PAIR}```",
         },
@@ -184,7 +276,14 @@ ROWS = {
     "DeepCoder": Row(
         {
             "tests": json.dumps(
-                [{"input": "[1, 2]", "output": "3", "testtype": "functional", "metadata": {"func_name": "total"}}]
+                [
+                    {
+                        "input": "[1, 2]",
+                        "output": "3",
+                        "testtype": "functional",
+                        "metadata": {"func_name": "total"},
+                    }
+                ]
             )
         },
         METHOD,
@@ -193,7 +292,7 @@ ROWS = {
     "KodCode": Row(
         {
             "question_id": "k1",
-            "test": "from solution import total\n\ndef test_small():\n    assert total([1]) == 1\n\ndef test_large():\n    assert total([1, 2]) == 3\n",
+            "test": PYTESTS,
             "solution": SUM,
         },
         SUM,
@@ -201,7 +300,7 @@ ROWS = {
     ),
     "unittest": Row(
         {
-            "test": "import unittest\nclass TestIt(unittest.TestCase):\n    def test_sum(self):\n        self.assertEqual(total([1, 2]), 3)\n        with self.assertRaises(TypeError):\n            total(None)\n"
+            "test": UNITTESTS,
         },
         SUM,
         (SUM.replace("sum", "len"), "def total(x): return 3"),

@@ -1,6 +1,5 @@
 """The code reward: which answers to which rows earn what."""
 
-
 import re
 
 import pytest
@@ -35,10 +34,20 @@ def test_rows_of_public_data_sets(name):
 def test_grades():
     tests = [["assert add(1, 2) == 3", "assert add(0, 0) == 0"]] * 3
     assert code_reward(None, [RIGHT, WRONG, "no code here"], tests=tests) == [1.0, 0.0, 0.0]
-    assert code_reward(None, [RIGHT, WRONG, "no code here"], partial=True, tests=tests) == [1.0, 0.5, 0.0]
+    assert code_reward(None, [RIGHT, WRONG, "no code here"], partial=True, tests=tests) == [
+        1.0,
+        0.5,
+        0.0,
+    ]
     assert code_reward(None, [RIGHT], tests=[None]) == [None]
     program = "```python\nn = int(input())\nprint(n // 3)\nassert n < 9\n```"
-    cases = [[{"input": "3", "output": " 1 \n"}, {"input": "9", "output": "3"}, {"input": "6", "output": "3"}]]
+    cases = [
+        [
+            {"input": "3", "output": " 1 \n"},
+            {"input": "9", "output": "3"},
+            {"input": "6", "output": "3"},
+        ]
+    ]
     assert code_reward(None, [program], tests=cases) == [0.0]
     assert code_reward(None, [program], partial=True, tests=cases) == [pytest.approx(1 / 3)]
     calls = [{"fn_name": "add", "inputs": [[1, 2], [3, -3]], "outputs": [3, 7]}]
@@ -65,18 +74,48 @@ def test_time_is_for_all_cases_together():
 def test_many_cases_cost_one_start():
     cases = [[{"input": str(i), "output": str(i * i)} for i in range(60)]]
     program = "n = int(input())\nprint(n * n)"
-    assert code_reward(None, [program, program.replace("* n", "+ n")], tests=cases * 2) == [1.0, 0.0]
+    assert code_reward(None, [program, program.replace("* n", "+ n")], tests=cases * 2) == [
+        1.0,
+        0.0,
+    ]
 
 
-@pytest.mark.parametrize("test", ["", "# todo", "pass", "x = 1", "import math", "def helper(): assert False", "assert True", "print('x')"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "",
+        "# todo",
+        "pass",
+        "x = 1",
+        "import math",
+        "def helper(): assert False",
+        "assert True",
+        "print('x')",
+    ],
+)
 @pytest.mark.parametrize("text", ["Sorry, I cannot.", RIGHT])
 def test_tests_that_ask_nothing_are_no_tests(test, text, caplog):
-    assert code_reward(None, [text, text], test_list=[[test]] * 2, task_id=["row 7"] * 2) == [None, None]
+    assert code_reward(None, [text, text], test_list=[[test]] * 2, task_id=["row 7"] * 2) == [
+        None,
+        None,
+    ]
     assert len(caplog.records) == 1 and "task_id 'row 7' is left out: tests " in caplog.text
     assert code_reward(None, [text], test_list=[[test, *ADD]]) == [1.0 if text == RIGHT else 0.0]
 
 
-@pytest.mark.parametrize("text", ["", "Sorry, I cannot.", "42", "# add", "import operator", "```\nx = 1\n```", "raise SystemExit", "```python\nexit()\n```"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Sorry, I cannot.",
+        "42",
+        "# add",
+        "import operator",
+        "```\nx = 1\n```",
+        "raise SystemExit",
+        "```python\nexit()\n```",
+    ],
+)
 def test_what_is_no_solution_earns_nothing(text):
     tests = [*ADD, "try:\n    add(None, 1)\nexcept Exception: pass", "assert add"]
     assert code_reward(None, [text], partial=True, tests=[tests]) == [0.0]
@@ -87,10 +126,16 @@ def test_what_is_no_solution_earns_nothing(text):
 @pytest.mark.parametrize(
     ("test", "reason"),
     [
-        ("import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as f: hello()\nassert f.getvalue() == 'hi'", "redirect_stdout"),
+        (
+            "import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as f: hello()\nassert f.getvalue() == 'hi'",
+            "redirect_stdout",
+        ),
         ("import sys, io\nsys.stdout = io.StringIO()\nhello()", r"sys\.stdout"),
         ("def test_it(capsys):\n    hello()\n    assert capsys.readouterr().out == 'hi'", "capsys"),
-        ("from unittest.mock import patch\nwith patch('builtins.input', return_value='3'): assert hello() == 3", "patch"),
+        (
+            "from unittest.mock import patch\nwith patch('builtins.input', return_value='3'): assert hello() == 3",
+            "patch",
+        ),
         ("import unittest.mock as mock\nwith mock.patch('builtins.print') as p: hello()", "patch"),
         ("import builtins\nbuiltins.input = lambda: '3'\nassert hello() == 3", "builtins.input"),
         ("input = lambda *a: '3'\nassert hello() == 3", "input"),
@@ -100,7 +145,10 @@ def test_what_is_no_solution_earns_nothing(text):
     ],
 )
 def test_tests_that_cannot_work_are_said_at_the_start(test, reason, caplog):
-    assert code_reward(None, ["def hello(): print('hi'); return 3"] * 2, tests=[[test]] * 2) == [None, None]
+    assert code_reward(None, ["def hello(): print('hi'); return 3"] * 2, tests=[[test]] * 2) == [
+        None,
+        None,
+    ]
     assert len(caplog.records) == 1 and re.search(reason, caplog.text)
 
 
@@ -116,17 +164,28 @@ def test_rows_that_cannot_be_read_are_said_once(caplog):
     assert len(caplog.records) == len(unreadable)
     with pytest.raises(ValueError, match=r"column 'tests': tests are statements, .* not list"):
         code_reward(None, ["x"], tests=[[1, 2]])
-    with pytest.raises(ValueError, match="the data has no column with tests: answer; needed is one of tests, test_cases"):
+    with pytest.raises(
+        ValueError,
+        match="the data has no column with tests: answer; needed is one of tests, test_cases",
+    ):
         code_reward(None, ["x"], answer=["y"])
 
 
 def test_rows_of_other_tasks_are_not_graded(caplog):
-    columns = {"tests": [[*ADD], None], "ground_truth": [None, "18"], "reward_model": [None, {"ground_truth": "18"}]}
+    columns = {
+        "tests": [[*ADD], None],
+        "ground_truth": [None, "18"],
+        "reward_model": [None, {"ground_truth": "18"}],
+    }
     assert code_reward(None, [RIGHT, "18"], **columns) == [1.0, None] and not caplog.records
 
 
 def test_rows_whose_own_solution_fails_are_named_and_left_out(caplog):
-    columns = {"tests": [ADD] * 4, "task_id": ["a", "b", "c", "d"], "solution": [WRONG, RIGHT, "In words.", None]}
+    columns = {
+        "tests": [ADD] * 4,
+        "task_id": ["a", "b", "c", "d"],
+        "solution": [WRONG, RIGHT, "In words.", None],
+    }
     assert code_reward(None, [RIGHT] * 4, **columns) == [None, 1.0, 1.0, 1.0]
     assert "task_id 'a' is left out: its own solution fails its tests" in caplog.text and len(caplog.records) == 1
     assert code_reward(None, [RIGHT] * 4, reference=False, **columns) == [1.0] * 4
@@ -186,7 +245,10 @@ def test_idioms_as_a_reward():
 
 def test_limits_that_contradict_each_other():
     config = RewardConfig(function="code", options={"timeout": 10.0})
-    with pytest.raises(ValueError, match=r"rewards\.options\.timeout 10\.0 of 'code' must be below reward_pool\.timeout 10\.0"):
+    with pytest.raises(
+        ValueError,
+        match=r"rewards\.options\.timeout 10\.0 of 'code' must be below reward_pool\.timeout 10\.0",
+    ):
         make_rewards([config], PoolConfig())
     with make_rewards([RewardConfig(function="code")]) as rewards:
         with pytest.raises(ValueError, match="reward 'code': the data has no column with tests"):

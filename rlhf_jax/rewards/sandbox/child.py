@@ -1,6 +1,8 @@
-"""What runs inside the sandbox, in a process that has just been forked and locked in (`rlhf_jax.rewards.sandbox.server`).
+"""What runs inside the sandbox, in a process that has just been forked and locked in
+(`rlhf_jax.rewards.sandbox.server`).
 
-The job lies in a file that is open already, and so does the place for the output; both are in memory.
+The job lies in a file that is open already, and so does the place for the output; both are in
+memory.
 """
 
 import ast
@@ -53,7 +55,8 @@ def run(kind: str, job: dict[str, Any], connection: int | None, *, folder: str |
 
 
 def _run_program(code: str) -> None:
-    """Runs a program and ends the process as an interpreter would, but for taking apart all that is in its memory."""
+    """Runs a program and ends the process as an interpreter would, but for taking apart all that is
+    in its memory."""
     status = 0
     try:
         exec(compile(code, "main.py", "exec"), python.new_module("__main__"))
@@ -79,7 +82,8 @@ def _load(code: str) -> dict[str, Any]:
 
 
 def _run_calls(job: dict[str, Any]) -> None:
-    """Calls a function of the candidate's, or a method of its class `Solution`, again and again; writes a line for each."""
+    """Calls a function of the candidate's, or a method of its class `Solution`, again and again;
+    writes a line for each."""
     results = os.fdopen(os.dup(1), "wb", buffering=0)
     _silence()
     namespace = _load(job["code"])
@@ -115,7 +119,8 @@ def _function(namespace: dict[str, Any], name: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A result as a grader of JSON compares it: tuples are lists, numbers of other types are numbers. Ints are texts."""
+    """A result as a grader of JSON compares it: tuples are lists, numbers of other types are
+    numbers. Ints are texts."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
@@ -137,7 +142,8 @@ def _plain(value: Any) -> Any:
 def _run_tests(job: dict[str, Any], peer: Peer) -> None:
     verdicts = os.dup(1)
     _silence()
-    # Answered once the candidate's module has run to its end; when it has not, this process ends without a verdict.
+    # Answered once the candidate's module has run to its end; when it has not, this process ends
+    # without a verdict.
     names = Names(peer, [job["setup"], *job["tests"]], job["entry"])
     if names.lacking:
         return
@@ -160,7 +166,8 @@ def _run_tests(job: dict[str, Any], peer: Peer) -> None:
 
 
 def _run_defined(names: "Names", before: set[str]) -> None:
-    """Runs what test runners would: functions ``test_..`` without arguments, and methods of test cases."""
+    """Runs what test runners would: functions ``test_..`` without arguments, and methods of test
+    cases."""
     for name in [name for name in names if name not in before]:
         value = names[name]
         if isinstance(value, types.FunctionType) and name.startswith("test_") and not value.__code__.co_argcount:
@@ -171,10 +178,11 @@ def _run_defined(names: "Names", before: set[str]) -> None:
 
 
 class Names(dict[str, Any]):
-    """The namespace of tests. What they neither define nor import is the candidate's, looked up anew each time.
+    """The namespace of tests. What they neither define nor import is the candidate's, looked up
+    anew each time.
 
-    Modules of the standard library whose attributes are read, and the few functions that compare, are always the real ones: no
-    candidate can bring an `isclose` of its own.
+    Modules of the standard library whose attributes are read, and the few functions that compare,
+    are always the real ones: no candidate can bring an `isclose` of its own.
     """
 
     def __init__(self, peer: Peer, codes: list[str], entry: str) -> None:
@@ -218,7 +226,7 @@ class Names(dict[str, Any]):
                 type.__setattr__(value, "_own", True)
             return value
         if kind == "module" and str(value).partition(".")[0] in sys.stdlib_module_names:
-            return importlib.import_module(value)
+            return importlib.import_module(str(value))
         self.lacking |= not name.startswith("__")
         raise absent(name)
 
@@ -229,5 +237,3 @@ def _silence() -> None:
         os.dup2(null, descriptor)
     os.close(null)
     python.open_standard_streams()
-
-

@@ -1,11 +1,15 @@
-"""What a process does to itself before it runs a stranger's code. Linux; runs inside the sandboxed process.
+"""What a process does to itself before it runs a stranger's code. Linux; runs inside the sandboxed
+process.
 
 Layers, each enough against some attacks and all together against each of them twice:
 
-* limits: processor time, memory, file size, open files, no core files; with namespaces also threads;
-* namespaces: own users, processes, network (not even loopback), semaphores and host name, and a root of its own in memory
-  that holds the standard library, shared libraries, time zones and an empty folder, and vanishes with the process;
-* landlock: only the standard library, shared libraries and time zones can be read, only the working folder can be written;
+* limits: processor time, memory, file size, open files, no core files; with namespaces also
+  threads;
+* namespaces: own users, processes, network (not even loopback), semaphores and host name, and a
+  root of its own in memory that holds the standard library, shared libraries, time zones and an
+  empty folder, and vanishes with the process;
+* landlock: only the standard library, shared libraries and time zones can be read, only the working
+  folder can be written;
 * seccomp: see `rlhf_jax.rewards.sandbox.seccomp`;
 * no capabilities, no new privileges.
 """
@@ -26,7 +30,15 @@ from rlhf_jax.rewards.sandbox import seccomp
 
 _CLONE_NAMESPACES = 0x10000000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x04000000
 _CLONE_MOUNTS = 0x00020000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_MOVE, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 8192, 16384, 1 << 18
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_MOVE, _MS_REC, _MS_PRIVATE = (
+    2,
+    4,
+    8,
+    4096,
+    8192,
+    16384,
+    1 << 18,
+)
 _MNT_DETACH = 2
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
@@ -40,9 +52,11 @@ _PLACES = ("/mnt", "/media", "/srv", "/tmp", "/var/tmp", "/dev/shm")
 _FOLDERS = ("/sandbox", "/.sandbox")
 _DEVICES = ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/null")
 _INTERPRETER_LIBRARIES = tuple(
-    f"lib{name}" for name in "python ssl crypto sqlite3 ffi z lzma bz2 expat ncurses tinfo readline uuid mpdec gcc_s stdc++".split()
+    f"lib{name}"
+    for name in "python ssl crypto sqlite3 ffi z lzma bz2 expat ncurses tinfo readline uuid mpdec gcc_s stdc++".split()
 )
-"""Shared libraries beside an interpreter that is not the system's own; what else lies there is not for strangers."""
+"""Shared libraries beside an interpreter that is not the system's own; what else lies there is not
+for strangers."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +73,8 @@ class Limits(NamedTuple):
 
 
 class Places(NamedTuple):
-    """What can be seen; made once by `places`, since looking around takes longer than a sandbox's start."""
+    """What can be seen; made once by `places`, since looking around takes longer than a sandbox's
+    start."""
 
     trees: tuple[str, ...]
     """Files and folders that exist in the root of their own (with namespaces)."""
@@ -112,14 +127,19 @@ def die_with_parent() -> None:
 
 
 def separate() -> None:
-    """Gives this process namespaces of its own; its next child is the first process in its own world.
+    """Gives this process namespaces of its own; its next child is the first process in its own
+    world.
 
     Raises:
       OSError: the system does not allow it.
     """
     user, group = os.geteuid(), os.getegid()
     _check(_libc.unshare(_CLONE_NAMESPACES), "namespaces")
-    for name, line in (("setgroups", "deny"), ("uid_map", f"{_NOBODY} {user} 1"), ("gid_map", f"{_NOBODY} {group} 1")):
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{_NOBODY} {user} 1"),
+        ("gid_map", f"{_NOBODY} {group} 1"),
+    ):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(line)
 
@@ -130,8 +150,9 @@ def enter(limits: Limits, seen: Places, *, namespaces: bool, abi: int | None) ->
     Args:
       limits: of this process.
       seen: what it can read.
-      namespaces: whether `separate` went before; not every container allows it. The other layers are always applied.
-        With namespaces the current folder is then one that can be written; without, nothing can be written.
+      namespaces: whether `separate` went before; not every container allows it. The other layers
+        are always applied. With namespaces the current folder is then one that can be written;
+        without, nothing can be written.
       abi: use no newer version of Landlock than this; None: the kernel's own.
 
     Raises:
@@ -159,7 +180,8 @@ def _limit(limits: Limits, seen: Places, *, namespaces: bool) -> None:
         "MEMLOCK": 0,
         "MSGQUEUE": 0,
     }
-    # Elsewhere, and before Linux 5.14, the kernel counts all threads of the user against it, those of the trainer too.
+    # Elsewhere, and before Linux 5.14, the kernel counts all threads of the user against it, those
+    # of the trainer too.
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
     if namespaces and release >= (5, 14):
         wanted["NPROC"] = _THREADS
@@ -180,7 +202,10 @@ def _new_root(seen: Places) -> None:
     # Nothing of what is shown may lie below the place, which hides it.
     free = [p for p in _PLACES if os.path.isdir(p) and not any(tree.startswith(f"{p}/") for tree in seen.trees)]
     if not free:
-        raise OSError(errno.ENOENT, f"sandbox: none of {', '.join(_PLACES)} is a folder without the standard library in it")
+        raise OSError(
+            errno.ENOENT,
+            f"sandbox: none of {', '.join(_PLACES)} is a folder without the standard library in it",
+        )
     root = free[0]
     _mount(b"tmpfs", root, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, _ROOT_OPTIONS)
     shown: list[str] = []
@@ -199,7 +224,13 @@ def _new_root(seen: Places) -> None:
         _mount(os.path.realpath(path).encode(), target, None, _MS_BIND | _MS_REC, None)
         shown.append(path)
     for path in seen.covered:
-        _mount(b"tmpfs", root + path, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"size=4k,nr_inodes=2,mode=555")
+        _mount(
+            b"tmpfs",
+            root + path,
+            b"tmpfs",
+            _MS_NOSUID | _MS_NODEV | _MS_NOEXEC,
+            b"size=4k,nr_inodes=2,mode=555",
+        )
     os.mkdir(root + seen.folder, mode=0o700)
     os.chdir(root)
     if _libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b".") == 0:
@@ -228,7 +259,10 @@ def _confine_files(readable: Sequence[str], writable: str | None, abi: int | Non
     every = (1 << (13 if version < 2 else 14 if version < 3 else 15 if version < 5 else 16)) - 1
     attributes = struct.pack("QQQ", every, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
-    rules = _check(_libc.syscall(_LANDLOCK_CREATE, ctypes.c_char_p(attributes), ctypes.c_size_t(size), 0), "landlock")
+    rules = _check(
+        _libc.syscall(_LANDLOCK_CREATE, ctypes.c_char_p(attributes), ctypes.c_size_t(size), 0),
+        "landlock",
+    )
     for path in readable:
         _allow(rules, path, _READ_FILE | _READ_DIR if os.path.isdir(path) else _READ_FILE)
     for path in ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"):
@@ -246,7 +280,10 @@ def _allow(rules: int, path: str, access: int) -> None:
     except FileNotFoundError:
         return
     rule = struct.pack("=Qi", access, descriptor)
-    _check(_libc.syscall(_LANDLOCK_ADD, rules, 1, ctypes.c_char_p(rule), 0), f"landlock rule for {path}")
+    _check(
+        _libc.syscall(_LANDLOCK_ADD, rules, 1, ctypes.c_char_p(rule), 0),
+        f"landlock rule for {path}",
+    )
     os.close(descriptor)
 
 

@@ -1,9 +1,10 @@
 """Stand-ins for what lives in the other process: objects, classes, exceptions.
 
-Whether an object of the candidate's equals data is *not* the candidate's business, or an object that equals everything would
-be right everywhere. It may say so only of objects that a test has made itself, by calling a class by its name (``Vector(1, 2) ==
-(1, 2)``), and then not of all values at once: decoys are asked for, too. What derives from a built-in type is compared as that
-type's value, here.
+Whether an object of the candidate's equals data is *not* the candidate's business, or an object
+that equals everything would be right everywhere. It may say so only of objects that a test has made
+itself, by calling a class by its name (``Vector(1, 2) == (1, 2)``), and then not of all values at
+once: decoys are asked for, too. What derives from a built-in type is compared as that type's value,
+here.
 """
 
 import functools
@@ -15,7 +16,16 @@ from typing import Any
 REFLECTED = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift divmod".split()
 ORDERED = {"lt": "gt", "gt": "lt", "le": "gt", "ge": "lt"}
 """Comparison -> one that cannot hold as well."""
-CONVERSIONS = {"len": int, "str": str, "repr": str, "int": int, "float": float, "index": int, "complex": complex, "hash": int}
+CONVERSIONS = {
+    "len": int,
+    "str": str,
+    "repr": str,
+    "int": int,
+    "float": float,
+    "index": int,
+    "complex": complex,
+    "hash": int,
+}
 UNARY = "neg pos invert abs reversed trunc floor ceil".split()
 
 Ask = Callable[..., Any]
@@ -73,8 +83,8 @@ class Proxy(metaclass=RemoteClass):
     """An object of the other side."""
 
     __slots__ = ("_ask", "_number", "_made", "_base", "__weakref__")
-    __doc__ = property(lambda self: _remote(self, "getattr", "__doc__"))  # type: ignore[assignment]
-    __module__ = property(lambda self: _remote(self, "getattr", "__module__"))  # type: ignore[assignment]
+    __doc__ = property(lambda self: _remote(self, "getattr", "__doc__"))
+    __module__ = property(lambda self: _remote(self, "getattr", "__module__"))
 
     def __getattr__(self, name: str) -> Any:
         return _remote(self, "getattr", name)
@@ -136,7 +146,8 @@ class Proxy(metaclass=RemoteClass):
 
 
 def is_proxy(value: Any) -> bool:
-    """Whether a value is a stand-in for an object (by its own class alone: `isinstance` would ask the other side)."""
+    """Whether a value is a stand-in for an object (by its own class alone: `isinstance` would ask
+    the other side)."""
     return type.__instancecheck__(Proxy, value)
 
 
@@ -169,12 +180,19 @@ def _arithmetic(operation: str) -> Callable[[Any, Any], Any]:
     return compute
 
 
-_BINARY = {name: divmod if name == "divmod" else vars(operator)[f"__{name}__"] for name in [*REFLECTED, *ORDERED]}
+def _swapped(compute: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda own, other: compute(other, own)
+
+
+_BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    name: divmod if name == "divmod" else vars(operator)[f"__{name}__"] for name in [*REFLECTED, *ORDERED]
+}
 _PLAIN: dict[str, Callable[[Any, Any], Any]] = {
     **_BINARY,
-    **{f"r{name}": lambda own, other, compute=_BINARY[name]: compute(other, own) for name in REFLECTED},
+    **{f"r{name}": _swapped(_BINARY[name]) for name in REFLECTED},
 }
-"""Operation -> itself on the value of a built-in type. Those in place change the object on the other side."""
+"""Operation -> itself on the value of a built-in type. Those in place change the object on the
+other side."""
 
 for _name in UNARY + "getitem setitem delitem next enter round format aiter copy".split():
     type.__setattr__(Proxy, f"__{_name}__", _forward(_name))
@@ -186,12 +204,16 @@ for _name in REFLECTED[:-1]:
     type.__setattr__(Proxy, f"__i{_name}__", _arithmetic(f"i{_name}"))
 
 
-_LOOKED_UP: dict[str, Any] = {"__slots__": (), **{name: vars(Proxy)[name] for name in ("__doc__", "__module__")}}
+_LOOKED_UP: dict[str, Any] = {
+    "__slots__": (),
+    **{name: vars(Proxy)[name] for name in ("__doc__", "__module__")},
+}
 """What every class of stand-ins has of its own: else Python gives it some."""
 
 
 class _OfImmutable:
-    """Added to stand-ins for classes that derive from an immutable type: the value is here, all else there."""
+    """Added to stand-ins for classes that derive from an immutable type: the value is here, all
+    else there."""
 
     def __getattr__(self, name: str) -> Any:
         return _remote(self, "getattr", name)
@@ -220,12 +242,17 @@ def make_class(name: str, bases: tuple[type, ...], ask: Ask, number: int) -> Rem
 
     Args:
       name: of the class.
-      bases: stand-ins of its bases, and those of them that are exceptions or immutable built-in types themselves.
+      bases: stand-ins of its bases, and those of them that are exceptions or immutable built-in
+        types themselves.
       ask: what a stand-in asks.
       number: of the class on the other side.
     """
     real = tuple(base for base in bases if base not in (object, Proxy))
-    content: dict[str, Any] = {"_class_ask": staticmethod(ask), "_class_number": number, "_own": False}
+    content: dict[str, Any] = {
+        "_class_ask": staticmethod(ask),
+        "_class_number": number,
+        "_own": False,
+    }
     kinds: list[tuple[type, ...]] = [real, real[:1]]
     for root, mixin in ((BaseException, _OfError), (object, _OfImmutable)):
         chosen = tuple(base for base in real if issubclass(base, root) and not issubclass(base, Proxy))
@@ -251,7 +278,7 @@ def make_object(kind: type, ask: Ask, number: int, *, base: bool) -> Proxy:
       base: whether it derives from a mutable built-in type.
     """
     if not issubclass(kind, Proxy):
-        kind = _standard(kind)
+        kind = _standard(kind)  # type: ignore[arg-type]
     made: Proxy = object.__new__(kind)
     for name, value in (("_ask", ask), ("_number", number), ("_made", False), ("_base", base)):
         object.__setattr__(made, name, value)
@@ -260,8 +287,14 @@ def make_object(kind: type, ask: Ask, number: int, *, base: bool) -> Proxy:
 
 @functools.cache
 def _standard(kind: type) -> type:
-    """A class of stand-ins that pass for objects of a class of the standard library (generators, locks, patterns)."""
-    return RemoteClass.__new__(RemoteClass, kind.__name__, (Proxy,), _LOOKED_UP | {"__class__": property(lambda self: kind)})
+    """A class of stand-ins that pass for objects of a class of the standard library (generators,
+    locks, patterns)."""
+    return RemoteClass.__new__(
+        RemoteClass,
+        kind.__name__,
+        (Proxy,),
+        _LOOKED_UP | {"__class__": property(lambda self: kind)},
+    )
 
 
 def make_value(kind: type, value: Any, number: int) -> Any:
@@ -273,8 +306,8 @@ def make_value(kind: type, value: Any, number: int) -> Any:
       number: of the object on the other side.
     """
     base = type(value)
-    made = base.__new__(kind, value)  # type: ignore[call-arg]
-    vars(made)["_number"] = number
+    made: Any = base.__new__(kind, value)
+    made.__dict__["_number"] = number
     return made
 
 
@@ -289,7 +322,8 @@ def make_error(kind: type, args: tuple[Any, ...], fields: dict[str, Any], text: 
       number: of the exception on the other side.
     """
     if isinstance(kind, RemoteClass):
-        error: BaseException = kind.__new__(kind, *args)  # not by a call, which would be made there
+        new: Callable[..., BaseException] = kind.__new__
+        error = new(kind, *args)  # not by a call, which would be made there
         fields = fields | {"_number": number, "_text": text}
     else:
         try:
@@ -321,7 +355,8 @@ def _remote(target: Any, operation: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _discerning(holds: Callable[[Any], bool], value: Any) -> bool:
-    """Whether something holds of a value and not of others of its kind, asked in an order that gives nothing away."""
+    """Whether something holds of a value and not of others of its kind, asked in an order that
+    gives nothing away."""
     asked = [value, *_decoys(value)]
     order = random.sample(range(len(asked)), len(asked))
     answers = {}
@@ -344,7 +379,8 @@ def _decoys(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [value + odd, odd, value[:-1] + "\x00"]
     if isinstance(value, list | tuple):
-        return [value + type(value)([odd]), type(value)([odd])]
+        only = type(value)([odd])
+        return [type(value)([*value, odd]), only]
     if isinstance(value, dict):
         return [{**value, odd: odd}, {odd: odd}]
     if isinstance(value, set | frozenset):

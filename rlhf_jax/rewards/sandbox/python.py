@@ -1,6 +1,8 @@
-"""What a stranger's Python finds: that of a fresh interpreter, with the names that graders of public data sets import for it.
+"""What a stranger's Python finds: that of a fresh interpreter, with the names that graders of
+public data sets import for it.
 
-Everything here is imported before the sandbox is entered and a process is forked, so that none of it costs a candidate time.
+Everything here is imported before the sandbox is entered and a process is forked, so that none of
+it costs a candidate time.
 """
 
 import asyncio.selector_events
@@ -13,8 +15,11 @@ from typing import Any
 
 _STARRED = "string re datetime collections heapq bisect copy math random statistics itertools functools operator io json typing "
 _STARRED += "fractions decimal"
-"""``from .. import *`` of these is in front of every solution, as LiveCodeBench's grader has it (and APPS' and PRIME's in part)."""
-_PLAIN = "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json time os"
+"""``from .. import *`` of these stands in front of every solution in LiveCodeBench's grader (in
+APPS' and PRIME's in part)."""
+_PLAIN = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json time os"
+)
 _MORE = "array asyncio base64 calendar cmath contextlib dataclasses enum hashlib inspect numbers queue secrets struct tempfile "
 _MORE += "textwrap threading traceback types unittest unittest.mock uuid weakref zlib pprint string.templatelib zoneinfo"
 
@@ -66,7 +71,8 @@ def usual_names() -> dict[str, Any]:
 def new_module(name: str) -> dict[str, Any]:
     """Makes an empty module that finds the usual names, and returns its namespace.
 
-    The names are built-ins, not the module's own: a module that defines nothing still has nothing to be tested.
+    The names are built-ins, not the module's own: a module that defines nothing still has nothing
+    to be tested.
     """
     vars(builtins).update(usual_names())
     module = types.ModuleType(name)
@@ -77,10 +83,11 @@ def new_module(name: str) -> dict[str, Any]:
 
 
 def open_standard_streams() -> None:
-    """New text streams on descriptors 0 to 2: those of the interpreter belong to what these were when it started."""
+    """New text streams on descriptors 0 to 2: those of the interpreter belong to what these were
+    when it started."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         errors = "backslashreplace" if number == 2 else "surrogateescape"
-        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115  lives as long as the process
+        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -107,7 +114,8 @@ class _Pipe:
 
 
 def _loops_without_sockets() -> None:
-    """Event loops wake themselves up through a pair of sockets, and the sandbox has no sockets: a pipe does as well."""
+    """Event loops wake themselves up through a pair of sockets, and the sandbox has no sockets: a
+    pipe does as well."""
 
     def make(loop: Any) -> None:
         loop._ssock, loop._csock = map(_Pipe, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))

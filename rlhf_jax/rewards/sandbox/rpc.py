@@ -1,11 +1,12 @@
 """Calls between the process that runs the tests and the one that runs the candidate's code.
 
-They share nothing but a socket with plain data on it, so nothing the candidate does to its own process (patched builtins,
-objects that equal everything, early exits) can make a test pass: only right values can. What travels by value is in
-`rlhf_jax.rewards.sandbox.wire`, what stays is seen through `rlhf_jax.rewards.sandbox.proxies`.
+They share nothing but a socket with plain data on it, so nothing the candidate does to its own
+process (patched builtins, objects that equal everything, early exits) can make a test pass: only
+right values can. What travels by value is in `rlhf_jax.rewards.sandbox.wire`, what stays is seen
+through `rlhf_jax.rewards.sandbox.proxies`.
 
-The side of the tests answers requests as well, for functions, iterators and objects that tests hand over: only those, and
-none of their attributes that lead on into this process.
+The side of the tests answers requests as well, for functions, iterators and objects that tests hand
+over: only those, and none of their attributes that lead on into this process.
 """
 
 import asyncio
@@ -70,9 +71,30 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "divmod": divmod,
     "rdivmod": lambda own, other: divmod(other, own),
 }
-_OPERATIONS |= {"len": len, "bool": bool, "str": str, "repr": repr, "iter": iter, "next": next, "hash": hash, "int": int}
-_OPERATIONS |= {"float": float, "complex": complex, "round": round, "format": format, "reversed": reversed, "abs": abs}
-_OPERATIONS |= {"index": operator.index, "neg": operator.neg, "pos": operator.pos, "invert": operator.invert}
+_OPERATIONS |= {
+    "len": len,
+    "bool": bool,
+    "str": str,
+    "repr": repr,
+    "iter": iter,
+    "next": next,
+    "hash": hash,
+    "int": int,
+}
+_OPERATIONS |= {
+    "float": float,
+    "complex": complex,
+    "round": round,
+    "format": format,
+    "reversed": reversed,
+    "abs": abs,
+}
+_OPERATIONS |= {
+    "index": operator.index,
+    "neg": operator.neg,
+    "pos": operator.pos,
+    "invert": operator.invert,
+}
 _OPERATIONS |= {"trunc": math.trunc, "floor": math.floor, "ceil": math.ceil}
 _OPERATIONS |= {name: vars(operator)[f"__{name}__"] for name in proxies.ORDERED}
 for _name in proxies.REFLECTED[:-1]:
@@ -91,7 +113,8 @@ class Peer:
 
     Args:
       descriptor: a connected socket.
-      namespace: names that the other side may use, or None when it may use nothing but what it was given.
+      namespace: names that the other side may use, or None when it may use nothing but what it was
+        given.
     """
 
     def __init__(self, descriptor: int, namespace: dict[str, Any] | None) -> None:
@@ -104,7 +127,8 @@ class Peer:
     def request(self, operation: str, target: Any, *args: Any, **kwargs: Any) -> Any:
         """Does an operation on the other side and waits for it, answering callbacks meanwhile.
 
-        The process ends at once when the other side has: tests that expect some exception must not take this for it.
+        The process ends at once when the other side has: tests that expect some exception must not
+          take this for it.
 
         Raises:
           BaseException: what it raised there.
@@ -114,7 +138,11 @@ class Peer:
         def encode(value: Any) -> Any:
             return self._encode(value, objects)
 
-        encoded = [encode(target), [encode(a) for a in args], {k: encode(v) for k, v in kwargs.items()}]
+        encoded = [
+            encode(target),
+            [encode(a) for a in args],
+            {k: encode(v) for k, v in kwargs.items()},
+        ]
         before = objects.describe(encode)
         try:
             self._send([operation, *encoded, before])
@@ -154,7 +182,13 @@ class Peer:
         try:
             operation, target, args, kwargs, table = message
             objects.fill(table, decode, [])
-            value = self._do(operation, target, [decode(a) for a in args], {k: decode(v) for k, v in kwargs.items()}, objects)
+            value = self._do(
+                operation,
+                target,
+                [decode(a) for a in args],
+                {k: decode(v) for k, v in kwargs.items()},
+                objects,
+            )
             reply = ["value", encode(value)]
         except BaseException as error:  # SystemExit and KeyboardInterrupt concern one call, too
             reply = ["error", self._encode_error(error, encode)]
@@ -163,7 +197,14 @@ class Peer:
         except (RecursionError, ValueError) as error:  # it cannot travel
             self._send(["error", self._encode_error(RuntimeError(str(error)), encode), []])
 
-    def _do(self, operation: str, target: Any, args: list[Any], kwargs: dict[str, Any], objects: wire.Objects) -> Any:
+    def _do(
+        self,
+        operation: str,
+        target: Any,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        objects: wire.Objects,
+    ) -> Any:
         if self._namespace is None:
             if operation not in _FOR_GUESTS or not (isinstance(target, list) and target[:1] == ["yours"]):
                 raise PermissionError(operation)
@@ -205,7 +246,12 @@ class Peer:
             return ["coroutine", self._share(value)]
         base = wire.plain_base(value)
         if base in wire.IMMUTABLE:
-            return ["sub", self._share(value), encode(type(value)), encode(wire.as_base(value, base))]
+            return [
+                "sub",
+                self._share(value),
+                encode(type(value)),
+                encode(wire.as_base(value, base)),
+            ]
         return ["mine", self._share(value), encode(type(value)), base is not None]
 
     def _encode_error(self, error: BaseException, encode: Callable[[Any], Any], depth: int = 0) -> Any:
@@ -217,7 +263,15 @@ class Peer:
         args = error.args if isinstance(error.args, tuple) else ()
         cause = error.__cause__
         because = self._encode_error(cause, encode, depth + 1) if cause is not None and depth < _CAUSES else None
-        return ["exception", self._share(error), encode(type(error)), [encode(a) for a in args], fields, text, because]
+        return [
+            "exception",
+            self._share(error),
+            encode(type(error)),
+            [encode(a) for a in args],
+            fields,
+            text,
+            because,
+        ]
 
     def _decode(self, data: Any, objects: wire.Objects) -> Any:
         if not isinstance(data, list):
@@ -250,7 +304,10 @@ class Peer:
             return proxies.make_object(local, self.request, number, base=content[1] is True)
         if kind == "sub":
             return proxies.make_value(local, decode(content[1]), number)
-        args, fields = tuple(decode(a) for a in content[1]), {k: decode(v) for k, v in content[2].items()}
+        args, fields = (
+            tuple(decode(a) for a in content[1]),
+            {k: decode(v) for k, v in content[2].items()},
+        )
         error = proxies.make_error(local, args, fields, str(content[3]), number)
         error.__cause__ = decode(content[4])
         return error
@@ -281,14 +338,16 @@ class Peer:
 
 
 def _base(kind: Any) -> type | None:
-    """What of a base class matters here: stand-ins, exceptions, and the immutable type that one of the library's derives from."""
+    """What of a base class matters here: stand-ins, exceptions, and the immutable type that one of
+    the library's derives from."""
     if isinstance(kind, proxies.RemoteClass) or (isinstance(kind, type) and issubclass(kind, BaseException)):
         return kind
     return next((base for base in kind.__mro__ if base in wire.IMMUTABLE), None) if isinstance(kind, type) else None
 
 
 def _check_attribute(value: Any, name: Any) -> None:
-    """Attributes of objects of classes that the tests define, and of plain streams; never those that lead to frames."""
+    """Attributes of objects of classes that the tests define, and of plain streams; never those
+    that lead to frames."""
     if name in _NAMING:
         return
     ours = type(value).__module__ == TESTS or type(value).__module__ == "_io"

@@ -1,40 +1,25 @@
-"""Sandboxed processes as the grader sees them: jobs go in, what came out and how it ended comes back."""
+"""Sandboxed processes as the grader sees them: jobs go in, what came out and how it ended comes
+back."""
 
-import atexit
-import fcntl
 import functools
-import importlib.util
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rlhf_jax.rewards.sandbox.child import PASSED, packed
+from rlhf_jax.rewards.sandbox.client import START_SECONDS, Server, memory_file, output_file, send
 
-PACKAGES = ("numpy",)
-"""What strangers' code may import beside the standard library, where it is installed."""
 LANDLOCK: int | None = None
 """The newest version of Landlock to use; None: the kernel's own. For tests of older ones."""
-_HERE = os.path.dirname(os.path.abspath(__file__))
-_BOOT = (
-    "import sys, types\n"
-    "for name, path in zip(('rlhf_jax', 'rlhf_jax.rewards', 'rlhf_jax.rewards.sandbox'), sys.argv[1:]):\n"
-    "    sys.modules[name] = types.ModuleType(name); sys.modules[name].__path__ = [path]\n"
-    "from rlhf_jax.rewards.sandbox.server import main; main()"
-)
-"""Imports the server without the packages around it, which need JAX and are not for strangers."""
 _LARGEST_OUTPUT = 2**20
 _FILE_SIZE = 2**24
-_START_SECONDS = 60.0
-"""For the interpreter to start and import; candidates' limits start later."""
 WALL = 9.0
-"""Wall time in own times. Waiting for a processor is not the candidate's fault, so this is far above; and it is below the ten
-times after which the pool gives up on a grader."""
+"""Wall time in own times. Waiting for a processor is not the candidate's fault, so this is far
+above; and it is below the ten times after which the pool gives up on a grader."""
 _PROBE = """
 import ctypes, os, socket
 victim, other = VICTIM, OTHER
@@ -50,7 +35,6 @@ attempts = {
     "read a file outside its folder": lambda: open("/etc/passwd").read(),
     "read a file of the user's": lambda: open(other).read(),
     "write outside its folder": lambda: open(f"{os.path.dirname(victim)}/escaped", "w"),
-    "write at the root": lambda: open("/escaped", "w"),
     "write to a file that it may read": lambda: open(victim, "r+"),
     "empty a file that it may read": lambda: truncate(os.O_RDONLY),
     "empty a file by its name": lambda: os.truncate(victim, 0),
@@ -100,8 +84,9 @@ class Called(NamedTuple):
     """What a function returned, call by call."""
 
     results: list[Any]
-    """Per call ``{"value": ..}`` or ``{"error": name}``, as `rlhf_jax.rewards.sandbox.child` writes them. Fewer than there were
-    calls when the process ended early; nothing of it is to be trusted."""
+    """Per call ``{"value": ..}`` or ``{"error": name}``, as `rlhf_jax.rewards.sandbox.child` writes
+    them. Fewer than there were calls when the process ended early; nothing of it is to be
+    trusted."""
     fault: str | None
     """As in `Finished`."""
 
@@ -120,82 +105,14 @@ class _Raw(NamedTuple):
     seconds: float
 
 
-class _Server:
-    """The process that forks sandboxed ones.
-
-    Args:
-      packages: names of packages that strangers' code may import.
-      readable: paths that it may read, besides what it needs.
-
-    Raises:
-      RuntimeError: it does not start.
-    """
-
-    def __init__(self, packages: Sequence[str], readable: Sequence[str] = ()) -> None:
-        found = [package for name in packages if (package := _package(name)) is not None]
-        folders = [os.path.dirname(os.path.dirname(_HERE)), os.path.dirname(_HERE), _HERE]
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            more = [str(theirs.fileno()), json.dumps({"packages": found, "readable": list(readable)})]
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, *folders, *more],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")},
-                cwd="/",
-                pass_fds=[theirs.fileno()],
-            )
-        self.control.settimeout(_START_SECONDS)
-        try:
-            started = self.control.recv(1 << 16)
-        except OSError:
-            started = b""
-        if not started:
-            self.close()
-            raise RuntimeError("the sandbox did not start")
-        self.packages = tuple(json.loads(started)["packages"])
-
-    def close(self) -> None:
-        """Ends the process and all that it has forked."""
-        self.control.close()
-        try:
-            self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def forget(self) -> None:
-        """Leaves the process to the one that this process was forked from."""
-        self.control.close()
-        self._process.returncode = 0
-
-
-_lock = threading.Lock()
-_servers: list[_Server] = []
-"""At most one, of this process."""
-
-
-def _forget() -> None:
-    while _servers:
-        _servers.pop().forget()
-
-
-def _close() -> None:
-    while _servers:
-        _servers.pop().close()
-
-
-os.register_at_fork(after_in_child=_forget)
-atexit.register(_close)
-
-
 @functools.cache
 def isolation() -> bool:
-    """Checks by attempts that the sandbox holds here. Takes a quarter of a second, once per process.
+    """Checks by attempts that the sandbox holds here. Takes a quarter of a second, once per
+    process.
 
     Returns:
-      Whether namespaces are part of it (then programs have a writable folder; without, they can write nowhere).
+      Whether namespaces are part of it (then programs have a writable folder; without, they can
+      write nowhere).
 
     Raises:
       ValueError: one line; this system lacks a layer, or an attempt to get out succeeded.
@@ -223,7 +140,7 @@ def isolation() -> bool:
 def _leak(victim: str, other: str, *, namespaces: bool) -> str | None:
     probe = _PROBE.replace("VICTIM", repr(victim)).replace("OTHER", repr(other))
     try:
-        server = _Server((), [os.path.dirname(victim)])
+        server = Server((), [os.path.dirname(victim)])
         try:
             limits = Limits(timeout=10.0)
             finished = _program(probe, "", limits, namespaces=namespaces, server=server, largest=_LARGEST_OUTPUT)
@@ -258,7 +175,8 @@ def run_program(code: str, stdin: str, limits: Limits, *, largest: int = _LARGES
 
 
 def run_calls(code: str, function: str, arguments: Sequence[tuple[list[Any], dict[str, Any]]], limits: Limits) -> Called:
-    """Calls a function of a module, or a method of its class `Solution`, again and again in one process.
+    """Calls a function of a module, or a method of its class `Solution`, again and again in one
+    process.
 
     Args:
       code: the candidate's module.
@@ -284,7 +202,8 @@ def run_calls(code: str, function: str, arguments: Sequence[tuple[list[Any], dic
 def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits, entry: str = "") -> int:
     """Runs tests against a module, the tests in one sandboxed process and the module in another.
 
-    See `rlhf_jax.rewards.sandbox.rpc` for what can be tested, and why the module cannot fake a pass.
+    See `rlhf_jax.rewards.sandbox.rpc` for what can be tested, and why the module cannot fake a
+    pass.
 
     Args:
       code: the candidate's module.
@@ -306,18 +225,25 @@ def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits, entry
     return done.output.count(PASSED) if len(done.output) <= len(tests) else 0
 
 
-def _program(
-    code: str, stdin: str, limits: Limits, *, namespaces: bool, server: _Server | None, largest: int
-) -> Finished:
+def _program(code: str, stdin: str, limits: Limits, *, namespaces: bool, server: Server | None, largest: int) -> Finished:
     process = _Process("program", {"code": code}, stdin.encode("utf-8", "surrogatepass"))
     size = max(_FILE_SIZE, largest + 1)
     done = _run([process], limits, namespaces=namespaces, server=server, file_size=size)
     too_much = len(done.output) > largest
-    return Finished(done.output[:largest].decode("utf-8", "replace"), "output" if too_much else done.fault, done.seconds)
+    return Finished(
+        done.output[:largest].decode("utf-8", "replace"),
+        "output" if too_much else done.fault,
+        done.seconds,
+    )
 
 
 def _run(
-    processes: Sequence[_Process], limits: Limits, *, namespaces: bool, server: _Server | None, file_size: int
+    processes: Sequence[_Process],
+    limits: Limits,
+    *,
+    namespaces: bool,
+    server: Server | None,
+    file_size: int,
 ) -> _Raw:
     """Runs a job; once more when its processes were lost or did not start."""
     wall = WALL * limits.timeout if limits.wall is None else limits.wall
@@ -325,7 +251,7 @@ def _run(
     order = [kinds, limits.timeout, wall, limits.memory_mb * 2**20, file_size, namespaces, LANDLOCK]
     for attempt in (1, 2):
         try:
-            return _attempt(processes, order, server, wall + _START_SECONDS)
+            return _attempt(processes, order, server, wall + START_SECONDS)
         except MachineTooSlow:
             raise
         except RuntimeError:
@@ -334,9 +260,9 @@ def _run(
     raise AssertionError("unreachable")
 
 
-def _attempt(processes: Sequence[_Process], order: list[Any], server: _Server | None, patience: float) -> _Raw:
+def _attempt(processes: Sequence[_Process], order: list[Any], server: Server | None, patience: float) -> _Raw:
     ours, theirs = socket.socketpair()
-    output = _output_file()
+    output = output_file()
     try:
         with ours:
             with theirs:
@@ -346,7 +272,7 @@ def _attempt(processes: Sequence[_Process], order: list[Any], server: _Server | 
                 report = ours.recv(1 << 16)
             except OSError:
                 report = b""
-        result = json.loads(report) if report else {"refused": "a sandboxed process was lost"}
+        result: dict[str, Any] = json.loads(report) if report else {"refused": "a sandboxed process was lost"}
         if "refused" in result:
             raise RuntimeError(result["refused"])
         if result["fault"] in ("machine", "abandoned"):
@@ -360,60 +286,26 @@ def _attempt(processes: Sequence[_Process], order: list[Any], server: _Server | 
 
 
 def _hand_over(
-    processes: Sequence[_Process], order: list[Any], report: socket.socket, output: int, server: _Server | None
+    processes: Sequence[_Process],
+    order: list[Any],
+    report: socket.socket,
+    output: int,
+    server: Server | None,
 ) -> None:
-    """Sends a job to the server. Nothing of it stays open here but the output of the last process."""
+    """Sends a job to the server. Nothing of it stays open here but the output of the last
+    process."""
     files: list[int] = []
     left, right = socket.socketpair()
     try:
         with left, right:
             for process, connection in zip(processes, (left, right), strict=False):
                 last = process is processes[-1]
-                files += [_memory_file(json.dumps(process.job).encode()), _memory_file(process.stdin)]
-                files += [os.dup(output) if last else _output_file(), os.dup(connection.fileno())]
-            _send(json.dumps(order).encode(), [report.fileno(), *files], server)
+                files += [
+                    memory_file(json.dumps(process.job).encode()),
+                    memory_file(process.stdin),
+                ]
+                files += [os.dup(output) if last else output_file(), os.dup(connection.fileno())]
+            send(json.dumps(order).encode(), [report.fileno(), *files], server)
     finally:
         for descriptor in files:
             os.close(descriptor)
-
-
-def _send(message: bytes, descriptors: list[int], server: _Server | None) -> None:
-    with _lock:
-        if server is None:
-            if not _servers:
-                _servers.append(_Server(PACKAGES))
-            server = _servers[0]
-        try:
-            socket.send_fds(server.control, [message], descriptors)
-        except OSError as error:
-            if server in _servers:
-                _servers.remove(server)
-                server.close()
-            raise RuntimeError(f"the process that starts sandboxed ones has ended: {error}") from None
-
-
-def _memory_file(content: bytes) -> int:
-    """A file in memory that nobody can change any more, to be read from its start."""
-    descriptor = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
-    return descriptor
-
-
-def _output_file() -> int:
-    descriptor = os.memfd_create("output", os.MFD_CLOEXEC)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
-    return descriptor
-
-
-def _package(name: str) -> tuple[str, str, list[str]] | None:
-    """Name, the folder that it lies in, and what has to be read of it; None when it is not installed."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    place = os.path.realpath(next(iter(spec.submodule_search_locations)))
-    paths = [path for path in (place, f"{place}.libs") if os.path.isdir(path)]
-    return name, os.path.dirname(place), paths

@@ -30,7 +30,8 @@ _LOAD, _EQUAL, _BITS, _AND, _RETURN = 0x20, 0x15, 0x45, 0x54, 0x06
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _CLONE, _FCNTL, _PRLIMIT, _IOCTL = (56, 220), (72, 25), (302, 261), (16, 29)
-_OPEN, _OPENAT = (2, None), (257, 56)
+_NONE = -1
+_OPEN, _OPENAT = (2, _NONE), (257, 56)
 _O_ACCMODE, _O_TRUNC = 3, 0o1000
 _CLONE_THREAD = 0x10000
 _FCNTL_REFUSED = (8, 10, 15, 1024, 1026, 1031)
@@ -65,7 +66,12 @@ def install() -> None:
 def _program() -> list[bytes]:
     architecture, column = _ARCHITECTURES[platform.machine()]
     numbers = [row.split()[1 + column] for row in ALLOWED.replace("\n", " ").split(",")]
-    program = [_line(_LOAD, _ARCHITECTURE), _line(_EQUAL, architecture, 1, 0), _line(_RETURN, _KILL), _line(_LOAD, _NUMBER)]
+    program = [
+        _line(_LOAD, _ARCHITECTURE),
+        _line(_EQUAL, architecture, 1, 0),
+        _line(_RETURN, _KILL),
+        _line(_LOAD, _NUMBER),
+    ]
     for number in numbers:
         if number != "-":
             program += [_line(_EQUAL, int(number), 0, 1), _line(_RETURN, _ALLOW)]
@@ -73,16 +79,24 @@ def _program() -> list[bytes]:
     allowed = _line(_RETURN, _ALLOW)
     blocks = (
         (_CLONE, _FIRST, [_line(_BITS, _CLONE_THREAD, 1, 0), refused, allowed]),
-        (_FCNTL, _SECOND, [part for c in _FCNTL_REFUSED for part in (_line(_EQUAL, c, 0, 1), refused)] + [allowed]),
+        (
+            _FCNTL,
+            _SECOND,
+            [part for c in _FCNTL_REFUSED for part in (_line(_EQUAL, c, 0, 1), refused)] + [allowed],
+        ),
         (_PRLIMIT, _FIRST, [_line(_EQUAL, 0, 1, 0), refused, allowed]),
         (_IOCTL, _FIRST, [_line(_RETURN, _ERROR | errno.ENOTTY)]),  # Python then uses fcntl
         (_OPEN, _SECOND, _opening()),
         (_OPENAT, _THIRD, _opening()),
     )
     for special, argument, block in blocks:
-        if special[column] is None:
+        if special[column] == _NONE:
             continue
-        program += [_line(_EQUAL, special[column], 0, len(block) + 1), _line(_LOAD, argument), *block]
+        program += [
+            _line(_EQUAL, special[column], 0, len(block) + 1),
+            _line(_LOAD, argument),
+            *block,
+        ]
     return [*program, _line(_RETURN, _ERROR | errno.ENOSYS)]
 
 

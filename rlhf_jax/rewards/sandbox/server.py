@@ -1,11 +1,14 @@
-"""The process that forks sandboxed ones, and the wardens that watch over them. Standard library only; no stranger's code.
+"""The process that forks sandboxed ones, and the wardens that watch over them. Standard library
+only; no stranger's code.
 
-Starting an interpreter takes a tenth of a second and more, so one is started per grader, imports what strangers may need, and
-then forks: per job a warden, which forks the job's one or two processes, lets them lock themselves in, and ends them when
-they have used their time. Jobs are in memory files that only the locked-in process reads: this process never holds a test or
-an answer that a later candidate could find in its memory.
+Starting an interpreter takes a tenth of a second and more, so one is started per grader, imports
+what strangers may need, and then forks: per job a warden, which forks the job's one or two
+processes, lets them lock themselves in, and ends them when they have used their time. Jobs are in
+memory files that only the locked-in process reads: this process never holds a test or an answer
+that a later candidate could find in its memory.
 
-A candidate's own time is its processor time, and the time in which it sleeps. Waiting for a processor is not its fault.
+A candidate's own time is its processor time, and the time in which it sleeps. Waiting for a
+processor is not its fault.
 """
 
 import fcntl
@@ -58,7 +61,8 @@ class _Inmate(NamedTuple):
 def main() -> None:
     """Forks a warden for every order, until the grader has gone.
 
-    The last two arguments: the descriptor of the connection to the grader, and as JSON what may be imported and read besides.
+    The last two arguments: the descriptor of the connection to the grader, and as JSON what may be
+    imported and read besides.
     """
     control = socket.socket(fileno=int(sys.argv[-2]))
     wanted = json.loads(sys.argv[-1])
@@ -89,7 +93,8 @@ def main() -> None:
 
 
 def _guard(order: Order, descriptors: list[int], seen: jail.Places) -> Callable[[], None]:
-    """A warden's life. Returns only in the processes that it has forked and that are locked in: what they have to do."""
+    """A warden's life. Returns only in the processes that it has forked and that are locked in:
+    what they have to do."""
     jail.die_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     report = descriptors[0]
@@ -131,8 +136,8 @@ def _guard(order: Order, descriptors: list[int], seen: jail.Places) -> Callable[
 def _lock_in(order: Order, kind: str, files: list[int], seen: jail.Places, *, last: bool) -> _Inmate | Callable[[], None]:
     """Forks a process and has it locked in; returns in that process what it has to do.
 
-    Namespaces begin with a child of the process that asks for them. The warden asks for those of its last process; for
-    others it forks one more.
+    Namespaces begin with a child of the process that asks for them. The warden asks for those of
+    its last process; for others it forks one more.
     """
     ready, says = os.pipe()
     told, tells = os.pipe()
@@ -241,7 +246,8 @@ def _processor_time(pid: int) -> float:
 
 
 def _state(pid: int) -> tuple[bool, int]:
-    """Whether all threads of a process sleep (and none waits for a processor or a disk), and how many there are."""
+    """Whether all threads of a process sleep (and none waits for a processor or a disk), and how
+    many there are."""
     sleeping, threads = True, 0
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -249,6 +255,9 @@ def _state(pid: int) -> tuple[bool, int]:
                 state = file.read().rpartition(b") ")[2][:1]
             threads += 1
             sleeping &= state in b"STtZX"
-    except (FileNotFoundError, ProcessLookupError):  # it has ended; or there is no /proc here, and nothing is taken for sleep
+    except (
+        FileNotFoundError,
+        ProcessLookupError,
+    ):  # it has ended; or there is no /proc here, and nothing is taken for sleep
         return os.path.exists("/proc/self"), threads
     return sleeping, threads

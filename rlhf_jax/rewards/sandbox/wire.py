@@ -1,11 +1,13 @@
 """Values on their way between two sandboxed processes, as JSON.
 
-By value travel: numbers, text, bytes, lists, tuples, sets, dicts and what else the standard library has for plain data
-(`_TO_TEXT`, `_CONTAINERS`, views, ranges). A subclass of an immutable type travels as its base's value with a class of that
-name, a class and a function of the standard library by name, an exception with its arguments. Everything else stays where it
-is, and the other side gets a stand-in (`rlhf_jax.rewards.sandbox.proxies`).
+By value travel: numbers, text, bytes, lists, tuples, sets, dicts and what else the standard library
+has for plain data (`_TO_TEXT`, `_CONTAINERS`, views, ranges). A subclass of an immutable type
+travels as its base's value with a class of that name, a class and a function of the standard
+library by name, an exception with its arguments. Everything else stays where it is, and the other
+side gets a stand-in (`rlhf_jax.rewards.sandbox.proxies`).
 
-Nothing that arrives is more than data: names are looked up in a short list of modules, and no code of the sender's runs.
+Nothing that arrives is more than data: names are looked up in a short list of modules, and no code
+of the sender's runs.
 """
 
 import array
@@ -33,9 +35,15 @@ _TO_TEXT: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     bytes: (bytes.hex, bytes.fromhex),
     range: (lambda v: [str(v.start), str(v.stop), str(v.step)], lambda d: range(*map(int, d))),
     decimal.Decimal: (str, decimal.Decimal),
-    fractions.Fraction: (lambda v: [hex(v.numerator), hex(v.denominator)], lambda d: fractions.Fraction(*(int(x, 16) for x in d))),
+    fractions.Fraction: (
+        lambda v: [hex(v.numerator), hex(v.denominator)],
+        lambda d: fractions.Fraction(*(int(x, 16) for x in d)),
+    ),
     datetime.date: (lambda v: v.isoformat(), datetime.date.fromisoformat),
-    datetime.timedelta: (lambda v: [v.days, v.seconds, v.microseconds], lambda d: datetime.timedelta(*d)),
+    datetime.timedelta: (
+        lambda v: [v.days, v.seconds, v.microseconds],
+        lambda d: datetime.timedelta(*d),
+    ),
     uuid.UUID: (lambda v: v.hex, uuid.UUID),
     type(...): (lambda v: None, lambda d: ...),
     type(NotImplemented): (lambda v: None, lambda d: NotImplemented),
@@ -44,10 +52,22 @@ _TO_TEXT: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 _FROM_TEXT = {kind.__name__: from_text for kind, (_, from_text) in _TO_TEXT.items()}
 _CONTAINERS: dict[str, type] = {
     kind.__name__: kind
-    for kind in (list, dict, set, bytearray, collections.deque, collections.OrderedDict, collections.defaultdict)
+    for kind in (
+        list,
+        dict,
+        set,
+        bytearray,
+        collections.deque,
+        collections.OrderedDict,
+        collections.defaultdict,
+    )
 }
 _CONTAINERS |= {"Counter": collections.Counter, "array": array.array}
-_VIEWS = {"dict_keys": type({}.keys()), "dict_values": type({}.values()), "dict_items": type({}.items())}
+_VIEWS = {
+    "dict_keys": type({}.keys()),
+    "dict_values": type({}.values()),
+    "dict_items": type({}.items()),
+}
 _VIEWED: dict[str, Callable[[list[Any]], Any]] = {
     "dict_keys": lambda items: dict.fromkeys(items).keys(),
     "dict_values": lambda items: dict(enumerate(items)).values(),
@@ -56,7 +76,8 @@ _VIEWED: dict[str, Callable[[list[Any]], Any]] = {
 
 
 class Objects:
-    """The mutable containers of one call and its answer: numbered, so that each is one object on both sides."""
+    """The mutable containers of one call and its answer: numbered, so that each is one object on
+    both sides."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -70,7 +91,8 @@ class Objects:
         return self._numbers[id(value)]
 
     def describe(self, encode: Callable[[Any], Any], start: int = 0) -> list[Any]:
-        """All containers with what they hold now, as data. Those found on the way are among them."""
+        """All containers with what they hold now, as data. Those found on the way are among
+        them."""
         table: list[Any] = []
         number = start
         while number < len(self.all):
@@ -84,7 +106,8 @@ class Objects:
         Args:
           table: from `describe`.
           decode: makes a value of data.
-          before: what is known of the first of them; those whose description is the same stay untouched.
+          before: what is known of the first of them; those whose description is the same stay
+            untouched.
         """
         for entry in table[len(self.all) :]:
             self.number(_empty(entry, decode))
@@ -117,7 +140,12 @@ def encode_plain(value: Any, encode: Callable[[Any], Any], objects: Objects) -> 
     if kind is slice:
         return ["slice", [encode(part) for part in (value.start, value.stop, value.step)]]
     if kind in (datetime.datetime, datetime.time):
-        return [kind.__name__, value.replace(tzinfo=None).isoformat(), value.fold, encode(value.tzinfo)]
+        return [
+            kind.__name__,
+            value.replace(tzinfo=None).isoformat(),
+            value.fold,
+            encode(value.tzinfo),
+        ]
     if kind is datetime.timezone:
         return ["timezone", encode(value.utcoffset(None)), value.tzname(None)]
     if _VIEWS.get(kind.__name__) is kind:
@@ -158,7 +186,8 @@ def decode_plain(data: list[Any], decode: Callable[[Any], Any], objects: Objects
 
 
 def standard(module: str, name: str) -> Any:
-    """A class or function of the standard library, of the few modules that hold nothing but plain things.
+    """A class or function of the standard library, of the few modules that hold nothing but plain
+    things.
 
     Raises:
       ValueError: it is none of those.
@@ -188,7 +217,8 @@ def plain_base(value: Any) -> type | None:
 
 
 def as_base(value: Any, base: type) -> Any:
-    """The value of a subclass's instance as its base has it, by none of the subclass's own methods."""
+    """The value of a subclass's instance as its base has it, by none of the subclass's own
+    methods."""
     if base is int:
         return int.__add__(value, 0)
     if base is float:
@@ -268,4 +298,3 @@ def _set_content(value: Any, entry: Any, decode: Callable[[Any], Any]) -> None:
         value[:] = array.array(value.typecode, [decode(item) for item in content])
     else:
         value[:] = [decode(item) for item in content]
-
