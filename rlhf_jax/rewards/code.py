@@ -1,32 +1,46 @@
 """Code that must pass tests, run in the sandbox (`rlhf_jax.rewards.sandbox`)."""
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+import collections
+import functools
+import hashlib
+import logging
+import pickle
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.rewards.answers import Completion, content_of
-from rlhf_jax.rewards.sandbox import Limits, run_program, run_tests
+from rlhf_jax.rewards.answers import Completion
+from rlhf_jax.rewards.blocks import code_of
+from rlhf_jax.rewards.cases import Case, Checks, check_present, checks_of
+from rlhf_jax.rewards.comparison import same_output, same_value
+from rlhf_jax.rewards.references import name_of, program_of, references_of
+from rlhf_jax.rewards.sandbox import (
+    Limits,
+    MachineTooSlow,
+    isolation,
+    run_calls,
+    run_program,
+    run_tests,
+)
+from rlhf_jax.rewards.sandbox.run import WALL
+from rlhf_jax.rewards.statements import NotGradable
 
-TEST_COLUMNS = ("tests", "test_cases", "test_list", "test")
-"""Columns that may hold the tests, the first present one is read."""
+__all__ = ["Case", "Limits", "check_tests", "code_of", "code_reward", "isolation"]
+_log = logging.getLogger(__name__)
+_REFERENCES = 3
+"""Of a row's own solutions, so many are tried: data sets hold some that are wrong, or for another
+Python."""
+_LEAST_OUTPUT = 2**20
+_REMEMBERED = 10_000
+_said: set[str] = set()
+_sound: collections.OrderedDict[bytes, bool] = collections.OrderedDict()
+"""Rows whose own solution has been graded -> whether it passed."""
 
-_FENCED = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
-
-class Case(NamedTuple):
-    """One run of a program."""
-
-    stdin: str
-    stdout: str
-
-
-class Checks(NamedTuple):
-    """Tests of one row: either cases or statements."""
-
-    cases: tuple[Case, ...] = ()
-    setup: str = ""
-    statements: tuple[str, ...] = ()
+class _Grading(NamedTuple):
+    limits: Limits
+    tolerance: float
+    partial: bool
 
 
 def code_reward(
@@ -37,120 +51,155 @@ def code_reward(
     timeout: float = 5.0,
     memory_mb: int = 512,
     partial: bool = False,
+    tolerance: float = 1e-6,
+    reference: bool | str = True,
     **columns: Sequence[Any],
 ) -> list[float | None]:
-    """1 when the code in the completion passes all tests of its row, else 0; None for a row without tests.
+    """1 when the code in the completion passes all tests of its row, else 0; None for a row that
+    cannot be graded.
 
-    The code is the last fenced block (of Python, when some are marked so), or the whole completion when nothing is fenced.
-    Column `tests` (or `test_cases`, `test_list`, `test`), per row one of, also as JSON text:
+    The code is the last fenced block (of Python, when some are marked so), or the whole completion
+    when nothing is fenced. The tests are in the first of these columns that is not empty, also as
+    JSON text:
 
-    * a list of statements, or one text: ``["assert add(1, 2) == 3", ..]``. They run in a process of their own and see the
-      candidate's functions and objects through calls; numbers, strings, lists, tuples, sets and dicts travel by value. A
-      column `test_setup_code` runs before them; with a column `entry_point`, ``check(<entry point>)`` after them (HumanEval);
-    * a list of ``{"input": .., "output": ..}``, or ``{"inputs": [..], "outputs": [..]}``: the code is a program; what it
-      prints must equal the output up to white space. With ``"fn_name"`` inputs are argument lists and outputs what that
-      function returns (APPS).
+    * `tests`, `test_cases`, `test_list`, `test`: a list of statements, or one text: ``["assert
+      add(1, 2) == 3", ..]``. They run in a process of their own and see the candidate's functions
+      and objects through calls; plain data travels by value. `test_imports` and `test_setup_code`
+      run before them (MBPP); with `entry_point`, ``check(<entry point>)`` after them, and a
+      completion may go on where the prompt ends (HumanEval); functions ``test_..`` and test cases
+      of unittest are run;
+    * the same columns, `input_output` (APPS, TACO), `verification_info`, `official_tests`, or
+      verl's `reward_model.ground_truth` (PRIME/Eurus): a list of ``{"input": .., "output": ..}``,
+      or ``{"inputs": [..], "outputs": [..]}``. The code is a program; what it prints must be the
+      output token by token. With ``"fn_name"`` it defines a function (perhaps of a class
+      `Solution`): inputs are lists of arguments, or text with one JSON value a line (then the
+      output is JSON text), and what it returns must be the output: tuples are lists, keys of dicts
+      texts, a list of one may stand for what is in it;
+    * `public_test_cases` and `private_test_cases` (LiveCodeBench, packed ones too; `metadata` names
+      the function), or `public_tests`, `private_tests` and `generated_tests` (CodeContests).
 
-    The candidate cannot write outside a small folder in memory, read anything but the standard library, see the network or
-    other processes, start processes or programs, or use more than its time and memory. A wrong, slow or hostile candidate
-    gets 0.
+    A row cannot be graded, which the log says once per reason, when its tests cannot be read in its
+    data set's way, hold no statement that asks anything of the candidate, need what does not reach
+    another process (captured output, replaced built-ins) or packages that are not there, or fail
+    the row's own solution.
+
+    The candidate finds the standard library, numpy, and the usual imports (typing, math,
+    collections ..) of public graders. It cannot write outside a small folder in memory, read
+    anything but these, see the network or other processes, start processes or programs, or use more
+    than its time and memory. A wrong, slow or hostile candidate gets 0. How busy the machine is
+    does not count: only processor time, and time spent asleep. Where not even a little of it could
+    be had in `WALL` times the limit, the completion is not graded (NaN).
 
     Args:
-      prompts: unused.
+      prompts: B prompts; read for rows with an entry point alone.
       completions: B completions.
       completion_ids: unused.
-      timeout: seconds per completion, all its tests together. Must be less than the pool's.
-      memory_mb: address space of the candidate.
+      timeout: seconds of own time per completion, all its tests together.
+      memory_mb: address space of the candidate, beyond that of a bare interpreter.
       partial: the share of tests passed instead of all or nothing.
+      tolerance: numbers are equal to this, absolutely or relatively (integers only when they are
+        the same). 0: exactly.
+      reference: grade a row's own Python solution once (columns `canonical_solution`, `solutions`,
+        `solution`, `code` .., or the one that is named here), and leave out rows whose solution
+        fails. False: do not.
       columns: data columns.
     """
+    if tolerance < 0:
+        raise ValueError(f"rewards.options.tolerance {tolerance} of 'code' must not be negative")
+    check_present(columns)
     scores: list[float | None] = []
     for i, completion in enumerate(completions):
-        checks = checks_of(columns, i)
-        scores.append(None if checks is None else _score(code_of(completion), checks, Limits(timeout, memory_mb), partial))
-    return scores
-
-
-def code_of(completion: Completion) -> str:
-    """The code in a completion; see `code_reward`."""
-    text = content_of(completion).rpartition("</think>")[2]
-    blocks = _FENCED.findall(text)
-    marked = [code for language, code in blocks if language.lower() in ("python", "py", "python3")]
-    return marked[-1] if marked else blocks[-1][1] if blocks else text
-
-
-def checks_of(columns: Mapping[str, Sequence[Any]], index: int) -> Checks | None:
-    """The tests of one row, None when it has none; the formats are in `code_reward`.
-
-    Raises:
-      ValueError: no such column, or an unknown format.
-    """
-    found = _present(columns)
-    value = columns[found][index]
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        row = {name: values[i] for name, values in columns.items()}
+        grading = _Grading(Limits(timeout, memory_mb, WALL * timeout), tolerance, partial)
+        prompt = None if prompts is None else prompts[i]
         try:
-            value = json.loads(value)
-        except ValueError:
-            pass  # code that starts with a bracket
-    if not value:
-        return None
-    setup = _text(columns, "test_setup_code", index)
-    if isinstance(value, Mapping) and "inputs" in value and "outputs" in value:
-        pairs = list(zip(value["inputs"], value["outputs"], strict=True))
-        if name := value.get("fn_name"):
-            return Checks(setup=setup, statements=tuple(f"assert {name}(*{args!r}) == {wanted!r}" for args, wanted in pairs))
-        return Checks(cases=tuple(Case(_lines(given), _lines(wanted)) for given, wanted in pairs))
-    if isinstance(value, str):
-        entry = _text(columns, "entry_point", index)
-        return Checks(setup=setup, statements=(f"{value}\ncheck({entry})\n" if entry else value,))
-    if isinstance(value, Sequence) and all(isinstance(test, str) for test in value):
-        return Checks(setup=setup, statements=tuple(value))
-    if isinstance(value, Sequence) and all(isinstance(test, Mapping) and {"input", "output"} <= set(test) for test in value):
-        return Checks(cases=tuple(Case(_lines(test["input"]), _lines(test["output"])) for test in value))
-    raise ValueError(
-        f"column {found!r}, row {index}: tests are statements, {{'input', 'output'}} pairs, or 'inputs' and 'outputs', "
-        f"not {type(value).__name__}"
-    )
+            scores.append(_grade(row, prompt, completion, grading, reference))
+        except NotGradable as reason:
+            _say(
+                f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not listed)",
+                str(reason),
+            )
+            scores.append(None)
+        except MachineTooSlow as reason:
+            _say(
+                "reward code: %s; the completion is not graded (more of the same are not listed)",
+                str(reason),
+            )
+            scores.append(float("nan"))
+    return scores
 
 
 def check_tests(columns: Mapping[str, Sequence[Any]]) -> None:
     """Raises ValueError unless a column holds tests."""
-    _present(columns)
+    check_present(columns)
 
 
-def _present(columns: Mapping[str, Sequence[Any]]) -> str:
-    for name in TEST_COLUMNS:
-        if name in columns:
-            return name
-    raise ValueError(
-        f"the data has no column with tests: {', '.join(sorted(columns)) or 'no columns'}; needed is one of "
-        f"{', '.join(TEST_COLUMNS)} (rename it with data.columns)"
-    )
+def _grade(
+    row: Mapping[str, Any],
+    prompt: Any,
+    completion: Completion,
+    grading: _Grading,
+    reference: bool | str,
+) -> float | None:
+    checks = checks_of(row)
+    if checks is None:
+        return None
+    if reference is not False:
+        solutions = references_of(row, reference if isinstance(reference, str) else None)
+        if solutions and not _is_sound(checks, solutions, prompt, grading):
+            raise NotGradable("its own solution fails its tests")
+    code = program_of(completion, prompt, checks.entry)
+    passed = _passed(code, checks, grading)
+    return passed / checks.total if grading.partial else float(passed == checks.total)
 
 
-def _text(columns: Mapping[str, Sequence[Any]], name: str, index: int) -> str:
-    return str(columns[name][index] or "") if name in columns else ""
+def _is_sound(checks: Checks, solutions: Sequence[str], prompt: Any, grading: _Grading) -> bool:
+    """Whether one of the row's own solutions passes; found out once per process."""
+    key = hashlib.sha256(pickle.dumps((checks, solutions[:_REFERENCES], grading.limits))).digest()
+    if key not in _sound:
+        whole = grading._replace(partial=False)
+        programs = [program_of(solution, prompt, checks.entry) for solution in solutions[:_REFERENCES]]
+        try:
+            _sound[key] = any(_passed(program, checks, whole) == checks.total for program in programs)
+        except MachineTooSlow:
+            return True  # nothing is known of it: another time
+        while len(_sound) > _REMEMBERED:
+            _sound.popitem(last=False)
+    return _sound[key]
 
 
-def _lines(value: Any) -> str:
-    return "\n".join(str(line) for line in value) if isinstance(value, list | tuple) else str(value)
+def _passed(code: str, checks: Checks, grading: _Grading) -> int:
+    """How many tests pass. Stops at the first that fails, unless shares are asked for."""
+    if checks.statements:
+        return run_tests(code, checks.setup, checks.statements, grading.limits, checks.entry)
+    if not checks.calls:
+        return _passed_cases(code, checks.cases, grading)
+    called = run_calls(code, checks.function, [call.arguments for call in checks.calls], grading.limits)
+    passed = 0
+    for call, result in zip(checks.calls, called.results, strict=False):
+        if isinstance(result, dict) and "value" in result:
+            same: Callable[[Any], bool] = functools.partial(same_value, result["value"], tolerance=grading.tolerance)
+            unwrapped = call.wrapped and isinstance(call.wanted, list) and len(call.wanted) == 1
+            passed += same(call.wanted) or (unwrapped and same(call.wanted[0]))
+    return passed
 
 
-def _score(code: str, checks: Checks, limits: Limits, partial: bool) -> float:
-    if checks.cases:
-        passed, total = _passed_cases(code, checks.cases, limits, partial), len(checks.cases)
-    else:
-        passed, total = run_tests(code, checks.setup, checks.statements, limits), len(checks.statements)
-    return passed / total if partial else float(passed == total)
-
-
-def _passed_cases(code: str, cases: Sequence[Case], limits: Limits, partial: bool) -> int:
-    passed, left = 0, limits.timeout
+def _passed_cases(code: str, cases: Sequence[Case], grading: _Grading) -> int:
+    passed, left = 0, grading.limits.timeout
+    end = time.monotonic() + WALL * grading.limits.timeout
     for case in cases:
-        finished = run_program(code, case.stdin, limits._replace(timeout=left))
-        right = finished.fault is None and finished.output.split() == case.stdout.split()
+        limits = grading.limits._replace(timeout=left, wall=max(0.1, end - time.monotonic()))
+        finished = run_program(code, case.stdin, limits, largest=max(_LEAST_OUTPUT, 4 * len(case.stdout)))
+        right = finished.fault is None and same_output(finished.output, case.stdout, grading.tolerance)
         passed += right
         left -= finished.seconds
-        if left <= 0 or not (right or partial):
+        if left <= 0 or not (right or grading.partial):
             break
     return passed
+
+
+def _say(message: str, reason: str) -> None:
+    kind = reason.partition(":")[0]
+    if kind not in _said:
+        _said.add(kind)
+        _log.warning(message, reason)

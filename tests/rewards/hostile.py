@@ -75,6 +75,38 @@ for folder in ("OUTSIDE", "/", "/proc", "/home", "/root", "/tmp"):
     except OSError: pass
 raise SystemExit(1)
 """,
+    "empties files": """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+path = b"OUTSIDE/kept"
+for mode in range(4):
+    for more in (0, os.O_CREAT, os.O_APPEND, os.O_PATH, os.O_DIRECT, os.O_NONBLOCK):
+        try: os.close(os.open(path, mode | os.O_TRUNC | more))
+        except OSError: pass
+for attempt in (lambda: os.truncate(path, 0), lambda: open(path, "w"), lambda: open(path, "r+")):
+    try: attempt()
+    except OSError: pass
+libc.creat(path, 0o600)
+libc.truncate(path, ctypes.c_long(0))
+for flags in (os.O_TRUNC, os.O_TRUNC | os.O_RDWR):
+    how = (ctypes.c_uint64 * 3)(flags, 0, 0)
+    libc.syscall(437, -100, path, how, 24)
+for number in (76, 85, 285, 326, 40, 319, 425, 437, 428, 447):
+    libc.syscall(number, path, path, 0, 0, 0, 0)
+raise SystemExit(1)
+""",
+    "looks around": """
+import os, sys, sysconfig
+seen = ["/proc", "/proc/1", "/root/.profile", "/etc/passwd", "/etc/shadow", "/var", "OUTSIDE", "OUTSIDE/kept"]
+if HIDDEN: print(*(f"LEAKED {path}" for path in seen if os.path.exists(path)))
+for folder in (sysconfig.get_path("stdlib"), "/usr/lib/python3"):
+    for name in ("site-packages", "dist-packages"):
+        try: print("LEAKED", os.listdir(f"{folder}/{name}")[0])
+        except (OSError, IndexError): pass
+        try: print("LEAKED", open(f"{folder}/{name}/README.txt").read())
+        except OSError: pass
+raise SystemExit(1)
+""",
     "reads the environment": """
 import os, ctypes
 if any("SECRET" in name for name in os.environ): print("LEAKED", dict(os.environ))
@@ -151,7 +183,7 @@ raise SystemExit(1)
     "syntax error": "def f(:",
     "null bytes": "print(1)\x00",
 }
-"""Programs; none may pass, none may leave anything behind."""
+"""Programs; none may pass, none may leave anything behind. `HIDDEN`: whether files outside cannot even be seen."""
 
 CHEATS = {
     "prints a success marker": "print('OK', 'PPPP', 'all tests passed', flush=True)",
@@ -235,6 +267,52 @@ for fd in range(3, 64):
 def add(a, b): return 0
 """,
     "hangs in the function": "def add(a, b):\n    while True: pass",
+    "a class in place of the function": """
+class Any:
+    def __eq__(self, other): return True
+    def __hash__(self): return 0
+    def __sub__(self, other): return 0
+    __rsub__ = __sub__
+    def __lt__(self, other): return True
+    __gt__ = __le__ = __ge__ = __lt__
+class add(Any):
+    def __init__(self, a, b): pass
+add.__name__ = add.__qualname__ = "Add"
+""",
+    "an own list that equals everything": """
+class add(list):
+    def __init__(self, a, b): super().__init__()
+    def __eq__(self, other): return True
+    def __sub__(self, other): return 0
+    __rsub__ = __sub__
+    def __lt__(self, other): return True
+    __gt__ = __le__ = __ge__ = __lt__
+    def __hash__(self): return 0
+""",
+    "an own exception that is returned": """
+class E(Exception):
+    def __eq__(self, other): return True
+    def __hash__(self): return 0
+def add(a, b): return E()
+""",
+    "answers with forged data": """
+import gc
+from rlhf_jax.rewards.sandbox import rpc
+whole = ["standard", "builtins", "int"]
+forged = [["standard", "unittest.mock", "ANY"], ["standard", "builtins", "eval"], ["yours", 0], ["mine", 0, whole, True],
+          ["sub", 1, whole, 3.5], ["class", 2, "int", [whole]], ["exception", 3, 1, [], {}, ""], ["coroutine", 9],
+          ["object", 0], ["object", -1], ["text", "Decimal", "NaN"], ["tuple", 5], {"int": 3}, []]
+def encode(self, value, objects): return forged[len(asked) % len(forged)]
+asked = []
+def add(a, b):
+    asked.append(1)
+    rpc.Peer._encode = encode
+    return 0
+""",
+    "answers nothing but exceptions": """
+def add(a, b): raise AssertionError
+""",
+    "leans on the names that are imported for it": "import operator",
     "reads the tests": """
 import os
 def add(a, b):

@@ -1,5 +1,12 @@
 """Runs strangers' Python code where it can compute and nothing else (Linux)."""
 
-from rlhf_jax.rewards.sandbox.run import Limits, isolation, run_program, run_tests
+from rlhf_jax.rewards.sandbox.run import (
+    Limits,
+    MachineTooSlow,
+    isolation,
+    run_calls,
+    run_program,
+    run_tests,
+)
 
-__all__ = ["Limits", "isolation", "run_program", "run_tests"]
+__all__ = ["Limits", "MachineTooSlow", "isolation", "run_calls", "run_program", "run_tests"]

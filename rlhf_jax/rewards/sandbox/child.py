@@ -1,89 +1,234 @@
-"""What runs inside the sandbox. Started by `rlhf_jax.rewards.sandbox.run`, in a fresh interpreter with an empty environment.
+"""What runs inside the sandbox, in a process that has just been forked and locked in
+(`rlhf_jax.rewards.sandbox.server`).
 
-Standard input starts with 8 bytes of length and that much JSON (the job); the rest is the program's own input. The first byte
-on standard output is written once all layers of the sandbox are in place and before any of the stranger's code runs.
+The job lies in a file that is open already, and so does the place for the output; both are in
+memory.
 """
 
 import ast
+import atexit
 import builtins
 import importlib
 import json
 import os
-import struct
 import sys
+import threading
+import types
+import unittest
 from typing import Any
 
-from rlhf_jax.rewards.sandbox import jail
-from rlhf_jax.rewards.sandbox.rpc import Peer
+from rlhf_jax.rewards.sandbox import proxies, python
+from rlhf_jax.rewards.sandbox.rpc import TESTS, Peer
 
-READY, REFUSED = b"\x06", b"\x15"
 PASSED, FAILED = b"P", b"F"
+_COMPARING = frozenset({"isclose", "fabs", "Decimal", "Fraction"})
+SOLUTION = "solution"
+"""Name of the candidate's module, which tests may import."""
 
 
-def main() -> None:
-    """Enters the jail and does the job: "program", "candidate" or "tests"."""
-    job: dict[str, Any] = json.loads(_read(struct.unpack("!Q", _read(8))[0]))
-    try:
-        jail.enter(namespaces=job["namespaces"], seconds=job["seconds"], memory=job["memory"], folder=job["folder"])
-    except OSError as error:
-        os.write(1, REFUSED + str(error).encode())
-        os._exit(1)
-    os.write(1, READY)
+def run(kind: str, job: dict[str, Any], connection: int | None, *, folder: str | None) -> None:
+    """Does the job, "program", "calls", "candidate" or "tests", and ends the process.
+
+    Args:
+      kind: of the job.
+      job: what it needs, see the functions below.
+      connection: to the other process, of a candidate and its tests.
+      folder: where files can be written.
+    """
     sys.argv[:] = ["main.py"]
     sys.orig_argv[:] = []
-    os.environ.update(HOME=job["folder"], TMPDIR=job["folder"])
-    if job["kind"] == "program":
+    os.environ.clear()
+    if folder is not None:
+        os.environ.update(HOME=folder, TMPDIR=folder)
+    if kind == "program":
+        python.open_standard_streams()
         _run_program(job["code"])
-    elif job["kind"] == "candidate":
-        _serve_candidate(job["code"], job["connection"])
-    else:
-        _run_tests(job["setup"], job["tests"], job["connection"])
+    elif kind == "calls":
+        _run_calls(job)
+    elif kind == "candidate" and connection is not None:
+        _silence()
+        namespace = _load(job["code"])
+        Peer(connection, namespace).serve()
+    elif connection is not None:
+        _run_tests(job, Peer(connection, None))
+    os._exit(0)
 
 
 def _run_program(code: str) -> None:
-    namespace: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
+    """Runs a program and ends the process as an interpreter would, but for taking apart all that is
+    in its memory."""
+    status = 0
+    try:
+        exec(compile(code, "main.py", "exec"), python.new_module("__main__"))
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        status = 1
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        status = status or 120  # as an interpreter does
+    os._exit(status & 255)
+
+
+def _load(code: str) -> dict[str, Any]:
+    namespace = python.new_module(SOLUTION)
     exec(compile(code, "main.py", "exec"), namespace)
+    return namespace
 
 
-def _serve_candidate(code: str, connection: int) -> None:
+def _run_calls(job: dict[str, Any]) -> None:
+    """Calls a function of the candidate's, or a method of its class `Solution`, again and again;
+    writes a line for each."""
+    results = os.fdopen(os.dup(1), "wb", buffering=0)
     _silence()
-    namespace: dict[str, Any] = {"__name__": "solution", "__builtins__": builtins}
-    exec(compile(code, "solution.py", "exec"), namespace)
-    Peer(connection, namespace).serve()
+    namespace = _load(job["code"])
+    function = _function(namespace, job["function"])
+    for packed in job["arguments"]:
+        arguments, named = unpacked(packed)
+        try:
+            line = json.dumps({"value": _plain(function(*arguments, **named))})
+        except Exception as error:
+            line = json.dumps({"error": type(error).__name__})
+        results.write(line.encode() + b"\n")
 
 
-def _run_tests(setup: str, tests: list[str], connection: int) -> None:
+def packed(value: Any) -> Any:
+    """Plain data as JSON that keeps the kinds of keys."""
+    if isinstance(value, dict):
+        return {"dict": [[packed(k), packed(v)] for k, v in value.items()]}
+    return [packed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def unpacked(value: Any) -> Any:
+    """What `packed` was given; tuples are lists."""
+    if isinstance(value, dict):
+        return {unpacked(k): unpacked(v) for k, v in value["dict"]}
+    return [unpacked(item) for item in value] if isinstance(value, list) else value
+
+
+def _function(namespace: dict[str, Any], name: str) -> Any:
+    solution = namespace.get("Solution")
+    if isinstance(solution, type) and hasattr(solution, name):
+        return getattr(solution(), name)
+    return namespace[name]
+
+
+def _plain(value: Any) -> Any:
+    """A result as a grader of JSON compares it: tuples are lists, numbers of other types are
+    numbers. Ints are texts."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return {"int": hex(int.__add__(value, 0))}
+    if isinstance(value, float):
+        return float.__add__(value, 0.0)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": [[_plain(k), _plain(v)] for k, v in value.items()]}
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        return _plain(value.tolist())
+    if hasattr(value, "as_integer_ratio"):  # fractions and decimals
+        above, below = value.as_integer_ratio()
+        return _plain(above) if below == 1 else above / below
+    return {"other": type(value).__name__}
+
+
+def _run_tests(job: dict[str, Any], peer: Peer) -> None:
     verdicts = os.dup(1)
     _silence()
-    peer = Peer(connection, None)
-    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
-    for name in sorted({name for code in [setup, *tests] for name in _names(code)} - set(dir(builtins))):
-        try:
-            kind, value = peer.request("find", None, name)
-        except EOFError:
-            break  # the candidate has ended: its names stay unknown, the tests fail
-        if kind == "module" and name in sys.stdlib_module_names:
-            namespace[name] = importlib.import_module(name)
-        elif kind == "value":
-            namespace[name] = value
+    # Answered once the candidate's module has run to its end; when it has not, this process ends
+    # without a verdict.
+    names = Names(peer, [job["setup"], *job["tests"]], job["entry"])
+    if names.lacking:
+        return
     try:
-        exec(compile(setup, "setup.py", "exec"), namespace)
+        exec(compile(job["setup"], "setup.py", "exec"), names)
     except BaseException:  # a candidate can make it exit
-        tests = ["raise AssertionError('the setup failed')"] * len(tests)
-    for test in tests:
+        return
+    for test in job["tests"]:
+        verdict = FAILED
+        names.lacking = False
+        before = set(names)
         try:
-            exec(compile(test, "tests.py", "exec"), namespace)
-            verdict = PASSED
+            exec(compile(test, "tests.py", "exec"), names)
+            _run_defined(names, before)
+            # Tests that expect some exception must not take for it that there is no such name.
+            verdict = FAILED if names.lacking else PASSED
         except BaseException:
-            verdict = FAILED
+            pass  # which is what failing is
         os.write(verdicts, verdict)
 
 
-def _names(code: str) -> set[str]:
-    try:
-        return {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
-    except (SyntaxError, ValueError):
-        return set()
+def _run_defined(names: "Names", before: set[str]) -> None:
+    """Runs what test runners would: functions ``test_..`` without arguments, and methods of test
+    cases."""
+    for name in [name for name in names if name not in before]:
+        value = names[name]
+        if isinstance(value, types.FunctionType) and name.startswith("test_") and not value.__code__.co_argcount:
+            value()
+        elif isinstance(value, type) and not isinstance(value, proxies.RemoteClass) and issubclass(value, unittest.TestCase):
+            for method in unittest.defaultTestLoader.getTestCaseNames(value):
+                value(method).debug()
+
+
+class Names(dict[str, Any]):
+    """The namespace of tests. What they neither define nor import is the candidate's, looked up
+    anew each time.
+
+    Modules of the standard library whose attributes are read, and the few functions that compare,
+    are always the real ones: no candidate can bring an `isclose` of its own.
+    """
+
+    def __init__(self, peer: Peer, codes: list[str], entry: str) -> None:
+        super().__init__(__builtins__=builtins, __name__=TESTS)
+        self._peer = peer
+        self.lacking = False
+        """Whether a name was looked up that the candidate should have and has not."""
+        module = types.ModuleType(SOLUTION)
+        vars(module)["__getattr__"] = lambda name: self.find(name, AttributeError)
+        sys.modules[SOLUTION] = module
+        self.lacking = peer.request("find", None, "__name__")[0] != "value"
+        nodes = [node for code in codes for node in ast.walk(ast.parse(code))]
+        self._modules = {
+            node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        } & sys.stdlib_module_names
+        tested = entry.partition(".")[0].partition("(")[0]
+        if tested:
+            kind, value = peer.request("find", None, tested)
+            self.lacking |= kind != "value"
+            if tested in vars(builtins) and kind == "value":
+                self[tested] = value  # nothing else of the candidate's stands in for a built-in
+
+    def __missing__(self, name: str) -> Any:
+        if name in self._modules:
+            return importlib.import_module(name)
+        if name in _COMPARING:
+            return python.usual_names()[name]
+        if name in vars(builtins):
+            raise KeyError(name)
+        return self.find(name, KeyError)
+
+    def find(self, name: str, absent: type[Exception]) -> Any:
+        """What the candidate's module has by a name.
+
+        Raises:
+          Exception: `absent`, when it has none.
+        """
+        kind, value = self._peer.request("find", None, name) if not name.startswith("__") else ("absent", None)
+        if kind == "value":
+            if isinstance(value, proxies.RemoteClass) and name[:1].isupper():
+                type.__setattr__(value, "_own", True)
+            return value
+        if kind == "module" and str(value).partition(".")[0] in sys.stdlib_module_names:
+            return importlib.import_module(str(value))
+        self.lacking |= not name.startswith("__")
+        raise absent(name)
 
 
 def _silence() -> None:
@@ -91,13 +236,4 @@ def _silence() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
-
-
-def _read(size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = os.read(0, size - len(data))
-        if not part:
-            sys.exit(1)
-        data += part
-    return data
+    python.open_standard_streams()

@@ -1,115 +1,248 @@
-"""What a process does to itself before it runs a stranger's code. Linux; runs inside the sandboxed process.
+"""What a process does to itself before it runs a stranger's code. Linux; runs inside the sandboxed
+process.
 
 Layers, each enough against some attacks and all together against each of them twice:
 
-* limits: processor time, memory, file size, open files, processes, no core files;
-* namespaces: own users, processes, network (not even loopback), mounts (the working folder is a small memory file system that
-  vanishes with the process), semaphores and host name;
-* landlock: only the standard library, shared libraries and time zones can be read, only the working folder can be written;
+* limits: processor time, memory, file size, open files, no core files; with namespaces also
+  threads;
+* namespaces: own users, processes, network (not even loopback), semaphores and host name, and a
+  root of its own in memory that holds the standard library, shared libraries, time zones and an
+  empty folder, and vanishes with the process;
+* landlock: only the standard library, shared libraries and time zones can be read, only the working
+  folder can be written;
 * seccomp: see `rlhf_jax.rewards.sandbox.seccomp`;
 * no capabilities, no new privileges.
 """
 
 import ctypes
+import errno
 import os
+import platform
 import resource
 import signal
 import struct
 import sys
 import sysconfig
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from rlhf_jax.rewards.sandbox import seccomp
 
-_CLONE_NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x04000000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 16384, 1 << 18
+_CLONE_NAMESPACES = 0x10000000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x04000000
+_CLONE_MOUNTS = 0x00020000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_MOVE, _MS_REC, _MS_PRIVATE = (
+    2,
+    4,
+    8,
+    4096,
+    8192,
+    16384,
+    1 << 18,
+)
+_MNT_DETACH = 2
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
-_READ, _WRITE_FILE, _TRUNCATE = 4 | 8, 2, 1 << 14
-_FOLDER_OPTIONS = b"size=64m,nr_inodes=1024,mode=700"
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_READ_FILE, _WRITE_FILE, _READ_DIR, _TRUNCATE = 4, 2, 8, 1 << 14
+_ROOT_OPTIONS = b"size=64m,nr_inodes=2048,mode=755"
 _NOBODY = 65534
+_THREADS = 64
+_STACK = 2**26
+_PLACES = ("/mnt", "/media", "/srv", "/tmp", "/var/tmp", "/dev/shm")
+_FOLDERS = ("/sandbox", "/.sandbox")
+_DEVICES = ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/null")
+_INTERPRETER_LIBRARIES = tuple(
+    f"lib{name}"
+    for name in "python ssl crypto sqlite3 ffi z lzma bz2 expat ncurses tinfo readline uuid mpdec gcc_s stdc++".split()
+)
+"""Shared libraries beside an interpreter that is not the system's own; what else lies there is not
+for strangers."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def enter(*, namespaces: bool, seconds: int, memory: int, folder: str) -> None:
-    """Applies the layers to this process; afterwards the current folder is `folder`.
+class Limits(NamedTuple):
+    """What the kernel holds one process to."""
 
-    With namespaces the process forks: the caller goes on in the child, which is the first process of its namespace; the
-    parent waits for it, exits as it did, and kills it on SIGTERM.
+    seconds: int
+    """Processor time."""
+    memory: int
+    """Bytes of address space beyond those of the bare interpreter."""
+    file_size: int
+    """Bytes."""
+
+
+class Places(NamedTuple):
+    """What can be seen; made once by `places`, since looking around takes longer than a sandbox's
+    start."""
+
+    trees: tuple[str, ...]
+    """Files and folders that exist in the root of their own (with namespaces)."""
+    covered: tuple[str, ...]
+    """Folders in them that are empty there."""
+    readable: tuple[str, ...]
+    """Files and folders in the trees that can be read."""
+    folder: str
+    """Where files can be written (with namespaces): a folder with none of the trees below it."""
+    size: int
+    """Bytes of address space of the bare interpreter."""
+    data: int
+    """Those of them that can be written."""
+
+
+def places(extra: Sequence[str]) -> Places:
+    """Looks for the standard library and what it needs.
 
     Args:
-      namespaces: whether to use them; not every container allows it. The other layers are always applied.
-      seconds: processor time.
-      memory: bytes of address space.
-      folder: where the program runs. It can be written only with namespaces, where an empty memory file system covers it.
+      extra: more files and folders to be read.
+    """
+    standard = sorted({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
+    own = f"{sys.base_prefix}/lib"
+    system = [p for p in ("/lib", "/lib64", "/usr/lib", "/usr/lib64") if os.path.isdir(p)]
+    multiarch = [f"{p}/{sysconfig.get_config_var('MULTIARCH')}" for p in ("/lib", "/usr/lib")]
+    if any(os.path.isdir(p) for p in multiarch):  # Debian: libraries have folders of their own, packages lie beside them
+        readable = multiarch + [p for p in system if p.endswith("64")]
+    else:
+        readable = list(system)
+    if own not in system and os.path.isdir(own):
+        readable += [f"{own}/{name}" for name in os.listdir(own) if name.startswith(_INTERPRETER_LIBRARIES) and ".so" in name]
+    covered = [f"{p}/{name}" for p in [*standard, "/usr/lib/python3"] for name in ("site-packages", "dist-packages")]
+    for folder in standard:
+        readable += [path for name in os.listdir(folder) if (path := f"{folder}/{name}") not in covered]
+    trees = [*system, own, *standard, "/usr/share/zoneinfo", *_DEVICES, *extra]
+    pages = _pages()
+    return Places(
+        trees=tuple(path for path in dict.fromkeys(trees) if os.path.exists(path)),
+        covered=tuple(path for path in dict.fromkeys(covered) if os.path.isdir(path)),
+        readable=tuple(path for path in dict.fromkeys([*readable, "/usr/share/zoneinfo", *extra]) if os.path.exists(path)),
+        folder=next(folder for folder in _FOLDERS if not any(tree.startswith(f"{folder}/") for tree in trees)),
+        size=pages[0],
+        data=pages[1],
+    )
+
+
+def die_with_parent() -> None:
+    """Makes the kernel end this process when its parent ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
+
+
+def separate() -> None:
+    """Gives this process namespaces of its own; its next child is the first process in its own
+    world.
+
+    Raises:
+      OSError: the system does not allow it.
+    """
+    user, group = os.geteuid(), os.getegid()
+    _check(_libc.unshare(_CLONE_NAMESPACES), "namespaces")
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{_NOBODY} {user} 1"),
+        ("gid_map", f"{_NOBODY} {group} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)
+
+
+def enter(limits: Limits, seen: Places, *, namespaces: bool, abi: int | None) -> None:
+    """Applies the layers to this process, for good.
+
+    Args:
+      limits: of this process.
+      seen: what it can read.
+      namespaces: whether `separate` went before; not every container allows it. The other layers
+        are always applied. With namespaces the current folder is then one that can be written;
+        without, nothing can be written.
+      abi: use no newer version of Landlock than this; None: the kernel's own.
 
     Raises:
       OSError: a layer cannot be applied. The caller must not go on then.
     """
-    _die_with_parent()
-    _limit(seconds, memory)
+    die_with_parent()
+    _limit(limits, seen, namespaces=namespaces)
     if namespaces:
-        _unshare()
-        _fork_into_namespace()
-        _mount_folder(folder)
-    os.chdir(folder)
+        _new_root(seen)
+    os.chdir(seen.folder if namespaces else "/")
     _drop_capabilities()
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    _confine_files(folder if namespaces else None)
+    _confine_files(seen.readable, seen.folder if namespaces else None, abi)
     seccomp.install()
 
 
-def _die_with_parent() -> None:
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
-
-
-def _limit(seconds: int, memory: int) -> None:
+def _limit(limits: Limits, seen: Places, *, namespaces: bool) -> None:
     wanted = {
-        "CPU": seconds,
-        "AS": memory,
-        "DATA": memory,
-        "FSIZE": 2**24,
+        "CPU": limits.seconds,
+        "AS": seen.size + limits.memory,
+        "DATA": seen.data + limits.memory,
+        "FSIZE": limits.file_size,
         "NOFILE": 64,
-        "NPROC": 64,
         "CORE": 0,
         "MEMLOCK": 0,
         "MSGQUEUE": 0,
     }
+    # Elsewhere, and before Linux 5.14, the kernel counts all threads of the user against it, those
+    # of the trainer too.
+    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    if namespaces and release >= (5, 14):
+        wanted["NPROC"] = _THREADS
     for name, value in wanted.items():
         number = resource.__dict__[f"RLIMIT_{name}"]
         hard = resource.getrlimit(number)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (value, value))
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = _STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
 
 
-def _unshare() -> None:
-    user, group = os.geteuid(), os.getegid()
-    _check(_libc.unshare(_CLONE_NAMESPACES), "namespaces")
-    for name, line in (("setgroups", "deny"), ("uid_map", f"{_NOBODY} {user} 1"), ("gid_map", f"{_NOBODY} {group} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(line)
-
-
-def _fork_into_namespace() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGKILL))
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _die_with_parent()
-        return
-    for descriptor in range(64):
-        try:
-            os.close(descriptor)
-        except OSError:
-            pass
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    os._exit(status if status >= 0 else 128 - status)
-
-
-def _mount_folder(folder: str) -> None:
+def _new_root(seen: Places) -> None:
+    # Not before the fork: who shares the mounts, as the warden would, gets the new root as well.
+    _check(_libc.unshare(_CLONE_MOUNTS), "a namespace of mounts")
     _check(_libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None), "private mounts")
-    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    _check(_libc.mount(b"tmpfs", folder.encode(), b"tmpfs", flags, _FOLDER_OPTIONS), "a folder in memory")
+    # Nothing of what is shown may lie below the place, which hides it.
+    free = [p for p in _PLACES if os.path.isdir(p) and not any(tree.startswith(f"{p}/") for tree in seen.trees)]
+    if not free:
+        raise OSError(
+            errno.ENOENT,
+            f"sandbox: none of {', '.join(_PLACES)} is a folder without the standard library in it",
+        )
+    root = free[0]
+    _mount(b"tmpfs", root, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, _ROOT_OPTIONS)
+    shown: list[str] = []
+    for path in sorted(seen.trees):
+        if any(path.startswith(f"{above}/") for above in shown):
+            continue  # a folder above it is there as a whole
+        target = root + path
+        if os.path.islink(path) and os.path.realpath(path) in seen.trees:  # /lib of most systems
+            os.symlink(os.path.realpath(path), target)
+            continue
+        if os.path.isdir(path):
+            os.makedirs(target)
+        else:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
+        _mount(os.path.realpath(path).encode(), target, None, _MS_BIND | _MS_REC, None)
+        shown.append(path)
+    for path in seen.covered:
+        _mount(
+            b"tmpfs",
+            root + path,
+            b"tmpfs",
+            _MS_NOSUID | _MS_NODEV | _MS_NOEXEC,
+            b"size=4k,nr_inodes=2,mode=555",
+        )
+    os.mkdir(root + seen.folder, mode=0o700)
+    os.chdir(root)
+    if _libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b".") == 0:
+        _check(_libc.umount2(b".", _MNT_DETACH), "leaving the old root")
+    else:  # the first root of a system cannot be exchanged, only covered
+        _mount(b".", "/", None, _MS_MOVE, None)
+        os.chroot(".")
+    os.chdir("/")
+
+
+def _mount(source: bytes, target: str, kind: bytes | None, flags: int, options: bytes | None) -> None:
+    _check(_libc.mount(source, target.encode(), kind, flags, options), f"mount on {target}")
 
 
 def _drop_capabilities() -> None:
@@ -120,19 +253,21 @@ def _drop_capabilities() -> None:
     _check(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(bytes(24))), "no capabilities")
 
 
-def _confine_files(writable: str | None) -> None:
+def _confine_files(readable: Sequence[str], writable: str | None, abi: int | None) -> None:
     version = _check(_libc.syscall(_LANDLOCK_CREATE, None, 0, 1), "landlock")
+    version = version if abi is None else min(version, abi)
     every = (1 << (13 if version < 2 else 14 if version < 3 else 15 if version < 5 else 16)) - 1
     attributes = struct.pack("QQQ", every, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
-    rules = _check(_libc.syscall(_LANDLOCK_CREATE, ctypes.c_char_p(attributes), ctypes.c_size_t(size), 0), "landlock")
-    readable = {sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["platstdlib"], f"{sys.base_prefix}/lib"}
-    readable |= {"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"}
+    rules = _check(
+        _libc.syscall(_LANDLOCK_CREATE, ctypes.c_char_p(attributes), ctypes.c_size_t(size), 0),
+        "landlock",
+    )
     for path in readable:
-        _allow(rules, path, _READ)
+        _allow(rules, path, _READ_FILE | _READ_DIR if os.path.isdir(path) else _READ_FILE)
     for path in ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"):
-        _allow(rules, path, 4)
-    _allow(rules, "/dev/null", 4 | _WRITE_FILE | (_TRUNCATE & every))
+        _allow(rules, path, _READ_FILE)
+    _allow(rules, "/dev/null", _READ_FILE | _WRITE_FILE | (_TRUNCATE & every))
     if writable is not None:
         _allow(rules, writable, every & ~1)
     _check(_libc.syscall(_LANDLOCK_RESTRICT, rules, 0), "landlock")
@@ -145,8 +280,20 @@ def _allow(rules: int, path: str, access: int) -> None:
     except FileNotFoundError:
         return
     rule = struct.pack("=Qi", access, descriptor)
-    _check(_libc.syscall(_LANDLOCK_ADD, rules, 1, ctypes.c_char_p(rule), 0), f"landlock rule for {path}")
+    _check(
+        _libc.syscall(_LANDLOCK_ADD, rules, 1, ctypes.c_char_p(rule), 0),
+        f"landlock rule for {path}",
+    )
     os.close(descriptor)
+
+
+def _pages() -> tuple[int, int]:
+    try:
+        with open("/proc/self/statm") as file:
+            numbers = [int(word) * resource.getpagesize() for word in file.read().split()]
+    except OSError:
+        return 0, 0  # no /proc here: the interpreter's own memory counts as the candidate's
+    return numbers[0], numbers[5]
 
 
 def _check(result: int, what: str) -> int:

@@ -1,44 +1,48 @@
-"""Starts sandboxed processes, feeds them, and ends them in time."""
+"""Sandboxed processes as the grader sees them: jobs go in, what came out and how it ended comes
+back."""
 
 import functools
 import json
-import math
 import os
-import selectors
-import signal
 import socket
-import struct
-import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
-from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from rlhf_jax.rewards.sandbox.child import PASSED, READY, REFUSED
+from rlhf_jax.rewards.sandbox.child import PASSED, packed
+from rlhf_jax.rewards.sandbox.client import START_SECONDS, Server, memory_file, output_file, send
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
-_FOLDER = _HERE
-"""Working folder of the programs. With namespaces they see an empty memory file system in its place, without they can neither
-write nor list it; an existing folder serves as well as a new one, and nothing has to be removed afterwards."""
-_BOOT = (
-    "import sys, types\n"
-    "for name, path in zip(('rlhf_jax', 'rlhf_jax.rewards', 'rlhf_jax.rewards.sandbox'), sys.argv[1:]):\n"
-    "    sys.modules[name] = types.ModuleType(name); sys.modules[name].__path__ = [path]\n"
-    "from rlhf_jax.rewards.sandbox.child import main; main()"
-)
-"""Imports the child without the packages around it, which need JAX and are not for strangers."""
+LANDLOCK: int | None = None
+"""The newest version of Landlock to use; None: the kernel's own. For tests of older ones."""
 _LARGEST_OUTPUT = 2**20
-_START_SECONDS = 30.0
-"""Time for the interpreter and the layers; the limit of the program starts afterwards."""
+_FILE_SIZE = 2**24
+WALL = 9.0
+"""Wall time in own times. Waiting for a processor is not the candidate's fault, so this is far
+above; and it is below the ten times after which the pool gives up on a grader."""
 _PROBE = """
-import os, socket
+import ctypes, os, socket
+victim, other = VICTIM, OTHER
+libc = ctypes.CDLL(None)
+def truncate(flags):
+    os.close(os.open(victim, flags | os.O_TRUNC))
 attempts = {
     "open a socket": lambda: socket.socket(),
     "start a process": lambda: os.fork(),
+    "start a program": lambda: os.execv("/bin/true", ["true"]),
+    "signal another process": lambda: os.kill(os.getppid() or 1, 0),
     "read another process's environment": lambda: open(f"/proc/{os.getppid()}/environ").read(),
     "read a file outside its folder": lambda: open("/etc/passwd").read(),
-    "write outside its folder": lambda: open("/var/tmp/escaped", "w"),
+    "read a file of the user's": lambda: open(other).read(),
+    "write outside its folder": lambda: open(f"{os.path.dirname(victim)}/escaped", "w"),
+    "write to a file that it may read": lambda: open(victim, "r+"),
+    "empty a file that it may read": lambda: truncate(os.O_RDONLY),
+    "empty a file by its name": lambda: os.truncate(victim, 0),
+    "empty a file of the user's": lambda: os.truncate(other, 0),
+    "empty a file of the user's by opening it for nothing": lambda: os.open(other, 3 | os.O_TRUNC),
+    "open a file for nothing": lambda: os.open(victim, 3),
+    "change a file's times": lambda: os.utime(victim, (0, 0)),
+    "change a file's mode": lambda: os.chmod(victim, 0),
 }
 for name, attempt in attempts.items():
     try:
@@ -54,69 +58,11 @@ class Limits(NamedTuple):
     """What one candidate may use."""
 
     timeout: float = 5.0
-    """Seconds of wall time, and of processor time."""
+    """Seconds of its own time: processor time, and time in which it sleeps."""
     memory_mb: int = 512
-    """Address space."""
-
-
-class _Process:
-    """A sandboxed interpreter with one job."""
-
-    def __init__(self, job: dict[str, object], limits: Limits, *, namespaces: bool, connection: int | None) -> None:
-        self._namespaces = namespaces
-        packages = [os.path.dirname(os.path.dirname(_HERE)), os.path.dirname(_HERE), _HERE]
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, *packages],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd=_FOLDER,
-            pass_fds=[] if connection is None else [connection],
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self.stdin, self.stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
-        os.set_blocking(self.stdin, False)
-        os.set_blocking(self.stdout, False)
-        # Processor time also counts the start; the wall clock is the sharp limit.
-        common = {"seconds": math.ceil(limits.timeout) + 2, "memory": limits.memory_mb * 2**20, "folder": _FOLDER}
-        data = json.dumps(job | common | {"namespaces": namespaces, "connection": connection}).encode()
-        self.job = struct.pack("!Q", len(data)) + data
-
-    @property
-    def code(self) -> int | None:
-        """Exit status once it has ended, negative for a signal."""
-        return self._process.returncode
-
-    def close_input(self) -> None:
-        """Ends the program's input."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def wait(self, seconds: float) -> None:
-        """Waits for the end, at most so long."""
-        try:
-            self._process.wait(max(0.0, seconds))
-        except subprocess.TimeoutExpired:
-            pass
-
-    def __enter__(self) -> "_Process":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._namespaces and self._process.poll() is None:
-            self._process.terminate()  # our own process kills the stranger's and reaps it
-            self.wait(2.0)
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except OSError:
-                pass  # unread input
-        self._process.wait()
+    """Address space, beyond that of the bare interpreter."""
+    wall: float | None = None
+    """Seconds after which the machine is to blame; None: `WALL` times `timeout`."""
 
 
 class Finished(NamedTuple):
@@ -127,15 +73,46 @@ class Finished(NamedTuple):
     fault: str | None
     """None: ended by itself with status 0. Else "timeout", "output" (too much) or "status N"."""
     seconds: float
-    """Wall time of the program, without the start."""
+    """Own time of the program, without the start."""
+
+
+class MachineTooSlow(RuntimeError):
+    """A process waited for the machine so long that nothing can be said of it."""
+
+
+class Called(NamedTuple):
+    """What a function returned, call by call."""
+
+    results: list[Any]
+    """Per call ``{"value": ..}`` or ``{"error": name}``, as `rlhf_jax.rewards.sandbox.child` writes
+    them. Fewer than there were calls when the process ended early; nothing of it is to be
+    trusted."""
+    fault: str | None
+    """As in `Finished`."""
+
+
+class _Process(NamedTuple):
+    """One process of a job."""
+
+    kind: str
+    job: dict[str, Any]
+    stdin: bytes = b""
+
+
+class _Raw(NamedTuple):
+    output: bytes
+    fault: str | None
+    seconds: float
 
 
 @functools.cache
 def isolation() -> bool:
-    """Checks by attempts that the sandbox holds here. Takes some 50 ms, once per process.
+    """Checks by attempts that the sandbox holds here. Takes a quarter of a second, once per
+    process.
 
     Returns:
-      Whether namespaces are part of it (then programs have a writable folder; without, they can write nowhere).
+      Whether namespaces are part of it (then programs have a writable folder; without, they can
+      write nowhere).
 
     Raises:
       ValueError: one line; this system lacks a layer, or an attempt to get out succeeded.
@@ -143,124 +120,192 @@ def isolation() -> bool:
     if sys.platform != "linux":
         raise ValueError("the code reward needs Linux: its sandbox uses Landlock and seccomp")
     reasons = []
-    for namespaces in (True, False):
-        try:
-            finished = _run(_PROBE, "", Limits(timeout=10.0), namespaces=namespaces)
-        except RuntimeError as error:
-            reasons.append(str(error))
-            continue
-        if finished.fault is None and finished.output.split("\n") == ["done", ""]:
-            return namespaces
-        reasons.append(f"in the sandbox it is possible to {', '.join(finished.output.split(chr(10))[:-2]) or finished.fault}")
+    with tempfile.TemporaryDirectory() as folder:
+        victim, other = os.path.join(folder, "readable", "file"), os.path.join(folder, "file")
+        os.mkdir(os.path.dirname(victim))
+        for namespaces in (True, False):
+            for path in (victim, other):
+                with open(path, "w") as file:
+                    file.write("kept")
+            reason = _leak(victim, other, namespaces=namespaces)
+            if reason is None:
+                return namespaces
+            reasons.append(reason)
     raise ValueError(
         f"the code reward cannot run here: {'; '.join(reasons)}. It needs a kernel with Landlock (5.13) and seccomp on x86-64 or "
         "aarch64; gVisor and some containers lack them"
     )
 
 
-def run_program(code: str, stdin: str, limits: Limits) -> Finished:
+def _leak(victim: str, other: str, *, namespaces: bool) -> str | None:
+    probe = _PROBE.replace("VICTIM", repr(victim)).replace("OTHER", repr(other))
+    try:
+        server = Server((), [os.path.dirname(victim)])
+        try:
+            limits = Limits(timeout=10.0)
+            finished = _program(probe, "", limits, namespaces=namespaces, server=server, largest=_LARGEST_OUTPUT)
+        finally:
+            server.close()
+    except RuntimeError as error:
+        return str(error)
+    for path in (victim, other):
+        with open(path) as file:
+            if file.read() != "kept":
+                return f"in the sandbox it is possible to change {path}"
+    lines = finished.output.split("\n")
+    if finished.fault is None and lines == ["done", ""]:
+        return None
+    return f"in the sandbox it is possible to {', '.join(lines[:-2]) or finished.fault}"
+
+
+def run_program(code: str, stdin: str, limits: Limits, *, largest: int = _LARGEST_OUTPUT) -> Finished:
     """Runs a program as `__main__` on some input.
 
+    Args:
+      code: the program.
+      stdin: its input.
+      limits: of this run.
+      largest: bytes of output that it may write.
+
     Raises:
+      MachineTooSlow: it waited for the machine.
       RuntimeError: the sandbox could not be set up (nothing was run).
     """
-    return _run(code, stdin, limits, namespaces=isolation())
+    return _program(code, stdin, limits, namespaces=isolation(), server=None, largest=largest)
 
 
-def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits) -> int:
+def run_calls(code: str, function: str, arguments: Sequence[tuple[list[Any], dict[str, Any]]], limits: Limits) -> Called:
+    """Calls a function of a module, or a method of its class `Solution`, again and again in one
+    process.
+
+    Args:
+      code: the candidate's module.
+      function: name.
+      arguments: per call positional and named ones, plain data.
+      limits: of the whole.
+
+    Raises:
+      MachineTooSlow: it waited for the machine.
+      RuntimeError: the sandbox could not be set up.
+    """
+    job = {"code": code, "function": function, "arguments": packed(arguments)}
+    done = _run([_Process("calls", job)], limits, namespaces=isolation(), server=None, file_size=_FILE_SIZE)
+    results = []
+    for line in done.output.split(b"\n")[: len(arguments)]:
+        try:
+            results.append(json.loads(line))
+        except (ValueError, RecursionError):
+            break  # the candidate writes there, too
+    return Called(results, done.fault)
+
+
+def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits, entry: str = "") -> int:
     """Runs tests against a module, the tests in one sandboxed process and the module in another.
 
-    See `rlhf_jax.rewards.sandbox.rpc` for what can be tested, and why the module cannot fake a pass.
+    See `rlhf_jax.rewards.sandbox.rpc` for what can be tested, and why the module cannot fake a
+    pass.
 
     Args:
       code: the candidate's module.
       setup: code before the tests.
       tests: statements; one passes when it raises nothing.
       limits: of the whole.
+      entry: a name that the module has to define, else no test passes; it may be a built-in's.
 
     Returns:
       How many tests passed within the limits.
 
     Raises:
+      MachineTooSlow: they waited for the machine.
       RuntimeError: the sandbox could not be set up.
     """
-    namespaces = isolation()
+    candidate = _Process("candidate", {"code": code})
+    judge = _Process("tests", {"setup": setup, "tests": list(tests), "entry": entry})
+    done = _run([candidate, judge], limits, namespaces=isolation(), server=None, file_size=_FILE_SIZE)
+    return done.output.count(PASSED) if len(done.output) <= len(tests) else 0
+
+
+def _program(code: str, stdin: str, limits: Limits, *, namespaces: bool, server: Server | None, largest: int) -> Finished:
+    process = _Process("program", {"code": code}, stdin.encode("utf-8", "surrogatepass"))
+    size = max(_FILE_SIZE, largest + 1)
+    done = _run([process], limits, namespaces=namespaces, server=server, file_size=size)
+    too_much = len(done.output) > largest
+    return Finished(
+        done.output[:largest].decode("utf-8", "replace"),
+        "output" if too_much else done.fault,
+        done.seconds,
+    )
+
+
+def _run(
+    processes: Sequence[_Process],
+    limits: Limits,
+    *,
+    namespaces: bool,
+    server: Server | None,
+    file_size: int,
+) -> _Raw:
+    """Runs a job; once more when its processes were lost or did not start."""
+    wall = WALL * limits.timeout if limits.wall is None else limits.wall
+    kinds = [process.kind for process in processes]
+    order = [kinds, limits.timeout, wall, limits.memory_mb * 2**20, file_size, namespaces, LANDLOCK]
+    for attempt in (1, 2):
+        try:
+            return _attempt(processes, order, server, wall + START_SECONDS)
+        except MachineTooSlow:
+            raise
+        except RuntimeError:
+            if attempt == 2 or server is not None:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _attempt(processes: Sequence[_Process], order: list[Any], server: Server | None, patience: float) -> _Raw:
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        arguments = {"limits": limits, "namespaces": namespaces}
-        candidate_job: dict[str, object] = {"kind": "candidate", "code": code}
-        tests_job: dict[str, object] = {"kind": "tests", "setup": setup, "tests": list(tests)}
-        with (
-            _Process(candidate_job, connection=theirs.fileno(), **arguments) as candidate,  # type: ignore[arg-type]
-            _Process(tests_job, connection=ours.fileno(), **arguments) as judge,  # type: ignore[arg-type]
-        ):
-            ours.close()
-            theirs.close()
-            _start([candidate, judge])
-            verdicts, _ = _communicate(judge, b"", time.monotonic() + limits.timeout)
-    return verdicts.count(PASSED) if len(verdicts) <= len(tests) else 0
-
-
-def _run(code: str, stdin: str, limits: Limits, *, namespaces: bool) -> Finished:
-    job: dict[str, object] = {"kind": "program", "code": code}
-    with _Process(job, limits, namespaces=namespaces, connection=None) as process:
-        _start([process])
-        start = time.monotonic()
-        deadline = start + limits.timeout
-        output, fault = _communicate(process, stdin.encode("utf-8", "replace"), deadline)
-        if fault is None:
-            process.wait(deadline - time.monotonic())
-            fault = None if process.code == 0 else "timeout" if process.code is None else f"status {process.code}"
-        seconds = time.monotonic() - start
-    return Finished(output.decode("utf-8", "replace"), fault, seconds)
-
-
-def _start(processes: Sequence[_Process]) -> None:
-    """Hands out the jobs and waits until every process has closed its doors."""
-    deadline = time.monotonic() + _START_SECONDS
-    for process in processes:
-        unwritten = process.job
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdin, selectors.EVENT_WRITE)
-            while unwritten and selector.select(deadline - time.monotonic()):
-                unwritten = unwritten[_write(process.stdin, unwritten) :]
-    for process in processes:
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            first = os.read(process.stdout, 1) if selector.select(max(0.0, deadline - time.monotonic())) else b""
-            if first != READY:
-                process.wait(1.0)
-                reason = os.read(process.stdout, 500).decode() if first == REFUSED else "the sandbox did not start"
-                raise RuntimeError(reason)
-
-
-def _communicate(process: _Process, stdin: bytes, deadline: float) -> tuple[bytes, str | None]:
-    """Feeds input and collects output until the process closes it."""
-    output = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdin, selectors.EVENT_WRITE)
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
-                if key.fd == process.stdin:
-                    stdin = stdin[_write(process.stdin, stdin) :] if stdin else b""
-                    if not stdin:
-                        selector.unregister(process.stdin)
-                        process.close_input()
-                    continue
-                part = os.read(process.stdout, 1 << 16)
-                output += part
-                if not part:
-                    return bytes(output), None
-                if len(output) > _LARGEST_OUTPUT:
-                    return bytes(output[:_LARGEST_OUTPUT]), "output"
-    return bytes(output), "timeout"
-
-
-def _write(descriptor: int, data: bytes) -> int:
+    output = output_file()
     try:
-        return os.write(descriptor, data[: 1 << 16])
-    except BlockingIOError:
-        return 0
-    except BrokenPipeError:
-        return len(data)  # nobody reads it any more
+        with ours:
+            with theirs:
+                _hand_over(processes, order, theirs, output, server)
+            ours.settimeout(patience)
+            try:
+                report = ours.recv(1 << 16)
+            except OSError:
+                report = b""
+        result: dict[str, Any] = json.loads(report) if report else {"refused": "a sandboxed process was lost"}
+        if "refused" in result:
+            raise RuntimeError(result["refused"])
+        if result["fault"] in ("machine", "abandoned"):
+            raise MachineTooSlow(f"the machine was too busy to run it within {order[2]:g} s")
+        fault = "timeout" if result["fault"] is not None else None
+        if fault is None and result["status"] != 0:
+            fault = f"status {result['status']}"
+        return _Raw(os.pread(output, os.fstat(output).st_size, 0), fault, result["seconds"])
+    finally:
+        os.close(output)
+
+
+def _hand_over(
+    processes: Sequence[_Process],
+    order: list[Any],
+    report: socket.socket,
+    output: int,
+    server: Server | None,
+) -> None:
+    """Sends a job to the server. Nothing of it stays open here but the output of the last
+    process."""
+    files: list[int] = []
+    left, right = socket.socketpair()
+    try:
+        with left, right:
+            for process, connection in zip(processes, (left, right), strict=False):
+                last = process is processes[-1]
+                files += [
+                    memory_file(json.dumps(process.job).encode()),
+                    memory_file(process.stdin),
+                ]
+                files += [os.dup(output) if last else output_file(), os.dup(connection.fileno())]
+            send(json.dumps(order).encode(), [report.fileno(), *files], server)
+    finally:
+        for descriptor in files:
+            os.close(descriptor)
