@@ -15,7 +15,7 @@ import pytest
 from rlhf_jax.rewards import PoolConfig, RewardConfig, make_rewards
 from rlhf_jax.rewards.calls import Batch, grade_each
 from rlhf_jax.rewards.loading import load_reward
-from tests.rewards.slow_answers import GOLD_OF_HOSTILE, HONEST, HOSTILE
+from tests.rewards.mixed_batch import GOLD_OF_HOSTILE, HONEST, HOSTILE
 
 GRADERS = pathlib.Path(__file__).with_name("graders.py")
 BUSY = "(a+)+b"
