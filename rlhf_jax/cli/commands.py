@@ -16,7 +16,7 @@ from rlhf_jax.cli.keys import describe_algorithm
 from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, say
 from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
-from rlhf_jax.rewards.config import RewardConfig
+from rlhf_jax.rewards import RewardConfig, untrusted
 
 STAGES = {"text": "text, or prompts with answers", "pairs": "preference pairs", "prompts": "prompts and a reward"}
 
@@ -68,10 +68,10 @@ def check_rewards_built_in(rewards: Sequence[RewardConfig], target: pathlib.Path
     Raises:
         ConfigError: there is one, and `--trust-rewards` was not given.
     """
-    foreign = next((reward.function for reward in rewards if ":" in reward.function), None)
-    if foreign is not None:
+    foreign = untrusted(rewards)
+    if foreign:
         raise ConfigError(
-            f"the configuration of {target} names the reward function {foreign!r}, which would be run: look at it, "
+            f"the configuration of {target} names the reward function {foreign[0].function!r}, which would be run: look at it, "
             "and add --trust-rewards if you trust it"
         )
 

@@ -20,7 +20,7 @@ from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError
 from rlhf_jax.io.run_folder import start_from_command
 from rlhf_jax.loops.grading import MODEL, model_path
 from rlhf_jax.models import local_folder
-from rlhf_jax.rewards.fingerprint import fingerprint
+from rlhf_jax.rewards.trust import fingerprint, untrusted
 from rlhf_jax.training import TrainState, make_schedule
 
 _log = logging.getLogger(__name__)
@@ -229,8 +229,8 @@ def warn_of_changed_rewards(meta: dict[str, Any], identity: dict[str, Any]) -> N
 
 
 def reward_digests(config: Config) -> dict[str, str]:
-    """Label -> digest of the file of a reward function, or of the weights of a reward model."""
-    digests = fingerprint(config.rewards)
+    """Label -> digest of the code of a reward function that is not built in, or of the weights of a reward model."""
+    digests = {reward.label: fingerprint([reward]) for reward in untrusted(config.rewards)}
     for reward in config.rewards:
         if reward.function == MODEL:
             folder = local_folder(model_path(reward))

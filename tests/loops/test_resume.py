@@ -15,8 +15,8 @@ from rlhf_jax.cli.main import exit_code
 from rlhf_jax.io import Checkpointer, RunFolderError, read_metrics
 from rlhf_jax.loops import resume, space, train
 from rlhf_jax.loops.interrupt import StopRequest, ending_in_order
+from rlhf_jax.loops.resume import reward_digests
 from rlhf_jax.rewards import RewardConfig
-from rlhf_jax.rewards.fingerprint import fingerprint
 from rlhf_jax.training import OptimizerConfig, make_schedule
 from tests.io.damage import DAMAGES
 from tests.loops.test_online import arrays, rows_of, stop_in_call
@@ -193,14 +193,15 @@ def test_a_changed_reward_file_is_told_on_resume(online_config, mixed_task, tmp_
     assert "the file of the reward grade changed since the checkpoint was made" in caplog.text
 
 
-def test_digests_are_of_files_and_modules(tmp_path):
+def test_digests_are_of_files_and_modules(tmp_path, online_config):
     (tmp_path / "mine.py").write_text("def f(completions): return [0.0]")
-    configs = [RewardConfig(function=name) for name in ("math", f"{tmp_path / 'mine.py'}:f", "json:dumps", "no_such_module:g")]
-    before = fingerprint(configs)
-    assert before.keys() == {"f", "dumps"}
+    names = ("math", f"{tmp_path / 'mine.py'}:f", "tests.rewards.graders:rank", "no_such_module:g")
+    config = online_config("grpo", rewards=tuple(RewardConfig(function=name) for name in names))
+    before = reward_digests(config)
+    assert before.keys() == {"f", "rank", "g"}
     (tmp_path / "mine.py").write_text("def f(completions): return [1.0]")
-    after = fingerprint(configs)
-    assert after["dumps"] == before["dumps"] and after["f"] != before["f"]
+    after = reward_digests(config)
+    assert after["rank"] == before["rank"] and after["f"] != before["f"]
 
 
 def test_damaged_reference_logps_are_computed_anew(tiny_config, tmp_path, caplog):
