@@ -121,10 +121,10 @@ def make_generator(
         limits: Int[np.ndarray, " R"] | None = None,
     ) -> tuple[Rollout, GenerationStats]:
         began = time.perf_counter()
+        key = _own_keys(key, len(prompts) * group_size, settings)
         check_sampling(sampling)
         steps = sampling_steps(sampling)
-        rows = _own_limits(limits, len(prompts), settings)
-        job = Job(*_fit(prompts, lengths, settings), rows, _own_keys(key, len(rows), settings), sampling, steps)
+        job = Job(*_fit(prompts, lengths, settings), _own_limits(limits, len(prompts), settings), key, sampling, steps)
         if slots is None or slots >= len(job.limits):
             out, slot_steps = _run_whole(programs, params, job, settings)
         else:
