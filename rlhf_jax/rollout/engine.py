@@ -129,11 +129,12 @@ def make_generator(
         limits: Int[np.ndarray, " R"] | None = None,
     ) -> tuple[Rollout, GenerationStats]:
         began = time.perf_counter()
+        key = _own_keys(key, len(prompts) * group_size, settings)
         check_sampling(sampling)
         steps = sampling_steps(sampling)
         own_limits = _own_limits(limits, len(prompts), settings)
         rows = len(own_limits)
-        job = Job(*_fit(prompts, lengths, settings), own_limits, _own_keys(key, rows, settings), sampling, steps)
+        job = Job(*_fit(prompts, lengths, settings), own_limits, key, sampling, steps)
         if string_end is None and (slots is None or slots >= rows):
             out, slot_steps = _run_whole(programs, params, job, settings)
         else:

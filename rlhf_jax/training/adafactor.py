@@ -52,6 +52,7 @@ def scale_by_layer_factored_rms() -> optax.GradientTransformation:
             axes = _axes(layer, grad.shape[1:])
             return jax.vmap(step, in_axes=(0, axes), out_axes=(0, axes))(grad, own)
 
+        structure: Any  # jax's type of it has no methods for a checker
         leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
         moments = [structure.flatten_up_to(tree) for tree in (state.v_row, state.v_col, state.v)]
         owns = [optax.FactoredState(state.count, *parts) for parts in zip(*moments, strict=True)]
@@ -88,7 +89,7 @@ def _axes(layer: optax.FactoredState, shape: tuple[int, ...]) -> optax.FactoredS
     """Which moments of one layer have a layer axis: all but the count and optax's placeholders of shape (1,)."""
     placeholder = (1,)
     v_row, v_col = (None if moment.shape == placeholder else 0 for moment in (layer.v_row, layer.v_col))
-    return optax.FactoredState(None, v_row, v_col, 0 if layer.v.shape == shape else None)  # type: ignore[arg-type]
+    return optax.FactoredState(None, v_row, v_col, 0 if layer.v.shape == shape else None)
 
 
 def _joined(count: Array, states: list[optax.FactoredState], structure: Any) -> optax.FactoredState:

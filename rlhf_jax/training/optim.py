@@ -70,9 +70,9 @@ class OptimizerConfig:
         for name, value in (("warmup_ratio", self.warmup_ratio), ("min_lr_ratio", self.min_lr_ratio)):
             if not 0 <= value <= 1:
                 raise ValueError(f"optimizer.{name}={value} must lie between 0 and 1")
-        for name, value in (("learning_rate", self.learning_rate), ("weight_decay", self.weight_decay)):
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"optimizer.{name}={value} must be finite and not negative")
+        for name, number in (("learning_rate", self.learning_rate), ("weight_decay", self.weight_decay)):
+            if number is not None and not 0 <= number < math.inf:
+                raise ValueError(f"optimizer.{name}={number} must be finite and not negative")
         if not 0 < self.eps < math.inf:
             raise ValueError(f"optimizer.eps={self.eps} must be positive: a parameter without a gradient would divide 0 by 0")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:

@@ -91,7 +91,7 @@ def test_overrides_are_typed_and_the_last_one_wins(file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.learning_rate=fast", "optimizer.learning_rate: 'fast' is not allowed; allowed: a number (override '"),
+        ("optimizer.learning_rate=fast", "optimizer.learning_rate: 'fast' is not allowed; allowed: a number or null (override '"),
         ("optimizer.lr=1", "optimizer.lr: unknown key; allowed in optimizer: name, learning_rate, "),
         ("training.batchsize=1", "training.batchsize: unknown key; allowed in training: batch_size, "),
         ("beta=1", "beta: unknown key; allowed at the top level: algorithm, "),

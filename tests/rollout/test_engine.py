@@ -155,3 +155,35 @@ def test_empty_prompts_and_slots_that_a_mesh_does_not_divide():
         generator()(policy()[1], TOKENS, LENGTHS * 0, jax.random.key(0), SamplingParams())
     with pytest.raises(ValueError, match="slots=6 must be a multiple of 8"):
         generator(mesh=make_mesh({"fsdp": 8}), slots=6)
+
+
+KEYED = {"max_new_tokens": 9, "chunk": 8, "prompt_buckets": (12,)}
+
+
+@pytest.fixture(scope="module")
+def keyed():
+    """Completions with a key for each."""
+    keys = jax.random.split(jax.random.key(5), 15)
+    return keys, generator(**KEYED)(policy()[1], TOKENS, LENGTHS, keys, SamplingParams())[0]
+
+
+@pytest.mark.parametrize(
+    ("some", "options"),
+    [
+        ((4, 1), {}),
+        pytest.param((0, 1, 2, 3, 4), {"slots": 3, "chunk": 4}, marks=pytest.mark.slow),
+        pytest.param((3, 2, 0), {"group_size": 1}, marks=pytest.mark.slow),
+    ],
+)
+def test_with_a_key_for_every_completion_the_batch_changes_no_draw(keyed, some, options):
+    keys, whole = keyed
+    some, group_size = np.array(some), options.get("group_size", 3)
+    rows = (3 * some[:, None] + np.arange(group_size)).reshape(-1)
+    made, _ = generator(**KEYED | options)(policy()[1], TOKENS[some], LENGTHS[some], keys[rows], SamplingParams())
+    assert (made.tokens == whole.tokens[rows]).all() and (made.mask == whole.mask[rows]).all()
+
+
+def test_keys_for_another_number_of_completions():
+    keys = jax.random.split(jax.random.key(5), 14)
+    with pytest.raises(ValueError, match=r"key has shape \(14,\), but there are 15 completions: give one key, or one for each"):
+        generator()(policy()[1], TOKENS, LENGTHS, keys, SamplingParams())
