@@ -97,7 +97,7 @@ raise SystemExit(1)
 """,
     "looks around": """
 import os, sys, sysconfig
-seen = ["/proc", "/proc/1", "/root/.profile", "/etc/passwd", "/etc/shadow", "/var", "OUTSIDE", "OUTSIDE/kept"]
+seen = ["/proc", "/proc/1", "/etc/passwd", "/etc/shadow", "/var", "OUTSIDE", "OUTSIDE/kept"]
 if HIDDEN: print(*(f"LEAKED {path}" for path in seen if os.path.exists(path)))
 for folder in (sysconfig.get_path("stdlib"), "/usr/lib/python3"):
     for name in ("site-packages", "dist-packages"):

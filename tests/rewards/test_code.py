@@ -162,7 +162,7 @@ def test_rows_that_cannot_be_read_are_said_once(caplog):
     ]
     assert code_reward(None, ["def f(x): return x"] * 10, tests=unreadable * 2) == [None] * 10
     assert len(caplog.records) == len(unreadable)
-    with pytest.raises(ValueError, match=r"column 'tests': tests are statements, .* not list"):
+    with pytest.raises(ValueError, match=r"column 'tests', row 0: tests are statements, .* not list"):
         code_reward(None, ["x"], tests=[[1, 2]])
     with pytest.raises(
         ValueError,
