@@ -289,6 +289,15 @@ class add(list):
     __gt__ = __le__ = __ge__ = __lt__
     def __hash__(self): return 0
 """,
+    "equals the first that it is asked for": """
+class Any:
+    asked = 0
+    def __eq__(self, other):
+        Any.asked += 1
+        return Any.asked == 1
+    def __hash__(self): return 0
+def add(a, b): return Any()
+""",
     "an own exception that is returned": """
 class E(Exception):
     def __eq__(self, other): return True

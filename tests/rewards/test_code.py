@@ -139,6 +139,10 @@ def test_what_is_no_solution_earns_nothing(text):
         ("import unittest.mock as mock\nwith mock.patch('builtins.print') as p: hello()", "patch"),
         ("import builtins\nbuiltins.input = lambda: '3'\nassert hello() == 3", "builtins.input"),
         ("input = lambda *a: '3'\nassert hello() == 3", "input"),
+        (
+            "import warnings\nwith warnings.catch_warnings(record=True) as w: hello()\nassert w",
+            "catch_warnings",
+        ),
         ("import pandas\nassert hello() == 3", "tests import pandas"),
         ("def check(candidate): assert candidate() == 3", "no column 'entry_point'"),
         ("assert hello( == 3", "no Python"),
