@@ -94,17 +94,20 @@ def check_present(columns: Mapping[str, Sequence[Any]]) -> None:
         )
 
 
-def checks_of(row: Mapping[str, Any]) -> Checks | None:
+def checks_of(columns: Mapping[str, Sequence[Any]], index: int) -> Checks | None:
     """The tests of one row, None when it has none; the formats are in
     `rlhf_jax.rewards.code.code_reward`.
 
     Args:
-      row: column -> value.
+      columns: data columns.
+      index: the row.
 
     Raises:
       NotGradable: the row has tests that nobody's answer can be graded by.
-      ValueError: an unknown format.
+      ValueError: no such column, or an unknown format.
     """
+    check_present(columns)
+    row = {name: values[index] for name, values in columns.items()}
     found = next((name for name in COLUMNS if row.get(name)), None)
     if found is None:
         return None
@@ -128,7 +131,7 @@ def checks_of(row: Mapping[str, Any]) -> Checks | None:
     if found in _SHARED or checks is not None:
         return None
     raise ValueError(
-        f"column {found!r}: tests are statements, {{'input', 'output'}} pairs, or 'inputs' and 'outputs', "
+        f"column {found!r}, row {index}: tests are statements, {{'input', 'output'}} pairs, or 'inputs' and 'outputs', "
         f"not {type(value).__name__}"
     )
 

@@ -107,18 +107,24 @@ def code_reward(
     if tolerance < 0:
         raise ValueError(f"rewards.options.tolerance {tolerance} of 'code' must not be negative")
     check_present(columns)
+    grading = _Grading(Limits(timeout, memory_mb, WALL * timeout), tolerance, partial)
     scores: list[float | None] = []
     for i, completion in enumerate(completions):
         row = {name: values[i] for name, values in columns.items()}
-        grading = _Grading(Limits(timeout, memory_mb, WALL * timeout), tolerance, partial)
         prompt = None if prompts is None else prompts[i]
         try:
-            scores.append(_grade(row, prompt, completion, grading, reference))
+            checks = checks_of(columns, i)
+            if checks is None:
+                scores.append(None)
+                continue
+            if reference is not False:
+                solutions = references_of(row, reference if isinstance(reference, str) else None)
+                _check_sound(checks, solutions, prompt, grading)
+            passed = _passed(program_of(completion, prompt, checks.entry), checks, grading)
+            scores.append(passed / checks.total if partial else float(passed == checks.total))
         except NotGradable as reason:
-            _say(
-                f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not listed)",
-                str(reason),
-            )
+            message = f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not listed)"
+            _say(message, str(reason))
             scores.append(None)
         except MachineTooSlow as reason:
             _say(
@@ -134,38 +140,24 @@ def check_tests(columns: Mapping[str, Sequence[Any]]) -> None:
     check_present(columns)
 
 
-def _grade(
-    row: Mapping[str, Any],
-    prompt: Any,
-    completion: Completion,
-    grading: _Grading,
-    reference: bool | str,
-) -> float | None:
-    checks = checks_of(row)
-    if checks is None:
-        return None
-    if reference is not False:
-        solutions = references_of(row, reference if isinstance(reference, str) else None)
-        if solutions and not _is_sound(checks, solutions, prompt, grading):
-            raise NotGradable("its own solution fails its tests")
-    code = program_of(completion, prompt, checks.entry)
-    passed = _passed(code, checks, grading)
-    return passed / checks.total if grading.partial else float(passed == checks.total)
-
-
-def _is_sound(checks: Checks, solutions: Sequence[str], prompt: Any, grading: _Grading) -> bool:
-    """Whether one of the row's own solutions passes; found out once per process."""
-    key = hashlib.sha256(pickle.dumps((checks, solutions[:_REFERENCES], grading.limits))).digest()
+def _check_sound(checks: Checks, solutions: Sequence[str], prompt: Any, grading: _Grading) -> None:
+    """Raises NotGradable unless one of the row's own solutions passes (or there is none); found out
+    once per process."""
+    if not solutions:
+        return
+    tried = solutions[:_REFERENCES]
+    key = hashlib.sha256(pickle.dumps((checks, tried, grading.limits, grading.tolerance))).digest()
     if key not in _sound:
         whole = grading._replace(partial=False)
-        programs = [program_of(solution, prompt, checks.entry) for solution in solutions[:_REFERENCES]]
+        programs = [program_of(solution, prompt, checks.entry) for solution in tried]
         try:
             _sound[key] = any(_passed(program, checks, whole) == checks.total for program in programs)
         except MachineTooSlow:
-            return True  # nothing is known of it: another time
+            return  # nothing is known of it: another time
         while len(_sound) > _REMEMBERED:
             _sound.popitem(last=False)
-    return _sound[key]
+    if not _sound[key]:
+        raise NotGradable("its own solution fails its tests")
 
 
 def _passed(code: str, checks: Checks, grading: _Grading) -> int:

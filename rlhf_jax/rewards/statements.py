@@ -16,15 +16,8 @@ from rlhf_jax.rewards.blocks import bound_names, parsed
 
 _SETUPS = ("test_imports", "test_setup_code")
 _CAPTURING = frozenset(
-    {
-        "redirect_stdout",
-        "redirect_stderr",
-        "capsys",
-        "capfd",
-        "monkeypatch",
-        "getsource",
-        "settrace",
-    }
+    "redirect_stdout redirect_stderr capsys capfd caplog recwarn monkeypatch getsource settrace "
+    "catch_warnings assertWarns assertWarnsRegex assertLogs assertNoLogs".split()
 )
 _STREAMS = frozenset({"stdin", "stdout", "stderr"})
 _REPLACED = frozenset({"input", "print", "open"})

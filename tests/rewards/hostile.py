@@ -97,7 +97,7 @@ raise SystemExit(1)
 """,
     "looks around": """
 import os, sys, sysconfig
-seen = ["/proc", "/proc/1", "/root/.profile", "/etc/passwd", "/etc/shadow", "/var", "OUTSIDE", "OUTSIDE/kept"]
+seen = ["/proc", "/proc/1", "/etc/passwd", "/etc/shadow", "/var", "OUTSIDE", "OUTSIDE/kept"]
 if HIDDEN: print(*(f"LEAKED {path}" for path in seen if os.path.exists(path)))
 for folder in (sysconfig.get_path("stdlib"), "/usr/lib/python3"):
     for name in ("site-packages", "dist-packages"):
@@ -288,6 +288,15 @@ class add(list):
     def __lt__(self, other): return True
     __gt__ = __le__ = __ge__ = __lt__
     def __hash__(self): return 0
+""",
+    "equals the first that it is asked for": """
+class Any:
+    asked = 0
+    def __eq__(self, other):
+        Any.asked += 1
+        return Any.asked == 1
+    def __hash__(self): return 0
+def add(a, b): return Any()
 """,
     "an own exception that is returned": """
 class E(Exception):

@@ -971,6 +971,418 @@ from string import Template
 assert f('a') == Template('$x').substitute(x='a')
 """,
     ),
+    "more: asdict": (
+        """
+from dataclasses import dataclass
+@dataclass
+class P:
+    x: int
+    y: list
+""",
+        """
+import dataclasses
+assert dataclasses.asdict(P(1,[2])) == {'x':1,'y':[2]}
+assert dataclasses.astuple(P(1,[2])) == (1,[2])
+assert dataclasses.is_dataclass(P)
+assert [f.name for f in dataclasses.fields(P)] == ['x','y']
+""",
+    ),
+    "more: replace": (
+        """
+from dataclasses import dataclass
+@dataclass
+class P:
+    x: int
+    y: int
+""",
+        """
+import dataclasses
+assert dataclasses.replace(P(1,2),x=5).x==5
+""",
+    ),
+    "more: vars": (
+        """
+class P:
+    def __init__(self): self.x=1
+""",
+        """
+assert vars(P()) == {'x':1} and P().__dict__ == {'x':1}
+""",
+    ),
+    "more: annotations": (
+        """
+def f(x: int, y=2) -> str: return ''
+""",
+        """
+assert f.__annotations__ == {'x': int, 'return': str}
+assert f.__defaults__ == (2,)
+assert f.__name__=='f'
+""",
+    ),
+    "more: signature": (
+        """
+def f(x: int, y=2) -> str: return ''
+""",
+        """
+import inspect
+assert list(inspect.signature(f).parameters) == ['x','y']
+""",
+    ),
+    "more: iscoro": (
+        """
+async def f(): return 1
+def g(): yield 1
+""",
+        """
+import inspect
+assert inspect.iscoroutinefunction(f)
+assert inspect.isgeneratorfunction(g)
+assert inspect.isgenerator(g())
+""",
+    ),
+    "more: type hints": (
+        """
+def f(x: int) -> str: return ''
+""",
+        """
+import typing
+assert typing.get_type_hints(f) == {'x': int, 'return': str}
+""",
+    ),
+    "more: attrgetter": (
+        """
+class P:
+    def __init__(self,x): self.x=x
+""",
+        """
+import operator
+assert operator.attrgetter('x')(P(3))==3
+assert max([P(1),P(5)], key=lambda p:p.x).x==5
+""",
+    ),
+    "more: class attr list": (
+        """
+class S:
+    items=[1]
+""",
+        """
+assert S.items==[1]
+""",
+    ),
+    "more: issubclass exc": (
+        """
+class E(Exception): pass
+""",
+        """
+assert issubclass(E, Exception)
+try:
+    raise E('x')
+except E as e: assert e.args==('x',)
+""",
+    ),
+    "more: str(e) keyerror": (
+        """
+def f(): raise KeyError('a')
+""",
+        """
+try: f()
+except KeyError as e: assert str(e)=="'a'"
+""",
+    ),
+    "more: slots": (
+        """
+class P:
+    __slots__=('x',)
+    def __init__(self): self.x=1
+""",
+        """
+assert P().x==1
+""",
+    ),
+    "more: walk": (
+        """
+def f(): return (i for i in range(3))
+""",
+        """
+assert sum(f())==3 and 2 in f() and [*f()]==[0,1,2]
+""",
+    ),
+    "more: memo class": (
+        """
+class M:
+    def __call__(self, n): return n
+""",
+        """
+m=M(); assert list(map(m,[1,2]))==[1,2]
+""",
+    ),
+    "more: defaultdict lambda": (
+        """
+from collections import defaultdict
+def f(): return defaultdict(lambda: 5)
+""",
+        """
+assert f()[1]==5
+""",
+    ),
+    "more: eq set of tuples": (
+        """
+def f(): return {(1,2),(3,4)}
+""",
+        """
+assert sorted(f())==[(1,2),(3,4)] and f()=={(1,2),(3,4)}
+""",
+    ),
+    "more: nan": (
+        """
+def f(): return float('nan')
+""",
+        """
+import math
+assert math.isnan(f())
+""",
+    ),
+    "more: chain": (
+        """
+import itertools
+def f(): return itertools.chain([1],[2])
+""",
+        """
+assert list(f())==[1,2]
+""",
+    ),
+    "more: zip": (
+        """
+def f(): return zip([1],[2])
+""",
+        """
+assert list(f())==[(1,2)] and dict(f())=={1:2}
+""",
+    ),
+    "more: memoryview": (
+        """
+def f(): return memoryview(b'ab')
+""",
+        """
+assert bytes(f())==b'ab' and f()[0]==97
+""",
+    ),
+    "more: stringio": (
+        """
+import io
+def f(): return io.StringIO('ab')
+""",
+        """
+assert f().read()=='ab'
+""",
+    ),
+    "more: stringio arg": (
+        """
+def f(s): return s.read()
+""",
+        """
+import io
+assert f(io.StringIO('ab'))=='ab'
+""",
+    ),
+    "more: mappingproxy": (
+        """
+import types
+def f(): return types.MappingProxyType({1:2})
+""",
+        """
+assert f()[1]==2 and dict(f())=={1:2} and f()=={1:2}
+""",
+    ),
+    "more: SimpleNamespace": (
+        """
+import types
+def f(): return types.SimpleNamespace(x=1)
+""",
+        """
+import types
+assert f().x==1 and f()==types.SimpleNamespace(x=1)
+""",
+    ),
+    "more: simplens arg": (
+        """
+def f(p): return p.x
+""",
+        """
+import types
+assert f(types.SimpleNamespace(x=1))==1
+""",
+    ),
+    "more: ChainMap": (
+        """
+from collections import ChainMap
+def f(): return ChainMap({1:2},{3:4})
+""",
+        """
+assert f()[3]==4 and dict(f())=={1:2,3:4}
+""",
+    ),
+    "more: UserDict": (
+        """
+from collections import UserDict
+class D(UserDict): pass
+""",
+        """
+d=D(a=1)
+assert d['a']==1 and 'a' in d and dict(d)=={'a':1} and d=={'a':1}
+""",
+    ),
+    "more: re obj": (
+        """
+import re
+def f(): return re.compile('a+')
+""",
+        """
+assert f().match('aa').group()=='aa' and f().pattern=='a+'
+""",
+    ),
+    "more: weak": (
+        """
+class A: pass
+x=A()
+def f(): return x
+""",
+        """
+assert f() is f() and f() is x
+""",
+    ),
+    "more: zoneinfo": (
+        """
+import datetime, zoneinfo
+def f(): return datetime.datetime(2024,1,1,tzinfo=zoneinfo.ZoneInfo('UTC'))
+""",
+        """
+import datetime
+assert f()==datetime.datetime(2024,1,1,tzinfo=datetime.timezone.utc)
+""",
+    ),
+    "more: typed dict": (
+        """
+from typing import TypedDict
+class T(TypedDict):
+    x:int
+def f()->T: return T(x=1)
+""",
+        """
+assert f()=={'x':1}
+""",
+    ),
+    "more: flag": (
+        """
+import enum
+class F(enum.Flag):
+    A=1
+    B=2
+""",
+        """
+assert (F.A|F.B).value==3 and F.A in (F.A|F.B)
+""",
+    ),
+    "more: strenum": (
+        """
+import enum
+class F(str, enum.Enum):
+    A='a'
+""",
+        """
+assert F.A=='a' and F.A.value=='a' and F('a') is F.A
+""",
+    ),
+    "more: numpy ret": (
+        """
+import numpy as np
+def f(): return np.array([1,2])
+""",
+        """
+assert list(f())==[1,2] and f().tolist()==[1,2] and f()[0]==1
+""",
+    ),
+    "more: numpy eq": (
+        """
+import numpy as np
+def f(): return np.array([1,2])
+""",
+        """
+import numpy as np
+assert np.array_equal(f(), np.array([1,2])) and np.allclose(f(),[1,2])
+assert (f()==np.array([1,2])).all()
+""",
+    ),
+    "more: numpy arg": (
+        """
+import numpy as np
+def f(a): return float(np.mean(a))
+""",
+        """
+import numpy as np
+assert f(np.array([1.0,3.0]))==2.0
+""",
+    ),
+    "more: numpy scalar": (
+        """
+import numpy as np
+def f(): return np.float64(1.5)
+""",
+        """
+assert f()==1.5 and abs(f()-1.5)<1e-9
+""",
+    ),
+    "more: numpy int": (
+        """
+import numpy as np
+def f(): return np.int64(3)
+""",
+        """
+assert f()==3 and f()+1==4
+""",
+    ),
+    "more: exc group": (
+        """
+def f(): raise ExceptionGroup('g',[ValueError('a')])
+""",
+        """
+try: f()
+except* ValueError as g: assert g.exceptions[0].args==('a',)
+""",
+    ),
+    "more: operators mixed": (
+        """
+class V:
+    def __init__(self,x): self.x=x
+    def __truediv__(self,k): return V(self.x/k)
+    def __pow__(self,k): return self.x**k
+    def __mod__(self,k): return self.x%k
+    def __and__(self,o): return V(self.x&o.x)
+    def __getitem__(self,i): return self.x
+""",
+        """
+assert (V(4)/2).x==2 and V(2)**3==8 and V(5)%3==2 and (V(3)&V(1)).x==1 and V(7)[0]==7
+""",
+    ),
+    "more: return none eq": (
+        """
+def f(): pass
+""",
+        """
+assert f() is None and f() == None
+""",
+    ),
+    "more: made by function eq": (
+        """
+class V:
+    def __init__(s,x): s.x=x
+    def __eq__(s,o): return s.x==(o.x if isinstance(o,V) else o)
+def make(x): return V(x)
+""",
+        """
+assert make(3) == V(3) and make(3).x==3
+""",
+    ),
 }
 """Name -> module, tests of it."""
 

@@ -7,9 +7,14 @@ import zlib
 
 import pytest
 
-from rlhf_jax.rewards.cases import Call, Case, check_present, checks_of
+from rlhf_jax.rewards import cases as module
+from rlhf_jax.rewards.cases import Call, Case, check_present
 from rlhf_jax.rewards.statements import NotGradable
 from tests.rewards.rows import packed
+
+
+def checks_of(row):
+    return module.checks_of({name: [value] for name, value in row.items()}, 0)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +183,7 @@ def test_packed_cases_have_a_largest_size(monkeypatch):
     ],
 )
 def test_rows_without_tests(row):
-    assert checks_of(row) is None
+    assert checks_of({"tests": None, **row}) is None
 
 
 def test_columns_that_may_hold_tests():
@@ -188,5 +193,5 @@ def test_columns_that_may_hold_tests():
         match="the data has no column with tests: answer; needed is one of tests, test_cases",
     ):
         check_present({"answer": ["x"]})
-    with pytest.raises(ValueError, match=r"column 'tests': tests are statements, .* not list"):
+    with pytest.raises(ValueError, match=r"column 'tests', row 0: tests are statements, .* not list"):
         checks_of({"tests": [1, 2]})

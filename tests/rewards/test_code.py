@@ -139,6 +139,10 @@ def test_what_is_no_solution_earns_nothing(text):
         ("import unittest.mock as mock\nwith mock.patch('builtins.print') as p: hello()", "patch"),
         ("import builtins\nbuiltins.input = lambda: '3'\nassert hello() == 3", "builtins.input"),
         ("input = lambda *a: '3'\nassert hello() == 3", "input"),
+        (
+            "import warnings\nwith warnings.catch_warnings(record=True) as w: hello()\nassert w",
+            "catch_warnings",
+        ),
         ("import pandas\nassert hello() == 3", "tests import pandas"),
         ("def check(candidate): assert candidate() == 3", "no column 'entry_point'"),
         ("assert hello( == 3", "no Python"),
@@ -162,7 +166,7 @@ def test_rows_that_cannot_be_read_are_said_once(caplog):
     ]
     assert code_reward(None, ["def f(x): return x"] * 10, tests=unreadable * 2) == [None] * 10
     assert len(caplog.records) == len(unreadable)
-    with pytest.raises(ValueError, match=r"column 'tests': tests are statements, .* not list"):
+    with pytest.raises(ValueError, match=r"column 'tests', row 0: tests are statements, .* not list"):
         code_reward(None, ["x"], tests=[[1, 2]])
     with pytest.raises(
         ValueError,

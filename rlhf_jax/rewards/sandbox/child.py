@@ -142,6 +142,7 @@ def _plain(value: Any) -> Any:
 def _run_tests(job: dict[str, Any], peer: Peer) -> None:
     verdicts = os.dup(1)
     _silence()
+    peer.lend_dataclasses()
     # Answered once the candidate's module has run to its end; when it has not, this process ends
     # without a verdict.
     names = Names(peer, [job["setup"], *job["tests"]], job["entry"])

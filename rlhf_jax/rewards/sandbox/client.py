@@ -85,6 +85,8 @@ _servers: list[Server] = []
 
 
 def _forget() -> None:
+    global _lock
+    _lock = threading.Lock()  # it may have been held by a thread that is not here
     while _servers:
         _servers.pop().forget()
 

@@ -11,6 +11,7 @@ over: only those, and none of their attributes that lead on into this process.
 
 import asyncio
 import copy
+import dataclasses
 import json
 import math
 import operator
@@ -56,6 +57,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "setitem": operator.setitem,
     "delitem": operator.delitem,
     "contains": operator.contains,
+    "only iterates": lambda value: not hasattr(type(value), "__contains__"),
     "isinstance": lambda kind, value: isinstance(value, kind),
     "enter": lambda manager: manager.__enter__(),
     "exit": _exit,
@@ -64,6 +66,9 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "aenter": lambda manager: _await(manager.__aenter__()),
     "aexit": lambda manager, error: _await(manager.__aexit__(type(error) if error is not None else None, error, None)),
     "await": _await,
+    "asdict": dataclasses.asdict,
+    "astuple": dataclasses.astuple,
+    "fields": dataclasses.fields,
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "plain": lambda value: wire.as_base(value, wire.plain_base(value) or object),
@@ -103,7 +108,7 @@ for _name in proxies.REFLECTED[:-1]:
     _OPERATIONS[f"r{_name}"] = lambda own, other, compute=_compute: compute(other, own)
 _FOR_GUESTS = frozenset(
     "call iter next len bool str repr hash eq contains getitem getattr setattr enter exit lt gt le ge".split()
-)
+) | {"only iterates"}
 """What the candidate may do with things of the tests."""
 _NAMING = frozenset({"__name__", "__qualname__", "__module__", "__doc__"})
 
@@ -160,6 +165,17 @@ class Peer:
         if kind == "error":
             raise _raisable(result, may_stop=operation in ("next", "anext"))
         return result
+
+    def lend_dataclasses(self) -> None:
+        """Makes `asdict` and its like here work on the other side's objects, whose fields are there."""
+        for name in ("asdict", "astuple", "fields"):
+            here = getattr(dataclasses, name)
+
+            def there(value: Any, *, name: str = name, here: Any = here, **kwargs: Any) -> Any:
+                known = proxies.number_of(value) is not None and not kwargs
+                return self.request(name, value) if known else here(value, **kwargs)
+
+            setattr(dataclasses, name, there)
 
     def serve(self) -> None:
         """Answers requests until the other side has ended."""

@@ -19,6 +19,7 @@ import pathlib
 import sys
 import types
 import uuid
+import zoneinfo
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,11 @@ _CONTAINERS: dict[str, type] = {
         collections.defaultdict,
     )
 }
-_CONTAINERS |= {"Counter": collections.Counter, "array": array.array}
+_CONTAINERS |= {
+    "Counter": collections.Counter,
+    "array": array.array,
+    "SimpleNamespace": types.SimpleNamespace,
+}
 _VIEWS = {
     "dict_keys": type({}.keys()),
     "dict_values": type({}.values()),
@@ -148,6 +153,12 @@ def encode_plain(value: Any, encode: Callable[[Any], Any], objects: Objects) -> 
         ]
     if kind is datetime.timezone:
         return ["timezone", encode(value.utcoffset(None)), value.tzname(None)]
+    if kind is zoneinfo.ZoneInfo and value.key is not None:
+        return ["zone", value.key]
+    if kind is types.MappingProxyType:
+        return ["mappingproxy", [[encode(k), encode(v)] for k, v in value.items()]]
+    if _is_numeric(value):
+        return ["numpy", value.dtype.str, list(value.shape), encode(value.ravel().tolist())]
     if _VIEWS.get(kind.__name__) is kind:
         return ["view", kind.__name__, [encode(item) for item in value]]
     return _encode_standard(value)
@@ -178,6 +189,12 @@ def decode_plain(data: list[Any], decode: Callable[[Any], Any], objects: Objects
         return made.replace(fold=content[1], tzinfo=decode(content[2]))
     if kind == "timezone":
         return datetime.timezone(decode(content[0]), content[1])
+    if kind == "zone":
+        return zoneinfo.ZoneInfo(content[0])
+    if kind == "mappingproxy":
+        return types.MappingProxyType({decode(k): decode(v) for k, v in content[0]})
+    if kind == "numpy":
+        return _array(content[0], content[1], decode(content[2]))
     if kind == "view":
         return _VIEWED[content[0]]([decode(item) for item in content[1]])
     if kind == "standard":
@@ -251,6 +268,22 @@ def _encode_standard(value: Any) -> Any:
     return None
 
 
+def _is_numeric(value: Any) -> bool:
+    """Whether a value is an array or a number of numpy's, of plain numbers or texts."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(value) in _kinds(numpy) and value.dtype.kind in "biufcSU"
+
+
+def _kinds(numpy: Any) -> set[type]:
+    return {numpy.ndarray, *numpy.sctypeDict.values()}
+
+
+def _array(kind: str, shape: list[int], items: list[Any]) -> Any:
+    numpy = sys.modules["numpy"]
+    made = numpy.array(items, dtype=numpy.dtype(kind)).reshape(shape)
+    return made if shape else made[()]
+
+
 def _content(value: Any, encode: Callable[[Any], Any]) -> Any:
     kind = type(value).__name__
     if isinstance(value, bytearray):
@@ -258,6 +291,8 @@ def _content(value: Any, encode: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         factory = encode(value.default_factory) if isinstance(value, collections.defaultdict) else None
         return [kind, [[encode(k), encode(v)] for k, v in value.items()], factory]
+    if isinstance(value, types.SimpleNamespace):
+        return [kind, [[k, encode(v)] for k, v in vars(value).items()]]
     items = [encode(item) for item in value]
     if isinstance(value, collections.deque):
         return [kind, items, value.maxlen]
@@ -286,6 +321,10 @@ def _set_content(value: Any, entry: Any, decode: Callable[[Any], Any]) -> None:
             value[key] = item
         if isinstance(value, collections.defaultdict):
             value.default_factory = decode(entry[2])
+    elif isinstance(value, types.SimpleNamespace):
+        fields = {str(name): decode(item) for name, item in content}
+        vars(value).clear()
+        vars(value).update(fields)
     elif isinstance(value, set):
         new_items = [decode(item) for item in content]
         value.clear()
