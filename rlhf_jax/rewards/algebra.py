@@ -1,0 +1,205 @@
+"""Expressions in latex, parsed by math-verify and compared by value. Imports sympy: slow to load.
+
+Numbers and formulas are worked out to 30 digits at several points instead of being simplified: the time is bounded by their
+size, and small differences ("10^{-20}" and "10^{-21}") are not rounded away. Sets, intervals and inequalities go to
+math-verify's `verify`.
+"""
+
+import functools
+import logging
+import re
+
+import sympy
+from latex2sympy2_extended.math_normalization import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy.core.function import AppliedUndef
+
+from rlhf_jax.rewards.cost import too_costly
+from rlhf_jax.rewards.typography import DEGREE
+
+# Units are dropped here before, by a list of ours: math-verify's would drop letters too ("2m" = "2").
+_CONFIG = LatexExtractionConfig(
+    boxed_match_priority=0,
+    normalization_config=NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    ),
+)
+# Its own time limit is signal.alarm, which other threads and libraries break: the pool has a hard one, and it warns of that.
+for _name in ("math_verify.parser", "math_verify.grader"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+_DIGITS = 30
+_NOTHING = sympy.Float("1e-100")
+"""Below it a number that is not rational is 0: what sympy gives when no digit is certain."""
+_POINTS = 4
+_MISREAD = re.compile(r"[0-9]\s+[0-9]|[0-9]*\.[0-9]+\.[0-9]|\*\*|[0-9]\s?:|@|#|&(?!.*\\end)|\\pmod|%.")
+"""What the parser takes, and reads as something else."""
+_CHAIN = re.compile(r"(?<![\\<>!:])=(?!=)|\\approx(?![A-Za-z])")
+_ARITHMETIC = re.compile(r"(?:[0-9\s.,+*/^{}()!%|-]|\\(?:frac|sqrt|cdot|times|div|pi|pm|binom|text\{\})(?![A-Za-z]))+")
+
+
+def same(answer: str, target: str) -> bool:
+    """Whether two expressions have the same value, or are equivalent statements."""
+    wanted = _parsed(target)
+    if wanted is None:
+        return False
+    ends = _ends(answer) if not isinstance(wanted, sympy.core.relational.Relational) or _is_named(target) else None
+    if ends is not None:
+        if _is_named(target) and _name_of(answer) not in (None, _name_of(target)):
+            return False
+        value = _parsed(_CHAIN.split(target)[-1]) if _is_named(target) else wanted
+        results = [_parsed(end) for end in ends]
+        return value is not None and all(result is not None and _equal(result, value) for result in results)
+    found = _parsed(answer)
+    if found is None:
+        return False
+    return _equal(found, wanted)
+
+
+def equals_itself(text: str) -> bool:
+    """Whether an expression is read, and then equals itself."""
+    if too_costly(text):
+        return False
+    return same(text, text)
+
+
+def _ends(text: str) -> list[str] | None:
+    """Of "x = 2 + 3 = 5" the parts that state a value: the last, and all that are plain arithmetic. None: no such chain.
+
+    What is behind an "approximately" counts only when nothing exact is before it.
+    """
+    if _has_commas(text) or re.search(r"[<>]|\\(?:le|ge|lt|gt|ne|in)(?:q|qq)?(?![A-Za-z])", text):
+        return None
+    parts = [part.strip() for part in _CHAIN.split(text)]
+    if len(parts) < 2:
+        return None
+    signs = _CHAIN.findall(text)
+    if r"\approx" in signs:
+        exact = parts[: signs.index(r"\approx") + 1]
+        if len(exact) > 1 or _ARITHMETIC.fullmatch(exact[0]):
+            parts = exact
+    if not all(parts):
+        return None
+    return [part for part in parts[:-1] if _ARITHMETIC.fullmatch(part)] + [parts[-1]]
+
+
+def _has_commas(text: str) -> bool:
+    depth = 0
+    for place, sign in enumerate(text):
+        depth += (sign in "{([") - (sign in "})]")
+        if sign in ",;" and depth == 0 and not re.match(r"[,;][0-9]{3}(?![0-9])", text[place : place + 5]):
+            return True
+    return False
+
+
+def _name_of(text: str) -> str | None:
+    parts = _CHAIN.split(text)
+    named = re.fullmatch(r"\s*([A-Za-z]|\\[A-Za-z]+)\s*", parts[0]) if len(parts) > 1 else None
+    return named[1] if named else None
+
+
+def _is_named(text: str) -> bool:
+    """Whether a text is "name = value" and not an equation."""
+    parts = _CHAIN.split(text)
+    if len(parts) < 2 or _has_commas(text):
+        return False
+    left = re.sub(r"\([^()]*\)|_\{[^{}]*\}|_.|\|", "", parts[0]).strip()
+    return re.fullmatch(r"[A-Za-z]{1,4}|\\[A-Za-z]+|\\text\{[^{}]*\}|\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}", left) is not None
+
+
+@functools.lru_cache(maxsize=2048)
+def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase | None:
+    text = text.replace(DEGREE, "").strip()
+    if not text or _MISREAD.search(text):
+        return None
+    found = parse(rf"\boxed{{{text}}}", extraction_config=[_CONFIG], fallback_mode="no_fallback", parsing_timeout=None)
+    value = found[0] if found else None
+    if isinstance(value, sympy.MatrixBase):
+        return value
+    return value if isinstance(value, sympy.Basic) and not value.has(sympy.zoo, sympy.nan) else None
+
+
+def _equal(found: sympy.Basic | sympy.MatrixBase, wanted: sympy.Basic | sympy.MatrixBase) -> bool:
+    if isinstance(found, sympy.Expr) and isinstance(wanted, sympy.Expr):
+        decided = _same_value(found, wanted)
+        if decided is not None:
+            return decided
+    elif isinstance(found, sympy.MatrixBase | sympy.MatrixExpr) and isinstance(wanted, sympy.MatrixBase | sympy.MatrixExpr):
+        return _same_matrix(found, wanted)
+    elif isinstance(found, sympy.FiniteSet) and isinstance(wanted, sympy.FiniteSet):
+        return _same_elements(found.args, wanted.args)
+    elif isinstance(found, sympy.FiniteSet | sympy.Tuple) and isinstance(wanted, sympy.Expr):
+        return False
+    return bool(verify([wanted], [found], timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def _same_matrix(found: sympy.Basic, wanted: sympy.Basic) -> bool:
+    one, other = (side.doit() for side in (found, wanted))
+    if not isinstance(one, sympy.MatrixBase) or not isinstance(other, sympy.MatrixBase) or one.shape != other.shape:
+        return False
+    return all(map(_equal, one.flat(), other.flat()))
+
+
+def _same_elements(found: tuple[sympy.Basic, ...], wanted: tuple[sympy.Basic, ...]) -> bool:
+    return all(any(_equal(one, other) for other in wanted) for one in found) and all(
+        any(_equal(other, one) for other in found) for one in wanted
+    )
+
+
+def _same_value(found: sympy.Expr, wanted: sympy.Expr) -> bool | None:
+    """Whether two expressions have the same value for all values of their letters; None when they cannot be worked out."""
+    if found == wanted:
+        return True
+    if found.atoms(AppliedUndef) or wanted.atoms(AppliedUndef):
+        return None
+    rounded = bool(found.atoms(sympy.Float) or wanted.atoms(sympy.Float))
+    letters = sorted(found.free_symbols | wanted.free_symbols, key=str)
+    if letters and not (found.free_symbols and wanted.free_symbols) and not rounded:
+        # cheap and common: a number against a formula with letters, equal only when they cancel, as no final answer does
+        return False
+    agreed = 0
+    for point in range(_POINTS if letters else 1):
+        values = {letter: _coordinate(point, place) for place, letter in enumerate(letters)}
+        one, other = (_number(side.subs(values) if values else side) for side in (found, wanted))
+        if one is None or other is None:
+            continue
+        if not _close(one, other, rounded):
+            return False
+        agreed += 1
+    return True if agreed >= (2 if letters else 1) else None
+
+
+def _coordinate(point: int, place: int) -> sympy.Rational:
+    """The value of a letter: at the first point all are above 1, then signs and sizes differ."""
+    value = sympy.Rational(17 + 12 * place + 5 * point, 7 + 4 * place)
+    return (value, -value / 3, 1 / value, value + 3 * place)[point % 4]
+
+
+def _number(side: sympy.Expr) -> sympy.Expr | None:
+    try:
+        value = side.doit()
+        if value.is_Rational:
+            return value
+        value = value.evalf(_DIGITS)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, NotImplementedError, RecursionError):
+        return None  # sympy cannot work it out at this point: no evidence either way
+    real, imaginary = value.as_real_imag()
+    return value if real.is_number and imaginary.is_number and (real.is_Number and imaginary.is_Number) else None
+
+
+def _close(one: sympy.Expr, other: sympy.Expr, rounded: bool) -> bool:
+    if one.is_infinite or other.is_infinite:
+        return bool(one == other)
+    if one.is_Rational and other.is_Rational and not rounded:
+        return bool(one == other)
+    if _vanishes(one) or _vanishes(other):
+        return _vanishes(one) and _vanishes(other)
+    distance, size = abs(one - other), abs(other)
+    if rounded:  # decimals: to 6 places
+        return bool(distance <= sympy.Float("1e-6")) and bool(distance <= sympy.Float("1e-5") * size)
+    return bool(distance <= sympy.Float("1e-20") * size)
+
+
+def _vanishes(value: sympy.Expr) -> bool:
+    """Whether a value is 0, also one of which no digit is certain."""
+    return all(part == 0 or (part.is_Float and abs(part) < _NOTHING) for part in value.as_real_imag())
