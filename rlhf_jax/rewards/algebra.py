@@ -28,12 +28,15 @@ _CONFIG = LatexExtractionConfig(
 for _name in ("math_verify.parser", "math_verify.grader"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
+_OPAQUE = (AppliedUndef, sympy.Sum, sympy.Product, sympy.Integral, sympy.Derivative, sympy.Limit)
+"""What has no value at a point."""
 _DIGITS = 30
 _NOTHING = sympy.Float("1e-100")
 """Below it a number that is not rational is 0: what sympy gives when no digit is certain."""
 _POINTS = 4
 _MISREAD = re.compile(r"[0-9]\s+[0-9]|[0-9]*\.[0-9]+\.[0-9]|\*\*|[0-9]\s?:|@|#|&(?!.*\\end)|\\pmod|%.")
 """What the parser takes, and reads as something else."""
+_LOGARITHM = re.compile(r"\\log\s?_\s?([0-9]+)\s")
 _CHAIN = re.compile(r"(?<![\\<>!:])=(?!=)|\\approx(?![A-Za-z])")
 _ARITHMETIC = re.compile(r"(?:[0-9\s.,+*/^{}()!%|-]|\\(?:frac|sqrt|cdot|times|div|pi|pm|binom|text\{\})(?![A-Za-z]))+")
 
@@ -109,7 +112,7 @@ def _is_named(text: str) -> bool:
 
 @functools.lru_cache(maxsize=2048)
 def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase | None:
-    text = text.replace(DEGREE, "").strip()
+    text = _LOGARITHM.sub(r"\\log_{\1} ", text.replace(DEGREE, "")).strip()
     if not text or _MISREAD.search(text):
         return None
     found = parse(rf"\boxed{{{text}}}", extraction_config=[_CONFIG], fallback_mode="no_fallback", parsing_timeout=None)
@@ -150,8 +153,10 @@ def _same_value(found: sympy.Expr, wanted: sympy.Expr) -> bool | None:
     """Whether two expressions have the same value for all values of their letters; None when they cannot be worked out."""
     if found == wanted:
         return True
-    if found.atoms(AppliedUndef) or wanted.atoms(AppliedUndef):
-        return None
+    if found.has(*_OPAQUE) or wanted.has(*_OPAQUE):
+        found, wanted = found.doit(), wanted.doit()
+    if found.has(*_OPAQUE) or wanted.has(*_OPAQUE):
+        return bool(sympy.expand(found - wanted) == 0)
     rounded = bool(found.atoms(sympy.Float) or wanted.atoms(sympy.Float))
     letters = sorted(found.free_symbols | wanted.free_symbols, key=str)
     if letters and not (found.free_symbols and wanted.free_symbols) and not rounded:

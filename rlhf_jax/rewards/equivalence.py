@@ -19,6 +19,7 @@ _CHOICE = re.compile(r"\(?\s?(?:\\text\{\s?)?\(?([A-Ja-j])\)?(?:\s?\})?\s?\)?(?:
 _RATIO = re.compile(r"([0-9]{1,9})\s?:\s?([0-9]{1,9})(?:\s?:\s?([0-9]{1,9}))?")
 _BASED = re.compile(r"([0-9A-Fa-f]{1,60})\s?_\s?(?:\{\s?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}?\s?\}|([0-9]))")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_NAMED = re.compile(r"([A-Za-z]|\\[A-Za-z]+)\s?=")
 _LEFT_SIDE = re.compile(r"(?:=|\\approx(?![A-Za-z])|\\in(?![A-Za-z]))")
 _SEPARATOR = re.compile(r"(?<![A-Za-z])(?:,\s?)?(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])|[;,]")
 _OPEN, _CLOSE = "{([", "})]"
@@ -64,12 +65,14 @@ def is_wording(text: str) -> bool:
 
 
 def _equivalent(answer: str, target: str) -> bool:
-    if answer == target:
+    if _bare(answer) == _bare(target):
         return bool(answer)
     if not answer or not target:
         return False
     if (letter := _CHOICE.fullmatch(target)) and not letter["rest"] and (letter[1].isupper() or "(" in target):
         return _chooses(answer, letter[1], target)
+    if (named := _NAMED.match(answer)) and (name := _NAMED.match(target)) and named[1] != name[1]:
+        return False  # "y = 5" is no answer to "x = 5"
     wanted = quantity_of(target)
     if wanted is not None and (value := quantity_of(answer)) is not None:
         return same_quantity(value, wanted)
@@ -87,8 +90,12 @@ def _without_remark(target: str) -> str:
     return remark[1] if remark and len(remark[2]) > 2 and are_nouns(remark[2].split()) else target
 
 
+def _bare(text: str) -> str:
+    return " ".join(_TEXT.sub(r"\1", text).split())
+
+
 def _letters(text: str) -> str:
-    return " ".join(_TEXT.sub(r"\1", text).split()).casefold()
+    return _bare(text).casefold()
 
 
 def _chooses(answer: str, letter: str, target: str) -> bool:
@@ -140,7 +147,7 @@ def _members(text: str) -> _Members | None:
     if text.startswith(r"\{") and text.endswith(r"\}"):
         inner = _split(text[2:-2])
         return None if inner is None else _Members("set", inner)
-    if text[:1] in tuple("([") and text[-1:] in tuple(")]"):
+    if text[:1] in tuple("([") and text[-1:] in tuple(")]") and _is_one_group(text):
         inner = _split(text[1:-1])
         if inner is not None and len(inner) > 1:
             return _Members(text[0] + text[-1], inner)
@@ -168,6 +175,16 @@ def _balanced(text: str) -> bool:
     return all(text.count(a) == text.count(b) for a, b in zip(_OPEN, _CLOSE, strict=True))
 
 
+def _is_one_group(text: str) -> bool:
+    """Whether the first bracket of a text is closed by its last sign; the two may differ, as in "[0, 1)"."""
+    depth = 0
+    for sign in text[:-1]:
+        depth += (sign in _OPEN) - (sign in _CLOSE)
+        if depth == 0:
+            return False
+    return depth == 1
+
+
 def _split(text: str) -> list[str] | None:
     """Parts between commas, semicolons, "and" and "or" outside brackets; None when brackets do not match."""
     parts, depth, start = [], 0, 0
@@ -185,7 +202,16 @@ def _split(text: str) -> list[str] | None:
     parts.append(text[start:])
     if len(parts) > 1:
         parts = [part.strip() for part in parts if part.strip()]
-    return parts if depth == 0 else None
+    return [one for part in parts for one in _signed(part)] if depth == 0 else None
+
+
+def _signed(part: str) -> list[str]:
+    """Both values of an expression with one "plus or minus"."""
+    if part.count(r"\pm") != 1 or r"\mp" in part:
+        return [part]
+    before, _, after = part.partition(r"\pm")
+    plus = "" if before.rstrip().endswith(("{", "(", "[", "=", ",")) or not before.strip() else "+"
+    return [f"{before}{plus}{after}".strip(), f"{before}-{after}"]
 
 
 def _same_members(answer: str, target: str) -> bool:

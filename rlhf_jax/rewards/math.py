@@ -47,7 +47,8 @@ def math_reward(
             scores.append(None)
             continue
         opened = opens_reasoning(prompts, columns, i) if reasoning is None else reasoning
-        answer = final_answer(content_of(completion), strict=strict, opened=opened)
+        text = content_of(completion)
+        answer = final_answer(text, strict=strict, opened=opened)
         scores.append(float(answer is not None and any(equivalent(answer, target) for target in targets)))
     return scores
 

@@ -17,15 +17,18 @@ _LONGEST = 2000
 _MOST_WORDS = 12
 """Words of an answer without numbers."""
 
-_TOKEN = re.compile(
-    r"(?P<formula>\$\$[^$]{1,400}\$\$|(?<!\\)\$[^$\n]{1,400}(?<!\\)\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\])"
-    rf"|(?P<number>(?:\\?\$\s?)?{NUMBER}(?:\\?[%$€£°])?)"
+_WITHOUT_FORMULA = (
+    rf"(?P<number>(?:\\?\$\s?)?{NUMBER}(?:\\?[%$€£°])?)"
     r"|(?P<tex>\\text\s?\{[^{}]{0,60}\}|\\[A-Za-z]+|\\[%{},;! ]|[{}])"
     r"|(?P<word>[A-Za-z][A-Za-z'’]*(?:-[A-Za-z]+)*)"
     r"|(?P<sign>\S)"
-    r"|(?P<line>\n)",
+    r"|(?P<line>\n)"
+)
+_TOKEN = re.compile(
+    r"(?P<formula>\$\$[^$]{1,400}\$\$|(?<!\\)\$[^$\n]{1,400}(?<!\\)\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\])|" + _WITHOUT_FORMULA,
     re.DOTALL,
 )
+_PLAIN_TOKEN = re.compile(_WITHOUT_FORMULA)
 _OPERATORS = frozenset("+-*/^=()[]|_!<>−×÷·±²³≤≥√π∞'’\\:")
 _CONNECTIVES = frozenset(
     "because since so which as where when whenever if hence thus therefore giving meaning obtained using given for while though "
@@ -90,18 +93,9 @@ def _tokens(text: str) -> list[_Token]:
     tokens = []
     place = 0
     while found := _TOKEN.search(text, place):
-        kind = str(found.lastgroup)
-        if kind == "formula" and not is_formula(found[0]):  # the words between two prices
-            found = _TOKEN.match(text, found.start() + 1) or found
-            kind = str(found.lastgroup) if found.lastgroup != "formula" else "sign"
-            if kind == "sign" and len(found[0]) > 1:
-                place = found.start() + 1
-                continue
-            if kind == "number" and text[found.start() - 1] == "$":
-                tokens.append(_Token(kind, "$" + found[0], found.start() - 1, found.end()))
-                place = found.end()
-                continue
-        tokens.append(_Token(kind, found[0], found.start(), found.end()))
+        if found["formula"] and not is_formula(found[0]):  # the words between two prices
+            found = _PLAIN_TOKEN.match(text, found.start()) or found
+        tokens.append(_Token(str(found.lastgroup), found[0], found.start(), found.end()))
         place = found.end()
     return tokens
 
@@ -124,6 +118,8 @@ def _sentences(tokens: list[_Token]) -> list[list[_Token]]:
             sentences.append([])
         else:
             sentences[-1].append(token)
+            if token.kind == "formula" and token.text.rstrip("$)] \\\n").endswith((".", "?")):
+                sentences.append([])
     return [sentence for sentence in sentences if sentence]
 
 

@@ -49,8 +49,9 @@ _RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _RAISED_UNIT = re.compile(r"(?<=[0-9])([cdkm]?m|ft|in|mi|yd)(?=[²³])")
 _ROOT = re.compile(r"√\s{0,3}(?:([0-9]+|[A-Za-z])|\(([^()]*)\))")
 
-_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
+_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'), (r"\"", r"\""))
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{([^{}]*)\}")
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _SPACING = re.compile(r"(?<!\\)\\[!,;:> ]|\\(?:quad|qquad|displaystyle|textstyle|limits|hspace\{[^{}]*\})(?![A-Za-z])|~(?!=)")
 _GROUPING = re.compile(r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s{0,3}\.?")
@@ -66,6 +67,7 @@ _DEGREES = re.compile(r"\^\s{0,3}(?:\{\s{0,3}\\circ\s{0,3}\}|\\circ(?![A-Za-z]))
 _AND = re.compile(r"\\text\{\s{0,3},?\s{0,3}(?:and|or)\s{0,3}\}")
 _EXCLAIMED = re.compile(r"[A-Za-z]{2,}[A-Za-z \t'’-]*!+")
 _TEXT = re.compile(r"\\text\{[^{}]*\}")
+_ARGUMENT = re.compile(r"\\(?:[mh]box|math[a-z]+|text[a-z]*|operatorname|begin|end)\s{0,3}\{[^{}]*\}(?:\{[lcr|]+\})?")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FUNCTIONS = frozenset("sin cos tan cot sec csc log ln exp sqrt gcd lcm max min mod det lim arcsin arccos arctan inf pi".split())
 _PROSE = re.compile(rf"(?<![A-Za-z])(?!(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z]))[a-zA-Z]{{3,}}(?![A-Za-z])")
@@ -78,7 +80,8 @@ def clean(answer: str) -> str:
     r"""An answer without typography; `\text{..}` and `\mathrm{..}` are all written ``\text{..}``, degrees "°"."""
     if len(answer) > LONGEST:
         return answer.strip()
-    text = _GROUPING.sub(",", answer.replace("\\dollar", "\\$"))
+    text = answer if r"\begin" in answer else _DOUBLED.sub(r"\\", answer)
+    text = _GROUPING.sub(",", text)
     text = _RAISED_UNIT.sub(r" \1", text)  # "5m²" is a measure, "5m^2" may be a product
     text = _RAISED.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text).translate(_TABLE)
@@ -115,7 +118,7 @@ def _stripped(text: str) -> str:
 
 def is_formula(text: str) -> bool:
     """Whether what stands between two dollar signs is mathematics and not the words between two prices."""
-    return not _PROSE.search(_COMMAND.sub(" ", _TEXT.sub(" ", text)))
+    return not _PROSE.search(_COMMAND.sub(" ", _ARGUMENT.sub(" ", text)))
 
 
 def words_of(text: str) -> list[str]:
