@@ -13,7 +13,9 @@ from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, PromptBatch
 from rlhf_jax.models import load_pretrained
+from rlhf_jax.loops.thinking import opened_by_prompt, warn_of_lost_tags
 from rlhf_jax.rewards import RewardConfig, Rewards, make_rewards
+from rlhf_jax.rewards.answers import OPENED_COLUMN
 from rlhf_jax.rewards.model import make_model_rewards
 from rlhf_jax.types import Rollout
 
@@ -32,6 +34,8 @@ class Grades(NamedTuple):
     failures: dict[str, int]
     """"label/kind" -> completions."""
     texts: list[str]
+    opened: np.ndarray
+    """bool [N]: the rendered prompt ends in ``<think>``, the completion starts inside the block."""
 
 
 class Grader:
@@ -52,6 +56,7 @@ class Grader:
             if reward.function == MODEL
         }
         self.accuracy = accuracy_index(config)
+        warn_of_lost_tags(tokenizer, config.rewards)
         self._host: Rewards | None = None
         self._stack = contextlib.ExitStack()
 
@@ -82,6 +87,9 @@ class Grader:
             for prompt, text in zip(repeated, texts, strict=True)
         ]
         columns = {name: [value for value in values for _ in range(group_size)] for name, values in prompts.columns.items()}
+        opened = opened_by_prompt(self._tokenizer, prompts).repeat(group_size)
+        if opened.any():
+            columns[OPENED_COLUMN] = opened.tolist()
         total: np.ndarray = np.full(rows, np.nan, np.float32)
         spoiled = np.zeros(rows, bool)
         by_name: dict[str, np.ndarray] = {}
@@ -97,7 +105,7 @@ class Grader:
                 spoiled = spoiled | ((reward.weight != 0) & ~np.isfinite(value))
                 total = np.where(np.isnan(total), 0, total) + np.float32(reward.weight) * np.nan_to_num(value)
         total = np.where(spoiled | ~np.isfinite(total), np.nan, total).astype(np.float32)
-        return Grades(total, np.stack([by_name[name] for name in self.names], axis=1), failures, texts)
+        return Grades(total, np.stack([by_name[name] for name in self.names], axis=1), failures, texts, opened)
 
     def correct(self, grades: np.ndarray, parts: np.ndarray) -> np.ndarray:
         """Which completions are right: the accuracy reward, before any penalty, is positive. bool, shape of `grades`."""

@@ -98,7 +98,8 @@ def _sampled(
     grades = setup.grader.grade(prompts, rollout)
     right = setup.grader.correct(grades.total, grades.parts).reshape(-1, k)[:real]
     total = grades.total.reshape(-1, k)[:real]
-    answer = np.array([answer_of(text) for text in grades.texts], object).reshape(-1, k)[:real]
+    answers = [answer_of(text, opened=bool(inside)) for text, inside in zip(grades.texts, grades.opened, strict=True)]
+    answer = np.array(answers, object).reshape(-1, k)[:real]
     table["rewards/sampled"] += [value for value in total.reshape(-1).tolist() if not np.isnan(value)]
     if setup.grader.accuracy is not None:
         table[f"accuracy/mean@{k}"] += right.mean(1).tolist()

@@ -38,6 +38,7 @@ _MISREAD = re.compile(r"[0-9]\s+[0-9]|[0-9]*\.[0-9]+\.[0-9]|\*\*|[0-9]\s?:|@|#|&
 """What the parser takes, and reads as something else."""
 _LOGARITHM = re.compile(r"\\log\s?_\s?([0-9]+)\s")
 _CHAIN = re.compile(r"(?<![\\<>!:])=(?!=)|\\approx(?![A-Za-z])")
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|ne|in)(?:q|qq)?(?![A-Za-z])")
 _ARITHMETIC = re.compile(r"(?:[0-9\s.,+*/^{}()!%|-]|\\(?:frac|sqrt|cdot|times|div|pi|pm|binom|text\{\})(?![A-Za-z]))+")
 
 
@@ -48,9 +49,7 @@ def same(answer: str, target: str) -> bool:
         return False
     ends = _ends(answer) if not isinstance(wanted, sympy.core.relational.Relational) or _is_named(target) else None
     if ends is not None:
-        if _is_named(target) and _name_of(answer) not in (None, _name_of(target)):
-            return False
-        value = _parsed(_CHAIN.split(target)[-1]) if _is_named(target) else wanted
+        value = _parsed(_chain(target)[0][-1]) if _is_named(target) else wanted
         results = [_parsed(end) for end in ends]
         return value is not None and all(result is not None and _equal(result, value) for result in results)
     found = _parsed(answer)
@@ -66,17 +65,29 @@ def equals_itself(text: str) -> bool:
     return same(text, text)
 
 
+def _chain(text: str) -> tuple[list[str], list[str]]:
+    """(parts of a chain of equations, the signs between them), outside brackets."""
+    parts, signs, depth, start, last = [], [], 0, 0, 0
+    for sign in _CHAIN.finditer(text):
+        depth += sum((c in "{([") - (c in "})]") for c in text[last : sign.start()])
+        last = sign.start()
+        if depth == 0:
+            parts.append(text[start : sign.start()].strip())
+            signs.append(sign[0])
+            start = sign.end()
+    return [*parts, text[start:].strip()], signs
+
+
 def _ends(text: str) -> list[str] | None:
     """Of "x = 2 + 3 = 5" the parts that state a value: the last, and all that are plain arithmetic. None: no such chain.
 
     What is behind an "approximately" counts only when nothing exact is before it.
     """
-    if _has_commas(text) or re.search(r"[<>]|\\(?:le|ge|lt|gt|ne|in)(?:q|qq)?(?![A-Za-z])", text):
+    if _has_commas(text) or _RELATION.search(text):
         return None
-    parts = [part.strip() for part in _CHAIN.split(text)]
+    parts, signs = _chain(text)
     if len(parts) < 2:
         return None
-    signs = _CHAIN.findall(text)
     if r"\approx" in signs:
         exact = parts[: signs.index(r"\approx") + 1]
         if len(exact) > 1 or _ARITHMETIC.fullmatch(exact[0]):
@@ -95,15 +106,9 @@ def _has_commas(text: str) -> bool:
     return False
 
 
-def _name_of(text: str) -> str | None:
-    parts = _CHAIN.split(text)
-    named = re.fullmatch(r"\s*([A-Za-z]|\\[A-Za-z]+)\s*", parts[0]) if len(parts) > 1 else None
-    return named[1] if named else None
-
-
 def _is_named(text: str) -> bool:
     """Whether a text is "name = value" and not an equation."""
-    parts = _CHAIN.split(text)
+    parts, _ = _chain(text)
     if len(parts) < 2 or _has_commas(text):
         return False
     left = re.sub(r"\([^()]*\)|_\{[^{}]*\}|_.|\|", "", parts[0]).strip()
