@@ -15,6 +15,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.function import AppliedUndef
 
 from rlhf_jax.rewards.cost import too_costly
+from rlhf_jax.rewards.quantities import quantity_of
 from rlhf_jax.rewards.typography import DEGREE
 
 # Units are dropped here before, by a list of ours: math-verify's would drop letters too ("2m" = "2").
@@ -31,6 +32,8 @@ for _name in ("math_verify.parser", "math_verify.grader"):
 _OPAQUE = (AppliedUndef, sympy.Sum, sympy.Product, sympy.Integral, sympy.Derivative, sympy.Limit)
 """What has no value at a point."""
 _DIGITS = 30
+_ROUNDED_PLACES = 6
+"""Places from which on a decimal may stand for what it is rounded from."""
 _NOTHING = sympy.Float("1e-100")
 """Below it a number that is not rational is 0: what sympy gives when no digit is certain."""
 _POINTS = 4
@@ -118,6 +121,10 @@ def _is_named(text: str) -> bool:
 @functools.lru_cache(maxsize=2048)
 def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase | None:
     text = _LOGARITHM.sub(r"\\log_{\1} ", text.replace(DEGREE, "")).strip()
+    number = quantity_of(text)
+    if number is not None and not number.percent and number.unit is None:
+        exact = sympy.Rational(number.value.numerator, number.value.denominator)
+        return exact if (number.places or 0) < _ROUNDED_PLACES else sympy.Float(exact, _DIGITS)
     if not text or _MISREAD.search(text):
         return None
     found = parse(rf"\boxed{{{text}}}", extraction_config=[_CONFIG], fallback_mode="no_fallback", parsing_timeout=None)

@@ -3,6 +3,7 @@ r"""Final answers in texts: what a completion answers with, as one expression an
 import re
 
 from rlhf_jax.rewards.sentences import reduced, standing_out
+from rlhf_jax.rewards.wording import CHANGES_BOX
 
 _PHRASE = re.compile(
     r"\banswers?(?:\s+(?:to|of|for)\s[^.:\n]{1,60}?)?\s{0,8}(?:\*\*)?\s{0,8}(?:\b(?:is|are)\b|:|=)(?:\*\*)?\s{0,8}:?\s{0,8}([^\n]+)",
@@ -19,6 +20,8 @@ _JOINT = re.compile(
     r"(?:[\s$,;.&]|\\[\[\]()]|\\[,;:! ]|\\(?:quad|qquad)|\\text\s?\{\s*(?P<text>[^{}]{0,40})\}|(?P<word>[A-Za-z]{1,20})"
     r"|(?P<name>\\?[A-Za-z]+(?:_\{?\w\}?)?\s*=)|[()])*"
 )
+_MINUS = re.compile(r"(?:^|[=$(\[:>#]|\\[(\[])\s*[-−]\s*\$?$|[A-Za-z]{2}[:*]*\s[-−]\$?$|\bminus\s+\$?$")
+_BEHIND = re.compile(r"(?P<mark>!+|\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)|(?:[\s$]|\\[)\] ])*(?P<word>[A-Za-z]+)")
 _LONGEST_JOINT = 70
 _CONCLUDING = frozenset("so thus therefore hence answer answers is final no not wait then but total is equals gives actually".split())
 
@@ -128,13 +131,25 @@ def _boxes(text: str) -> tuple[int, str | None]:
             boxes.append((start[0], brace.end(), text[start[1] : brace.start()].strip()))
     if not boxes or not boxes[-1][2]:
         return -1, None
-    group = [boxes[-1][2]]
+    group = [_with_outside(text, *boxes[-1])]
     for before, after in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
         if not _joined(text[before[1] : after[0]]):
             break
         if before[2] not in group:
             group.insert(0, before[2])
     return boxes[-1][1], ", ".join(group)
+
+
+def _with_outside(text: str, start: int, end: int, content: str) -> str:
+    r"""The content of a box with what stands beside it and changes its value: ``-\boxed{5}``, ``\boxed{2} million``."""
+    sign = "-" if _MINUS.search(text[max(start - 12, 0) : start]) else ""
+    behind = _BEHIND.match(text[end : end + 40])
+    if behind is None:
+        return sign + content
+    word = behind["word"]
+    if word is None:
+        return f"{sign}{content}{behind['mark'].strip(' $')}"
+    return f"{sign}{content} {word}" if word.lower() in CHANGES_BOX else sign + content
 
 
 def _joined(between: str) -> bool:

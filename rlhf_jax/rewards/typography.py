@@ -94,7 +94,7 @@ def clean(answer: str) -> str:
         text = _INLINE.sub(lambda m: f" {m[1]} " if is_formula(m[1]) else m[0], text)
     if text.count(r"\(") == text.count(r"\)"):
         text = text.replace(r"\(", " ").replace(r"\)", " ")
-    text = _stripped(text)
+    text = _BOX.sub(r"{\1}", _stripped(text))
     return _POWER.sub(lambda m: f"^{{{m[1] or m[2]}}}", " ".join(text.split()))
 
 

@@ -59,6 +59,11 @@ NEGATIONS = frozenset(
 )
 """Words before or after a number that say that it is not the answer, or not all of it."""
 
+CHANGES_BOX = frozenset(
+    [*SCALES, *_PARTS.split(), *(f"{part}s" for part in _PARTS.split()), *"squared cubed percent pct or factorial modulo".split()]
+)
+"""Words behind a box that belong to the number in it."""
+
 BEFORE = VALUE.difference("by to and more fewer up most least base power remainder modulo over until through".split()) | {
     "square",
     "cube",
