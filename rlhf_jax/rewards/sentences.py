@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rlhf_jax.rewards.quantities import NUMBER, quantity_of
 from rlhf_jax.rewards.typography import is_formula
 from rlhf_jax.rewards.units import unit_of
-from rlhf_jax.rewards.wording import BEFORE, CHOICES, GLUE, NUMERALS, SCALES, VALUE, denies
+from rlhf_jax.rewards.wording import BEFORE, CHANGES, CHOICES, GLUE, NUMERALS, SCALES, VALUE, denies
 
 _LONGEST = 2000
 """Characters of a sentence that are read."""
@@ -29,6 +29,8 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _PLAIN_TOKEN = re.compile(_WITHOUT_FORMULA)
+_NEAR = 5
+"""Words behind a number that are looked at."""
 _OPERATORS = frozenset("+-*/^=()[]|_!<>−×÷·±²³≤≥√π∞'’\\:")
 _CONNECTIVES = frozenset(
     "because since so which as where when whenever if hence thus therefore giving meaning obtained using given for while though "
@@ -248,8 +250,9 @@ def _stated(text: str, sentence: list[_Token], items: list[tuple[int, int]], *, 
         return None
     if place and _joins(before):
         return None
-    nearest = next((word.lower() for word in reversed(_words(before)) if word.lower() not in GLUE), "")
-    if nearest in BEFORE:
+    spoken = [token.text.lower() for token in before if token.kind == "word"]
+    nearest = next((word for word in reversed(spoken) if word not in GLUE and word not in ("by", "to")), "")
+    if nearest in BEFORE:  # "twice 5", "the square root of 5", "divided by 5"
         return None
     return _with_unit(text, sentence, *chosen)
 
@@ -273,6 +276,8 @@ def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | 
     behind = tokens[last + 1 :]
     if not behind:
         return text[start:end]
+    if any(word.lower() in CHANGES for word in _words(behind[1:])[:_NEAR]):  # "5 and a half", "5 apples times two"
+        return None
     nearest = behind[0]
     if nearest.kind == "word":
         word = nearest.text.lower()
@@ -287,7 +292,8 @@ def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | 
                 return taken
         if not spaced or (word in VALUE and word not in ("and", "to")) or word in NUMERALS:
             return None
-        if word in ("and", "to") and len(behind) > 1 and (behind[1].text.lower() in VALUE or behind[1].kind != "word"):
+        following = next((token for token in behind[1:] if token.text.lower() not in GLUE), None)
+        if word in ("and", "to") and (following is None or following.kind != "word" or following.text.lower() in VALUE):
             return None
         counted = tokens[last].kind == "number" and len(behind) > 1 and behind[1].kind in ("number", "formula")
         if word in ("of", "in") and counted:  # "5 of 6"

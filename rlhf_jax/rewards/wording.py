@@ -10,6 +10,7 @@ SCALES = {
     "billion": 10**9,
     "trillion": 10**12,
     "quadrillion": 10**15,
+    "quintillion": 10**18,
     "dozen": 12,
     "hundreds": 100,
     "thousands": 10**3,
@@ -21,7 +22,7 @@ SCALES = {
 
 _PARTS = "half halves third fourth fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth millionth billionth quarter"
 _NUMBERS = (
-    "zero two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
     "nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 )
 _OPERATORS = (
@@ -38,7 +39,10 @@ _RELATIONS = (
     "unless except instead rather cannot almost nearly until through till versus vs unlike without incorrect wrong false unknown "
     "undefined more fewer"
 )
-_COUNTS = "pair pairs couple couples score scores gross permille permil ppm ppb bps mille lakh lakhs crore crores grand quarters"
+_COUNTS = (
+    "sextillion septillion octillion nonillion decillion googol myriad myriads tens ones lots mega giga tera milli micro nano "
+    "baker baker's percentile percentiles point square cube cubic negation complement pair pairs couple couples score scores gross permille permil ppm ppb bps mille lakh lakhs crore crores grand quarters"
+)
 _FUNCTIONS = "sin cos tan cot sec csc ln lim arcsin arccos arctan gcd lcm max min det"
 
 VALUE = frozenset(
@@ -59,15 +63,21 @@ NEGATIONS = frozenset(
 )
 """Words before or after a number that say that it is not the answer, or not all of it."""
 
+_BENIGN = frozenset(
+    f"{_NUMBERS} and by to over under above below up no through until till without power powers more fewer most least base beyond "
+    "exceeding almost nearly pair pairs couple couples score scores gross quarters grand min max decimal fold ones tens lots point "
+    "square cube cubic than not between either neither nor or never cannot maybe perhaps possibly unless except instead rather "
+    "versus vs unlike incorrect wrong false unknown undefined remainder choose".split()
+)
+CHANGES = VALUE - _BENIGN
+"""Words that change a number also from behind its unit ("5 and a half", "5 apples times two")."""
+
 CHANGES_BOX = frozenset(
     [*SCALES, *_PARTS.split(), *(f"{part}s" for part in _PARTS.split()), *"squared cubed percent pct or factorial modulo".split()]
 )
 """Words behind a box that belong to the number in it."""
 
-BEFORE = VALUE.difference("by to and more fewer up most least base power remainder modulo over until through".split()) | {
-    "square",
-    "cube",
-}
+BEFORE = VALUE.difference("by to and more fewer up most least remainder until ones".split())
 """Words right before a number in a sentence that make another value of it ("twice 5", "minus 5", "root of 5")."""
 
 GLUE = frozenset("a an the of in per each for every on at with from".split())
