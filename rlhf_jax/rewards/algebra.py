@@ -13,6 +13,7 @@ import sympy
 from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
 
 from rlhf_jax.rewards.cost import too_costly
 from rlhf_jax.rewards.quantities import quantity_of
@@ -37,6 +38,8 @@ _ROUNDED_PLACES = 6
 _NOTHING = sympy.Float("1e-100")
 """Below it a number that is not rational is 0: what sympy gives when no digit is certain."""
 _POINTS = 4
+_SOLVED_DEGREE = 4
+"""Degree of an inequality that is solved, to compare it with an interval."""
 _MISREAD = re.compile(r"[0-9]\s+[0-9]|[0-9]*\.[0-9]+\.[0-9]|\*\*|[0-9]\s?:|@|#|&(?!.*\\end)|\\pmod|%.")
 """What the parser takes, and reads as something else."""
 _LOGARITHM = re.compile(r"\\log\s?_\s?([0-9]+)\s")
@@ -50,7 +53,7 @@ def same(answer: str, target: str) -> bool:
     wanted = _parsed(target)
     if wanted is None:
         return False
-    ends = _ends(answer) if not isinstance(wanted, sympy.core.relational.Relational) or _is_named(target) else None
+    ends = _ends(answer) if not isinstance(wanted, Relational) or _is_named(target) else None
     if ends is not None:
         value = _parsed(_chain(target)[0][-1]) if _is_named(target) else wanted
         results = [_parsed(end) for end in ends]
@@ -145,7 +148,63 @@ def _equal(found: sympy.Basic | sympy.MatrixBase, wanted: sympy.Basic | sympy.Ma
         return _same_elements(found.args, wanted.args)
     elif isinstance(found, sympy.FiniteSet | sympy.Tuple) and isinstance(wanted, sympy.Expr):
         return False
+    if _statements(found) and _statements(wanted):
+        return _same_statements(_statements(found), _statements(wanted))
+    if any(not _is_simple(statement) for side in (found, wanted) for statement in _statements(side)):
+        return False
     return bool(verify([wanted], [found], timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def _statements(side: sympy.Basic | sympy.MatrixBase) -> tuple[sympy.Basic, ...]:
+    """Equations and inequalities that hold together; empty for anything else."""
+    if isinstance(side, Relational):
+        return (side,)
+    if isinstance(side, sympy.And) and side.args and all(isinstance(part, Relational) for part in side.args):
+        return tuple(side.args)
+    return ()
+
+
+def _same_statements(found: tuple[sympy.Basic, ...], wanted: tuple[sympy.Basic, ...]) -> bool:
+    return all(any(_same_statement(one, other) for other in wanted) for one in found) and all(
+        any(_same_statement(one, other) for one in found) for other in wanted
+    )
+
+
+def _same_statement(found: sympy.Basic, wanted: sympy.Basic) -> bool:
+    """Whether one is the other times a constant: 2x + 4y - 3 = 0 and y = 3/4 - x/2; for an inequality the sign says which way."""
+    sides = [side for relation in (found, wanted) for side in relation.args]
+    if not all(isinstance(side, sympy.Expr) for side in sides):  # "x in [1, 2]"
+        return type(found) is type(wanted) and all(map(_equal, found.args, wanted.args))
+    one, other = found.args[0] - found.args[1], wanted.args[0] - wanted.args[1]
+    letters = sorted(one.free_symbols | other.free_symbols, key=str)
+    if one.free_symbols != other.free_symbols or not letters or one.has(*_OPAQUE) or other.has(*_OPAQUE):
+        return type(found) is type(wanted) and all(map(_equal, found.args, wanted.args))
+    ratio = None
+    for point in range(_POINTS):
+        values = {letter: _coordinate(point, place) for place, letter in enumerate(letters)}
+        above, below = _number(one.subs(values)), _number(other.subs(values))
+        if above is None or below is None or _vanishes(above) or _vanishes(below):
+            continue
+        if ratio is not None and not _close(above / below, ratio, one.has(sympy.Float) or other.has(sympy.Float)):
+            return False
+        ratio = above / below
+    if ratio is None or not ratio.is_real:
+        return False
+    swapped = {sympy.Le: sympy.Ge, sympy.Ge: sympy.Le, sympy.Lt: sympy.Gt, sympy.Gt: sympy.Lt}
+    return type(found) is (type(wanted) if ratio > 0 else swapped.get(type(wanted), type(wanted)))
+
+
+def _is_simple(statement: sympy.Basic) -> bool:
+    """Whether the set of its solutions is found fast: a polynomial of low degree in one letter, or in its absolute value."""
+    letters = list(statement.free_symbols)
+    if any(isinstance(side, sympy.Set) for side in statement.args):
+        return True
+    if statement.has(*_OPAQUE):
+        return all(isinstance(side, AppliedUndef) or side.is_number for side in statement.args)
+    if len(letters) != 1:
+        return False
+    poly = (statement.args[0] - statement.args[1]).replace(sympy.Abs, lambda inside: inside).as_poly(letters[0])
+    return poly is not None and poly.degree() <= _SOLVED_DEGREE
 
 
 def _same_matrix(found: sympy.Basic, wanted: sympy.Basic) -> bool:

@@ -8,9 +8,14 @@ import re
 
 from rlhf_jax.rewards.typography import LONGEST
 
-_DEEPEST = 50
-_MOST_TERMS = 200
-_MOST_LETTERS = 12
+_DEEPEST = 25
+_DEEPEST_ROUND = 10
+"""Round and square brackets, which the parser reads in several ways each."""
+_MOST_TERMS = 100
+_MOST_SETS = 8
+_MOST_NAMES = 12
+_MOST_BARS = 12
+"""Signs of an absolute value, which make texts that are read in many ways."""
 _LARGEST_POWER = 20_000
 """Digits that a power of numbers may have."""
 _LARGEST_DEGREE = 400
@@ -26,11 +31,13 @@ _LARGEST_RANGE = 1000
 """Last index of a sum or product."""
 
 _TERM = re.compile(r"[-+*/=,;<>&]|\\\\|\\(?:frac|cdot|times|div|sqrt|pm|cup|cap|le|ge)(?![A-Za-z])")
+_SETS = re.compile(r"\\(?:cup|cap|setminus|times)(?![A-Za-z])")
 _SERIES = re.compile(r"\\(?:sum|prod|bigcup|bigcap)(?![A-Za-z])")
-_ANALYSIS = re.compile(r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])|\\frac\s*\{\s*d[^{}]*\}\s*\{\s*d\s?[a-z]")
-_CHOICE = re.compile(r"\\[dt]?binom|\\choose|\\Gamma|_\{?[0-9]*\}?[CP](?![A-Za-z])")
+_ANALYSIS = re.compile(r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])|\\frac\s*\{\s*d\b.{0,20}\}\s*\{\s*d\s?[a-z]")
+_CHOICE = re.compile(r"\\[dt]?binom|\\Gamma|\\choose|_\{?[0-9]*\}?[CP](?![A-Za-z])")
 _INTEGER = re.compile(r"[0-9]+")
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\text\{[^{}]*\}")
+_SUBSCRIPTED = re.compile(r"[A-Za-z](?:_(?:\{[^{}]{1,12}\}|[A-Za-z0-9]))?")
 _LETTER = re.compile(r"[A-Za-z]")
 _FUNCTION = re.compile(r"\\?(?:arc)?(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|sinh|cosh|tanh)")
 _MATRIX = re.compile(r"\\begin")
@@ -40,33 +47,46 @@ _OPEN, _CLOSE = "{([", "})]"
 
 def too_costly(text: str) -> bool:
     """Whether comparing an expression in latex might take long; the answer is found in time linear in the text."""
-    if len(text) > LONGEST or _depth(text) > _DEEPEST or len(_TERM.findall(text)) > _MOST_TERMS:
+    if len(text) > LONGEST or len(_TERM.findall(text)) > _MOST_TERMS or len(_SETS.findall(text)) > _MOST_SETS:
+        return True
+    if _depth(text, _OPEN, _CLOSE) > _DEEPEST or _depth(text, "([", ")]") > _DEEPEST_ROUND:
         return True
     if _ANALYSIS.search(text) or len(_MATRIX.findall(text)) > 4 or len(_FUNCTION.findall(text)) > 12:
         return True
     bare = _COMMAND.sub(" ", text)
-    if len(set(_LETTER.findall(bare))) > _MOST_LETTERS:
+    if len(set(_SUBSCRIPTED.findall(bare))) > _MOST_NAMES or text.count("|") > _MOST_BARS:
         return True
     if _SERIES.search(text) and _largest(text) > _LARGEST_RANGE:
         return True
-    if _CHOICE.search(text) and (_largest(text) > _LARGEST_FACTORIAL or "^" in text and "!" in text):
-        return True
-    return _costly_factorial(text) or _costly_power(text)
+    return _costly_choice(text) or _costly_factorial(text) or _costly_power(text)
 
 
 def _largest(text: str) -> int:
     return max((int(number) if len(number) < 10 else 10**9 for number in _INTEGER.findall(text)), default=0)
 
 
-def _depth(text: str) -> int:
+def _depth(text: str, opening: str, closing: str) -> int:
     depth = deepest = 0
     for sign in text:
-        if sign in _OPEN:
+        if sign in opening:
             depth += 1
             deepest = max(deepest, depth)
-        elif sign in _CLOSE:
+        elif sign in closing:
             depth -= 1
     return deepest
+
+
+def _costly_choice(text: str) -> bool:
+    """Binomials and gamma functions of large numbers, of powers and of factorials."""
+    for mark in _CHOICE.finditer(text):
+        if _largest(text) > _LARGEST_FACTORIAL:
+            return True
+        first = _operand_after(text, mark.end())
+        second = _operand_after(text, mark.end() + len(first))
+        for operand in (first, second):
+            if re.search(r"[0-9!)}]\s*[\^!]", operand[:-1]) or _product_of_integers(operand) > _LARGEST_FACTORIAL:
+                return True
+    return False
 
 
 def _costly_factorial(text: str) -> bool:
