@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, PromptBatch
-from rlhf_jax.models import load_pretrained
 from rlhf_jax.loops.thinking import opened_by_prompt, warn_of_lost_tags
+from rlhf_jax.models import load_pretrained
 from rlhf_jax.rewards import RewardConfig, Rewards, make_rewards
 from rlhf_jax.rewards.answers import OPENED_COLUMN
 from rlhf_jax.rewards.model import make_model_rewards

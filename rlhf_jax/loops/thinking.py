@@ -17,7 +17,8 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def opened_by_prompt(tokenizer: FastTokenizer, prompts: PromptBatch) -> np.ndarray:
-    """Which prompts, as the chat template rendered them, end inside a block ``<think>``: bool [P]."""
+    """Which prompts, as the chat template rendered them, end inside a block ``<think>``: bool
+    [P]."""
     tails = [
         tokenizer.decode(row[max(0, length - _TAIL) : length].tolist())
         for row, length in zip(np.asarray(prompts.tokens), np.asarray(prompts.lengths), strict=True)
@@ -26,7 +27,8 @@ def opened_by_prompt(tokenizer: FastTokenizer, prompts: PromptBatch) -> np.ndarr
 
 
 def warn_of_lost_tags(tokenizer: FastTokenizer, rewards: Sequence[RewardConfig]) -> None:
-    """Warns when a reward asks for text that is a special token: completions are decoded without those, it cannot be seen."""
+    """Warns when a reward asks for text that is a special token: completions are decoded without
+    those, it cannot be seen."""
     lost = [tag for tag in special_tokens(tokenizer) if tag]
     for reward in rewards:
         if reward.function == "think_format":

@@ -1,7 +1,9 @@
 """Expressions in latex, parsed by math-verify and compared by value. Imports sympy: slow to load.
 
-Numbers and formulas are worked out to 30 digits at several points instead of being simplified: the time is bounded by their
-size, and small differences ("10^{-20}" and "10^{-21}") are not rounded away. Sets, intervals and inequalities go to
+Numbers and formulas are worked out to 30 digits at several points instead of being simplified: the
+time is bounded by their
+size, and small differences ("10^{-20}" and "10^{-21}") are not rounded away. Sets, intervals and
+inequalities go to
 math-verify's `verify`.
 """
 
@@ -38,7 +40,7 @@ _ROUNDED_PLACES = 6
 _NOTHING = sympy.Float("1e-100")
 """Below it a number that is not rational is 0: what sympy gives when no digit is certain."""
 _POINTS = 4
-_SOLVED_DEGREE = 4
+_SOLVED_DEGREE = 2
 """Degree of an inequality that is solved, to compare it with an interval."""
 _MISREAD = re.compile(r"[0-9]\s+[0-9]|[0-9]*\.[0-9]+\.[0-9]|\*\*|[0-9]\s?:|@|#|&(?!.*\\end)|\\pmod|%.")
 """What the parser takes, and reads as something else."""
@@ -61,7 +63,8 @@ def same(answer: str, target: str) -> bool:
     found = _parsed(answer)
     if found is None:
         return False
-    return _equal(found, wanted)
+    value = _parsed(_chain(target)[0][-1]) if _is_named(target) and isinstance(found, sympy.Expr) else wanted
+    return value is not None and _equal(found, value)
 
 
 def equals_itself(text: str) -> bool:
@@ -85,7 +88,8 @@ def _chain(text: str) -> tuple[list[str], list[str]]:
 
 
 def _ends(text: str) -> list[str] | None:
-    """Of "x = 2 + 3 = 5" the parts that state a value: the last, and all that are plain arithmetic. None: no such chain.
+    """Of "x = 2 + 3 = 5" the parts that state a value: the last, and all that are plain arithmetic.
+    None: no such chain.
 
     What is behind an "approximately" counts only when nothing exact is before it.
     """
@@ -118,7 +122,10 @@ def _is_named(text: str) -> bool:
     if len(parts) < 2 or _has_commas(text):
         return False
     left = re.sub(r"\([^()]*\)|_\{[^{}]*\}|_.|\|", "", parts[0]).strip()
-    return re.fullmatch(r"[A-Za-z]{1,4}|\\[A-Za-z]+|\\text\{[^{}]*\}|\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}", left) is not None
+    return (
+        re.fullmatch(r"[A-Za-z]{1,4}(?:\s?:\s?[A-Za-z]{1,4})?|\\[A-Za-z]+|\\text\{[^{}]*\}|\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}", left)
+        is not None
+    )
 
 
 @functools.lru_cache(maxsize=2048)
@@ -138,21 +145,28 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase | None:
 
 
 def _equal(found: sympy.Basic | sympy.MatrixBase, wanted: sympy.Basic | sympy.MatrixBase) -> bool:
+    found, wanted = _unwrapped(found), _unwrapped(wanted)
     if isinstance(found, sympy.Expr) and isinstance(wanted, sympy.Expr):
         decided = _same_value(found, wanted)
-        if decided is not None:
-            return decided
-    elif isinstance(found, sympy.MatrixBase | sympy.MatrixExpr) and isinstance(wanted, sympy.MatrixBase | sympy.MatrixExpr):
+        return bool(found == wanted) if decided is None else decided
+    if isinstance(found, sympy.MatrixBase | sympy.MatrixExpr) and isinstance(wanted, sympy.MatrixBase | sympy.MatrixExpr):
         return _same_matrix(found, wanted)
-    elif isinstance(found, sympy.FiniteSet) and isinstance(wanted, sympy.FiniteSet):
+    if isinstance(found, sympy.FiniteSet) and isinstance(wanted, sympy.FiniteSet):
         return _same_elements(found.args, wanted.args)
-    elif isinstance(found, sympy.FiniteSet | sympy.Tuple) and isinstance(wanted, sympy.Expr):
+    if isinstance(found, sympy.Expr | sympy.MatrixBase) or isinstance(wanted, sympy.Expr | sympy.MatrixBase):
         return False
     if _statements(found) and _statements(wanted):
         return _same_statements(_statements(found), _statements(wanted))
     if any(not _is_simple(statement) for side in (found, wanted) for statement in _statements(side)):
         return False
     return bool(verify([wanted], [found], timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def _unwrapped(side: sympy.Basic | sympy.MatrixBase) -> sympy.Basic | sympy.MatrixBase:
+    """The set of "x in [1, 2]", the member of a set of one."""
+    if isinstance(side, sympy.Eq) and isinstance(side.args[1], sympy.Set):
+        side = side.args[1]
+    return side.args[0] if isinstance(side, sympy.FiniteSet) and len(side.args) == 1 else side
 
 
 def _statements(side: sympy.Basic | sympy.MatrixBase) -> tuple[sympy.Basic, ...]:
@@ -171,7 +185,8 @@ def _same_statements(found: tuple[sympy.Basic, ...], wanted: tuple[sympy.Basic, 
 
 
 def _same_statement(found: sympy.Basic, wanted: sympy.Basic) -> bool:
-    """Whether one is the other times a constant: 2x + 4y - 3 = 0 and y = 3/4 - x/2; for an inequality the sign says which way."""
+    """Whether one is the other times a constant: 2x + 4y - 3 = 0 and y = 3/4 - x/2; for an
+    inequality the sign says which way."""
     sides = [side for relation in (found, wanted) for side in relation.args]
     if not all(isinstance(side, sympy.Expr) for side in sides):  # "x in [1, 2]"
         return type(found) is type(wanted) and all(map(_equal, found.args, wanted.args))
@@ -195,7 +210,8 @@ def _same_statement(found: sympy.Basic, wanted: sympy.Basic) -> bool:
 
 
 def _is_simple(statement: sympy.Basic) -> bool:
-    """Whether the set of its solutions is found fast: a polynomial of low degree in one letter, or in its absolute value."""
+    """Whether the set of its solutions is found fast: a polynomial of low degree in one letter, or
+    in its absolute value."""
     letters = list(statement.free_symbols)
     if any(isinstance(side, sympy.Set) for side in statement.args):
         return True
@@ -221,7 +237,8 @@ def _same_elements(found: tuple[sympy.Basic, ...], wanted: tuple[sympy.Basic, ..
 
 
 def _same_value(found: sympy.Expr, wanted: sympy.Expr) -> bool | None:
-    """Whether two expressions have the same value for all values of their letters; None when they cannot be worked out."""
+    """Whether two expressions have the same value for all values of their letters; None when they
+    cannot be worked out."""
     if found == wanted:
         return True
     if found.has(*_OPAQUE) or wanted.has(*_OPAQUE):

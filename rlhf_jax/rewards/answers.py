@@ -32,7 +32,8 @@ TARGET_COLUMNS = ("answer", "solution", "ground_truth", "reward_model.ground_tru
 """Columns that may hold the right answer, the first present one is read."""
 
 OPENED_COLUMN = "prompt_opens_think"
-"""Column that a run adds when the rendered prompt of a row ends in ``<think>``: only then is it there. bool."""
+"""Column that a run adds when the rendered prompt of a row ends in ``<think>``: only then is it
+there. bool."""
 
 _OPENED = re.compile(r"<think>\s*\Z")
 _ARITHMETIC = re.compile(r"[0-9\s.,+*/()−×÷·$-]+")
@@ -54,8 +55,10 @@ def opens_reasoning(prompts: Sequence[Any] | None, columns: Mapping[str, Sequenc
     """Whether the completion of a row starts inside a block ``<think>`` that its prompt opened.
 
     Args:
-      prompts: as a reward function gets them. Text is looked at; of messages the last, when it is the assistant's.
-      columns: data columns; `OPENED_COLUMN` says what the chat template did, which messages do not show.
+      prompts: as a reward function gets them. Text is looked at; of messages the last, when it is
+      the assistant's.
+      columns: data columns; `OPENED_COLUMN` says what the chat template did, which messages do not
+      show.
       index: the row.
     """
     if OPENED_COLUMN in columns:
@@ -67,10 +70,13 @@ def opens_reasoning(prompts: Sequence[Any] | None, columns: Mapping[str, Sequenc
 
 
 def answer_of(completion: Completion, *, opened: bool = False) -> str | None:
-    """The final answer in a normal form, so that equal answers are equal strings (for majority votes).
+    """The final answer in a normal form, so that equal answers are equal strings (for majority
+    votes).
 
-    The marked answer (`marked_answer`), or what stands out in a text without one (`unmarked_answer`).
-    Numbers lose thousands separators, units and trailing zeros ("1,200.0 km" -> "1200"), fractions are reduced.
+    The marked answer (`marked_answer`), or what stands out in a text without one
+    (`unmarked_answer`).
+    Numbers lose thousands separators, units and trailing zeros ("1,200.0 km" -> "1200"), fractions
+    are reduced.
 
     Args:
       completion: text or messages.
@@ -84,9 +90,11 @@ def answer_of(completion: Completion, *, opened: bool = False) -> str | None:
 
 
 def normal_form(answer: str) -> str:
-    """An answer without typography: a reduced number ("3/4", "-12"), words in lower case, or a formula with its case as it is.
+    """An answer without typography: a reduced number ("3/4", "-12"), words in lower case, or a
+    formula with its case as it is.
 
-    Of "7 - 3 = 4" it is "4". Nothing that changes the value is dropped: "2 million" is "2000000", "10!" stays "10!".
+    Of "7 - 3 = 4" it is "4". Nothing that changes the value is dropped: "2 million" is "2000000",
+    "10!" stays "10!".
     """
     number = as_number(answer)
     if number is None and len(answer) <= LONGEST and "=" in answer:
@@ -100,7 +108,8 @@ def normal_form(answer: str) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    r"""Whether a text is words, whose case says nothing; single letters and formulas keep theirs."""
+    r"""Whether a text is words, whose case says nothing; single letters and formulas keep
+    theirs."""
     return bool(words_of(text)) and not re.search(r"[\\^_=]", re.sub(r"\\text(?![a-z])", "", text))
 
 
@@ -108,8 +117,10 @@ def targets_of(columns: Mapping[str, Sequence[Any]], index: int) -> tuple[str, .
     """The right answers of one row.
 
     Args:
-      columns: data columns; the first present of `TARGET_COLUMNS` is read. `reward_model` holds verl's
-        ``{"ground_truth": ..}``. A list means that each of its answers is right. Of "reasoning #### 18" only "18" counts.
+      columns: data columns; the first present of `TARGET_COLUMNS` is read. `reward_model` holds
+      verl's
+        ``{"ground_truth": ..}``. A list means that each of its answers is right. Of "reasoning ####
+        18" only "18" counts.
       index: the row.
 
     Returns:

@@ -1,6 +1,7 @@
 """Expressions that would keep an algebra system busy, told by their text, before it sees them.
 
-A wrong answer must not hold a process: what is refused here is graded 0 at once. Right answers stay far below each limit.
+A wrong answer must not hold a process: what is refused here is graded 0 at once. Right answers stay
+far below each limit.
 """
 
 import math
@@ -31,6 +32,8 @@ _LARGEST_RANGE = 1000
 """Last index of a sum or product."""
 
 _TERM = re.compile(r"[-+*/=,;<>&]|\\\\|\\(?:frac|cdot|times|div|sqrt|pm|cup|cap|le|ge)(?![A-Za-z])")
+_STACKED = re.compile(r"(?:[{(\[]\s*){6}")
+_ROUNDING = re.compile(r"\\l?(?:floor|ceil)(?![A-Za-z])")
 _SETS = re.compile(r"\\(?:cup|cap|setminus|times)(?![A-Za-z])")
 _SERIES = re.compile(r"\\(?:sum|prod|bigcup|bigcap)(?![A-Za-z])")
 _ANALYSIS = re.compile(r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])|\\frac\s*\{\s*d\b.{0,20}\}\s*\{\s*d\s?[a-z]")
@@ -46,10 +49,13 @@ _OPEN, _CLOSE = "{([", "})]"
 
 
 def too_costly(text: str) -> bool:
-    """Whether comparing an expression in latex might take long; the answer is found in time linear in the text."""
+    """Whether comparing an expression in latex might take long; the answer is found in time linear
+    in the text."""
     if len(text) > LONGEST or len(_TERM.findall(text)) > _MOST_TERMS or len(_SETS.findall(text)) > _MOST_SETS:
         return True
     if _depth(text, _OPEN, _CLOSE) > _DEEPEST or _depth(text, "([", ")]") > _DEEPEST_ROUND:
+        return True
+    if _STACKED.search(text) or (_ROUNDING.search(text) and _product_of_integers(text) > _LARGEST_RANGE):
         return True
     if _ANALYSIS.search(text) or len(_MATRIX.findall(text)) > 4 or len(_FUNCTION.findall(text)) > 12:
         return True
@@ -90,7 +96,8 @@ def _costly_choice(text: str) -> bool:
 
 
 def _costly_factorial(text: str) -> bool:
-    """Factorials of large numbers, of powers, of factorials; and double ones, which are read in two ways."""
+    """Factorials of large numbers, of powers, of factorials; and double ones, which are read in two
+    ways."""
     for mark in re.finditer("!", text):
         before = text[: mark.start()].rstrip()
         if before.endswith("!") or text[mark.end() :].lstrip().startswith("!"):
@@ -155,7 +162,8 @@ def _operand_before(text: str) -> str:
 
 
 def _operand_after(text: str, place: int) -> str:
-    """The argument that starts at a place: a group in brackets, a command, or what goes on without a break."""
+    """The argument that starts at a place: a group in brackets, a command, or what goes on without
+    a break."""
     while place < len(text) and text[place].isspace():
         place += 1
     if place < len(text) and text[place] in _OPEN:

@@ -1,8 +1,11 @@
 r"""Whether two final answers mean the same.
 
-In this order, the first that decides: equal texts; choice letters and words; numbers (`quantities`, exact); ratios and numbers
-with a base; lists, sets, tuples and intervals by their members; expressions, which math-verify parses and which are compared by
-their values at several points. What is refused on the way (`cost`, marks that the parser drops) is not equal.
+In this order, the first that decides: equal texts; choice letters and words; numbers (`quantities`,
+exact); ratios and numbers
+with a base; lists, sets, tuples and intervals by their members; expressions, which math-verify
+parses and which are compared by
+their values at several points. What is refused on the way (`cost`, marks that the parser drops) is
+not equal.
 """
 
 import functools
@@ -32,7 +35,8 @@ def equivalent(answer: str, target: str) -> bool:
     """Whether two final answers, each a number, an expression in latex or a text, mean the same.
 
     Args:
-      answer: what was answered. Not symmetric: letters of choice may be followed by what was chosen, and an equation answers
+      answer: what was answered. Not symmetric: letters of choice may be followed by what was
+      chosen, and an equation answers
         with its right side.
       target: the right answer.
     """
@@ -40,7 +44,8 @@ def equivalent(answer: str, target: str) -> bool:
 
 
 def is_readable(target: str) -> bool:
-    """Whether a right answer can be compared with anything but its own text: it is a number, a text, or parsed and equal to itself."""
+    """Whether a right answer can be compared with anything but its own text: it is a number, a
+    text, or parsed and equal to itself."""
     target = _without_remark(clean(target))
     if quantity_of(target) is not None or is_wording(target):
         return True
@@ -53,7 +58,8 @@ def is_readable(target: str) -> bool:
 
 
 def is_wording(text: str) -> bool:
-    r"""Whether an answer is words, and numbers among them, without mathematics: compared letter by letter, in any case."""
+    r"""Whether an answer is words, and numbers among them, without mathematics: compared letter by
+    letter, in any case."""
     bare = _TEXT.sub(r"\1", text).strip()
     if re.fullmatch(r"[A-Za-z]", bare):
         return bare in "ABCDEFGHIJ"
@@ -176,7 +182,8 @@ def _balanced(text: str) -> bool:
 
 
 def _is_one_group(text: str) -> bool:
-    """Whether the first bracket of a text is closed by its last sign; the two may differ, as in "[0, 1)"."""
+    """Whether the first bracket of a text is closed by its last sign; the two may differ, as in
+    "[0, 1)"."""
     depth = 0
     for sign in text[:-1]:
         depth += (sign in _OPEN) - (sign in _CLOSE)
@@ -186,7 +193,8 @@ def _is_one_group(text: str) -> bool:
 
 
 def _split(text: str) -> list[str] | None:
-    """Parts between commas, semicolons, "and" and "or" outside brackets; None when brackets do not match."""
+    """Parts between commas, semicolons, "and" and "or" outside brackets; None when brackets do not
+    match."""
     parts, depth, start = [], 0, 0
     marks = {mark.start(): mark for mark in _SEPARATOR.finditer(text) if "cup" not in mark[0]}
     place = 0
@@ -227,9 +235,7 @@ def _same_members(answer: str, target: str) -> bool:
             return len(ours.parts) == len(wanted.parts) and _equivalent(ours.parts[0], wanted.parts[0])
         return "one" in (ours.kind, wanted.kind) and _same_expression(answer, target)
     if ours.kind in loose:
-        return _same_set(ours.parts, wanted.parts) or (
-            len(ours.parts) != len(wanted.parts) and _same_expression(answer, target)
-        )
+        return _same_set(ours.parts, wanted.parts) or (len(ours.parts) != len(wanted.parts) and _same_expression(answer, target))
     if ours.kind == wanted.kind:
         return len(ours.parts) == len(wanted.parts) and all(map(_equivalent, ours.parts, wanted.parts))
     # one of them is a single expression: an inequality, a union of intervals, a vector
@@ -276,7 +282,8 @@ def _subscripts(text: str) -> list[int]:
 
 
 def _same_case(answer: str, target: str) -> bool:
-    """Whether letters that occur on both sides are written the same: the parser reads N and n, and Delta and delta, as one."""
+    """Whether letters that occur on both sides are written the same: the parser reads N and n, and
+    Delta and delta, as one."""
     ours, wanted = (set(_NAME.findall(_TEXT.sub(" ", text))) for text in (answer, target))
     return not any(
         name.swapcase() in others or name.capitalize() in others - {name} or name.lower() in others - {name}

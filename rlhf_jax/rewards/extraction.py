@@ -1,4 +1,5 @@
-r"""Final answers in texts: what a completion answers with, as one expression and without prose, or nothing."""
+r"""Final answers in texts: what a completion answers with, as one expression and without prose, or
+nothing."""
 
 import re
 
@@ -23,7 +24,9 @@ _JOINT = re.compile(
 _MINUS = re.compile(r"(?:^|[=$(\[:>#]|\\[(\[])\s*[-−]\s*\$?$|[A-Za-z]{2}[:*]*\s[-−]\$?$|\bminus\s+\$?$")
 _BEHIND = re.compile(r"(?P<mark>!+|\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)|(?:[\s$]|\\[)\] ])*(?P<word>[A-Za-z]+)")
 _LONGEST_JOINT = 70
-_CONCLUDING = frozenset("so thus therefore hence answer answers is final no not wait then but total is equals gives actually".split())
+_CONCLUDING = frozenset(
+    "so thus therefore hence answer answers is final no not wait then but total is equals gives actually".split()
+)
 
 
 def after_reasoning(text: str, *, opened: bool = False) -> str | None:
@@ -40,10 +43,13 @@ def after_reasoning(text: str, *, opened: bool = False) -> str | None:
 
 
 def marked_answer(text: str, *, opened: bool = False) -> str | None:
-    r"""The final answer that a text marks as such, without the prose around it; None when nothing is marked, or nothing is said.
+    r"""The final answer that a text marks as such, without the prose around it; None when nothing
+    is marked, or nothing is said.
 
-    Behind the reasoning (`after_reasoning`), the last ``<answer>..</answer>``; without one the last of ``\boxed{..}`` and ``#### ..``,
-    unless "final answer is" follows; without those the last "answer is .." or "answer: ..". Boxes side by side are a list.
+    Behind the reasoning (`after_reasoning`), the last ``<answer>..</answer>``; without one the last
+    of ``\boxed{..}`` and ``#### ..``,
+    unless "final answer is" follows; without those the last "answer is .." or "answer: ..". Boxes
+    side by side are a list.
     What is marked is cut down to the expression in its first sentence (`sentences.reduced`).
     """
     rest = after_reasoning(text, opened=opened)
@@ -51,7 +57,8 @@ def marked_answer(text: str, *, opened: bool = False) -> str | None:
 
 
 def final_answer(text: str, *, strict: bool = False, opened: bool = False) -> str | None:
-    """The marked answer of a text or, unless `strict`, what stands out in one that marks none (`unmarked_answer`)."""
+    """The marked answer of a text or, unless `strict`, what stands out in one that marks none
+    (`unmarked_answer`)."""
     rest = after_reasoning(text, opened=opened)
     if rest is None:
         return None
@@ -61,7 +68,8 @@ def final_answer(text: str, *, strict: bool = False, opened: bool = False) -> st
 
 
 def unmarked_answer(text: str) -> str | None:
-    """What a text without a mark most likely answers: itself when it is one line without prose or without numbers; else the
+    """What a text without a mark most likely answers: itself when it is one line without prose or
+    without numbers; else the
     last expression of its last sentence that has one."""
     rest = after_reasoning(text)
     rest = rest.strip() if rest else ""
@@ -119,7 +127,8 @@ def _last_tagged(text: str) -> str | None:
 
 
 def _boxes(text: str) -> tuple[int, str | None]:
-    """(end, content) of the last box; of several that are joined by commas, "and" or nothing, their contents as a list."""
+    """(end, content) of the last box; of several that are joined by commas, "and" or nothing, their
+    contents as a list."""
     boxes: list[tuple[int, int, str]] = []  # start, end, content of those that are not in another
     opened: list[tuple[int, int] | None] = []
     for brace in _BRACE.finditer(text):
@@ -141,7 +150,8 @@ def _boxes(text: str) -> tuple[int, str | None]:
 
 
 def _with_outside(text: str, start: int, end: int, content: str) -> str:
-    r"""The content of a box with what stands beside it and changes its value: ``-\boxed{5}``, ``\boxed{2} million``."""
+    r"""The content of a box with what stands beside it and changes its value: ``-\boxed{5}``,
+    ``\boxed{2} million``."""
     sign = "-" if _MINUS.search(text[max(start - 12, 0) : start]) else ""
     behind = _BEHIND.match(text[end : end + 40])
     if behind is None:

@@ -22,21 +22,29 @@ def math_reward(
     reasoning: bool | None = None,
     **columns: Sequence[Any],
 ) -> list[float | None]:
-    r"""1 when the final answer equals the right one mathematically, else 0; None for a row without an answer that can be read.
+    r"""1 when the final answer equals the right one mathematically, else 0; None for a row without
+    an answer that can be read.
 
-    Plain numbers (thousands separators, units, currencies, percent signs, simple fractions, "2 million") are compared exactly,
-    a decimal of six places or more also with what it is rounded from; everything else is parsed by math-verify (sympy) and
-    compared by value. "50%" equals both 50 and 0.5. Units are compared where both answers have one. Several boxes side by
-    side are a list. An answer that would take long to work out (towers of powers, large factorials, more than 1000 characters)
-    is wrong. A right answer that cannot be parsed, or does not equal itself, leaves its row out; the first is named in the log.
+    Plain numbers (thousands separators, units, currencies, percent signs, simple fractions, "2
+    million") are compared exactly,
+    a decimal of six places or more also with what it is rounded from; everything else is parsed by
+    math-verify (sympy) and
+    compared by value. "50%" equals both 50 and 0.5. Units are compared where both answers have one.
+    Several boxes side by
+    side are a list. An answer that would take long to work out (towers of powers, large factorials,
+    more than 1000 characters)
+    is wrong. A right answer that cannot be parsed, or does not equal itself, leaves its row out;
+    the first is named in the log.
 
     Args:
       prompts: where ``<think>`` may have been opened.
       completions: B completions.
       completion_ids: unused.
-      strict: only a marked answer counts (``\boxed{}``, ``####``, ``<answer>``, "answer is"); False: without one, the last
+      strict: only a marked answer counts (``\boxed{}``, ``####``, ``<answer>``, "answer is");
+      False: without one, the last
         formula or number of the text is taken.
-      reasoning: the completion starts inside ``<think>``, so that one that never closes it has no answer; None: as the prompt
+      reasoning: the completion starts inside ``<think>``, so that one that never closes it has no
+      answer; None: as the prompt
         says. A completion that opens the block itself and does not close it never has an answer.
       columns: data columns, the answer among them (`targets_of`).
     """
@@ -55,7 +63,8 @@ def math_reward(
 
 @functools.lru_cache(maxsize=4096)
 def _target(text: str) -> str | None:
-    """A right answer as an expression; None when it cannot be read. The same for every completion of its row, so kept."""
+    """A right answer as an expression; None when it cannot be read. The same for every completion
+    of its row, so kept."""
     target = marked_answer(text) or text
     if is_readable(target):
         return target

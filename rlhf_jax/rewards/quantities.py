@@ -1,7 +1,9 @@
 """Answers that are one number: the fast path of all graders.
 
-A strict grammar: sign, currency, digits with separators, decimals, a simple or mixed fraction, a scale word, a percent sign, a
-unit, at most four nouns. A text that it does not understand to the last character is no quantity, and nothing is erased.
+A strict grammar: sign, currency, digits with separators, decimals, a simple or mixed fraction, a
+scale word, a percent sign, a
+unit, at most four nouns. A text that it does not understand to the last character is no quantity,
+and nothing is erased.
 """
 
 import functools
@@ -73,7 +75,8 @@ def quantity_of(answer: str) -> Quantity | None:
 
 
 def as_number(answer: str) -> Fraction | None:
-    """The value of an answer that is one number, perhaps with a unit or a percent sign (which is dropped); else None."""
+    """The value of an answer that is one number, perhaps with a unit or a percent sign (which is
+    dropped); else None."""
     quantity = quantity_of(answer)
     return None if quantity is None else quantity.value
 
@@ -81,8 +84,10 @@ def as_number(answer: str) -> Fraction | None:
 def same_quantity(answer: Quantity, target: Quantity) -> bool:
     """Whether two quantities are equal.
 
-    Units are compared where both have one that is known (5 km = 5000 m, 5 km != 5 m). "50%" equals 50 and 0.5, but "0.5%" is
-    not 0.5. A decimal of six places or more equals what it is the rounded form of (0.333333 and 1/3).
+    Units are compared where both have one that is known (5 km = 5000 m, 5 km != 5 m). "50%" equals
+    50 and 0.5, but "0.5%" is
+    not 0.5. A decimal of six places or more equals what it is the rounded form of (0.333333 and
+    1/3).
     """
     ratio = Fraction(1)
     if answer.unit is not None and target.unit is not None:
@@ -104,7 +109,8 @@ def _readings(one: Quantity, other: Quantity) -> list[Fraction]:
 
 
 def _rounded(answer: Quantity, target: Quantity, value: Fraction, wanted: Fraction) -> bool:
-    """Whether one is a long decimal and the other, which has more digits, agrees with all of them."""
+    """Whether one is a long decimal and the other, which has more digits, agrees with all of
+    them."""
     for short, long in ((answer, target), (target, answer)):
         if short.places is None or short.places < 6:
             continue

@@ -1,6 +1,7 @@
 """From a sentence to the one expression that it answers with, or to nothing.
 
-"The largest $n$ is $104$, since 2 + 2 = 4." -> "$104$". Numbers are never taken out of what changes their value: "2 million" stays
+"The largest $n$ is $104$, since 2 + 2 = 4." -> "$104$". Numbers are never taken out of what changes
+their value: "2 million" stays
 whole, and "not 5", "5 or more", "between 5 and 6", "half of 5" are no answers.
 """
 
@@ -33,13 +34,17 @@ _NEAR = 5
 """Words behind a number that are looked at."""
 _OPERATORS = frozenset("+-*/^=()[]|_!<>−×÷·±²³≤≥√π∞'’\\:")
 _CONNECTIVES = frozenset(
-    "because since so which as where when whenever if hence thus therefore giving meaning obtained using given for while though "
+    "because since so which as where when whenever if hence thus therefore giving meaning "
+    "obtained using given for while though "
     "although but however after".split()
 )
-_HEDGES = frozenset("or maybe perhaps possibly alternatively actually wait no unless".split())
-_COPULAS = frozenset("is are was were be equals equal exactly only therefore gives get gets obtain yields becomes totals has".split())
+_HEDGES = frozenset(("or maybe perhaps possibly alternatively actually wait no unless").split())
+_COPULAS = frozenset(
+    "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes totals has".split()
+)
 _OPENERS = frozenset(
-    "a an the about approximately roughly around exactly only just simply equal to indeed clearly thus therefore then that".split()
+    "a an the about approximately roughly around exactly only just simply equal to "
+    "indeed clearly thus therefore then that".split()
 )
 
 
@@ -51,13 +56,15 @@ class _Token(NamedTuple):
 
 
 def reduced(text: str) -> str | None:
-    """What a marked text answers with: the text itself when it holds no prose, else the one expression in its first sentence.
+    """What a marked text answers with: the text itself when it holds no prose, else the one
+    expression in its first sentence.
 
     Args:
       text: what follows a mark ("answer is", "####") or stands in one (``<answer>``), in one piece.
 
     Returns:
-      An expression, a number with its unit, or words, as written; None when there is nothing, or no single answer.
+      An expression, a number with its unit, or words, as written; None when there is nothing, or no
+      single answer.
     """
     text = _unbold(text[:_LONGEST])
     tokens = _first_sentence(_tokens(text))
@@ -79,7 +86,8 @@ def reduced(text: str) -> str | None:
 
 
 def standing_out(text: str) -> str | None:
-    """What a text without a mark most likely answers: the last expression of its last sentence that has one."""
+    """What a text without a mark most likely answers: the last expression of its last sentence that
+    has one."""
     tokens = _tokens(text[-_LONGEST:])
     text = text[-_LONGEST:]
     for sentence in reversed(_sentences(tokens)):
@@ -171,7 +179,8 @@ def _is_list(tokens: list[_Token]) -> bool:
 
 
 def _items(tokens: list[_Token]) -> list[tuple[int, int]]:
-    """Runs of tokens (first, last) that are expressions: formulas, and numbers with what belongs to them."""
+    """Runs of tokens (first, last) that are expressions: formulas, and numbers with what belongs to
+    them."""
     items: list[tuple[int, int]] = []
     i = 0
     while i < len(tokens):
@@ -200,7 +209,8 @@ def _is_part(tokens: list[_Token], i: int) -> bool:
 
 
 def _trimmed(tokens: list[_Token], start: int, end: int) -> tuple[int, int] | None:
-    """A run without signs at its ends that join it to the sentence; None when no number or command is in it."""
+    """A run without signs at its ends that join it to the sentence; None when no number or command
+    is in it."""
     while start < end and tokens[start].kind == "sign" and tokens[start].text in "=:*_)]'’/|\\":
         start += 1
     while start < end and tokens[end - 1].kind == "sign" and tokens[end - 1].text in "=:*_([-+/'’|\\<>":
@@ -223,7 +233,8 @@ def _wording(text: str, head: list[_Token]) -> str | None:
 
 
 def _leading(text: str, head: list[_Token], items: list[tuple[int, int]]) -> str | None:
-    """The answer of "104 clips were sold in total": the expression in front, when nothing behind it changes it."""
+    """The answer of "104 clips were sold in total": the expression in front, when nothing behind it
+    changes it."""
     first, last = items[0]
     words = _words(head[last + 1 :])
     if len(items) > 1 or any(word.lower() in CHOICES for word in words) or denies(words):
@@ -271,7 +282,8 @@ def _joins(between: list[_Token]) -> bool:
 
 
 def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | None:
-    """An expression with the scale, percent or unit behind it; None when a word behind it makes another value of it."""
+    """An expression with the scale, percent or unit behind it; None when a word behind it makes
+    another value of it."""
     start, end = tokens[first].start, tokens[last].end
     behind = tokens[last + 1 :]
     if not behind:

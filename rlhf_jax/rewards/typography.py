@@ -1,6 +1,7 @@
 r"""Answers without typography, and without anything else lost.
 
-`clean` drops only what carries no value: delimiters of formulas, spacing, sizes of brackets, fonts, bold pairs around the whole.
+`clean` drops only what carries no value: delimiters of formulas, spacing, sizes of brackets, fonts,
+bold pairs around the whole.
 What it does not know it leaves as it is, for the comparison to refuse.
 """
 
@@ -8,7 +9,8 @@ import functools
 import re
 
 LONGEST = 1000
-"""Characters of an answer that is looked at; a longer one is no answer. It bounds the work on one answer."""
+"""Characters of an answer that is looked at; a longer one is no answer. It bounds the work on one
+answer."""
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
 _SIGNS = {
@@ -69,7 +71,9 @@ _EXCLAIMED = re.compile(r"[A-Za-z]{2,}[A-Za-z \t'’-]*!+")
 _TEXT = re.compile(r"\\text\{[^{}]*\}")
 _ARGUMENT = re.compile(r"\\(?:[mh]box|math[a-z]+|text[a-z]*|operatorname|begin|end)\s{0,3}\{[^{}]*\}(?:\{[lcr|]+\})?")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_FUNCTIONS = frozenset("sin cos tan cot sec csc log ln exp sqrt gcd lcm max min mod det lim arcsin arccos arctan inf pi".split())
+_FUNCTIONS = frozenset(
+    ("sin cos tan cot sec csc log ln exp sqrt gcd lcm max min mod det lim arcsin arccos arctan inf pi").split()
+)
 _PROSE = re.compile(rf"(?<![A-Za-z])(?!(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z]))[a-zA-Z]{{3,}}(?![A-Za-z])")
 _WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z])")
 DEGREE = "°"
@@ -77,7 +81,8 @@ DEGREE = "°"
 
 @functools.lru_cache(maxsize=4096)
 def clean(answer: str) -> str:
-    r"""An answer without typography; `\text{..}` and `\mathrm{..}` are all written ``\text{..}``, degrees "°"."""
+    r"""An answer without typography; `\text{..}` and `\mathrm{..}` are all written ``\text{..}``,
+    degrees "°"."""
     if len(answer) > LONGEST:
         return answer.strip()
     text = answer if r"\begin" in answer else _DOUBLED.sub(r"\\", answer)
@@ -117,12 +122,13 @@ def _stripped(text: str) -> str:
 
 
 def is_formula(text: str) -> bool:
-    """Whether what stands between two dollar signs is mathematics and not the words between two prices."""
+    """Whether what stands between two dollar signs is mathematics and not the words between two
+    prices."""
     return not _PROSE.search(_COMMAND.sub(" ", _ARGUMENT.sub(" ", text)))
 
 
 def words_of(text: str) -> list[str]:
-    r"""The words of prose in an answer: two letters or more, in ``\text{..}`` or bare, no commands and no functions."""
+    r"""The words of prose in an answer: two letters or more, in ``\text{..}`` or bare, no commands
+    and no functions."""
     bare = _COMMAND.sub(" ", _TEXT.sub(lambda m: " " + m[0][6:-1] + " ", text))
     return [word for word in _WORD.findall(bare) if word.lower() not in _FUNCTIONS]
-

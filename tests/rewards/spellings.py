@@ -1,4 +1,5 @@
-"""Ways to write answers: honest spellings of a number, and texts that hold it and answer something else.
+"""Ways to write answers: honest spellings of a number, and texts that hold it and answer something
+else.
 
 In all of them ``@`` stands for the number as it is written.
 """
@@ -217,7 +218,9 @@ def spelled_number(rng):
         return rng.choice([f"{above}/{below}", rf"\frac{{{above}}}{{{below}}}", rf"\dfrac{{{above}}}{{{below}}}"]), value
     if kind == 3:
         base, exponent = rng.randrange(2, 13), rng.randrange(-6, 12)
-        return rng.choice([f"{base}^{{{exponent}}}", f"{base}**{exponent}", rf"{base} ^ {{{exponent}}}"]), Fraction(base) ** exponent
+        return rng.choice([f"{base}^{{{exponent}}}", f"{base}**{exponent}", rf"{base} ^ {{{exponent}}}"]), Fraction(
+            base
+        ) ** exponent
     if kind == 4:
         n = rng.randrange(0, 13)
         return rng.choice([f"{n}!", rf"{n} !", rf"({n})!"]), Fraction(math.factorial(n))
@@ -231,7 +234,9 @@ def spelled_number(rng):
     if kind == 7:
         digits, exponent = rng.randrange(1, 100), rng.randrange(-8, 9)
         value = Fraction(digits) * Fraction(10) ** exponent
-        return rng.choice([rf"{digits} \times 10^{{{exponent}}}", f"{digits}e{exponent}", rf"{digits}\cdot10^{{{exponent}}}"]), value
+        return rng.choice(
+            [rf"{digits} \times 10^{{{exponent}}}", f"{digits}e{exponent}", rf"{digits}\cdot10^{{{exponent}}}"]
+        ), value
     top = rng.randrange(2, 12)
     below = rng.randrange(0, top + 1)
     return rng.choice([rf"\binom{{{top}}}{{{below}}}", rf"\dbinom{{{top}}}{{{below}}}"]), Fraction(math.comb(top, below))
