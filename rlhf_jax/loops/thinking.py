@@ -32,7 +32,7 @@ def warn_of_lost_tags(tokenizer: FastTokenizer, rewards: Sequence[RewardConfig])
     lost = [tag for tag in special_tokens(tokenizer) if tag]
     for reward in rewards:
         if reward.function == "think_format":
-            wanted = _TAGS if reward.options.get("answer") else _TAGS[:2]
+            wanted: tuple[str, ...] = _TAGS if reward.options.get("answer") else _TAGS[:2]
         elif reward.function == "format":
             pattern = re.sub(r"\\(.)", r"\1", str(reward.options.get("pattern", "")))
             wanted = tuple(tag for tag in lost if tag in pattern)

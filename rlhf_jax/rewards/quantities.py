@@ -33,7 +33,8 @@ _TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
 _PERCENT = re.compile(r"\s{0,3}(?:%|(?:percent|per\s?cent|percentage|pct)(?![A-Za-z])\.?)")
 _NAME = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
 ASSIGNED = re.compile(
-    rf"(?:{_NAME}(?:\([A-Za-z0-9, +-]{{1,12}}\))?|[A-Za-z]\w{{1,11}}|\|?[A-Z]{{2,4}}\|?|\\angle\s?[A-Z]{{1,3}})\s{{0,3}}(?:=|\\approx)\s{{0,3}}([^=]+)"
+    rf"(?:{_NAME}(?:\([A-Za-z0-9, +-]{{1,12}}\))?|[A-Za-z]\w{{1,11}}"
+    rf"|\|?[A-Z]{{2,4}}\|?|\\angle\s?[A-Z]{{1,3}})\s{{0,3}}(?:=|\\approx)\s{{0,3}}([^=]+)"
 )
 """A name and what it is said to be."""
 
