@@ -56,6 +56,10 @@ def same(answer: str, target: str) -> bool:
     if wanted is None:
         return False
     ends = _ends(answer) if not isinstance(wanted, Relational) or _is_named(target) else None
+    if ends is not None and _is_named(target) and not _is_named(answer) and not _ARITHMETIC.fullmatch(_chain(answer)[0][0]):
+        found = _parsed(answer)  # "2x + y = 3" for "y = 3 - 2x"
+        if isinstance(found, Relational) and isinstance(wanted, Relational) and _equal(found, wanted):
+            return True
     if ends is not None:
         value = _parsed(_chain(target)[0][-1]) if _is_named(target) else wanted
         results = [_parsed(end) for end in ends]

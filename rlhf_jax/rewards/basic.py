@@ -16,7 +16,7 @@ from rlhf_jax.rewards.answers import (
     opens_reasoning,
     targets_of,
 )
-from rlhf_jax.rewards.quantities import quantity_of, same_quantity
+from rlhf_jax.rewards.quantities import names_differ, quantity_of, same_quantity
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 
@@ -54,6 +54,8 @@ def exact_match_reward(
 
 def _matches(answer: str, target: str) -> bool:
     target = marked_answer(target) or target
+    if names_differ(answer, target):
+        return False
     value, wanted = quantity_of(answer), quantity_of(target)
     if value is not None and wanted is not None:
         return same_quantity(value, wanted)

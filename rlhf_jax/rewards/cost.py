@@ -36,6 +36,7 @@ _STACKED = re.compile(r"(?:[{(\[]\s*){6}")
 _ROUNDING = re.compile(r"\\l?(?:floor|ceil)(?![A-Za-z])")
 _SETS = re.compile(r"\\(?:cup|cap|setminus|times)(?![A-Za-z])")
 _SERIES = re.compile(r"\\(?:sum|prod|bigcup|bigcap)(?![A-Za-z])")
+_BOUNDS = re.compile(r"(\\(?:sum|prod)\s?_\s?\{[^{}]*\})\s?\^\s?(?:\{[^{}]*\}|[0-9A-Za-z])")
 _ANALYSIS = re.compile(r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])|\\frac\s*\{\s*d\b.{0,20}\}\s*\{\s*d\s?[a-z]")
 _CHOICE = re.compile(r"\\[dt]?binom|\\Gamma|\\choose|_\{?[0-9]*\}?[CP](?![A-Za-z])")
 _INTEGER = re.compile(r"[0-9]+")
@@ -110,6 +111,7 @@ def _costly_factorial(text: str) -> bool:
 
 def _costly_power(text: str) -> bool:
     """Towers, and powers whose value or expansion is long."""
+    text = _BOUNDS.sub(r"\1 ", text)
     logarithm = 0.0  # of everything that the powers of numbers may multiply to
     for mark in re.finditer(r"\^|\\sqrt\s*\[", text):
         exponent = _operand_after(text, mark.end() - (mark[0] != "^"))

@@ -14,15 +14,16 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from rlhf_jax.rewards.cost import too_costly
-from rlhf_jax.rewards.quantities import quantity_of, same_quantity
+from rlhf_jax.rewards.quantities import names_differ, quantity_of, same_quantity
 from rlhf_jax.rewards.typography import clean, words_of
 from rlhf_jax.rewards.wording import VALUE, are_nouns
 
 _CHOICE = re.compile(r"\(?\s?(?:\\text\{\s?)?\(?([A-Ja-j])\)?(?:\s?\})?\s?\)?(?:[).:]\s?(?P<rest>.*))?", re.DOTALL)
+_ANOTHER = re.compile(r"^\s*(?:[,/&]|[A-J](?![A-Za-z]))|(?<![A-Za-z])(?:or|and|either|maybe|not)(?![A-Za-z])|\([A-J]\)")
+"""In what follows a letter of choice: a second one, or a doubt."""
 _RATIO = re.compile(r"([0-9]{1,9})\s?:\s?([0-9]{1,9})(?:\s?:\s?([0-9]{1,9}))?")
 _BASED = re.compile(r"([0-9A-Fa-f]{1,60})\s?_\s?(?:\{\s?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}?\s?\}|([0-9]))")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
-_NAMED = re.compile(r"([A-Za-z]|\\[A-Za-z]+)\s?=")
 _LEFT_SIDE = re.compile(r"(?:=|\\approx(?![A-Za-z])|\\in(?![A-Za-z]))")
 _SEPARATOR = re.compile(r"(?<![A-Za-z])(?:,\s?)?(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])|[;,]")
 _OPEN, _CLOSE = "{([", "})]"
@@ -77,8 +78,8 @@ def _equivalent(answer: str, target: str) -> bool:
         return False
     if (letter := _CHOICE.fullmatch(target)) and not letter["rest"] and (letter[1].isupper() or "(" in target):
         return _chooses(answer, letter[1], target)
-    if (named := _NAMED.match(answer)) and (name := _NAMED.match(target)) and named[1] != name[1]:
-        return False  # "y = 5" is no answer to "x = 5"
+    if names_differ(answer, target):
+        return False
     wanted = quantity_of(target)
     if wanted is not None and (value := quantity_of(answer)) is not None:
         return same_quantity(value, wanted)
@@ -106,7 +107,7 @@ def _letters(text: str) -> str:
 
 def _chooses(answer: str, letter: str, target: str) -> bool:
     found = _CHOICE.fullmatch(answer)
-    if found is None:
+    if found is None or _ANOTHER.search(found["rest"] or ""):
         return False
     upper = letter.upper() if "(" in target else letter
     return found[1].upper() == upper if upper in "ABCDE" or "(" in answer + target else found[1] == letter

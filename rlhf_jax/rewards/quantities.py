@@ -37,6 +37,7 @@ ASSIGNED = re.compile(
     rf"|\|?[A-Z]{{2,4}}\|?|\\angle\s?[A-Z]{{1,3}})\s{{0,3}}(?:=|\\approx)\s{{0,3}}([^=]+)"
 )
 """A name and what it is said to be."""
+_NAMED = re.compile(r"([A-Za-z]|\\[A-Za-z]+)\s?=")
 
 
 class Quantity(NamedTuple):
@@ -73,6 +74,12 @@ def quantity_of(answer: str) -> Quantity | None:
         unit = unit or UNITS[symbol]
     signed = -value if found["sign"] == "-" else value
     return Quantity(signed * scale, percent, _places(found), unit)
+
+
+def names_differ(answer: str, target: str) -> bool:
+    """Whether two answers give values to two names: "y = 5" is no answer to "x = 5"."""
+    ours, wanted = _NAMED.match(clean(answer)), _NAMED.match(clean(target))
+    return ours is not None and wanted is not None and ours[1] != wanted[1]
 
 
 def as_number(answer: str) -> Fraction | None:

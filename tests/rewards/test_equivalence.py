@@ -278,8 +278,8 @@ def test_small_differences_are_not_rounded_away():
         ("+".join(["1"] * 102), True),
         ("9" * 1000, False),
         ("9" * 1001, True),
-        (r"\sqrt{" * 25 + "2" + "}" * 25, False),
-        (r"\sqrt{" * 26 + "2" + "}" * 26, True),
+        (r"\sqrt{" * 12 + "2" + "}" * 12, False),
+        (r"\sqrt{" * 13 + "2" + "}" * 13, True),
     ],
 )
 def test_what_costs_too_much_is_told_by_the_text(text, costly):
