@@ -1,6 +1,7 @@
 r"""Final answers in texts: what a completion answers with, as one expression and without prose, or
 nothing."""
 
+import collections
 import re
 
 from rlhf_jax.rewards.sentences import reduced, standing_out
@@ -24,6 +25,7 @@ _JOINT = re.compile(
 _MINUS = re.compile(r"(?:^|[=$(\[:>#]|\\[(\[])\s*[-−]\s*\$?$|[A-Za-z]{2}[:*]*\s[-−]\$?$|\bminus\s+\$?$")
 _BEHIND = re.compile(r"(?P<mark>!+|\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)|(?:[\s$]|\\[)\] ])*(?P<word>[A-Za-z]+)")
 _LONGEST_JOINT = 70
+_MOST_BOXES = 24
 _CONCLUDING = frozenset(
     "so thus therefore hence answer answers is final no not wait then but total is equals gives actually".split()
 )
@@ -85,7 +87,7 @@ def _marked(text: str) -> tuple[bool, str | None]:
         is_marked, inner = _marked(tagged)
         return True, inner if is_marked else reduced(tagged)
     place, boxed = _boxes(text)
-    for hashes in _HASHES.finditer(text, max(place, 0)):
+    for hashes in collections.deque(_HASHES.finditer(text, max(place, 0)), maxlen=1):
         place, boxed = hashes.start(), reduced(hashes[1])
     phrase = _last_phrase(text, max(place, 0))
     if phrase is None:
@@ -142,7 +144,7 @@ def _boxes(text: str) -> tuple[int, str | None]:
         return -1, None
     group = [_with_outside(text, *boxes[-1])]
     for before, after in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
-        if not _joined(text[before[1] : after[0]]):
+        if len(group) > _MOST_BOXES or not _joined(text[before[1] : after[0]]):
             break
         if before[2] not in group:
             group.insert(0, before[2])

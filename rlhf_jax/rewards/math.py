@@ -68,16 +68,15 @@ def _target(text: str) -> str | None:
     target = marked_answer(text) or text
     if is_readable(target):
         return target
-    _report(target)
+    _report_first(target)
     return None
 
 
-@functools.lru_cache(maxsize=1)
-def _report_once() -> None:
-    _log.warning("more right answers that math cannot read follow unnamed: see the metric rewards/ungraded")
+_REPORTED: list[str] = []
+"""The right answer that was named as unreadable; at most one."""
 
 
-def _report(target: str) -> None:
-    if not _report_once.cache_info().currsize:
-        _log.warning("math cannot read the right answer %.200r: its row is left out", target)
-        _report_once()
+def _report_first(target: str) -> None:
+    if not _REPORTED:
+        _REPORTED.append(target)
+        _log.warning("math cannot read the right answer %.200r: its row is left out, as is any other like it (said once)", target)

@@ -38,6 +38,10 @@ _CONNECTIVES = frozenset(
     "obtained using given for while though "
     "although but however after".split()
 )
+_REASONS = ("because", "since")
+"""What ends an answer in words, too: "yes, because"."""
+_MOST_SAID = 5
+"""Words of such an answer."""
 _HEDGES = frozenset(("or maybe perhaps possibly alternatively actually wait no unless").split())
 _COPULAS = frozenset(
     "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes totals has".split()
@@ -152,7 +156,8 @@ def _cut(tokens: list[_Token]) -> tuple[list[_Token], list[_Token]]:
     """(what is said, the reason given for it)."""
     answered = False
     for i, token in enumerate(tokens):
-        if answered and token.kind == "word" and token.text.lower() in _CONNECTIVES:
+        word = token.text.lower() if token.kind == "word" else ""
+        if word in _CONNECTIVES and (answered or (word in _REASONS and 0 < i <= _MOST_SAID)):
             return tokens[:i], tokens[i + 1 :]
         if token.text in ",(—" and answered and i + 1 < len(tokens) and tokens[i + 1].kind == "word":
             following = tokens[i + 1].text.lower()
@@ -161,7 +166,7 @@ def _cut(tokens: list[_Token]) -> tuple[list[_Token], list[_Token]]:
                 return tokens[:i], tokens[i + 1 :]
             if token.text == "," and following == "or" and len(_items(tokens[:i])) == 1:
                 return tokens[:i], tokens[i + 1 :]
-        answered = answered or token.kind in ("formula", "number", "tex") or (token.kind == "word" and len(token.text) == 1)
+        answered = answered or token.kind in ("formula", "number", "tex") or (len(word) == 1 and token.text not in ("a", "I"))
     return tokens, []
 
 

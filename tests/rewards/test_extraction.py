@@ -27,6 +27,8 @@ from rlhf_jax.rewards.math import math_reward
         ("The correct answer is B because A is not", "B"),
         ("Answer: (B) 12", "(B) 12"),
         ("The answer is Paris.", "Paris"),
+        ("The answer is yes because 4 is even.", "yes"),
+        ("#### 1\n" * 3 + "#### 2", "2"),
         ("The answer is [0, 1).", "[0, 1)"),
         ("The answer is 10!", "10!"),
         ("The answer is 5, 6 and 7.", "5, 6 and 7"),

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from rlhf_jax.rewards import PoolConfig, RewardConfig, make_rewards
-from rlhf_jax.rewards.math import _report_once, _target, equivalent, math_reward
+from rlhf_jax.rewards.math import _REPORTED, _target, equivalent, math_reward
 from tests.rewards.slow_answers import HONEST, HOSTILE
 
 SAME = [
@@ -86,7 +86,7 @@ def test_reward_reads_marks_and_gsm8k_solutions():
 
 def test_a_gold_that_cannot_be_read_leaves_its_row_out(caplog):
     _target.cache_clear()
-    _report_once.cache_clear()
+    _REPORTED.clear()
     golds = [r"\frac{", "7^{99999999}", r"\begin{cases} x", "5"]
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
