@@ -216,6 +216,20 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     export.add_argument("folder", metavar="FOLDER", help="where to write; must not exist or be empty")
     _add_choice_of_step(export)
 
+    _add_generate(commands)
+    _add(commands, "models", "list supported model families", MODELS)
+    algorithms = _add(commands, "algorithms", "list algorithms, or the options of one", ALGORITHMS)
+    algorithms.add_argument("name", metavar="NAME", nargs="?", help="an algorithm")
+
+    quickstart = _add(commands, "quickstart", "SFT, DPO, PPO, GRPO and DAPO of a small model, compared", QUICKSTART)
+    quickstart.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default="runs/quickstart", help="a new folder (%(default)s)")
+    quickstart.add_argument("--seed", type=int, default=0, help="of the compared runs (%(default)s)")
+    quickstart.add_argument("--show-config", action="store_true", help="print the configuration instead of running it")
+    quickstart.add_argument("--no-progress", action="store_true", help="plain lines instead of the live display")
+    return parser
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = _add(commands, "generate", "complete prompts with a model", GENERATE)
     generate.add_argument("model", metavar="MODEL_OR_RUN", help="model folder, hub id, or run folder")
     generate.add_argument("prompts", metavar="PROMPT", nargs="*", help="text to go on from")
@@ -232,17 +246,6 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end there too (may be given again)")
     generate.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     generate.add_argument("--output", metavar="FILE", help="write a JSON line per completion instead of printing them")
-
-    _add(commands, "models", "list supported model families", MODELS)
-    algorithms = _add(commands, "algorithms", "list algorithms, or the options of one", ALGORITHMS)
-    algorithms.add_argument("name", metavar="NAME", nargs="?", help="an algorithm")
-
-    quickstart = _add(commands, "quickstart", "SFT, DPO, PPO, GRPO and DAPO of a small model, compared", QUICKSTART)
-    quickstart.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default="runs/quickstart", help="a new folder (%(default)s)")
-    quickstart.add_argument("--seed", type=int, default=0, help="of the compared runs (%(default)s)")
-    quickstart.add_argument("--show-config", action="store_true", help="print the configuration instead of running it")
-    quickstart.add_argument("--no-progress", action="store_true", help="plain lines instead of the live display")
-    return parser
 
 
 def _make_parser(**options: object) -> argparse.ArgumentParser:

@@ -7,9 +7,9 @@ import jax
 
 from rlhf_jax.algorithms import DPOConfig, GRPOConfig, PPOConfig
 from rlhf_jax.config import Config
-from rlhf_jax.loops.grading import MODEL, model_path
 from rlhf_jax.loops.online_setup import make_tx
 from rlhf_jax.models import ModelConfig, abstract_params, local_folder, make_model, read_config
+from rlhf_jax.rewards.registry import MODEL, model_path
 from rlhf_jax.sharding import make_mesh
 from rlhf_jax.training import make_optimizer
 

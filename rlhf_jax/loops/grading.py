@@ -14,10 +14,12 @@ from rlhf_jax.data import FastTokenizer, PromptBatch
 from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.judging import Tasks, Verdict, held_out_judge, training_judge
 from rlhf_jax.loops.setup import context_of
+from rlhf_jax.loops.thinking import opened_by_prompt
 from rlhf_jax.models import load_pretrained
 from rlhf_jax.rewards import RewardConfig, Rewards, RewardScores, TrainerState, make_rewards
+from rlhf_jax.rewards.answers import OPENED_COLUMN
 from rlhf_jax.rewards.model import make_model_rewards
-from rlhf_jax.rewards.registry import MODEL
+from rlhf_jax.rewards.registry import MODEL, model_path
 from rlhf_jax.rewards.watch import RewardWatch
 from rlhf_jax.types import Rollout
 
@@ -34,6 +36,8 @@ class Grades(NamedTuple):
     failures: dict[str, int]
     """"label/kind" -> completions."""
     texts: list[str]
+    opened: np.ndarray
+    """bool [N]: the rendered prompt ends in ``<think>``, the completion starts inside the block."""
     scores: RewardScores | None
     """Of the functions on the host, with what they logged; None when all rewards are models."""
 
@@ -96,6 +100,9 @@ class Grader:
         columns = {
             name: [value for value in values[:real] for _ in range(group_size)] for name, values in prompts.columns.items()
         }
+        opened = opened_by_prompt(self._tokenizer, prompts)[:real].repeat(group_size)
+        if opened.any():
+            columns[OPENED_COLUMN] = opened.tolist()
         total: np.ndarray = np.full(rows, np.nan, np.float32)
         spoiled = np.zeros(rows, bool)
         by_name: dict[str, np.ndarray] = {}
@@ -113,7 +120,7 @@ class Grader:
                 spoiled = spoiled | ((reward.weight != 0) & ~np.isfinite(value))
                 total = np.where(np.isnan(total), 0, total) + np.float32(reward.weight) * np.nan_to_num(value)
         total = np.where(spoiled | ~np.isfinite(total), np.nan, total).astype(np.float32)
-        return Grades(total, np.stack([by_name[name] for name in self.names], axis=1), failures, texts, scores)
+        return Grades(total, np.stack([by_name[name] for name in self.names], axis=1), failures, texts, opened, scores)
 
     def check(self, prompts: PromptBatch, grades: Grades) -> None:
         """Looks at a graded training batch as a whole; warns where it looks wrong.
@@ -170,14 +177,3 @@ def microbatch_rows(config: Config) -> int:
     algorithm, training = config.algorithm, config.training
     parts = algorithm.num_minibatches * training.num_microbatches
     return int(training.batch_size * algorithm.group_size // parts)
-
-
-def model_path(reward: RewardConfig) -> str:
-    """The folder or hub id of a reward model."""
-    unknown = sorted(set(reward.options) - {"path"})
-    if unknown or not isinstance(reward.options.get("path"), str):
-        given = f"has the unknown option {unknown[0]!r}" if unknown else "lacks its option path"
-        raise ValueError(
-            f"rewards: the reward model {reward.label!r} {given}; write {{function: model, options: {{path: FOLDER}}}}"
-        )
-    return str(reward.options["path"])

@@ -23,6 +23,8 @@ class Answers(NamedTuple):
     """bool [N, k]."""
     texts: list[str]
     """N * k, prompt by prompt."""
+    opened: np.ndarray
+    """bool [N, k]: the completion starts inside a block ``<think>`` that its prompt opened."""
     failures: dict[str, int]
     """"label/kind" -> completions."""
 
@@ -38,6 +40,7 @@ def join_answers(batches: Sequence[Answers]) -> Answers:
         np.concatenate([batch.length for batch in batches]),
         np.concatenate([batch.truncated for batch in batches]),
         [text for batch in batches for text in batch.texts],
+        np.concatenate([batch.opened for batch in batches]),
         dict(failures),
     )
 
@@ -66,7 +69,10 @@ def metrics_of(judge: Judge, greedy: Answers, sampled: Answers | None) -> dict[s
     right, judged = judge.correct(greedy.total, greedy.parts, tasks)
     metrics |= _mean("accuracy/greedy", right[judged])
     if sampled is not None:
-        metrics |= accuracies(judge.correct(sampled.total, sampled.parts, tasks), sampled.texts)
+        answers = [
+            answer_of(text, opened=bool(inside)) for text, inside in zip(sampled.texts, sampled.opened.reshape(-1), strict=True)
+        ]
+        metrics |= accuracies(judge.correct(sampled.total, sampled.parts, tasks), answers)
     return metrics
 
 
@@ -80,15 +86,15 @@ def metric_names(judge: Judge, samples: int) -> list[str]:
     return names
 
 
-def accuracies(verdict: Verdict, texts: Sequence[str]) -> dict[str, float]:
+def accuracies(verdict: Verdict, finals: Sequence[str | None]) -> dict[str, float]:
     """mean@k, pass@k and maj@k over what was judged; a prompt of which no sample was judged does not count.
 
     Args:
       verdict: arrays [N, k].
-      texts: N * k completions.
+      finals: N * k final answers in a normal form, None where there is none.
     """
     k = verdict.judged.shape[1]
-    answers = np.array([answer_of(text) for text in texts], object).reshape(verdict.judged.shape)
+    answers = np.array(finals, object).reshape(verdict.judged.shape)
     prompts = [
         (right[judged], answer[judged])
         for right, judged, answer in zip(verdict.right, verdict.judged, answers, strict=True)

@@ -109,7 +109,13 @@ def _answers(grades: Grades, rollout: Rollout, real: int) -> Answers:
 
     length = grouped(np.asarray(rollout.completion_mask).sum(1))
     return Answers(
-        grouped(grades.total), grouped(grades.parts), length, grouped(rollout.truncated), grades.texts, grades.failures
+        grouped(grades.total),
+        grouped(grades.parts),
+        length,
+        grouped(rollout.truncated),
+        grades.texts,
+        grouped(grades.opened),
+        grades.failures,
     )
 
 

@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 from rlhf_jax.algorithms import ALGORITHMS, DAPOConfig, PPOConfig
 from rlhf_jax.config import Config, algorithm_name
 from rlhf_jax.data import FastTokenizer, PromptBatch, PromptLoader, make_prompt_loader
-from rlhf_jax.loops.grading import MODEL, Grader, model_path
+from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import Groups, filler_groups, widths
 from rlhf_jax.loops.resume import Source, check_steps, data_start
 from rlhf_jax.loops.setup import check_vocabulary, context_of, load_reference, make_policy, make_tokenizer
 from rlhf_jax.loops.stops import warn_of_hidden_tags
 from rlhf_jax.models import load_pretrained, make_model
+from rlhf_jax.rewards.registry import MODEL, model_path
 from rlhf_jax.rollout import GenerationStats, SamplingParams, StringEnd, make_generator
 from rlhf_jax.sharding import infer_shardings, make_mesh, row_shards
 from rlhf_jax.training import make_optimizer, make_policy_critic_optimizer, make_schedule

@@ -18,8 +18,8 @@ from rlhf_jax.config import Config, algorithm_name
 from rlhf_jax.data.digest import file_digest
 from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError
 from rlhf_jax.io.run_folder import start_from_command
-from rlhf_jax.loops.grading import MODEL, model_path
 from rlhf_jax.models import local_folder
+from rlhf_jax.rewards.registry import MODEL, model_path
 from rlhf_jax.rewards.trust import fingerprint, untrusted
 from rlhf_jax.training import TrainState, make_schedule
 

@@ -2,8 +2,28 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any, TypeAlias
+
+from rlhf_jax.rewards.extraction import after_reasoning, final_answer, marked_answer, unmarked_answer
+from rlhf_jax.rewards.quantities import as_number
+from rlhf_jax.rewards.typography import LONGEST, clean, words_of
+
+__all__ = [
+    "OPENED_COLUMN",
+    "TARGET_COLUMNS",
+    "Completion",
+    "after_reasoning",
+    "answer_of",
+    "as_number",
+    "content_of",
+    "final_answer",
+    "marked_answer",
+    "normal_form",
+    "opens_reasoning",
+    "target_of",
+    "targets_of",
+    "unmarked_answer",
+]
 
 Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 """Text, or the messages of a conversational completion."""
@@ -11,24 +31,12 @@ Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 TARGET_COLUMNS = ("answer", "solution", "ground_truth", "reward_model.ground_truth", "reward_model")
 """Columns that may hold the right answer, the first present one is read."""
 
-_LONGEST = 500
-"""Characters of an answer in which typography is looked for: together with bounded patterns, all here is linear in the text."""
+OPENED_COLUMN = "prompt_opens_think"
+"""Column that a run adds when the rendered prompt of a row ends in ``<think>``: only then is it
+there. bool."""
 
-_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?![\w.]))?"
-_LAST_NUMBER = re.compile(rf"(?<![\w.]){_NUMBER}(?:\s{{0,3}}/\s{{0,3}}\d+(?![\w.]))?(?!\d)")
-_PHRASE = re.compile(r"\banswer\s{0,8}(?:is|:|=)\s{0,8}:?\s{0,8}([^\n]+)", re.IGNORECASE)
-_HASHES = re.compile(r"####[ \t]*([^\n]+)")
-_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|[{}]")
-_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
-_FRACTION = re.compile(r"(?<![\dA-Za-z\\])(\d*)\s*\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
-_NOISE = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ()\[\]]|\$|€|£|~|\^\s*(?:\{\s*\\circ\s*\}|\\circ)|°|\*\*")
-_ASSIGNED = re.compile(r"^[A-Za-z]\w{0,11}\s*=\s*([^=]+)$")
-_SIMPLE = re.compile(rf"^({_NUMBER})(?:\s*/\s*(\d+)|\s+(\d+)/(\d+))?(?:\s*%)?(\s*[A-Za-zµ][A-Za-zµ\s/^{{}}23²³.-]*)?$")
-_FORMULA = re.compile(r"\$[^$]{1,999}\$|\\\(.{1,999}?\\\)|\\\[.{1,999}?\\\]", re.DOTALL)
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_UNITS = frozenset("mm cm km m in ft yd mi mg kg g t lb oz ml mL cl dl l L s h hr ms am pm kW W V A Hz J kJ N Pa K C F".split())
-_NOT_UNITS = frozenset("and sqrt log sin cos tan exp mod".split())
+_OPENED = re.compile(r"<think>\s*\Z")
+_ARITHMETIC = re.compile(r"[0-9\s.,+*/()−×÷·$-]+")
 
 
 def content_of(completion: Completion) -> str:
@@ -43,86 +51,76 @@ def content_of(completion: Completion) -> str:
     return "".join(part.get("text", "") for part in content or ())
 
 
-def marked_answer(text: str) -> str | None:
-    r"""The final answer that the text marks as such, as written; None when nothing is marked.
+def opens_reasoning(prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]], index: int) -> bool:
+    """Whether the completion of a row starts inside a block ``<think>`` that its prompt opened.
 
-    After the last ``</think>``, the first of these that occurs, and of several the last: ``<answer>..</answer>``,
-    ``\boxed{..}``, ``#### ..``, "answer is .." or "answer: .." up to the end of the line.
+    Args:
+      prompts: as a reward function gets them. Text is looked at; of messages the last, when it is
+      the assistant's.
+      columns: data columns; `OPENED_COLUMN` says what the chat template did, which messages do not
+      show.
+      index: the row.
     """
-    text = text.rpartition("</think>")[2]
-    if (tagged := _last_tagged(text)) is not None:
-        return marked_answer(tagged) or tagged.strip()
-    if boxed := _last_boxed(text):
-        return boxed
-    if hashes := _HASHES.findall(text):
-        return hashes[-1].strip()
-    if phrases := _PHRASE.findall(text):
-        return phrases[-1].strip().rstrip(".").strip()
-    return None
+    if OPENED_COLUMN in columns:
+        return bool(columns[OPENED_COLUMN][index])
+    prompt = prompts[index] if prompts is not None else ""
+    if not isinstance(prompt, str):
+        prompt = content_of(prompt) if prompt and prompt[-1].get("role") == "assistant" else ""
+    return _OPENED.search(prompt[-40:]) is not None
 
 
-def answer_of(completion: Completion) -> str | None:
-    """The final answer in a normal form, so that equal answers are equal strings (for majority votes).
+def answer_of(completion: Completion, *, opened: bool = False) -> str | None:
+    """The final answer in a normal form, so that equal answers are equal strings (for majority
+    votes).
 
-    The marked answer (`marked_answer`), or what stands out in a text without one (`unmarked_answer`).
-    Numbers lose thousands separators, units and trailing zeros ("1,200.0 km" -> "1200"), fractions are reduced.
+    The marked answer (`marked_answer`), or what stands out in a text without one
+    (`unmarked_answer`).
+    Numbers lose thousands separators, units and trailing zeros ("1,200.0 km" -> "1200"), fractions
+    are reduced.
+
+    Args:
+      completion: text or messages.
+      opened: the prompt ends in ``<think>``: a completion that does not close it has no answer.
 
     Returns:
       The normal form, or None when there is no answer.
     """
-    text = content_of(completion)
-    answer = marked_answer(text) or unmarked_answer(text)
+    answer = final_answer(content_of(completion), opened=opened)
     return normal_form(answer) or None if answer is not None else None
 
 
-def unmarked_answer(text: str) -> str | None:
-    """What a text without a mark most likely answers: its last formula in latex; itself when it is one line without words
-    or without numbers; else its last number."""
-    text = text.rpartition("</think>")[2].strip()
-    if formulas := _FORMULA.findall(text):
-        return formulas[-1]
-    number = last_number(text)
-    if "\n" not in text and (number is None or not _WORD.search(text)):
-        return text or None
-    return number
-
-
-def last_number(text: str) -> str | None:
-    """The last number (or fraction of integers) in a text, as written."""
-    numbers = _LAST_NUMBER.findall(text)
-    return numbers[-1] if numbers else None
-
-
 def normal_form(answer: str) -> str:
-    """An answer without typography: a reduced number ("3/4", "-12"), or text in lower case with single spaces."""
+    """An answer without typography: a reduced number ("3/4", "-12"), words in lower case, or a
+    formula with its case as it is.
+
+    Of "7 - 3 = 4" it is "4". Nothing that changes the value is dropped: "2 million" is "2000000",
+    "10!" stays "10!".
+    """
     number = as_number(answer)
+    if number is None and len(answer) <= LONGEST and "=" in answer:
+        *steps, last = clean(answer).split("=")
+        if all(_ARITHMETIC.fullmatch(step) and as_number(step) in (None, as_number(last)) for step in steps):
+            number = as_number(last)
     if number is not None:
         return str(number)
-    return " ".join(_plain(answer).lower().split())
+    text = " ".join(clean(answer).split())
+    return text.lower() if _is_prose(text) else text
 
 
-def as_number(answer: str) -> Fraction | None:
-    """The value of an answer that is one number, perhaps with a unit or a percent sign (which is dropped); else None."""
-    found = _SIMPLE.match(_plain(answer)) if len(answer) <= _LONGEST else None
-    if not found:
-        return None
-    if not _is_unit(found[5] or ""):
-        return None
-    whole = Fraction(found[1].replace(",", ""))
-    if found[2] is not None:
-        return whole / int(found[2]) if int(found[2]) else None
-    if found[3] is not None:
-        part = Fraction(int(found[3]), int(found[4])) if int(found[4]) else None
-        return None if part is None or whole.denominator != 1 else whole + (part if whole >= 0 else -part)
-    return whole
+def _is_prose(text: str) -> bool:
+    r"""Whether a text is words, whose case says nothing; single letters and formulas keep
+    theirs."""
+    return bool(words_of(text)) and not re.search(r"[\\^_=]", re.sub(r"\\text(?![a-z])", "", text))
 
 
 def targets_of(columns: Mapping[str, Sequence[Any]], index: int) -> tuple[str, ...] | None:
     """The right answers of one row.
 
     Args:
-      columns: data columns; the first present of `TARGET_COLUMNS` is read. `reward_model` holds verl's
-        ``{"ground_truth": ..}``. A list means that each of its answers is right. Of "reasoning #### 18" only "18" counts.
+      columns: data columns; the first present of `TARGET_COLUMNS` is read. `reward_model` holds
+      verl's
+        ``{"ground_truth": ..}``. A list means that each of its answers is right. Of "reasoning ####
+        18" only "18" counts.
       index: the row.
 
     Returns:
@@ -152,43 +150,3 @@ def target_of(columns: Mapping[str, Sequence[Any]], index: int) -> str | None:
     """The (first) right answer of one row; see `targets_of`."""
     targets = targets_of(columns, index)
     return targets[0] if targets else None
-
-
-def _last_tagged(text: str) -> str | None:
-    found, start = None, None
-    for tag in _TAG.finditer(text):
-        if not tag[1]:
-            start = tag.end()
-        elif start is not None:
-            found, start = text[start : tag.start()], None
-    return found
-
-
-def _last_boxed(text: str) -> str | None:
-    last, found = -1, None
-    opened: list[int | None] = []
-    for brace in _BRACE.finditer(text):
-        if brace[0] != "}":
-            opened.append(brace.end() if len(brace[0]) > 1 else None)
-        elif opened and (start := opened.pop()) is not None and start > last:
-            last, found = start, text[start : brace.start()].strip()
-    return found or None
-
-
-def _plain(answer: str) -> str:
-    if len(answer) > _LONGEST:
-        return answer
-    text = _WRAPPED.sub(r" \1 ", answer)
-    text = _FRACTION.sub(lambda m: f"{m[1]} {m[2] or m[4]}/{m[3] or m[5]}".lstrip(), text)
-    text = _NOISE.sub("", text).replace("\\%", "%").replace("{,}", ",").strip()
-    if assigned := _ASSIGNED.match(text):
-        text = assigned[1]
-    return text.strip().rstrip(".,;:!").strip()
-
-
-def _is_unit(text: str) -> bool:
-    """Whether what follows a number is a unit ("km", "dollars", "m/s", "square feet") and not a variable or a function."""
-    words = [word for word in re.split(r"[\s/.{}^23²³-]+", text) if word]
-    if words and len(words[0]) == 1 and not text[0].isspace():
-        return False
-    return all(word in _UNITS or (len(word) > 2 and word not in _NOT_UNITS) for word in words)

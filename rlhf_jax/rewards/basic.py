@@ -7,13 +7,22 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_jax.rewards.answers import Completion, answer_of, content_of, normal_form, targets_of
+from rlhf_jax.rewards.answers import (
+    Completion,
+    content_of,
+    final_answer,
+    marked_answer,
+    normal_form,
+    opens_reasoning,
+    targets_of,
+)
+from rlhf_jax.rewards.quantities import names_differ, quantity_of, same_quantity
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 
 
 def exact_match_reward(
-    prompts: Sequence[Any],
+    prompts: Sequence[Any] | None,
     completions: Sequence[Completion],
     completion_ids: Sequence[Sequence[int]] | None = None,
     *,
@@ -23,11 +32,11 @@ def exact_match_reward(
     """1 when the completion is the right answer, else 0; None for a row without an answer.
 
     Args:
-      prompts: unused.
+      prompts: where ``<think>`` may have been opened: an answer in reasoning that is never closed is none.
       completions: B completions.
       completion_ids: unused.
-      extract: compare final answers in normal form (`answer_of`: "#### 1,200" equals "1200"); False: compare the whole text
-        without the white space around it.
+      extract: compare final answers: numbers by value ("#### 1,200" equals "1200"), units where both have one, all else in
+        normal form (`normal_form`); False: compare the whole text without the white space around it.
       columns: data columns, the answer among them (`targets_of`).
     """
     scores: list[float | None] = []
@@ -36,35 +45,48 @@ def exact_match_reward(
         if targets is None:
             scores.append(None)
         elif extract:
-            scores.append(float(answer_of(completion) in [normal_form(target) for target in targets]))
+            answer = final_answer(content_of(completion), opened=opens_reasoning(prompts, columns, i))
+            scores.append(float(answer is not None and any(_matches(answer, target) for target in targets)))
         else:
             scores.append(float(content_of(completion).strip() in [target.strip() for target in targets]))
     return scores
 
 
+def _matches(answer: str, target: str) -> bool:
+    target = marked_answer(target) or target
+    if names_differ(answer, target):
+        return False
+    value, wanted = quantity_of(answer), quantity_of(target)
+    if value is not None and wanted is not None:
+        return same_quantity(value, wanted)
+    return normal_form(answer) == normal_form(target) != ""
+
+
 def think_format_reward(
-    prompts: Sequence[Any],
+    prompts: Sequence[Any] | None,
     completions: Sequence[Completion],
     completion_ids: Sequence[Sequence[int]] | None = None,
     *,
     answer: bool = False,
-    opened: bool = False,
+    opened: bool | None = None,
     **columns: Sequence[Any],
 ) -> list[float]:
     """1 when the completion is one block ``<think>..</think>`` followed by something else, else 0.
 
     Args:
-      prompts: unused.
+      prompts: B prompts.
       completions: B completions.
       completion_ids: unused.
       answer: what follows must be exactly one block ``<answer>..</answer>``.
-      opened: the prompt already ends in ``<think>``, the completion starts inside the block.
-      columns: unused.
+      opened: the prompt already ends in ``<think>``, the completion starts inside the block. None: as each prompt says, which
+        in a run is the prompt as the chat template rendered it (`opens_reasoning`).
+      columns: what a run knows of its prompts.
     """
     wanted = ["<think>", "</think>"] + (["<answer>", "</answer>"] if answer else [])
     scores = []
-    for completion in completions:
-        text = ("<think>" if opened else "") + content_of(completion).strip()
+    for i, completion in enumerate(completions):
+        inside = opens_reasoning(prompts, columns, i) if opened is None else opened
+        text = ("<think>" if inside else "") + content_of(completion).strip()
         tags = _TAG.findall(text)
         rest = text.rpartition("</think>")[2].strip()
         framed = rest.startswith("<answer>") and rest.endswith("</answer>") if answer else bool(rest)

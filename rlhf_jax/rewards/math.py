@@ -1,83 +1,82 @@
 """Mathematical equivalence of final answers."""
 
+import functools
 import logging
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
-from rlhf_jax.rewards.answers import Completion, as_number, content_of, marked_answer, normal_form, targets_of, unmarked_answer
+from rlhf_jax.rewards.answers import Completion, content_of, final_answer, marked_answer, opens_reasoning, targets_of
+from rlhf_jax.rewards.equivalence import equivalent, is_readable
+
+__all__ = ["equivalent", "math_reward"]
+
+_log = logging.getLogger(__name__)
 
 
 def math_reward(
-    prompts: Sequence[Any],
+    prompts: Sequence[Any] | None,
     completions: Sequence[Completion],
     completion_ids: Sequence[Sequence[int]] | None = None,
     *,
     strict: bool = False,
+    reasoning: bool | None = None,
     **columns: Sequence[Any],
 ) -> list[float | None]:
-    r"""1 when the final answer equals the right one mathematically, else 0; None for a row without an answer.
+    r"""1 when the final answer equals the right one mathematically, else 0; None for a row without
+    an answer that can be read.
 
-    Plain numbers (thousands separators, units, currencies, percent signs, simple fractions) are compared exactly, to 6
-    decimals when one is a decimal; everything else goes through math-verify (sympy). "50%" equals both 50 and 0.5.
-    Some expressions keep sympy busy for ever: the pool's time limit applies.
+    Plain numbers (thousands separators, units, currencies, percent signs, simple fractions, "2
+    million") are compared exactly,
+    a decimal of six places or more also with what it is rounded from; everything else is parsed by
+    math-verify (sympy) and
+    compared by value. "50%" equals both 50 and 0.5. Units are compared where both answers have one.
+    Several boxes side by
+    side are a list. An answer that would take long to work out (towers of powers, large factorials,
+    more than 1000 characters)
+    is wrong. A right answer that cannot be parsed, or does not equal itself, leaves its row out;
+    the first is named in the log.
 
     Args:
-      prompts: unused.
+      prompts: where ``<think>`` may have been opened.
       completions: B completions.
       completion_ids: unused.
-      strict: only a marked answer counts (``\boxed{}``, ``####``, ``<answer>``, "answer is"); False: without one, the last
+      strict: only a marked answer counts (``\boxed{}``, ``####``, ``<answer>``, "answer is");
+      False: without one, the last
         formula or number of the text is taken.
+      reasoning: the completion starts inside ``<think>``, so that one that never closes it has no
+      answer; None: as the prompt
+        says. A completion that opens the block itself and does not close it never has an answer.
       columns: data columns, the answer among them (`targets_of`).
     """
     scores: list[float | None] = []
     for i, completion in enumerate(completions):
-        targets = targets_of(columns, i)
-        if targets is None:
+        targets = [target for target in map(_target, targets_of(columns, i) or ()) if target is not None]
+        if not targets:
             scores.append(None)
             continue
+        opened = opens_reasoning(prompts, columns, i) if reasoning is None else reasoning
         text = content_of(completion)
-        answer = marked_answer(text)
-        if answer is None and not strict:
-            answer = unmarked_answer(text)
-        right = answer is not None and any(equivalent(answer, marked_answer(target) or target) for target in targets)
-        scores.append(float(right))
+        answer = final_answer(text, strict=strict, opened=opened)
+        scores.append(float(answer is not None and any(equivalent(answer, target) for target in targets)))
     return scores
 
 
-def equivalent(answer: str, target: str) -> bool:
-    """Whether two final answers, each a number, an expression in latex or a text, mean the same."""
-    if normal_form(answer) == normal_form(target):
-        return True
-    value, wanted = as_number(answer), as_number(target)
-    if value is not None and wanted is not None:
-        return _same_number(answer, target, value, wanted)
-    return _same_expression(answer, target)
+@functools.lru_cache(maxsize=4096)
+def _target(text: str) -> str | None:
+    """A right answer as an expression; None when it cannot be read. The same for every completion
+    of its row, so kept."""
+    target = marked_answer(text) or text
+    if is_readable(target):
+        return target
+    _report_first(target)
+    return None
 
 
-def _same_number(answer: str, target: str, value: Fraction, wanted: Fraction) -> bool:
-    values = [value, value / 100] if "%" in answer and "%" not in target else [value]
-    wanteds = [wanted, wanted / 100] if "%" in target and "%" not in answer else [wanted]
-    tolerance = Fraction(1, 10**6) if "." in answer or "." in target else 0
-    return any(abs(v - w) <= tolerance for v in values for w in wanteds)
+_REPORTED: list[str] = []
+"""The right answer that was named as unreadable; at most one."""
 
 
-def _same_expression(answer: str, target: str) -> bool:
-    # Heavy: sympy. Workers import it once, before they fork.
-    from math_verify import LatexExtractionConfig, StringExtractionConfig, parse, verify
-
-    # Its own time limit is signal.alarm, which other threads and libraries break: the pool has a hard one.
-    for name in ("math_verify.parser", "math_verify.grader"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    kinds = [LatexExtractionConfig(boxed_match_priority=0), StringExtractionConfig()]
-    gold, found = (parse(_boxed(side), extraction_config=kinds, parsing_timeout=None) for side in (target, answer))
-    return bool(gold) and bool(found) and bool(verify(gold, found, timeout_seconds=None))
-
-
-def _boxed(answer: str) -> str:
-    inner = answer.strip()
-    for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
-        if inner.startswith(opening) and inner.endswith(closing) and len(inner) > len(opening) + len(closing):
-            inner = inner[len(opening) : -len(closing)]
-            break
-    return rf"\boxed{{{inner}}}"
+def _report_first(target: str) -> None:
+    if not _REPORTED:
+        _REPORTED.append(target)
+        _log.warning("math cannot read the right answer %.200r: its row is left out, as is any other like it (said once)", target)

@@ -13,6 +13,7 @@ from rlhf_jax.rewards.basic import (
     think_format_reward,
 )
 from rlhf_jax.rewards.code import check_tests, code_reward
+from rlhf_jax.rewards.config import RewardConfig
 from rlhf_jax.rewards.countdown import check_numbers, countdown_reward
 from rlhf_jax.rewards.math import math_reward
 
@@ -51,3 +52,14 @@ VERIFIABLE = frozenset(COLUMN_CHECKS)
 
 MODEL = "model"
 """`function` of a reward that is a reward model (`rlhf_jax.rewards.model`); its option `path` names the folder."""
+
+
+def model_path(reward: RewardConfig) -> str:
+    """The folder or hub id of a reward model."""
+    unknown = sorted(set(reward.options) - {"path"})
+    if unknown or not isinstance(reward.options.get("path"), str):
+        given = f"has the unknown option {unknown[0]!r}" if unknown else "lacks its option path"
+        raise ValueError(
+            f"rewards: the reward model {reward.label!r} {given}; write {{function: model, options: {{path: FOLDER}}}}"
+        )
+    return str(reward.options["path"])

@@ -181,7 +181,6 @@ def shaped_tokenizer(shape: Shape, stops: tuple[str, ...] | None = None) -> Fast
     backend = byte_tokenizer().backend
     names = dict.fromkeys((*shape.stops, *shape.special, "<bos>"))
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
-    config = {"bos_token": "<bos>", "eos_token": shape.stops[0], "chat_template": shape.template}
-    tokenizer = FastTokenizer(backend, config)
-    tokenizer.stop_ids = tuple(backend.token_to_id(name) for name in (stops or shape.stops))
-    return tokenizer
+    named = stops or shape.stops
+    config = {"bos_token": "<bos>", "eos_token": named[0], "chat_template": shape.template}
+    return FastTokenizer(backend, config, {"eos_token_id": [backend.token_to_id(name) for name in named]})

@@ -114,7 +114,8 @@ def answers(columns, texts=None, failures=None):
     values = np.stack([np.array(column, np.float32) for column in columns], -1)
     total = np.where(np.isnan(values).all(-1), NAN, np.nansum(values, -1)).astype(np.float32)
     texts = texts or ["1"] * total.size
-    return Answers(total, values, np.full(total.shape, 3), np.zeros(total.shape, bool), texts, failures or {})
+    no = np.zeros(total.shape, bool)
+    return Answers(total, values, np.full(total.shape, 3), no, texts, no, failures or {})
 
 
 def test_every_accuracy_is_a_mean_over_judged_rows():

@@ -46,6 +46,26 @@ def test_think_format(text, plain, with_answer, opened):
     assert think_format_reward(None, [text], opened=True) == [opened]
 
 
+def test_think_format_knows_whether_the_prompt_opened_the_block():
+    text = "First, 2 plus 2.\n</think>\nThe answer is 4."
+    assert think_format_reward(["q<think>\n", "q", "q <think> a </think>"], [text] * 3) == [1.0, 0.0, 0.0]
+    assert think_format_reward(["q<think>\n"], [text], opened=False) == [0.0]
+    chat = [{"role": "user", "content": "q <think>"}]
+    assert think_format_reward([chat], [text]) == [0.0], "the user wrote it"
+    assert think_format_reward([[*chat, {"role": "assistant", "content": "<think>\n"}]], [text]) == [1.0]
+    assert think_format_reward([chat] * 2, [text] * 2, prompt_opens_think=[True, False]) == [1.0, 0.0]
+    assert think_format_reward([chat], ["<think>" + text], prompt_opens_think=[False]) == [1.0]
+
+
+def test_exact_match_drops_nothing_that_changes_a_value():
+    wrong = ["2 million", "2 squared", "2!", "2**2", "2 halves", "2 or 3", "2x", "<think>2"]
+    assert exact_match_reward(None, [f"The answer is {text}" for text in wrong], answer=["2"] * len(wrong)) == [0.0] * len(wrong)
+    pairs = [("5 km", "5 m"), ("N", "n"), (r"\Delta", r"\delta"), ("10!", "10")]
+    assert [exact_match_reward(None, [rf"\boxed{{{a}}}"], answer=[b]) for a, b in pairs] == [[0.0]] * 4
+    right = [("5 km", "5"), ("Paris", "paris"), ("1,200 apples", "1200"), ("2 million", "2,000,000"), ("10!", "10!")]
+    assert [exact_match_reward(None, [f"#### {a}"], answer=[b]) for a, b in right] == [[1.0]] * 5
+
+
 def test_format_pattern():
     completions = ["a\n#### 5", "#### 5\nb", "nothing"]
     assert format_reward(None, completions, pattern=r".*#### \d+") == [1.0, 0.0, 0.0]

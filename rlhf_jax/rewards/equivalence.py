@@ -1,0 +1,293 @@
+r"""Whether two final answers mean the same.
+
+In this order, the first that decides: equal texts; choice letters and words; numbers (`quantities`,
+exact); ratios and numbers
+with a base; lists, sets, tuples and intervals by their members; expressions, which math-verify
+parses and which are compared by
+their values at several points. What is refused on the way (`cost`, marks that the parser drops) is
+not equal.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from rlhf_jax.rewards.cost import too_costly
+from rlhf_jax.rewards.quantities import names_differ, quantity_of, same_quantity
+from rlhf_jax.rewards.typography import clean, words_of
+from rlhf_jax.rewards.wording import VALUE, are_nouns
+
+_CHOICE = re.compile(r"\(?\s?(?:\\text\{\s?)?\(?([A-Ja-j])\)?(?:\s?\})?\s?\)?(?:[).:]\s?(?P<rest>.*))?", re.DOTALL)
+_ANOTHER = re.compile(r"^\s*(?:[,/&]|[A-J](?![A-Za-z]))|(?<![A-Za-z])(?:or|and|either|maybe|not)(?![A-Za-z])|\([A-J]\)")
+"""In what follows a letter of choice: a second one, or a doubt."""
+_RATIO = re.compile(r"([0-9]{1,9})\s?:\s?([0-9]{1,9})(?:\s?:\s?([0-9]{1,9}))?")
+_BASED = re.compile(r"([0-9A-Fa-f]{1,60})\s?_\s?(?:\{\s?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}?\s?\}|([0-9]))")
+_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_LEFT_SIDE = re.compile(r"(?:=|\\approx(?![A-Za-z])|\\in(?![A-Za-z]))")
+_SEPARATOR = re.compile(r"(?<![A-Za-z])(?:,\s?)?(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])|[;,]")
+_OPEN, _CLOSE = "{([", "})]"
+_MOST_MEMBERS = 24
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_NAME = re.compile(r"[A-Za-z](?![A-Za-z])|(?<=\\)[A-Za-z]+|[A-Za-z]")
+
+
+def equivalent(answer: str, target: str) -> bool:
+    """Whether two final answers, each a number, an expression in latex or a text, mean the same.
+
+    Args:
+      answer: what was answered. Not symmetric: letters of choice may be followed by what was
+      chosen, and an equation answers
+        with its right side.
+      target: the right answer.
+    """
+    return _equivalent(clean(answer), _without_remark(clean(target)))
+
+
+def is_readable(target: str) -> bool:
+    """Whether a right answer can be compared with anything but its own text: it is a number, a
+    text, or parsed and equal to itself."""
+    target = _without_remark(clean(target))
+    if quantity_of(target) is not None or is_wording(target):
+        return True
+    members = _members(target)
+    if members is not None and len(members.parts) > 1:
+        return all(is_readable(part) for part in members.parts)
+    from rlhf_jax.rewards import algebra  # heavy: sympy
+
+    return bool(_ratio(target) or _based(target)) or algebra.equals_itself(_expression(target))
+
+
+def is_wording(text: str) -> bool:
+    r"""Whether an answer is words, and numbers among them, without mathematics: compared letter by
+    letter, in any case."""
+    bare = _TEXT.sub(r"\1", text).strip()
+    if re.fullmatch(r"[A-Za-z]", bare):
+        return bare in "ABCDEFGHIJ"
+    if re.search(r"[\\^_=<>{}*+]", bare):
+        return False
+    words = words_of(bare)
+    prose = [word for word in words if len(word) > 2 or word.lower() in VALUE]
+    return bool(words) and (len(words) == len(bare.split()) or bool(prose)) and not re.search(r"[0-9]", bare)
+
+
+def _equivalent(answer: str, target: str) -> bool:
+    if _bare(answer) == _bare(target):
+        return bool(answer)
+    if not answer or not target:
+        return False
+    if (letter := _CHOICE.fullmatch(target)) and not letter["rest"] and (letter[1].isupper() or "(" in target):
+        return _chooses(answer, letter[1], target)
+    if names_differ(answer, target):
+        return False
+    wanted = quantity_of(target)
+    if wanted is not None and (value := quantity_of(answer)) is not None:
+        return same_quantity(value, wanted)
+    if wanted is None and (is_wording(answer) or is_wording(target)):
+        return _letters(answer) == _letters(target)
+    for kind in (_ratio, _based):
+        if kind(answer) or kind(target):
+            return kind(answer) == kind(target)
+    return _same_members(answer, target)
+
+
+def _without_remark(target: str) -> str:
+    """A right answer without a remark in words behind it: "9 (apples)" -> "9"."""
+    remark = re.fullmatch(r"(.*[^\s(])\s*\(([A-Za-z][A-Za-z' -]*)\)", target)
+    return remark[1] if remark and len(remark[2]) > 2 and are_nouns(remark[2].split()) else target
+
+
+def _bare(text: str) -> str:
+    return " ".join(_TEXT.sub(r"\1", text).split())
+
+
+def _letters(text: str) -> str:
+    return _bare(text).casefold()
+
+
+def _chooses(answer: str, letter: str, target: str) -> bool:
+    found = _CHOICE.fullmatch(answer)
+    if found is None or _ANOTHER.search(found["rest"] or ""):
+        return False
+    upper = letter.upper() if "(" in target else letter
+    return found[1].upper() == upper if upper in "ABCDE" or "(" in answer + target else found[1] == letter
+
+
+def _ratio(text: str) -> tuple[str | Fraction, ...] | None:
+    """3:2 and 6:4 are one ratio; 12:30 is a time, equal to itself only."""
+    found = _RATIO.fullmatch(_right_side(text))
+    if found is None:
+        return None
+    if len(found[2]) == 2 and len(found[1]) <= 2 and not found[3]:
+        return "time", found[1].lstrip("0"), found[2]
+    numbers = [int(part) for part in found.groups() if part]
+    return tuple(Fraction(number, numbers[-1]) for number in numbers) if numbers[-1] else ("ratio", found[0])
+
+
+def _based(text: str) -> tuple[int] | None:
+    """The value of a number with a base, as a tuple of one: 101_2 -> (5,)."""
+    found = _BASED.fullmatch(_right_side(text))
+    if found is None:
+        return None
+    name = found[2] or found[3]
+    base = _BASES.get(name) or (int(name) if name.isdigit() else 0)
+    try:
+        return (int(found[1], base),) if 2 <= base <= 36 else None
+    except ValueError:  # a digit that the base does not have
+        return None
+
+
+class _Members:
+    """An answer as a list."""
+
+    def __init__(self, kind: str, parts: list[str]) -> None:
+        self.kind, self.parts = kind, parts  # kind: "one", "list", "set", or the two brackets of a tuple or interval
+
+
+def _members(text: str) -> _Members | None:
+    text = _right_side(text)
+    parts = _split(text)
+    if parts is None:
+        return None
+    if len(parts) > 1:
+        return _Members("list", parts)
+    if text.startswith(r"\{") and text.endswith(r"\}"):
+        inner = _split(text[2:-2])
+        return None if inner is None else _Members("set", inner)
+    if text[:1] in tuple("([") and text[-1:] in tuple(")]") and _is_one_group(text):
+        inner = _split(text[1:-1])
+        if inner is not None and len(inner) > 1:
+            return _Members(text[0] + text[-1], inner)
+    elif text.startswith("{") and text.endswith("}") and _split(text[1:-1]) is not None:
+        return _members(text[1:-1])
+    return _Members("one", [text])
+
+
+def _right_side(text: str) -> str:
+    """What follows "name =" or "name in"; the text itself when there is no one such sign."""
+    signs = [sign for sign in _LEFT_SIDE.finditer(text) if _balanced(text[: sign.start()])]
+    if len(signs) != 1:
+        return text
+    left = text[: signs[0].start()]
+    if re.search(r"[<>,;]|\\(?:le|ge|ne|lt|gt)", _inside_out(left)) or re.search(r"[+*/]|[0-9]\s*[A-Za-z]|\^", left):
+        return text
+    return text[signs[0].end() :].strip()
+
+
+def _inside_out(text: str) -> str:
+    return re.sub(r"\([^()]*\)", "", text)
+
+
+def _balanced(text: str) -> bool:
+    return all(text.count(a) == text.count(b) for a, b in zip(_OPEN, _CLOSE, strict=True))
+
+
+def _is_one_group(text: str) -> bool:
+    """Whether the first bracket of a text is closed by its last sign; the two may differ, as in
+    "[0, 1)"."""
+    depth = 0
+    for sign in text[:-1]:
+        depth += (sign in _OPEN) - (sign in _CLOSE)
+        if depth == 0:
+            return False
+    return depth == 1
+
+
+def _split(text: str) -> list[str] | None:
+    """Parts between commas, semicolons, "and" and "or" outside brackets; None when brackets do not
+    match."""
+    parts, depth, start = [], 0, 0
+    marks = {mark.start(): mark for mark in _SEPARATOR.finditer(text) if "cup" not in mark[0]}
+    place = 0
+    while place < len(text):
+        sign = text[place]
+        depth += (sign in _OPEN) - (sign in _CLOSE)
+        mark = marks.get(place)
+        if mark and depth == 0 and not re.fullmatch(r"[0-9],[0-9]{3}(?![0-9]).*", text[max(place - 1, 0) : place + 6], re.DOTALL):
+            parts.append(text[start:place])
+            place = start = mark.end()
+            continue
+        place += 1
+    parts.append(text[start:])
+    if len(parts) > 1:
+        parts = [part.strip() for part in parts if part.strip()]
+    return [one for part in parts for one in _signed(part)] if depth == 0 else None
+
+
+def _signed(part: str) -> list[str]:
+    """Both values of an expression with one "plus or minus"."""
+    if part.count(r"\pm") != 1 or r"\mp" in part:
+        return [part]
+    before, _, after = part.partition(r"\pm")
+    plus = "" if before.rstrip().endswith(("{", "(", "[", "=", ",")) or not before.strip() else "+"
+    return [f"{before}{plus}{after}".strip(), f"{before}-{after}"]
+
+
+def _same_members(answer: str, target: str) -> bool:
+    ours, wanted = _members(answer), _members(target)
+    if ours is None or wanted is None or max(len(ours.parts), len(wanted.parts)) > _MOST_MEMBERS:
+        return False
+    loose = {"list", "set"}
+    if ours.kind == wanted.kind == "one":
+        return _same_expression(answer, target)
+    if (ours.kind in loose) != (wanted.kind in loose):
+        # a set of one member is that member, and "x, y" stands for several statements; "(1, 2)" is neither
+        if "one" in (ours.kind, wanted.kind) and "list" not in (ours.kind, wanted.kind):
+            return len(ours.parts) == len(wanted.parts) and _equivalent(ours.parts[0], wanted.parts[0])
+        return "one" in (ours.kind, wanted.kind) and _same_expression(answer, target)
+    if ours.kind in loose:
+        return _same_set(ours.parts, wanted.parts) or (len(ours.parts) != len(wanted.parts) and _same_expression(answer, target))
+    if ours.kind == wanted.kind:
+        return len(ours.parts) == len(wanted.parts) and all(map(_equivalent, ours.parts, wanted.parts))
+    # one of them is a single expression: an inequality, a union of intervals, a vector
+    return "one" in (ours.kind, wanted.kind) and _same_expression(answer, target)
+
+
+def _same_set(ours: list[str], wanted: list[str]) -> bool:
+    """Whether each has its equal on the other side."""
+    covers: Callable[[str], bool] = functools.partial(_covered, wanted)
+    return all(map(covers, ours)) and all(any(_equivalent(part, want) for part in ours) for want in wanted)
+
+
+def _covered(wanted: list[str], part: str) -> bool:
+    return any(_equivalent(part, want) for want in wanted)
+
+
+def _same_expression(answer: str, target: str) -> bool:
+    if too_costly(answer) or too_costly(target):
+        return False
+    ours, wanted = _expression(answer), _expression(target)
+    if _marks(ours) != _marks(wanted) or not _same_case(ours, wanted):
+        return False
+    from rlhf_jax.rewards import algebra  # heavy: sympy; workers import it once, before they fork
+
+    return algebra.same(ours, wanted)
+
+
+def _expression(text: str) -> str:
+    """An expression without a unit in words behind it."""
+    unit = re.fullmatch(r"(.*[^\s(,;])\s?\\text\{\s?([^{}]*?)\s?\}(?:\s?\^\s?\{?[0-9]\}?)?", text, re.DOTALL)
+    if unit and re.fullmatch(r"[A-Za-z .-]*", unit[2]) and re.search(r"[0-9}]$", unit[1]) and quantity_of("1 " + unit[2]):
+        return unit[1].strip() if quantity_of("1 " + unit[2]).value == 1 else text  # type: ignore[union-attr]
+    return text
+
+
+def _marks(text: str) -> tuple[int, ...]:
+    """Marks that the parser drops: primes, dots, ordinals. They must be the same on both sides."""
+    ordinals = len(re.findall(r"[0-9]\s?(?:\\text\{)?\s?\^?\{?(?:st|nd|rd|th)(?![A-Za-z])", text))
+    return text.count("'"), len(re.findall(r"\\[lcd]?dots|\.\.\.", text)), ordinals, *_subscripts(text)
+
+
+def _subscripts(text: str) -> list[int]:
+    return sorted(int(base) for base in re.findall(r"[0-9]\s?_\s?\{?([0-9]{1,4})", text))
+
+
+def _same_case(answer: str, target: str) -> bool:
+    """Whether letters that occur on both sides are written the same: the parser reads N and n, and
+    Delta and delta, as one."""
+    ours, wanted = (set(_NAME.findall(_TEXT.sub(" ", text))) for text in (answer, target))
+    return not any(
+        name.swapcase() in others or name.capitalize() in others - {name} or name.lower() in others - {name}
+        for names, others in ((ours, wanted), (ours, ours), (wanted, wanted))
+        for name in names
+    )

@@ -1,0 +1,320 @@
+"""From a sentence to the one expression that it answers with, or to nothing.
+
+"The largest $n$ is $104$, since 2 + 2 = 4." -> "$104$". Numbers are never taken out of what changes
+their value: "2 million" stays
+whole, and "not 5", "5 or more", "between 5 and 6", "half of 5" are no answers.
+"""
+
+import re
+from typing import NamedTuple
+
+from rlhf_jax.rewards.quantities import NUMBER, quantity_of
+from rlhf_jax.rewards.typography import is_formula
+from rlhf_jax.rewards.units import unit_of
+from rlhf_jax.rewards.wording import BEFORE, CHANGES, CHOICES, GLUE, NUMERALS, SCALES, VALUE, denies
+
+_LONGEST = 2000
+"""Characters of a sentence that are read."""
+_MOST_WORDS = 12
+"""Words of an answer without numbers."""
+
+_WITHOUT_FORMULA = (
+    rf"(?P<number>(?:\\?\$\s?)?{NUMBER}(?:\\?[%$€£°])?)"
+    r"|(?P<tex>\\text\s?\{[^{}]{0,60}\}|\\[A-Za-z]+|\\[%{},;! ]|[{}])"
+    r"|(?P<word>[A-Za-z][A-Za-z'’]*(?:-[A-Za-z]+)*)"
+    r"|(?P<sign>\S)"
+    r"|(?P<line>\n)"
+)
+_TOKEN = re.compile(
+    r"(?P<formula>\$\$[^$]{1,400}\$\$|(?<!\\)\$[^$\n]{1,400}(?<!\\)\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\])|" + _WITHOUT_FORMULA,
+    re.DOTALL,
+)
+_PLAIN_TOKEN = re.compile(_WITHOUT_FORMULA)
+_NEAR = 5
+"""Words behind a number that are looked at."""
+_OPERATORS = frozenset("+-*/^=()[]|_!<>−×÷·±²³≤≥√π∞'’\\:")
+_CONNECTIVES = frozenset(
+    "because since so which as where when whenever if hence thus therefore giving meaning "
+    "obtained using given for while though "
+    "although but however after".split()
+)
+_REASONS = ("because", "since")
+"""What ends an answer in words, too: "yes, because"."""
+_MOST_SAID = 5
+"""Words of such an answer."""
+_HEDGES = frozenset(("or maybe perhaps possibly alternatively actually wait no unless").split())
+_COPULAS = frozenset(
+    "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes totals has".split()
+)
+_OPENERS = frozenset(
+    "a an the about approximately roughly around exactly only just simply equal to "
+    "indeed clearly thus therefore then that".split()
+)
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+def reduced(text: str) -> str | None:
+    """What a marked text answers with: the text itself when it holds no prose, else the one
+    expression in its first sentence.
+
+    Args:
+      text: what follows a mark ("answer is", "####") or stands in one (``<answer>``), in one piece.
+
+    Returns:
+      An expression, a number with its unit, or words, as written; None when there is nothing, or no
+      single answer.
+    """
+    text = _unbold(text[:_LONGEST])
+    tokens = _first_sentence(_tokens(text))
+    if not tokens:
+        return None
+    head, tail = _cut(tokens)
+    if tail and tail[0].text.lower() in _HEDGES:
+        return None
+    whole = text[head[0].start : head[-1].end]
+    if not _words(head) or quantity_of(whole) is not None or _is_list(head):
+        return whole
+    first = next((i for i, token in enumerate(head) if token.text.lower() not in _OPENERS and token.text not in "=:*"), 0)
+    items = _items(head)
+    if not items:
+        return _wording(text, head)
+    if items[0][0] <= first:
+        return _leading(text, head, items)
+    return _stated(text, head, items, strict=True)
+
+
+def standing_out(text: str) -> str | None:
+    """What a text without a mark most likely answers: the last expression of its last sentence that
+    has one."""
+    tokens = _tokens(text[-_LONGEST:])
+    text = text[-_LONGEST:]
+    for sentence in reversed(_sentences(tokens)):
+        items = _items(sentence)
+        if items:
+            if not _words(sentence):
+                return text[sentence[0].start : sentence[-1].end]
+            return _stated(text, sentence, items, strict=False)
+    return None
+
+
+def _tokens(text: str) -> list[_Token]:
+    tokens = []
+    place = 0
+    while found := _TOKEN.search(text, place):
+        if found["formula"] and not is_formula(found[0]):  # the words between two prices
+            found = _PLAIN_TOKEN.match(text, found.start()) or found
+        tokens.append(_Token(str(found.lastgroup), found[0], found.start(), found.end()))
+        place = found.end()
+    return tokens
+
+
+def _unbold(text: str) -> str:
+    """Without the stars of a bold mark that began before the text or around it."""
+    text = text.strip()
+    if re.match(r"\*\*(?!\S*\*\*)\s", text) or (text.count("**") % 2 and text.startswith("**")):
+        text = text[2:].strip()
+    if text.count("**") % 2 and re.search(r"\*\*[.!]?$", text):
+        text = re.sub(r"\*\*([.!]?)$", r"\1", text)
+    bold = re.match(r"\*\*([^*]+)\*\*(?![0-9A-Za-z^(*])", text)
+    return text if bold is None else bold[1] + text[bold.end() :]
+
+
+def _sentences(tokens: list[_Token]) -> list[list[_Token]]:
+    sentences: list[list[_Token]] = [[]]
+    for i, token in enumerate(tokens):
+        if token.kind == "line" or _ends_sentence(tokens, i):
+            sentences.append([])
+        else:
+            sentences[-1].append(token)
+            if token.kind == "formula" and token.text.rstrip("$)] \\\n").endswith((".", "?")):
+                sentences.append([])
+    return [sentence for sentence in sentences if sentence]
+
+
+def _first_sentence(tokens: list[_Token]) -> list[_Token]:
+    sentences = _sentences(tokens)
+    return sentences[0] if sentences else []
+
+
+def _ends_sentence(tokens: list[_Token], i: int) -> bool:
+    token = tokens[i]
+    last = i + 1 == len(tokens) or tokens[i + 1].start > token.end or tokens[i + 1].kind == "line"
+    if token.kind != "sign" or not last:
+        return False
+    if token.text == "!":  # after a digit or a bracket it is a factorial
+        return i > 0 and tokens[i - 1].kind == "word" and len(tokens[i - 1].text) > 1
+    return token.text in ".?" or (token.text == "—")
+
+
+def _cut(tokens: list[_Token]) -> tuple[list[_Token], list[_Token]]:
+    """(what is said, the reason given for it)."""
+    answered = False
+    for i, token in enumerate(tokens):
+        word = token.text.lower() if token.kind == "word" else ""
+        if word in _CONNECTIVES and (answered or (word in _REASONS and 0 < i <= _MOST_SAID)):
+            return tokens[:i], tokens[i + 1 :]
+        if token.text in ",(—" and answered and i + 1 < len(tokens) and tokens[i + 1].kind == "word":
+            following = tokens[i + 1].text.lower()
+            aside = token.text == "(" and len(following) > 1 and tokens[i - 1].end < token.start
+            if aside or (token.text != "(" and following not in ("and", "or") and len(following) > 1):
+                return tokens[:i], tokens[i + 1 :]
+            if token.text == "," and following == "or" and len(_items(tokens[:i])) == 1:
+                return tokens[:i], tokens[i + 1 :]
+        answered = answered or token.kind in ("formula", "number", "tex") or (len(word) == 1 and token.text not in ("a", "I"))
+    return tokens, []
+
+
+def _words(tokens: list[_Token]) -> list[str]:
+    return [token.text for token in tokens if token.kind == "word" and len(token.text) > 1 and token.text not in _NAMES]
+
+
+_NAMES = frozenset("sqrt sin cos tan log ln exp pi mod gcd lcm max min".split())
+
+
+def _is_list(tokens: list[_Token]) -> bool:
+    """Whether expressions are joined by nothing but commas, "and", "or"."""
+    words = _words(tokens)
+    return bool(_items(tokens)) and all(word.lower() in ("and", "or") for word in words)
+
+
+def _items(tokens: list[_Token]) -> list[tuple[int, int]]:
+    """Runs of tokens (first, last) that are expressions: formulas, and numbers with what belongs to
+    them."""
+    items: list[tuple[int, int]] = []
+    i = 0
+    while i < len(tokens):
+        if tokens[i].kind == "formula":
+            items.append((i, i))
+            i += 1
+            continue
+        end = i
+        while end < len(tokens) and _is_part(tokens, end):
+            end += 1
+        run = _trimmed(tokens, i, end)
+        if run is not None:
+            items.append(run)
+        i = max(end, i + 1)
+    return items
+
+
+def _is_part(tokens: list[_Token], i: int) -> bool:
+    token = tokens[i]
+    if token.kind in ("number", "tex") or token.text in _NAMES:
+        return True
+    if token.kind == "word":
+        article = token.text in ("a", "A", "I") and i + 1 < len(tokens) and tokens[i + 1].kind == "word"
+        return len(token.text) == 1 and not article
+    return token.kind == "sign" and token.text in _OPERATORS
+
+
+def _trimmed(tokens: list[_Token], start: int, end: int) -> tuple[int, int] | None:
+    """A run without signs at its ends that join it to the sentence; None when no number or command
+    is in it."""
+    while start < end and tokens[start].kind == "sign" and tokens[start].text in "=:*_)]'’/|\\":
+        start += 1
+    while start < end and tokens[end - 1].kind == "sign" and tokens[end - 1].text in "=:*_([-+/'’|\\<>":
+        end -= 1
+    depth = sum((t.text in "([") - (t.text in ")]") for t in tokens[start:end] if t.kind == "sign")
+    if depth > 0 and tokens[start].text in "([":
+        start += 1
+    elif depth < 0 and tokens[end - 1].text in ")]":
+        end -= 1
+    kinds = {token.kind for token in tokens[start:end] if token.text not in "{}"}
+    return (start, end - 1) if kinds & {"number", "tex"} else None
+
+
+def _wording(text: str, head: list[_Token]) -> str | None:
+    """The answer of a sentence without a number: a letter of choice at its end, or its words."""
+    letter = re.search(r"(?<![A-Za-z])(?:is|option|choice|answer)\s*:?\s*(\(?[A-J]\)?)$", text[head[0].start : head[-1].end])
+    if letter and len(_words(head)) > 0 and head[-1].start > head[0].start + 1:
+        return letter[1]
+    return text[head[0].start : head[-1].end] if len(_words(head)) <= _MOST_WORDS else None
+
+
+def _leading(text: str, head: list[_Token], items: list[tuple[int, int]]) -> str | None:
+    """The answer of "104 clips were sold in total": the expression in front, when nothing behind it
+    changes it."""
+    first, last = items[0]
+    words = _words(head[last + 1 :])
+    if len(items) > 1 or any(word.lower() in CHOICES for word in words) or denies(words):
+        return None
+    return _with_unit(text, head, first, last)
+
+
+def _stated(text: str, sentence: list[_Token], items: list[tuple[int, int]], *, strict: bool) -> str | None:
+    """The expression that a sentence ends with or says that something is."""
+    if any(word.lower() in CHOICES for word in _words(sentence)):
+        return None
+    formulas = [item for item in items if sentence[item[0]].kind == "formula"]
+    plain = [item for item in items if sentence[item[0]].kind != "formula"]
+    chosen = items[-1]
+    if chosen in plain and not _is_said(sentence, chosen[0]):
+        if formulas:
+            chosen = formulas[-1]
+        elif strict and len(plain) > 1:
+            return None
+    place = items.index(chosen)
+    before = sentence[items[place - 1][1] + 1 : chosen[0]] if place else sentence[: chosen[0]]
+    after = sentence[chosen[1] + 1 : items[place + 1][0]] if place + 1 < len(items) else sentence[chosen[1] + 1 :]
+    if denies(_words(before)) or denies(_words(after)):
+        return None
+    if place and _joins(before):
+        return None
+    spoken = [token.text.lower() for token in before if token.kind == "word"]
+    nearest = next((word for word in reversed(spoken) if word not in GLUE and word not in ("by", "to")), "")
+    if nearest in BEFORE:  # "twice 5", "the square root of 5", "divided by 5"
+        return None
+    return _with_unit(text, sentence, *chosen)
+
+
+def _is_said(sentence: list[_Token], start: int) -> bool:
+    before = [token.text.lower() for token in sentence[:start]]
+    while before and before[-1] in _OPENERS | {"*", "$"}:
+        before.pop()
+    return bool(before) and (before[-1] in _COPULAS or before[-1] in "=:≈" or before[-1].endswith("'s"))
+
+
+def _joins(between: list[_Token]) -> bool:
+    """Whether two expressions are parts of one list or range."""
+    texts = [token.text.lower() for token in between]
+    return bool(texts) and set(texts) <= {"and", "or", "to", ",", "&", "-", "–", "through"}
+
+
+def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | None:
+    """An expression with the scale, percent or unit behind it; None when a word behind it makes
+    another value of it."""
+    start, end = tokens[first].start, tokens[last].end
+    behind = tokens[last + 1 :]
+    if not behind:
+        return text[start:end]
+    if any(word.lower() in CHANGES for word in _words(behind[1:])[:_NEAR]):  # "5 and a half", "5 apples times two"
+        return None
+    nearest = behind[0]
+    if nearest.kind == "word":
+        word = nearest.text.lower()
+        if word in SCALES or word in ("percent", "pct"):
+            return text[start : nearest.end] if quantity_of(text[start : nearest.end]) is not None else None
+        if word in ("more", "fewer") and len(behind) > 1 and behind[1].kind == "word":
+            return text[start:end]
+        spaced = nearest.start > end or tokens[last].kind == "formula"
+        if (known := unit_of(text[nearest.start : tokens[-1].end])) is not None:
+            taken = text[start : tokens[-1].end - len(known[1])]
+            if quantity_of(taken) is not None:
+                return taken
+        if not spaced or (word in VALUE and word not in ("and", "to")) or word in NUMERALS:
+            return None
+        following = next((token for token in behind[1:] if token.text.lower() not in GLUE), None)
+        if word in ("and", "to") and (following is None or following.kind != "word" or following.text.lower() in VALUE):
+            return None
+        counted = tokens[last].kind == "number" and len(behind) > 1 and behind[1].kind in ("number", "formula")
+        if word in ("of", "in") and counted:  # "5 of 6"
+            return None
+    elif nearest.kind in ("sign", "tex") and nearest.start == end and nearest.text not in ",;:.)]*\"'”?$€£":
+        return None
+    return text[start:end]

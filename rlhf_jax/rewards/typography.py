@@ -1,0 +1,134 @@
+r"""Answers without typography, and without anything else lost.
+
+`clean` drops only what carries no value: delimiters of formulas, spacing, sizes of brackets, fonts,
+bold pairs around the whole.
+What it does not know it leaves as it is, for the comparison to refuse.
+"""
+
+import functools
+import re
+
+LONGEST = 1000
+"""Characters of an answer that is looked at; a longer one is no answer. It bounds the work on one
+answer."""
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
+_SIGNS = {
+    "−": "-",
+    "–": "-",
+    "×": r"\times ",
+    "÷": r"\div ",
+    "·": r"\cdot ",
+    "∙": r"\cdot ",
+    "±": r"\pm ",
+    "π": r"\pi ",
+    "∞": r"\infty ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "≠": r"\ne ",
+    "≈": r"\approx ",
+    "∈": r"\in ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∅": r"\emptyset ",
+    "°": r"^{\circ}",
+    "½": r"\frac{1}{2}",
+    "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}",
+    "⅓": r"\frac{1}{3}",
+    "⅔": r"\frac{2}{3}",
+    "\u00a0": " ",
+    "\u202f": " ",
+    "\u2009": " ",
+    "，": ",",
+    "：": ":",
+    "（": "(",
+    "）": ")",
+    "％": "%",
+} | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
+_TABLE = str.maketrans(_SIGNS)
+_RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
+_RAISED_UNIT = re.compile(r"(?<=[0-9])([cdkm]?m|ft|in|mi|yd)(?=[²³])")
+_ROOT = re.compile(r"√\s{0,3}(?:([0-9]+|[A-Za-z])|\(([^()]*)\))")
+
+_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'), (r"\"", r"\""))
+_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{([^{}]*)\}")
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
+_SPACING = re.compile(r"(?<!\\)\\[!,;:> ]|\\(?:quad|qquad|displaystyle|textstyle|limits|hspace\{[^{}]*\})(?![A-Za-z])|~(?!=)")
+_GROUPING = re.compile(r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})")
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s{0,3}\.?")
+_FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_FONTS = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|math(?:rm|bf|it|sf|tt|normal)|operatorname|boldsymbol)(?![A-Za-z])\s{0,3}\{"
+)
+_MATRICES = re.compile(r"\\(begin|end)\s{0,3}\{[bB]?matrix\}")
+_EMPTY = re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s{0,3}\\\}")
+_POWER = re.compile(r"\*\*\s{0,3}(?:([-+]?[0-9]+(?:\.[0-9]+)?|[A-Za-z])|\(([^()]*)\))")
+_INLINE = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$")
+_DEGREES = re.compile(r"\^\s{0,3}(?:\{\s{0,3}\\circ\s{0,3}\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
+_AND = re.compile(r"\\text\{\s{0,3},?\s{0,3}(?:and|or)\s{0,3}\}")
+_EXCLAIMED = re.compile(r"[A-Za-z]{2,}[A-Za-z \t'’-]*!+")
+_TEXT = re.compile(r"\\text\{[^{}]*\}")
+_ARGUMENT = re.compile(r"\\(?:[mh]box|math[a-z]+|text[a-z]*|operatorname|begin|end)\s{0,3}\{[^{}]*\}(?:\{[lcr|]+\})?")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_FUNCTIONS = frozenset(
+    ("sin cos tan cot sec csc log ln exp sqrt gcd lcm max min mod det lim arcsin arccos arctan inf pi").split()
+)
+_PROSE = re.compile(rf"(?<![A-Za-z])(?!(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z]))[a-zA-Z]{{3,}}(?![A-Za-z])")
+_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z])")
+DEGREE = "°"
+
+
+@functools.lru_cache(maxsize=4096)
+def clean(answer: str) -> str:
+    r"""An answer without typography; `\text{..}` and `\mathrm{..}` are all written ``\text{..}``,
+    degrees "°"."""
+    if len(answer) > LONGEST:
+        return answer.strip()
+    text = answer if r"\begin" in answer else _DOUBLED.sub(r"\\", answer)
+    text = _GROUPING.sub(",", text)
+    text = _RAISED_UNIT.sub(r" \1", text)  # "5m²" is a measure, "5m^2" may be a product
+    text = _RAISED.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
+    text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text).translate(_TABLE)
+    text = _SIZES.sub("", _SPACING.sub(" ", text))
+    text = _FONTS.sub(r"\\text{", _FRACTIONS.sub(r"\\frac", text))
+    text = _MATRICES.sub(r"\\\1{pmatrix}", _EMPTY.sub(r"\\emptyset", text))
+    text = _DEGREES.sub(DEGREE, _AND.sub(" and ", text)).replace(r"\%", "%")
+    text = _stripped(text)
+    if text.count("$") % 2 == 0:
+        text = _INLINE.sub(lambda m: f" {m[1]} " if is_formula(m[1]) else m[0], text)
+    if text.count(r"\(") == text.count(r"\)"):
+        text = text.replace(r"\(", " ").replace(r"\)", " ")
+    text = _BOX.sub(r"{\1}", _stripped(text))
+    return _POWER.sub(lambda m: f"^{{{m[1] or m[2]}}}", " ".join(text.split()))
+
+
+def _stripped(text: str) -> str:
+    """Without delimiters around the whole and without the end of a sentence."""
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().lstrip("=").rstrip(".,;: ").strip()
+        if _EXCLAIMED.fullmatch(text):  # an exclamation; after a digit, a symbol or a bracket it is a factorial
+            text = text.rstrip("!")
+        for opening, closing in _WRAPPERS:
+            inner = text[len(opening) : -len(closing)]
+            if text.startswith(opening) and text.endswith(closing) and inner and opening not in inner and closing not in inner:
+                text = inner
+                break
+        if box := _BOX.fullmatch(text):
+            text = box[1]
+    return text
+
+
+def is_formula(text: str) -> bool:
+    """Whether what stands between two dollar signs is mathematics and not the words between two
+    prices."""
+    return not _PROSE.search(_COMMAND.sub(" ", _ARGUMENT.sub(" ", text)))
+
+
+def words_of(text: str) -> list[str]:
+    r"""The words of prose in an answer: two letters or more, in ``\text{..}`` or bare, no commands
+    and no functions."""
+    bare = _COMMAND.sub(" ", _TEXT.sub(lambda m: " " + m[0][6:-1] + " ", text))
+    return [word for word in _WORD.findall(bare) if word.lower() not in _FUNCTIONS]
