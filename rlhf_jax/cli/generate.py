@@ -11,6 +11,7 @@ import numpy as np
 
 from rlhf_jax.cli.output import say
 from rlhf_jax.config import ConfigError
+from rlhf_jax.rewards.answers import content_of
 
 SLOTS = 64
 """Completions that decode at the same time."""
@@ -160,5 +161,5 @@ def show(completions: list[dict[str, Any]], num_samples: int) -> None:
 
 def title(content: Any) -> str:
     """The start of a prompt, or of the last message of a conversation, in one line."""
-    text = " ".join((content if isinstance(content, str) else content[-1]["content"]).split())
+    text = " ".join(content_of(content).split())
     return text if len(text) <= 80 else text[:77] + "..."

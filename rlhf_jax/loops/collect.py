@@ -14,6 +14,7 @@ from rlhf_jax.loops.groups import Groups, from_rollout, join
 from rlhf_jax.loops.judging import Tasks, Verdict
 from rlhf_jax.loops.online_setup import OnlineSetup
 from rlhf_jax.rewards import TrainerState
+from rlhf_jax.rewards.answers import content_of
 from rlhf_jax.rollout import SamplingParams
 from rlhf_jax.types import Params
 
@@ -318,7 +319,7 @@ def collection_metrics(setup: OnlineSetup, position: Position, rest: Groups, tra
 def sample_columns(setup: OnlineSetup, prompts: list[Any], grades: Any, groups: Groups) -> dict[str, list[Any]]:
     """Completions as columns for the files and the log."""
     size = groups.rewards.shape[1]
-    shown = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts for _ in range(size)]
+    shown = [content_of(prompt) for prompt in prompts for _ in range(size)]
     columns: dict[str, list[Any]] = {
         "prompt_index": np.repeat(groups.prompt, size).tolist(),
         "prompt": shown,

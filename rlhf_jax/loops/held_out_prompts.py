@@ -11,6 +11,7 @@ from rlhf_jax.io import GREEDY
 from rlhf_jax.loops.grading import Grades
 from rlhf_jax.loops.held_out_metrics import Answers, join_answers, metrics_of
 from rlhf_jax.loops.online_setup import OnlineSetup
+from rlhf_jax.rewards.answers import content_of
 from rlhf_jax.rollout import SamplingParams
 from rlhf_jax.types import Key, Params, Rollout
 
@@ -70,7 +71,7 @@ def evaluate_prompts(
         if evaluation.samples:
             keys = sample_keys(key, prompts.indices, evaluation.samples)
             sampled.append(_sampled(setup, params, prompts, real, keys=keys, sampling=sampling))
-        shown += [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts.prompts[:real]]
+        shown += [content_of(prompt) for prompt in prompts.prompts[:real]]
     first, several = join_answers(greedy), join_answers(sampled) if sampled else None
     samples = [_columns(setup.grader.names, shown, first, greedy=True)]
     if several is not None:

@@ -44,6 +44,7 @@ def run(online_config, monkeypatch):
             config=config,
             grader=grader,
             group_size=2,
+            total_steps=9,
             prompts=SimpleNamespace(num_examples=8, indices=lambda place, count: np.arange(place, place + count) % 8),
             filler=lambda count: filler_groups(count, group_size=2, width=4, num_rewards=2),
         )

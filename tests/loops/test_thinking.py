@@ -1,11 +1,17 @@
 """Prompts that open <think>."""
 
+import copy
+import types
+
 import numpy as np
 from tokenizers import AddedToken
 
 from rlhf_jax.data import PromptBatch
 from rlhf_jax.data.tokenizer import byte_tokenizer
+from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.thinking import opened_by_prompt
+from rlhf_jax.rewards import PoolConfig, RewardConfig
+from rlhf_jax.types import Rollout
 
 
 def _batch(tokenizer, texts):
@@ -23,6 +29,25 @@ def test_the_rendered_prompt_tells():
 
 
 def test_a_special_token_opens_it_too():
-    tokenizer = byte_tokenizer()
+    tokenizer = copy.deepcopy(byte_tokenizer())  # the built-in one is shared
     tokenizer.backend.add_special_tokens([AddedToken("<think>", special=True)])
     assert opened_by_prompt(tokenizer, _batch(tokenizer, ["a<think>"])).tolist() == [True]
+
+
+def test_a_grader_tells_its_rewards_what_the_template_opened():
+    tokenizer = byte_tokenizer()
+    rewards = (RewardConfig(function="think_format"), RewardConfig(function="exact_match"))
+    config = types.SimpleNamespace(rewards=rewards, reward_pool=PoolConfig(), algorithm=None)
+    prompts = _batch(tokenizer, ["<user>q<think>\n", "<user>q"])
+    prompts = prompts._replace(prompts=[[{"role": "user", "content": "q"}]] * 2, columns={"answer": ["4", "4"]})
+    texts = ["2 and 2</think> The answer is 4.", "The answer is 4.", "<think>2</think> 4", "The answer is 4."]
+    rows = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
+    tokens = np.full((4, max(map(len, rows))), tokenizer.pad_id, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for i, ids in enumerate(rows):
+        tokens[i, : len(ids)], mask[i, : len(ids)] = ids, True
+    rollout = Rollout(tokens, mask, mask, np.zeros(tokens.shape, np.float32), np.zeros(4, bool))
+    with Grader(config, tokenizer, mesh=None, stop_ids=(tokenizer.eos_id,)) as grader:
+        grades = grader.grade(prompts, rollout)
+    assert grades.opened.tolist() == [True, True, False, False]
+    assert grades.parts.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
