@@ -45,7 +45,11 @@ def run(online_config, monkeypatch):
             grader=grader,
             group_size=2,
             total_steps=9,
-            prompts=SimpleNamespace(num_examples=8, indices=lambda place, count: np.arange(place, place + count) % 8),
+            prompts=SimpleNamespace(
+                num_examples=8,
+                indices=lambda place, count: np.arange(place, place + count) % 8,
+                order=lambda epoch: np.arange(8),
+            ),
             filler=lambda count: filler_groups(count, group_size=2, width=4, num_rewards=2),
         )
         drawn = iter(batches)

@@ -6,11 +6,14 @@ import types
 import numpy as np
 from tokenizers import AddedToken
 
+from rlhf_jax.algorithms import GRPOConfig
+from rlhf_jax.config import EvaluationConfig
 from rlhf_jax.data import PromptBatch
 from rlhf_jax.data.tokenizer import byte_tokenizer
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.thinking import opened_by_prompt
 from rlhf_jax.rewards import PoolConfig, RewardConfig
+from rlhf_jax.rollout.config import RolloutConfig
 from rlhf_jax.types import Rollout
 
 
@@ -37,7 +40,13 @@ def test_a_special_token_opens_it_too():
 def test_a_grader_tells_its_rewards_what_the_template_opened():
     tokenizer = byte_tokenizer()
     rewards = (RewardConfig(function="think_format"), RewardConfig(function="exact_match"))
-    config = types.SimpleNamespace(rewards=rewards, reward_pool=PoolConfig(), algorithm=None)
+    config = types.SimpleNamespace(
+        rewards=rewards,
+        reward_pool=PoolConfig(),
+        algorithm=GRPOConfig(),
+        rollout=RolloutConfig(),
+        evaluation=EvaluationConfig(),
+    )
     prompts = _batch(tokenizer, ["<user>q<think>\n", "<user>q"])
     prompts = prompts._replace(prompts=[[{"role": "user", "content": "q"}]] * 2, columns={"answer": ["4", "4"]})
     texts = ["2 and 2</think> The answer is 4.", "The answer is 4.", "<think>2</think> 4", "The answer is 4."]
@@ -47,7 +56,7 @@ def test_a_grader_tells_its_rewards_what_the_template_opened():
     for i, ids in enumerate(rows):
         tokens[i, : len(ids)], mask[i, : len(ids)] = ids, True
     rollout = Rollout(tokens, mask, mask, np.zeros(tokens.shape, np.float32), np.zeros(4, bool))
-    with Grader(config, tokenizer, mesh=None, stop_ids=(tokenizer.eos_id,)) as grader:
+    with Grader(config, tokenizer, mesh=None) as grader:
         grades = grader.grade(prompts, rollout)
     assert grades.opened.tolist() == [True, True, False, False]
     assert grades.parts.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
