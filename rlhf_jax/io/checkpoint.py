@@ -100,6 +100,7 @@ class Checkpointer:
         self._open_manager: ocp.CheckpointManager | None = None
         self._cleaned = False
         self._saving: int | None = None
+        self._failed = False
         silence_orbax()
 
     def save(self, step: int, state: State, meta: Mapping[str, Any], *, metrics: Mapping[str, float] | None = None) -> None:
@@ -316,9 +317,11 @@ class Checkpointer:
                 with contextlib.suppress(Exception):  # the same once more
                     manager.close()
                 raise
+            else:
+                manager.close()
             finally:
                 self._open_manager = None
-            manager.close()
+                self._discard_failed()  # once more, now that no thread of a failed save writes
 
     def __enter__(self) -> Self:
         return self
@@ -358,6 +361,12 @@ class Checkpointer:
             _log.warning("removing %s: a checkpoint that was interrupted while being saved", stale.name)
             shutil.rmtree(stale, ignore_errors=True)
 
+    def _discard_failed(self) -> None:
+        """What a failed save leaves: its room is needed for the next attempt."""
+        if self._failed and jax.process_index() == 0:
+            for stale in self.directory.glob(UNFINISHED):
+                shutil.rmtree(stale, ignore_errors=True)
+
     def _find(self, step: int | None) -> tuple[ocp.CheckpointManager, int]:
         steps = self.all_steps()
         manager = self._manager(create=False)
@@ -377,10 +386,8 @@ class Checkpointer:
         except CheckpointError:
             raise
         except Exception as error:  # orbax, tensorstore and the file system have many
-            self._saving = None
-            if jax.process_index() == 0:
-                for stale in self.directory.glob(UNFINISHED):  # its room is needed for the next attempt
-                    shutil.rmtree(stale, ignore_errors=True)
+            self._saving, self._failed = None, True
+            self._discard_failed()
             raise save_error(self.directory, step, error) from error
 
 
