@@ -15,8 +15,8 @@ from rlhf_jax.loops.online_setup import make_online_setup
 
 def test_a_key_for_every_sample_of_every_prompt():
     key = jax.random.key(3)
-    data = jax.random.key_data(sample_keys(key, np.arange(5), 4)).reshape(5, 4, -1)
-    assert len({tuple(row) for row in np.asarray(data).reshape(20, -1).tolist()}) == 20
+    data = np.asarray(jax.random.key_data(sample_keys(key, np.arange(5), 4))).reshape(5, 4, -1)
+    assert len({tuple(row) for row in data.reshape(20, -1).tolist()}) == 20
     part = jax.random.key_data(sample_keys(key, np.array([3, 1]), 2)).reshape(2, 2, -1)
     np.testing.assert_array_equal(part, data[[3, 1]][:, :2])
 

@@ -70,7 +70,7 @@ CASES = [
 
 def scaled(name, context):
     family, changes = SCALED[name]
-    model, params = init_model(tiny(family, num_hidden_layers=2, **changes), jax.random.key(0), context=context)
+    model, params = init_model(tiny(family, num_hidden_layers=1, **changes), jax.random.key(0), context=context)
     return model, noisy(params)
 
 
@@ -94,36 +94,34 @@ def test_the_sampler_agrees_with_the_trainer_across_the_original_length(name, co
     """Rows of every length up to 26, prompts in two widths; 12 is the original length."""
     model, params = scaled(name, context)
     tokens, mask = ragged(4, 10)
-    prompts, lengths = np.where(mask, tokens, 0), mask.sum(1)
-    for width in (10, 16):  # what stands to the right of a prompt does not matter
-        rollout = jax.jit(
-            lambda params, prompts: generate(
-                model,
-                params,
-                prompts,
-                lengths,
-                jax.random.key(1),
-                sampling=SamplingParams(temperature=2.0),
-                max_new_tokens=16,
-                eos_id=(1, 2, 3),
-                pad_id=0,
-                group_size=2,
-            )
-        )(params, np.pad(prompts, ((0, 0), (0, width - 10))))
-        longest = int(rollout.mask.sum(1).max())
-        row_tokens, row_mask = rollout.tokens[:, :longest], rollout.mask[:, :longest]
-        logps, _ = jax.jit(lambda *args: model.token_logps(*args, temperature=2.0))(params, row_tokens, row_mask)
-        assert longest > 12 and int(rollout.mask.sum(1).min()) < 12
-        assert np.abs(np.where(rollout.completion_mask[:, :longest], logps - rollout.logps[:, :longest], 0)).max() < 1e-5
+    options = {"sampling": SamplingParams(temperature=2.0), "max_new_tokens": 16, "eos_id": (1, 2, 3), "pad_id": 0}
+
+    @jax.jit
+    def sample(params, prompts):
+        return generate(model, params, prompts, mask.sum(1), jax.random.key(1), group_size=2, **options)
+
+    # what stands to the right of a prompt does not matter, nor does the width that the trainer cuts rows to
+    rollout = sample(params, np.pad(tokens, ((0, 0), (0, 6))))
+    longest = int(rollout.mask.sum(1).max())
+    score = jax.jit(lambda *args: model.token_logps(*args, temperature=2.0)[0])
+    logps = score(params, rollout.tokens[:, :longest], rollout.mask[:, :longest])
+    assert longest > 12 and int(rollout.mask.sum(1).min()) < 12
+    assert (
+        np.abs(
+            np.where(rollout.completion_mask, rollout.logps, 0)[:, :longest]
+            - np.where(rollout.completion_mask[:, :longest], logps, 0)
+        ).max()
+        < 1e-5
+    )
 
 
 def test_the_context_decides_between_the_short_and_the_long_form():
     tokens, mask = ragged(2, 10)
-    for name in ("longrope", "phi3", "dynamic"):
+    for name in ("longrope", "dynamic"):
         short, params = scaled(name, 12)
         long, _ = scaled(name, 40)
         default, _ = scaled(name, None)
-        logits = [np.asarray(model.logits(params, tokens, mask)) for model in (short, long, default)]
+        logits = [np.asarray(jax.jit(model.logits)(params, tokens, mask)) for model in (short, long, default)]
         assert np.abs(logits[0] - logits[1]).max() > 1e-2
         # max_position_embeddings: 64 for longrope, beyond the original length; for dynamic it is the original length
         np.testing.assert_array_equal(logits[2], logits[0 if name == "dynamic" else 1])
@@ -141,7 +139,6 @@ def test_rows_beyond_the_context_are_told_of(caplog):
 
 
 def test_a_folder_is_loaded_for_a_context():
-    expected = np.load(GOLDEN / "phi3_long" / "expected.npz")
-    row = expected["tokens"][:1], expected["mask"][:1]
-    short, params = load_pretrained(GOLDEN / "phi3_long", context=16)
-    assert np.abs(np.asarray(short.logits(params, *row)) - expected["out"][:1]).max() > 1e-2
+    row = ragged(1, 20, vocab=48)
+    (short, params), (long, _) = (load_pretrained(GOLDEN / "phi3_long", context=context) for context in (16, None))
+    assert np.abs(np.asarray(jax.jit(lambda p: short.logits(p, *row) - long.logits(p, *row))(params))).max() > 1e-2

@@ -102,7 +102,7 @@ def test_a_rate_that_nobody_gives_is_small():
 STACKED = {
     "norm": {"scale": (130, 132)},  # as many layers as a matrix has rows: a stack of vectors is no matrix
     "attn": {"q": {"kernel": (130, 4, 2, 3), "bias": (130, 1)}},
-    "mlp": {"up": {"kernel": (130, 128, 129)}},
+    "mlp": {"up": {"kernel": (130, 128, 130)}},
 }
 
 
@@ -114,7 +114,7 @@ def test_adafactor_of_a_stack_is_adafactor_of_every_layer():
     shapes = {"layers": STACKED, "embed": {"embedding": (130, 140)}}
     params = jax.tree.map(lambda shape: jnp.zeros(shape), shapes, is_leaf=lambda x: isinstance(x, tuple))
     state, states = tx.init(params), {}
-    layers = (0, 3, 129)
+    layers = (3, 129)
 
     def layer(tree, index):
         return jax.tree.map(lambda x: x[index], tree["layers"])
@@ -123,9 +123,9 @@ def test_adafactor_of_a_stack_is_adafactor_of_every_layer():
     for index in layers:
         states[index] = alone.init(layer(params, index))
     whole = alone.init(params["embed"])
-    for number in range(4):
+    for number in range(3):
         grads = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), params)
-        if number == 3:
+        if number == 2:
             grads["layers"] = jax.tree.map(lambda x: x.at[3].multiply(30.0), grads["layers"])
         updates, state = step(grads, state, params)
         for index in layers:
