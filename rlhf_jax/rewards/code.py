@@ -1,6 +1,7 @@
 """Code that must pass tests, run in the sandbox (`rlhf_jax.rewards.sandbox`)."""
 
 import collections
+import contextlib
 import functools
 import hashlib
 import logging
@@ -19,7 +20,7 @@ from rlhf_jax.rewards.sandbox import (
     MachineTooSlow,
     isolation,
     run_calls,
-    run_program,
+    run_programs,
     run_tests,
 )
 from rlhf_jax.rewards.sandbox.run import WALL
@@ -31,6 +32,8 @@ _REFERENCES = 3
 """Of a row's own solutions, so many are tried: data sets hold some that are wrong, or for another
 Python."""
 _LEAST_OUTPUT = 2**20
+_AT_ONCE = 4
+"""Cases of a program that run at the same time: starting a process is mostly waiting for others."""
 _REMEMBERED = 10_000
 _said: set[str] = set()
 _sound: collections.OrderedDict[bytes, bool] = collections.OrderedDict()
@@ -95,7 +98,8 @@ def code_reward(
       completions: B completions.
       completion_ids: unused.
       timeout: seconds of own time per completion, all its tests together.
-      memory_mb: address space of the candidate, beyond that of a bare interpreter.
+      memory_mb: address space of the candidate, beyond that of a bare interpreter. A program has
+        it for each of the up to four cases that run at a time.
       partial: the share of tests passed instead of all or nothing.
       tolerance: numbers are equal to this, absolutely or relatively (integers only when they are
         the same). 0: exactly.
@@ -179,14 +183,21 @@ def _passed(code: str, checks: Checks, grading: _Grading) -> int:
 def _passed_cases(code: str, cases: Sequence[Case], grading: _Grading) -> int:
     passed, left = 0, grading.limits.timeout
     end = time.monotonic() + WALL * grading.limits.timeout
-    for case in cases:
+    largest = max(_LEAST_OUTPUT, *(4 * len(case.stdout) for case in cases))
+    start, size = 0, 1  # most that is wrong is wrong in the first case
+    while start < len(cases):
+        batch = cases[start : start + size]
+        start, size = start + size, _AT_ONCE
         limits = grading.limits._replace(timeout=left, wall=max(0.1, end - time.monotonic()))
-        finished = run_program(code, case.stdin, limits, largest=max(_LEAST_OUTPUT, 4 * len(case.stdout)))
-        right = finished.fault is None and same_output(finished.output, case.stdout, grading.tolerance)
-        passed += right
-        left -= finished.seconds
-        if left <= 0 or not (right or grading.partial):
-            break
+        runs = run_programs(code, [case.stdin for case in batch], limits, largest=largest)
+        with contextlib.closing(runs):  # type: ignore[type-var]
+            for case, finished in zip(batch, runs, strict=True):
+                left -= finished.seconds
+                right = finished.fault is None and left >= 0
+                right = right and same_output(finished.output, case.stdout, grading.tolerance)
+                passed += right
+                if left <= 0 or not (right or grading.partial):
+                    return passed
     return passed
 
 

@@ -81,7 +81,7 @@ def nothing_left():
 
 def _files():
     """Around the folder in which the sandbox lies, and where the probe leaves its files."""
-    around = {path for path in pathlib.Path(run.__file__).parents[1].rglob("*") if path.suffix != ".pyc"}
+    around = {path for path in pathlib.Path(run.__file__).parents[1].rglob("*") if "__pycache__" not in path.parts}
     return around | set(pathlib.Path("/").glob("*escaped*"))
 
 

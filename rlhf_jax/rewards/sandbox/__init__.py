@@ -6,7 +6,16 @@ from rlhf_jax.rewards.sandbox.run import (
     isolation,
     run_calls,
     run_program,
+    run_programs,
     run_tests,
 )
 
-__all__ = ["Limits", "MachineTooSlow", "isolation", "run_calls", "run_program", "run_tests"]
+__all__ = [
+    "Limits",
+    "MachineTooSlow",
+    "isolation",
+    "run_calls",
+    "run_program",
+    "run_programs",
+    "run_tests",
+]

@@ -81,7 +81,7 @@ class Places(NamedTuple):
     covered: tuple[str, ...]
     """Folders in them that are empty there."""
     readable: tuple[str, ...]
-    """Files and folders in the trees that can be read."""
+    """Files and folders in the trees that can be read, where nothing covers the others."""
     folder: str
     """Where files can be written (with namespaces): a folder with none of the trees below it."""
     size: int
@@ -165,7 +165,9 @@ def enter(limits: Limits, seen: Places, *, namespaces: bool, abi: int | None) ->
     os.chdir(seen.folder if namespaces else "/")
     _drop_capabilities()
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    _confine_files(seen.readable, seen.folder if namespaces else None, abi)
+    # What of the trees is not to be read is not there in a root of one's own: few rules do.
+    readable = seen.trees if namespaces else seen.readable
+    _confine_files(readable, seen.folder if namespaces else None, abi)
     seccomp.install()
 
 

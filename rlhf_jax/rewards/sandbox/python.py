@@ -7,6 +7,7 @@ it costs a candidate time.
 
 import asyncio.selector_events
 import builtins
+import functools
 import importlib
 import os
 import sys
@@ -52,9 +53,11 @@ def preload(packages: list[tuple[str, str]]) -> list[str]:
     # `site`, which defines them, is not loaded here.
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     _loops_without_sockets()
+    usual_names()
     return found
 
 
+@functools.cache
 def usual_names() -> dict[str, Any]:
     """The names that graders import in front of every solution. None of them hides a built-in."""
     names: dict[str, Any] = {}

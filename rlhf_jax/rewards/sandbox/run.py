@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rlhf_jax.rewards.sandbox.child import PASSED, packed
@@ -143,7 +143,8 @@ def _leak(victim: str, other: str, *, namespaces: bool) -> str | None:
         server = Server((), [os.path.dirname(victim)])
         try:
             limits = Limits(timeout=10.0)
-            finished = _program(probe, "", limits, namespaces=namespaces, server=server, largest=_LARGEST_OUTPUT)
+            job = _program_job(probe, "", limits, _LARGEST_OUTPUT, namespaces=namespaces, server=server)
+            finished = _program(job, _LARGEST_OUTPUT)
         finally:
             server.close()
     except RuntimeError as error:
@@ -171,7 +172,36 @@ def run_program(code: str, stdin: str, limits: Limits, *, largest: int = _LARGES
       MachineTooSlow: it waited for the machine.
       RuntimeError: the sandbox could not be set up (nothing was run).
     """
-    return _program(code, stdin, limits, namespaces=isolation(), server=None, largest=largest)
+    return next(run_programs(code, [stdin], limits, largest=largest))
+
+
+def run_programs(code: str, stdins: Sequence[str], limits: Limits, *, largest: int = _LARGEST_OUTPUT) -> Iterator[Finished]:
+    """Runs a program on several inputs at once, each in a process of its own.
+
+    Args:
+      code: the program.
+      stdins: its inputs.
+      limits: of each run.
+      largest: bytes of output that each may write.
+
+    Yields:
+      How each ended, in the order of the inputs. Closing the iterator ends those that still run.
+
+    Raises:
+      MachineTooSlow: it waited for the machine.
+      RuntimeError: the sandbox could not be set up.
+    """
+    namespaces = isolation()
+    jobs: list[_Job] = []
+    try:
+        for stdin in stdins:
+            job = _program_job(code, stdin, limits, largest, namespaces=namespaces, server=None)
+            jobs.append(job)
+        for job in jobs:
+            yield _program(job, largest)
+    finally:
+        for job in jobs:
+            job.close()
 
 
 def run_calls(code: str, function: str, arguments: Sequence[tuple[list[Any], dict[str, Any]]], limits: Limits) -> Called:
@@ -189,7 +219,7 @@ def run_calls(code: str, function: str, arguments: Sequence[tuple[list[Any], dic
       RuntimeError: the sandbox could not be set up.
     """
     job = {"code": code, "function": function, "arguments": packed(arguments)}
-    done = _run([_Process("calls", job)], limits, namespaces=isolation(), server=None, file_size=_FILE_SIZE)
+    done = _Job([_Process("calls", job)], limits, namespaces=isolation()).end()
     results = []
     for line in done.output.split(b"\n")[: len(arguments)]:
         try:
@@ -221,73 +251,114 @@ def run_tests(code: str, setup: str, tests: Sequence[str], limits: Limits, entry
     """
     candidate = _Process("candidate", {"code": code})
     judge = _Process("tests", {"setup": setup, "tests": list(tests), "entry": entry})
-    done = _run([candidate, judge], limits, namespaces=isolation(), server=None, file_size=_FILE_SIZE)
+    done = _Job([candidate, judge], limits, namespaces=isolation()).end()
     return done.output.count(PASSED) if len(done.output) <= len(tests) else 0
 
 
-def _program(code: str, stdin: str, limits: Limits, *, namespaces: bool, server: Server | None, largest: int) -> Finished:
-    process = _Process("program", {"code": code}, stdin.encode("utf-8", "surrogatepass"))
-    size = max(_FILE_SIZE, largest + 1)
-    done = _run([process], limits, namespaces=namespaces, server=server, file_size=size)
-    too_much = len(done.output) > largest
+def _program(job: "_Job", largest: int) -> Finished:
+    done = job.end()
     return Finished(
         done.output[:largest].decode("utf-8", "replace"),
-        "output" if too_much else done.fault,
+        "output" if len(done.output) > largest else done.fault,
         done.seconds,
     )
 
 
-def _run(
-    processes: Sequence[_Process],
-    limits: Limits,
-    *,
-    namespaces: bool,
-    server: Server | None,
-    file_size: int,
-) -> _Raw:
-    """Runs a job; once more when its processes were lost or did not start."""
-    wall = WALL * limits.timeout if limits.wall is None else limits.wall
-    kinds = [process.kind for process in processes]
-    order = [kinds, limits.timeout, wall, limits.memory_mb * 2**20, file_size, namespaces, LANDLOCK]
-    for attempt in (1, 2):
+def _program_job(code: str, stdin: str, limits: Limits, largest: int, *, namespaces: bool, server: Server | None) -> "_Job":
+    process = _Process("program", {"code": code}, stdin.encode("utf-8", "surrogatepass"))
+    file_size = max(_FILE_SIZE, largest + 1)
+    return _Job([process], limits, namespaces=namespaces, server=server, file_size=file_size)
+
+
+class _Job:
+    """A job that has begun.
+
+    Raises:
+      RuntimeError: it could not begin.
+    """
+
+    def __init__(
+        self,
+        processes: Sequence[_Process],
+        limits: Limits,
+        *,
+        namespaces: bool,
+        server: Server | None = None,
+        file_size: int = _FILE_SIZE,
+    ) -> None:
+        self._processes, self._server = processes, server
+        self._wall = WALL * limits.timeout if limits.wall is None else limits.wall
+        kinds = [process.kind for process in processes]
+        memory = limits.memory_mb * 2**20
+        order = [kinds, limits.timeout, self._wall, memory, file_size, namespaces, LANDLOCK]
+        self._order = json.dumps(order).encode()
+        self._report: socket.socket | None = None
+        self._output = -1
         try:
-            return _attempt(processes, order, server, wall + START_SECONDS)
-        except MachineTooSlow:
-            raise
+            self._begin()
         except RuntimeError:
-            if attempt == 2 or server is not None:
+            if server is not None:
                 raise
-    raise AssertionError("unreachable")
+            self._begin()  # with another server
 
+    def end(self) -> _Raw:
+        """Waits for the end. Begins once more when the processes were lost or did not start.
 
-def _attempt(processes: Sequence[_Process], order: list[Any], server: Server | None, patience: float) -> _Raw:
-    ours, theirs = socket.socketpair()
-    output = output_file()
-    try:
-        with ours:
-            with theirs:
-                _hand_over(processes, order, theirs, output, server)
-            ours.settimeout(patience)
-            try:
-                report = ours.recv(1 << 16)
-            except OSError:
-                report = b""
-        result: dict[str, Any] = json.loads(report) if report else {"refused": "a sandboxed process was lost"}
+        Raises:
+          MachineTooSlow: the machine, and not the job, was the reason that it came to nothing.
+          RuntimeError: it could not be run.
+        """
+        result = self._result()
+        if "refused" in result and self._server is None:
+            self._begin()
+            result = self._result()
         if "refused" in result:
+            self.close()
             raise RuntimeError(result["refused"])
+        output = os.pread(self._output, os.fstat(self._output).st_size, 0)
+        self.close()
         if result["fault"] in ("machine", "abandoned"):
-            raise MachineTooSlow(f"the machine was too busy to run it within {order[2]:g} s")
+            raise MachineTooSlow(f"the machine was too busy to run it within {self._wall:g} s")
         fault = "timeout" if result["fault"] is not None else None
         if fault is None and result["status"] != 0:
             fault = f"status {result['status']}"
-        return _Raw(os.pread(output, os.fstat(output).st_size, 0), fault, result["seconds"])
-    finally:
-        os.close(output)
+        return _Raw(output, fault, result["seconds"])
+
+    def close(self) -> None:
+        """Ends it, if it has not ended; safe to call twice."""
+        if self._report is not None:
+            self._report.close()  # which its warden sees
+            os.close(self._output)
+            self._report = None
+
+    def _begin(self) -> None:
+        self.close()
+        ours, theirs = socket.socketpair()
+        output = output_file()
+        try:
+            with theirs:
+                _hand_over(self._processes, self._order, theirs, output, self._server)
+        except RuntimeError:
+            ours.close()
+            os.close(output)
+            raise
+        self._report, self._output = ours, output
+
+    def _result(self) -> dict[str, Any]:
+        assert self._report is not None
+        self._report.settimeout(self._wall + START_SECONDS)
+        try:
+            report = self._report.recv(1 << 16)
+        except OSError:
+            report = b""
+        if not report:
+            return {"refused": "a sandboxed process was lost"}
+        return dict(json.loads(report))
 
 
 def _hand_over(
     processes: Sequence[_Process],
-    order: list[Any],
+    order: bytes,
     report: socket.socket,
     output: int,
     server: Server | None,
@@ -305,7 +376,7 @@ def _hand_over(
                     memory_file(process.stdin),
                 ]
                 files += [os.dup(output) if last else output_file(), os.dup(connection.fileno())]
-            send(json.dumps(order).encode(), [report.fileno(), *files], server)
+            send(order, [report.fileno(), *files], server)
     finally:
         for descriptor in files:
             os.close(descriptor)
