@@ -41,9 +41,12 @@ class LoadedReward:
     is_builtin: bool
     cpu_seconds: float | None
     """Processor time after which the answer is wrong; None: no such limit."""
+    own: frozenset[str]
+    """Options of a built-in: a data column of such a name ("answer", "reasoning") is no value for them."""
 
     def arguments(self, given: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """Keyword arguments of one call: those of `GIVEN`, data columns and options, as far as the function takes them."""
+        columns = {name: values for name, values in columns.items() if name not in self.own}
         every = {**columns, **given, **self.options}
         return every if self.takes is None else {name: value for name, value in every.items() if name in self.takes}
 
@@ -102,7 +105,8 @@ def load_reward(config: RewardConfig) -> LoadedReward:
         raise ValueError(f"rewards.options of {config.function!r} lack {', '.join(required)}")
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
     takes = None if anything else frozenset(p.name for p in named)
-    return LoadedReward(function, options, takes, required, is_async, is_builtin(config), cpu_seconds(config))
+    own = frozenset(p.name for p in named if p.kind is p.KEYWORD_ONLY) if config.function in REWARDS else frozenset()
+    return LoadedReward(function, options, takes, required, is_async, is_builtin(config), cpu_seconds(config), own)
 
 
 def _import(name: str) -> Callable[..., Any]:

@@ -1,14 +1,13 @@
 """Prompts that open <think>."""
 
-import copy
 import types
 
 import numpy as np
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 
 from rlhf_jax.algorithms import GRPOConfig
 from rlhf_jax.config import EvaluationConfig
-from rlhf_jax.data import PromptBatch
+from rlhf_jax.data import FastTokenizer, PromptBatch
 from rlhf_jax.data.tokenizer import byte_tokenizer
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.thinking import opened_by_prompt
@@ -32,8 +31,9 @@ def test_the_rendered_prompt_tells():
 
 
 def test_a_special_token_opens_it_too():
-    tokenizer = copy.deepcopy(byte_tokenizer())  # the built-in one is shared
-    tokenizer.backend.add_special_tokens([AddedToken("<think>", special=True)])
+    backend = Tokenizer.from_str(byte_tokenizer().backend.to_str())  # the built-in one is shared
+    backend.add_special_tokens([AddedToken("<think>", special=True)])
+    tokenizer = FastTokenizer(backend, {"eos_token": "<|endoftext|>"})
     assert opened_by_prompt(tokenizer, _batch(tokenizer, ["a<think>"])).tolist() == [True]
 
 

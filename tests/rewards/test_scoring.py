@@ -143,3 +143,11 @@ def test_only_the_reward_model_imports_jax(path):
 def test_importing_rewards_loads_no_sympy():
     code = "import sys, rlhf_jax.rewards; assert not {'sympy', 'math_verify', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_column_named_like_an_option_of_a_builtin_is_no_value_for_it():
+    configs = [RewardConfig(function="think_format"), RewardConfig(function="exact_match")]
+    columns = {"answer": ["4"], "opened": [True], "extract": [""], "reasoning": ["long"], "strict": ["no"]}
+    with make_rewards(configs, PoolConfig()) as rewards:
+        scores = rewards.score(["q"], ["<think>2 + 2</think> The answer is 4."], [[1]], columns)
+    assert [scores.by_name[name].tolist() for name in rewards.names] == [[1.0], [1.0]]
