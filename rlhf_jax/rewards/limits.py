@@ -4,9 +4,9 @@ Two clocks. An *answer* that keeps a built-in busy is wrong, by processor time: 
 machine does. A *grader* that does not come back is a fault, by wall time: nobody's answer is wrong for it.
 """
 
+from rlhf_jax.rewards.code import Limits
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.registry import LIMITED, MODEL, REWARDS, SANDBOXED
-from rlhf_jax.rewards.sandbox import Limits
 
 _CPU_SECONDS = 2.0
 """Honest answers of math-verify's own 269 cases take 3 ms (median) to 0.73 s."""

@@ -34,7 +34,7 @@ INLINE = frozenset({"exact_match", "think_format", "length", "repetition", "over
 """Run in the main process: microseconds a completion, and nothing in them can hang. All others run in the pool."""
 
 SANDBOXED = frozenset({"code"})
-"""Need the sandbox (`rlhf_jax.rewards.sandbox`) and a time limit below the pool's."""
+"""Need the sandbox (`rlhf_jax.rewards.code`)."""
 
 COLUMN_CHECKS: dict[str, Callable[[Mapping[str, Sequence[Any]]], None]] = {
     "math": check_targets,

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlhf_jax.rewards.calls import grade_async, grade_batch, grade_each
+from rlhf_jax.rewards.code import isolation
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.loading import LoadedReward, load_reward
 from rlhf_jax.rewards.registry import REWARDS, SANDBOXED
-from rlhf_jax.rewards.sandbox import isolation
 
 _PR_SET_PDEATHSIG = 1
 

@@ -247,13 +247,7 @@ def test_idioms_as_a_reward():
     assert code_reward(None, [module for module, _ in rows], tests=[[test] for _, test in rows]) == [1.0] * len(rows)
 
 
-def test_limits_that_contradict_each_other():
-    config = RewardConfig(function="code", options={"timeout": 10.0})
-    with pytest.raises(
-        ValueError,
-        match=r"rewards\.options\.timeout 10\.0 of 'code' must be below reward_pool\.timeout 10\.0",
-    ):
-        make_rewards([config], PoolConfig())
+def test_rows_without_tests_are_refused_by_name():
     with make_rewards([RewardConfig(function="code")]) as rewards:
         with pytest.raises(ValueError, match="reward 'code': the data has no column with tests"):
             rewards.score(["p"], ["c"], [[1]], {"answer": ["x"]})
