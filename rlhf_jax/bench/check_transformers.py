@@ -88,7 +88,8 @@ def compare_folder(folder: str | Path, *, rows: int = 4, length: int = 33, seed:
     tokens = np.where(mask, np.where(tokens == pad, (pad + 1) % config.vocab_size, tokens), pad)
 
     head = "reward" if reward else "value" if (Path(folder) / "value_head.safetensors").is_file() else None
-    model, params = load_pretrained(folder, head=head)
+    # transformers stretches by the longest row at hand, which here is the first
+    model, params = load_pretrained(folder, head=head, context=length)
     apply = jax.jit(model.scores if reward and model.scores is not None else model.logits)
     ours = np.asarray(apply(params, jnp.asarray(tokens), jnp.asarray(mask)))
     auto = transformers.AutoModelForSequenceClassification if reward else transformers.AutoModelForCausalLM
