@@ -37,13 +37,10 @@ RESUMABLE = (
     "training.save_every",
     "training.log_every",
     "training.max_nonfinite",
-    "training.max_steps",
-    "training.num_epochs",
     "algorithm.max_generation_batches",
     "algorithm.on_cap",
 )
-"""Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt.
-The number of steps may only grow, which the loops check."""
+"""Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is learnt."""
 TAKEN_LABELS = frozenset(
     "mean std ungraded group_std zero_std_groups overlong_penalty greedy sampled chosen rejected margin accuracy failed "
     "reward prompt completion prompt_index tokens truncated".split()
