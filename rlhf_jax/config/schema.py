@@ -48,15 +48,13 @@ RESUMABLE = (
     "training.save_every",
     "training.log_every",
     "training.max_nonfinite",
-    "training.max_steps",
-    "training.num_epochs",
     "algorithm.max_generation_batches",
     "algorithm.on_cap",
     "algorithm.dynamic_sampling",
 )
 """Keys that may differ between a run and its continuation: they change what is written or where it runs, not what is
-learnt; or they are the way on from a batch that dynamic sampling cannot fill. The number of steps may only grow, which
-the loops check."""
+learnt; or they are the way on from a batch that dynamic sampling cannot fill. The number of steps may grow too, which the
+loops judge in steps."""
 TAKEN_LABELS = frozenset(
     "mean std ungraded group_std zero_std_groups overlong_penalty greedy sampled chosen rejected margin accuracy failed "
     "ungraded_sampled failed_sampled step split sample kept trained_step generation_batch "

@@ -33,6 +33,8 @@ from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_
 _log = logging.getLogger(__name__)
 _package_log = logging.getLogger("rlhf_jax")
 LOCK = ".lock"
+STEPS = ("training.max_steps:", "training.num_epochs:")
+"""Changes that a run may go on with when they make more steps of it, which the loops judge."""
 EARLY = frozenset({LOCK, "log.txt", "config.yaml.tmp"})
 """What a start leaves that fails before the configuration is written: no run yet."""
 
@@ -302,6 +304,8 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
         raise RunFolderError(f"run_dir={path} holds a finished run without checkpoints; give another run_dir, or delete it")
     trained = resume_step is not None or ((path / "metrics.jsonl").exists() and read_metrics(path))
     changes = config.changes_since(path / "config.yaml") if trained else []
+    if resume_step is not None:
+        changes = [change for change in changes if not change.startswith(STEPS)]
     if changes:
         more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
         onward = "" if resume_step is None else f"; {start_from_command(path)}"

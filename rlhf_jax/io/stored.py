@@ -182,7 +182,7 @@ def check_metrics(directory: pathlib.Path) -> None:
 
 def save_error(directory: pathlib.Path, step: int | None, error: Exception) -> CheckpointError:
     """A save that failed, in one line: which, why, what is left, and what to do."""
-    steps = complete_steps(directory)
+    steps = [other for other in complete_steps(directory) if other != step]
     left = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
     room = f" ({describe_bytes(free_bytes(directory))} free)" if is_disk_full(error) else ""
     return CheckpointError(
