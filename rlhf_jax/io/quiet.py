@@ -34,11 +34,11 @@ class _UnraisableHook:
 
 def _is_leftover(error: BaseException | None, trace: TracebackType | None) -> bool:
     """Whether an error came from a coroutine or thread of orbax, from tensorstore, or of its closed event loop."""
+    if "tensorstore_spec=" in str(error):
+        return True
     frames = traceback.extract_tb(trace)
     if not frames:
         return False
-    if "tensorstore_spec=" in str(error):
-        return True
     is_late = frames[0].name == "call_soon_threadsafe" and frames[-1].name == "_check_closed"
     return is_late or "orbax" in frames[0].filename
 

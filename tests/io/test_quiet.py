@@ -29,3 +29,6 @@ def test_a_task_that_nobody_asks_is_told_unless_it_was_tensorstores(text, shown,
     assert (text in caplog.text) == shown
     sys.unraisablehook(types.SimpleNamespace(object=None, exc_type=kind, exc_value=error, exc_traceback=trace))
     assert len(told) == int(shown)
+    caplog.clear()  # a future has no traceback
+    logging.getLogger("asyncio").error("Future exception was never retrieved", exc_info=(kind, error, None))
+    assert (text in caplog.text) == shown
