@@ -28,12 +28,14 @@ class _UnraisableHook:
     def __call__(self, unraisable: Any) -> None:
         code = unraisable.object.cr_code if hasattr(unraisable.object, "cr_code") else None
         is_coroutine = code is not None and "orbax" in code.co_filename
-        if not is_coroutine and not _is_leftover(unraisable.exc_traceback):
+        if not is_coroutine and not _is_leftover(unraisable.exc_value, unraisable.exc_traceback):
             self._inner(unraisable)
 
 
-def _is_leftover(trace: TracebackType | None) -> bool:
-    """Whether an error came from a coroutine or thread of orbax, or from an answer to its closed event loop."""
+def _is_leftover(error: BaseException | None, trace: TracebackType | None) -> bool:
+    """Whether an error came from a coroutine or thread of orbax, from tensorstore, or of its closed event loop."""
+    if "tensorstore_spec=" in str(error):
+        return True
     frames = traceback.extract_tb(trace)
     if not frames:
         return False
@@ -42,5 +44,5 @@ def _is_leftover(trace: TracebackType | None) -> bool:
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
-    trace = record.exc_info[2] if record.exc_info else None
-    return "orbax" not in record.pathname and not _is_leftover(trace)
+    error, trace = record.exc_info[1:] if record.exc_info else (None, None)
+    return "orbax" not in record.pathname and not _is_leftover(error, trace)
