@@ -189,8 +189,9 @@ class Checkpointer:
 
     def rated(self, step: int) -> float | None:
         """The `best_metric` of a checkpoint; None when it is not known."""
-        manager = self._manager(create=False)
-        return None if manager is None else self._ranks.value(step, stored_metrics(self.directory / str(step)))
+        if step not in self.all_steps():
+            return None
+        return self._ranks.value(step, stored_metrics(self.directory / str(step)))
 
     def read_meta(self, step: int | None = None) -> dict[str, Any]:
         """The `meta` of a checkpoint (None: the newest) alone."""
