@@ -251,9 +251,6 @@ def _same_value(found: sympy.Expr, wanted: sympy.Expr) -> bool | None:
         return bool(sympy.expand(found - wanted) == 0)
     rounded = bool(found.atoms(sympy.Float) or wanted.atoms(sympy.Float))
     letters = sorted(found.free_symbols | wanted.free_symbols, key=str)
-    if letters and not (found.free_symbols and wanted.free_symbols) and not rounded:
-        # cheap and common: a number against a formula with letters, equal only when they cancel, as no final answer does
-        return False
     agreed = 0
     for point in range(_POINTS if letters else 1):
         values = {letter: _coordinate(point, place) for place, letter in enumerate(letters)}

@@ -9,6 +9,7 @@ from rlhf_jax.rewards.math import math_reward
 from rlhf_jax.rewards.typography import clean
 
 SAME = [
+    ("\\sin^2 x + \\cos^2 x", "1"),
     ("2 million", "2000000"),
     ("5!", "120"),
     ("120", "5!"),
@@ -173,7 +174,6 @@ DIFFERENT = [
     ("5=4", "4"),
     ("i", "-i"),
     ("\\pi", "3.14"),
-    ("\\sin^2 x + \\cos^2 x", "1"),
     ("(a+b)^2", "a^2+b^2"),
     ("\\sqrt{x^2}", "x"),
     ("\\ln(x^2)", "2\\ln x"),
