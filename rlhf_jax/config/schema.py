@@ -147,8 +147,9 @@ class Config:
 
     def _check_offline(self) -> None:
         name = algorithm_name(self.algorithm)
+        stops_only = dataclasses.replace(self.rollout, stop=())  # they end answers here too
         for section, default in _ONLINE_SECTIONS.items():
-            if self.__dict__[section] != default:
+            if (stops_only if section == "rollout" else self.__dict__[section]) != default:
                 raise ValueError(
                     f"{section} is given, but algorithm.name={name} samples no completions; "
                     "remove the section, or choose ppo, grpo or dapo"

@@ -158,12 +158,13 @@ class Checkpointer:
         """The newest complete checkpoint, or None."""
         return max(self.all_steps(), default=None)
 
-    def rate(self, step: int, metrics: Mapping[str, float]) -> None:
+    def rate(self, step: int, metrics: Mapping[str, float], *, delete: bool = True) -> None:
         """Tell what an evaluation found after its state was saved; what is then neither new nor best enough is deleted.
 
         Args:
             step: a saved one.
             metrics: evaluation results; without `best_metric` in them (or with NaN) the checkpoint is no candidate for best.
+            delete: False when more is to be told first.
         """
         value = metrics.get(self._best_metric or "", math.nan)
         if math.isnan(value):
@@ -173,6 +174,8 @@ class Checkpointer:
         if manager is None or step not in steps:
             raise CheckpointError(f"{self.directory}: no checkpoint of step {step} to rate")
         self._ranks.note(step, float(value), steps)
+        if not delete:
+            return
         saved = [Saved(number, manager.metrics(number), _time_of(self.directory / str(number))) for number in steps]
         for stale in stale_steps(self._policy, saved):
             manager.delete(stale)

@@ -88,6 +88,8 @@ class CompletionsWriter:
     ) -> None:
         self._folder, self._kind, self._group_size = folder, kind, group_size
         self._types = _BEFORE | dict.fromkeys(rewards, pyarrow.float64()) | _AFTER
+        if kind != "none" and resumed is not None:  # what functions logged in earlier sessions is rewritten with the rest
+            self._types |= dict.fromkeys(self._further_columns(), pyarrow.string())
         self._waiting: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self._trained: dict[GroupId, int] = {}
         self._bytes = 0
@@ -211,6 +213,17 @@ class CompletionsWriter:
             if schemas[path] != list(self._types):
                 self._write(path, self._read(path))
         self._columns = len(self._types)
+
+    def _further_columns(self) -> list[str]:
+        """Columns of the files on disk that are not this run's own."""
+        names: list[str] = []
+        for path in (path for split in SPLITS for path in self._files(split, kinds=("jsonl", "parquet"))):
+            if path.suffix == ".parquet":
+                names += pyarrow.parquet.read_schema(path).names
+            else:
+                with path.open(encoding="utf-8") as file:
+                    names += json.loads(file.readline() or "{}")
+        return [name for name in dict.fromkeys(names) if name not in self._types]
 
     def _files(self, split: str, kinds: Sequence[str] | None = None) -> list[pathlib.Path]:
         """Oldest first."""

@@ -70,17 +70,20 @@ class Evaluations:
         """Whether the step was evaluated."""
         return step in self._made
 
-    def resumed(self, step: int) -> None:
+    def resumed(self) -> None:
         """What earlier sessions found, when the run goes on from a checkpoint.
 
-        A session may have ended between an evaluation and telling its result: then it is told now.
+        A session may have ended between an evaluation and telling its result, or have ranked by another metric: then
+        it is told now.
         """
         if self._metric is None:
             return
         self._best = self._checkpointer.best_step()
         self._best_value = None if self._best is None else self._checkpointer.rated(self._best)
-        if self.is_made(step) and self._checkpointer.rated(step) is None:
-            self._rate(step, self._made[step])
+        known = [saved for saved in self._checkpointer.all_steps() if self.is_made(saved)]
+        for saved in known:  # of a run that names another metric than before, none is ranked yet
+            if self._checkpointer.rated(saved) is None:
+                self._rate(saved, self._made[saved], delete=saved == known[-1])
 
     def made(self, step: int, metrics: dict[str, float], *, saved: bool) -> None:
         """Takes the result of an evaluation.
@@ -123,7 +126,7 @@ class Evaluations:
             run_dir,
         )
 
-    def _rate(self, step: int, metrics: dict[str, float]) -> None:
+    def _rate(self, step: int, metrics: dict[str, float], *, delete: bool = True) -> None:
         assert self._metric is not None
         of_samples = "sampled" in self._metric or "@" in self._metric
         ungraded = metrics.get("rewards/ungraded_sampled" if of_samples else "rewards/ungraded", 0.0)
@@ -140,7 +143,7 @@ class Evaluations:
         if value is None or value != value:
             _log.warning("step %d is not ranked: its evaluation has no %s", step, self._metric)
             return
-        self._checkpointer.rate(step, {self._metric: value})
+        self._checkpointer.rate(step, {self._metric: value}, delete=delete)
         if self._best_value is None or self._is_better(value):
             self._best, self._best_value = step, value
         _log.info("step %d saved, %s=%.6g; %s", step, self._metric, value, self._told())

@@ -95,13 +95,20 @@ def compare(config: CompareConfig, *, progress: bool | None = None) -> Compariso
     before = evaluate_folder(measuring)
     if metric not in before:
         raise ValueError(f"prompts.rewards: no reward says right or wrong ({metric} is missing); put such a one first")
-    _log.info("start: held-out %s %.3f, accuracy/greedy %.3f", metric, before[metric], before["accuracy/greedy"])
+    _log.info(
+        "start: held-out %s %.3f, accuracy/greedy %.3f", metric, before[metric], before.get("accuracy/greedy", float("nan"))
+    )
     runs = []
     for stage in config.runs:
         clock = time.perf_counter()
         runs += [_measure(config, stage, seed, progress) for seed in config.seeds]
         seconds[stage.name] = time.perf_counter() - clock
-    best = max(point[metric] for run in runs for point in run.curve)
+    for point in (point for run in runs for point in run.curve):
+        for name in (metric, "accuracy/greedy"):  # nothing of that evaluation could be judged
+            point.setdefault(name, float("nan"))
+    best = max((point[metric] for run in runs for point in run.curve if point[metric] == point[metric]), default=None)
+    if best is None:
+        raise TrainingError(f"no evaluation of the compared runs could be judged: none has {metric}")
     target = config.reach * best
     columns, rows = table(runs, metric, target, reach=config.reach)
     found = Comparison(metric, target, runs, columns, rows, seconds, folder)

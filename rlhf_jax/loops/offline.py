@@ -167,7 +167,7 @@ def train_offline(
 
     with StopRequest() as stop, prefetch(setup.train_loader, step - setup.data_start) as batches:
         if resumed:
-            evaluations.resumed(step)
+            evaluations.resumed()
         if (not resumed or evaluations.is_due(step)) and not evaluations.is_made(step):
             evaluate(step)
         movement = watch_movement(config, state.params, mesh=setup.mesh, done=step, total=setup.total_steps)

@@ -35,6 +35,8 @@ from rlhf_jax.training import MovementCheck, TrainState, abstract_sharded_state,
 from rlhf_jax.types import Key, Params
 
 _log = logging.getLogger(__name__)
+GRADING = ("rewards", "algorithm.accuracy_reward", "evaluation.accuracy_reward")
+"""Keys that decide what a grade means."""
 
 
 class Snapshot(NamedTuple):
@@ -115,7 +117,7 @@ def train_online(
             evaluations.made(now.step, found, saved=saved == now.step)
 
         if is_resumed:
-            evaluations.resumed(now.step)
+            evaluations.resumed()
         if (not is_resumed or evaluations.is_due(now.step)) and not evaluations.is_made(now.step):
             look()
         while now.step < setup.total_steps and not stopped():
@@ -207,9 +209,13 @@ def start(
     structs = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole) for name, x in held.items()}
     wanted = Snapshot(pending=structs, **abstract._asdict())
     position = Position.of(meta["position"])
+    others_grade = source.changed(*GRADING) or meta.get("rewards", identity["rewards"]) != identity["rewards"]
+    if others_grade:  # what was seen of the rewards by now says nothing about these
+        position = position._replace(tasks={})
     if source.is_other:
         state, further, _ = take_state(source, wanted, tx=setup.tx, shardings=shardings, aux=setup.algorithm.aux)
-        pending = taken_groups(source, further.get("pending"), is_new_data=setup.data_start == source.step)
+        fits = further.get("pending") if not others_grade and setup.data_start != source.step else None
+        pending = taken_groups(source, fits)
         if setup.data_start == source.step:  # places and numbers of prompts are those of other data
             position = Position(draws=position.draws)
     else:
@@ -217,16 +223,15 @@ def start(
         state = TrainState(**{name: value for name, value in snapshot._asdict().items() if name != "pending"})
         pending = snapshot.pending
     if pending is None:
-        return Progress(state, setup.filler(0), position._replace(tally={}), source.step), shardings
+        return Progress(state, setup.filler(0), position._replace(tally={}, carried=()), source.step), shardings
     groups = Groups(**{name: np.asarray(value) for name, value in pending.items()}).take(slice(0, meta["pending"]))
     return Progress(state, groups._replace(prompt=groups.prompt.astype(np.int64)), position, source.step), shardings
 
 
-def taken_groups(source: Source, pending: dict[str, Any] | None, *, is_new_data: bool) -> dict[str, Any] | None:
-    """The groups that another run carried over, where their prompts, grades and shapes mean the same here."""
-    if source.meta["pending"] and (pending is None or is_new_data or source.changed("rewards")):
+def taken_groups(source: Source, pending: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The groups that another run carried over; None where their prompts, grades or shapes mean something else here."""
+    if source.meta["pending"] and pending is None:
         _log.warning("%d groups carried over in %s do not fit and are left out", source.meta["pending"], source.run_dir)
-        return None
     return pending
 
 

@@ -295,6 +295,10 @@ def test_any_values_read_back_equal(tmp_path, run_dir, path, rate, columns, seed
     assert load_config(tmp_path / "config.yaml") == config
 
 
+def test_stops_may_be_named_for_offline_runs(file):
+    assert load_config(file, ["rollout.stop=['<|im_end|>']"]).rollout.stop == ("<|im_end|>",)
+
+
 def test_what_may_change_between_a_run_and_its_continuation(file, tmp_path):
     dump_config(load_config(file), tmp_path / "config.yaml")
     free = ["run_dir=elsewhere", "mesh.data=2", "training.save_every=7", "logging.wandb=true", "checkpoint.resume=must"]

@@ -189,3 +189,17 @@ def test_any_prompt_can_be_written(tmp_path, text):
     assert [row["prompt"] for row in read(tmp_path)] == [
         None if text is None else "half a pair ?" if isinstance(text, str) else '[{"type": "text", "text": "x"}]'
     ] * 2
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_what_functions_logged_survives_a_resume(tmp_path, kind):
+    with writer(tmp_path, kind=kind) as table:
+        for step in (1, 2, 3):
+            table.add(rows_of(step, step - 1, 1, note=[f"seen {step}"]))
+    with writer(tmp_path, Resumed(2, 2), kind=kind) as table:
+        table.add(rows_of(3, 2, 1))
+    if kind == "parquet":
+        rows = read(tmp_path)
+    else:
+        rows = [json.loads(line) for file in sorted(tmp_path.rglob("*.jsonl")) for line in file.read_text().splitlines()]
+    assert [row["note"] for row in rows] == ["seen 1"] * 2 + ["seen 2"] * 2 + [None] * 2

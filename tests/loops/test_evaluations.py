@@ -290,6 +290,10 @@ def test_a_metric_without_held_out_data(tiny_config):
         train(config)
 
 
+def _state():
+    return TrainState(*({"w": jnp.zeros(2)} if name == "params" else jnp.zeros(()) for name in TrainState._fields))
+
+
 @pytest.fixture
 def account(online_config, tmp_path):
     """(rows of earlier evaluations, **checkpoint section) -> (`Evaluations`, checkpointer, function that saves a step)."""
@@ -303,10 +307,9 @@ def account(online_config, tmp_path):
         stack.append(checkpointer)
         folder = SimpleNamespace(path=tmp_path)
         found = best.Evaluations(config, folder, checkpointer, total_steps=9)
-        state = TrainState(*({"w": jnp.zeros(2)} if name == "params" else jnp.zeros(()) for name in TrainState._fields))
 
         def save(step):
-            checkpointer.save(step, state, {})
+            checkpointer.save(step, _state(), {})
             found.saved(step)
 
         return found, checkpointer, save
@@ -340,7 +343,7 @@ def test_a_result_that_was_not_told_is_told_on_resume(account):
     checkpointer.close()
     found, checkpointer, _ = account([{"step": 2, "split": "eval", "accuracy/greedy": 0.25, "rewards/ungraded": 0.0}])
     assert checkpointer.best_step() is None
-    found.resumed(2)
+    found.resumed()
     assert checkpointer.best_step() == 2 and checkpointer.rated(2) == 0.25
 
 
@@ -353,7 +356,7 @@ def test_best_survives_newer_ones_and_a_new_session(account, caplog):
     checkpointer.close()
     with caplog.at_level("INFO"):
         found, checkpointer, save = account(keep_best=1)
-        found.resumed(4)
+        found.resumed()
         save(5)
         found.finish()
     assert checkpointer.all_steps() == [2, 5] and checkpointer.best_step() == 2
@@ -366,3 +369,19 @@ def test_nothing_is_rated_without_a_checkpoint(account):
     with pytest.raises(ValueError, match="no checkpoint of step 3 to rate"):
         checkpointer.rate(3, {"accuracy/greedy": 1.0})
     checkpointer.rate(3, {"accuracy/greedy": np.nan})  # no candidate, as without the metric
+
+
+def test_a_run_that_names_another_metric_ranks_what_it_has(account):
+    """Its earlier evaluations tell; nothing is deleted before all of them are known."""
+    found, checkpointer, save = account(keep_best=1)
+    rows = [
+        {"step": 1, "split": "eval", "accuracy/greedy": 0.9, "rewards/greedy": -0.1},
+        {"step": 2, "split": "eval", "accuracy/greedy": 0.1, "rewards/greedy": -0.2},
+    ]
+    for row in rows:
+        save(row["step"])
+        found.made(row["step"], row, saved=True)
+    checkpointer.close()
+    found, checkpointer, _ = account(rows, best_metric="rewards/greedy", keep_best=1)
+    found.resumed()
+    assert checkpointer.best_step() == 1 and checkpointer.rated(2) == -0.2
