@@ -16,6 +16,7 @@ from fractions import Fraction
 from rlhf_jax.rewards.cost import too_costly
 from rlhf_jax.rewards.quantities import names_differ, quantity_of, same_quantity
 from rlhf_jax.rewards.typography import clean, words_of
+from rlhf_jax.rewards.units import Unit
 from rlhf_jax.rewards.wording import VALUE, are_nouns
 
 _CHOICE = re.compile(r"\(?\s?(?:\\text\{\s?)?\(?([A-Ja-j])\)?(?:\s?\})?\s?\)?(?:[).:]\s?(?P<rest>.*))?", re.DOTALL)
@@ -28,6 +29,12 @@ _LEFT_SIDE = re.compile(r"(?:=|\\approx(?![A-Za-z])|\\in(?![A-Za-z]))")
 _SEPARATOR = re.compile(r"(?<![A-Za-z])(?:,\s?)?(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])|[;,]")
 _OPEN, _CLOSE = "{([", "})]"
 _MOST_MEMBERS = 24
+_PLAIN_UNITS = re.compile(
+    r"(?<=[0-9a-z})])\s*(?:\\(?:text|mathrm|mbox|textrm)\{\s*)?(?<![A-Za-z])(?:(?:square|sq\.?|cubic|cu\.?)\s+units?"
+    r"|units?\s*(?:squared|cubed|\}?\s*\^\s*\{?[23]\}?)?)\s*\.?\s*\}?\s*\Z"
+)
+_WITH_UNIT = re.compile(r"(.*[^\s(,;])\s?\\(?:text|mathrm|mbox)\{\s?([A-Za-z .-]*?)\s?\}\s?(\^\s?\{?[0-9]\}?)?", re.DOTALL)
+_VALUE_END = re.compile(r"(?:[0-9})]|\\pi)$")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z](?![A-Za-z])|(?<=\\)[A-Za-z]+|[A-Za-z]")
 
@@ -41,13 +48,13 @@ def equivalent(answer: str, target: str) -> bool:
         with its right side.
       target: the right answer.
     """
-    return _equivalent(clean(answer), _without_remark(clean(target)))
+    return _equivalent(_without_plain_units(clean(answer)), _target(target))
 
 
 def is_readable(target: str) -> bool:
     """Whether a right answer can be compared with anything but its own text: it is a number, a
     text, or parsed and equal to itself."""
-    target = _without_remark(clean(target))
+    target = _target(target)
     if quantity_of(target) is not None or is_wording(target):
         return True
     members = _members(target)
@@ -55,7 +62,7 @@ def is_readable(target: str) -> bool:
         return all(is_readable(part) for part in members.parts)
     from rlhf_jax.rewards import algebra  # heavy: sympy
 
-    return bool(_ratio(target) or _based(target)) or algebra.equals_itself(_expression(target))
+    return bool(_ratio(target) or _based(target)) or algebra.equals_itself(_expression(target)[0])
 
 
 def is_wording(text: str) -> bool:
@@ -89,6 +96,15 @@ def _equivalent(answer: str, target: str) -> bool:
         if kind(answer) or kind(target):
             return kind(answer) == kind(target)
     return _same_members(answer, target)
+
+
+def _target(text: str) -> str:
+    return _without_plain_units(_without_remark(clean(text)))
+
+
+def _without_plain_units(text: str) -> str:
+    """An answer without "units", "square units" or "cubic units" behind it: they measure nothing named."""
+    return _PLAIN_UNITS.sub("", text)
 
 
 def _without_remark(target: str) -> str:
@@ -256,7 +272,10 @@ def _covered(wanted: list[str], part: str) -> bool:
 def _same_expression(answer: str, target: str) -> bool:
     if too_costly(answer) or too_costly(target):
         return False
-    ours, wanted = _expression(answer), _expression(target)
+    ours, our_unit = _expression(answer)
+    wanted, unit = _expression(target)
+    if our_unit is not None and unit is not None and our_unit != unit:
+        return False
     if _marks(ours) != _marks(wanted) or not _same_case(ours, wanted):
         return False
     from rlhf_jax.rewards import algebra  # heavy: sympy; workers import it once, before they fork
@@ -264,12 +283,13 @@ def _same_expression(answer: str, target: str) -> bool:
     return algebra.same(ours, wanted)
 
 
-def _expression(text: str) -> str:
-    """An expression without a unit in words behind it."""
-    unit = re.fullmatch(r"(.*[^\s(,;])\s?\\text\{\s?([^{}]*?)\s?\}(?:\s?\^\s?\{?[0-9]\}?)?", text, re.DOTALL)
-    if unit and re.fullmatch(r"[A-Za-z .-]*", unit[2]) and re.search(r"[0-9}]$", unit[1]) and quantity_of("1 " + unit[2]):
-        return unit[1].strip() if quantity_of("1 " + unit[2]).value == 1 else text  # type: ignore[union-attr]
-    return text
+def _expression(text: str) -> tuple[str, Unit | None]:
+    """An expression without a unit in words behind it, and that unit."""
+    found = _WITH_UNIT.fullmatch(text)
+    if found is None or not _VALUE_END.search(found[1]):
+        return text, None
+    one = quantity_of(f"1 {found[2]}{found[3] or ''}")
+    return (found[1].strip(), one.unit) if one is not None and one.value == 1 else (text, None)
 
 
 def _marks(text: str) -> tuple[int, ...]:

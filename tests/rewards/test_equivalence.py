@@ -9,6 +9,15 @@ from rlhf_jax.rewards.math import math_reward
 from rlhf_jax.rewards.typography import clean
 
 SAME = [
+    ("25\\text{ square units}", "25"),
+    ("25 sq. units", "25"),
+    ("25 units squared", "25"),
+    ("25", "25\\text{ cubic units}"),
+    ("36\\pi\\text{ cm}^3", "36\\pi"),
+    ("36\\pi\\mathrm{cm}^3", "36\\pi"),
+    ("36\\pi\\text{ square units}", "36\\pi"),
+    ("8\\pi", "8\\pi \\text{ cm}^2"),
+    ("\\frac52\\text{ square units}", "\\frac52"),
     ("\\sin^2 x + \\cos^2 x", "1"),
     ("2 million", "2000000"),
     ("5!", "120"),
@@ -112,6 +121,14 @@ SAME = [
     ("-x > -1", "x < 1"),
 ]
 DIFFERENT = [
+    ("3\\pi\\text{ km}", "3\\pi\\text{ m}"),
+    ("5\\sqrt{3}\\text{ km}", "5\\sqrt{3}\\text{ m}"),
+    ("3\\pi\\text{ cm}^2", "3\\pi\\text{ cm}^3"),
+    ("3\\pi\\text{ million}", "3\\pi"),
+    ("3\\pi\\text{ squared}", "3\\pi"),
+    ("25 square units", "26"),
+    ("5 cubic", "5"),
+    ("25 hundred units", "25"),
     ("2 million", "2"),
     ("3 hundred", "3"),
     ("5 dozen", "5"),
