@@ -58,7 +58,7 @@ def test_a_policy_that_rests_has_no_margin(tiny_config, name, reference, tmp_pat
     """The same pair meets other pairs, and so another width, in the reference's pass than in training."""
     letters = "abcdefghij klmnopqrstuvwxyz abcdefghi"
     rows = [
-        {"prompt": letters[: 2 + i % 9], "chosen": letters[: 2 + 7 * i % 34], "rejected": letters[: 2 + 11 * i % 34]}
+        {"prompt": letters[: 2 + i % 9], "chosen": letters[: 2 + 7 * i % 34], "rejected": letters[: 3 + 11 * i % 34] + "!"}
         for i in range(40)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
