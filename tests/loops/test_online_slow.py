@@ -14,6 +14,7 @@ import pytest
 
 from rlhf_jax.algorithms import DAPOConfig, GRPOConfig, PPOConfig
 from rlhf_jax.config import dump_config
+from rlhf_jax.io import GREEDY
 from rlhf_jax.loops import online, train
 from rlhf_jax.models import load_pretrained
 from rlhf_jax.sharding import MeshConfig
@@ -54,7 +55,8 @@ def test_meshes_agree(name, mesh, single, online_config, mixed_task, tmp_path):
             training={"batch_size": 4 if name != "ppo" else 8, "max_steps": 3, "eval_every": 3},
         )
         result = train(config, progress=False)
-        greedy = pyarrow.parquet.read_table(result.run_dir / "completions" / "eval-000003.parquet").to_pydict()["completion"]
+        rows = pyarrow.parquet.read_table(result.run_dir / "completions" / "eval").to_pylist()
+        greedy = [row["completion"] for row in rows if row["step"] == 3 and row["sample"] == GREEDY]
         return [np.asarray(x) for x in jax.tree.leaves(load_pretrained(result.export_dir)[1])], greedy
 
     if name not in single:
