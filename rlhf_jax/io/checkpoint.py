@@ -8,7 +8,6 @@ compared after reading: a checkpoint is read as it was written, or refused in on
 """
 
 import contextlib
-import datetime
 import logging
 import math
 import os
@@ -176,7 +175,7 @@ class Checkpointer:
         self._ranks.note(step, float(value), steps)
         if not delete:
             return
-        saved = [Saved(number, manager.metrics(number), _time_of(self.directory / str(number))) for number in steps]
+        saved = [Saved.of(self.directory / str(number), manager.metrics(number)) for number in steps]
         for stale in stale_steps(self._policy, saved):
             manager.delete(stale)
 
@@ -184,9 +183,6 @@ class Checkpointer:
         """The checkpoint whose `best_metric` is best, or None when none has been evaluated."""
         if self._best_metric is None:
             raise CheckpointError(f"{self.directory}: the best checkpoint is not known: the run had no checkpoint.best_metric")
-        manager = self._manager(create=False)
-        if manager is None:
-            return None
         stored = {step: stored_metrics(self.directory / str(step)) for step in self.all_steps()}
         return next(iter(self._ranks.best(stored)), None)
 
@@ -397,7 +393,3 @@ class Checkpointer:
 
 def _rest(state: State) -> dict[str, Any]:
     return {name: value for name, value in state._asdict().items() if name != "params"}
-
-
-def _time_of(folder: pathlib.Path) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(folder.stat().st_mtime, datetime.UTC)

@@ -29,6 +29,12 @@ class Saved(NamedTuple):
     metrics: Mapping[str, float] | None
     time: datetime.datetime
 
+    @classmethod
+    def of(cls, folder: pathlib.Path, metrics: Mapping[str, float] | None) -> "Saved":
+        """The checkpoint in a folder that is named by its step."""
+        time = datetime.datetime.fromtimestamp(folder.stat().st_mtime, datetime.UTC)
+        return cls(int(folder.name), metrics, time)
+
 
 class Ranks:
     """Values of a metric by step, in a file that every process reads and one writes.
