@@ -41,10 +41,10 @@ def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) ->
       vocab: words of the tokenizer.
     """
     folder, count, width = args.folder, *prompts.shape
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({str(i): i for i in range(vocab)}, unk_token="0"))
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({_word(i): i for i in range(vocab)}, unk_token=_word(0)))
     words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    FastTokenizer(words, {"eos_token": "1", "pad_token": "0"}).save(folder / "tokenizer")
-    rows = [json.dumps({"prompt": " ".join(map(str, ids))}) for ids in prompts.tolist()]
+    FastTokenizer(words, {"eos_token": _word(1), "pad_token": _word(0)}).save(folder / "tokenizer")
+    rows = [json.dumps({"prompt": " ".join(map(_word, ids))}) for ids in prompts.tolist()]
     (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
     is_ppo = args.algorithm == "ppo"
     models: dict[str, Any] = {"reference": str(folder / "reference"), "critic": str(folder / "critic")} if is_ppo else {}
@@ -71,6 +71,10 @@ def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) ->
         training=TrainingConfig(batch_size=count, num_microbatches=args.microbatches, max_steps=10**6),
         optimizer=OptimizerConfig(learning_rate=grpo_sides.LEARNING_RATE, schedule="constant", max_grad_norm=clip_norm),
     )
+
+
+def _word(token: int) -> str:
+    return f"<{token}>"  # no word is in another: special tokens are found anywhere in a text
 
 
 def without_eos(setup: OnlineSetup) -> OnlineSetup:

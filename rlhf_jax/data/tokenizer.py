@@ -63,7 +63,8 @@ class FastTokenizer:
     """A `tokenizers.Tokenizer` with the special tokens, chat templates and stops of its folder.
 
     Args:
-        backend: the tokenizer proper (`tokenizer.json`).
+        backend: the tokenizer proper (`tokenizer.json`). It is changed: no padding, no truncation, and the special tokens
+            of `config` become added tokens of it, as transformers makes them when it reads the saved folder.
         config: `tokenizer_config.json` as a dict; `eos_token` is required, `chat_template` defaults to
             `DEFAULT_CHAT_TEMPLATE`, a missing `pad_token` means EOS (masks come from lengths, so pad may equal EOS).
             `stop_strings` are texts that end an answer besides those of `generation`.
@@ -89,6 +90,7 @@ class FastTokenizer:
         self.eos_id = self._special_id("eos_token")
         self.bos_id = self._special_id("bos_token") if "bos_token" in self.special_tokens else None
         self.pad_id = self._special_id("pad_token") if "pad_token" in self.special_tokens else self.eos_id
+        self._add_special_tokens()
         self._ids = frozenset(backend.get_vocab(with_added_tokens=True).values())
         self._special = frozenset(token for token, added in backend.get_added_tokens_decoder().items() if added.special)
         self.vocab_size = max(self._ids) + 1
@@ -248,6 +250,14 @@ class FastTokenizer:
     def fingerprint(self) -> str:
         """Hash of everything that decides about ids: vocabulary, rules, special tokens, chat template and stops."""
         return _fingerprint(self)
+
+    def _add_special_tokens(self) -> None:
+        """What is only a word of the vocabulary would be found in a text by other rules after saving and reading back."""
+        added = {token.content for token in self.backend.get_added_tokens_decoder().values()}
+        known = {text for text in self.special_tokens.values() if self.backend.token_to_id(text) is not None}
+        missing = [AddedToken(text, special=True, normalized=False) for text in sorted(known - added)]
+        if missing:
+            self.backend.add_special_tokens(missing)
 
     def _special_id(self, name: str) -> int:
         token = self.special_tokens[name]

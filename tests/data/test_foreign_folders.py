@@ -178,3 +178,13 @@ def test_odd_files_are_one_line(tmp_path):
         assert "\n" not in str(caught.value)
         (tmp_path / name).write_text(before)
     assert load_tokenizer(tmp_path).eos_id == 257
+
+
+def test_special_tokens_that_are_only_words_are_found_as_after_saving(tmp_path):
+    """A folder's special tokens become added tokens when it is read, which are found inside words too: so before saving."""
+    backend = tokenizers.Tokenizer(models.WordLevel({"0": 0, "1": 1, "14": 2, "4": 3}, unk_token="0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = FastTokenizer(backend, {"eos_token": "1", "pad_token": "0"})
+    tokenizer.save(tmp_path)
+    assert tokenizer.encode("4 14") == load_tokenizer(tmp_path).encode("4 14") == [3, 1, 3]
+    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocab_size) == (1, 0, 4)
