@@ -36,7 +36,8 @@ def data(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     show_logs(live=False)
     tokenizer = read_tokenizer(config)
-    stops = ", ".join(repr(tokenizer.decode([token])) for token in tokenizer.stop_ids)
+    ends = [*(tokenizer.decode([token]) for token in tokenizer.stop_ids), *tokenizer.stop_strings]
+    stops = ", ".join(repr(text) for text in ends)
     say(f"{options.config}: {config.data.path} ({options.split}); an answer ends with {stops}")
     if config.algorithm.data == "prompts":
         show_prompts(config, tokenizer, options)
@@ -46,14 +47,29 @@ def data(options: argparse.Namespace) -> int:
 
 
 def read_tokenizer(config: Config) -> Any:
-    """The tokenizer of the run, without writing into its folder."""
+    """The tokenizer that training would use, without writing into the run's folder."""
     from rlhf_jax.loops.setup import make_tokenizer  # heavy
 
     run_dir = pathlib.Path(config.run_dir)
-    if (run_dir / "tokenizer").is_dir():  # the run has begun: what it trains with
+    if _goes_on(config, run_dir):
         return make_tokenizer(config, run_dir, config.algorithm.data)
     with tempfile.TemporaryDirectory() as folder:
         return make_tokenizer(config, pathlib.Path(folder), config.algorithm.data)
+
+
+def _goes_on(config: Config, run_dir: pathlib.Path) -> bool:
+    """Whether the run folder holds the tokenizer of this very configuration.
+
+    Training makes a new one when there is no checkpoint yet, so what a start left that failed before is of no account.
+    """
+    from rlhf_jax.io.stored import complete_steps  # heavy
+
+    if not (run_dir / "tokenizer").is_dir() or not (run_dir / "config.yaml").is_file():
+        return False
+    if not complete_steps(run_dir / "checkpoints"):
+        return False
+    decisive = ("tokenizer:", "model.path:", "data.", "rollout.stop")
+    return not any(change.startswith(decisive) for change in config.changes_since(run_dir / "config.yaml"))
 
 
 def show_rows(config: Config, tokenizer: Any, options: argparse.Namespace) -> None:

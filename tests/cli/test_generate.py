@@ -118,6 +118,25 @@ def test_stops(capsys, folder, tmp_path):
     assert capsys.readouterr().out == "[the model ended at once]\n"
 
 
+def test_context(capsys, tmp_path):
+    """The rotary scaling follows the context, not the rows at hand; the default is the model's longest row."""
+    scaling = {"rope_type": "dynamic", "factor": 4.0}
+    names = {"vocab_size": 320, "num_hidden_layers": 1, "max_position_embeddings": 16, "rope_scaling": scaling}
+    model, params = init_model(ModelConfig.from_hf(hf_config("llama", **names)), jax.random.key(0))
+    scaled = export_model(tmp_path / "model", model, noisy(params), byte_tokenizer())
+
+    def logp(*arguments):
+        output = tmp_path / "out.jsonl"
+        options = ["--max-new-tokens", "1", "--greedy", "--output", str(output), *arguments]
+        assert main(["generate", str(scaled), "some words", *options]) == 0
+        return json.loads(output.read_text())["logp"]
+
+    assert logp() == logp("--context", "16") != logp("--context", "64")
+    error = error_of(capsys, [scaled, "some words", "--max-new-tokens", 8, "--context", 17], 2)
+    assert "--context 17 is less than the longest prompt of 10 tokens with --max-new-tokens 8: give at least 18" in error
+    assert "--context 0 must be at least 1" in error_of(capsys, [scaled, "x", "--context", 0], 2)
+
+
 def test_errors(capsys, folder, tmp_path):
     assert "no prompts" in error_of(capsys, [folder], 2)
     assert "--max-new-tokens 0" in error_of(capsys, [folder, "x", "--max-new-tokens", 0], 2)
