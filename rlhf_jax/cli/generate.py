@@ -126,6 +126,8 @@ def read_prompts(options: argparse.Namespace, tokenizer: Any) -> list[Prompt]:
     """Prompts with their tokens, made as training makes them."""
     from rlhf_jax.data import BadRow, DataConfig, DataError, PromptExample, load_examples  # heavy
     from rlhf_jax.data.encode import encode_rows, render_prompt
+    from rlhf_jax.data.marks import message_notes
+    from rlhf_jax.data.notes import count_notes, warn
     from rlhf_jax.data.wrap import wrap_examples
 
     config = DataConfig(path=options.file or "command line", conversational=options.chat)
@@ -141,6 +143,8 @@ def read_prompts(options: argparse.Namespace, tokenizer: Any) -> list[Prompt]:
             rendered.append(render_prompt(example, tokenizer))
         except BadRow as error:
             raise DataError(f"{example.where}: {error.detail}") from None
+    noted = [(example.where, note) for example in examples for note in message_notes(example, tokenizer)]
+    warn(count_notes(noted), options.file or "the command line")
     encoded = [tokens for tokens, _ in encode_rows(rendered, tokenizer, config)]
     for example, tokens in zip(examples, encoded, strict=True):
         if not tokens:

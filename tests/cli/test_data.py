@@ -139,6 +139,16 @@ def test_the_tokenizer_that_training_would_use(tmp_path, capsys, checkpoint, tem
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_tokenizer_of_the_run_that_is_started_from(tmp_path, capsys):
+    run(tmp_path, capsys, "sft", [{"messages": CHAT}])
+    start_of_another(tmp_path / "run", checkpoint=True)
+    overrides = [f"checkpoint.start_from={tmp_path / 'run'}@3", f"run_dir={tmp_path / 'next'}", "data.max_length=512"]
+    assert main(["data", str(tmp_path / "config.yaml"), *overrides]) == 0
+    assert "first" in capsys.readouterr().out
+    assert main(["data", str(tmp_path / "config.yaml"), *overrides, "data.chat_template='x{{ messages[1].content }}'"]) == 0
+    assert "first" not in capsys.readouterr().out
+
+
 def test_transcripts(tmp_path, capsys):
     start = "\n\nHuman: q\n\nAssistant:"
     rows = [{"chosen": start + " good", "rejected": start + " bad"}]

@@ -96,6 +96,15 @@ def test_chat_applies_the_template(capsys, folder, monkeypatch):
     assert seen == ["<|user|>\nhi\n<|assistant|>\n"]
 
 
+def test_a_rendered_prompt_that_is_wrapped_again_is_said(caplog, folder):
+    rendered = byte_tokenizer().apply_chat_template([{"role": "user", "content": "hi"}], True)
+    options = ["--greedy", "--max-new-tokens", "1"]
+    assert main(["generate", str(folder), rendered, *options]) == 0 and not caplog.messages
+    assert main(["generate", str(folder), "--chat", "hi", rendered, *options]) == 0
+    [told] = caplog.messages
+    assert "get a second wrapping" in told and told.endswith("(the first: prompt 2)")
+
+
 def test_stops(capsys, folder, tmp_path):
     arguments = ["generate", str(folder), "one", "--greedy", "--max-new-tokens", "8"]
     assert main(arguments) == 0
