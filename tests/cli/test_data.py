@@ -145,7 +145,8 @@ def test_the_tokenizer_of_the_run_that_is_started_from(tmp_path, capsys):
     overrides = [f"checkpoint.start_from={tmp_path / 'run'}@3", f"run_dir={tmp_path / 'next'}", "data.max_length=512"]
     assert main(["data", str(tmp_path / "config.yaml"), *overrides]) == 0
     assert "first" in capsys.readouterr().out
-    assert main(["data", str(tmp_path / "config.yaml"), *overrides, "data.chat_template='x{{ messages[1].content }}'"]) == 0
+    template = FIRST.replace("first", "second")
+    assert main(["data", str(tmp_path / "config.yaml"), *overrides, f"data.chat_template='{template}'"]) == 0
     assert "first" not in capsys.readouterr().out
 
 
