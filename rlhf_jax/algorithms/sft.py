@@ -3,7 +3,9 @@
     L = - sum_t w_t log π(y_t | y_<t)
 
 `aggregation="token"` averages over all trained tokens of the optimizer step, like every peer; `"sequence"` averages first over
-each document, so that long answers do not outvote short ones. InstructGPT (arXiv:2203.02155), section 3.5.
+each document, so that long answers do not outvote short ones. InstructGPT (arXiv:2203.02155), section 3.5. A document is a row
+of the data: a conversation that the chat template rewrites is one row an answer, each with the context that the model sees, and
+counts once for each, in training and in the held-out loss alike.
 
 Differences from the peers: the average is over the global batch, not per microbatch; the first token of a row and of a packed
 document is predicted by nothing and is neither trained on nor counted.
@@ -32,7 +34,7 @@ class SFTConfig:
     """Default of `optimizer.learning_rate`: TRL and EasyDeL use 2e-5, OpenRLHF 5e-6."""
 
     aggregation: str = "token"
-    """token: mean over tokens of the batch; sequence: mean over documents of their token means."""
+    """token: mean over tokens of the batch; sequence: mean over documents (rows) of their token means."""
 
     def __post_init__(self) -> None:
         check_choice("aggregation", self.aggregation, ("token", "sequence"))

@@ -36,7 +36,8 @@ def data(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     show_logs(live=False)
     tokenizer = read_tokenizer(config)
-    stops = ", ".join(repr(tokenizer.decode([token])) for token in tokenizer.stop_ids)
+    ends = [*(tokenizer.decode([token]) for token in tokenizer.stop_ids), *tokenizer.stop_strings]
+    stops = ", ".join(repr(text) for text in ends)
     say(f"{options.config}: {config.data.path} ({options.split}); an answer ends with {stops}")
     if config.algorithm.data == "prompts":
         show_prompts(config, tokenizer, options)
@@ -46,14 +47,37 @@ def data(options: argparse.Namespace) -> int:
 
 
 def read_tokenizer(config: Config) -> Any:
-    """The tokenizer of the run, without writing into its folder."""
+    """The tokenizer that training would use, without writing into the run's folder."""
     from rlhf_jax.loops.setup import make_tokenizer  # heavy
 
-    run_dir = pathlib.Path(config.run_dir)
-    if (run_dir / "tokenizer").is_dir():  # the run has begun: what it trains with
-        return make_tokenizer(config, run_dir, config.algorithm.data)
+    kept = _kept_in(config)
+    if kept is not None:
+        return make_tokenizer(config, kept, config.algorithm.data)
     with tempfile.TemporaryDirectory() as folder:
         return make_tokenizer(config, pathlib.Path(folder), config.algorithm.data)
+
+
+def _kept_in(config: Config) -> pathlib.Path | None:
+    """The run folder whose tokenizer training would take; None: a new one.
+
+    It would make a new one where there is no checkpoint yet, so what a start left that failed before is of no account.
+    """
+    from rlhf_jax.io.stored import complete_steps  # heavy
+    from rlhf_jax.loops.resume import parse_start_from
+
+    def is_kept(run_dir: pathlib.Path, *decisive: str) -> bool:
+        if not (run_dir / "tokenizer").is_dir() or not (run_dir / "config.yaml").is_file():
+            return False
+        changes = config.differences_from(run_dir / "config.yaml")
+        return not any(change.startswith(decisive) for change in changes)
+
+    run_dir, other = pathlib.Path(config.run_dir), config.checkpoint.start_from
+    if complete_steps(run_dir / "checkpoints"):
+        return run_dir if is_kept(run_dir, "tokenizer:", "model.path:", "data.", "rollout.stop") else None
+    if other is None:
+        return None
+    source = parse_start_from(other)[0]
+    return source if is_kept(source, "tokenizer:", "model.path:", "data.chat_template:") else None
 
 
 def show_rows(config: Config, tokenizer: Any, options: argparse.Namespace) -> None:

@@ -39,7 +39,8 @@ def generate(options: argparse.Namespace) -> int:
     folder = local_folder(model_path(options.model))
     tokenizer = load_tokenizer(folder).with_stops(options.stop)
     prompts = read_prompts(options, tokenizer)
-    model, params = load_pretrained(folder)
+    check_context(options, max(len(prompt.tokens) for prompt in prompts))
+    model, params = load_pretrained(folder, context=options.context)
     lengths = np.array([len(prompt.tokens) for prompt in prompts], np.int32)
     rows = np.zeros((len(prompts), lengths.max()), np.int32)
     for row, prompt in zip(rows, prompts, strict=True):
@@ -91,14 +92,24 @@ def check_options(options: argparse.Namespace) -> None:
         raise ConfigError("--stop '' would end every completion at once: write at least one character")
     if "" in options.prompts:
         raise ConfigError("an empty prompt: write at least one character")
-    for name in ("max_new_tokens", "num_samples"):
+    for name in ("max_new_tokens", "num_samples", "context"):
         value = options.__dict__[name]
-        if value < 1:
+        if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least 1")
     if (options.greedy or options.temperature == 0) and options.num_samples > 1:
         raise ConfigError(f"--num-samples {options.num_samples} greedy completions of a prompt are all the same: leave it out")
     if options.output is not None and not pathlib.Path(options.output).absolute().parent.is_dir():
         raise ConfigError(f"--output {options.output}: its folder does not exist")
+
+
+def check_context(options: argparse.Namespace, longest: int) -> None:
+    """Refuses a context that prompt and completion do not fit into."""
+    needed = longest + options.max_new_tokens
+    if options.context is not None and options.context < needed:
+        raise ConfigError(
+            f"--context {options.context} is less than the longest prompt of {longest} tokens with "
+            f"--max-new-tokens {options.max_new_tokens}: give at least {needed}"
+        )
 
 
 def model_path(target: str) -> str:
@@ -115,6 +126,8 @@ def read_prompts(options: argparse.Namespace, tokenizer: Any) -> list[Prompt]:
     """Prompts with their tokens, made as training makes them."""
     from rlhf_jax.data import BadRow, DataConfig, DataError, PromptExample, load_examples  # heavy
     from rlhf_jax.data.encode import encode_rows, render_prompt
+    from rlhf_jax.data.marks import message_notes
+    from rlhf_jax.data.notes import count_notes, warn
     from rlhf_jax.data.wrap import wrap_examples
 
     config = DataConfig(path=options.file or "command line", conversational=options.chat)
@@ -130,6 +143,8 @@ def read_prompts(options: argparse.Namespace, tokenizer: Any) -> list[Prompt]:
             rendered.append(render_prompt(example, tokenizer))
         except BadRow as error:
             raise DataError(f"{example.where}: {error.detail}") from None
+    noted = [(example.where, note) for example in examples for note in message_notes(example, tokenizer)]
+    warn(count_notes(noted), options.file or "the command line")
     encoded = [tokens for tokens, _ in encode_rows(rendered, tokenizer, config)]
     for example, tokens in zip(examples, encoded, strict=True):
         if not tokens:

@@ -237,6 +237,13 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     generate.add_argument("--chat", action="store_true", help="each prompt is a question: apply the chat template")
     generate.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="tokens at most (%(default)s)")
     generate.add_argument("-n", "--num-samples", type=int, default=1, metavar="N", help="completions per prompt (%(default)s)")
+    generate.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="longest row, prompt and completion, that longrope and dynamic rotary scalings are set for "
+        "(default: the model's longest; a run's is its model.context)",
+    )
     choice = generate.add_mutually_exclusive_group()
     choice.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of sampling; 0 is greedy (%(default)s)")
     choice.add_argument("--greedy", action="store_true", help="always the likeliest token")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.messages import variables_fault
 
 FORMATS = ("auto", "text", "messages", "prompt_completion", "preference", "prompt")
 TRUNCATIONS = ("keep_end", "keep_start", "drop")
@@ -50,11 +51,18 @@ class DataConfig:
     on_error: Literal["strict", "skip"] = "strict"
     """A bad row stops the run ("strict"), or is counted in the log and left out ("skip")."""
 
+    transcript: bool = False
+    """The texts are transcripts with turns of "\\n\\nHuman:" and "\\n\\nAssistant:" (hh-rlhf): make them
+    conversations, for models that were trained with a chat template. Chosen and rejected have as prompt
+    what they share, up to the answer in which they part (or the one before the question in which they do).
+    A `text` is trained on all its answers; of a prompt of online algorithms an answer at its end is left
+    out. Every text needs such a mark, except an answer behind a prompt; held-out rows stay the same."""
     prompt_template: str | None = None
     """Text around every prompt, such as "{prompt}\\nEnd with #### and the number.\\n": `{prompt}` is replaced by the prompt, or
     by the last user message of a conversation."""
     conversational: bool = False
-    """Make plain prompts and answers a conversation (user, assistant), for models that were trained with a chat template."""
+    """Make plain prompts and answers a conversation (user, assistant), for models that were trained with a chat template.
+    Texts that hold the marks of the chat template already are said, and need it false."""
     system_prompt: str | None = None
     """System message in front of every conversation that has none."""
     chat_template: str | None = None
@@ -76,9 +84,10 @@ class DataConfig:
     truncation: Literal["keep_end", "keep_start", "drop"] | None = None
     """What happens to rows that are too long. null: "keep_end" for rows with answers, "drop" for prompts (online
     algorithms). "keep_end": the prompt loses its start (down to half of `max_length`), then the completion its end; a
-    conversation loses whole turns, then the start of its last message, never a header or the system message. "keep_start":
-    the row is cut at `max_length`. "drop": the row is left out. A row that cannot keep one token of its completion is always
-    left out, and counted. Prompts without answers are left out under "keep_start"."""
+    conversation loses whole turns, then the start of its last message, never a header or the system message. Of several
+    answers that do not fit even so, the later ones go first: the question stays whole where it fits with the first one.
+    "keep_start": the row is cut at `max_length`. "drop": the row is left out. A row that cannot keep one token of its
+    completion is always left out, and counted. Prompts without answers are left out under "keep_start"."""
     num_proc: int = 1
     """Processes for tokenisation (offline algorithms). One process already uses all cores inside the tokenizer; more help with
     slow chat templates."""
@@ -115,6 +124,9 @@ class DataConfig:
             raise DataError(f"data.eval_fraction {self.eval_fraction} must be from 0 up to, not including, 1")
         if self.eval_size < 0:
             raise DataError(f"data.eval_size {self.eval_size} must not be negative")
+        fault = variables_fault(self.chat_template_kwargs)
+        if fault:
+            raise DataError(f"data.chat_template_kwargs {fault}")
         if self.prompt_template is not None and PLACE not in self.prompt_template:
             raise DataError(f"data.prompt_template {self.prompt_template!r} has no {PLACE}, the place of the prompt")
         self._check_eval()

@@ -11,10 +11,10 @@ from typing import cast
 import numpy as np
 
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.errors import BadRow
+from rlhf_jax.data.errors import BadRow, Dropped
 from rlhf_jax.data.formats import ASSISTANT, HUMAN, PairExample, PromptExample, TextExample
 from rlhf_jax.data.messages import TOOLS, VARIABLES, ChatOptions, Content, Message
-from rlhf_jax.data.spans import EncodedRow, Piece, ends_with_stop, template_stops, trained_row
+from rlhf_jax.data.spans import EncodedRow, Piece, template_stops, trailing_stop, trained_row
 from rlhf_jax.data.templates import apply_template, settle_calls
 from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.data.turns import REWRITTEN, Note, Rendered, Segment, Turn, last_row, marked_row, read_turns, whole_row
@@ -22,10 +22,6 @@ from rlhf_jax.data.turns import REWRITTEN, Note, Rendered, Segment, Turn, last_r
 _LATER_TURNS = re.compile(f"({re.escape(HUMAN)}.*?{re.escape(ASSISTANT)})", re.DOTALL)
 SECOND_BOS, NO_CHAT = "second BOS", "no chat"
 """Kinds of notes."""
-
-
-class Dropped(Exception):
-    """An example that does not fit; `args[0]` is the reason it is counted under."""
 
 
 def render_all(example: TextExample, tokenizer: FastTokenizer) -> list[tuple[TextExample, Rendered]]:
@@ -46,7 +42,7 @@ def render_all(example: TextExample, tokenizer: FastTokenizer) -> list[tuple[Tex
     if whole is not None:
         return [(example, whole)]
     rows = []
-    for turn in turns:
+    for turn in (turn for turn in turns if turn.trained):
         own = example._replace(prompt=turn.history, completion=[turn.message])
         rows.append((own, last_row(turn, example.chat, tokenizer)))
     return rows
@@ -80,7 +76,7 @@ def _unit(prompt: list[Message], completion: list[Message], chat: ChatOptions, t
     if whole is not None:
         return whole
     last = last_row(turns[-1], chat, tokenizer)
-    return last if len(turns) == 1 else last._replace(notes=(*last.notes, Note(REWRITTEN, "")))
+    return last if sum(turn.trained for turn in turns) <= 1 else last._replace(notes=(*last.notes, Note(REWRITTEN, "")))
 
 
 def _joined(rows: list[Rendered]) -> Rendered:
@@ -182,9 +178,13 @@ def _split_prompt(rows: list[EncodedRow]) -> tuple[list[int], list[EncodedRow]]:
 
 def _finish(row: EncodedRow, tokenizer: FastTokenizer, config: DataConfig, *, is_chat: bool) -> EncodedRow:
     """Ends the row with its last trained token, and that with EOS where no stop ends it."""
-    last = len(row.trained) - row.trained[::-1].index(True) if True in row.trained else 0
+    if True not in row.trained:
+        return EncodedRow([], [])
+    last = len(row.trained) - row.trained[::-1].index(True)
+    stop = 0 if is_chat else trailing_stop(row.ids[:last], tokenizer)
+    last = stop or last
     ids, trained = row.ids[:last], row.trained[:last]
-    is_stopped = bool(ids) and ids[-1] in tokenizer.stop_ids if is_chat else ends_with_stop(ids, tokenizer)
+    is_stopped = ids[-1] in tokenizer.stop_ids if is_chat else stop > 0
     if config.append_eos and not is_stopped:
         return EncodedRow([*ids, tokenizer.eos_id], [*trained, True])
     return EncodedRow(ids, trained)
@@ -216,11 +216,27 @@ def _keep_end(prompt: list[int], limit: int, num_prefix: int) -> list[int]:
     return prompt[:kept] + prompt[len(prompt) - (limit - kept) :]
 
 
-def prompt_budget(rows: list[EncodedRow], config: DataConfig) -> int:
-    """Tokens that the prompt of these completions may have under "keep_end"."""
+def prompt_budget(prompt: list[int], rows: list[EncodedRow], config: DataConfig) -> int:
+    """Tokens that the prompt of these completions may have under "keep_end".
+
+    Half of `max_length` at least, and what the completions leave. Where they lose later answers beside half of it anyway,
+    the prompt is left whole if it fits with the first answers.
+    """
     limit = config.max_length
     prompt_limit = limit - 1 if config.max_prompt_len is None else config.max_prompt_len
-    return min(prompt_limit, max(limit - max(len(row.ids) for row in rows), limit // 2))
+    room = limit - limit // 2
+    if max(len(row.ids) for row in rows) > room:
+        firsts = max(_first_answer(row) for row in rows)
+        if len(prompt) + firsts <= limit:
+            return min(prompt_limit, len(prompt))
+    kept = max(min(len(row.ids), _whole_answers(row, room)) for row in rows)
+    return min(prompt_limit, limit - kept)
+
+
+def _first_answer(row: EncodedRow) -> int:
+    """One past the last token of the first answer."""
+    first = row.trained.index(True) if True in row.trained else 0
+    return next((index for index in range(first, len(row.ids)) if not row.trained[index]), len(row.ids))
 
 
 def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_prefix: int = 0) -> tuple[list[EncodedRow], bool]:
@@ -243,7 +259,7 @@ def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_pr
     if not whole and config.row_truncation == "drop":
         raise Dropped("too long")
     if config.row_truncation == "keep_end":
-        budget = prompt_budget(rows, config)
+        budget = prompt_budget(prompt, rows, config)
         if len(prompt) > budget:
             prompt = _keep_end(prompt, budget, num_prefix)
     elif len(prompt) > prompt_limit:

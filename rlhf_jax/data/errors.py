@@ -17,3 +17,7 @@ class BadRow(Exception):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+
+class Dropped(Exception):
+    """An example that cannot be trained on as the options are; `args[0]` is the reason it is counted under."""

@@ -24,6 +24,7 @@ from rlhf_jax.data.formats import (
 )
 from rlhf_jax.data.messages import Content
 from rlhf_jax.data.sources import RawRow, Source, eval_source, read_rows, train_source
+from rlhf_jax.data.transcripts import as_conversation
 from rlhf_jax.data.wrap import wrap_examples
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def load_examples(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
     if kind not in READABLE:
         raise DataError(f"kind {kind!r} is not one of {', '.join(READABLE)}")
     examples = _read_split(config, kind, split)
+    if config.transcript:  # behind the split, which so is the same as that of the bare texts
+        examples = _read_transcripts(examples, config)
     return examples._replace(rows=wrap_examples(examples.rows, config))
 
 
@@ -98,6 +101,23 @@ def _read_split(config: DataConfig, kind: Kind, split: Split) -> ExampleSet:
     return examples._replace(rows=_cut(examples, config)[1])
 
 
+def _read_transcripts(examples: ExampleSet, config: DataConfig) -> ExampleSet:
+    rows: list[Example] = []
+    first: tuple[str, BadRow] | None = None
+    bad: Counter[str] = Counter()
+    for example in examples.rows:
+        try:
+            rows.append(as_conversation(example))
+        except BadRow as error:
+            bad[error.reason] += 1
+            first = first or (example.where, error)
+    if first is not None:
+        _report(first, bad, config, examples.name)
+    if not rows:
+        raise DataError(f"{examples.name} has no usable transcript: {_counts(bad)}")
+    return ExampleSet(rows, dict(Counter(examples.skipped) + bad), examples.name)
+
+
 def _is_cut(config: DataConfig) -> bool:
     return config.eval_fraction > 0 or config.eval_size > 0
 
@@ -113,7 +133,7 @@ def _read_examples(source: Source, config: DataConfig, kind: Kind) -> ExampleSet
     form = detect_format(readable, kind, config, source.name) if readable else ""
     rows: list[Example] = []
     skipped: Counter[str] = Counter()
-    first: tuple[RawRow, BadRow] | None = None
+    first: tuple[str, BadRow] | None = None
     for row in itertools.chain(head, renamed):
         try:
             if row.columns is None:
@@ -121,7 +141,7 @@ def _read_examples(source: Source, config: DataConfig, kind: Kind) -> ExampleSet
             rows.append(make_example(row.columns, form, kind, row.where))
         except BadRow as error:
             skipped[error.reason] += 1
-            first = first or (row, error)
+            first = first or (row.where, error)
     if first is not None:
         _report(first, skipped, config, source.name)
     if not rows:
@@ -141,12 +161,12 @@ def _check_mapping(rows: list[dict], mapping: Mapping[str, str], name: str) -> N
             raise DataError(f"data.columns maps {ours} to {theirs!r}, which {name} does not have: other columns are {found}")
 
 
-def _report(first: tuple[RawRow, BadRow], skipped: Counter[str], config: DataConfig, name: str) -> None:
-    row, error = first
+def _report(first: tuple[str, BadRow], skipped: Counter[str], config: DataConfig, name: str) -> None:
+    where, error = first
     total = sum(skipped.values())
     if config.on_error == "strict":
-        raise DataError(f"{row.where}: {error.detail} (bad row 1 of {total}; data.on_error=skip leaves them out)")
-    logger.warning("%s: %d bad rows left out: %s; the first: %s: %s", name, total, _counts(skipped), row.where, error.detail)
+        raise DataError(f"{where}: {error.detail} (bad row 1 of {total}; data.on_error=skip leaves them out)")
+    logger.warning("%s: %d bad rows left out: %s; the first: %s: %s", name, total, _counts(skipped), where, error.detail)
 
 
 def _counts(skipped: Mapping[str, int]) -> str:

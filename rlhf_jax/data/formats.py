@@ -11,6 +11,9 @@
 
 Texts are plain strings or conversations (lists of `{"role", "content"}`, see `rlhf_jax.data.messages`), with the columns
 `tools` and `chat_template_kwargs` for the chat template. (*) up to the last answer. (**) prompt and chosen.
+
+An answer with `weight: 0` (OpenAI), `train: false` or `training: false` (axolotl), `loss: false` (ms-swift) or `loss_mask: 0`
+(slime) is context, and not trained on.
 """
 
 import math
@@ -307,13 +310,21 @@ def _preference(columns: Mapping[str, Any]) -> tuple[Content, Content, Content]:
             prompt = [{"role": "user", "content": prompt}]
         if isinstance(prompt, list) and chosen[: len(prompt)] != prompt:
             return prompt, _completion(prompt, chosen, "chosen"), _completion(prompt, rejected, "rejected")
-        return _common_messages(chosen, rejected)  # whole conversations; a prompt column only repeats their start
+        return common_messages(chosen, rejected)  # whole conversations; a prompt column only repeats their start
     if prompt is not None:
         return prompt, _completion(prompt, chosen, "chosen"), _completion(prompt, rejected, "rejected")
     return common_prompt(str(chosen), str(rejected))
 
 
-def _common_messages(chosen: list[Message], rejected: list[Message]) -> tuple[Content, Content, Content]:
+def common_messages(chosen: list[Message], rejected: list[Message]) -> tuple[Content, Content, Content]:
+    """Splits two conversations that start alike into (prompt, chosen answers, rejected answers).
+
+    The prompt ends before the first answer in which they differ, or before the last one that they share where they part
+    with a question.
+
+    Raises:
+        BadRow: they share no message before an answer, or do not end with one.
+    """
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1

@@ -61,7 +61,12 @@ def make_loader(
         tokenizer = tokenizer.with_chat_template(template_source(config.chat_template))
     fingerprint = data_fingerprint(config, tokenizer, kind, split)
     data = tokenize_split(config, tokenizer, kind=kind, split=split, cache_dir=cache_dir, fingerprint=fingerprint)
-    return Loader(data, config, tokenizer, kind=kind, batch_size=batch_size, seed=seed, fingerprint=fingerprint)
+    loader = Loader(data, config, tokenizer, kind=kind, batch_size=batch_size, seed=seed, fingerprint=fingerprint)
+    logger.info(
+        "%s (%s): %d batches an epoch, tokens fill %.0f %% of their places",
+        *(config.path, split, loader.batches_per_epoch, 100 * loader.padding_efficiency),
+    )
+    return loader
 
 
 class Loader:

@@ -12,6 +12,28 @@ Content: TypeAlias = str | list[Message]
 
 TOOLS, VARIABLES = "tools", "chat_template_kwargs"
 """Columns that go to the chat template."""
+_OURS = {
+    "add_generation_prompt": "the prompt opens the answer and a finished conversation does not, as training needs it",
+    "continue_final_message": "an answer that is begun goes into the prompt of a plain text",
+    "tools": "give data.tools, or a column 'tools'",
+    "messages": "the row's own messages are rendered",
+    "conversation": "the row's own messages are rendered",
+    "chat_template": "give data.chat_template",
+    "tokenize": "texts are tokenised by the library (data.max_length, data.truncation)",
+    "padding": "texts are tokenised by the library (data.max_length, data.truncation)",
+    "truncation": "give data.truncation",
+    "max_length": "give data.max_length",
+    "return_tensors": "texts are tokenised by the library",
+    "return_dict": "texts are tokenised by the library",
+    "return_assistant_tokens_mask": "give data.train_on",
+    "tokenizer_kwargs": "texts are tokenised by the library",
+}
+"""Arguments of `apply_chat_template` that are no variables of a template -> what to do instead."""
+
+TRAIN = "train"
+"""Key of a message after reading: False on an answer that is not trained on, True on a message that is no answer. Else absent."""
+_MARKS = ("weight", "train", "training", "loss", "loss_mask")
+"""Keys of a message that say whether it is trained on: OpenAI's, axolotl's two, ms-swift's and slime's."""
 
 SHAREGPT_ROLES = {
     "human": "user",
@@ -58,7 +80,20 @@ def read_chat_options(columns: Mapping[str, Any]) -> ChatOptions:
     if variables is not None and not isinstance(variables, Mapping):
         raise BadRow("wrong type", f"column {VARIABLES!r} is {type(variables).__name__}, an object is needed")
     kept = {key: value for key, value in (variables or {}).items() if value is not None}  # parquet fills keys up with null
+    fault = variables_fault(kept)
+    if fault:
+        raise BadRow("wrong type", f"column {VARIABLES!r} {fault}")
     return ChatOptions(tools or None, kept or None)
+
+
+def variables_fault(variables: Mapping[str, Any]) -> str:
+    """What is wrong with the names of `chat_template_kwargs`, and the right place for what is meant; empty: nothing."""
+    for name in variables:
+        if not isinstance(name, str):
+            return f"has the name {name!r}: names are text"
+        if name in _OURS:
+            return f"holds {name!r}, which is no variable of a template: {_OURS[name]}"
+    return ""
 
 
 def _from_json(value: Any, column: str) -> Any:
@@ -110,7 +145,29 @@ def _message(message: Any, where: str) -> Message:
         raise BadRow("empty text", f"{where} is an empty answer")
     content = None if content is None else valid_text(content, where)
     role = valid_text(message["role"], where)
-    return {**message, "role": _RENAMED_ROLES.get(role, role), "content": content}
+    role = _RENAMED_ROLES.get(role, role)
+    others, marks = _split_marks(message, role, where)
+    return {**others, "role": role, "content": content, **marks}
+
+
+def _split_marks(message: Mapping[str, Any], role: str, where: str) -> tuple[dict[str, Any], dict[str, bool]]:
+    """(the message without its marks, `TRAIN` where its value is not what holds without a mark)."""
+    said: dict[str, bool] = {}
+    for key in _MARKS:
+        value = message.get(key)
+        if value is None:
+            continue
+        if not (type(value) is int and value in (0, 1)) and (key == "weight" or not isinstance(value, bool)):
+            allowed = "0 or 1" if key == "weight" else "true or false"
+            raise BadRow("wrong type", f"{where} has {key} {str(value)[:40]!r}, which must be {allowed}")
+        said[key] = bool(value)
+    if len(set(said.values())) > 1:
+        raise BadRow("wrong type", f"{where} says both that it is trained on and that it is not ({', '.join(said)})")
+    others = {key: value for key, value in message.items() if key not in _MARKS}
+    is_answer = role == "assistant"
+    # weight 1 is what the format gives every message anyway; a true elsewhere asks for something
+    differs = any(said[key] != is_answer and (key != "weight" or is_answer) for key in said)
+    return others, {TRAIN: not is_answer} if differs else {}
 
 
 def _without_nulls(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from rlhf_jax.data.encode import NO_CHAT, SECOND_BOS
+from rlhf_jax.data.marks import NO_ANSWER, RENDERED
 from rlhf_jax.data.turns import DROPPED, LOST_TAIL, REWRITTEN, Note
 
 logger = logging.getLogger(__name__)
@@ -13,6 +14,10 @@ WORDS = {
     SECOND_BOS: "{count} texts begin with {detail} already, as a rendering of the chat template does: "
     "no second one is put in front",
     NO_CHAT: "{detail} has no effect on {count} rows of plain text: give messages, or set data.conversational true",
+    RENDERED: "{count} conversations hold {detail} in the text of a message, which the chat template writes itself: texts that "
+    "were rendered before get a second wrapping; give them without data.conversational, or messages without the template's marks",
+    NO_ANSWER: "{count} conversations mark a message that is no answer as trained on, which has no effect: answers are trained "
+    "on, or everything with data.train_on=all",
     LOST_TAIL: "the chat template leaves {detail}, the end of its generation prompt, out of finished answers: "
     "{count} answers are trained on in another context than the model sees when it answers; begin them with it, "
     "or set data.chat_template_kwargs",

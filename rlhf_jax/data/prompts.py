@@ -13,10 +13,11 @@ import numpy as np
 
 from rlhf_jax.data.batching import bucket_for, choose_buckets, epoch_order
 from rlhf_jax.data.config import DataConfig
-from rlhf_jax.data.encode import Dropped, encode_rows, fit_prompt, num_prefix, render_prompt
-from rlhf_jax.data.errors import BadRow, DataError
+from rlhf_jax.data.encode import encode_rows, fit_prompt, num_prefix, render_prompt
+from rlhf_jax.data.errors import BadRow, DataError, Dropped
 from rlhf_jax.data.examples import ExampleSet, Split, load_examples
 from rlhf_jax.data.formats import PromptExample
+from rlhf_jax.data.marks import message_notes
 from rlhf_jax.data.messages import Content, Message
 from rlhf_jax.data.notes import Counted, count_notes, warn, warn_shortened
 from rlhf_jax.data.shorten import shorten_chat
@@ -229,7 +230,10 @@ def _tokenize(
         shortened += fitted != prompt
         kept.append(example)
         tokens.append(fitted)
-    notes = count_notes((example.where, note) for example, row in zip(readable, rendered, strict=True) for note in row.notes)
+    noted = (
+        (example.where, (*row.notes, *message_notes(example, tokenizer))) for example, row in zip(readable, rendered, strict=True)
+    )
+    notes = count_notes((where, note) for where, found in noted for note in found)
     warn(notes, examples.name)
     warn_shortened(shortened, len(kept), examples.name, f"rollout.max_prompt_len {max_prompt_len}")
     _warn_left_out(skipped["prompt too long"], len(readable), examples.name, max_prompt_len)

@@ -119,14 +119,10 @@ def _stop_texts(tokenizer: FastTokenizer, stop_ids: tuple[int, ...]) -> tuple[st
     return tuple(text for text in (tokenizer.decode([token]) for token in stop_ids) if text)
 
 
-def ends_with_stop(ids: list[int], tokenizer: FastTokenizer) -> bool:
-    """Whether the last token, white space aside, is one that ends an answer."""
-    for token in reversed(ids):
-        if token in tokenizer.stop_ids:
-            return True
-        if tokenizer.decode([token]).strip():
-            return False
-    return False
+def trailing_stop(ids: list[int], tokenizer: FastTokenizer) -> int:
+    """One past the first of the stops at the end of a text, which nothing but white space parts; 0: something else ends it."""
+    hits = [position for position, token in enumerate(ids) if token in tokenizer.stop_ids]
+    return _trailing_stop(ids, hits, tokenizer)
 
 
 def encode_pieces(segments: list[Segment], tokenizer: FastTokenizer) -> list[Piece]:

@@ -33,7 +33,8 @@ class TokenizedSet(NamedTuple):
     notes: dict[str, Counted] = {}
     """What the user should know about the rows, by kind (`rlhf_jax.data.notes`)."""
     unrolled: tuple[int, int] = (0, 0)
-    """(conversations, rows): those that the chat template does not keep as they were, and what they became."""
+    """(conversations, rows): those that the chat template does not keep as they were, and what they became.
+    Each of the rows is a document of its own to losses that average over documents, as it is to the model."""
 
 
 def write_rows(folder: pathlib.Path, result: TokenizedSet) -> None:

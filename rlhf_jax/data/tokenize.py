@@ -23,7 +23,6 @@ from rich.progress import track
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.digest import StaleError
 from rlhf_jax.data.encode import (
-    Dropped,
     encode_rows,
     fit,
     flatten,
@@ -32,9 +31,10 @@ from rlhf_jax.data.encode import (
     render,
     render_all,
 )
-from rlhf_jax.data.errors import BadRow, DataError
+from rlhf_jax.data.errors import BadRow, DataError, Dropped
 from rlhf_jax.data.examples import Split, load_examples
 from rlhf_jax.data.formats import Example, Kind, PairExample, TextExample, TokenExample
+from rlhf_jax.data.marks import check_marks, message_notes
 from rlhf_jax.data.messages import Message
 from rlhf_jax.data.notes import count_notes, warn, warn_shortened
 from rlhf_jax.data.shorten import shorten_chat
@@ -48,7 +48,7 @@ from rlhf_jax.data.turns import REWRITTEN, Note, Rendered
 logger = logging.getLogger(__name__)
 
 _CHUNK = 512
-_VERSION = 4  # of the cached arrays; raise it when their meaning changes
+_VERSION = 5  # of the cached arrays; raise it when their meaning changes
 _PLACE = ("path", "split", "subset", "data_dir", "eval_path", "eval_split")  # the content is hashed instead
 _SHAPE = ("num_proc", "shuffle", "packing", "num_buckets", "pad_multiple", "buckets", "length_window")
 
@@ -139,19 +139,24 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
     bad = []
     notes: list[tuple[str, Note]] = []
     unrolled: list[int] = []
+    dropped: Counter[str] = Counter()
     for example in examples:
         try:
+            check_marks(example, config)
             parts = _render(example, tokenizer, config)
         except BadRow as error:
             bad.append((example.where, error.reason, error.detail))
             continue
+        except Dropped as reason:
+            dropped[reason.args[0]] += 1
+            continue
+        notes += [(example.where, note) for note in message_notes(example, tokenizer)]
         kept += [part for part, _ in parts]
         rendered += [row for _, row in parts if row is not None]
         notes += [(example.where, note) for _, row in parts if row is not None for note in row.notes]
         unrolled += [len(parts)] if len(parts) > 1 else []
     rows: list[EncodedRow] = []
     margins: list[float] = []
-    dropped: Counter[str] = Counter()
     shortened = 0
     encoded = iter(encode_rows(rendered, tokenizer, config))
     for example in kept:
@@ -195,14 +200,14 @@ def _fit(
     """The example within the length limits; a conversation loses whole turns."""
     prompt, completions = encoded
     is_chat = isinstance(example.prompt, list)
-    if is_chat and config.row_truncation == "keep_end" and len(prompt) > prompt_budget(completions, config):
+    if is_chat and config.row_truncation == "keep_end" and len(prompt) > prompt_budget(prompt, completions, config):
         prompt, completions = _without_turns(cast(Offline, example), encoded, tokenizer, config)
         return fit(prompt, completions, config)[0], True
     return fit(prompt, completions, config, num_prefix=num_prefix(prompt, tokenizer))
 
 
 def _without_turns(example: Offline, encoded: Encoded, tokenizer: FastTokenizer, config: DataConfig) -> Encoded:
-    budget = prompt_budget(encoded[1], config)
+    budget = prompt_budget(*encoded, config)
 
     def measure(messages: list[Message]) -> int:
         settled = settle_calls(tokenizer, messages, example.chat)

@@ -8,10 +8,11 @@ them otherwise), it is *unrolled*: one row an answer, each the rendering that en
 
 import os
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rlhf_jax.data.errors import BadRow
-from rlhf_jax.data.messages import ChatOptions, Message
+from rlhf_jax.data.messages import TRAIN, ChatOptions, Message
 from rlhf_jax.data.templates import (
     CLOSE,
     OPEN,
@@ -76,13 +77,23 @@ class Turn(NamedTuple):
         return self.ending[len(self.opening) :] if goes_on else None
 
     @property
+    def trained(self) -> bool:
+        """Whether the row does not mark the answer as one that is not trained on."""
+        return is_trained(self.message)
+
+    @property
     def answer(self) -> str:
         """The answer's text."""
         return (self.message.get("content") or "").strip()
 
 
+def is_trained(message: Message) -> bool:
+    """Whether a message is an answer that is trained on (`weight: 0` and the like say no)."""
+    return message["role"] == "assistant" and message.get(TRAIN) is not False
+
+
 def read_turns(prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer) -> list[Turn]:
-    """The answers of a completion, each with its two renderings.
+    """The answers of a completion, each with its two renderings, up to the last one that is trained on.
 
     Raises:
         BadRow: the template refuses the conversation.
@@ -95,7 +106,8 @@ def read_turns(prompt: list[Message], completion: list[Message], chat: ChatOptio
             opening = apply_template(tokenizer, history, chat, add_generation_prompt=True)
             ending = apply_template(tokenizer, messages[: index + 1], chat, add_generation_prompt=False)
             turns.append(Turn(messages[index], history, opening, ending))
-    return turns
+    last = max((index for index, turn in enumerate(turns) if turn.trained), default=len(turns) - 1)
+    return turns[: last + 1]
 
 
 def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
@@ -105,11 +117,16 @@ def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
     notes: list[Note] = []
     for turn, following in zip(turns, [*turns[1:], None], strict=True):
         own = turn.own
+        if following is not None and not turn.trained:  # context, however the template writes it
+            if not following.opening.startswith(turn.opening):
+                return None
+            segments.append(Segment(following.opening[len(turn.opening) :], False))
+            continue
         if own is None:
             return None
         if following is None or following.opening.startswith(turn.ending):
             gap = "" if following is None else following.opening[len(turn.ending) :]
-            segments += [Segment(own, True, turn.answer), Segment(gap, False)]
+            segments += [Segment(own, turn.trained, turn.answer), Segment(gap, False)]
         elif following.opening.startswith(turn.opening):
             rest = following.opening[len(turn.opening) :]
             if not _keeps_answer(turn, os.path.commonprefix([own, rest])):
@@ -150,19 +167,48 @@ def last_row(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendere
             "the chat template changes earlier turns when an answer follows, so prompt and answer cannot be told apart "
             "(set data.chat_template to one that only appends)",
         )
-    tail = tokenizer.decode(opening[shared:])
+    parted = len(os.path.commonprefix([turn.opening, turn.ending]))
+    written = turn.ending[parted:]
+    if not turn.opening[parted:].strip():  # white space alone parts them: the context that the model sees, then what follows
+        notes = check_answer(turn.message, written, tokenizer)
+        return Rendered(turn.opening, [[Segment(written, True, turn.answer)]], True, tuple(notes))
+    return _without_tail(turn, tokenizer.decode(opening[shared:]), chat, tokenizer)
+
+
+def _without_tail(turn: Turn, tail: str, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendered:
+    """The row of an answer whose rendering lacks the tail of its generation prompt (R1: `<think>`).
+
+    Args:
+        turn: the answer.
+        tail: the end of its opening that its ending does not share, by tokens.
+        chat: what the template sees besides the messages.
+        tokenizer: with the template.
+    """
+    head = turn.opening
+    begins = _answer_begins(turn, chat, tokenizer)
+    if begins is not None:  # the first characters of the answer are the first of the tail: they are the answer's
+        head, tail = turn.opening[:begins], turn.opening[begins:]
     content = (turn.message.get("content") or "").lstrip()
-    if tail.strip() and content.startswith(tail.strip()):
+    if content.startswith(tail.strip()):
         # the answer begins with what the generation prompt supplies: exactly what the model sees and samples
         body = content[len(tail.strip()) :].removeprefix(tail[len(tail.rstrip()) :])
         text = body + _terminator(turn, chat, tokenizer)
         return Rendered(turn.opening, [[Segment(text, True, body.strip())]], True)
-    written = turn.ending[len(os.path.commonprefix([turn.opening, turn.ending])) :]
-    if not tail.strip():  # white space alone parts them: the context that the model sees, and what the template goes on with
-        notes = check_answer(turn.message, written, tokenizer)
-        return Rendered(turn.opening, [[Segment(written, True, turn.answer)]], True, tuple(notes))
+    written = turn.ending[len(os.path.commonprefix([head, turn.ending])) :]
     notes = [Note(LOST_TAIL, repr(tail)), *check_answer(turn.message, written, tokenizer)]
-    return Rendered("", [[Segment(turn.ending, True, turn.answer, opening=turn.opening)]], True, tuple(notes))
+    return Rendered("", [[Segment(turn.ending, True, turn.answer, opening=head)]], True, tuple(notes))
+
+
+def _answer_begins(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> int | None:
+    """Where in opening and ending the answer's text begins, if the two are alike beyond that place by chance.
+
+    A `<` of the answer is no part of the generation prompt's `<think>`. None: what they share ends before the answer.
+    """
+    probe = [*turn.history, {**turn.message, "content": PROBE}]
+    text = apply_template(tokenizer, probe, chat, add_generation_prompt=False)
+    head = len(os.path.commonprefix([turn.opening, text]))
+    alike = turn.opening[head : len(os.path.commonprefix([turn.opening, turn.ending]))].strip()
+    return head if alike and (turn.message.get("content") or "").lstrip().startswith(alike) else None
 
 
 def _question(history: list[Message]) -> Message:
@@ -206,11 +252,11 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
     if marked is None:
         return None
     messages = settle_calls(tokenizer, [*prompt, *completion], chat)
-    earlier = apply_template(marked, messages[: len(prompt)], chat, add_generation_prompt=False).count(OPEN)
+    trained_blocks = _trained_blocks(messages, len(prompt), chat, marked)
     parts = re.split(f"[{OPEN}{CLOSE}]", apply_template(marked, messages, chat, add_generation_prompt=False))
     segments: list[Segment] = []
     for index, text in enumerate(parts):
-        trained = index % 2 == 1 and index > 2 * earlier
+        trained = index % 2 == 1 and trained_blocks(index // 2)
         if text and segments and segments[-1].trained == trained:  # blocks that touch are one
             text = segments.pop().text + text
         segments += [Segment(text, trained, marked=True)] if text else []
@@ -221,13 +267,28 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
     written = "".join(segment.text for segment in segments if segment.trained)
     notes: list[Note] = []
     for message in completion:
-        if message["role"] == "assistant":
+        if is_trained(message):
             notes += check_answer(message, written, tokenizer)
     opening = apply_template(tokenizer, messages[: len(prompt)], chat, add_generation_prompt=True)
     if opening.startswith(before) and not "".join(parts).startswith(opening):
         tail = opening[len(os.path.commonprefix([opening, "".join(parts)])) :]
         notes += [Note(LOST_TAIL, repr(tail))] if tail.strip() else []
     return Rendered(before, [segments[first:]], True, tuple(notes))
+
+
+def _trained_blocks(messages: list[Message], num_prompt: int, chat: ChatOptions, marked: FastTokenizer) -> Callable[[int], bool]:
+    """Which `{% generation %}` blocks of a conversation are trained on: those behind the prompt, but for the blocks of
+    answers that the row marks otherwise."""
+
+    def blocks_before(end: int) -> int:
+        return apply_template(marked, messages[:end], chat, add_generation_prompt=False).count(OPEN)
+
+    earlier = blocks_before(num_prompt)
+    left_out: set[int] = set()
+    for index in range(num_prompt, len(messages)):
+        if messages[index]["role"] == "assistant" and not is_trained(messages[index]):
+            left_out.update(range(blocks_before(index), blocks_before(index + 1)))
+    return lambda block: block >= earlier and block not in left_out
 
 
 def check_answer(message: Message, written: str, tokenizer: FastTokenizer) -> list[Note]:

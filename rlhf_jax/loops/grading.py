@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, PromptBatch
+from rlhf_jax.io import COMPLETION_COLUMNS
 from rlhf_jax.loops.errors import TrainingError
 from rlhf_jax.loops.judging import Tasks, Verdict, held_out_judge, training_judge
 from rlhf_jax.loops.setup import context_of
@@ -72,7 +73,7 @@ class Grader:
     def __enter__(self) -> Self:
         host = [reward for reward in self._configs if reward.function != MODEL]
         if host:
-            self._host = self._stack.enter_context(make_rewards(host, self._pool_config))
+            self._host = self._stack.enter_context(make_rewards(host, self._pool_config, reserved=COMPLETION_COLUMNS))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

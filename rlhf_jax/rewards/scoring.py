@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -46,8 +46,8 @@ class RewardScores(NamedTuple):
 class Rewards:
     """The reward functions of a run; a context manager. Made by `make_rewards`."""
 
-    def __init__(self, configs: Sequence[RewardConfig], pool: PoolConfig) -> None:
-        self._configs = tuple(configs)
+    def __init__(self, configs: Sequence[RewardConfig], pool: PoolConfig, reserved: Collection[str]) -> None:
+        self._configs, self._reserved = tuple(configs), frozenset(reserved)
         self._inline: dict[int, LoadedReward] = {}
         pooled = []
         for index, config in enumerate(configs):
@@ -194,7 +194,8 @@ class Rewards:
             for refused in log.refused:
                 self._report_refused(self.names[log.function], refused)
         total = np.where(counted & ~spoiled, total, _NAN).astype(np.float32)
-        extra, metrics = table_columns(logged, self.names, count), mean_metrics(logged, self.names)
+        extra = table_columns(logged, self.names, count, reserved=self._reserved)
+        metrics = mean_metrics(logged, self.names)
         return RewardScores(total, by_name, failures, spoiled, messages, extra, metrics)
 
     def _report(self, key: str, outcome: Outcome) -> None:
@@ -228,7 +229,7 @@ class Rewards:
             _log.warning("reward %s: %s: left out", label, refused)
 
 
-def make_rewards(configs: Sequence[RewardConfig], pool: PoolConfig | None = None) -> Rewards:
+def make_rewards(configs: Sequence[RewardConfig], pool: PoolConfig | None = None, *, reserved: Collection[str] = ()) -> Rewards:
     """Loads reward functions and starts the processes of those that need them.
 
     Built-ins that cannot hang (`rlhf_jax.rewards.registry.INLINE`) run in the calling process; when all are, no process is
@@ -237,6 +238,8 @@ def make_rewards(configs: Sequence[RewardConfig], pool: PoolConfig | None = None
     Args:
       configs: one or more, with different labels.
       pool: None: the defaults.
+      reserved: columns that the table of completions has anyway; one that a function logs under such a name is called
+        ``label/column``.
 
     Raises:
       ValueError: one line; a function or an option that does not exist, two equal labels.
@@ -247,7 +250,7 @@ def make_rewards(configs: Sequence[RewardConfig], pool: PoolConfig | None = None
     labels = [config.label for config in configs]
     if double := {label for label in labels if labels.count(label) > 1}:
         raise ValueError(f"rewards.name {sorted(double)[0]!r} occurs twice: give each reward a name of its own")
-    return Rewards(configs, pool or PoolConfig())
+    return Rewards(configs, pool or PoolConfig(), reserved)
 
 
 def _inline_outcomes(reward: LoadedReward, batch: Batch) -> list[Outcome]:

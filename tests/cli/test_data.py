@@ -7,6 +7,8 @@ import pytest
 
 from rlhf_jax.cli.data import OPENED, Part, printable, show_parts
 from rlhf_jax.cli.main import main
+from rlhf_jax.config import load_config
+from rlhf_jax.data import byte_tokenizer
 
 MODEL = (
     "{model_type: llama, vocab_size: 264, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16}"
@@ -95,6 +97,64 @@ def test_options_from_the_command_line(tmp_path, capsys):
     ]
     out = run(tmp_path, capsys, "sft", [{"messages": [{"role": "user", "content": "q"}, CHAT[1]]}], *overrides)
     assert '[{"name": "add"}]shortq\u27e6Yes' in out
+
+
+def test_every_stop_is_named(tmp_path, capsys):
+    overrides = ["rollout.stop=['<|user|>', '\\n\\nHuman:', '###']"]
+    out = run(tmp_path, capsys, "sft", [{"prompt": "q", "completion": "a"}], *overrides)
+    assert "an answer ends with '<|endoftext|>', '<|user|>', '\\\\n\\\\nHuman:', '###'" in out.splitlines()[0]
+
+
+FIRST = "{% for m in messages %}first{{ m.content }}{{ eos_token }}{% endfor %}"
+
+
+def start_of_another(run_dir: pathlib.Path, *, checkpoint: bool, template: str | None = None) -> None:
+    """What a run of this configuration left, with a tokenizer that no start of today would make."""
+    run_dir.mkdir()
+    byte_tokenizer().with_chat_template(FIRST).save(run_dir / "tokenizer")
+    config = load_config(run_dir.parent / "config.yaml", [f"data.chat_template={template}"] if template else [])
+    (run_dir / "config.yaml").write_text(config.to_yaml())
+    if checkpoint:
+        (run_dir / "checkpoints" / "3").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "template", "overrides", "used"),
+    [
+        (False, None, [], False),  # a start that failed: training makes a new tokenizer
+        (True, None, [], True),  # a run that goes on
+        (True, None, ["data.max_examples=1"], False),  # none that does: what the configuration says
+        (True, None, ["rollout.stop=['###']"], False),
+        (True, None, ["training.max_steps=9"], True),
+        (True, "x{{ messages[1].content }}", [], False),
+    ],
+)
+def test_the_tokenizer_that_training_would_use(tmp_path, capsys, checkpoint, template, overrides, used):
+    run(tmp_path, capsys, "sft", [{"messages": CHAT}])
+    start_of_another(tmp_path / "run", checkpoint=checkpoint, template=template)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["data", str(tmp_path / "config.yaml"), *overrides]) == 0
+    out = capsys.readouterr().out
+    assert ("first" in out) == used and ("<|user|>" in out) != used
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_tokenizer_of_the_run_that_is_started_from(tmp_path, capsys):
+    run(tmp_path, capsys, "sft", [{"messages": CHAT}])
+    start_of_another(tmp_path / "run", checkpoint=True)
+    overrides = [f"checkpoint.start_from={tmp_path / 'run'}@3", f"run_dir={tmp_path / 'next'}", "data.max_length=512"]
+    assert main(["data", str(tmp_path / "config.yaml"), *overrides]) == 0
+    assert "first" in capsys.readouterr().out
+    template = FIRST.replace("first", "second")
+    assert main(["data", str(tmp_path / "config.yaml"), *overrides, f"data.chat_template='{template}'"]) == 0
+    assert "first" not in capsys.readouterr().out
+
+
+def test_transcripts(tmp_path, capsys):
+    start = "\n\nHuman: q\n\nAssistant:"
+    rows = [{"chosen": start + " good", "rejected": start + " bad"}]
+    out = run(tmp_path, capsys, "dpo", rows, "data.transcript=true")
+    assert "<|user|>\\n\nq\\n\n<|assistant|>\\n\n\u27e6good<|endoftext|>\u27e7" in out
 
 
 def test_mistakes(tmp_path, capsys):

@@ -96,6 +96,15 @@ def test_chat_applies_the_template(capsys, folder, monkeypatch):
     assert seen == ["<|user|>\nhi\n<|assistant|>\n"]
 
 
+def test_a_rendered_prompt_that_is_wrapped_again_is_said(caplog, folder):
+    rendered = byte_tokenizer().apply_chat_template([{"role": "user", "content": "hi"}], True)
+    options = ["--greedy", "--max-new-tokens", "1"]
+    assert main(["generate", str(folder), rendered, *options]) == 0 and not caplog.messages
+    assert main(["generate", str(folder), "--chat", "hi", rendered, *options]) == 0
+    [told] = caplog.messages
+    assert "get a second wrapping" in told and told.endswith("(the first: prompt 2)")
+
+
 def test_stops(capsys, folder, tmp_path):
     arguments = ["generate", str(folder), "one", "--greedy", "--max-new-tokens", "8"]
     assert main(arguments) == 0
@@ -116,6 +125,25 @@ def test_stops(capsys, folder, tmp_path):
     capsys.readouterr()
     assert main(["generate", str(tmp_path / "model"), *arguments[2:]]) == 0
     assert capsys.readouterr().out == "[the model ended at once]\n"
+
+
+def test_context(capsys, tmp_path):
+    """The rotary scaling follows the context, not the rows at hand; the default is the model's longest row."""
+    scaling = {"rope_type": "dynamic", "factor": 4.0}
+    names = {"vocab_size": 320, "num_hidden_layers": 1, "max_position_embeddings": 16, "rope_scaling": scaling}
+    model, params = init_model(ModelConfig.from_hf(hf_config("llama", **names)), jax.random.key(0))
+    scaled = export_model(tmp_path / "model", model, noisy(params), byte_tokenizer())
+
+    def logp(*arguments):
+        output = tmp_path / "out.jsonl"
+        options = ["--max-new-tokens", "1", "--greedy", "--output", str(output), *arguments]
+        assert main(["generate", str(scaled), "some words", *options]) == 0
+        return json.loads(output.read_text())["logp"]
+
+    assert logp() == logp("--context", "16") != logp("--context", "64")
+    error = error_of(capsys, [scaled, "some words", "--max-new-tokens", 8, "--context", 17], 2)
+    assert "--context 17 is less than the longest prompt of 10 tokens with --max-new-tokens 8: give at least 18" in error
+    assert "--context 0 must be at least 1" in error_of(capsys, [scaled, "x", "--context", 0], 2)
 
 
 def test_errors(capsys, folder, tmp_path):

@@ -176,7 +176,21 @@ def test_plain_text_that_ends_with_a_stop_gets_no_eos() -> None:
         for example in (TextExample("q", text, ""), TextExample(None, text, "")):
             [row] = encode(example, tokenizer)
             assert (row.ids[-1] == EOS and row.ids[-2:] != [EOS, EOS]) == (added == 1 or text.endswith("<|endoftext|>"))
-            assert len(row.ids) == len(tokenizer.encode(text)) + added + (example.prompt is not None)
+            assert len(row.ids) == len(tokenizer.encode(text.rstrip() if not added else text)) + added + (
+                example.prompt is not None
+            )
+
+
+@pytest.mark.parametrize("tail", ["\n", "\n\n", " \n", "\n<|endoftext|>", "<|endoftext|><|endoftext|>", "\n<|reserved|>\n"])
+def test_a_rendered_completion_ends_with_its_stop(tail: str) -> None:
+    """As a rollout does, and as a row of the template: nothing behind it is trained on."""
+    tokenizer = byte_tokenizer()
+    tokenizer.stop_ids = (EOS, tokenizer.backend.token_to_id("<|reserved|>"))
+    text = "a <|reserved|> b<|reserved|>"  # one in the middle ends nothing
+    pair = PairExample("q", text + tail, "c" + tail, None, "")
+    for example in (TextExample("q", text + tail, ""), TextExample(None, text + tail, ""), pair):
+        row = encode(example, tokenizer)[0]
+        assert tokenizer.decode(row.ids).endswith(text) and row.trained[-1]
 
 
 def test_tools_and_kwargs_without_a_conversation_are_noted() -> None:
@@ -231,6 +245,48 @@ def test_keep_end() -> None:
     assert cut(ANSWER, max_length=100, max_prompt_len=3) == [PROMPT[7:] + ANSWER]
     assert cut(ANSWER, max_length=2) == [PROMPT[9:] + ANSWER[:1]]
     assert cut(LONG, prompt=[], max_length=6) == [LONG[:6]]
+
+
+def answers(*lengths: int) -> EncodedRow:
+    """Answers of so many tokens each, with 10 tokens of a question between them."""
+    ids: list[int] = []
+    trained: list[bool] = []
+    for number, length in enumerate(lengths):
+        gap = 10 if number else 0
+        ids += [1] * gap + [60 + number] * length
+        trained += [False] * gap + [True] * length
+    return EncodedRow(ids, trained)
+
+
+@pytest.mark.parametrize(
+    ("length", "completion", "kept_prompt", "kept_answers"),
+    [
+        (60, (20, 50), 60, 20),  # fits with the first answer: whole
+        (55, (20, 18, 40), 55, 20),
+        (80, (20, 18, 40), 80, 20),
+        (40, (20, 18, 40), 40, 48),  # as many answers as fit beside it
+        (90, (20, 18, 40), 52, 48),  # does not fit even so: what half of the row leaves
+        (55, (20, 18), 52, 48),  # nothing is lost beside half of the row: the start of the prompt goes
+        (60, (70, 5), 50, 50),  # the first answer alone is too long
+        (60, (70,), 50, 50),
+    ],
+)
+def test_later_answers_go_before_the_question(length, completion, kept_prompt, kept_answers) -> None:
+    prompt = list(range(100, 100 + length))
+    config = DataConfig(path="x", max_length=100)
+    row = answers(*completion)
+    for joined in (fit(prompt, [row], config)[0], fit(prompt, [row, answers(5)], config)[0]):
+        expected = prompt[length - kept_prompt :] + row.ids[:kept_answers]
+        assert joined[0].ids == expected
+        assert sum(joined[0].trained) == sum(row.trained[:kept_answers])
+
+
+def test_a_question_of_a_conversation_stays_whole_where_later_turns_go() -> None:
+    question, tokenizer = {"role": "user", "content": "q" * 60}, BYTES.with_chat_template(CHATML)
+    example = TextExample([question], [answer("A" * 5), USER, answer("B" * 60)], "f:1")
+    made = tokenize_chunk([example], tokenizer, DataConfig(path="x", max_length=100))
+    [whole] = encode(TextExample([question], [answer("A" * 5)], ""), tokenizer)
+    assert made.arrays[0].tolist() == whole.ids and made.shortened == 1
 
 
 def test_keep_start() -> None:

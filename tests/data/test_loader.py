@@ -189,9 +189,11 @@ def test_one_example_and_large_batches(tmp_path) -> None:
     assert few.batch(0).valid.sum() == 3 and few.batch(0).tokens.shape[0] == 50
 
 
-def test_few_shapes_and_little_padding(tmp_path) -> None:
+def test_few_shapes_and_little_padding(tmp_path, caplog) -> None:
     path = write(tmp_path / "t.jsonl", text_rows(600))
-    loader = text_loader(path, batch_size=8, num_buckets=3)
+    with caplog.at_level("INFO", "rlhf_jax"):
+        loader = text_loader(path, batch_size=8, num_buckets=3)
+    assert f"75 batches an epoch, tokens fill {100 * loader.padding_efficiency:.0f} % of their places" in caplog.text
     shapes = {(batch.tokens.shape, batch.scored.shape) for batch in map(loader.batch, range(3 * loader.batches_per_epoch))}
     assert len(loader.buckets) <= 3 and len(loader.scored_buckets) <= 2 and len(shapes) <= 6
     unsorted = text_loader(path, batch_size=8, num_buckets=3, length_window=1)

@@ -199,6 +199,35 @@ def test_a_lost_tail_is_noted() -> None:
     assert [(where, note.kind, note.detail) for where, note in made.notes] == [("f:1", LOST_TAIL, "'<think>\\n'")]
 
 
+BEGINS = ["<", "<b>bold</b>", "<th>head</th>", "<thinking> aloud", "<think", "<|User|> is a token", "It is four."]
+
+
+@pytest.mark.parametrize("text", BEGINS)
+@pytest.mark.parametrize("one_token", [False, True])
+def test_an_answer_that_begins_like_the_tail_keeps_its_first_characters(text: str, one_token: bool) -> None:
+    tokenizer = shaped_tokenizer(R1._replace(special=(*R1.special, "<think>")) if one_token else R1)
+    for history in ([user("Is <b> a tag?")], [user("<"), answer("<think>"), user("<think>?")]):
+        made = tokenize_chunk([TextExample(history, [answer(text)], "f:1")], tokenizer, CONFIG)
+        [row] = rows_of(made)
+        assert [tokenizer.decode(span) for span in spans(row)] == [text + "<|eos|>"]
+        assert tokenizer.decode(row.ids).endswith("<|Assistant|>" + text + "<|eos|>")
+        assert [(note.kind, note.detail) for _, note in made.notes] == [(LOST_TAIL, "'<think>\\n'")]
+
+
+@pytest.mark.parametrize("one_token", [False, True])
+@pytest.mark.parametrize("begin", ["<think>", "<think>\n", "<think>\n\n", "<think> "])
+def test_an_answer_that_begins_with_the_whole_tail_goes_on_behind_it(begin: str, one_token: bool) -> None:
+    """The generation prompt supplies it, whether it is one token or several; what follows it is trained on."""
+    tokenizer = shaped_tokenizer(R1._replace(special=(*R1.special, "<think>")) if one_token else R1)
+    made = tokenize_chunk([TextExample([user("2+2?")], [answer(begin + "Four")], "f:1")], tokenizer, CONFIG)
+    [row] = rows_of(made)
+    text = tokenizer.decode(row.ids)
+    assert text.startswith("<bos><|User|>2+2?<|Assistant|><think>\n") and text.count("<think>") == 1
+    [span] = spans(row)
+    assert tokenizer.decode(span).strip() == "Four<|eos|>"
+    assert made.notes == []
+
+
 def test_what_the_template_drops_is_noted() -> None:
     plain = chunk(shaped_tokenizer(DROPS_THOUGHTS), CONVERSATIONS["ua"])
     assert plain.notes == []

@@ -72,7 +72,7 @@ def test_the_split_does_not_depend_on_what_is_around(path):
         (
             {"prompt": "\n\nHuman: a\n\nAssistant:", "completion": " b"},
             {"conversational": True},
-            "the prompt is a transcript with turns of its own, no single question: leave data.conversational false",
+            "the prompt is a transcript with turns of its own, no single question: set data.transcript true",
         ),
         (
             {"prompt": [{"role": "system", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from rlhf_jax.io import COMPLETION_COLUMNS
 from rlhf_jax.rewards import PoolConfig, RewardConfig, TrainerState, make_rewards
 
 GRADERS = pathlib.Path(__file__).with_name("graders.py")
@@ -14,7 +15,7 @@ NAN = np.nan
 
 def _open(*functions, timeout=0.5, workers=2, **fields):
     configs = [RewardConfig(function=f"{GRADERS}:{function}", **fields) for function in functions]
-    return make_rewards(configs, PoolConfig(timeout=timeout, workers=workers))
+    return make_rewards(configs, PoolConfig(timeout=timeout, workers=workers), reserved=COMPLETION_COLUMNS)
 
 
 def _score(rewards, words, columns=None, **more):
@@ -94,7 +95,7 @@ def test_what_is_logged_completion_by_completion_is_put_together():
 
 def test_two_functions_that_log_the_same_column():
     configs = [RewardConfig(function=f"{GRADERS}:told", name=name) for name in ("one", "two")]
-    with make_rewards(configs, PoolConfig(workers=1)) as rewards:
+    with make_rewards(configs, PoolConfig(workers=1), reserved=COMPLETION_COLUMNS) as rewards:
         scores = _score(rewards, ["a"] * 2)
     assert sorted(scores.extra) == sorted(f"{label}/{name}" for label in ("one", "two") for name in ("shout", "size", "reward"))
     assert scores.metrics == {"one/length": 1.0, "two/length": 1.0}
