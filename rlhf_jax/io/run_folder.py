@@ -37,7 +37,7 @@ STEPS = ("training.max_steps:", "training.num_epochs:")
 """Changes that a run may go on with when they make more steps of it, which the loops judge."""
 EARLY = frozenset({LOCK, "log.txt", "config.yaml.tmp"})
 """What a start leaves that fails before it has loaded anything: no run yet."""
-PREPARED = EARLY | {"tokenizer", "cache", "metrics.jsonl.tmp"}
+PREPARED = EARLY | {"tokenizer", "cache", "tensorboard", "metrics.jsonl.tmp"}
 """What a start may leave that is refused before the configuration is written. Beside a lock, which no other program leaves
 in a folder, these are no run either."""
 
@@ -86,6 +86,7 @@ class RunFolder:
         check_may_start(config, resume_step)
         self._config, self._resume_step, self._live = config, resume_step, progress
         self._sinks: list[Sink] = []
+        self._accepted = False
         self._progress: Progress | None = None
         self._log_file: logging.Handler | None = None
         self._lock_file: IO[str] | None = None
@@ -115,20 +116,21 @@ class RunFolder:
         )
 
     def _accept(self) -> None:
-        """From here on the folder is this run's, with this configuration."""
+        """From here on the folder is this run's, with this configuration: replaced last, when nothing can fail any more."""
         resolved, options = self.path / "config.yaml.tmp", self._config.logging
         with naming(resolved):
             resolved.write_text(self._config.to_yaml(), encoding="utf-8")
-        os.replace(resolved, self.path / "config.yaml")
-        if self._resume_step is None:
-            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)  # of a start without a checkpoint
-        self._sinks = [JsonlSink(self.path / "metrics.jsonl", resume_step=self._resume_step)]
-        if options.tensorboard:
-            self._sinks.append(TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step))
         if options.wandb:
             name = options.wandb_name or self.path.name
             tree = self._config.to_tree()
             self._sinks.append(WandbSink(self.path, project=options.wandb_project, name=name, config=tree))
+        if self._resume_step is None:
+            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)  # of a start without a checkpoint
+        if options.tensorboard:
+            self._sinks.append(TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step))
+        self._sinks.insert(0, JsonlSink(self.path / "metrics.jsonl", resume_step=self._resume_step))
+        os.replace(resolved, self.path / "config.yaml")
+        self._accepted = True
 
     def start(self, *, total_steps: int, start_step: int | None = None) -> None:
         """The run is accepted: write config.yaml, open the metrics and the progress display.
@@ -147,7 +149,7 @@ class RunFolder:
 
         The time between sessions does not count, nor what was lost when one of them was killed.
         """
-        assert self._sinks, "`start` comes before the first row"
+        assert self._accepted, "`start` comes before the first row"
         metrics = {**metrics, "time/elapsed": time.perf_counter() - self._began}
         for sink in self._sinks:
             sink.write(step, metrics, split)
@@ -175,11 +177,11 @@ class RunFolder:
                 self._progress.__exit__(kind, error, trace)
 
         def conclude() -> None:
-            if error is not None and not self._sinks and self._resume_step is None:
+            if error is not None and not self._accepted and self._resume_step is None:
                 shutil.rmtree(self.path / "tokenizer", ignore_errors=True)  # of a run that never was
             if error is not None:
                 self._note_in_file(f"stopped: {type(error).__name__}: {' '.join(str(error).split())}")
-            elif self._config.logging.plot and self._sinks and read_metrics(self.path / "metrics.jsonl"):
+            elif self._config.logging.plot and self._accepted and read_metrics(self.path / "metrics.jsonl"):
                 with naming(self.path / "metrics.png"):
                     _log.info("plot of the metrics: %s", plot_run(self.path))
 

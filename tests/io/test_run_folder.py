@@ -9,7 +9,17 @@ import sys
 import pytest
 
 from rlhf_jax.config import Config, make_config
-from rlhf_jax.io import JsonlSink, MetricsError, Progress, RunFolder, RunFolderError, describe_metrics, plot_run, read_metrics
+from rlhf_jax.io import (
+    JsonlSink,
+    MetricsError,
+    Progress,
+    RunFolder,
+    RunFolderError,
+    describe_metrics,
+    plot_run,
+    read_metrics,
+    run_folder,
+)
 
 
 def config(path, **changes: str) -> Config:
@@ -230,6 +240,21 @@ def test_a_start_that_failed_early_can_be_repeated_with_another_configuration(tm
     with pytest.raises(RunFolderError, match="holds no config.yaml"):
         run(tmp_path / "model")
     assert (tmp_path / "model" / "tokenizer").is_dir()
+
+
+def test_a_service_that_refuses_leaves_the_earlier_session_as_it_was(tmp_path, monkeypatch):
+    quiet = {"logging__plot": "false", "logging__tensorboard": "false"}
+    run(tmp_path / "run", **quiet)
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+
+    def refuse(*arguments, **options):
+        raise MetricsError("no login")
+
+    monkeypatch.setattr(run_folder, "WandbSink", refuse)
+    with pytest.raises(MetricsError, match="no login"):
+        run(tmp_path / "run", resume_step=2, logging__wandb="true", **quiet)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+    assert [row["step"] for row in read_metrics(tmp_path / "run") if row["split"] == "train"] == [1, 2, 3]
 
 
 def test_a_refused_start_leaves_the_earlier_session_as_it_was(tmp_path):
