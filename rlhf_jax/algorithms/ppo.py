@@ -44,8 +44,9 @@ class PPOConfig:
     head: ClassVar[str | None] = "value"
     summary: ClassVar[str] = "proximal policy optimisation with a critic and a KL penalty in the reward"
     learning_rate: ClassVar[float] = 1e-6
-    """Default of `optimizer.learning_rate`: actors of verl and OpenRLHF use 1e-6 (their critics 1e-5 and 9e-6, see
-    `critic_learning_rate`), TRL 3e-6 for both."""
+    """Default of `optimizer.learning_rate`: actors of verl and OpenRLHF use 1e-6, TRL 3e-6 for both models."""
+    default_critic_learning_rate: ClassVar[float] = 1e-5
+    """Default of `critic_learning_rate` beside it: verl's (OpenRLHF has 9e-6). A critic learns a new head from scratch."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -73,7 +74,8 @@ class PPOConfig:
     critic: Literal["separate", "shared"] = "separate"
     """separate: a model of its own (parameters {"policy", "critic"}); shared: a value head on the policy's trunk."""
     critic_learning_rate: float | None = None
-    """Peak learning rate of a separate critic; null: optimizer.learning_rate."""
+    """Peak learning rate of a separate critic; null: optimizer.learning_rate where that is given, so that one number sets the
+    pace of a small run; where neither is given 1e-5 (verl's), ten times the policy's 1e-6."""
     critic_warmup: int = 0
     """Optimizer steps in the beginning that train a separate critic alone."""
     temperature: float = 1.0

@@ -17,7 +17,7 @@ exit codes:
   2    mistake on the command line or in the configuration
   3    the data cannot be used
   4    the model or the checkpoint cannot be read or written
-  5    training failed: the loss or the gradients stay non-finite
+  5    training failed: the loss or the gradients stay non-finite, or the rewards do not grade
   130  interrupted by Ctrl-C or SIGTERM after saving; the same command goes on from there
 """
 ERROR_CODES = {
@@ -30,6 +30,8 @@ ERROR_CODES = {
     "rlhf_jax.models.rope.RopeError": 4,
     "rlhf_jax.io.errors.CheckpointError": 4,
     "rlhf_jax.loops.errors.TrainingError": 5,
+    "rlhf_jax.rewards.errors.RewardError": 5,
+    "rlhf_jax.rewards.errors.RewardProcessError": 5,
 }
 """Exception class -> exit code. By name, so that a mistake in the configuration does not wait for imports."""
 

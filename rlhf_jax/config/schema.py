@@ -97,6 +97,8 @@ class Config:
             rate = default_learning_rate(type(self.algorithm))
             rate = DEFAULT_LEARNING_RATE if rate is None else rate
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, learning_rate=rate))
+            if isinstance(self.algorithm, PPOConfig):
+                object.__setattr__(self, "algorithm", with_critic_rate(self.algorithm))
         if not self.run_dir:
             raise ValueError("run_dir is empty; give the folder of the run, for example run_dir=runs/dpo")
         if not 0 <= self.seed <= MAX_SEED:
@@ -234,6 +236,13 @@ class Config:
             for key in sorted(old.keys() | new.keys())
             if repr(old.get(key)) != repr(new.get(key))
         ]
+
+
+def with_critic_rate(algorithm: PPOConfig) -> PPOConfig:
+    """PPO with the learning rate of a critic of its own, where none is given and the policy's is the default too."""
+    if algorithm.critic != "separate" or algorithm.critic_learning_rate is not None:
+        return algorithm
+    return dataclasses.replace(algorithm, critic_learning_rate=algorithm.default_critic_learning_rate)
 
 
 def check_judges(key: str, named: str | Sequence[str] | None, rewards: Sequence[RewardConfig]) -> None:

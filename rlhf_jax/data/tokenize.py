@@ -75,6 +75,8 @@ def data_fingerprint(config: DataConfig, tokenizer: FastTokenizer, kind: Kind, s
     """
     source = (eval_source(config) if split == "eval" else None) or train_source(config)
     options = {key: value for key, value in dataclasses.asdict(config).items() if key not in _PLACE + _SHAPE}
+    # A stop ends answers that are trained on as they stand in the data; prompts are the same whatever ends their completions.
+    tokenizer = tokenizer.without_stops() if kind == "prompts" else tokenizer
     identity = [tokenizer.fingerprint(), list(tokenizer.stop_ids)]
     content = [_VERSION, kind, split, source_fingerprint(source, kind), *identity, options]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

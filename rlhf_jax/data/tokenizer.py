@@ -147,6 +147,10 @@ class FastTokenizer:
         config = {**self.config, "stop_strings": list(dict.fromkeys(strings))} if strings else self.config
         return FastTokenizer(self.backend, config, {**merged, "eos_token_id": list(dict.fromkeys(named))})
 
+    def without_stops(self) -> "FastTokenizer":
+        """The same tokenizer with EOS as its only stop, and without sampling defaults of a folder."""
+        return FastTokenizer(self.backend, {name: value for name, value in self.config.items() if name != "stop_strings"})
+
     def _elsewhere(self, text: str, token: int) -> bool:
         """Whether another token contains a text, as it is decoded or as it stands in the vocabulary."""
         ids = [other for other in self._ids - self._special if other != token]

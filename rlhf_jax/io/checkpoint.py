@@ -329,7 +329,7 @@ class Checkpointer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self.close()
-        except CheckpointError as failed:
+        except Exception as failed:  # orbax's own too
             if error is None:
                 raise
             _log.warning("%s", failed)  # must not take the place of what went wrong before

@@ -25,10 +25,13 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
+
+from rlhf_jax.io.disk import naming
 
 _log = logging.getLogger(__name__)
 SHOWN_CHARACTERS = 200
@@ -104,8 +107,14 @@ class CompletionsWriter:
     def __enter__(self) -> "CompletionsWriter":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.flush()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.flush()
+        except Exception as failed:
+            if error is None:
+                raise
+            # must not take the place of what went wrong before
+            _log.warning("closing %s: %s", self._folder, " ".join(str(failed).split()))
 
     def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Takes the rows of one generation batch or of an evaluation.
@@ -236,16 +245,17 @@ class CompletionsWriter:
             return [json.loads(line) for line in file]
 
     def _write(self, path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        if path.suffix == ".parquet":
-            arrays = {name: pyarrow.array([row.get(name) for row in rows], kind) for name, kind in self._types.items()}
-            pyarrow.parquet.write_table(pyarrow.table(arrays), temporary)
-        else:
-            with temporary.open("w", encoding="utf-8") as file:
-                for row in rows:
-                    file.write(json.dumps({name: row.get(name) for name in self._types}, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".parquet":
+                arrays = {name: pyarrow.array([row.get(name) for row in rows], kind) for name, kind in self._types.items()}
+                pyarrow.parquet.write_table(pyarrow.table(arrays), temporary)
+            else:
+                with temporary.open("w", encoding="utf-8") as file:
+                    for row in rows:
+                        file.write(json.dumps({name: row.get(name) for name in self._types}, ensure_ascii=False) + "\n")
+            os.replace(temporary, path)
 
 
 def log_completions(

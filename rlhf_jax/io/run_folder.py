@@ -36,7 +36,10 @@ LOCK = ".lock"
 STEPS = ("training.max_steps:", "training.num_epochs:")
 """Changes that a run may go on with when they make more steps of it, which the loops judge."""
 EARLY = frozenset({LOCK, "log.txt", "config.yaml.tmp"})
-"""What a start leaves that fails before the configuration is written: no run yet."""
+"""What a start leaves that fails before it has loaded anything: no run yet."""
+PREPARED = EARLY | {"tokenizer", "cache", "tensorboard", "metrics.jsonl.tmp"}
+"""What a start may leave that is refused before the configuration is written. Beside a lock, which no other program leaves
+in a folder, these are no run either."""
 
 
 class RunFolderError(ValueError):
@@ -65,6 +68,9 @@ class RunConfig(Protocol):
 class RunFolder:
     """Everything but checkpoints that a run writes, as a context manager.
 
+    Entering takes the folder and opens log.txt. Until `start`, when everything that may refuse the run has been asked, what an
+    earlier session left is as it was: config.yaml and metrics.jsonl.
+
     Args:
         config: the run's configuration.
         resume_step: step of the checkpoint that the run goes on from, None to start. Rows after it are dropped.
@@ -80,6 +86,7 @@ class RunFolder:
         check_may_start(config, resume_step)
         self._config, self._resume_step, self._live = config, resume_step, progress
         self._sinks: list[Sink] = []
+        self._accepted = False
         self._progress: Progress | None = None
         self._log_file: logging.Handler | None = None
         self._lock_file: IO[str] | None = None
@@ -100,33 +107,39 @@ class RunFolder:
         with naming(self.path / "log.txt"):
             self._open_log()
         if self._resume_step is None:
-            for leftover in ("tokenizer", "tensorboard"):  # of a start that failed before its first checkpoint
-                shutil.rmtree(self.path / leftover, ignore_errors=True)
-        resolved, options = self.path / "config.yaml.tmp", self._config.logging
+            shutil.rmtree(self.path / "tokenizer", ignore_errors=True)  # of a start that failed before its first checkpoint
         if self._resume_step is not None:
             self._began -= seconds_until(self.path / "metrics.jsonl", self._resume_step)
             warn_of_lost_rows(self.path, self._resume_step, log_every(self.path / "config.yaml"))
-        with naming(resolved):
-            resolved.write_text(self._config.to_yaml(), encoding="utf-8")
-        os.replace(resolved, self.path / "config.yaml")
-        self._sinks = [JsonlSink(self.path / "metrics.jsonl", resume_step=self._resume_step)]
-        if options.tensorboard:
-            self._sinks.append(TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step))
-        if options.wandb:
-            name = options.wandb_name or self.path.name
-            tree = self._config.to_tree()
-            self._sinks.append(WandbSink(self.path, project=options.wandb_project, name=name, config=tree))
         _log.info(
             "run folder %s: %s", self.path, "start" if self._resume_step is None else f"resume after step {self._resume_step}"
         )
 
+    def _accept(self) -> None:
+        """From here on the folder is this run's, with this configuration: replaced last, when nothing can fail any more."""
+        resolved, options = self.path / "config.yaml.tmp", self._config.logging
+        with naming(resolved):
+            resolved.write_text(self._config.to_yaml(), encoding="utf-8")
+        if options.wandb:
+            name = options.wandb_name or self.path.name
+            tree = self._config.to_tree()
+            self._sinks.append(WandbSink(self.path, project=options.wandb_project, name=name, config=tree))
+        if self._resume_step is None:
+            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)  # of a start without a checkpoint
+        if options.tensorboard:
+            self._sinks.append(TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step))
+        self._sinks.insert(0, JsonlSink(self.path / "metrics.jsonl", resume_step=self._resume_step))
+        os.replace(resolved, self.path / "config.yaml")
+        self._accepted = True
+
     def start(self, *, total_steps: int, start_step: int | None = None) -> None:
-        """Open the progress display, once the number of steps is known.
+        """The run is accepted: write config.yaml, open the metrics and the progress display.
 
         Args:
             total_steps: of the whole run.
             start_step: where this session starts; None: at `resume_step`, or at 0.
         """
+        self._accept()
         start = start_step or self._resume_step or 0
         self._progress = Progress(total_steps, start_step=start, live=self._live, description=self.path.name)
         self._progress.__enter__()
@@ -136,6 +149,7 @@ class RunFolder:
 
         The time between sessions does not count, nor what was lost when one of them was killed.
         """
+        assert self._accepted, "`start` comes before the first row"
         metrics = {**metrics, "time/elapsed": time.perf_counter() - self._began}
         for sink in self._sinks:
             sink.write(step, metrics, split)
@@ -163,9 +177,11 @@ class RunFolder:
                 self._progress.__exit__(kind, error, trace)
 
         def conclude() -> None:
+            if error is not None and not self._accepted and self._resume_step is None:
+                shutil.rmtree(self.path / "tokenizer", ignore_errors=True)  # of a run that never was
             if error is not None:
                 self._note_in_file(f"stopped: {type(error).__name__}: {' '.join(str(error).split())}")
-            elif self._config.logging.plot and read_metrics(self.path / "metrics.jsonl"):
+            elif self._config.logging.plot and self._accepted and read_metrics(self.path / "metrics.jsonl"):
                 with naming(self.path / "metrics.png"):
                     _log.info("plot of the metrics: %s", plot_run(self.path))
 
@@ -287,7 +303,8 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
     path, resume = pathlib.Path(config.run_dir), config.checkpoint.resume
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"run_dir={path} is a file; give a folder")
-    used = path.is_dir() and any(child.name not in EARLY for child in path.iterdir())
+    names = {child.name for child in path.iterdir()} if path.is_dir() else set()
+    used = not names <= (PREPARED if LOCK in names else EARLY)
     if resume == "never" and used:
         raise RunFolderError(f"run_dir={path} is not empty and checkpoint.resume=never; give another run_dir, or resume=auto")
     if resume == "must" and resume_step is None:

@@ -10,6 +10,8 @@ from rlhf_jax.io import Checkpointer, RunFolder, read_metrics
 _log = logging.getLogger(__name__)
 GRADED = 0.9
 """Share of the held-out completions that must be graded for a checkpoint to be ranked."""
+_TOO_MANY = 1 - GRADED + 1e-9
+"""Share that could not be graded, for all that rounds to the limit; from here on none is ranked."""
 
 
 class Evaluations:
@@ -20,15 +22,27 @@ class Evaluations:
       folder: whose metrics say what earlier sessions evaluated.
       checkpointer: which is told the metric that decides.
       total_steps: of the run.
+      upto: the step that the run goes on from: what is later in the metrics was lost, and is made again; None: nothing is.
+      planned: the last step of the earlier sessions, which is evaluated although the run is longer now; None: none.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, checkpointer: Checkpointer, *, total_steps: int) -> None:
-        self._config, self._folder, self._checkpointer = config, folder, checkpointer
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        checkpointer: Checkpointer,
+        *,
+        total_steps: int,
+        upto: int | None = None,
+        planned: int | None = None,
+    ) -> None:
+        self._config, self._checkpointer = config, checkpointer
         self._metric = config.checkpoint.best_metric
-        self._total_steps, self._every = total_steps, config.training.eval_every
+        self._last, self._every = (0, total_steps, planned), config.training.eval_every
         path = folder.path / "metrics.jsonl"
         rows = read_metrics(path) if path.exists() else []
-        self._made = {int(row["step"]): row for row in rows if row["split"] == "eval"}
+        rows = [row for row in rows if row["split"] == "eval" and (upto is None or row["step"] <= upto)]
+        self._made = {int(row["step"]): row for row in rows}
         self._best: int | None = None
         self._best_value: float | None = None
 
@@ -59,7 +73,7 @@ class Evaluations:
 
     def is_due(self, step: int) -> bool:
         """Whether the configuration asks for an evaluation after this step (0: before the first)."""
-        return step in (0, self._total_steps) or (self._every > 0 and step % self._every == 0)
+        return step in self._last or (self._every > 0 and step % self._every == 0)
 
     @property
     def steps(self) -> frozenset[int]:
@@ -119,19 +133,20 @@ class Evaluations:
         value = self._checkpointer.rated(best)
         run_dir = self._config.run_dir
         _log.info(
-            "best checkpoint: step %d, %s=%.6g; to get it: rlhf-jax export %s FOLDER --best (export/ holds the last one)",
+            "best checkpoint%s: step %d, %s=%.6g; to get it: rlhf-jax export %s FOLDER --best (export/ holds the last one)",
+            " of those kept" if self._config.checkpoint.keep_best == 0 else "",
             best,
             self._metric,
             value,
             run_dir,
         )
+        if self._config.checkpoint.keep_best == 0 and self._best_evaluation() not in (None, best):
+            _log.warning("%s, whose checkpoint is gone or never was: checkpoint.keep_best=1 keeps such a one", self._told())
 
     def _rate(self, step: int, metrics: dict[str, float], *, delete: bool = True) -> None:
         assert self._metric is not None
-        of_samples = "sampled" in self._metric or "@" in self._metric
-        ungraded = metrics.get("rewards/ungraded_sampled" if of_samples else "rewards/ungraded", 0.0)
-        value = metrics.get(self._metric)
-        if 1 - ungraded < GRADED - 1e-9:
+        ungraded, value = self._ungraded(metrics), self._value(metrics)
+        if ungraded >= _TOO_MANY:
             _log.warning(
                 "step %d is not ranked by %s: %.0f %% of its held-out completions could not be graded (at most %.0f %%)",
                 step,
@@ -140,7 +155,7 @@ class Evaluations:
                 100 * (1 - GRADED),
             )
             return
-        if value is None or value != value:
+        if value is None:
             _log.warning("step %d is not ranked: its evaluation has no %s", step, self._metric)
             return
         self._checkpointer.rate(step, {self._metric: value}, delete=delete)
@@ -154,4 +169,26 @@ class Evaluations:
         return value >= self._best_value if self._config.checkpoint.mode == "max" else value <= self._best_value
 
     def _told(self) -> str:
-        return f"best so far: step {self._best}, {self._metric}={self._best_value:.6g}"
+        """The best step so far. Without `keep_best` no checkpoint is promised: it is that of the best evaluation."""
+        best, value = self._best, self._best_value
+        if self._config.checkpoint.keep_best == 0 and (best := self._best_evaluation()) is not None:
+            value = self._made[best][self._metric or ""]
+            return f"best evaluation so far: step {best}, {self._metric}={value:.6g}"
+        return f"best so far: step {best}, {self._metric}={value:.6g}"
+
+    def _best_evaluation(self) -> int | None:
+        """Of all evaluations that can be ranked, those of steps without a checkpoint included; None when there is none."""
+        graded = {step: metrics for step, metrics in self._made.items() if self._ungraded(metrics) < _TOO_MANY}
+        known = {step: value for step, metrics in graded.items() if (value := self._value(metrics)) is not None}
+        sign = 1 if self._config.checkpoint.mode == "max" else -1
+        return max(known, key=lambda step: (sign * known[step], step), default=None)
+
+    def _ungraded(self, metrics: dict[str, float]) -> float:
+        """Share of the completions behind the metric that could not be graded."""
+        of_samples = "sampled" in (self._metric or "") or "@" in (self._metric or "")
+        return metrics.get("rewards/ungraded_sampled" if of_samples else "rewards/ungraded", 0.0)
+
+    def _value(self, metrics: dict[str, float]) -> float | None:
+        """The metric that decides; None where there is none, or no number."""
+        value = metrics.get(self._metric or "")
+        return None if value is None or value != value else value

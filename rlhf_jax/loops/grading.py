@@ -131,6 +131,8 @@ class Grader:
         """
         size = len(grades.total) // len(prompts.prompts)
         columns = {name: [value for value in values for _ in range(size)] for name, values in prompts.columns.items()}
+        if grades.opened.any():  # the answers are read as the rewards read them
+            columns[OPENED_COLUMN] = grades.opened.tolist()
         if problem := self._watch.note(grades.total, grades.scores, grades.texts, columns):
             raise TrainingError(problem)
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,13 +27,23 @@ class Answers(NamedTuple):
     """bool [N, k]: the completion starts inside a block ``<think>`` that its prompt opened."""
     failures: dict[str, int]
     """"label/kind" -> completions."""
+    extra: dict[str, list[Any]] = {}
+    """Columns that reward functions logged, N * k values each; None where there is none."""
+    logged: dict[str, list[float]] = {}
+    """"label/name" -> what reward functions logged as a metric, one mean per batch."""
 
 
 def join_answers(batches: Sequence[Answers]) -> Answers:
     """The completions of several batches of prompts."""
     failures: Counter[str] = Counter()
+    logged: dict[str, list[float]] = {}
+    extra: dict[str, list[Any]] = {name: [] for batch in batches for name in batch.extra}
     for batch in batches:
         failures.update(batch.failures)
+        for name, values in batch.logged.items():
+            logged.setdefault(name, []).extend(values)
+        for name, column in extra.items():
+            column += batch.extra.get(name, [None] * len(batch.texts))
     return Answers(
         np.concatenate([batch.total for batch in batches]),
         np.concatenate([batch.parts for batch in batches]),
@@ -42,6 +52,8 @@ def join_answers(batches: Sequence[Answers]) -> Answers:
         [text for batch in batches for text in batch.texts],
         np.concatenate([batch.opened for batch in batches]),
         dict(failures),
+        extra,
+        logged,
     )
 
 
@@ -125,8 +137,10 @@ def majority(answers: np.ndarray, right: np.ndarray) -> float:
 def _rewards(answers: Answers, name: str, suffix: str) -> dict[str, float]:
     """The mean reward, and what could not be graded."""
     graded = ~np.isnan(answers.total)
-    failed = {f"rewards/failed{suffix}/{kind}": float(count) for kind, count in answers.failures.items()}
-    return _mean(f"rewards/{name}", answers.total[graded]) | {f"rewards/ungraded{suffix}": float(1 - graded.mean())} | failed
+    further = {f"rewards/failed{suffix}/{kind}": float(count) for kind, count in answers.failures.items()}
+    for label, values in answers.logged.items():
+        further |= _mean(f"rewards/{label}{suffix}", values)
+    return _mean(f"rewards/{name}", answers.total[graded]) | {f"rewards/ungraded{suffix}": float(1 - graded.mean())} | further
 
 
 def _mean(name: str, values: np.ndarray | Sequence[float]) -> dict[str, float]:

@@ -41,7 +41,8 @@ def evaluate_prompts(
     Returns:
       Metrics rewards/greedy and rewards/sampled (mean total reward of what was graded), rewards/ungraded and
       rewards/failed/NAME/KIND of the greedy completions, rewards/ungraded_sampled and rewards/failed_sampled/NAME/KIND of the
-      sampled ones, length/greedy, length/truncated_greedy; where a reward says right or wrong also accuracy/greedy,
+      sampled ones, rewards/NAME/METRIC and rewards/NAME/METRIC_sampled (means of what reward functions log by `log_metric`),
+      length/greedy, length/truncated_greedy; where a reward says right or wrong also accuracy/greedy,
       accuracy/mean@k (share of right samples), accuracy/pass@k (share of prompts with a right sample) and accuracy/maj@k (share
       whose most frequent answer is right), each over what was judged; nothing without held-out prompts, or when stopped.
     """
@@ -117,6 +118,8 @@ def _answers(grades: Grades, rollout: Rollout, real: int) -> Answers:
         grades.texts,
         grouped(grades.opened),
         grades.failures,
+        {} if grades.scores is None else grades.scores.extra,
+        {} if grades.scores is None else {name: [value] for name, value in grades.scores.metrics.items()},
     )
 
 
@@ -136,4 +139,5 @@ def _columns(names: Sequence[str], shown: Sequence[Any], answers: Answers, *, gr
         "reward": answers.total.reshape(-1).tolist(),
         "tokens": answers.length.reshape(-1).tolist(),
         "truncated": answers.truncated.reshape(-1).tolist(),
+        **answers.extra,
     }

@@ -17,10 +17,10 @@ from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, per_documen
 from rlhf_jax.loops.interrupt import StopRequest
 from rlhf_jax.loops.place import needs_blocking, place_batch
 from rlhf_jax.loops.reference import params_fingerprint, precision_of, reference_logps
-from rlhf_jax.loops.resume import Source, check_same_run, log_growth, take_state
+from rlhf_jax.loops.resume import Source, check_same_run, earlier_sessions, log_growth, take_state
 from rlhf_jax.loops.setup import Setup, load_reference, watch_movement
 from rlhf_jax.sharding import replicated
-from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state, make_update_step
+from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state, make_update_step, schedule_count
 from rlhf_jax.types import Metrics, Params
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def make_train_step(setup: Setup, shardings: Any) -> Callable[[TrainState, Param
     def train_step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
         key, step_key = jax.random.split(state.key)
         batch, aux, prepared = algorithm.prepare(batch, state.aux)
-        lr = setup.schedule(state.step - state.skipped[1])
+        lr = setup.schedule(schedule_count(state.opt_state))
         state, metrics = update(state._replace(key=key, aux=aux), frozen, batch, step_key)
         return state, prepared | metrics | {"lr": lr}
 
@@ -94,12 +94,12 @@ def start(setup: Setup, checkpointer: Checkpointer, source: Source | None, refer
     abstract, shardings = abstract_sharded_state(setup.params, setup.tx, key, **options)
     if not source.is_other:
         check_same_run(source.meta, same_run(setup, references), setup.run_dir)
-    log_growth(config, source, setup.total_steps)
     jax.tree.map(lambda x: x.delete(), setup.params)  # the checkpoint's take their place
     if source.is_other:
         state, _, _ = take_state(source, abstract, tx=setup.tx, shardings=shardings, aux=aux)
     else:
         state, _ = checkpointer.restore(source.step, abstract)
+    log_growth(config, source, setup.total_steps, count=int(schedule_count(state.opt_state)))
     return state, shardings
 
 
@@ -124,11 +124,12 @@ def train_offline(
       CheckpointError: a checkpoint could not be read or written.
     """
     config, training = setup.config, setup.config.training
-    evaluations = Evaluations(config, folder, checkpointer, total_steps=setup.total_steps)
+    evaluations = Evaluations(config, folder, checkpointer, total_steps=setup.total_steps, **earlier_sessions(source))
     evaluations.check(None)
     references = make_references(setup)
     state, shardings = start(setup, checkpointer, source, references)
     step = int(state.step)
+    folder.start(total_steps=setup.total_steps, start_step=step)
     train_step, eval_step = (
         make_train_step(setup, shardings),
         jax.jit(make_eval_step(setup.algorithm, per_document=per_document(config))),

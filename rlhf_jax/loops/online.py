@@ -19,7 +19,7 @@ from rlhf_jax.config import algorithm_name
 from rlhf_jax.io import Checkpointer, CompletionsWriter, Resumed, RunFolder, log_completions
 from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.collect import Collected, Position, collect, trainer_state
-from rlhf_jax.loops.errors import TrainingError
+from rlhf_jax.loops.errors import ENDING, TrainingError, save_first
 from rlhf_jax.loops.groups import Groups, make_batch
 from rlhf_jax.loops.held_out_metrics import metric_names
 from rlhf_jax.loops.held_out_prompts import evaluate_prompts
@@ -28,10 +28,10 @@ from rlhf_jax.loops.online_setup import OnlineSetup, warmup_updates
 from rlhf_jax.loops.online_step import make_online_update, make_score_step
 from rlhf_jax.loops.place import place_batch
 from rlhf_jax.loops.reference import params_fingerprint
-from rlhf_jax.loops.resume import Source, check_same_run, log_growth, reward_digests, take_state
+from rlhf_jax.loops.resume import Source, check_same_run, earlier_sessions, log_growth, reward_digests, take_state
 from rlhf_jax.loops.setup import watch_movement
 from rlhf_jax.sharding import replicated
-from rlhf_jax.training import MovementCheck, TrainState, abstract_sharded_state, make_sharded_state
+from rlhf_jax.training import MovementCheck, TrainState, abstract_sharded_state, make_sharded_state, schedule_count
 from rlhf_jax.types import Key, Params
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def train_online(
     config, training = setup.config, setup.config.training
     frozen = setup.frozen
     identity = same_online_run(setup)
-    evaluations = Evaluations(config, folder, checkpointer, total_steps=setup.total_steps)
+    evaluations = Evaluations(config, folder, checkpointer, total_steps=setup.total_steps, **earlier_sessions(source))
     evaluations.check(metric_names(setup.grader.held_out, config.evaluation.samples))
     now, shardings = start(setup, checkpointer, source, identity)
     score, update = make_score_step(setup), make_online_update(setup, shardings)
@@ -91,14 +91,19 @@ def train_online(
     is_resumed = source is not None and not source.is_other
     saved, ended = (now.step if is_resumed else None), None
     resumed = Resumed(now.step, now.position.draws, evaluations.steps) if is_resumed else None
-    table = CompletionsWriter(
-        folder.path / "completions",
-        kind=config.logging.save_completions,
-        rewards=setup.grader.names,
-        group_size=setup.group_size,
-        resumed=resumed,
-    )
-    with setup.grader, table as completions, StopRequest() as stop:
+
+    def accepted() -> CompletionsWriter:
+        """The run's files, once the reward functions are loaded too and nothing refuses the run any more."""
+        folder.start(total_steps=setup.total_steps, start_step=now.step)
+        return CompletionsWriter(
+            folder.path / "completions",
+            kind=config.logging.save_completions,
+            rewards=setup.grader.names,
+            group_size=setup.group_size,
+            resumed=resumed,
+        )
+
+    with setup.grader, accepted() as completions, StopRequest() as stop:
 
         def stopped() -> bool:
             return stop.signum is not None
@@ -128,8 +133,8 @@ def train_online(
                 collected = collect(
                     setup, params, now.pending, now.position, step=now.step, stopped=stopped, record=completions.add
                 )
-            except TrainingError:  # what was learnt until now is not lost
-                checkpoint()
+            except ENDING:  # what was learnt until now is not lost
+                save_first(checkpoint)
                 raise
             now = now._replace(pending=collected.pending, position=collected.position)
             ended = collected.ended
@@ -202,7 +207,6 @@ def start(
     meta = source.meta
     if not source.is_other:
         check_same_run(meta, identity, setup.run_dir)
-    log_growth(config, source, setup.total_steps, updates=setup.updates_per_step, warmup=warmup_updates(config))
     jax.tree.map(lambda x: x.delete(), setup.params)  # the checkpoint's take their place
     whole = replicated(setup.mesh)
     held = pending_arrays(setup, setup.filler(max(meta["pending"], 1)))
@@ -213,8 +217,11 @@ def start(
     if others_grade:  # what was seen of the rewards by now says nothing about these
         position = position._replace(tasks={})
     if source.is_other:
-        state, further, _ = take_state(source, wanted, tx=setup.tx, shardings=shardings, aux=setup.algorithm.aux)
-        fits = further.get("pending") if not others_grade and setup.data_start != source.step else None
+        state, further, _ = take_state(
+            source, wanted, tx=setup.tx, shardings=shardings, aux=setup.algorithm.aux, resting=warmup_updates(config)
+        )
+        others_groups = others_grade or source.changed("rollout.stop") or setup.data_start == source.step
+        fits = None if others_groups else further.get("pending")
         pending = taken_groups(source, fits)
         if setup.data_start == source.step:  # places and numbers of prompts are those of other data
             position = Position(draws=position.draws)
@@ -222,6 +229,8 @@ def start(
         snapshot, _ = checkpointer.restore(source.step, wanted)
         state = TrainState(**{name: value for name, value in snapshot._asdict().items() if name != "pending"})
         pending = snapshot.pending
+    count = int(schedule_count(state.opt_state))
+    log_growth(config, source, setup.total_steps, count=count, updates=setup.updates_per_step, warmup=warmup_updates(config))
     if pending is None:
         return Progress(state, setup.filler(0), position._replace(tally={}, carried=()), source.step), shardings
     groups = Groups(**{name: np.asarray(value) for name, value in pending.items()}).take(slice(0, meta["pending"]))
@@ -311,8 +320,8 @@ def report(setup: OnlineSetup, now: Progress, collected: Collected, values: dict
       TrainingError: too many updates in a row were skipped.
     """
     training = setup.config.training
-    updates = int(now.state.step) - int(now.state.skipped[1])
-    values = collected.metrics | values | {"lr": float(setup.schedule(max(updates - 1 - warmup_updates(setup.config), 0)))}
+    count = int(schedule_count(now.state.opt_state))  # 0: no update has moved the policy yet
+    values = collected.metrics | values | {"lr": float(setup.schedule(count - 1)) if count else 0.0}
     in_a_row, most = int(values["update/skipped_in_a_row"]), training.max_nonfinite * setup.updates_per_step
     if values["update/skipped"]:
         _log.warning("step %d: the loss or a gradient is not finite; update skipped (%d in a row)", now.step, in_a_row)

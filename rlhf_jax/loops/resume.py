@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import optax
 
 from rlhf_jax.algorithms import algorithm_config
-from rlhf_jax.config import Config, algorithm_name
+from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
+from rlhf_jax.data import load_tokenizer
 from rlhf_jax.data.digest import file_digest
 from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError
 from rlhf_jax.io.run_folder import start_from_command
 from rlhf_jax.models import local_folder
 from rlhf_jax.rewards.registry import MODEL, model_path
 from rlhf_jax.rewards.trust import fingerprint, untrusted
-from rlhf_jax.training import TrainState, make_schedule
+from rlhf_jax.training import TrainState, make_schedule, with_updates
 
 _log = logging.getLogger(__name__)
 FREE = ("rewards", "total_steps", "data_start")
@@ -115,12 +116,20 @@ def check_kind(config: Config, source: Source) -> None:
 
 
 def take_tokenizer(config: Config, source: Source | None) -> None:
-    """Another run's own tokenizer goes into the new run folder, unless the configuration asks for a different one."""
+    """Another run's own tokenizer goes into the new run folder, unless the configuration asks for a different one.
+
+    What ends an answer is the new run's `rollout.stop`, beside the tokenizer's and the model's own stops.
+    """
     if source is None or not source.is_other or source.changed("tokenizer", "data.chat_template", "model.path"):
         return
     ours, theirs = pathlib.Path(config.run_dir) / "tokenizer", source.run_dir / "tokenizer"
-    if theirs.is_dir() and not ours.exists():
+    if not theirs.is_dir() or ours.exists():
+        return
+    if not source.changed("rollout.stop"):
         shutil.copytree(theirs, ours)
+    elif trained_vocab_size(config.tokenizer) is not None:
+        load_tokenizer(theirs).without_stops().save(ours)
+    # any other is read again from where the other run had it, without that run's `rollout.stop`
 
 
 def data_start(source: Source | None, data: str, *, in_batches: bool) -> int:
@@ -141,6 +150,14 @@ def data_start(source: Source | None, data: str, *, in_batches: bool) -> int:
         return kept
     _log.warning("the data or their order differ from those of %s: the run begins with the first of them", source.run_dir)
     return source.step
+
+
+def earlier_sessions(source: Source | None) -> dict[str, int | None]:
+    """What `Evaluations` is told of a run's own earlier sessions: `upto` and `planned`."""
+    if source is None or source.is_other:
+        return {"upto": -1, "planned": None}
+    last = source.meta.get("total_steps") == source.step  # evaluated as the last one, even if a longer run goes on from it
+    return {"upto": source.step, "planned": source.step if last else None}
 
 
 def check_steps(config: Config, source: Source | None, total_steps: int) -> None:
@@ -165,23 +182,22 @@ def check_steps(config: Config, source: Source | None, total_steps: int) -> None
         )
 
 
-def log_growth(config: Config, source: Source | None, total_steps: int, *, updates: int = 1, warmup: int = 0) -> None:
+def log_growth(config: Config, source: Source | None, total_steps: int, *, count: int, updates: int = 1, warmup: int = 0) -> None:
     """Says what a longer run does to the learning rate.
 
     Args:
       config: a whole run.
       source: where it begins.
       total_steps: of the run as it is now.
+      count: updates that the schedule has counted (`rlhf_jax.training.schedule_count`).
       updates: optimizer updates a step.
       warmup: updates before the schedule begins.
     """
     planned = None if source is None else source.meta.get("total_steps")
     if source is None or planned is None or planned == total_steps:
         return
-    count = source.step * updates - warmup
     old, new = (
-        float(make_schedule(config.optimizer, total_steps=total * updates - warmup)(max(count, 0)))
-        for total in (planned, total_steps)
+        float(make_schedule(config.optimizer, total_steps=total * updates - warmup)(count)) for total in (planned, total_steps)
     )
     _log.warning(
         "%d steps instead of %d: the schedule is that of the new number, so after step %d the learning rate is %.3g, not %.3g",
@@ -239,7 +255,7 @@ def reward_digests(config: Config) -> dict[str, str]:
 
 
 def take_state(
-    source: Source, abstract: Any, *, tx: optax.GradientTransformation, shardings: TrainState, aux: Any
+    source: Source, abstract: Any, *, tx: optax.GradientTransformation, shardings: TrainState, aux: Any, resting: int = 0
 ) -> tuple[TrainState, dict[str, Any], dict[str, str]]:
     """The train state of another run, as far as it fits.
 
@@ -249,6 +265,7 @@ def take_state(
       tx: makes a new optimizer state where the other run's does not fit.
       shardings: of the state.
       aux: the algorithm's own state, where the other run's does not fit.
+      resting: updates in the beginning of a run that leave the policy alone.
 
     Returns:
       (state, further fields that fit, further fields that do not and why).
@@ -261,7 +278,14 @@ def take_state(
     fields, unfit = dict(found.fields), dict(found.unfit)
     for name, reason in [item for item in unfit.items() if item[0] in TrainState._fields]:
         if name == "opt_state":
-            fields[name] = jax.jit(tx.init, out_shardings=shardings.opt_state)(fields["params"])
+            made = int(fields["step"]) - int(fields["skipped"][1])
+
+            def fresh(params: Any, made: int = made) -> optax.OptState:
+                """New moments; the schedule goes on, because the steps of the other run count."""
+                return with_updates(tx.init(params), made, resting=resting)
+
+            fields[name] = jax.jit(fresh, out_shardings=shardings.opt_state)(fields["params"])
+            reason += f"; its schedule goes on after {made} updates"
         elif name == "aux":
             fields[name] = jax.device_put(jax.tree.map(jnp.asarray, dict(aux)), shardings.aux)
         else:

@@ -71,7 +71,7 @@ def train(config: Config, *, progress: bool | None = None) -> RunResult:
 
 def _run_offline(config: Config, folder: RunFolder, checkpointer: Checkpointer, source: Source | None) -> tuple[int, bool]:
     setup = make_setup(config, source=source)
-    _begin(setup, folder, source)
+    _check_room(setup, source)
     state, interrupted = train_offline(setup, folder=folder, checkpointer=checkpointer, source=source)
     if not interrupted:
         with _exporting(folder, int(state.step)):
@@ -81,7 +81,7 @@ def _run_offline(config: Config, folder: RunFolder, checkpointer: Checkpointer, 
 
 def _run_online(config: Config, folder: RunFolder, checkpointer: Checkpointer, source: Source | None) -> tuple[int, bool]:
     setup = make_online_setup(config, source=source)
-    _begin(setup, folder, source)
+    _check_room(setup, source)
     now, interrupted = train_online(setup, folder=folder, checkpointer=checkpointer, source=source)
     if not interrupted:
         with _exporting(folder, now.step):
@@ -91,10 +91,9 @@ def _run_online(config: Config, folder: RunFolder, checkpointer: Checkpointer, s
     return now.step, interrupted
 
 
-def _begin(setup: Setup | OnlineSetup, folder: RunFolder, source: Source | None) -> None:
+def _check_room(setup: Setup | OnlineSetup, source: Source | None) -> None:
     step = 0 if source is None else source.step
     check_space(setup.config, setup.params, setup.tx, step=step, total_steps=setup.total_steps)
-    folder.start(total_steps=setup.total_steps, start_step=step)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """One call of a reward function: what it is given, what it may log, what it returned. Runs in the worker processes."""
 
 import asyncio
+import inspect
 import math
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rlhf_jax.rewards.errors import RewardError
 from rlhf_jax.rewards.loading import LoadedReward
 
 Send = Callable[[dict[str, Any]], None]
@@ -122,11 +124,16 @@ def grade_async(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
 
 
 def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
-    """All completions by one call."""
+    """All completions by one call. What holds no list of grades for several is no completion's fault: it ends the run."""
     log, rows = CallLog(), range(len(batch.completions))
     try:
         answers: list[dict[str, Any]] = [{"value": value} for value in numbers_of(_call(reward, batch, log), len(rows))]
         log.send(rows, send)
+    except RewardError as error:
+        if len(rows) > 1:
+            send({"refused": str(error)})
+            return
+        answers = [{"error": describe(error)}]
     except BaseException as error:  # as above
         answers = [{"error": describe(error)}] * len(rows)
     for row, answer in enumerate(answers):
@@ -145,16 +152,35 @@ def numbers_of(result: Any, count: int) -> list[float | None]:
     """What a reward function returned, as `count` numbers or None (also for NaN).
 
     Raises:
-      TypeError, ValueError: another number of values, no number, or an infinite one.
+      RewardError: it is no list of grades, or one of another length.
+      TypeError, ValueError: an entry is no number, or infinite.
     """
-    values = list(result)
+    values = _listed(result)
     if len(values) != count:
-        raise ValueError(f"the reward function returned {len(values)} values for {count} completions")
+        raise RewardError(f"returned {len(values)} values for {count} completions")
     numbers = [None if value is None else float(value) for value in values]
     for number in numbers:
         if number in (float("inf"), float("-inf")):
             raise ValueError(f"the reward function returned {number}")
     return [None if number is None or number != number else number for number in numbers]
+
+
+def _listed(result: Any) -> list[Any]:
+    """The entries of a result that has an order and one entry per completion; what a generator yields counts too."""
+    if result is None:
+        raise RewardError("returned None instead of a list (is a `return` missing?)")
+    if isinstance(result, Mapping):
+        keys = ", ".join(repr(key) for key in list(result)[:3])
+        raise RewardError(f"returned a {type(result).__name__} with the keys {keys or 'none'}, whose values have no order")
+    if inspect.isasyncgen(result):
+        raise RewardError("returned an asynchronous generator, whose values nobody awaits: return a list of them")
+    if isinstance(result, str | bytes | Set):
+        raise RewardError(f"returned a {type(result).__name__} instead of a list")
+    try:
+        entries = iter(result)
+    except TypeError:  # a single number, numpy's and torch's without dimensions included
+        raise RewardError(f"returned a single {type(result).__name__} instead of a list") from None
+    return list(entries)
 
 
 def describe(error: BaseException) -> str:
@@ -164,7 +190,8 @@ def describe(error: BaseException) -> str:
 
 def _call(reward: LoadedReward, batch: Batch, log: CallLog) -> Any:
     result = reward.function(**arguments(reward, batch, log))
-    return _event_loop().run(result) if asyncio.iscoroutine(result) else result
+    # not asyncio's `iscoroutine`, which takes a generator for a coroutine
+    return _event_loop().run(result) if inspect.iscoroutine(result) else result
 
 
 def _event_loop() -> asyncio.Runner:

@@ -31,7 +31,8 @@ class RewardConfig:
     function has a process of its own, where what it remembers lives as long as the session (a hang or a
     crash starts it anew). Only when such a call fails or takes longer than reward_pool.batch_timeout is each
     completion graded by a call of its own (so that a bad one costs itself alone), and those without a fault
-    once more together. false: every completion by a call of its own, in any of the reward_pool.workers.
+    once more together; a result that is no list of one grade per completion ends the run. false: every
+    completion by a call of its own, in any of the reward_pool.workers.
     null: true for functions of one's own, false for built-ins."""
     on_timeout: Literal["none", "wrong"] = "none"
     """A function of one's own took longer than reward_pool.timeout for a completion. none: not graded, it

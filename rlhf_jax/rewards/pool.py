@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.rewards.calls import Batch
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
+from rlhf_jax.rewards.errors import RewardError, RewardProcessError
 from rlhf_jax.rewards.limits import cpu_seconds, is_builtin, wall_seconds, whole_batch
 from rlhf_jax.rewards.processes import START_SECONDS, Nursery, Task, Worker
 from rlhf_jax.rewards.worker import Setup, frame
@@ -105,6 +106,7 @@ class Pool:
         self._workers: list[Worker] = []
         self._selector = selectors.DefaultSelector()
         self._starts_in_vain = 0
+        self._last_end = ""
         self.functions: list[Function] = []
         try:
             while not self.functions:
@@ -165,15 +167,14 @@ class Pool:
         waiting = list(missing.elements())
         while waiting:
             if self._starts_in_vain >= _MAX_STARTS_IN_VAIN + len(self._owners):
-                raise RuntimeError(
-                    f"{self._starts_in_vain} reward processes ended before they graded anything: see their messages on stderr"
-                )
+                raise RewardProcessError(self._why_in_vain())
             self._starts_in_vain += 1
             try:
                 worker = self._nursery.fork()
             except OSError:
                 _log.warning("the process that forks reward processes has ended; starting another")
                 self._nursery.close()
+                self._last_end = self._nursery.how_it_ended()
                 self._nursery = Nursery(self._setup)
                 continue
             worker.owner = waiting.pop()
@@ -219,6 +220,12 @@ class Pool:
             worker.deadline = time.monotonic() + self._patience(task)
         if "failed" in message:
             raise ValueError(message["failed"])
+        if "refused" in message and task is not None:
+            config = self._rewards[task.function]
+            raise RewardError(
+                f"reward {config.label!r} ({config.function}) {message['refused']}: return a list with one number or None per "
+                "completion, in their order; a function that grades one completion at a time needs batched: false in rewards"
+            )
         if "ready" in message:
             worker.ready = True
             self.functions = [Function(*function) for function in message["ready"]]
@@ -246,6 +253,8 @@ class Pool:
         if worker not in self._workers:
             return
         ended_by = self._remove(worker)
+        if not worker.ready and ended_by:
+            self._last_end = f"by signal {ended_by}"
         if task is None or not left:
             return
         queue = self._queue_of(task, work)
@@ -287,6 +296,17 @@ class Pool:
         worker.connection.close()
         self._workers.remove(worker)
         return self._nursery.kill(worker.pid)
+
+    def _why_in_vain(self) -> str:
+        own = [reward.function for reward in self._rewards if not is_builtin(reward)]
+        names = ", ".join(own or [reward.function for reward in self._rewards])
+        ended = f"; the last ended {self._last_end}" if self._last_end else ""
+        return (
+            f"{self._starts_in_vain} reward processes ended before they graded anything "
+            f"(rewards: {names}{ended}): their own messages stand above; look for what ends the process when these "
+            f"modules are imported, whether reward_pool.memory_gb={self._config.memory_gb:g} and the machine's memory "
+            "suffice, and where modules start threads try reward_pool.preload=false"
+        )
 
     def _outcome(self, task: Task, message: dict[str, Any]) -> Outcome:
         config = self._rewards[task.function]

@@ -117,6 +117,13 @@ class Nursery:
         except OSError:
             return 0  # the nursery has ended, and its workers with it
 
+    def how_it_ended(self) -> str:
+        """`by signal 9` or `with exit code 1`; empty while the process runs."""
+        code = self._process.poll()
+        if code is None:
+            return ""
+        return f"by signal {-code}" if code < 0 else f"with exit code {code}"
+
     def close(self) -> None:
         """Ends the nursery and its workers."""
         self._finalizer()

@@ -90,6 +90,8 @@ class Rewards:
 
         Raises:
           ValueError: unequal numbers of rows, or a function needs a column that the data does not have.
+          RewardError: a function called with several completions returned no list with a grade for each.
+          RewardProcessError: its processes end whenever they start.
         """
         self._check(prompts, completions, completion_ids, columns)
         batch = Batch(prompts, completions, completion_ids, columns, state or TrainerState())
@@ -243,7 +245,7 @@ def make_rewards(configs: Sequence[RewardConfig], pool: PoolConfig | None = None
 
     Raises:
       ValueError: one line; a function or an option that does not exist, two equal labels.
-      RuntimeError: the processes end while they start.
+      RewardProcessError: the processes end while they start.
     """
     if not configs:
         raise ValueError("rewards is empty: give at least one reward function")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.rewards.answers import answer_of
+from rlhf_jax.rewards.answers import OPENED_COLUMN, answer_of
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.registry import VERIFIABLE
 from rlhf_jax.rewards.scoring import RewardScores
@@ -38,7 +38,7 @@ class RewardWatch:
           total: float32 [N], NaN = not graded.
           scores: of the functions; None when all rewards are models.
           texts: N completions.
-          columns: data columns, N values each.
+          columns: data columns, N values each; `OPENED_COLUMN` where a prompt opened ``<think>``.
 
         Returns:
           Why the run cannot go on, in one line; None: it can.
@@ -112,13 +112,17 @@ class RewardWatch:
         if self._all_zero[label] != _ALL_ZERO:
             return
         row = int(graded[0])
+        opened = bool(columns[OPENED_COLUMN][row]) if OPENED_COLUMN in columns else False
+        answer = answer_of(texts[row], opened=opened)
+        unclosed = ", whose prompt opens <think> and which never closes it" if opened and "</think>" not in texts[row] else ""
         _log.warning(
             "reward %s was 0 for every completion of %d batches in a row: either the task is too hard, or the rows or the "
             "answers are not read as they are meant. Look at the format of the rows and at how completions give their answer; "
-            "one of them: row {%s}, completion ending in %r, read as the answer %r",
+            "one of them: row {%s}, completion ending in %r%s, read as %s",
             label,
             _ALL_ZERO,
             ", ".join(f"{name}: {repr(values[row])[:80]}" for name, values in columns.items()),
             texts[row][-200:],
-            (answer_of(texts[row]) or "")[:80],
+            unclosed,
+            "no answer" if answer is None else f"the answer {answer[:80]!r}",
         )

@@ -1,5 +1,6 @@
 """Train state, optimizers and the update step."""
 
+from rlhf_jax.training.counts import schedule_count, with_updates
 from rlhf_jax.training.critic import make_policy_critic_optimizer
 from rlhf_jax.training.epochs import make_epochs, make_score
 from rlhf_jax.training.movement import MovementCheck
@@ -31,6 +32,8 @@ __all__ = [
     "make_update_step",
     "peak_rate",
     "reduce_metrics",
+    "schedule_count",
     "split_microbatches",
     "warmup_length",
+    "with_updates",
 ]

@@ -38,6 +38,26 @@ def test_a_run_takes_its_algorithms_and_writes_it_down(name, tmp_path):
         assert make_config(tree(name, learning_rate=rate)).optimizer.learning_rate == rate
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "optimizer", "critic"),
+    [
+        ({}, {}, 1e-5),
+        ({}, {"schedule": "constant"}, 1e-5),
+        ({}, {"learning_rate": 3e-4}, None),  # follows it
+        ({"critic_learning_rate": 2e-3}, {}, 2e-3),
+        ({"critic_learning_rate": 2e-3}, {"learning_rate": 3e-4}, 2e-3),
+        ({"critic": "shared"}, {}, None),
+    ],
+)
+def test_a_critic_of_its_own_has_one(algorithm, optimizer, critic, tmp_path):
+    given = tree("ppo", **optimizer)
+    config = make_config(given | {"algorithm": given["algorithm"] | algorithm})
+    assert config.algorithm.critic_learning_rate == critic
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "config.yaml") == config
+    assert config.changes_since(tmp_path / "config.yaml") == []
+
+
 def test_an_algorithm_without_one_has_a_small_one(monkeypatch):
     @dataclass(frozen=True)
     class OwnConfig:

@@ -1,6 +1,8 @@
 """The table of everything that is generated: one schema, whole steps in a file, exact after a resume."""
 
+import errno
 import json
+import re
 
 import pyarrow.parquet
 import pytest
@@ -203,3 +205,20 @@ def test_what_functions_logged_survives_a_resume(tmp_path, kind):
     else:
         rows = [json.loads(line) for file in sorted(tmp_path.rglob("*.jsonl")) for line in file.read_text().splitlines()]
     assert [row["note"] for row in rows] == ["seen 1"] * 2 + ["seen 2"] * 2 + [None] * 2
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_full_disk_does_not_hide_the_error_that_ended_the_run(tmp_path, monkeypatch, caplog, kind):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(completions.json, "dumps", full)
+    monkeypatch.setattr(completions.pyarrow.parquet, "write_table", full)
+    place = f"No space left on device: '{tmp_path}/completions/train/from-step-00000001.{kind}'"
+    with pytest.raises(KeyboardInterrupt), writer(tmp_path / "completions", kind=kind) as table:
+        table.add(rows_of(1, 0, 1))
+        raise KeyboardInterrupt
+    [record] = caplog.records
+    assert record.levelname == "WARNING" and place in record.getMessage()
+    with pytest.raises(OSError, match=re.escape(place)), writer(tmp_path / "completions", kind=kind) as table:
+        table.add(rows_of(1, 0, 1))

@@ -9,7 +9,17 @@ import sys
 import pytest
 
 from rlhf_jax.config import Config, make_config
-from rlhf_jax.io import JsonlSink, MetricsError, Progress, RunFolder, RunFolderError, describe_metrics, plot_run, read_metrics
+from rlhf_jax.io import (
+    JsonlSink,
+    MetricsError,
+    Progress,
+    RunFolder,
+    RunFolderError,
+    describe_metrics,
+    plot_run,
+    read_metrics,
+    run_folder,
+)
 
 
 def config(path, **changes: str) -> Config:
@@ -189,6 +199,7 @@ def test_a_full_disk_does_not_hide_the_error_that_ended_the_run(tmp_path, caplog
 def test_a_full_disk_is_told_with_the_path(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'") as error:
         with RunFolder(config(tmp_path / "run"), progress=False) as folder:
+            folder.start(total_steps=3)
             folder._sinks[0]._file = FullDisk(folder._sinks[0]._file)
             folder.write(1, {"loss/total": 1.0})
     assert error.value.errno == errno.ENOSPC
@@ -218,10 +229,47 @@ def test_folders_of_something_else_are_refused(tmp_path):
 
 def test_a_start_that_failed_early_can_be_repeated_with_another_configuration(tmp_path):
     with pytest.raises(ValueError, match="no data"), RunFolder(config(tmp_path / "run"), progress=False):
-        (tmp_path / "run" / "tokenizer").mkdir()
+        for name in ("tokenizer", "cache"):
+            (tmp_path / "run" / name).mkdir()
         raise ValueError("no data")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "log.txt", "cache"}
+    (tmp_path / "run" / "tokenizer").mkdir()  # as of a start that was killed
     run(tmp_path / "run", seed="5")
     assert not (tmp_path / "run" / "tokenizer").exists()
+    (tmp_path / "model" / "tokenizer").mkdir(parents=True)  # no lock: nobody's start
+    with pytest.raises(RunFolderError, match="holds no config.yaml"):
+        run(tmp_path / "model")
+    assert (tmp_path / "model" / "tokenizer").is_dir()
+
+
+def test_a_service_that_refuses_leaves_the_earlier_session_as_it_was(tmp_path, monkeypatch):
+    quiet = {"logging__plot": "false", "logging__tensorboard": "false"}
+    run(tmp_path / "run", **quiet)
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+
+    def refuse(*arguments, **options):
+        raise MetricsError("no login")
+
+    monkeypatch.setattr(run_folder, "WandbSink", refuse)
+    with pytest.raises(MetricsError, match="no login"):
+        run(tmp_path / "run", resume_step=2, logging__wandb="true", **quiet)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+    assert [row["step"] for row in read_metrics(tmp_path / "run") if row["split"] == "train"] == [1, 2, 3]
+
+
+def test_a_refused_start_leaves_the_earlier_session_as_it_was(tmp_path):
+    quiet = {"logging__plot": "false", "logging__tensorboard": "false"}
+    run(tmp_path / "run", **quiet)
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "metrics.jsonl")}
+    changed = config(tmp_path / "run", **quiet, training__save_every="7")
+    for resume_step in (2, None):  # row 3 goes when the run goes on
+        with pytest.raises(ValueError, match="refused"), RunFolder(changed, resume_step=resume_step, progress=False):
+            raise ValueError("refused")
+        assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
+    with RunFolder(changed, resume_step=2, progress=False) as folder:
+        folder.start(total_steps=3)
+    assert "save_every: 7" in (tmp_path / "run" / "config.yaml").read_text()
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2]
 
 
 def test_progress_lines_are_thinned_out(caplog):

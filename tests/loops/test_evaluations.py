@@ -4,19 +4,15 @@ import dataclasses
 import json
 import pathlib
 import signal
-from types import SimpleNamespace
 
-import jax.numpy as jnp
-import numpy as np
 import pandas
 import pytest
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.io import Checkpointer, read_metrics
-from rlhf_jax.loops import best, export, held_out_prompts, offline, online, train
+from rlhf_jax.io import read_metrics
+from rlhf_jax.loops import export, held_out_prompts, offline, online, train
 from rlhf_jax.loops.export import best_step
 from rlhf_jax.rewards import RewardConfig
-from rlhf_jax.training import TrainState
 from tests.loops.conftest import ONLINE
 from tests.loops.test_train import values
 
@@ -290,100 +286,3 @@ def test_a_metric_without_held_out_data(tiny_config):
     config = tiny_config("sft", data={"eval_size": 0}, checkpoint={"best_metric": "loss/total"})
     with pytest.raises(ConfigError, match="best_metric='loss/total' needs held-out data"):
         train(config)
-
-
-def _state():
-    return TrainState(*({"w": jnp.zeros(2)} if name == "params" else jnp.zeros(()) for name in TrainState._fields))
-
-
-@pytest.fixture
-def account(online_config, tmp_path):
-    """(rows of earlier evaluations, **checkpoint section) -> (`Evaluations`, checkpointer, function that saves a step)."""
-    stack = []
-
-    def build(rows=(), **section):
-        config = online_config("grpo", checkpoint={"best_metric": "accuracy/greedy"} | section)
-        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        names = {"keep_last": 1, "keep_best": section.get("keep_best", 0), "best_metric": config.checkpoint.best_metric}
-        checkpointer = Checkpointer(tmp_path / "checkpoints", best_mode=config.checkpoint.mode, **names)
-        stack.append(checkpointer)
-        folder = SimpleNamespace(path=tmp_path)
-        found = best.Evaluations(config, folder, checkpointer, total_steps=9)
-
-        def save(step):
-            checkpointer.save(step, _state(), {})
-            found.saved(step)
-
-        return found, checkpointer, save
-
-    yield build
-    for checkpointer in stack:
-        checkpointer.close()
-
-
-def test_what_is_graded_too_little_is_not_ranked(account, caplog):
-    found, checkpointer, save = account()
-    for step, ungraded in ((1, 0.11), (2, 0.1), (3, 0.5)):
-        save(step)
-        found.made(
-            step, {"accuracy/greedy": step / 10, "rewards/ungraded": ungraded, "rewards/ungraded_sampled": 0.9}, saved=True
-        )
-    assert checkpointer.rated(3) is None and "step 1 is not ranked" in caplog.text and "step 2 is" not in caplog.text
-
-
-def test_the_samples_decide_about_metrics_of_samples(account, caplog):
-    found, checkpointer, save = account(best_metric="accuracy/pass@2")
-    save(1)
-    found.made(1, {"accuracy/pass@2": 0.5, "rewards/ungraded": 0.0, "rewards/ungraded_sampled": 0.5}, saved=True)
-    assert checkpointer.best_step() is None and "step 1 is not ranked by accuracy/pass@2: 50 %" in caplog.text
-
-
-def test_a_result_that_was_not_told_is_told_on_resume(account):
-    """Killed between the row of the evaluation and telling the checkpointer."""
-    _, checkpointer, save = account()
-    save(2)
-    checkpointer.close()
-    found, checkpointer, _ = account([{"step": 2, "split": "eval", "accuracy/greedy": 0.25, "rewards/ungraded": 0.0}])
-    assert checkpointer.best_step() is None
-    found.resumed()
-    assert checkpointer.best_step() == 2 and checkpointer.rated(2) == 0.25
-
-
-def test_best_survives_newer_ones_and_a_new_session(account, caplog):
-    found, checkpointer, save = account(keep_best=1)
-    for step, value in ((1, 0.5), (2, 0.75), (3, 0.25), (4, 0.5)):
-        save(step)
-        found.made(step, {"accuracy/greedy": value, "rewards/ungraded": 0.0}, saved=True)
-    assert checkpointer.all_steps() == [2, 4]
-    checkpointer.close()
-    with caplog.at_level("INFO"):
-        found, checkpointer, save = account(keep_best=1)
-        found.resumed()
-        save(5)
-        found.finish()
-    assert checkpointer.all_steps() == [2, 5] and checkpointer.best_step() == 2
-    assert "step 5 saved; best so far: step 2, accuracy/greedy=0.75" in caplog.text
-    assert "best checkpoint: step 2, accuracy/greedy=0.75" in caplog.text
-
-
-def test_nothing_is_rated_without_a_checkpoint(account):
-    _, checkpointer, _ = account()
-    with pytest.raises(ValueError, match="no checkpoint of step 3 to rate"):
-        checkpointer.rate(3, {"accuracy/greedy": 1.0})
-    checkpointer.rate(3, {"accuracy/greedy": np.nan})  # no candidate, as without the metric
-
-
-def test_a_run_that_names_another_metric_ranks_what_it_has(account):
-    """Its earlier evaluations tell; nothing is deleted before all of them are known."""
-    found, checkpointer, save = account(keep_best=1)
-    rows = [
-        {"step": 1, "split": "eval", "accuracy/greedy": 0.9, "rewards/greedy": -0.1},
-        {"step": 2, "split": "eval", "accuracy/greedy": 0.1, "rewards/greedy": -0.2},
-    ]
-    for row in rows:
-        save(row["step"])
-        found.made(row["step"], row, saved=True)
-    checkpointer.close()
-    found, checkpointer, _ = account(rows, best_metric="rewards/greedy", keep_best=1)
-    found.resumed()
-    assert checkpointer.best_step() == 1 and checkpointer.rated(2) == -0.2

@@ -1,19 +1,28 @@
 """A run whose rewards do not grade: it ends with the reason, and nothing shows a mean over nothing as 0."""
 
 import dataclasses
+import errno
 import json
+import pathlib
 
 import pyarrow.parquet
 import pytest
 
-from rlhf_jax.loops import TrainingError, train
+from rlhf_jax.cli.main import exit_code
+from rlhf_jax.io import Checkpointer
+from rlhf_jax.loops import TrainingError, online, train
 from rlhf_jax.rewards import PoolConfig, RewardConfig
+from rlhf_jax.rewards.errors import RewardError
 from tests.loops.conftest import ONLINE
 from tests.loops.test_online import rows_of
 
 JUDGES = """
 def broken(completions, answer, **columns):
     return [len(completion) + answer for completion in completions]
+
+
+def single(completions, trainer_state, **columns):
+    return [1.0] * (1 if trainer_state.global_step else len(completions))
 
 
 def silent(completions, **columns):
@@ -79,10 +88,38 @@ def test_batches_without_one_grade_end_the_run(judged_by):
         train(judged_by("silent", max_ungraded=2), progress=False)
 
 
+def test_a_result_of_another_length_ends_the_run_and_nothing_is_lost(judged_by, monkeypatch, caplog):
+    """In the second step; a disk that is full then does not hide why."""
+    config = judged_by("single")
+    with pytest.raises(RewardError, match="reward 'single' .*judges.py:single.* returned 1 values for 16 completions") as raised:
+        train(config, progress=False)
+    assert exit_code(raised.value) == 5
+    with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
+        assert checkpointer.all_steps() == [1]
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(online, "save", full)
+    with pytest.raises(RewardError, match="returned 1 values"):
+        train(config, progress=False)
+    assert "since the last checkpoint is lost: [Errno 28] No space left on device" in caplog.text
+
+
 def test_what_a_function_logs_arrives(judged_by):
-    run_dir = train(judged_by("logs"), progress=False).run_dir
+    config = judged_by("logs")
+    data = dataclasses.replace(config.data, eval_size=4)
+    training = dataclasses.replace(config.training, eval_batch_size=3, eval_every=2)
+    config = dataclasses.replace(config, data=data, training=training)
+    run_dir = train(config, progress=False).run_dir
     rows = rows_of(run_dir)
     assert [row["rewards/logs/step"] for row in rows] == [0.0, 1.0]
-    assert [row["rewards/logs/share"] for row in rows] == [0.0, 0.25]
+    assert [row["rewards/logs/share"] for row in rows] == [0.0, 0.5]  # 4 of the 4 prompts that are trained on, in 2 steps
+    held_out = rows_of(run_dir, "eval")
+    for suffix in ("", "_sampled"):
+        assert [row[f"rewards/logs/step{suffix}"] for row in held_out] == [0.0, 2.0]
+    table = pyarrow.parquet.read_table(run_dir / "completions" / "eval").to_pydict()
+    assert len(table["first_id"]) == 2 * (4 + 4 * 2) and set(table["sample"]) == {-1, 0, 1}
+    assert [float(first) % 2 for first in table["first_id"]] == table["logs"]
     table = pyarrow.parquet.read_table(run_dir / "completions" / "train").to_pydict()
     assert [float(first) % 2 for first in table["first_id"]] == table["logs"]

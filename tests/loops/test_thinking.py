@@ -60,3 +60,7 @@ def test_a_grader_tells_its_rewards_what_the_template_opened():
         grades = grader.grade(prompts, rollout)
     assert grades.opened.tolist() == [True, True, False, False]
     assert grades.parts.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
+    seen = []
+    grader._watch = types.SimpleNamespace(note=lambda total, scores, texts, columns: seen.append(columns))
+    grader.check(prompts, grades)
+    assert seen == [{"answer": ["4"] * 4, "prompt_opens_think": [True, True, False, False]}]  # what warnings read answers by

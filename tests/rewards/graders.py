@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+import numpy as np
+
 
 def _act(word):
     if word == "hang":
@@ -100,6 +102,44 @@ def alarmed(completions, **kwargs):
 
 def process_id(completions, **kwargs):
     return [float(os.getpid())]
+
+
+def one_more(completions, **kwargs):
+    return [1.0] * (len(completions) + 1)
+
+
+def one_number(completions, **kwargs):
+    return 1.0
+
+
+def one_array(completions, **kwargs):
+    return np.ones(())
+
+
+def nothing(completions, **kwargs):
+    [len(completion) for completion in completions]
+
+
+def by_key(completions, **kwargs):
+    return {"accuracy": 1.0, "format": 0.0, "length": 1.0}
+
+
+def digits(completions, **kwargs):
+    return "012"
+
+
+def unordered(completions, **kwargs):
+    return {1.0, 2.0, 3.0}
+
+
+async def never_awaited(completions, **kwargs):
+    for completion in completions:
+        yield float(len(completion))
+
+
+def generated(completions, **kwargs):
+    for completion in completions:
+        yield float(len(completion))
 
 
 def where_it_runs(completions, **kwargs):

@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_jax.io import COMPLETION_COLUMNS
 from rlhf_jax.rewards import PoolConfig, RewardConfig, TrainerState, make_rewards
+from rlhf_jax.rewards.errors import RewardError
 
 GRADERS = pathlib.Path(__file__).with_name("graders.py")
 NAN = np.nan
@@ -41,11 +42,43 @@ def test_one_bad_completion_costs_itself_and_the_others_are_still_compared(word,
     assert len(told) == (1 if kind else 0)
 
 
-def test_a_function_that_answers_for_one_only_is_called_for_each():
-    """The wrong number of values is a fault of the call, not of any completion."""
-    with _open("process_id") as rewards:
-        scores = _score(rewards, ["a", "b", "c"])
-    assert np.isfinite(scores.total).all() and len(set(scores.total.tolist())) == 1 and scores.failures == {}
+FORMS = {
+    "process_id": "returned 1 values for 3 completions",
+    "one_more": "returned 4 values for 3 completions",
+    "one_number": "returned a single float instead of a list",
+    "one_array": "returned a single ndarray instead of a list",
+    "nothing": r"returned None instead of a list \(is a `return` missing\?\)",
+    "by_key": "returned a dict with the keys 'accuracy', 'format', 'length', whose values have no order",
+    "digits": "returned a str instead of a list",
+    "unordered": "returned a set instead of a list",
+    "never_awaited": "returned an asynchronous generator, whose values nobody awaits",
+}
+
+
+@pytest.mark.parametrize("function", FORMS)
+def test_what_holds_no_list_of_grades_is_an_error_at_once(function, caplog):
+    """No completion is to blame, and no other one mends it: it is not graded again one by one."""
+    with _open(function) as rewards, pytest.raises(RewardError, match=FORMS[function]) as raised:
+        _score(rewards, ["a", "bb", "ccc"])
+    message = str(raised.value)
+    assert message.startswith(f"reward '{function}' ({GRADERS}:{function}) returned") and "\n" not in message
+    assert "a list with one number or None per completion" in message and "batched: false" in message
+    assert not [record for record in caplog.records if "call with the whole batch" in record.getMessage()]
+
+
+@pytest.mark.parametrize("function", ["process_id", "generated"])
+def test_functions_of_single_rows_and_generators(function):
+    with _open(function, batched=False) as rewards:
+        assert np.isfinite(_score(rewards, ["a", "bb", "ccc"]).total).all()
+    if function == "generated":
+        with _open(function) as rewards:
+            assert _score(rewards, ["a", "bb", "ccc"]).total.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_wrong_form_of_a_single_row_is_its_error():
+    with _open("by_key", batched=False) as rewards:
+        scores = _score(rewards, ["a", "bb"])
+    assert scores.failures == {"by_key/error": 2} and "returned a dict with the keys" in scores.messages["by_key/error"]
 
 
 def test_state_is_in_one_process_for_the_whole_run(by_word_and_counter):

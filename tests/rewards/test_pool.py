@@ -13,7 +13,9 @@ import time
 import numpy as np
 import pytest
 
+from rlhf_jax.cli.main import exit_code
 from rlhf_jax.rewards import PoolConfig, RewardConfig, make_rewards
+from rlhf_jax.rewards.errors import RewardProcessError
 
 GRADERS = pathlib.Path(__file__).with_name("graders.py")
 
@@ -190,6 +192,10 @@ def test_a_lost_nursery_is_replaced(by_word):
 @pytest.mark.parametrize("preload", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_module_that_kills_its_process_is_an_error_not_a_loop(tmp_path, preload):
     bad = tmp_path / "bad.py"
-    bad.write_text("import os\nos._exit(1)")
-    with pytest.raises(RuntimeError, match="reward processes ended before they graded anything"):
+    bad.write_text("import os\nos._exit(7)")
+    with pytest.raises(RewardProcessError, match="reward processes ended before they graded anything") as raised:
         make_rewards([RewardConfig(function=f"{bad}:f")], PoolConfig(workers=1, preload=preload))
+    message = str(raised.value)
+    assert f"{bad}:f" in message and "reward_pool.memory_gb=8" in message and "\n" not in message
+    assert ("the last ended with exit code 7" in message) == preload
+    assert exit_code(raised.value) == 5

@@ -113,6 +113,22 @@ def test_a_verifiable_reward_of_nothing_but_zeros_is_warned_of_once(caplog):
         assert told in record.getMessage()
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("so 6. The answer is 7", "never closes it, read as no answer"),
+        ("so 6.</think>The answer is 8", "completion ending in 'so 6.</think>The answer is 8', read as the answer '8'"),
+    ],
+)
+def test_the_warning_of_zeros_reads_answers_as_the_rewards_do(text, told, caplog):
+    """Whose prompt opened <think>: the answer in a block that is not closed is none."""
+    watch, zero = RewardWatch([RewardConfig(function="exact_match")], PoolConfig()), _scores({"exact_match": [0.0] * 4})
+    for _ in range(10):
+        _note(watch, zero, [text] * 4, answer=["9"] * 4, prompt_opens_think=[True] * 4)
+    [record] = caplog.records
+    assert told in record.getMessage() and "prompt_opens_think: True" in record.getMessage()
+
+
 def test_a_penalty_may_be_zero_for_ever(caplog):
     configs = [RewardConfig(function="repetition"), _judge()]
     watch = RewardWatch(configs, PoolConfig())
