@@ -116,7 +116,7 @@ def one_array(completions, **kwargs):
     return np.ones(())
 
 
-def nothing(completions, **kwargs):
+def no_return(completions, **kwargs):
     [len(completion) for completion in completions]
 
 
