@@ -5,7 +5,7 @@ import collections
 import re
 
 from rlhf_jax.rewards.sentences import reduced, standing_out
-from rlhf_jax.rewards.wording import CHANGES_BOX
+from rlhf_jax.rewards.wording import CHANGES_BOX, denies
 
 _PHRASE = re.compile(
     r"\banswers?(?:\s+(?:to|of|for)\s[^.:\n]{1,60}?)?\s{0,8}(?:\*\*)?\s{0,8}(?:\b(?:is|are)\b|:|=)(?:\*\*)?\s{0,8}:?\s{0,8}([^\n]+)",
@@ -16,6 +16,15 @@ _FINAL = re.compile(r"\bfinal answer\b", re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|[{}]")
+_BARE = re.compile(r"\\(boxed|fbox)\s{0,3}(-?(?:\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|[0-9][0-9.,]*(?<![.,])(?![A-Za-z^!/])|[A-Za-z](?![A-Za-z{])))")
+"""A box without braces."""
+_DENIED = re.compile(
+    r"[\s$.)\]\\*]{0,6}(?:,?\s?(?:which|but\s(?:this|that|it))\s)?(?:is|was|are|were|seems?|looks?|would be|must be|cannot be|can['’]t be)"
+    r"(?:n['’]t)?(?![A-Za-z])([^.,;:\n]{0,40})"
+)
+_DENYING = re.compile(
+    r"(?:(?<![A-Za-z])(?:not|never|cannot be|neither|nor|rather than|instead of)|n['’]t(?: be)?)\s(?:equal to\s)?[\s$\\(\[*]{0,6}\Z"
+)
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[^|<>\n]{1,40}\|>.*", re.DOTALL)
 _JOINT = re.compile(
@@ -83,6 +92,7 @@ def unmarked_answer(text: str) -> str | None:
 
 def _marked(text: str) -> tuple[bool, str | None]:
     """(whether a text marks an answer, the answer if it can be read)."""
+    text = _BARE.sub(r"\\\1{\2}", text)
     if (tagged := _last_tagged(text)) is not None:
         is_marked, inner = _marked(tagged)
         return True, inner if is_marked else reduced(tagged)
@@ -140,6 +150,7 @@ def _boxes(text: str) -> tuple[int, str | None]:
             while boxes and boxes[-1][0] > start[0]:
                 boxes.pop()
             boxes.append((start[0], brace.end(), text[start[1] : brace.start()].strip()))
+    boxes = [box for box in boxes if not _is_denied(text, *box[:2])]
     if not boxes or not boxes[-1][2]:
         return -1, None
     group = [_with_outside(text, *boxes[-1])]
@@ -149,6 +160,14 @@ def _boxes(text: str) -> tuple[int, str | None]:
         if before[2] not in group:
             group.insert(0, before[2])
     return boxes[-1][1], ", ".join(group)
+
+
+def _is_denied(text: str, start: int, end: int) -> bool:
+    """Whether a text says of a box that it is not the answer: "not [5]", "[5] is wrong"."""
+    if _DENYING.search(text[max(start - 40, 0) : start]):
+        return True
+    behind = _DENIED.match(text[end : end + 100])
+    return behind is not None and ("n't" in behind[0].replace("’", "'") or denies(behind[1].split()[:3]))
 
 
 def _with_outside(text: str, start: int, end: int, content: str) -> str:
