@@ -14,7 +14,7 @@ _JOINT = r"(?:\s?[,;&]\s?(?:and\s)?|\sand\s)"
 _NOUN = r"(?:option|choice|answer|letter|statement)s?"
 _LIST = rf"{_LETTER}(?:{_JOINT}(?:{_NOUN}\s)?{_LETTER})*"
 _RIGHT = r"(?:the\s)?(?:only\s)?(?:correct|right|best|true|final|valid)"
-_LISTED = re.compile(rf"(?:(?:the\s)?{_NOUN}\s?:?\s?)?(?P<letters>{_LIST})", re.IGNORECASE)
+_LISTED = re.compile(rf"(?:both\s)?(?:(?:the\s)?{_NOUN}\s?:?\s?)?(?P<letters>{_LIST})", re.IGNORECASE)
 _ONE = re.compile(r"\(?\s?([A-Ja-j])\s?\)?(?:(?:(?<=\))|[).:])\s?(?P<rest>.*))?", re.DOTALL)
 _TOGETHER = re.compile(r"(?=[A-J]{2,})A?B?C?D?E?F?G?H?I?J?")
 _ANOTHER = re.compile(
@@ -25,8 +25,8 @@ _ANOTHER = re.compile(
 """In what follows a letter of choice: a second one, or a doubt."""
 _STATED = (
     re.compile(rf"(?:.*(?<![A-Za-z]))?(?i:{_NOUN})\s?:?\s(?P<letters>{_LIST})(?:\s(?:is|are)\s{_RIGHT}(?:\s{_NOUN}|\sone)?)?", re.DOTALL),
-    re.compile(rf"(?:(?:so|thus|therefore|hence),?\s)?(?P<letters>{_LIST})\s(?:is|are)\s{_RIGHT}(?:\s{_NOUN}|\sone)?", re.DOTALL | re.IGNORECASE),
-    re.compile(rf".*(?<![A-Za-z])(?:is|are|{_NOUN})\s?:?\s(?:{_NOUN}\s)?(?P<letters>{_LIST})", re.DOTALL),
+    re.compile(rf"(?:(?:so|thus|therefore|hence),?\s)?(?:both\s)?(?P<letters>{_LIST})\s(?:is|are)\s{_RIGHT}(?:\s{_NOUN}|\sone)?", re.DOTALL | re.IGNORECASE),
+    re.compile(rf".*(?<![A-Za-z])(?:is|are|[Ii]t['’]s|{_NOUN})\s?:?\s(?:both\s)?(?:{_NOUN}\s)?(?P<letters>{_LIST})", re.DOTALL),
 )
 _DESCRIBED = re.compile(rf"(?:.*(?<![A-Za-z]))?(?i:option|choice)\s(?P<letters>{_LETTER})\s?[:).](?P<rest>.+)", re.DOTALL)
 _ALSO = re.compile(r"[\s,)*]*(?:but|and|or)\s(?P<words>[^.\n]*?(?<![A-Za-z\\])(?P<letters>[A-J])(?![A-Za-z'])[^.\n]*)")

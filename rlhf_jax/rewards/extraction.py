@@ -18,6 +18,7 @@ _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|[{}]")
 _BARE = re.compile(r"\\(boxed|fbox)\s{0,3}(-?(?:\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|[0-9][0-9.,]*(?<![.,])(?![A-Za-z^!/])|[A-Za-z](?![A-Za-z{])))")
 """A box without braces."""
+_WRONG = re.compile(r"(?<![A-Za-z])(?:wrong|incorrect|false|invalid|not (?:the|an?))\s(?:final\s)?\Z", re.IGNORECASE)
 _DENIED = re.compile(
     r"[\s$.)\]\\*]{0,6}(?:,?\s?(?:which|but\s(?:this|that|it))\s)?(?:is|was|are|were|seems?|looks?|would be|must be|cannot be|can['’]t be)"
     r"(?:n['’]t)?(?![A-Za-z])([^.,;:\n]{0,40})"
@@ -113,7 +114,8 @@ def _last_phrase(text: str, place: int) -> re.Match[str] | None:
     found = None
     for pattern in (_PHRASE, _HEADING):
         for match in pattern.finditer(text, place):
-            if found is None or match.start(1) >= found.start(1):
+            wrong = _WRONG.search(text, max(match.start() - 20, 0), match.start())
+            if wrong is None and (found is None or match.start(1) >= found.start(1)):
                 found = match
     return found
 

@@ -14,17 +14,17 @@ from rlhf_jax.rewards.wording import FRACTION_WORDS, GLUE, NUMERALS, SCALES, VAL
 
 _SCALED = "|".join(sorted([*NUMERALS, *SCALES, "multi", "many", "several", "mani", "n"], key=len, reverse=True))
 _FORM = re.compile(
-    r"[a-z]*(?:illion|illiard)(?:th)?s?"  # million, zillion, milliard, quintillionths
+    r"[a-z]*(?:illion|illiard)(?:th)?s?|[a-z]*(?:hundred|thousand)(?:th)?s?"  # million, zillion, milliard, quintillionths
     rf"|(?:{_SCALED})-?folds?"
     r"|(?:[a-z]*[uo]up?l|[a-z]*upl|tripl|trebl|doubl)(?:e[ds]?|y|ing|ets?|icat[a-z]+)"
     r"|(?:redoubl|halv|negat|invert|revers|revert|decreas|increas|increment|decrement|reduc)[a-z]*"
     r"|(?:multipl(?:y|ie)|divid|subtract|exponentiat|truncat|factori[sz]|conjugat|transpos)[a-z]*(?<!dends)"
     r"|(?:factorial|percent|permil|inverse|reciprocal|opposite|googol|googolplex|modul)[a-z]*"
-    r"|(?:square|cube|round|floor|ceil|modd|raise|add|scale|shift|root)(?:e?d|ing)"
+    r"|(?:squar|cub|round|floor|ceil|modd|rais|add|scal|shift|root)(?:eds?|ing)"
     r"|(?:incorrect|wrong|invalid|false|erroneous|untru|mistaken|inaccura)[a-z]*"
     r"|(?:back|up|down)wards?|upside|mil|mill|bil|mln|mlns|mio|mrd|mrds|bln|bln|tln|trn|trill|bn|mn|tn|kk"
     r"|(?:quart|quint|sext|sept|oct|non)ets?|duos?|trios?|twins?|twos|threes|fours|fives|sixes|sevens|eights|nines"
-    r"|teens|twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|null|void|nil"
+    r"|teens|halfs|basis|twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|null|void|nil"
 )
 _NOUN = re.compile(r"[A-Za-z][A-Za-z'’]{2,}")
 _MOST_NOUNS = 4

@@ -14,6 +14,7 @@ _ONES = {
 _TENS = {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 _POWERS = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _WORD = re.compile(r"[\s-]*([A-Za-z]+)")
+_ARTICLE = re.compile(r"\A[Aa]n?\s(?=(?:hundred|thousand|million|billion|trillion|dozen)(?![A-Za-z]))")
 _SIGN = re.compile(r"(?:negative|minus)[\s-]+(?=[0-9A-Za-z.\\$])", re.IGNORECASE)
 
 
@@ -24,6 +25,7 @@ def in_digits(text: str) -> str:
     "Twenty-one apples" -> "21 apples", "negative 5" -> "-5"; "nineteen eighty" is no number, and
     stays.
     """
+    text = _ARTICLE.sub("1 ", text)
     sign = _SIGN.match(text)
     rest = text[sign.end() :] if sign else text
     value, end = _leading(rest)

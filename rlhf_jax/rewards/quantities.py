@@ -22,7 +22,7 @@ _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 NUMBER = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,3}}(?![\w.]))?"
 """A number without sign, as a regular expression."""
 
-_CURRENCY = r"(?:(?:US)?\\?\$|€|£|¥|₹|Rs\.?\s)"
+_CURRENCY = r"(?:(?:US)?\\?\$|€|£|¥|₹|Rs\.?\s|(?:USD|EUR|GBP)\s)"
 _FRACTION = r"\\frac\s{0,3}(?:\{\s{0,3}([-+]?[0-9]+)\s{0,3}\}\s{0,3}\{\s{0,3}([0-9]+)\s{0,3}\}|([0-9])\s{0,3}([0-9]))"
 _QUANTITY = re.compile(
     rf"(?:(?P<before>{_CURRENCY})\s{{0,3}})?(?P<sign>[-+]?)\s{{0,3}}(?:(?P<currency>{_CURRENCY})\s{{0,3}})?"
@@ -69,7 +69,7 @@ def quantity_of(answer: str) -> Quantity | None:
     if value is None or tail is None:
         return None
     scale, percent, unit = tail
-    symbol = (found["before"] or found["currency"] or "").replace("\\", "").replace("US", "").rstrip(". ")
+    symbol = (found["before"] or found["currency"] or "").replace("\\", "").replace("US$", "$").rstrip(". ")
     if symbol:
         if percent or (unit is not None and unit.measures != UNITS[symbol].measures):
             return None

@@ -101,7 +101,8 @@ def standing_out(text: str) -> str | None:
     tokens = _tokens(text[-_LONGEST:])
     text = text[-_LONGEST:]
     for sentence in reversed(_sentences(tokens)):
-        if (choice := chosen_in(text[sentence[0].start : sentence[-1].end], text[sentence[-1].end :])) is not None:
+        head, _ = _cut(sentence)
+        if (choice := chosen_in(text[head[0].start : head[-1].end], text[head[-1].end :])) is not None:
             return choice
         items = _items(sentence)
         if items:
@@ -278,7 +279,7 @@ def _stated(text: str, sentence: list[_Token], items: list[tuple[int, int]], *, 
         return None
     spoken = [token.text.lower() for token in before if token.kind == "word"]
     nearest = next((word for word in reversed(spoken) if word not in GLUE and word not in ("by", "to")), "")
-    if nearest in BEFORE:  # "twice 5", "the square root of 5", "divided by 5"
+    if nearest in BEFORE or alters(nearest):  # "twice 5", "the square root of 5", "divided by 5"
         return None
     return _with_unit(text, sentence, *chosen)
 

@@ -66,12 +66,12 @@ _SWITCHES = re.compile(
     r"\\(?:q?quad|enspace|(?:thin|med|thick)space|hfill|relax|null|strut|mathstrut|noindent|centering|nonumber|notag|(?:no)?limits"
     r"|(?:display|text|script|scriptscript)style|(?:bf|it|rm|sf|tt|sl|sc|md|up)(?:series|shape|family)?|normalfont|(?:un)?boldmath|em"
     r"|[hH]uge|[lL]arge|LARGE|small|tiny|normalsize|footnotesize|scriptsize)(?![A-Za-z])"
-    r"|\\(?:[hv]?phantom|[hv]space\*?|color|label|tag\*?|vphantom)\s{0,3}\{[^{}]*\}"
+    r"|\\rule\s{0,3}\{[^{}]*\}\s{0,3}\{[^{}]*\}|\\(?:[hv]?phantom|[hv]space\*?|color|label|tag\*?|vphantom)\s{0,3}\{[^{}]*\}"
 )
 """Commands that set how the rest looks, or that show nothing; arguments and all."""
 _SHOWN = re.compile(
     r"\\(?:underline|uline|uwave|emph|ensuremath|mathstrut|mathop|mathord|mathclose|smash|makebox|fbox|framebox"
-    r"|text(?:sc|up|md|sl)|bm|pmb|(?:textcolor|colorbox|f(?:color)box\s{0,3}\{[^{}]*\})\s{0,3}\{[^{}]*\})\s{0,3}(?=\{)"
+    r"|text(?:sc|up|md|sl)|bm|pmb|(?:textcolor|colorbox|scalebox|raisebox|rotatebox|fcolorbox\s{0,3}\{[^{}]*\})\s{0,3}\{[^{}]*\})\s{0,3}(?=\{)"
 )
 """Commands that show their last argument as it is."""
 _LEADS = re.compile(
@@ -83,6 +83,7 @@ _LABEL = re.compile(
     r"(?:\\text\{\s{0,3})?(?P<words>[A-Za-z]{3,20}(?:\s[A-Za-z]{2,20}){0,4})\s{0,3}(?::\s{0,3}\}?|\}\s{0,3}:)\s{0,3}(?P<rest>.+)", re.DOTALL
 )
 """A name of what is answered: "Total: 42"."""
+_NAMED = ("remainder", "max", "min", "maximum", "minimum")
 _GROUPING = re.compile(r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s{0,3}\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
@@ -97,7 +98,10 @@ _DEGREES = re.compile(r"\^\s{0,3}(?:\{\s{0,3}\\circ\s{0,3}\}|\\circ(?![A-Za-z]))
 _NESTED = re.compile(r"(?<!\\)\{\s{0,3}\{([^{}]*)\}\s{0,3}\}")
 _DEEPEST = 4
 """Braces right in braces that are taken away."""
+_TWICE = re.compile(r"\\text\{\s{0,3}\\text\{([^{}]*)\}\s{0,3}\}")
+_TIMES_TEN = re.compile(r"(?<=[0-9])\s{0,3}[xX]\s{0,3}(?=10\s?\^)")
 _GROUP = re.compile(r"\{(?:[^{}]|\{[^{}]*\})*\}")
+_LETTER_UNION = re.compile(r"(?<=[)\]])\s{0,3}[Uu]\s{0,3}(?=[(\[])")
 _AND = re.compile(r"\\text\{\s{0,3},?\s{0,3}(and|or)\s{0,3}\}")
 _EXCLAIMED = re.compile(r"[A-Za-z]{2,}[A-Za-z \t'’-]*!+")
 _TEXT = re.compile(r"\\text\{[^{}]*\}")
@@ -126,9 +130,10 @@ def clean(answer: str) -> str:
     for _ in range(_DEEPEST):
         text = _NESTED.sub(r"{\1}", text)
     text = _FONTS.sub(r"\\text{", _FRACTIONS.sub(r"\\frac", text))
+    text = _TWICE.sub(r"\\text{\1}", _TIMES_TEN.sub(r"\\times ", text))
     text = _MATRICES.sub(r"\\\1{pmatrix}", _EMPTY.sub(r"\\emptyset", text))
     text = _DEGREES.sub(DEGREE, _AND.sub(r" \1 ", text)).replace(r"\%", "%")
-    text = _stripped(text)
+    text = _stripped(_LETTER_UNION.sub(r"\\cup ", text))
     if text.count("$") % 2 == 0:
         text = _INLINE.sub(lambda m: f" {m[1]} " if is_formula(m[1]) else m[0], text)
     if text.count(r"\(") == text.count(r"\)"):
@@ -163,7 +168,8 @@ def _unlabelled(text: str) -> str:
     if lead := _LEADS.match(text):
         return text[lead.end() :]
     label = _LABEL.fullmatch(text)
-    if label is None or any(map(changes_value, label["words"].split())) or denies(label["words"].split()):
+    words = [] if label is None else [word for word in label["words"].split() if word.lower() not in _NAMED]
+    if label is None or any(map(changes_value, words)) or denies(words):
         return text
     return label["rest"]
 

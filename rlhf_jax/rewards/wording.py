@@ -125,4 +125,5 @@ def denies(words: list[str]) -> bool:
                 return True
         elif word in NEGATIONS or word.endswith("n't"):
             return True
-    return ("up", "to") in zip(lower, lower[1:], strict=False)
+    pairs = list(zip(lower, lower[1:], strict=False))
+    return ("up", "to") in pairs or ("below", "zero") in pairs
