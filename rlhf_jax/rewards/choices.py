@@ -14,7 +14,10 @@ _JOINT = r"(?:\s?[,;&]\s?(?:and\s)?|\sand\s)"
 _NOUN = r"(?:option|choice|answer|letter|statement)s?"
 _LIST = rf"{_LETTER}(?:{_JOINT}(?:{_NOUN}\s)?{_LETTER})*"
 _RIGHT = r"(?:the\s)?(?:only\s)?(?:correct|right|best|true|final|valid)"
-_LISTED = re.compile(rf"(?:both\s)?(?:(?:the\s)?{_NOUN}\s?:?\s?)?(?P<letters>{_LIST})", re.IGNORECASE)
+_LISTED = re.compile(
+    rf"(?:both\s)?(?:(?:the\s)?{_NOUN}\s?:?\s?)?(?P<letters>{_LIST})",
+    re.IGNORECASE,
+)
 _ONE = re.compile(r"\(?\s?([A-Ja-j])\s?\)?(?:(?:(?<=\))|[).:])\s?(?P<rest>.*))?", re.DOTALL)
 _TOGETHER = re.compile(r"(?=[A-J]{2,})A?B?C?D?E?F?G?H?I?J?")
 _ANOTHER = re.compile(
@@ -23,11 +26,23 @@ _ANOTHER = re.compile(
     r"|(?<![A-Za-z])(?:is|are|be|option|choice|answer)\s(?:option\s|choice\s)?\(?[A-J]\)?(?![A-Za-z0-9_])"
 )
 """In what follows a letter of choice: a second one, or a doubt."""
+_IS_RIGHT = rf"\s(?:is|are)\s{_RIGHT}(?:\s{_NOUN}|\sone)?"
 _STATED = (
-    re.compile(rf"(?:.*(?<![A-Za-z]))?(?i:{_NOUN})\s?:?\s(?P<letters>{_LIST})(?:\s(?:is|are)\s{_RIGHT}(?:\s{_NOUN}|\sone)?)?", re.DOTALL),
-    re.compile(rf"(?:(?:so|thus|therefore|hence),?\s)?(?:both\s)?(?P<letters>{_LIST})\s(?:is|are)\s{_RIGHT}(?:\s{_NOUN}|\sone)?", re.DOTALL | re.IGNORECASE),
-    re.compile(rf".*(?<![A-Za-z])(?:is|are|[Ii]t['’]s|{_NOUN})\s?:?\s(?:both\s)?(?:{_NOUN}\s)?(?P<letters>{_LIST})", re.DOTALL),
+    re.compile(
+        rf"(?:.*(?<![A-Za-z]))?(?i:{_NOUN})\s?:?\s(?P<letters>{_LIST})(?:{_IS_RIGHT})?",
+        re.DOTALL,
+    ),
+    re.compile(
+        rf"(?:(?:so|thus|therefore|hence),?\s)?(?:both\s)?(?P<letters>{_LIST}){_IS_RIGHT}",
+        re.DOTALL | re.IGNORECASE,
+    ),
+    re.compile(
+        rf".*(?<![A-Za-z])(?:is|are|[Ii]t['’]s|{_NOUN})\s?:?\s(?:both\s)?(?:{_NOUN}\s)?"
+        rf"(?P<letters>{_LIST})",
+        re.DOTALL,
+    ),
 )
+"""Sentences that say which letters are right."""
 _DESCRIBED = re.compile(rf"(?:.*(?<![A-Za-z]))?(?i:option|choice)\s(?P<letters>{_LETTER})\s?[:).](?P<rest>.+)", re.DOTALL)
 _ALSO = re.compile(r"[\s,)*]*(?:but|and|or)\s(?P<words>[^.\n]*?(?<![A-Za-z\\])(?P<letters>[A-J])(?![A-Za-z'])[^.\n]*)")
 _AFTER = re.compile(rf"[\s.]*(?:it\sis\s|option\s|choice\s|or\s|and\s)?(?P<letters>{_LETTER})\s?[.)]?\s*\Z")
@@ -83,7 +98,7 @@ def same_choice(answer: str, target: str) -> bool | None:
         bare = _bare(answer)
         found = frozenset(bare) if _TOGETHER.fullmatch(bare) else None
     if found is None and len(wanted) == 1:
-        return _chooses(_bare(answer), *wanted, target)
+        return _chooses(_bare(answer), next(iter(wanted)), target)
     return found == wanted
 
 

@@ -16,15 +16,24 @@ _FINAL = re.compile(r"\bfinal answer\b", re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|[{}]")
-_BARE = re.compile(r"\\(boxed|fbox)\s{0,3}(-?(?:\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|[0-9][0-9.,]*(?<![.,])(?![A-Za-z^!/])|[A-Za-z](?![A-Za-z{])))")
+_BARE = re.compile(
+    r"\\(boxed|fbox)\s{0,3}(-?(?:\\[dt]?frac\{[^{}]*\}\{[^{}]*\}"
+    r"|[0-9][0-9.,]*(?<![.,])(?![A-Za-z^!/])|[A-Za-z](?![A-Za-z{])))"
+)
 """A box without braces."""
-_WRONG = re.compile(r"(?<![A-Za-z])(?:wrong|incorrect|false|invalid|not (?:the|an?))\s(?:final\s)?\Z", re.IGNORECASE)
+_WRONG = re.compile(
+    r"(?<![A-Za-z])(?:wrong|incorrect|false|invalid|not (?:the|an?))\s(?:final\s)?\Z",
+    re.IGNORECASE,
+)
+"""Before "answer": what follows is none."""
 _DENIED = re.compile(
-    r"[\s$.)\]\\*]{0,6}(?:,?\s?(?:which|but\s(?:this|that|it))\s)?(?:is|was|are|were|seems?|looks?|would be|must be|cannot be|can['’]t be)"
+    r"[\s$.)\]\\*]{0,6}(?:,?\s?(?:which|but\s(?:this|that|it))\s)?"
+    r"(?:is|was|are|were|seems?|looks?|would be|must be|cannot be|can['’]t be)"
     r"(?:n['’]t)?(?![A-Za-z])([^.,;:\n]{0,40})"
 )
 _DENYING = re.compile(
-    r"(?:(?<![A-Za-z])(?:not|never|cannot be|neither|nor|rather than|instead of)|n['’]t(?: be)?)\s(?:equal to\s)?[\s$\\(\[*]{0,6}\Z"
+    r"(?:(?<![A-Za-z])(?:not|never|cannot be|neither|nor|rather than|instead of)|n['’]t(?: be)?)"
+    r"\s(?:equal to\s)?[\s$\\(\[*]{0,6}\Z"
 )
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[^|<>\n]{1,40}\|>.*", re.DOTALL)

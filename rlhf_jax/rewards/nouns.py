@@ -38,6 +38,7 @@ _IRREGULAR = re.compile(
     r"|rupiah|ringgit|renminbi|kronor|kroner|rpm|wpm|bpm|mpg|fps|psi|dpi|kwh|mah|hertz|siemens|celsius"
     r"|water|milk|land|work|weight|overtime"
 )
+_THINGS = frozenset("bed seed weed shed sled jelly family assembly lily belly bully ally".split())
 _SAID_SO = frozenset(
     "left total totals altogether remaining overall each apiece combined leftover together daily weekly monthly "
     "yearly annually hourly today tomorrow yesterday tonight now away ago apart exactly approximately roughly "
@@ -118,4 +119,4 @@ def _is_plural(word: str) -> bool:
 
 def _is_thing(phrase: list[str]) -> bool:
     """Whether the last word may be a noun in singular: no adverb and no participle."""
-    return not phrase[-1].endswith(("ly", "ed")) or phrase[-1] in ("bed", "seed", "shed", "sled", "jelly", "family", "assembly", "lily")
+    return not phrase[-1].endswith(("ly", "ed")) or phrase[-1] in _THINGS

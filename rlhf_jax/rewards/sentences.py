@@ -303,6 +303,12 @@ def _counts(number: str, behind: list[_Token]) -> bool:
     return are_counted(_run(behind), single=value is not None and value <= 1)
 
 
+def _counts_times(behind: list[_Token]) -> bool:
+    """Whether "times" ends what is said, as in "he ran 5 times a week", and multiplies nothing."""
+    words = _run(behind)
+    return not any(map(changes_value, words)) and (bool(words) or not behind or behind[0].kind == "sign")
+
+
 def _run(tokens: list[_Token]) -> list[str]:
     """The words that tokens begin with, up to a sign."""
     words = itertools.takewhile(lambda token: token.kind == "word", tokens)
@@ -336,7 +342,7 @@ def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | 
         if not spaced or (changes_value(word) and word not in ("and", "to", "times")) or word in NUMERALS:
             return None
         following = next((token for token in behind[1:] if token.text.lower() not in GLUE), None)
-        if word == "times" and (any(map(changes_value, _run(behind[1:]))) or behind[1:2] and behind[1].kind != "sign" and not _run(behind[1:])):
+        if word == "times" and not _counts_times(behind[1:]):
             return None
         if word in ("and", "to") and (following is None or following.kind != "word" or following.text.lower() in VALUE):
             return None

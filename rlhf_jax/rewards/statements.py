@@ -153,8 +153,8 @@ def _refuse_derived(tree: ast.Module) -> None:
         return  # nobody knows whose the names are
     theirs = {alias.asname or alias.name for node in imports if node.module == _CANDIDATE for alias in node.names}
     own = bound_names(tree.body) | {node.name for node in nodes if isinstance(node, ast.ClassDef)}
-    for node in nodes:
-        for base in node.bases if isinstance(node, ast.ClassDef) else ():
+    for node in [node for node in nodes if isinstance(node, ast.ClassDef)]:
+        for base in node.bases:
             name = base.id if isinstance(base, ast.Name) else None
             of_module = isinstance(base, ast.Attribute) and ast.unparse(base.value) == _CANDIDATE
             if of_module or name in theirs or (name is not None and name not in own and name not in dir(builtins)):

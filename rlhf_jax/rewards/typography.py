@@ -58,7 +58,10 @@ _RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _RAISED_UNIT = re.compile(r"(?<=[0-9])([cdkm]?m|ft|in|mi|yd)(?=[²³])")
 _ROOT = re.compile(r"√\s{0,3}(?:([0-9]+|[A-Za-z])|\(([^()]*)\))")
 
-_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("***", "***"), ("**", "**"), ("*", "*"), ("__", "__"), ("_", "_"), ("`", "`"), ('"', '"'), (r"\"", r"\""))
+_WRAPPERS = (
+    *(("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")),
+    *((mark, mark) for mark in ("***", "**", "*", "__", "_", "`", '"', r"\"")),
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{([^{}]*)\}")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _SPACING = re.compile(r"(?<!\\)\\[!,;:> ]|~(?!=)")
@@ -80,7 +83,9 @@ _LEADS = re.compile(
 )
 """What leads to an answer and is none of it."""
 _LABEL = re.compile(
-    r"(?:\\text\{\s{0,3})?(?P<words>[A-Za-z]{3,20}(?:\s[A-Za-z]{2,20}){0,4})\s{0,3}(?::\s{0,3}\}?|\}\s{0,3}:)\s{0,3}(?P<rest>.+)", re.DOTALL
+    r"(?:\\text\{\s{0,3})?(?P<words>[A-Za-z]{3,20}(?:\s[A-Za-z]{2,20}){0,4})\s{0,3}"
+    r"(?::\s{0,3}\}?|\}\s{0,3}:)\s{0,3}(?P<rest>.+)",
+    re.DOTALL,
 )
 """A name of what is answered: "Total: 42"."""
 _NAMED = ("remainder", "max", "min", "maximum", "minimum")

@@ -109,6 +109,7 @@ BEFORE = VALUE.difference("by to and more fewer up most least remainder until on
 GLUE = frozenset("a an the of in per each for every on at with from".split())
 """Words that may stand between nouns."""
 
+
 def scale_of(word: str) -> Fraction | None:
     """The factor that a word like "million" stands for."""
     factor = SCALES.get(word.lower())

@@ -10,7 +10,10 @@ from typing import Any
 
 from rlhf_jax.rewards.sandbox import wire
 
-_KINDS: tuple[type, ...] = (list, dict, set, bytearray, collections.deque, collections.Counter, collections.OrderedDict)
+_KINDS: tuple[type, ...] = (
+    *(list, dict, set, bytearray),
+    *(collections.deque, collections.Counter, collections.OrderedDict, collections.defaultdict),
+)
 _MOST = 32
 _LARGEST = 1000
 """Items of a container that is watched: each request looks at all of them."""
@@ -64,7 +67,7 @@ def refill(current: Any, value: Any) -> None:
     """Gives a container the contents of another of its kind; others are left alone."""
     if type(current) is not type(value) or type(current) not in _KINDS:
         return
-    items = list(value.items()) if isinstance(value, dict) else list(value)
+    items: Any = list(value.items()) if isinstance(value, dict) else list(value)
     current.clear()
     if isinstance(current, list | collections.deque | bytearray):
         current.extend(items)

@@ -188,7 +188,7 @@ def _swapped(compute: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return lambda own, other: compute(other, own)
 
 
-_BUILT_IN = {"divmod": divmod, "pow": pow}  # `pow` may have a modulus
+_BUILT_IN: dict[str, Callable[..., Any]] = {"divmod": divmod, "pow": pow}  # `pow` may have a modulus
 _BINARY: dict[str, Callable[..., Any]] = {
     name: _BUILT_IN.get(name) or vars(operator)[f"__{name}__"] for name in [*REFLECTED, *ORDERED]
 }

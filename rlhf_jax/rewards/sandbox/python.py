@@ -116,8 +116,8 @@ def open_streams_by_path() -> None:
         number = number_of(path)
         return low(path, *arguments, **named) if number is None else os.dup(number)
 
-    builtins.open = io.open = opened  # type: ignore[assignment]
-    os.open = opened_low  # type: ignore[assignment]
+    builtins.open = io.open = opened
+    os.open = opened_low
 
 
 class _Pipe:
