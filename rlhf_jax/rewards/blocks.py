@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rlhf_jax.rewards.answers import Completion, content_of
 
 _PYTHON = frozenset({"python", "py", "python3"})
-_FENCE = re.compile(r"[ \t]*(?P<fence>`{3,}|~{3,})(?P<info>[^`\r\n]*)[\r\n]*")
+_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})([^`\r\n]*)[\r\n]*")
 _MOST_ENDS = 8
 """Fences that are tried as the end of one block."""
 _MOST_TRIES = 64
@@ -90,15 +90,17 @@ def parsed(code: str) -> ast.Module | None:
 def _fenced(text: str) -> list[_Block]:
     """The fenced blocks of a text, in order; of a last one that is never closed all that is left."""
     lines = text.splitlines(keepends=True)
-    fences = [(number, fence) for number, line in enumerate(lines) if (fence := _FENCE.fullmatch(line)) is not None]
+    found = enumerate(map(_FENCE.fullmatch, lines))
+    fences = [(number, fence[1], fence[2].strip()) for number, fence in found if fence is not None]
     blocks: list[_Block] = []
     place, tries = 0, _MOST_TRIES
     while place < len(fences):
-        first, opening = fences[place]
-        language = _language(opening["info"])
-        ends = list(itertools.islice(_closing(fences, place), _MOST_ENDS))
+        first, _, info = fences[place]
+        language = _language(info)
+        may_hold = tries > 0 and language in (*_PYTHON, "")
+        ends = list(itertools.islice(_closing(fences, place), _MOST_ENDS if may_hold else 1))
         chosen = ends[0] if ends else None
-        if len(ends) > 1 and language in (*_PYTHON, "") and tries > 0:
+        if len(ends) > 1:
             tries -= 1
             for end in ends:  # a fence in a docstring ends no program
                 if parsed(_code(lines[first + 1 : fences[end][0]])) is not None:
@@ -111,13 +113,13 @@ def _fenced(text: str) -> list[_Block]:
     return blocks
 
 
-def _closing(fences: list[tuple[int, re.Match[str]]], place: int) -> Iterator[int]:
+def _closing(fences: list[tuple[int, str, str]], place: int) -> Iterator[int]:
     """The fences that may close the one at a place: of the same sign, at least as long, and without
     the name of a language."""
-    sign = fences[place][1]["fence"]
+    sign = fences[place][1]
     for k in range(place + 1, len(fences)):
-        fence = fences[k][1]
-        if fence["fence"].startswith(sign) and not fence["info"].strip():
+        _, fence, info = fences[k]
+        if not info and fence.startswith(sign):
             yield k
 
 

@@ -243,6 +243,11 @@ def _same_members(answer: str, target: str) -> bool:
     ours, wanted = _members(answer), _members(target)
     if ours is None or wanted is None or max(len(ours.parts), len(wanted.parts)) > _MOST_MEMBERS:
         return False
+    words, others = _joined(answer), _joined(target)
+    if words and others and words != others and re.search(r"[<>]|\\(?:[lg]e|infty)", answer + target):
+        return False  # "x > 1 and x < 3" is not "x > 1 or x < 3"
+    if len(_bounded(answer)) > 1 and not _bounded(target):
+        return False  # "x < 1 or y > 3" is no set of numbers
     loose = {"list", "set"}
     if ours.kind == wanted.kind == "one":
         return _same_expression(answer, target)
@@ -257,6 +262,16 @@ def _same_members(answer: str, target: str) -> bool:
         return len(ours.parts) == len(wanted.parts) and all(map(_equivalent, ours.parts, wanted.parts))
     # one of them is a single expression: an inequality, a union of intervals, a vector
     return "one" in (ours.kind, wanted.kind) and _same_expression(answer, target)
+
+
+def _bounded(text: str) -> set[str]:
+    """The letters that a text bounds."""
+    return set(re.findall(r"(?<![A-Za-z\\])([A-Za-z])\s?(?:[<>]|\\[lg]e)", text))
+
+
+def _joined(text: str) -> list[str]:
+    """The words that join the parts of a text."""
+    return sorted(set(re.findall(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])", text)))
 
 
 def _same_set(ours: list[str], wanted: list[str]) -> bool:

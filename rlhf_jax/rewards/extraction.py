@@ -122,9 +122,11 @@ def _marked(text: str) -> tuple[bool, str | None]:
 def _last_phrase(text: str, place: int) -> re.Match[str] | None:
     found = None
     for pattern in (_PHRASE, _HEADING):
-        for match in pattern.finditer(text, place):
-            wrong = _WRONG.search(text, max(match.start() - 20, 0), match.start())
-            if wrong is None and (found is None or match.start(1) >= found.start(1)):
+        at = place
+        while match := pattern.search(text, at):
+            wrong = _WRONG.search(text, max(match.start() - 20, 0), match.start()) is not None
+            at = match.start(1) if wrong else match.end()
+            if not wrong and (found is None or match.start(1) >= found.start(1)):
                 found = match
     return found
 

@@ -16,11 +16,11 @@ _SCALED = "|".join(sorted([*NUMERALS, *SCALES, "multi", "many", "several", "mani
 _FORM = re.compile(
     r"[a-z]*(?:illion|illiard)(?:th)?s?|[a-z]*(?:hundred|thousand)(?:th)?s?"  # million, zillion, milliard, quintillionths
     rf"|(?:{_SCALED})-?folds?"
-    r"|(?:[a-z]*[uo]up?l|[a-z]*upl|tripl|trebl|doubl)(?:e[ds]?|y|ing|ets?|icat[a-z]+)"
+    r"|(?:[a-z]*[uo]up?l|[a-z]*upl|tripl|trebl|doubl)(?:e[ds]?|y|ings?|ets?|icat[a-z]+)"
     r"|(?:redoubl|halv|negat|invert|revers|revert|decreas|increas|increment|decrement|reduc)[a-z]*"
     r"|(?:multipl(?:y|ie)|divid|subtract|exponentiat|truncat|factori[sz]|conjugat|transpos)[a-z]*(?<!dends)"
     r"|(?:factorial|percent|permil|inverse|reciprocal|opposite|googol|googolplex|modul)[a-z]*"
-    r"|(?:squar|cub|round|floor|ceil|modd|rais|add|scal|shift|root)(?:eds?|ing)"
+    r"|(?:squar|cub|round|floor|ceil|modd|rais|add|scal|shift|root)(?:eds?|ings?)"
     r"|(?:incorrect|wrong|invalid|false|erroneous|untru|mistaken|inaccura)[a-z]*"
     r"|(?:back|up|down)wards?|upside|mil|mill|bil|mln|mlns|mio|mrd|mrds|bln|bln|tln|trn|trill|bn|mn|tn|kk"
     r"|(?:quart|quint|sext|sept|oct|non)ets?|duos?|trios?|twins?|twos|threes|fours|fives|sixes|sevens|eights|nines"
@@ -83,7 +83,7 @@ def are_nouns(words: list[str], *, single: bool = False, measured: bool = False)
         words = words[1:]
     times = bool(words) and words[0].lower() == "times" and all(word.lower() in GLUE for word in words[1:2])
     nouns = [word for word in words[times:] if word.lower() not in GLUE]
-    if len(nouns) > _MOST_NOUNS or len(words) > 2 * _MOST_NOUNS or (words and not nouns and not times):
+    if len(nouns) > _MOST_NOUNS or len(words) > 2 * _MOST_NOUNS or (words and not nouns and not times and words != ["each"]):
         return False
     if not all(_NOUN.fullmatch(word) and not changes_value(word) for word in nouns):
         return False

@@ -84,7 +84,7 @@ _LEADS = re.compile(
 """What leads to an answer and is none of it."""
 _LABEL = re.compile(
     r"(?:\\text\{\s{0,3})?(?P<words>[A-Za-z]{3,20}(?:\s[A-Za-z]{2,20}){0,4})\s{0,3}"
-    r"(?::\s{0,3}\}?|\}\s{0,3}:)\s{0,3}(?P<rest>.+)",
+    r"(?::\s{0,3}\}?|\}\s{0,3}[:=])\s{0,3}(?P<rest>.+)",
     re.DOTALL,
 )
 """A name of what is answered: "Total: 42"."""
@@ -100,7 +100,7 @@ _EMPTY = re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s{0,3}\\\}")
 _POWER = re.compile(r"\*\*\s{0,3}(?:([-+]?[0-9]+(?:\.[0-9]+)?|[A-Za-z])|\(([^()]*)\))")
 _INLINE = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$")
 _DEGREES = re.compile(r"\^\s{0,3}(?:\{\s{0,3}\\circ\s{0,3}\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
-_NESTED = re.compile(r"(?<!\\)\{\s{0,3}\{([^{}]*)\}\s{0,3}\}")
+_NESTED = re.compile(r"(?<!\\)\{\s{0,3}\{((?:[^{}]|\{[^{}]*\})*)\}\s{0,3}\}")
 _DEEPEST = 4
 """Braces right in braces that are taken away."""
 _TWICE = re.compile(r"\\text\{\s{0,3}\\text\{([^{}]*)\}\s{0,3}\}")
