@@ -40,7 +40,7 @@ _IRREGULAR = re.compile(
 )
 _THINGS = frozenset("bed seed weed shed sled jelly family assembly lily belly bully ally".split())
 _SAID_SO = frozenset(
-    "left total totals altogether remaining overall each apiece combined leftover together daily weekly monthly "
+    "left total totals sq cu altogether remaining overall each apiece combined leftover together daily weekly monthly "
     "yearly annually hourly today tomorrow yesterday tonight now away ago apart exactly approximately roughly "
     "correct correctly too extra back remain remains red blue green yellow white black orange purple pink "
     "brown gray grey silver gold".split()

@@ -279,7 +279,10 @@ def _stated(text: str, sentence: list[_Token], items: list[tuple[int, int]], *, 
         return None
     spoken = [token.text.lower() for token in before if token.kind == "word"]
     nearest = next((word for word in reversed(spoken) if word not in GLUE and word not in ("by", "to")), "")
-    if nearest in BEFORE or alters(nearest):  # "twice 5", "the square root of 5", "divided by 5"
+    # "increases by 5" and "we multiply 2 * 2 = 4" say 5 and 4.
+    said = {"by", "to"} & set(spoken[-2:]) or "=" in text[sentence[chosen[0]].start : sentence[chosen[1]].end]
+    changed = alters(nearest) and not said
+    if nearest in BEFORE or changed:  # "twice 5", "the square root of 5", "divided by 5"
         return None
     return _with_unit(text, sentence, *chosen)
 

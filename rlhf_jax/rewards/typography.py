@@ -72,6 +72,7 @@ _SWITCHES = re.compile(
     r"|\\rule\s{0,3}\{[^{}]*\}\s{0,3}\{[^{}]*\}|\\(?:[hv]?phantom|[hv]space\*?|color|label|tag\*?|vphantom)\s{0,3}\{[^{}]*\}"
 )
 """Commands that set how the rest looks, or that show nothing; arguments and all."""
+_FACES = re.compile(r"\{\s{0,3}\\(?:rm|bf|it|tt|sf)(?![A-Za-z])\s{0,3}([^{}]*)\}")
 _SHOWN = re.compile(
     r"\\(?:underline|uline|uwave|emph|ensuremath|mathstrut|mathop|mathord|mathclose|smash|makebox|fbox|framebox"
     r"|text(?:sc|up|md|sl)|bm|pmb|(?:textcolor|colorbox|scalebox|raisebox|rotatebox|fcolorbox\s{0,3}\{[^{}]*\})\s{0,3}\{[^{}]*\})\s{0,3}(?=\{)"
@@ -88,6 +89,8 @@ _LABEL = re.compile(
     re.DOTALL,
 )
 """A name of what is answered: "Total: 42"."""
+_STATED = re.compile(r"[0-9\\]|\A\(?[A-Za-z]\)?\Z")
+"""In what a name is given to: a number or a formula; "Paris: France" names nothing."""
 _NAMED = ("remainder", "max", "min", "maximum", "minimum")
 _GROUPING = re.compile(r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s{0,3}\.?")
@@ -131,6 +134,7 @@ def clean(answer: str) -> str:
     text = _RAISED_UNIT.sub(r" \1", text)  # "5m²" is a measure, "5m^2" may be a product
     text = _RAISED.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text).translate(_TABLE)
+    text = _FACES.sub(r"\\text{\1}", text)
     text = _SIZES.sub("", _SHOWN.sub("", _SWITCHES.sub(" ", _SPACING.sub(" ", text))))
     for _ in range(_DEEPEST):
         text = _NESTED.sub(r"{\1}", text)
@@ -174,7 +178,7 @@ def _unlabelled(text: str) -> str:
         return text[lead.end() :]
     label = _LABEL.fullmatch(text)
     words = [] if label is None else [word for word in label["words"].split() if word.lower() not in _NAMED]
-    if label is None or any(map(changes_value, words)) or denies(words):
+    if label is None or any(map(changes_value, words)) or denies(words) or not _STATED.search(label["rest"]):
         return text
     return label["rest"]
 

@@ -59,5 +59,11 @@ def test_what_changes_it_stays(form):
     assert math_reward(None, [text], answer=["42"]) == exact_match_reward(None, [text], answer=["42"]) == [0.0]
 
 
+def test_a_name_is_given_to_numbers_and_formulas_only():
+    assert clean("Total: 42") == "42" and clean(r"\text{Area: }\pi") == r"\pi" and clean("Answer: B") == "B"
+    assert clean("Yes: No") == "Yes: No" and clean("Paris: France") == "Paris: France"
+    assert math_reward(None, [r"\boxed{Yes: No}", r"\boxed{5\,{\rm cm}}"], answer=["No", "5"]) == [0.0, 1.0]
+
+
 def test_braces_are_taken_away_to_some_depth_only():
     assert clean("{{{5}}}") == "5" and clean("{" * 300 + "5" + "}" * 300) != "5" and clean(r"\{5\}") == r"\{5\}"
