@@ -43,6 +43,8 @@ _JOINT = re.compile(
 )
 _MINUS = re.compile(r"(?:^|[=$(\[:>#]|\\[(\[])\s*[-−]\s*\$?$|[A-Za-z]{2}[:*]*\s[-−]\$?$|\bminus\s+\$?$")
 _BEHIND = re.compile(r"(?P<mark>!+|\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)|(?:[\s$]|\\[)\] ])*(?P<word>[A-Za-z]+)")
+_MOST_WRONG = 20
+"""Of "wrong answer: .." on one line, so many are looked behind: each takes the whole line."""
 _LONGEST_JOINT = 70
 _MOST_BOXES = 24
 _CONCLUDING = frozenset(
@@ -120,12 +122,13 @@ def _marked(text: str) -> tuple[bool, str | None]:
 
 
 def _last_phrase(text: str, place: int) -> re.Match[str] | None:
-    found = None
+    found, again = None, _MOST_WRONG
     for pattern in (_PHRASE, _HEADING):
         at = place
         while match := pattern.search(text, at):
             wrong = _WRONG.search(text, max(match.start() - 20, 0), match.start()) is not None
-            at = match.start(1) if wrong else match.end()
+            again -= wrong
+            at = match.start(1) if wrong and again > 0 else match.end()
             if not wrong and (found is None or match.start(1) >= found.start(1)):
                 found = match
     return found
