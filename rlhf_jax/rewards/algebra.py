@@ -10,6 +10,7 @@ math-verify's `verify`.
 import functools
 import logging
 import re
+from collections.abc import Callable
 
 import sympy
 from latex2sympy2_extended.math_normalization import NormalizationConfig
@@ -39,6 +40,10 @@ _ROUNDED_PLACES = 6
 """Places from which on a decimal may stand for what it is rounded from."""
 _NOTHING = sympy.Float("1e-100")
 """Below it a number that is not rational is 0: what sympy gives when no digit is certain."""
+_DECIMAL = re.compile(r"(?<![0-9.,_])([0-9]*)\.([0-9]+)(?![0-9.])(?!\\overline)(?![eE][-+]?[0-9])")
+_ROUNDED = re.compile(rf"\.[0-9]{{{_ROUNDED_PLACES},}}")
+_POWER_OF_TEN = re.compile(r"(?<![0-9.])10\s?\^\s?\{?\s?-?[0-9]{1,3}(?![0-9])")
+_LARGE_POWER = re.compile(r"\^\s?\{?\s?-?[0-9]{3}|\^[^+*/=,]{1,12}\^|!")
 _POINTS = 4
 _SOLVED_DEGREE = 2
 """Degree of an inequality that is solved, to compare it with an interval."""
@@ -51,23 +56,33 @@ _ARITHMETIC = re.compile(r"(?:[0-9\s.,+*/^{}()!%|-]|\\(?:frac|sqrt|cdot|times|di
 
 
 def same(answer: str, target: str) -> bool:
-    """Whether two expressions have the same value, or are equivalent statements."""
-    wanted = _parsed(target)
+    """Whether two expressions have the same value, or are equivalent statements.
+
+    Decimals are read exactly; where one is long enough to be rounded, also as what it may be rounded
+    from.
+    """
+    if _same(answer, target, _read_exactly):
+        return True
+    return any(map(_ROUNDED.search, (answer, target))) and _same(answer, target, _parsed)
+
+
+def _same(answer: str, target: str, read: Callable[[str], sympy.Basic | sympy.MatrixBase | None]) -> bool:
+    wanted = read(target)
     if wanted is None:
         return False
     ends = _ends(answer) if not isinstance(wanted, Relational) or _is_named(target) else None
     if ends is not None and _is_named(target) and not _is_named(answer) and not _ARITHMETIC.fullmatch(_chain(answer)[0][0]):
-        found = _parsed(answer)  # "2x + y = 3" for "y = 3 - 2x"
+        found = read(answer)  # "2x + y = 3" for "y = 3 - 2x"
         if isinstance(found, Relational) and isinstance(wanted, Relational) and _equal(found, wanted):
             return True
     if ends is not None:
-        value = _parsed(_chain(target)[0][-1]) if _is_named(target) else wanted
-        results = [_parsed(end) for end in ends]
+        value = read(_chain(target)[0][-1]) if _is_named(target) else wanted
+        results = [read(end) for end in ends]
         return value is not None and all(result is not None and _equal(result, value) for result in results)
-    found = _parsed(answer)
+    found = read(answer)
     if found is None:
         return False
-    value = _parsed(_chain(target)[0][-1]) if _is_named(target) and isinstance(found, sympy.Expr) else wanted
+    value = read(_chain(target)[0][-1]) if _is_named(target) and isinstance(found, sympy.Expr) else wanted
     return value is not None and _equal(found, value)
 
 
@@ -132,6 +147,22 @@ def _is_named(text: str) -> bool:
     )
 
 
+def _read_exactly(text: str) -> sympy.Basic | sympy.MatrixBase | None:
+    """An expression whose decimals are fractions: those of the parser have 15 digits."""
+    if _LARGE_POWER.search(_POWER_OF_TEN.sub("", text)):
+        return _parsed(text)  # a fraction to such a power is no number to work with
+    if not _DECIMAL.search(text) or not (number := quantity_of(text)):
+        return _parsed(_DECIMAL.sub(_as_fraction, text))
+    if number.percent or number.unit is not None:
+        return _parsed(text)
+    return sympy.Rational(number.value.numerator, number.value.denominator)
+
+
+def _as_fraction(decimal: re.Match[str]) -> str:
+    places = len(decimal[2])
+    return rf"{{(\frac{{{int(decimal[1] + decimal[2])}}}{{{10**places}}})}}"
+
+
 @functools.lru_cache(maxsize=2048)
 def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase | None:
     text = _LOGARITHM.sub(r"\\log_{\1} ", text.replace(DEGREE, "")).strip()
@@ -145,7 +176,10 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase | None:
     value = found[0] if found else None
     if isinstance(value, sympy.MatrixBase):
         return value
-    return value if isinstance(value, sympy.Basic) and not value.has(sympy.zoo, sympy.nan) else None
+    if not isinstance(value, sympy.Basic) or value.has(sympy.zoo, sympy.nan):
+        return None
+    # What the parser makes of an imaginary unit beside a decimal, or alone.
+    return value.subs({letter: sympy.I for letter in value.free_symbols if str(letter) == "i"})
 
 
 def _equal(found: sympy.Basic | sympy.MatrixBase, wanted: sympy.Basic | sympy.MatrixBase) -> bool:

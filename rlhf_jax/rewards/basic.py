@@ -16,6 +16,7 @@ from rlhf_jax.rewards.answers import (
     opens_reasoning,
     targets_of,
 )
+from rlhf_jax.rewards.choices import same_choice
 from rlhf_jax.rewards.quantities import names_differ, quantity_of, same_quantity
 
 _TAG = re.compile(r"</?(?:think|answer)>")
@@ -56,6 +57,9 @@ def _matches(answer: str, target: str) -> bool:
     target = marked_answer(target) or target
     if names_differ(answer, target):
         return False
+    chosen = same_choice(answer, target)
+    if chosen is not None:
+        return chosen
     value, wanted = quantity_of(answer), quantity_of(target)
     if value is not None and wanted is not None:
         return same_quantity(value, wanted)

@@ -8,6 +8,9 @@ from typing import Any
 _NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
+_PADDED = re.compile(r"[+-]?0[0-9]")
+"""Zeros in front: bits, an identifier, a telephone number; text whose digits all count."""
+
 
 def same_output(got: str, wanted: str, tolerance: float) -> bool:
     """Compares token by token, white space apart.
@@ -16,7 +19,8 @@ def same_output(got: str, wanted: str, tolerance: float) -> bool:
       got: what was printed.
       wanted: what should be.
       tolerance: two tokens are equal as texts or as numbers to this, absolutely or relatively;
-        integers only when they are the same. 0: as texts only.
+        integers only when they are the same, and what has zeros in front ("000101") only as text.
+        0: as texts only.
     """
     theirs, ours = got.split(), wanted.split()
     return len(theirs) == len(ours) and all(_same_token(a, b, tolerance) for a, b in zip(theirs, ours, strict=True))
@@ -41,7 +45,7 @@ def same_value(got: Any, wanted: Any, tolerance: float) -> bool:
 def _same_token(got: str, wanted: str, tolerance: float) -> bool:
     if got == wanted:
         return True
-    if not tolerance or not (_NUMBER.fullmatch(got) and _NUMBER.fullmatch(wanted)):
+    if not tolerance or _PADDED.match(wanted) or not (_NUMBER.fullmatch(got) and _NUMBER.fullmatch(wanted)):
         return False
     if _INTEGER.fullmatch(wanted):
         # 1000001 is not 1000000, though they differ by a millionth.

@@ -13,15 +13,15 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from rlhf_jax.rewards.choices import same_choice
 from rlhf_jax.rewards.cost import too_costly
+from rlhf_jax.rewards.nouns import are_nouns
 from rlhf_jax.rewards.quantities import names_differ, quantity_of, same_quantity
 from rlhf_jax.rewards.typography import clean, words_of
+from rlhf_jax.rewards.unions import as_union
 from rlhf_jax.rewards.units import Unit
-from rlhf_jax.rewards.wording import VALUE, are_nouns
+from rlhf_jax.rewards.wording import VALUE
 
-_CHOICE = re.compile(r"\(?\s?(?:\\text\{\s?)?\(?([A-Ja-j])\)?(?:\s?\})?\s?\)?(?:[).:]\s?(?P<rest>.*))?", re.DOTALL)
-_ANOTHER = re.compile(r"^\s*(?:[,/&]|[A-J](?![A-Za-z]))|(?<![A-Za-z])(?:or|and|either|maybe|not)(?![A-Za-z])|\([A-J]\)")
-"""In what follows a letter of choice: a second one, or a doubt."""
 _RATIO = re.compile(r"([0-9]{1,9})\s?:\s?([0-9]{1,9})(?:\s?:\s?([0-9]{1,9}))?")
 _BASED = re.compile(r"([0-9A-Fa-f]{1,60})\s?_\s?(?:\{\s?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}?\s?\}|([0-9]))")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
@@ -83,8 +83,8 @@ def _equivalent(answer: str, target: str) -> bool:
         return bool(answer)
     if not answer or not target:
         return False
-    if (letter := _CHOICE.fullmatch(target)) and not letter["rest"] and (letter[1].isupper() or "(" in target):
-        return _chooses(answer, letter[1], target)
+    if (chosen := same_choice(answer, target)) is not None:
+        return chosen
     if names_differ(answer, target):
         return False
     wanted = quantity_of(target)
@@ -95,7 +95,15 @@ def _equivalent(answer: str, target: str) -> bool:
     for kind in (_ratio, _based):
         if kind(answer) or kind(target):
             return kind(answer) == kind(target)
-    return _same_members(answer, target)
+    return _same_members(answer, target) or _same_union(answer, target)
+
+
+def _same_union(answer: str, target: str) -> bool:
+    """Whether both are the same union of intervals, one of them said to be a union."""
+    if r"\cup" not in answer + target and not re.search(r"[<>]|\\[lg]e", answer + target):
+        return False  # "(1, 2) or (3, 4)": two points
+    ours, wanted = as_union(answer), as_union(target)
+    return ours is not None and wanted is not None and _same_expression(ours, wanted)
 
 
 def _target(text: str) -> str:
@@ -110,7 +118,7 @@ def _without_plain_units(text: str) -> str:
 def _without_remark(target: str) -> str:
     """A right answer without a remark in words behind it: "9 (apples)" -> "9"."""
     remark = re.fullmatch(r"(.*[^\s(])\s*\(([A-Za-z][A-Za-z' -]*)\)", target)
-    return remark[1] if remark and len(remark[2]) > 2 and are_nouns(remark[2].split()) else target
+    return remark[1] if remark and len(remark[2]) > 2 and are_nouns(remark[2].split(), single=True) else target
 
 
 def _bare(text: str) -> str:
@@ -119,14 +127,6 @@ def _bare(text: str) -> str:
 
 def _letters(text: str) -> str:
     return _bare(text).casefold()
-
-
-def _chooses(answer: str, letter: str, target: str) -> bool:
-    found = _CHOICE.fullmatch(answer)
-    if found is None or _ANOTHER.search(found["rest"] or ""):
-        return False
-    upper = letter.upper() if "(" in target else letter
-    return found[1].upper() == upper if upper in "ABCDE" or "(" in answer + target else found[1] == letter
 
 
 def _ratio(text: str) -> tuple[str | Fraction, ...] | None:
@@ -243,6 +243,11 @@ def _same_members(answer: str, target: str) -> bool:
     ours, wanted = _members(answer), _members(target)
     if ours is None or wanted is None or max(len(ours.parts), len(wanted.parts)) > _MOST_MEMBERS:
         return False
+    words, others = _joined(answer), _joined(target)
+    if words and others and words != others and re.search(r"[<>]|\\(?:[lg]e|infty)", answer + target):
+        return False  # "x > 1 and x < 3" is not "x > 1 or x < 3"
+    if len(_bounded(answer)) > 1 and not _bounded(target):
+        return False  # "x < 1 or y > 3" is no set of numbers
     loose = {"list", "set"}
     if ours.kind == wanted.kind == "one":
         return _same_expression(answer, target)
@@ -257,6 +262,16 @@ def _same_members(answer: str, target: str) -> bool:
         return len(ours.parts) == len(wanted.parts) and all(map(_equivalent, ours.parts, wanted.parts))
     # one of them is a single expression: an inequality, a union of intervals, a vector
     return "one" in (ours.kind, wanted.kind) and _same_expression(answer, target)
+
+
+def _bounded(text: str) -> set[str]:
+    """The letters that a text bounds."""
+    return set(re.findall(r"(?<![A-Za-z\\])([A-Za-z])\s?(?:[<>]|\\[lg]e)", text))
+
+
+def _joined(text: str) -> list[str]:
+    """The words that join the parts of a text."""
+    return sorted(set(re.findall(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])", text)))
 
 
 def _same_set(ours: list[str], wanted: list[str]) -> bool:
@@ -288,8 +303,8 @@ def _expression(text: str) -> tuple[str, Unit | None]:
     found = _WITH_UNIT.fullmatch(text)
     if found is None or not _VALUE_END.search(found[1]):
         return text, None
-    one = quantity_of(f"1 {found[2]}{found[3] or ''}")
-    return (found[1].strip(), one.unit) if one is not None and one.value == 1 else (text, None)
+    two = quantity_of(f"2 {found[2]}{found[3] or ''}")
+    return (found[1].strip(), two.unit) if two is not None and two.value == 2 else (text, None)
 
 
 def _marks(text: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ import collections
 import re
 
 from rlhf_jax.rewards.sentences import reduced, standing_out
-from rlhf_jax.rewards.wording import CHANGES_BOX
+from rlhf_jax.rewards.wording import CHANGES_BOX, denies
 
 _PHRASE = re.compile(
     r"\banswers?(?:\s+(?:to|of|for)\s[^.:\n]{1,60}?)?\s{0,8}(?:\*\*)?\s{0,8}(?:\b(?:is|are)\b|:|=)(?:\*\*)?\s{0,8}:?\s{0,8}([^\n]+)",
@@ -16,6 +16,25 @@ _FINAL = re.compile(r"\bfinal answer\b", re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|[{}]")
+_BARE = re.compile(
+    r"\\(boxed|fbox)\s{0,3}(-?(?:\\[dt]?frac\{[^{}]*\}\{[^{}]*\}"
+    r"|[0-9][0-9.,]*(?<![.,])(?![A-Za-z^!/])|[A-Za-z](?![A-Za-z{])))"
+)
+"""A box without braces."""
+_WRONG = re.compile(
+    r"(?<![A-Za-z])(?:wrong|incorrect|false|invalid|not (?:the|an?))\s(?:final\s)?\Z",
+    re.IGNORECASE,
+)
+"""Before "answer": what follows is none."""
+_DENIED = re.compile(
+    r"[\s$.)\]\\*]{0,6}(?:,?\s?(?:which|but\s(?:this|that|it))\s)?"
+    r"(?:is|was|are|were|seems?|looks?|would be|must be|cannot be|can['’]t be)"
+    r"(?:n['’]t)?(?![A-Za-z])([^.,;:\n]{0,40})"
+)
+_DENYING = re.compile(
+    r"(?:(?<![A-Za-z])(?:not|never|cannot be|neither|nor|rather than|instead of)|n['’]t(?: be)?)"
+    r"\s(?:equal to\s)?[\s$\\(\[*]{0,6}\Z"
+)
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[^|<>\n]{1,40}\|>.*", re.DOTALL)
 _JOINT = re.compile(
@@ -24,6 +43,8 @@ _JOINT = re.compile(
 )
 _MINUS = re.compile(r"(?:^|[=$(\[:>#]|\\[(\[])\s*[-−]\s*\$?$|[A-Za-z]{2}[:*]*\s[-−]\$?$|\bminus\s+\$?$")
 _BEHIND = re.compile(r"(?P<mark>!+|\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)|(?:[\s$]|\\[)\] ])*(?P<word>[A-Za-z]+)")
+_MOST_WRONG = 20
+"""Of "wrong answer: .." on one line, so many are looked behind: each takes the whole line."""
 _LONGEST_JOINT = 70
 _MOST_BOXES = 24
 _CONCLUDING = frozenset(
@@ -83,6 +104,7 @@ def unmarked_answer(text: str) -> str | None:
 
 def _marked(text: str) -> tuple[bool, str | None]:
     """(whether a text marks an answer, the answer if it can be read)."""
+    text = _BARE.sub(r"\\\1{\2}", text)
     if (tagged := _last_tagged(text)) is not None:
         is_marked, inner = _marked(tagged)
         return True, inner if is_marked else reduced(tagged)
@@ -100,10 +122,14 @@ def _marked(text: str) -> tuple[bool, str | None]:
 
 
 def _last_phrase(text: str, place: int) -> re.Match[str] | None:
-    found = None
+    found, again = None, _MOST_WRONG
     for pattern in (_PHRASE, _HEADING):
-        for match in pattern.finditer(text, place):
-            if found is None or match.start(1) >= found.start(1):
+        at = place
+        while match := pattern.search(text, at):
+            wrong = _WRONG.search(text, max(match.start() - 20, 0), match.start()) is not None
+            again -= wrong
+            at = match.start(1) if wrong and again > 0 else match.end()
+            if not wrong and (found is None or match.start(1) >= found.start(1)):
                 found = match
     return found
 
@@ -140,6 +166,7 @@ def _boxes(text: str) -> tuple[int, str | None]:
             while boxes and boxes[-1][0] > start[0]:
                 boxes.pop()
             boxes.append((start[0], brace.end(), text[start[1] : brace.start()].strip()))
+    boxes = [box for box in boxes if not _is_denied(text, *box[:2])]
     if not boxes or not boxes[-1][2]:
         return -1, None
     group = [_with_outside(text, *boxes[-1])]
@@ -149,6 +176,14 @@ def _boxes(text: str) -> tuple[int, str | None]:
         if before[2] not in group:
             group.insert(0, before[2])
     return boxes[-1][1], ", ".join(group)
+
+
+def _is_denied(text: str, start: int, end: int) -> bool:
+    """Whether a text says of a box that it is not the answer: "not [5]", "[5] is wrong"."""
+    if _DENYING.search(text[max(start - 40, 0) : start]):
+        return True
+    behind = _DENIED.match(text[end : end + 100])
+    return behind is not None and ("n't" in behind[0].replace("’", "'") or denies(behind[1].split()[:3]))
 
 
 def _with_outside(text: str, start: int, end: int, content: str) -> str:

@@ -11,16 +11,18 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from rlhf_jax.rewards.nouns import are_nouns
+from rlhf_jax.rewards.numerals import in_digits
 from rlhf_jax.rewards.typography import DEGREE, LONGEST, clean
 from rlhf_jax.rewards.units import UNITS, Unit, unit_of
-from rlhf_jax.rewards.wording import are_nouns, scale_of
+from rlhf_jax.rewards.wording import scale_of
 
 _LONGEST_NUMBER = 400
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 NUMBER = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,3}}(?![\w.]))?"
 """A number without sign, as a regular expression."""
 
-_CURRENCY = r"(?:(?:US)?\\?\$|€|£|¥|₹|Rs\.?\s)"
+_CURRENCY = r"(?:(?:US)?\\?\$|€|£|¥|₹|Rs\.?\s|(?:USD|EUR|GBP)\s)"
 _FRACTION = r"\\frac\s{0,3}(?:\{\s{0,3}([-+]?[0-9]+)\s{0,3}\}\s{0,3}\{\s{0,3}([0-9]+)\s{0,3}\}|([0-9])\s{0,3}([0-9]))"
 _QUANTITY = re.compile(
     rf"(?:(?P<before>{_CURRENCY})\s{{0,3}})?(?P<sign>[-+]?)\s{{0,3}}(?:(?P<currency>{_CURRENCY})\s{{0,3}})?"
@@ -29,7 +31,7 @@ _QUANTITY = re.compile(
     rf"|\\overline\s{{0,3}}\{{(?P<period>[0-9]{{1,30}})\}})?)(?P<rest>.*)",
     re.DOTALL,
 )
-_TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
+_TEXT = re.compile(r"\\text\{((?:[^{}\\]|\\[$%&#])*)\}")
 _PERCENT = re.compile(r"\s{0,3}(?:%|(?:percent|per\s?cent|percentage|pct)(?![A-Za-z])\.?)")
 _NAME = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]+\}))?"
 ASSIGNED = re.compile(
@@ -59,15 +61,15 @@ def quantity_of(answer: str) -> Quantity | None:
         return None
     if assigned := ASSIGNED.fullmatch(text):
         text = assigned[1]
-    found = _QUANTITY.fullmatch(_TEXT.sub(r" \1 ", text).strip())
+    found = _QUANTITY.fullmatch(in_digits(_TEXT.sub(r" \1 ", text).strip()))
     if found is None or len(found["number"] or found["fraction"]) > _LONGEST_NUMBER:
         return None
     value = _value(found)
-    tail = None if value is None else _tail(found["rest"])
+    tail = None if value is None else _tail(found["rest"], single=value <= 1)
     if value is None or tail is None:
         return None
     scale, percent, unit = tail
-    symbol = (found["before"] or found["currency"] or "").replace("\\", "").replace("US", "").rstrip(". ")
+    symbol = (found["before"] or found["currency"] or "").replace("\\", "").replace("US$", "$").rstrip(". ")
     if symbol:
         if percent or (unit is not None and unit.measures != UNITS[symbol].measures):
             return None
@@ -160,13 +162,13 @@ def _places(found: re.Match[str]) -> int | None:
     return max(places, 0) if "." in mantissa or exponent else None
 
 
-def _tail(rest: str) -> tuple[Fraction, bool, Unit | None] | None:
+def _tail(rest: str, *, single: bool) -> tuple[Fraction, bool, Unit | None] | None:
     """(scale, percent, unit) of what follows a number; None when it is not understood."""
     scale, percent, unit = Fraction(1), False, None
     glued = bool(rest) and not rest[0].isspace()
     words = rest.strip()
     if sign := _PERCENT.match(words):
-        return (scale, True, None) if _only_nouns(words[sign.end() :]) else None
+        return (scale, True, None) if _only_nouns(words[sign.end() :], measured=True) else None
     if words in ("\\$", "$", "€", "£"):
         return scale, percent, UNITS[words[-1]]
     while (first := re.match(r"[A-Za-z]+(?=\s|$)", words)) and not glued and (factor := scale_of(first[0])) is not None:
@@ -180,12 +182,12 @@ def _tail(rest: str) -> tuple[Fraction, bool, Unit | None] | None:
         name = re.match(rf"[A-Za-z]+|.{DEGREE}?", rest.strip())
         if glued and name and len(name[0]) == 1 and name[0].isalpha():
             return None
-        return (scale, percent, unit) if _only_nouns(words) else None
-    return (scale, percent, unit) if not glued and _only_nouns(words) else None
+        return (scale, percent, unit) if _only_nouns(words, measured=True) else None
+    return (scale, percent, unit) if not glued and _only_nouns(words, single=single) else None
 
 
-def _only_nouns(text: str) -> bool:
+def _only_nouns(text: str, *, single: bool = False, measured: bool = False) -> bool:
     text = text.strip()
     if text.startswith("(") and text.endswith(")"):
         text = text[1:-1]
-    return are_nouns(re.split(r"[\s-]+", text)) if text else True
+    return are_nouns(re.split(r"[\s-]+", text), single=single, measured=measured) if text else True

@@ -5,10 +5,13 @@ their value: "2 million" stays
 whole, and "not 5", "5 or more", "between 5 and 6", "half of 5" are no answers.
 """
 
+import itertools
 import re
 from typing import NamedTuple
 
-from rlhf_jax.rewards.quantities import NUMBER, quantity_of
+from rlhf_jax.rewards.choices import chosen_in
+from rlhf_jax.rewards.nouns import alters, are_counted, changes_value, phrase_of
+from rlhf_jax.rewards.quantities import NUMBER, as_number, quantity_of
 from rlhf_jax.rewards.typography import is_formula
 from rlhf_jax.rewards.units import unit_of
 from rlhf_jax.rewards.wording import BEFORE, CHANGES, CHOICES, GLUE, NUMERALS, SCALES, VALUE, denies
@@ -43,6 +46,7 @@ _REASONS = ("because", "since")
 _MOST_SAID = 5
 """Words of such an answer."""
 _HEDGES = frozenset(("or maybe perhaps possibly alternatively actually wait no unless").split())
+_SIGNS = ("minus", "negative")
 _COPULAS = frozenset(
     "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes totals has".split()
 )
@@ -78,13 +82,15 @@ def reduced(text: str) -> str | None:
     if tail and tail[0].text.lower() in _HEDGES:
         return None
     whole = text[head[0].start : head[-1].end]
+    if (choice := chosen_in(whole, text[head[-1].end :])) is not None:
+        return choice
     if not _words(head) or quantity_of(whole) is not None or _is_list(head):
         return whole
     first = next((i for i, token in enumerate(head) if token.text.lower() not in _OPENERS and token.text not in "=:*"), 0)
     items = _items(head)
     if not items:
         return _wording(text, head)
-    if items[0][0] <= first:
+    if items[0][0] <= first or (head[first].text.lower() in _SIGNS and items[0][0] == first + 1):
         return _leading(text, head, items)
     return _stated(text, head, items, strict=True)
 
@@ -95,6 +101,9 @@ def standing_out(text: str) -> str | None:
     tokens = _tokens(text[-_LONGEST:])
     text = text[-_LONGEST:]
     for sentence in reversed(_sentences(tokens)):
+        head, _ = _cut(sentence)
+        if (choice := chosen_in(text[head[0].start : head[-1].end], text[head[-1].end :])) is not None:
+            return choice
         items = _items(sentence)
         if items:
             if not _words(sentence):
@@ -230,10 +239,7 @@ def _trimmed(tokens: list[_Token], start: int, end: int) -> tuple[int, int] | No
 
 
 def _wording(text: str, head: list[_Token]) -> str | None:
-    """The answer of a sentence without a number: a letter of choice at its end, or its words."""
-    letter = re.search(r"(?<![A-Za-z])(?:is|option|choice|answer)\s*:?\s*(\(?[A-J]\)?)$", text[head[0].start : head[-1].end])
-    if letter and len(_words(head)) > 0 and head[-1].start > head[0].start + 1:
-        return letter[1]
+    """The answer of a sentence without a number: its words."""
     return text[head[0].start : head[-1].end] if len(_words(head)) <= _MOST_WORDS else None
 
 
@@ -241,6 +247,8 @@ def _leading(text: str, head: list[_Token], items: list[tuple[int, int]]) -> str
     """The answer of "104 clips were sold in total": the expression in front, when nothing behind it
     changes it."""
     first, last = items[0]
+    if first and head[first - 1].text.lower() in _SIGNS:
+        first -= 1
     words = _words(head[last + 1 :])
     if len(items) > 1 or any(word.lower() in CHOICES for word in words) or denies(words):
         return None
@@ -260,6 +268,9 @@ def _stated(text: str, sentence: list[_Token], items: list[tuple[int, int]], *, 
         elif strict and len(plain) > 1:
             return None
     place = items.index(chosen)
+    start = chosen[0]
+    if start and sentence[start - 1].text.lower() in _SIGNS and (start == 1 or _is_said(sentence, start - 1)):
+        chosen = (start - 1, chosen[1])  # "is negative 5"
     before = sentence[items[place - 1][1] + 1 : chosen[0]] if place else sentence[: chosen[0]]
     after = sentence[chosen[1] + 1 : items[place + 1][0]] if place + 1 < len(items) else sentence[chosen[1] + 1 :]
     if denies(_words(before)) or denies(_words(after)):
@@ -268,7 +279,10 @@ def _stated(text: str, sentence: list[_Token], items: list[tuple[int, int]], *, 
         return None
     spoken = [token.text.lower() for token in before if token.kind == "word"]
     nearest = next((word for word in reversed(spoken) if word not in GLUE and word not in ("by", "to")), "")
-    if nearest in BEFORE:  # "twice 5", "the square root of 5", "divided by 5"
+    # "increases by 5" and "we multiply 2 * 2 = 4" say 5 and 4.
+    said = {"by", "to"} & set(spoken[-2:]) or "=" in text[sentence[chosen[0]].start : sentence[chosen[1]].end]
+    changed = alters(nearest) and not said
+    if nearest in BEFORE or changed:  # "twice 5", "the square root of 5", "divided by 5"
         return None
     return _with_unit(text, sentence, *chosen)
 
@@ -286,6 +300,24 @@ def _joins(between: list[_Token]) -> bool:
     return bool(texts) and set(texts) <= {"and", "or", "to", ",", "&", "-", "–", "through"}
 
 
+def _counts(number: str, behind: list[_Token]) -> bool:
+    """Whether the words right behind a number are what it counts."""
+    value = as_number(number.rpartition("=")[2])
+    return are_counted(_run(behind), single=value is not None and value <= 1)
+
+
+def _counts_times(behind: list[_Token]) -> bool:
+    """Whether "times" ends what is said, as in "he ran 5 times a week", and multiplies nothing."""
+    words = _run(behind)
+    return not any(map(changes_value, words)) and (bool(words) or not behind or behind[0].kind == "sign")
+
+
+def _run(tokens: list[_Token]) -> list[str]:
+    """The words that tokens begin with, up to a sign."""
+    words = itertools.takewhile(lambda token: token.kind == "word", tokens)
+    return [part for token in words for part in token.text.split("-")]
+
+
 def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | None:
     """An expression with the scale, percent or unit behind it; None when a word behind it makes
     another value of it."""
@@ -296,9 +328,12 @@ def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | 
     if any(word.lower() in CHANGES for word in _words(behind[1:])[:_NEAR]):  # "5 and a half", "5 apples times two"
         return None
     nearest = behind[0]
+    scaled = nearest.text.lower() in SCALES or nearest.text.lower() in ("percent", "pct")
+    if any(map(alters, phrase_of(_run(behind[scaled:])))):  # "5 apples doubled"
+        return None
     if nearest.kind == "word":
         word = nearest.text.lower()
-        if word in SCALES or word in ("percent", "pct"):
+        if scaled:
             return text[start : nearest.end] if quantity_of(text[start : nearest.end]) is not None else None
         if word in ("more", "fewer") and len(behind) > 1 and behind[1].kind == "word":
             return text[start:end]
@@ -307,13 +342,17 @@ def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | 
             taken = text[start : tokens[-1].end - len(known[1])]
             if quantity_of(taken) is not None:
                 return taken
-        if not spaced or (word in VALUE and word not in ("and", "to")) or word in NUMERALS:
+        if not spaced or (changes_value(word) and word not in ("and", "to", "times")) or word in NUMERALS:
             return None
         following = next((token for token in behind[1:] if token.text.lower() not in GLUE), None)
+        if word == "times" and not _counts_times(behind[1:]):
+            return None
         if word in ("and", "to") and (following is None or following.kind != "word" or following.text.lower() in VALUE):
             return None
         counted = tokens[last].kind == "number" and len(behind) > 1 and behind[1].kind in ("number", "formula")
         if word in ("of", "in") and counted:  # "5 of 6"
+            return None
+        if known is None and word not in ("and", "to", "times") and not _counts(text[start:end], behind):
             return None
     elif nearest.kind in ("sign", "tex") and nearest.start == end and nearest.text not in ",;:.)]*\"'”?$€£":
         return None

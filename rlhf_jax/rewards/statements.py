@@ -56,6 +56,7 @@ def statements_of(tests: Sequence[str], row: Mapping[str, Any]) -> tuple[str, tu
         raise NotGradable("tests without a statement that could fail")
     whole = "\n".join([setup, *tests])
     _refuse_reaching_in(_tree(whole))
+    _refuse_derived(_tree(whole))
     return setup, tuple(tests), entry or _tested(whole)
 
 
@@ -141,6 +142,23 @@ def _refuse_reaching_in(tree: ast.Module) -> None:
             caught = {alias.name for alias in node.names} & (_CAPTURING | {"patch"})
         if caught:
             raise NotGradable(f"tests use {sorted(caught)[0]}, which does not reach the candidate's process")
+
+
+def _refuse_derived(tree: ast.Module) -> None:
+    """Refuses tests with a class that derives from one of the candidate's: its methods would have to
+    run in the candidate's process, which would then decide what is right."""
+    nodes = list(ast.walk(tree))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    if any(alias.name == "*" for node in imports for alias in node.names if node.module != _CANDIDATE):
+        return  # nobody knows whose the names are
+    theirs = {alias.asname or alias.name for node in imports if node.module == _CANDIDATE for alias in node.names}
+    own = bound_names(tree.body) | {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+    for node in [node for node in nodes if isinstance(node, ast.ClassDef)]:
+        for base in node.bases:
+            name = base.id if isinstance(base, ast.Name) else None
+            of_module = isinstance(base, ast.Attribute) and ast.unparse(base.value) == _CANDIDATE
+            if of_module or name in theirs or (name is not None and name not in own and name not in dir(builtins)):
+                raise NotGradable(f"tests derive class {node.name} from the candidate's {ast.unparse(base)}")
 
 
 def _refuse_packages(node: ast.Import | ast.ImportFrom) -> None:

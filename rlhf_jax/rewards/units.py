@@ -98,7 +98,7 @@ UNITS = {
 UNITS["mph"] = Unit(Fraction("1609.344") / 3600, (("m", 1), ("s", -1)))
 UNITS["kmh"] = UNITS["kph"] = Unit(Fraction(1000, 3600), (("m", 1), ("s", -1)))
 _TOKEN = re.compile(
-    r"\s*(?:(per(?![A-Za-z])|/)|(°[CF](?![A-Za-z])|[$¢€£¥₹°]|a\.m|p\.m|[A-Za-z]+)\s*(?:\^\s*\{?\s*(-?[1-4])\s*\}?)?\.?)"
+    r"\s*(?:(per(?![A-Za-z])|/)|(°\s?[CF](?![A-Za-z])|[$¢€£¥₹°]|a\.m|p\.m|[A-Za-z]+)\s*(?:\^\s*\{?\s*(-?[1-4])\s*\}?)?\.?)"
 )
 _SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
@@ -116,7 +116,8 @@ def unit_of(text: str) -> tuple[Unit, str] | None:
         elif token[2].lower() in _SHAPES and power is None and token[3] is None:
             power = _SHAPES[token[2].lower()]
         else:
-            unit = UNITS.get(token[2]) or UNITS.get(token[2].lower() if len(token[2]) > 2 else "")
+            name = token[2].replace(" ", "")
+            unit = UNITS.get(name) or UNITS.get(name.lower() if len(name) > 2 else "")
             if unit is None or (found and sign > 0):
                 break
             exponent = sign * (int(token[3]) if token[3] else power or 1)

@@ -1,7 +1,6 @@
 """Words around a number: those that change its value, those that scale it, and the nouns that do
 neither."""
 
-import re
 from fractions import Fraction
 
 SCALES = {
@@ -66,6 +65,15 @@ VALUE = frozenset(
 """Words beside a number that make another value of it, or leave open which one is meant: no fast
 path reads past them."""
 
+_ORDINALS = (
+    "zeroth nth umpteenth dozenth thousandth hundredth third fifth eighth ninth twelfth "
+    + " ".join(f"{word}th" for word in _NUMBERS.split() if word[-1] not in "ye" or word == "fifteen")
+    + " "
+    + " ".join(f"{word[:-1]}ieth" for word in _NUMBERS.split() if word.endswith("ty"))
+)
+FRACTION_WORDS = frozenset(f"{word}{end}" for word in _ORDINALS.split() for end in ("", "s"))
+"""Fractions in words: "elevenths", "thirtieths"."""
+
 NUMERALS = frozenset(_NUMBERS.split())
 """Numbers in words."""
 
@@ -101,18 +109,6 @@ BEFORE = VALUE.difference("by to and more fewer up most least remainder until on
 GLUE = frozenset("a an the of in per each for every on at with from".split())
 """Words that may stand between nouns."""
 
-_NOUN = re.compile(r"[A-Za-z][A-Za-z'’]{2,}")
-_MOST_NOUNS = 4
-
-
-def are_nouns(words: list[str]) -> bool:
-    """Whether words behind a number are at most four nouns (and articles, prepositions) that leave
-    its value as it is."""
-    nouns = [word for word in words if word.lower() not in GLUE]
-    if len(nouns) > _MOST_NOUNS or len(words) > 2 * _MOST_NOUNS or (words and not nouns):
-        return False
-    return all(_NOUN.fullmatch(word) and word.lower() not in VALUE for word in nouns)
-
 
 def scale_of(word: str) -> Fraction | None:
     """The factor that a word like "million" stands for."""
@@ -130,4 +126,5 @@ def denies(words: list[str]) -> bool:
                 return True
         elif word in NEGATIONS or word.endswith("n't"):
             return True
-    return ("up", "to") in zip(lower, lower[1:], strict=False)
+    pairs = list(zip(lower, lower[1:], strict=False))
+    return ("up", "to") in pairs or ("below", "zero") in pairs

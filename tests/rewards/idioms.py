@@ -1386,6 +1386,73 @@ assert make(3) == V(3) and make(3).x==3
 }
 """Name -> module, tests of it."""
 
+FUNCTIONS |= {
+    "power with a modulus": (
+        """
+class M:
+    def __init__(self, value): self.value = value
+    def __pow__(self, e, m=None): return M(pow(self.value, e, m))
+    def __eq__(self, other): return self.value == other.value
+""",
+        "assert pow(M(2), 5, 7) == M(4) and M(2) ** 3 == M(8) and pow(M(2), 3).value == 8",
+    ),
+    "power of a derived integer with a modulus": (
+        """
+class M(int): pass
+def f(): return M(3)
+""",
+        "assert pow(f(), 3, 5) == 2",
+    ),
+    "list of an attribute is changed": (
+        """
+class B:
+    def __init__(self): self.items = [1]
+    def total(self): return sum(self.items)
+""",
+        """
+b = B()
+b.items.append(2)
+assert b.items == [1, 2] and b.total() == 3
+items = b.items
+items[0] = 7
+items.sort(reverse=True)
+assert b.total() == 9 and b.items == [7, 2]
+b.items.append(b)
+assert b.items[2] is b
+b.items.clear()
+assert b.items == [] and b.total() == 0
+""",
+    ),
+    "dict and set of an attribute are changed": (
+        """
+class B:
+    shared = {}
+    def __init__(self): self.d = {'a': [1]}; self.s = set()
+    @property
+    def copied(self): return dict(self.d)
+""",
+        """
+b = B()
+b.d['b'] = 2
+b.d['a'].append(5)
+b.s.add(3)
+B.shared[1] = 2
+b.copied['c'] = 3
+assert b.d == {'a': [1, 5], 'b': 2} and 3 in b.s and B().shared == {1: 2}
+""",
+    ),
+    "global list is changed": (
+        """
+seen = []
+def count(): return len(seen)
+""",
+        """
+seen.append(1)
+assert count() == 1 and seen == [1]
+""",
+    ),
+}
+
 PROGRAMS = {
     "exit()": ("print(sum(map(int, input().split()))); exit()", "1 2 3", "6"),
     "quit()": (
@@ -1638,6 +1705,20 @@ match input().split():
         "add 1 2",
         "3",
     ),
+    "/dev/stdin": ("f = open('/dev/stdin')\nf.readline()\nprint(sum(map(int, f.readline().split())))", "2\n1 2", "3"),
+    "/dev/stdin of pathlib": (
+        "import pathlib\nprint(sum(map(int, pathlib.Path('/dev/stdin').read_text().split())))",
+        "1 2",
+        "3",
+    ),
+    "os.open of /dev/stdin": (
+        "import os\nd = os.open('/dev/stdin', os.O_RDONLY)\nprint(sum(map(int, os.read(d, 100).split())))",
+        "1 2",
+        "3",
+    ),
+    "descriptors by path": ("open('/dev/stdout', 'w').write(open('/proc/self/fd/0').read())", "1 2", "1 2"),
+    "sys.stdin replaced": ("import sys\nsys.stdin = open('/dev/fd/0')\nprint(input())", "12", "12"),
+    "bits": ("print('000101')", "", "000101"),
     "a number as a float": ("print(2 / 2)", "", "1"),
     "fewer digits": ("print(f'{1 / 3:.6f}')", "", "0.333333333333"),
     "more digits": ("print('2.50')", "", "2.5"),

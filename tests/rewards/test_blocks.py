@@ -17,7 +17,24 @@ from rlhf_jax.rewards.blocks import bound_names, code_of, defines, parsed
         ("```Python title='a.py'\nx = 1\n```", "x = 1\n"),
         ("```{python}\nx = 1\n```", "x = 1\n"),
         ("<think>```python\nx = 1\n```</think>```python\nx = 2\n```", "x = 2\n"),
-        ("```python\nx = 1", "```python\nx = 1"),
+        ("```python\nx = 1", "x = 1"),
+        ("Here it is:\n```\ndef f():\n    return 1\n", "def f():\n    return 1\n"),
+        ("```python\ndef f(:\n", "```python\ndef f(:\n"),
+        ("```python\nx = 1\n```\nUse:\n```python\ny = 2", "x = 1\n"),
+        ("```\n1 2\n```\n```python\ny = 2", "y = 2"),
+        ("~~~python\nx = 1\n~~~", "x = 1\n"),
+        ("~~~\nx = '''\n```\n'''\n~~~\n", "x = '''\n```\n'''\n"),
+        ("\ufeff```python\nx = 1\n```", "x = 1\n"),
+        ("\ufeffx = 1", "x = 1"),
+        (
+            "```python\ndef f():\n    '''Example:\n    ```\n    f()\n    ```\n    '''\n    return 1\n```\nDone.",
+            "def f():\n    '''Example:\n    ```\n    f()\n    ```\n    '''\n    return 1\n",
+        ),
+        (
+            "```python\ndef f():\n    '''\n```python\nf()\n```\n'''\n    return 1\n```\nand\n```\n1\n```",
+            "def f():\n    '''\n```python\nf()\n```\n'''\n    return 1\n",
+        ),
+        ("```python\ndef f(:\n```\nBetter:\n```python\nx = 2\n```", "x = 2\n"),
         (
             "1. First:\n   ```python\n   def f():\n       return 1\n   ```\n",
             "def f():\n    return 1\n",
@@ -45,6 +62,9 @@ def test_code_of(text, code):
         "\n",
         "<think></think>",
         "```a\n``",
+        "```python\nf(\n```\n",
+        "```python\nx\n```\n",
+        "~~~\n",
     ],
 )
 def test_linear_time(unit):

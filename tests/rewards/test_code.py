@@ -251,3 +251,23 @@ def test_rows_without_tests_are_refused_by_name():
     with make_rewards([RewardConfig(function="code")]) as rewards:
         with pytest.raises(ValueError, match="reward 'code': the data has no column with tests"):
             rewards.score(["p"], ["c"], [[1]], {"answer": ["x"]})
+
+
+@pytest.mark.parametrize(
+    ("tests", "score"),
+    [
+        (["class D(Base):\n    def x(self): return 3\nassert D().go() == 3"], None),
+        (["from solution import Base as B\nclass D(B): pass\nassert D().go() == 3"], None),
+        (["import solution\nclass D(solution.Base): pass\nassert D().go() == 3"], None),
+        (["class D(list): pass\nclass E(D): pass\nassert Base().go() == 3"], 1.0),
+        (["import enum\nclass D(enum.Enum):\n    A = 3\nassert Base().go() == D.A.value"], 1.0),
+    ],
+)
+def test_a_class_derived_from_the_candidates_cannot_be_graded(tests, score):
+    code = "class Base:\n    def x(self): return 3\n    def go(self): return self.x()"
+    assert code_reward(None, [code], tests=[tests]) == [score]
+
+
+def test_padded_numbers_are_text():
+    tests = [{"input": "", "output": "000101"}]
+    assert code_reward(None, ["print(101)", "print('000101')"], tests=[tests] * 2) == [0.0, 1.0]

@@ -42,6 +42,7 @@ def run(kind: str, job: dict[str, Any], connection: int | None, *, folder: str |
         os.environ.update(HOME=folder, TMPDIR=folder)
     if kind == "program":
         python.open_standard_streams()
+        python.open_streams_by_path()
         _run_program(job["code"])
     elif kind == "calls":
         _run_calls(job)

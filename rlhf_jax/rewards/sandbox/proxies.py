@@ -166,17 +166,17 @@ def _converted(operation: str, kind: Callable[[Any], Any]) -> Callable[[Any], An
 def _arithmetic(operation: str) -> Callable[[Any, Any], Any]:
     plain = _PLAIN.get(operation)
 
-    def compute(self: Any, other: Any) -> Any:
+    def compute(self: Any, other: Any, *modulus: Any) -> Any:
         made = _is_own(self)
         if not is_proxy(other):
             derived = object.__getattribute__(self, "_base")
             if derived and plain is not None:
-                return plain(_remote(self, "plain"), other)
+                return plain(_remote(self, "plain"), other, *modulus)
             if not (made or derived):
                 return NotImplemented
             if operation in ORDERED:
                 return _remote(self, operation, other) is True and _remote(self, ORDERED[operation], other) is not True
-        result = _remote(self, operation, other)
+        result = _remote(self, operation, other, *modulus)
         if made and is_proxy(result):
             object.__setattr__(result, "_made", True)
         return result
@@ -188,10 +188,11 @@ def _swapped(compute: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return lambda own, other: compute(other, own)
 
 
-_BINARY: dict[str, Callable[[Any, Any], Any]] = {
-    name: divmod if name == "divmod" else vars(operator)[f"__{name}__"] for name in [*REFLECTED, *ORDERED]
+_BUILT_IN: dict[str, Callable[..., Any]] = {"divmod": divmod, "pow": pow}  # `pow` may have a modulus
+_BINARY: dict[str, Callable[..., Any]] = {
+    name: _BUILT_IN.get(name) or vars(operator)[f"__{name}__"] for name in [*REFLECTED, *ORDERED]
 }
-_PLAIN: dict[str, Callable[[Any, Any], Any]] = {
+_PLAIN: dict[str, Callable[..., Any]] = {
     **_BINARY,
     **{f"r{name}": _swapped(_BINARY[name]) for name in REFLECTED},
 }

@@ -9,6 +9,7 @@ import asyncio.selector_events
 import builtins
 import functools
 import importlib
+import io
 import os
 import sys
 import types
@@ -93,6 +94,30 @@ def open_standard_streams() -> None:
         stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+
+
+def open_streams_by_path() -> None:
+    """Lets a program open its standard streams by their names: there are no such files here."""
+    numbers = {f"/dev/{name}": number for number, name in enumerate(("stdin", "stdout", "stderr"))}
+    numbers |= {f"{folder}/{number}": number for folder in ("/dev/fd", "/proc/self/fd") for number in range(3)}
+    plain, low = io.open, os.open
+
+    def number_of(file: Any) -> int | None:
+        path = os.fspath(file) if isinstance(file, str | bytes | os.PathLike) else None
+        return numbers.get(os.fsdecode(path)) if path is not None else None
+
+    @functools.wraps(plain)
+    def opened(file: Any, *arguments: Any, **named: Any) -> Any:
+        number = number_of(file)
+        return plain(file if number is None else os.dup(number), *arguments, **named)
+
+    @functools.wraps(low)
+    def opened_low(path: Any, *arguments: Any, **named: Any) -> int:
+        number = number_of(path)
+        return low(path, *arguments, **named) if number is None else os.dup(number)
+
+    builtins.open = io.open = opened
+    os.open = opened_low
 
 
 class _Pipe:

@@ -12,6 +12,7 @@ over: only those, and none of their attributes that lead on into this process.
 import asyncio
 import copy
 import dataclasses
+import functools
 import json
 import math
 import operator
@@ -21,7 +22,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from rlhf_jax.rewards.sandbox import proxies, wire
+from rlhf_jax.rewards.sandbox import borrowed, proxies, wire
 
 TESTS = "tests"
 """Name of the module that tests run in."""
@@ -106,6 +107,7 @@ for _name in proxies.REFLECTED[:-1]:
     _compute = vars(operator)[f"__{_name}__"]
     _OPERATIONS |= {_name: _compute, f"i{_name}": vars(operator)[f"__i{_name}__"]}
     _OPERATIONS[f"r{_name}"] = lambda own, other, compute=_compute: compute(other, own)
+_OPERATIONS["pow"] = pow  # takes a modulus
 _FOR_GUESTS = frozenset(
     "call iter next len bool str repr hash eq contains getitem getattr setattr enter exit lt gt le ge".split()
 ) | {"only iterates"}
@@ -128,6 +130,7 @@ class Peer:
         self._shared: list[Any] = []
         self._numbers: dict[int, int] = {}
         self._known: dict[int, Any] = {}
+        self._borrowed = borrowed.Borrowed(self._encode)
 
     def request(self, operation: str, target: Any, *args: Any, **kwargs: Any) -> Any:
         """Does an operation on the other side and waits for it, answering callbacks meanwhile.
@@ -138,6 +141,9 @@ class Peer:
         Raises:
           BaseException: what it raised there.
         """
+        if self._namespace is None and operation != "refill":
+            for owner, name, value in self._borrowed.changed():
+                self.request("refill", owner, name, value)
         objects = wire.Objects()
 
         def encode(value: Any) -> Any:
@@ -164,6 +170,9 @@ class Peer:
         result = decode(value)
         if kind == "error":
             raise _raisable(result, may_stop=operation in ("next", "anext"))
+        if self._namespace is None and operation in ("getattr", "find"):
+            held = result[1] if operation == "find" else result
+            self._borrowed.keep(target, proxies.number_of(target), args[0], held)
         return result
 
     def lend_dataclasses(self) -> None:
@@ -228,6 +237,9 @@ class Peer:
                 _check_attribute(self._shared[target[1]], args[0])
         elif operation == "find":
             return self._find(args[0])
+        elif operation == "refill":
+            owner = self._namespace.get if target is None else functools.partial(getattr, self._decode(target, objects))
+            return borrowed.refill(owner(args[0], None), args[1])
         return _OPERATIONS[operation](self._decode(target, objects), *args, **kwargs)
 
     def _find(self, name: str) -> Any:
