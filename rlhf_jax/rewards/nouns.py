@@ -46,6 +46,8 @@ _SAID_SO = frozenset(
     "brown gray grey silver gold".split()
 )
 """Words that say how a count is meant, with no noun between."""
+_ALONE = (["more"], ["fewer"], ["additional"])
+"""What may end a sentence behind a number ("he needs 42 more"); "more than ..." compares."""
 _FUNCTIONS = GLUE | frozenset(
     "is are was were will would can could should may must has have had do does did be been being it he she they we "
     "you I i this that these those his her its their our my which who whom whose when where while because since so as "
@@ -79,6 +81,8 @@ def are_nouns(words: list[str], *, single: bool = False, measured: bool = False)
       single: the number is at most one, so that what is counted may be singular.
       measured: the number has its unit already ("5 dollars" saved).
     """
+    if words in _ALONE:
+        return True
     if len(words) > 1 and words[0].lower() == "more":  # "5 more apples"
         words = words[1:]
     times = bool(words) and words[0].lower() == "times" and all(word.lower() in GLUE for word in words[1:2])
@@ -105,6 +109,8 @@ def are_counted(words: list[str], *, single: bool = False) -> bool:
         noun, adjective or participle ("was", "in", "because") does not count.
       single: as `are_nouns`.
     """
+    if words in _ALONE:
+        return True
     phrase = phrase_of(words)
     if any(changes_value(word) for word in phrase):
         return False

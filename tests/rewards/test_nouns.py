@@ -11,7 +11,7 @@ COUNTED = """apples; apples left; apples remaining; red balls; red balls sold; u
 sheep; fish; push-ups; students in total; gallons of water; miles per hour; dollars saved; cents; birds; cards; months; paths;
 deaths; cloths; seeds; beds; beads; kids; squares; times; times a week; more apples; left; in total; total; altogether;
 each; per day; a day; women in the room; grandchildren; boxes of pens; TVs; menus; buses; degrees; pounds of meat; km; mph;
-sq ft; square feet; feet tall; wpm; pages long""".replace("\n", " ")
+sq ft; square feet; feet tall; wpm; pages long; more; fewer; additional""".replace("\n", " ")
 CHANGED = """mil; bil; mln; bn; zillion; gazillions; milliard; quintillionths; elevenths; sixteenths; twentieths; ninetieths;
 hundredths; thousandths; nths; halved; halves; halfs; quintupled; septuple; decupled; tripling; doubled; doublings; increased;
 decreased; negated; negatives; inverted; reversed; backwards; squared; cubed; rooted; rounded; truncated; divided; multiplied;
