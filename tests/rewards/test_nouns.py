@@ -11,7 +11,7 @@ COUNTED = """apples; apples left; apples remaining; red balls; red balls sold; u
 sheep; fish; push-ups; students in total; gallons of water; miles per hour; dollars saved; cents; birds; cards; months; paths;
 deaths; cloths; seeds; beds; beads; kids; squares; times; times a week; more apples; left; in total; total; altogether;
 each; per day; a day; women in the room; grandchildren; boxes of pens; TVs; menus; buses; degrees; pounds of meat; km; mph;
-sq ft; square feet; feet tall; wpm; pages long; more; fewer; additional""".replace("\n", " ")
+sq ft; square feet; feet tall; wpm; pages long""".replace("\n", " ")
 CHANGED = """mil; bil; mln; bn; zillion; gazillions; milliard; quintillionths; elevenths; sixteenths; twentieths; ninetieths;
 hundredths; thousandths; nths; halved; halves; halfs; quintupled; septuple; decupled; tripling; doubled; doublings; increased;
 decreased; negated; negatives; inverted; reversed; backwards; squared; cubed; rooted; rounded; truncated; divided; multiplied;
@@ -67,3 +67,11 @@ def test_what_stands_before_a_number_counts_too(before):
 def test_forms_are_told_without_a_list():
     assert all(map(changes_value, ["octillion", "bazillions", "fortieths", "sixtyfold", "nonupled", "conjugated"]))
     assert not any(map(changes_value, ["months", "scaffolds", "pavilion", "cups", "mistakes", "additions", "floors"]))
+
+
+@pytest.mark.parametrize("word", ["more", "fewer", "additional"])
+def test_a_comparison_without_its_other_side_is_a_count(word):
+    texts = [rf"\boxed{{42 {word}}}", f"#### 42 {word}", f"So the answer is 42 {word}."]
+    assert math_reward(None, texts, answer=["42"] * 3) == exact_match_reward(None, texts, answer=["42"] * 3) == [1.0] * 3
+    others = [f"So the answer is 42 {word} than 7.", f"So the answer is 42 or {word}.", f"So the answer is {word} than 42."]
+    assert math_reward(None, others, answer=["42"] * 3) == exact_match_reward(None, others, answer=["42"] * 3) == [0.0] * 3
