@@ -28,6 +28,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 REPO = pathlib.Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory):
+    """Runs that repeat a program compile it once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """Real data beside the repository (RLHF_JAX_SHARED overrides where); tests that need it say why they skip."""

@@ -31,15 +31,6 @@ PATIENT = PoolConfig(timeout=120.0)
 ALGORITHMS = {"sft": SFTConfig(), "reward_model": RewardModelConfig(), "dpo": DPOConfig()}
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compile_cache(tmp_path_factory):
-    """Runs that repeat a program compile it once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture
 def tiny_config(tmp_path):
     """(algorithm name, **section replacements) -> Config of a run of 8 steps; `model`, `data`, ... are dicts of fields."""
