@@ -50,7 +50,7 @@ def code_of(completion: Completion, *, wanted: Collection[str] = ()) -> str:
       completion: text or messages.
       wanted: names that the row's tests use; empty when they use none, or that is not known.
     """
-    text = _without_tail(content_of(completion).rpartition("</think>")[2].replace("\ufeff", ""))
+    text = without_tail(content_of(completion).rpartition("</think>")[2].replace("\ufeff", ""))
     blocks = _fenced(text)
     closed = [block for block in blocks if block.closed]
     marked = [block.code for block in closed if block.language in _PYTHON]
@@ -65,7 +65,7 @@ def code_of(completion: Completion, *, wanted: Collection[str] = ()) -> str:
     return text if blocks else _unfenced(text)
 
 
-def _without_tail(text: str) -> str:
+def without_tail(text: str) -> str:
     """A text without the control tokens at its end; as it is when there are none."""
     end = len(text)
     kept = text

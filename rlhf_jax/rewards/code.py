@@ -63,9 +63,10 @@ def code_reward(
     """1 when the code in the completion passes all tests of its row, else 0; None for a row that
     cannot be graded.
 
-    The code is the last fenced block (of Python, when some are marked so), or the whole completion
-    when nothing is fenced. The tests are in the first of these columns that is not empty, also as
-    JSON text:
+    The code is the last fenced block (of Python, when some are marked so; not one that only uses
+    what an earlier one defines). When nothing is fenced it is what ``[PYTHON]`` or ``<answer>``
+    tags hold, the program behind one line of prose, or the whole completion. The tests are in the
+    first of these columns that is not empty, also as JSON text:
 
     * `tests`, `test_cases`, `test_list`, `test`: a list of statements, or one text: ``["assert
       add(1, 2) == 3", ..]``. They run in a process of their own and see the candidate's functions

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rlhf_jax.rewards.answers import content_of
-from rlhf_jax.rewards.blocks import code_of, defines, parsed
+from rlhf_jax.rewards.blocks import code_of, defines, parsed, without_tail
 
 COLUMNS = (
     "canonical_solution",
@@ -40,7 +40,7 @@ def program_of(completion: Any, prompt: Any, entry: str, wanted: Collection[str]
     if defines(code, entry):
         # The prompt's own helpers and imports come first, unless the code has to.
         return code if "__future__" in code else f"{head}\n\n{code}"
-    text = content_of(completion).rpartition("</think>")[2]
+    text = without_tail(content_of(completion).rpartition("</think>")[2])
     for rest in (text, textwrap.indent(code, "    ")):
         if parsed(head + rest) is not None:
             return head + rest
