@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import keyword
 import re
 import textwrap
 import warnings
@@ -19,8 +20,11 @@ _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})([^`\r\n]*)[\r\n]*")
 _END = re.compile(rf"{_CONTROL}.*")
 _GLUED = re.compile(rf"(.*[^\s`])(`{{3,}}+)[ \t]*(?:{_CONTROL}.*)?\s*")
 _WRAPS = (("[PYTHON]", "[/PYTHON]"), ("<answer>", "</answer>"))
-_PROSE = re.compile(r"[A-Z][\w'’]*[,.!]? (?:[\w ,.!;'’\"`*-]|(?<=[ *`])\(|\))*[:.!]")
+_PROSE = re.compile(r"[A-Za-z][\w'’]*(?:[,.!]? (?:[\w ,.!;'’\"`*-]|(?<=[ *`])\(|\))*)?[:.!]")
 """A line in front of a program that is not fenced: a sentence, and no statement."""
+_MOST_PROSE = 3
+_INLINE = re.compile(r"[^`\r\n]*[^`\s][ \t]*(`{3,}+)[ \t]*(python3?|py)[ \t]*[\r\n]+", re.IGNORECASE)
+"""A fence behind the words that announce it."""
 _PROMPT = ">>>"
 _MOST_ENDS = 8
 """Fences that are tried as the end of one block."""
@@ -40,7 +44,7 @@ def code_of(completion: Completion, *, wanted: Collection[str] = ()) -> str:
     everything when nothing is fenced.
 
     A last block that only shows the use of what an earlier one defines does not count. A program
-    that is not fenced may stand in ``[PYTHON]`` or ``<answer>`` tags, or behind one line of prose.
+    that is not fenced may stand in ``[PYTHON]`` or ``<answer>`` tags, or behind lines of prose.
     What stands before ``</think>`` does not count. Fences are those of Markdown, of backquotes or
     tildes; one inside a docstring does not end the block, when the block is a program with it. A
     block that is never closed (the answer was cut) counts only when it is a whole program and no
@@ -100,8 +104,8 @@ def _last_of(codes: list[str], wanted: Collection[str]) -> str:
 
 
 def _unfenced(text: str) -> str:
-    """The program in a text without fences: all of it, or what stands in tags, or behind a first
-    line of prose. A text in which no such part is a program stays as it is."""
+    """The program in a text without fences: all of it, or what stands in tags, or behind a few
+    lines of prose. A text in which no such part is a program stays as it is."""
     if parsed(text) is not None and not text.lstrip().startswith(_WRAPS[0][0]):  # a list for Python
         return text
     for opening, closing in _WRAPS:
@@ -109,9 +113,21 @@ def _unfenced(text: str) -> str:
         inner = rest.partition(closing)[0].strip("\r\n")
         if opened and inner.strip() and parsed(inner) is not None:
             return inner
-    first, _, rest = text.lstrip().partition("\n")
-    tree = parsed(rest) if _PROSE.fullmatch(first.strip()) else None
-    return rest if tree is not None and any(_does(statement) for statement in tree.body) else text
+    rest = text
+    for _ in range(_MOST_PROSE):
+        first, _, rest = rest.lstrip().partition("\n")
+        if not _is_prose(first.strip(" \t\r*_")):
+            break
+        tree = parsed(rest)
+        if tree is not None and any(_does(statement) for statement in tree.body):
+            return rest
+    return text
+
+
+def _is_prose(line: str) -> bool:
+    if _PROSE.fullmatch(line) is None or keyword.iskeyword(line.partition(" ")[0].rstrip(":.!,")):
+        return False
+    return line[0].isupper() or line.endswith(":")
 
 
 def _does(statement: ast.stmt) -> bool:
@@ -162,12 +178,16 @@ def parsed(code: str) -> ast.Module | None:
 def _fenced(text: str) -> list[_Block]:
     """The fenced blocks of a text, in order; of a last one that is never closed all that is left."""
     lines = text.splitlines(keepends=True)
-    found = enumerate(map(_FENCE.fullmatch, lines))
+    found = enumerate(_FENCE.fullmatch(line) or _INLINE.fullmatch(line) for line in lines)
     fences = [(number, fence[1], _END.sub("", fence[2]).strip()) for number, fence in found if fence is not None]
     blocks: list[_Block] = []
     place, tries = 0, _MOST_TRIES
     while place < len(fences):
         first, _, info = fences[place]
+        inline = lines[first].lstrip()[0] not in "`~"
+        if inline and tries <= 0:
+            place += 1
+            continue
         language = _language(info)
         may_hold = tries > 0 and language in (*_PYTHON, "")
         ends = list(itertools.islice(_closing(fences, place), _MOST_ENDS if may_hold else 1))
@@ -189,6 +209,10 @@ def _fenced(text: str) -> list[_Block]:
                 blocks.append(_Block(language, code, True))
                 place = next((k for k in range(place + 1, len(fences)) if fences[k][0] > end), len(fences))
                 continue
+        if inline and parsed(code) is None:  # words that speak of a fence
+            place += 1
+            tries -= _MOST_ENDS
+            continue
         blocks.append(_Block(language, code, chosen is not None))
         place = len(fences) if chosen is None else chosen + 1
     return blocks

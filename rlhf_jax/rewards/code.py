@@ -65,7 +65,7 @@ def code_reward(
 
     The code is the last fenced block (of Python, when some are marked so; not one that only uses
     what an earlier one defines). When nothing is fenced it is what ``[PYTHON]`` or ``<answer>``
-    tags hold, the program behind one line of prose, or the whole completion. The tests are in the
+    tags hold, the program behind lines of prose, or the whole completion. The tests are in the
     first of these columns that is not empty, also as JSON text:
 
     * `tests`, `test_cases`, `test_list`, `test`: a list of statements, or one text: ``["assert
