@@ -139,9 +139,11 @@ def test_fewer_steps_than_are_made_are_answered_with_what_works(tiny_config):
     train(config)
     with pytest.raises(RunFolderError) as error:
         train(changed(config, training={"max_steps": 2}))
-    assert "give 5 or more, or start anew in a new run_dir without checkpoint.start_from" in str(error.value)
-    assert f"start_from={config.run_dir}" not in str(error.value)
-    assert train(changed(config, training={"max_steps": 5})).steps == 5  # what the message offers
+    assert "; ask for 5 steps or more, or for others in a new run_dir; to go on from " in str(error.value)
+    assert str(error.value).endswith(f" checkpoint.start_from={config.run_dir} and 5 steps or more")
+    onward = changed(config, training={"max_steps": 5}, checkpoint={"start_from": config.run_dir})
+    assert train(dataclasses.replace(onward, run_dir=f"{config.run_dir}-2")).steps == 5  # what the message offers
+    assert train(changed(config, training={"max_steps": 5})).steps == 5
 
 
 @pytest.mark.parametrize("is_online", [False, True])
