@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from rlhf_jax.config.document import Plain, settled
-from rlhf_jax.config.errors import ConfigError, did_you_mean, one_line
+from rlhf_jax.config.errors import ELSEWHERE, ConfigError, did_you_mean, one_line
 from rlhf_jax.config.fields import MAPPINGS, choices, describe, dotted_keys, section_class, settable, union_args
 
 
@@ -76,8 +76,12 @@ def unknown_key(key: str, allowed: tuple[str, ...], context: Context) -> ConfigE
     section = key.rpartition(".")[0]
     place = f"in {section}" if section else "at the top level"
     siblings = [f"{section}.{name}" if section else name for name in allowed]
-    local = did_you_mean(key, siblings)
-    hint = local or did_you_mean(key, context.known)
+    name = key.rpartition(".")[2].lower()
+    same = [known for known in context.known if known.rpartition(".")[2] == name and "[]" not in known]
+    if ELSEWHERE.get(name) in context.known or len(same) == 1:  # before a sibling that merely looks alike
+        hint = did_you_mean(name, same if len(same) == 1 else context.known)
+    else:
+        hint = did_you_mean(key, siblings) or did_you_mean(key, context.known)
     return ConfigError(f"{key}: unknown key; allowed {place}: {', '.join(allowed)}{hint}{context.where(key)}")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import tokenizers
 
@@ -34,6 +35,8 @@ DEFAULT_CHAT_TEMPLATE = (
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
 """What `strftime_now` shows in a template, whatever the day (Llama 3's default), so that tokens do not change overnight."""
 
+_SUPPLIED = frozenset({"messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"})
+"""What transformers gives to every template."""
 _LARGEST = 10**8
 """A number above it has no place in a template: it is a text to be repeated or padded."""
 _WIDE_FORMAT = re.compile(r"%[-+ #0]*\d{9}|\{[^{}]*:[^{}]*\d{9}")
@@ -133,8 +136,7 @@ class _Generation(jinja2.ext.Extension):
 
 def _refuse_endless_steps(template: str) -> None:
     """Powers, and numbers that only pad or repeat: one step of minutes or gigabytes, which no budget can interrupt."""
-    environment = jinja2.Environment(extensions=[_Generation, jinja2.ext.loopcontrols])
-    tree = environment.parse(template)
+    tree = _parsed(template)
     if tree.find(jinja2.nodes.Pow) is not None:
         raise DataError("the chat template is refused: it raises to a power (**), which may never end")
     for constant in tree.find_all(jinja2.nodes.Const):
@@ -143,6 +145,17 @@ def _refuse_endless_steps(template: str) -> None:
             raise DataError(f"the chat template is refused: the number {value:.3g} in it is above {_LARGEST:,}")
         if isinstance(value, str) and _WIDE_FORMAT.search(value):
             raise DataError("the chat template is refused: a format in it pads to millions of characters")
+
+
+def _parsed(template: str) -> jinja2.nodes.Template:
+    return jinja2.Environment(extensions=[_Generation, jinja2.ext.loopcontrols]).parse(template)
+
+
+@functools.lru_cache(maxsize=64)
+def variables_read(template: str) -> frozenset[str]:
+    """The names that a template reads from whoever renders it, in its macros too, but for those that
+    transformers supplies."""
+    return frozenset(jinja2.meta.find_undeclared_variables(_parsed(template))) - _SUPPLIED
 
 
 def render_chat(

@@ -2,15 +2,16 @@
 
 import functools
 
+from rlhf_jax.data.chat import variables_read
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, Dropped
-from rlhf_jax.data.formats import Example, PairExample, TextExample
+from rlhf_jax.data.formats import Example, PairExample, TextExample, TokenExample
 from rlhf_jax.data.messages import TRAIN, ChatOptions, Content, Message
 from rlhf_jax.data.templates import PROBE, apply_template
 from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.data.turns import Note, is_trained
 
-RENDERED, NO_ANSWER = "rendered before", "no answer to train"
+RENDERED, NO_ANSWER, UNREAD = "rendered before", "no answer to train", "unread variable"
 """Kinds of notes; `rlhf_jax.data.notes` puts them into words."""
 _ASKING = ("user", "system", "developer")
 
@@ -46,7 +47,16 @@ def message_notes(example: Example, tokenizer: FastTokenizer) -> list[Note]:
         if found:
             notes.append(Note(RENDERED, repr(found)))
             break
-    return notes
+    unread = _unread_variables(example, tokenizer)
+    return [*notes, Note(UNREAD, " and ".join(map(repr, unread)))] if unread else notes
+
+
+def _unread_variables(example: Example, tokenizer: FastTokenizer) -> list[str]:
+    """Names of `chat_template_kwargs` that the chat template of a conversation never reads."""
+    if isinstance(example, TokenExample) or not isinstance(example.prompt, list) or not example.chat.variables:
+        return []
+    read = variables_read(tokenizer.template_for(example.chat.tools))
+    return [name for name in example.chat.variables if name not in read]
 
 
 def _messages(example: Example) -> list[Message]:

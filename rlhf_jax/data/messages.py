@@ -1,5 +1,6 @@
 """Conversations as people store them: OpenAI messages, ShareGPT turns, tool calls, tools and template variables of a row."""
 
+import difflib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -51,6 +52,7 @@ SHAREGPT_ROLES = {
     "function_call": "assistant",
 }
 """Who speaks in `{"from": ..., "value": ...}` -> role."""
+_ROLES = ("user", "assistant", "system", "developer", "tool", "function")
 _RENAMED_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT whose keys alone were renamed
 
 
@@ -146,8 +148,22 @@ def _message(message: Any, where: str) -> Message:
     content = None if content is None else valid_text(content, where)
     role = valid_text(message["role"], where)
     role = _RENAMED_ROLES.get(role, role)
+    _check_role(role, where)
     others, marks = _split_marks(message, role, where)
     return {**others, "role": role, "content": content, **marks}
+
+
+def _check_role(role: str, where: str) -> None:
+    """Refuses a misspelt role. Others that are not known here may be known to the chat template.
+
+    Raises:
+        BadRow: the role is nearly one of `_ROLES`.
+    """
+    plain = role.strip().lower()
+    plain = _RENAMED_ROLES.get(plain, plain)
+    meant = [plain] if plain in _ROLES else difflib.get_close_matches(plain, _ROLES[:3], n=1, cutoff=0.8)
+    if meant and role != meant[0]:
+        raise BadRow("wrong type", f"{where} has the unknown role {role[:40]!r}; did you mean {meant[0]!r}?")
 
 
 def _split_marks(message: Mapping[str, Any], role: str, where: str) -> tuple[dict[str, Any], dict[str, bool]]:
@@ -157,7 +173,7 @@ def _split_marks(message: Mapping[str, Any], role: str, where: str) -> tuple[dic
         value = message.get(key)
         if value is None:
             continue
-        if not (type(value) is int and value in (0, 1)) and (key == "weight" or not isinstance(value, bool)):
+        if not isinstance(value, bool | int | float) or value not in (0, 1):  # pandas writes 1.0
             allowed = "0 or 1" if key == "weight" else "true or false"
             raise BadRow("wrong type", f"{where} has {key} {str(value)[:40]!r}, which must be {allowed}")
         said[key] = bool(value)

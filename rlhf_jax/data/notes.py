@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from rlhf_jax.data.encode import NO_CHAT, SECOND_BOS
-from rlhf_jax.data.marks import NO_ANSWER, RENDERED
+from rlhf_jax.data.marks import NO_ANSWER, RENDERED, UNREAD
 from rlhf_jax.data.turns import DROPPED, LOST_TAIL, REWRITTEN, Note
 
 logger = logging.getLogger(__name__)
@@ -18,6 +18,8 @@ WORDS = {
     "were rendered before get a second wrapping; give them without data.conversational, or messages without the template's marks",
     NO_ANSWER: "{count} conversations mark a message that is no answer as trained on, which has no effect: answers are trained "
     "on, or everything with data.train_on=all",
+    UNREAD: "the chat template reads no variable {detail}, so this chat_template_kwargs has no effect in {count} "
+    "conversations: correct the name, or leave it out",
     LOST_TAIL: "the chat template leaves {detail}, the end of its generation prompt, out of finished answers: "
     "{count} answers are trained on in another context than the model sees when it answers; begin them with it, "
     "or set data.chat_template_kwargs",

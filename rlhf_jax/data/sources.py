@@ -27,6 +27,7 @@ MAX_LINE_BYTES = 64 << 20
 """Of a line of JSON lines or CSV, and of a field of CSV."""
 MAX_JSON_BYTES = 1 << 30
 """Of a whole .json file, which is parsed in one piece."""
+_ARRAY = "; a file that is one JSON array must be named .json, in .jsonl each line is an object"
 _SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 
@@ -233,7 +234,10 @@ def _json_row(where: str, line: str) -> RawRow:
     except RecursionError:
         return RawRow(where, None, BadRow("invalid JSON", "invalid JSON (nested too deeply)"))
     except ValueError as error:
-        return RawRow(where, None, BadRow("invalid JSON", f"invalid JSON ({' '.join(str(error).split())})"))
+        hint = _ARRAY if line.lstrip().startswith("[") else ""
+        return RawRow(where, None, BadRow("invalid JSON", f"invalid JSON ({' '.join(str(error).split())}){hint}"))
+    if isinstance(columns, list):
+        return RawRow(where, None, BadRow("wrong type", f"expected a JSON object, found a list{_ARRAY}"))
     return _object_row(where, columns)
 
 

@@ -167,10 +167,16 @@ def dropped_parts(message: Message, written: str) -> list[str]:
     parts = [("reasoning", str(message[key])) for key in _REASONING if isinstance(message.get(key), str)]
     pieces = _THINK_TAGS.split(message.get("content") or "")
     parts += [("reasoning" if index < len(pieces) - 1 else "text", piece) for index, piece in enumerate(pieces)]
+    missing = [name for name, text in parts if squeeze(text) not in found]
+    rest = written  # where calls may be: a text that speaks of a tool is no call
+    for piece in sorted((text.strip() for _, text in parts if text.strip()), key=len, reverse=True):
+        rest = rest.replace(piece, " ", 1)
     for call in message.get("tool_calls") or ():
         function = call["function"] if isinstance(call.get("function"), Mapping) else call
-        parts.append(("tool call", str(function.get("name") or "")))
-    return list(dict.fromkeys(name for name, text in parts if squeeze(text) not in found))
+        name = str(function.get("name") or "")
+        if name and not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", rest):  # the f of <|endoftext|> is no call of f
+            missing.append("tool call")
+    return list(dict.fromkeys(missing))
 
 
 def squeeze(text: str) -> str:

@@ -113,6 +113,10 @@ class FastTokenizer:
         """Jinja source."""
         return self._templates["default"]
 
+    def template_for(self, tools: object) -> str:
+        """The template of a conversation: the folder's "tool_use" where there are tools."""
+        return self._templates["tool_use" if tools is not None and "tool_use" in self._templates else "default"]
+
     def with_chat_template(self, template: str) -> "FastTokenizer":
         """The same tokenizer with another chat template."""
         return FastTokenizer(self.backend, {**self.config, "chat_template": template}, self.generation)
@@ -223,10 +227,9 @@ class FastTokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """Renders messages to text; see `render_chat`. A folder's template "tool_use" is taken where there are tools."""
-        name = "tool_use" if tools is not None and "tool_use" in self._templates else "default"
+        """Renders messages to text; see `render_chat` and `template_for`."""
         return render_chat(
-            self._templates[name],
+            self.template_for(tools),
             messages,
             add_generation_prompt=add_generation_prompt,
             tools=tools,

@@ -264,11 +264,8 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
     if first is None:
         raise BadRow("chat template", "the chat template marks nothing of the answers with {% generation %}")
     before = "".join(segment.text for segment in segments[:first])
-    written = "".join(segment.text for segment in segments if segment.trained)
-    notes: list[Note] = []
-    for message in completion:
-        if is_trained(message):
-            notes += check_answer(message, written, tokenizer)
+    blocks = [text if trained_blocks(index) else "" for index, text in enumerate(parts[1::2])]
+    notes = _marked_notes(messages, len(prompt), blocks, chat, marked)
     opening = apply_template(tokenizer, messages[: len(prompt)], chat, add_generation_prompt=True)
     if opening.startswith(before) and not "".join(parts).startswith(opening):
         tail = opening[len(os.path.commonprefix([opening, "".join(parts)])) :]
@@ -276,12 +273,53 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
     return Rendered(before, [segments[first:]], True, tuple(notes))
 
 
+def _marked_notes(
+    messages: list[Message], num_prompt: int, blocks: list[str], chat: ChatOptions, marked: FastTokenizer
+) -> list[Note]:
+    """Notes on the trained answers behind the prompt, each by what its own `{% generation %}` blocks hold.
+
+    Args:
+        messages: the conversation.
+        num_prompt: how many of them are the prompt.
+        blocks: what the blocks of its rendering hold, "" where they are not trained on.
+        chat: what the template sees besides the messages.
+        marked: the tokenizer that marks the ends of the blocks.
+
+    Raises:
+        BadRow: the template writes nothing of an answer, but a stop.
+    """
+    answers = [index for index in range(num_prompt, len(messages)) if is_trained(messages[index])]
+    owned = {index: blocks for index in answers}
+    if len(answers) > 1:
+        try:
+            ends = [_blocks_before(end, messages, chat, marked) for end in range(len(messages) + 1)]
+        except BadRow:  # the template takes the conversation as a whole only
+            ends = []
+        if ends and ends[-1] == len(blocks) and ends == sorted(ends):  # else blocks change as messages follow
+            owned = {index: blocks[ends[index] : ends[index + 1]] for index in answers}
+    notes: list[Note] = []
+    for index in answers:
+        own = "".join(owned[index])
+        if own:
+            notes += check_answer(messages[index], own, marked)
+        elif missing := dropped_parts(messages[index], own):
+            notes.append(Note(DROPPED, " and ".join(missing)))
+    return notes
+
+
+def _blocks_before(end: int, messages: list[Message], chat: ChatOptions, marked: FastTokenizer) -> int:
+    """How many `{% generation %}` blocks the first messages of a conversation have."""
+    if not end:
+        return 0
+    return apply_template(marked, messages[:end], chat, add_generation_prompt=False).count(OPEN)
+
+
 def _trained_blocks(messages: list[Message], num_prompt: int, chat: ChatOptions, marked: FastTokenizer) -> Callable[[int], bool]:
     """Which `{% generation %}` blocks of a conversation are trained on: those behind the prompt, but for the blocks of
     answers that the row marks otherwise."""
 
     def blocks_before(end: int) -> int:
-        return apply_template(marked, messages[:end], chat, add_generation_prompt=False).count(OPEN)
+        return _blocks_before(end, messages, chat, marked)
 
     earlier = blocks_before(num_prompt)
     left_out: set[int] = set()

@@ -25,7 +25,7 @@ from typing import IO, Any, Protocol, Self
 import jax
 import yaml
 
-from rlhf_jax.io.disk import naming
+from rlhf_jax.io.disk import is_disk_full, naming
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
 from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
@@ -102,8 +102,15 @@ class RunFolder:
         return self
 
     def _open(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise RunFolderError(
+                f"run_dir={self.path} cannot be written ({error.strerror}: {error.filename}); give another run_dir"
+            ) from error
         with naming(self.path / "log.txt"):
             self._open_log()
         if self._resume_step is None:
@@ -149,7 +156,8 @@ class RunFolder:
 
         The time between sessions does not count, nor what was lost when one of them was killed.
         """
-        assert self._accepted, "`start` comes before the first row"
+        if not self._accepted:
+            raise RuntimeError(f"step {step} cannot be written: call RunFolder.start before the first row")
         metrics = {**metrics, "time/elapsed": time.perf_counter() - self._began}
         for sink in self._sinks:
             sink.write(step, metrics, split)

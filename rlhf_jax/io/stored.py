@@ -120,6 +120,8 @@ def or_whole(stored: StoredStep, read: Callable[[StoredStep], ReadT]) -> ReadT:
     except UnreadableError as error:
         damage = error
     directory = stored.folder.parent
+    run = directory.parent
+    export = f"; the exported model is in {run / 'export'}" if (run / "export" / "config.json").is_file() else ""
     for other in reversed([step for step in complete_steps(directory) if step != stored.step]):
         try:
             StoredStep(stored.manager, directory / str(other)).verify()
@@ -127,9 +129,10 @@ def or_whole(stored: StoredStep, read: Callable[[StoredStep], ReadT]) -> ReadT:
             continue
         raise CheckpointError(
             f"{damage}; the checkpoint of step {other} is whole: remove {stored.folder} to go on from it, "
-            f"or name it (--step {other}, or checkpoint.start_from={directory.parent}@{other} in a new run_dir)"
+            f"or start from it in a new run_dir with checkpoint.start_from={run}@{other} "
+            f"(evaluate and export take --step {other}){export}"
         ) from damage.__cause__
-    raise CheckpointError(f"{damage}; no other checkpoint is whole: start again in a new run_dir") from damage.__cause__
+    raise CheckpointError(f"{damage}; no other checkpoint is whole: start again in a new run_dir{export}") from damage.__cause__
 
 
 def is_key(leaf: Any) -> bool:

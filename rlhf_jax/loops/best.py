@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Iterable
 
-from rlhf_jax.config import Config, ConfigError
+from rlhf_jax.config import Config, ConfigError, TrainingConfig
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.io import Checkpointer, RunFolder, read_metrics
 
 _log = logging.getLogger(__name__)
 GRADED = 0.9
 """Share of the held-out completions that must be graded for a checkpoint to be ranked."""
-_TOO_MANY = 1 - GRADED + 1e-9
+_UNGRADED_SHARE = 1 - GRADED + 1e-9
 """Share that could not be graded, for all that rounds to the limit; from here on none is ranked."""
 
 
@@ -47,7 +47,7 @@ class Evaluations:
         self._best_value: float | None = None
 
     def check(self, names: Iterable[str] | None) -> None:
-        """Refuses a `checkpoint.best_metric` that no evaluation produces.
+        """Refuses a `checkpoint.best_metric` that no evaluation produces; says so when nothing is evaluated.
 
         Args:
           names: what an evaluation can produce; None: known from the last one made, or not yet.
@@ -55,6 +55,13 @@ class Evaluations:
         Raises:
           ConfigError: one line with the nearest match.
         """
+        if not self._config.data.has_eval and self._every > 0:
+            given = "" if self._every == TrainingConfig.eval_every else f"; training.eval_every={self._every} has no effect"
+            _log.log(
+                logging.WARNING if given else logging.INFO,
+                "nothing is evaluated: no held-out data (data.eval_path, eval_split, eval_fraction or eval_size)%s",
+                given,
+            )
         if self._metric is None:
             return
         if not self._config.data.has_eval:
@@ -146,7 +153,7 @@ class Evaluations:
     def _rate(self, step: int, metrics: dict[str, float], *, delete: bool = True) -> None:
         assert self._metric is not None
         ungraded, value = self._ungraded(metrics), self._value(metrics)
-        if ungraded >= _TOO_MANY:
+        if ungraded >= _UNGRADED_SHARE:
             _log.warning(
                 "step %d is not ranked by %s: %.0f %% of its held-out completions could not be graded (at most %.0f %%)",
                 step,
@@ -178,7 +185,7 @@ class Evaluations:
 
     def _best_evaluation(self) -> int | None:
         """Of all evaluations that can be ranked, those of steps without a checkpoint included; None when there is none."""
-        graded = {step: metrics for step, metrics in self._made.items() if self._ungraded(metrics) < _TOO_MANY}
+        graded = {step: metrics for step, metrics in self._made.items() if self._ungraded(metrics) < _UNGRADED_SHARE}
         known = {step: value for step, metrics in graded.items() if (value := self._value(metrics)) is not None}
         sign = 1 if self._config.checkpoint.mode == "max" else -1
         return max(known, key=lambda step: (sign * known[step], step), default=None)

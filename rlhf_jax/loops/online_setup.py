@@ -17,7 +17,7 @@ from rlhf_jax.data import FastTokenizer, PromptBatch, PromptLoader, make_prompt_
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import Groups, filler_groups, widths
 from rlhf_jax.loops.resume import Source, check_steps, data_start
-from rlhf_jax.loops.setup import check_vocabulary, context_of, load_reference, make_policy, make_tokenizer
+from rlhf_jax.loops.setup import check_positions, check_vocabulary, context_of, load_reference, make_policy, make_tokenizer
 from rlhf_jax.loops.stops import warn_of_hidden_tags
 from rlhf_jax.models import load_pretrained, make_model
 from rlhf_jax.rewards.registry import MODEL, model_path
@@ -116,7 +116,9 @@ def make_online_setup(config: Config, *, source: Source | None = None) -> Online
     policy, params = make_policy(config, mesh, "value" if shared else None)
     check_vocabulary(policy, tokenizer)
     width = max(prompts.buckets) + rollout.max_new_tokens
-    check_positions(policy, max(width, max(eval_prompts.buckets, default=0) + rollout.max_new_tokens if eval_prompts else 0))
+    options = "rollout.max_prompt_len or rollout.max_new_tokens"
+    held_out_width = max(eval_prompts.buckets, default=0) + rollout.max_new_tokens if eval_prompts else 0
+    check_positions(policy, max(width, held_out_width), options=options)
     warn_of_hidden_tags(config, tokenizer)
     grader = Grader(config, tokenizer, mesh=mesh)
     frozen = make_online_frozen(config, mesh, policy, params)
@@ -131,7 +133,7 @@ def make_online_setup(config: Config, *, source: Source | None = None) -> Online
     critic, critic_params = make_critic(config, mesh, policy, params)
     if critic is not None:
         check_vocabulary(critic, tokenizer)
-        check_positions(critic, width)
+        check_positions(critic, width, options=options, name="critic")
     model = policy if critic is None else policy._replace(scores=critic.scores)
     return OnlineSetup(
         config=config,
@@ -177,16 +179,6 @@ def check_online_batch(config: Config, mesh: Mesh) -> None:
             f"training.batch_size={training.batch_size} prompts of algorithm.group_size={algorithm.group_size} completions are "
             f"{rows} rows, which must be a multiple of {parts} (num_minibatches={algorithm.num_minibatches} x "
             f"num_microbatches={training.num_microbatches} x mesh data x fsdp={shards})"
-        )
-
-
-def check_positions(model: Model, width: int) -> None:
-    """Refuses rows longer than learned positions."""
-    limit = model.config.max_position
-    if model.config.rope is None and width > limit:
-        raise ValueError(
-            f"prompts and rollout.max_new_tokens make rows of {width} tokens, more than the model's {limit} learned positions; "
-            "shorten rollout.max_prompt_len or rollout.max_new_tokens"
         )
 
 

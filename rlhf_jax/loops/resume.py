@@ -176,9 +176,13 @@ def check_steps(config: Config, source: Source | None, total_steps: int) -> None
             "(steps of the other run count)"
         )
     if not source.is_other and total_steps < planned:
+        onward = start_from_command(source.run_dir)
+        if total_steps <= source.step:  # that command would be refused too: steps of the other run count
+            least = max(planned, source.step + 1)
+            onward = f"ask for {least} steps or more, or for others in a new run_dir; {onward} and {least} steps or more"
         raise RunFolderError(
             f"{setting} makes {total_steps} steps, but the run in {source.run_dir} was planned for {planned}: it may only grow; "
-            + start_from_command(source.run_dir)
+            + onward
         )
 
 

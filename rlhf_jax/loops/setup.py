@@ -83,7 +83,8 @@ def make_setup(config: Config, *, source: Source | None = None) -> Setup:
     tx = make_optimizer(config.optimizer, total_steps=total_steps)
     model, params = make_policy(config, mesh, head)
     check_vocabulary(model, tokenizer)
-    check_length(config, model, train_loader)
+    longest = max(width for loader in (train_loader, eval_loader) if loader is not None for width in loader.buckets)
+    check_positions(model, longest, options=f"data.max_length={config.data.max_length}")
     algorithm = ALGORITHMS[algorithm_name(config.algorithm)](config.algorithm, model)
     return Setup(
         config=config,
@@ -219,13 +220,21 @@ def load_reference(config: Config, mesh: Mesh, model: Model) -> Params:
     return params
 
 
-def check_length(config: Config, model: Model, loader: Loader) -> None:
-    """Refuses rows longer than learned positions; warns where rotary positions go beyond what the model was made for."""
-    longest, limit = max(loader.buckets), model.config.max_position
-    if longest > limit and model.config.rope is None:
-        raise ValueError(f"data.max_length={config.data.max_length} exceeds the model's {limit} learned positions; shorten it")
-    if longest > limit:
-        _log.warning("rows have up to %d tokens, the model was made for %d", longest, limit)
+def check_positions(model: Model, longest: int, *, options: str, name: str = "model") -> None:
+    """Refuses rows longer than learned positions; warns where rotary positions go beyond what the model was made for.
+
+    Args:
+      model: a model of the run.
+      longest: row, in tokens.
+      options: that make rows so long.
+      name: what the model is, for the message.
+    """
+    limit = model.config.max_position
+    if longest <= limit:
+        return
+    if model.config.rope is None:
+        raise ValueError(f"rows of {longest} tokens exceed the {name}'s {limit} learned positions; shorten {options}")
+    _log.warning("rows have up to %d tokens, the %s was made for %d (%s)", longest, name, limit, options)
 
 
 def check_vocabulary(model: Model, tokenizer: FastTokenizer) -> None:

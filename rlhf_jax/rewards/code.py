@@ -1,5 +1,6 @@
 """Code that must pass tests, run in the sandbox (`rlhf_jax.rewards.sandbox`)."""
 
+import builtins
 import collections
 import contextlib
 import functools
@@ -24,7 +25,7 @@ from rlhf_jax.rewards.sandbox import (
     run_tests,
 )
 from rlhf_jax.rewards.sandbox.run import WALL
-from rlhf_jax.rewards.statements import NotGradable
+from rlhf_jax.rewards.statements import NotGradable, free_names
 
 __all__ = ["Case", "Limits", "check_tests", "code_of", "code_reward", "isolation"]
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _LEAST_OUTPUT = 2**20
 _AT_ONCE = 4
 """Cases of a program that run at the same time: starting a process is mostly waiting for others."""
 _REMEMBERED = 10_000
+_BUILT_IN = frozenset(dir(builtins))
 _said: set[str] = set()
 _sound: collections.OrderedDict[bytes, bool] = collections.OrderedDict()
 """Rows whose own solution has been graded -> whether it passed."""
@@ -61,9 +63,10 @@ def code_reward(
     """1 when the code in the completion passes all tests of its row, else 0; None for a row that
     cannot be graded.
 
-    The code is the last fenced block (of Python, when some are marked so), or the whole completion
-    when nothing is fenced. The tests are in the first of these columns that is not empty, also as
-    JSON text:
+    The code is the last fenced block (of Python, when some are marked so; not one that only uses
+    what an earlier one defines). When nothing is fenced it is what ``[PYTHON]`` or ``<answer>``
+    tags hold, the program behind lines of prose, or the whole completion. The tests are in the
+    first of these columns that is not empty, also as JSON text:
 
     * `tests`, `test_cases`, `test_list`, `test`: a list of statements, or one text: ``["assert
       add(1, 2) == 3", ..]``. They run in a process of their own and see the candidate's functions
@@ -124,7 +127,7 @@ def code_reward(
             if reference is not False:
                 solutions = references_of(row, reference if isinstance(reference, str) else None)
                 _check_sound(checks, solutions, prompt, grading)
-            passed = _passed(program_of(completion, prompt, checks.entry), checks, grading)
+            passed = _passed(program_of(completion, prompt, checks.entry, _wanted(checks)), checks, grading)
             scores.append(passed / checks.total if partial else float(passed == checks.total))
         except NotGradable as reason:
             message = f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not listed)"
@@ -144,6 +147,13 @@ def check_tests(columns: Mapping[str, Sequence[Any]]) -> None:
     check_present(columns)
 
 
+def _wanted(checks: Checks) -> frozenset[str]:
+    """Names that a candidate may define for the tests of a row; empty for a program."""
+    if checks.statements:
+        return free_names("\n".join([checks.setup, *checks.statements])) - _BUILT_IN
+    return frozenset({checks.function, "Solution"}) if checks.calls else frozenset()
+
+
 def _check_sound(checks: Checks, solutions: Sequence[str], prompt: Any, grading: _Grading) -> None:
     """Raises NotGradable unless one of the row's own solutions passes (or there is none); found out
     once per process."""
@@ -153,7 +163,7 @@ def _check_sound(checks: Checks, solutions: Sequence[str], prompt: Any, grading:
     key = hashlib.sha256(pickle.dumps((checks, tried, grading.limits, grading.tolerance))).digest()
     if key not in _sound:
         whole = grading._replace(partial=False)
-        programs = [program_of(solution, prompt, checks.entry) for solution in tried]
+        programs = [program_of(solution, prompt, checks.entry, _wanted(checks)) for solution in tried]
         try:
             _sound[key] = any(_passed(program, checks, whole) == checks.total for program in programs)
         except MachineTooSlow:

@@ -2,11 +2,11 @@
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rlhf_jax.rewards.answers import content_of
-from rlhf_jax.rewards.blocks import code_of, defines, parsed
+from rlhf_jax.rewards.blocks import code_of, defines, parsed, without_tail
 
 COLUMNS = (
     "canonical_solution",
@@ -22,7 +22,7 @@ _PYTHON3 = (3, "3", "python3", "python")
 _NAMES = ("task_id", "question_id", "problem_id", "id", "name", "url", "index")
 
 
-def program_of(completion: Any, prompt: Any, entry: str) -> str:
+def program_of(completion: Any, prompt: Any, entry: str, wanted: Collection[str] = ()) -> str:
     """The program that is graded.
 
     Args:
@@ -31,15 +31,16 @@ def program_of(completion: Any, prompt: Any, entry: str) -> str:
         program that defines it (HumanEval), a completion may go on where it ends, or bring the
         whole function.
       entry: the entry point; "" when the row names none.
+      wanted: further names that the row's tests use.
     """
-    code = code_of(completion)
+    code = code_of(completion, wanted={entry.partition(".")[0].partition("(")[0], *wanted} - {""})
     head = _head(prompt, entry)
     if head is None:
         return code
     if defines(code, entry):
         # The prompt's own helpers and imports come first, unless the code has to.
         return code if "__future__" in code else f"{head}\n\n{code}"
-    text = content_of(completion).rpartition("</think>")[2]
+    text = without_tail(content_of(completion).rpartition("</think>")[2])
     for rest in (text, textwrap.indent(code, "    ")):
         if parsed(head + rest) is not None:
             return head + rest

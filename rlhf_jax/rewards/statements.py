@@ -7,6 +7,7 @@ tests is not gradable, and neither is one whose tests ask nothing of the candida
 
 import ast
 import builtins
+import functools
 import symtable
 import sys
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,23 @@ def _does_something(tree: ast.Module) -> bool:
     return False
 
 
+@functools.lru_cache(maxsize=1024)
+def free_names(code: str) -> frozenset[str]:
+    """Names that a program uses and does not bind at its top, built-in ones among them, and those
+    that it imports from the candidate."""
+    top = symtable.symtable(code, "tests", "exec")
+    own = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    free: set[str] = set()
+    tables = [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        free |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (table is top or s.is_global())}
+    imports = [node for node in ast.walk(_tree(code)) if isinstance(node, ast.ImportFrom)]
+    theirs = {alias.name for node in imports for alias in node.names if node.module == _CANDIDATE}
+    return frozenset(free - own | theirs)
+
+
 def _tested(code: str) -> str:
     """The built-in's name that tests are of, when they name nothing that neither they nor Python
     define; else "".
@@ -100,22 +118,15 @@ def _tested(code: str) -> str:
     Raises:
       NotGradable: they are of nothing.
     """
-    top = symtable.symtable(code, "tests", "exec")
-    own = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    free: set[str] = set()
-    tables = [top]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        free |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (table is top or s.is_global())}
+    free = free_names(code)
     nodes = list(ast.walk(_tree(code)))
     imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    if free - own - set(dir(builtins)) or _CANDIDATE in imported:
+    if free - set(dir(builtins)) or _CANDIDATE in imported:
         return ""
     tests = [node.test for node in nodes if isinstance(node, ast.Assert)]
     called = [n.func.id for test in tests for n in ast.walk(test) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-    found = [name for name in called if name in free - own]
+    found = [name for name in called if name in free]
     if not found:
         raise NotGradable("tests that name nothing of the candidate's")
     return found[0]

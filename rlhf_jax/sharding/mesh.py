@@ -58,7 +58,9 @@ class MeshConfig:
             return {name: num_devices // fixed if size == -1 else size for name, size in sizes.items()}
         if -1 in sizes.values() or fixed > num_devices:
             text = " x ".join(f"{name}={size}" for name, size in sizes.items())
-            raise ValueError(f"mesh {text} does not fit {num_devices} devices; the product of the axes must divide {num_devices}")
+            raise ValueError(
+                f"mesh {text} does not fit {num_devices} devices; the product of the axes must divide the number of devices"
+            )
         return sizes
 
 

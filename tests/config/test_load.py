@@ -19,7 +19,8 @@ from rlhf_jax.config import (
     make_config,
     trained_vocab_size,
 )
-from rlhf_jax.config.fields import choices, settable
+from rlhf_jax.config.errors import ELSEWHERE
+from rlhf_jax.config.fields import choices, dotted_keys, settable
 from rlhf_jax.data import DataConfig
 from rlhf_jax.models import LAYERS, REMAT
 from rlhf_jax.models.attention import IMPLEMENTATIONS
@@ -356,3 +357,35 @@ def test_every_option_is_documented():
     classes = [Config, *map(algorithm_config, ("sft", "reward_model", "dpo"))]
     undocumented = [row.key for cls in classes for row in describe_section(cls) if not row.doc]
     assert undocumented == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "key", "meant"),
+    [
+        ("grpo", "optimizer.lr", "optimizer.learning_rate"),
+        ("grpo", "training.lr", "optimizer.learning_rate"),
+        ("grpo", "rollout.temperature", "algorithm.temperature"),
+        ("grpo", "rollout.num_generations", "algorithm.group_size"),
+        ("grpo", "rollout.max_completion_length", "rollout.max_new_tokens"),
+        ("sft", "training.per_device_train_batch_size", "training.batch_size"),
+        ("dpo", "training.gradient_accumulation_steps", "training.num_microbatches"),
+        ("grpo", "algorithm.beta", "algorithm.kl_coef"),
+        ("dpo", "training.beta", "algorithm.beta"),
+        ("sft", "training.max_length", "data.max_length"),
+        ("sft", "training.warmup_steps", "optimizer.warmup_steps"),
+        ("sft", "training.eval_steps", "training.eval_every"),
+        ("sft", "output_dir", "run_dir"),
+    ],
+)
+def test_names_of_other_libraries_lead_to_ours(tmp_path, algorithm, key, meant):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"run_dir: x\nalgorithm: {{name: {algorithm}}}\ndata: {{path: x}}\n")
+    with pytest.raises(ConfigError, match=rf"^{key}: unknown key; .*; did you mean '{meant}'\? \(override"):
+        load_config(path, [f"{key}=1"])
+
+
+def test_every_name_of_another_library_leads_to_a_key():
+    keys = set(dotted_keys(Config))
+    for name in ALGORITHMS:
+        keys |= {f"algorithm.{field}" for field in settable(algorithm_config(name))}
+    assert set(ELSEWHERE.values()) <= keys

@@ -16,7 +16,7 @@ from rlhf_jax.data import (
     make_prompt_loader,
 )
 from rlhf_jax.data.formats import make_example
-from rlhf_jax.data.marks import NO_ANSWER, RENDERED
+from rlhf_jax.data.marks import NO_ANSWER, RENDERED, UNREAD, message_notes
 from rlhf_jax.data.messages import Message, read_conversation
 from rlhf_jax.data.spans import EncodedRow
 from rlhf_jax.data.tokenize import tokenize_chunk
@@ -27,7 +27,9 @@ from tests.data.test_turns import rows_of, spans
 Q, R, S = ({"role": "user", "content": text} for text in ("What is 2+2?", "And 3+3?", "And 4+4?"))
 A, B, C = ({"role": "assistant", "content": text} for text in ("It is four.", "That makes six.", "Eight."))
 OFF = ({"weight": 0}, {"train": False}, {"training": False}, {"loss": False}, {"loss_mask": 0}, {"train": 0})
+OFF += ({"weight": 0.0}, {"weight": False}, {"train": 0.0})
 ON = ({"weight": 1}, {"train": True}, {"training": True}, {"loss_mask": 1}, {"weight": None}, {"train": None}, {})
+ON += ({"weight": 1.0}, {"weight": True}, {"train": 1.0})
 
 
 def encode(messages: list[Message], shape=CHATML, **options):
@@ -103,10 +105,10 @@ def test_pairs(shape) -> None:
 
 BAD_MARKS = [
     ({"weight": 0.5}, "column 'messages', message 2 has weight '0.5', which must be 0 or 1"),
-    ({"weight": 1.0}, "has weight '1.0', which must be 0 or 1"),
     ({"weight": 2}, "has weight '2', which must be 0 or 1"),
     ({"weight": "0"}, "has weight '0', which must be 0 or 1"),
-    ({"weight": True}, "has weight 'True', which must be 0 or 1"),
+    ({"weight": float("nan")}, "has weight 'nan', which must be 0 or 1"),
+    ({"train": 0.5}, "has train '0.5', which must be true or false"),
     ({"train": "false"}, "has train 'false', which must be true or false"),
     ({"training": [1]}, "has training '[1]', which must be true or false"),
     ({"loss": 0.3}, "has loss '0.3', which must be true or false"),
@@ -204,3 +206,55 @@ def test_parquet_null_marks(tmp_path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
     [example] = load_examples(DataConfig(path=str(tmp_path / "rows.jsonl")), kind="text").rows
     assert example.completion == [{**A, "train": False}, R, B]
+
+
+READS = (
+    "{% macro head(role) %}{{ '<|im_start|>' + role + style | default('') + '\n' }}{% endmacro %}"
+    "{% set thinking = enable_thinking | default(true) %}{{ head('system') if thinking }}"
+    "{% for message in messages %}{{ head(message.role) + message.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ head('assistant') }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("variables", "unread"),
+    [
+        ({"enable_thinking": False}, ""),
+        ({"style": "x"}, ""),
+        ({"enable_thinkng": False}, "'enable_thinkng'"),
+        ({"enable_thinking": False, "message": 1, "raise_exception": 2}, "'message' and 'raise_exception'"),
+    ],
+)
+def test_a_variable_that_the_template_does_not_read_is_noted(variables: dict, unread: str, tmp_path, caplog) -> None:
+    """In a row and in the options, of answers and of prompts."""
+    tokenizer = shaped_tokenizer(CHATML).with_chat_template(READS)
+    plain = {"messages": [Q, A]}
+    path = tmp_path / "rows.jsonl"
+    for rows, options, first in (
+        ([plain, {**plain, "chat_template_kwargs": variables}], {}, 2),
+        ([plain, {"messages": [R, B]}], {"chat_template_kwargs": variables}, 1),
+    ):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = DataConfig(path=str(path), max_length=256, **options)
+        for make in (
+            lambda config: make_loader(config, tokenizer, kind="text", batch_size=1, seed=0),
+            lambda config: make_prompt_loader(config, tokenizer, max_prompt_len=128, seed=0),
+        ):
+            caplog.clear()
+            with caplog.at_level(logging.WARNING):
+                make(config)
+            assert ("reads no variable" in caplog.text) == bool(unread)
+            if unread:
+                assert f"reads no variable {unread}" in caplog.text and f"the first: {path}:{first}" in caplog.text
+                assert f"no effect in {3 - first} conversations" in caplog.text
+
+
+def test_the_template_of_tools_is_the_one_that_is_asked(tmp_path) -> None:
+    templates = {"default": READS, "tool_use": READS.replace("enable_thinking", "citations")}
+    tokenizer = shaped_tokenizer(CHATML)
+    tokenizer = type(tokenizer)(tokenizer.backend, {**tokenizer.config, "chat_template": templates}, tokenizer.generation)
+    row = {"messages": [Q, A], "chat_template_kwargs": {"citations": True}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    for columns, expected in ((row, 1), ({**row, "tools": [tool]}, 0)):
+        example = make_example(columns, "messages", "text", "f:1")
+        assert len([note for note in message_notes(example, tokenizer) if note.kind == UNREAD]) == expected

@@ -185,3 +185,19 @@ def test_bad_token_rows(columns: dict, reason: str, detail: str) -> None:
     with pytest.raises(BadRow) as caught:
         make(columns, "tokens", "text")
     assert caught.value.reason == reason and detail in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("role", "meant"),
+    [("User", "user"), ("ASSISTANT", "assistant"), (" system", "system"), ("assistent", "assistant"), ("Human", "user")],
+)
+def test_a_misspelt_role_is_named(role: str, meant: str) -> None:
+    with pytest.raises(BadRow) as error:
+        read_conversation([{"role": "user", "content": "q"}, {"role": role, "content": "a"}], "messages")
+    assert error.value.detail == f"column 'messages', message 2 has the unknown role {role!r}; did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize("role", ["ipython", "environment", "tool_response", "documents", "context", "function", "critic"])
+def test_a_role_that_a_template_may_know_passes(role: str) -> None:
+    [message] = read_conversation([{"role": role, "content": "a"}], "messages")
+    assert message["role"] == role

@@ -327,3 +327,11 @@ def test_a_json_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(b"[" + b" " * (3 << 20) + b"]"))
     with pytest.raises(DataError, match="holds more than 1 MiB"):
         read(tmp_path / "x.json.gz")
+
+
+@pytest.mark.parametrize("text", ['[{"text": "a"}, {"text": "b"}]', '[\n  {"text": "a"},\n  {"text": "b"}\n]\n'])
+def test_an_array_in_a_file_of_json_lines_is_named(text, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(text)
+    row = next(iter(read_rows(Source(str(tmp_path / "rows.jsonl"), "train"), "text")))
+    assert row.error is not None and row.where.endswith("rows.jsonl:1")
+    assert row.error.detail.endswith("; a file that is one JSON array must be named .json, in .jsonl each line is an object")

@@ -10,7 +10,7 @@ from rlhf_jax.data import BadRow, DataConfig, DataError, FastTokenizer, PairExam
 from rlhf_jax.data.encode import encode_rows, render_all
 from rlhf_jax.data.messages import ChatOptions, Message
 from rlhf_jax.data.spans import EncodedRow, check_stops
-from rlhf_jax.data.templates import squeeze
+from rlhf_jax.data.templates import dropped_parts, squeeze
 from rlhf_jax.data.tokenize import tokenize_chunk
 from rlhf_jax.data.turns import DROPPED, LOST_TAIL, REWRITTEN
 from tests.data.shapes import (
@@ -244,6 +244,37 @@ def test_an_answer_of_which_nothing_is_left_is_a_bad_row() -> None:
     template = CHATML.template.replace("message.content", "(message.content or '')")
     made = chunk(shaped_tokenizer(CHATML._replace(template=template)), [user("q"), call])
     assert made.bad == [("f:1", "chat template", "the chat template writes nothing of an answer (its tool call)")]
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize(
+    ("called", "content", "later", "missing"),
+    [
+        ("add", "I add them.", "Three.", ["tool call"]),
+        ("add", "I will.", "I add: 3", ["tool call"]),
+        ("add", None, "I add: 3", None),
+        ("end", None, "Three.", None),  # of <|im_end|>
+        ("i", None, "It is 3", None),
+    ],
+)
+def test_a_call_is_looked_for_in_the_piece_of_its_own_message(called, content, later, missing, marked) -> None:
+    """Not in what the answer says itself, in another answer, or in a stop."""
+    shape = MARKED if marked else CHATML
+    template = shape.template.replace("message.content", "(message.content or '')").replace("m.content", "(m.content or '')")
+    call = {"role": "assistant", "content": content, "tool_calls": [{"function": {"name": called, "arguments": {}}}]}
+    made = chunk(shaped_tokenizer(shape._replace(template=template)), [user("1+2?"), call, user("And?"), answer(later)])
+    if missing is None:
+        assert made.bad == [("f:1", "chat template", "the chat template writes nothing of an answer (its tool call)")]
+    else:
+        assert [(note.kind, note.detail) for _, note in made.notes] == [(DROPPED, part) for part in missing] and not made.bad
+
+
+def test_calls_that_are_written_are_found_in_whatever_form() -> None:
+    call = {"role": "assistant", "content": "I call f.", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    for written in ('{"name": "f"}', "<function=f>{}</function>", "functions.f:0", "to=functions.f<|x|>", "[f(a=1)]", "call:f{}"):
+        assert dropped_parts(call, f"I call f. {written}<|endoftext|>") == []
+        assert dropped_parts(call, f"{written}I call f.<|endoftext|>") == []
+    assert dropped_parts(call, "I call f. <function=fg>{}</function>") == ["tool call"]
 
 
 def test_a_template_that_rewrites_the_first_message_is_refused() -> None:

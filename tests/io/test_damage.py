@@ -303,3 +303,15 @@ def test_a_failed_save_does_not_replace_the_error_that_ends_a_run(tmp_path, monk
         checkpointer.save(1, make_state(0, width=64), {})
         raise ZeroDivisionError
     assert "ck/1 could not be saved: No space left on device" in caplog.text
+
+
+def test_a_damaged_checkpoint_leads_to_the_exported_model_too(folder):
+    (folder.parent / "export").mkdir()
+    (folder.parent / "export" / "config.json").write_text("{}")
+    (folder / "6" / "meta" / "metadata").write_text("{")
+    with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError) as error:
+        checkpointer.read_meta()
+    assert str(error.value).endswith(
+        f"start from it in a new run_dir with checkpoint.start_from={folder.parent}@4 "
+        f"(evaluate and export take --step 4); the exported model is in {folder.parent / 'export'}"
+    )

@@ -320,3 +320,22 @@ def test_plot_of_a_long_run_with_missing_values(tmp_path):
     with pytest.raises(MetricsError, match="nothing to draw"):
         plot_run(tmp_path)
     assert read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["rows.jsonl/sub", "rows.jsonl/sub/deeper"])
+def test_a_run_dir_that_cannot_be_made_is_named(tmp_path, place):
+    (tmp_path / "rows.jsonl").touch()
+    with pytest.raises(RunFolderError) as error:
+        run(tmp_path / place)
+    assert str(error.value).startswith(f"run_dir={tmp_path / place} cannot be written (Not a directory: ")
+    assert str(error.value).endswith("; give another run_dir")
+
+
+def test_a_run_dir_in_which_the_system_makes_no_folders():
+    with pytest.raises(RunFolderError, match=r"^run_dir=/proc/x cannot be written \(No such file or directory: /proc/x\)"):
+        run("/proc/x")
+
+
+def test_a_row_before_the_start_is_refused(tmp_path):
+    with RunFolder(config(tmp_path / "run")) as folder, pytest.raises(RuntimeError, match=r"call RunFolder\.start"):
+        folder.write(1, {"loss": 1.0})

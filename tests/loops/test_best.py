@@ -1,6 +1,7 @@
 """What is told of evaluations and of the best checkpoint."""
 
 import json
+import logging
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -130,3 +131,17 @@ def test_rows_after_the_step_gone_on_from_were_lost(account):
     rows = [{"step": step, "split": "eval", "accuracy/greedy": 0.5} for step in (0, 3, 6)]
     found, _, _ = account(rows, upto=3, planned=3)
     assert found.steps == {0, 3} and found.is_due(3) and not found.is_due(5)
+
+
+@pytest.mark.parametrize(
+    ("every", "eval_size", "level"),
+    [(100, 0, logging.INFO), (5, 0, logging.WARNING), (0, 0, None), (5, 12, None)],
+)
+def test_a_run_that_evaluates_nothing_says_so(tiny_config, tmp_path, caplog, every, eval_size, level):
+    """A number that was asked for is a warning; the default and 0 ask for nothing."""
+    config = tiny_config("sft", training={"eval_every": every}, data={"eval_size": eval_size})
+    folder = SimpleNamespace(path=tmp_path)
+    with caplog.at_level(logging.INFO):
+        best.Evaluations(config, folder, None, total_steps=9).check(None)
+    assert [record.levelno for record in caplog.records] == ([] if level is None else [level])
+    assert ("training.eval_every=5 has no effect" in caplog.text) == (level == logging.WARNING)

@@ -12,9 +12,10 @@ import pytest
 from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.io import RunFolderError, read_metrics
 from rlhf_jax.loops import offline, resume, train
-from rlhf_jax.loops.online_setup import make_prompts
-from rlhf_jax.loops.setup import make_tokenizer
+from rlhf_jax.loops.online_setup import make_online_setup, make_prompts
+from rlhf_jax.loops.setup import make_setup, make_tokenizer
 from rlhf_jax.rewards import RewardConfig
+from tests.loops.conftest import MODEL
 from tests.loops.test_online import arrays, rows_of
 from tests.loops.test_resume import SHORT, changed
 
@@ -131,3 +132,43 @@ def test_the_last_evaluation_is_made_up_for(tiny_config, tmp_path, max_steps):
     train(longer)
     rows = [row["step"] for row in read_metrics(config.run_dir) if row["split"] == "eval"]
     assert rows == [0, 3, 4] + ([6, 7] if max_steps == 7 else [])
+
+
+def test_fewer_steps_than_are_made_are_answered_with_what_works(tiny_config):
+    config = tiny_config("sft", training={"max_steps": 4, "eval_every": 0, "save_every": 0})
+    train(config)
+    with pytest.raises(RunFolderError) as error:
+        train(changed(config, training={"max_steps": 2}))
+    assert "; ask for 5 steps or more, or for others in a new run_dir; to go on from " in str(error.value)
+    assert str(error.value).endswith(f" checkpoint.start_from={config.run_dir} and 5 steps or more")
+    onward = changed(config, training={"max_steps": 5}, checkpoint={"start_from": config.run_dir})
+    assert train(dataclasses.replace(onward, run_dir=f"{config.run_dir}-2")).steps == 5  # what the message offers
+    assert train(changed(config, training={"max_steps": 5})).steps == 5
+
+
+@pytest.mark.parametrize("is_online", [False, True])
+def test_a_run_without_held_out_rows_says_that_nothing_is_evaluated(tiny_config, online_config, caplog, is_online):
+    training = {"max_steps": 1, "eval_every": 5, "save_every": 0}
+    make = online_config if is_online else tiny_config
+    train(make("grpo" if is_online else "sft", training=training, data={"eval_size": 0}))
+    said = [record for record in caplog.records if record.getMessage().startswith("nothing is evaluated: no held-out data")]
+    assert [record.levelno for record in said] == [logging.WARNING]
+    assert said[0].getMessage().endswith("; training.eval_every=5 has no effect")
+
+
+@pytest.mark.parametrize("is_online", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
+def test_rows_beyond_what_the_model_was_made_for(tiny_config, online_config, caplog, is_online, learned):
+    model = {"config": {**MODEL, "max_position_embeddings": 8}}
+    if learned:
+        gpt2 = {"model_type": "gpt2", "vocab_size": 320, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 8}
+        model = {"config": gpt2}
+    setup = make_online_setup if is_online else make_setup
+    config = (online_config if is_online else tiny_config)("grpo" if is_online else "sft", model=model)
+    if learned:
+        with pytest.raises(ValueError, match=r"tokens exceed the model's 8 learned positions; shorten (rollout|data)\."):
+            setup(config)
+        return
+    with caplog.at_level(logging.WARNING):
+        setup(config)
+    assert "tokens, the model was made for 8 (" in caplog.text

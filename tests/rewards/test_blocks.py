@@ -44,10 +44,72 @@ from rlhf_jax.rewards.blocks import bound_names, code_of, defines, parsed
         ("Use ```x``` inline.\n```x```\n```\ny\n```", "y\n"),
         ("````python\nx = 1\n````", "x = 1\n"),
         ([{"role": "assistant", "content": "x = 1"}], "x = 1"),
+        ("```python\ndef f():\n    return 1```", "def f():\n    return 1\n"),
+        ("```python\nx = 1``` \nThat is all.", "x = 1\n"),
+        ("```\nx = 1```<|im_end|>\nmore", "x = 1\n"),
+        ("```python\nx = 1```\nThen:\n```python\ny = 2\n```", "y = 2\n"),
+        ("```python\nx = 1```\nIt prints:\n```\n1 2\n```", "x = 1\n"),
+        ("```python\ns = '''a```\n'''\n```", "s = '''a```\n'''\n"),
+        ("```python\nx = (```", "```python\nx = (```"),
+        ("```python\nx = 1\n```<|im_end|>", "x = 1\n"),
+        ("```python\nx = 1\n``` </s>\n", "x = 1\n"),
+        ("```python\nx = 1\n```<｜end▁of▁sentence｜>", "x = 1\n"),
+        ("```python\nx = 1\n```<|im_end|>\n<|im_start|>user", "x = 1\n"),
+        ("```python\nx = 1\n```</answer><|eot_id|>", "x = 1\n"),
+        ("x = 1\n<|im_end|>\n", "x = 1\n"),
+        ("s = '<|im_end|>'\n", "s = '<|im_end|>'\n"),
+        ("[PYTHON]\nx = 1\n[/PYTHON]", "x = 1"),
+        ("Sure.\n[PYTHON]\nx = 1\n[/PYTHON]\n[TESTS]", "x = 1"),
+        ("[PYTHON]\nx = 1", "x = 1"),
+        ("I add.\n<answer>\ndef f():\n    return 1\n</answer><|im_end|>", "def f():\n    return 1"),
+        ("<answer>\n```python\nx = 1\n```\n</answer>", "x = 1\n"),
+        ("s = '<answer>1</answer>'", "s = '<answer>1</answer>'"),
+        ("<answer>\nthe sum is odd\n</answer>", "<answer>\nthe sum is odd\n</answer>"),
+        ("Here is the code:\n\ndef f():\n    return 1\n", "\ndef f():\n    return 1\n"),
+        ("Here's the `f` function (in Python):\nx = 1", "x = 1"),
+        ("Sure! This prints it.\nprint(1)", "print(1)"),
+        ("Sure!\n\nHere is the code:\n\nx = 1", "\nx = 1"),
+        ("**Solution:**\n\nx = 1", "\nx = 1"),
+        ("here is the code:\nx = 1", "x = 1"),
+        ("Here is the code: ```python\nx = 1\n```", "x = 1\n"),
+        ("<answer>```python\nx = 1\n```</answer>", "x = 1\n"),
+        ("```python\n'''In ```python\n```'''\nx = 1\n```", "'''In ```python\n```'''\nx = 1\n"),
+        ("I write it in ```python\n```python\nx = 1\n```", "x = 1\n"),
+        ("else:\nx = 1", "else:\nx = 1"),
+        ("while x:\nx = 1", "while x:\nx = 1"),
+        ("print x.\nx = 1", "print x.\nx = 1"),
+        ("def f(:\nx = 1", "def f(:\nx = 1"),
+        ("Foo(x:\nx = 1", "Foo(x:\nx = 1"),
+        ("x = (1:\nx = 1", "x = (1:\nx = 1"),
+        ("The answer is:\n42", "The answer is:\n42"),
+        ("The code is:\nx = 1\nIt is simple.", "The code is:\nx = 1\nIt is simple."),
+        ("The code is:\n    x = 1", "The code is:\n    x = 1"),
     ],
 )
 def test_code_of(text, code):
     assert code_of(text) == code
+
+
+_F = "def f(a):\n    return a\n"
+
+
+@pytest.mark.parametrize(
+    ("last", "is_example"),
+    [
+        ("print(f(1))\n", True),
+        (">>> f(1)\n1\n", True),
+        ("def test_f():\n    assert f(1) == 1\n", True),
+        ("def f(a):\n    return -a\n", False),
+        ("f = abs\n", False),
+        ("def f(a:\n", False),
+        ("The result is 1\n", False),
+    ],
+)
+@pytest.mark.parametrize("mark", ["python", ""])
+def test_a_last_block_that_is_an_example_of_the_one_that_the_tests_call(last, is_example, mark):
+    text = f"```{mark}\n{_F}```\nUse:\n```{mark}\n{last}```\n"
+    assert code_of(text, wanted={"f"}) == (_F if is_example else last)
+    assert code_of(text) == code_of(text, wanted={"g"}) == last
 
 
 @pytest.mark.parametrize(
@@ -58,6 +120,16 @@ def test_code_of(text, code):
         "```" + "a" * 1000,
         "```\n",
         "``` ```",
+        "a```",
+        "a```\n",
+        "<|a|>",
+        "\n<|a|> ",
+        "</answer>\n",
+        "<answer>",
+        "A (b) c. ",
+        "Aa bb.\n",
+        "a ```python\n",
+        "a ``",
         " ```python\n",
         "\n",
         "<think></think>",

@@ -271,3 +271,32 @@ def test_a_class_derived_from_the_candidates_cannot_be_graded(tests, score):
 def test_padded_numbers_are_text():
     tests = [{"input": "", "output": "000101"}]
     assert code_reward(None, ["print(101)", "print('000101')"], tests=[tests] * 2) == [0.0, 1.0]
+
+
+_ADD = "def add(a, b):\n    return a + b"
+_TWICE = "class Solution:\n    def add(self, a, b):\n        return a + b"
+
+
+@pytest.mark.parametrize("definition", [_ADD, _TWICE])
+@pytest.mark.parametrize(
+    ("form", "score"),
+    [
+        ("```python\n{}```", 1.0),
+        ("```python\n{}\n```<|im_end|>", 1.0),
+        ("[PYTHON]\n{}\n[/PYTHON]", 1.0),
+        ("<answer>\n{}\n</answer>", 1.0),
+        ("Here is the code:\n\n{}", 1.0),
+        ("```python\n{}\n```\nUse:\n```python\nprint(add(1, 2))\n```", 1.0),
+        ("```python\n{}\n```\nNo:\n```python\ndef add(a, b):\n    return a - b\n```", 0.0),
+        ("```python\n{}\n```\nNo:\n```python\ndef add(a, b:\n```", 0.0),
+        ("def add(:\n{}", 0.0),
+        ("Here is the code:\n\n{}\n\nIt adds.", 0.0),
+    ],
+)
+def test_forms_of_an_answer_that_models_give(form, score, definition):
+    if definition is _ADD:
+        columns = {"tests": [["assert add(1, 2) == 3"], ["from solution import add\nassert add(2, 2) == 4"]]}
+    else:
+        calls = {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}
+        columns = {"input_output": [calls, calls]}
+    assert code_reward(None, [form.format(definition)] * 2, **columns) == [score, score]

@@ -35,6 +35,7 @@ HEAD = "import math\n\ndef helper(): return 1\n\ndef f(x):\n    '''Says so.'''\n
 )
 def test_programs(completion, prompt, entry, program):
     assert program_of(completion, prompt, entry) == program
+    assert program_of(f"{completion}<|im_end|>", prompt, entry).rstrip() == program.rstrip()
 
 
 @pytest.mark.parametrize(
