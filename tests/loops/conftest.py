@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 
-import jax
 import pytest
 
 from rlhf_jax.algorithms import DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, RewardModelConfig, SFTConfig
