@@ -4,6 +4,7 @@ value."""
 import re
 from typing import NamedTuple
 
+from rlhf_jax.rewards.asides import changes_before
 from rlhf_jax.rewards.nouns import scales_box
 from rlhf_jax.rewards.units import unit_of
 from rlhf_jax.rewards.wording import denies
@@ -54,6 +55,9 @@ _BEHIND = re.compile(
     r"(?P<mark>!+|\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)"
     r"|(?:[ \t\n$*]|\\[)\], ;:!]|~|\\(?:text|mathrm|mbox|textbf)\s?\{)*(?P<word>[A-Za-z]+)"
 )
+_ASIDE = re.compile(r"(?:[ \t$*]|\\[)\]])*(?:[,(—]|\\text\s?\{\s?[,(])\s?(?P<words>(?:[A-Za-z]+\s?){1,5})")
+_CONGRUENT = re.compile(r"\\equiv(?![A-Za-z])|≡|congruent")
+_MODULO = re.compile(rf"{_GAP}(?:\$|\\\))?{_GAP}(?:\(|\\text\{{\s?\(?)?\\?[bp]?mod")
 _JOINT = re.compile(
     r"(?:[\s$,;.&]|\\[\[\]()]|\\[,;:! ]|\\(?:quad|qquad)|\\text\s?\{\s*(?P<text>[^{}]{0,40})\}|(?P<word>[A-Za-z]{1,20})"
     r"|(?P<name>\\?[A-Za-z]+(?:_\{?\w\}?)?\s*=)|[()])*"
@@ -131,12 +135,17 @@ def _with_outside(text: str, start: int, end: int, content: str) -> str:
         return f"{factor[0]}({content}){rest[0] if rest else close}"
     sign = "-" if _MINUS.search(before) else ""
     inner = f"({content})" if sign and re.search(r"[-+]", content[1:]) else content
+    if _CONGRUENT.search(before) and _MODULO.match(behind):  # "x = [5] (mod 7)" asks for 5
+        return sign + inner
     if (operation := _OPERATION.match(behind)) is not None:
         bare = re.fullmatch(r"[-0-9.,]+", inner)
         return f"{sign}{inner if bare else f'({inner})'}{operation[0].rstrip(' .})')}"
     if (glued := _GLUED.match(behind)) is not None:
         unit = glued[0].isalpha() and unit_of(glued[0]) is not None  # "[5]m" is a measure
         return f"{sign}{inner}{' ' if unit else ''}{glued[0]}"
+    aside = _ASIDE.match(behind)
+    if aside is not None and changes_before(aside["words"].split()):
+        return rf"{sign}{inner}\text{{ ({aside['words'].strip()})}}"
     beside = _BEHIND.match(behind)
     if beside is None:
         return sign + inner

@@ -10,7 +10,7 @@ from rlhf_jax.rewards.sentences import reduced, standing_out
 
 _PHRASE = re.compile(
     r"\banswers?(?:\s+(?:to|of|for)\s[^.:\n]{1,60}?)?\s{0,8}\*{0,3}\s{0,8}(?:\b(?:is|are)\b|:|=)"
-    r"(?:\*\*|\*{1,3}(?=\s))?\s{0,8}:?\s{0,8}([^\n]+)",
+    r"(?:\*{1,3}(?=\s)|\*\*(?!\*))?\s{0,8}:?\s{0,8}([^\n]+)",
     re.IGNORECASE,
 )
 _CHINESE = re.compile(r"答案\s{0,8}\*{0,3}\s{0,8}(?:(?:应该|應該|应|應)?[是为為]|[：:=])\*{0,3}\s{0,8}[：:]?\s{0,8}([^\n。；]+)")
@@ -98,12 +98,12 @@ def _marked(text: str) -> tuple[bool, str | None]:
     if boxed is not None and (words := _PHRASE.search(_TEXT.sub(r"\1", boxed))) is not None:
         boxed = reduced(words[1])
     for hashes in collections.deque(_HASHES.finditer(text, max(place, 0)), maxlen=1):
-        place, boxed = hashes.start(), reduced(hashes[1])
+        place, boxed = hashes.start(), _not_taken_back(reduced(hashes[1]), text[hashes.start(1) :])
     phrase = _last_phrase(text, max(place, 0))
     if phrase is None:
         return place >= 0 or denied, boxed
     if place < 0 or _FINAL.search(text, max(phrase.start() - 20, place), phrase.start(1)):
-        said = _not_taken_back(_said(phrase[1]), text[phrase.start(1) :])
+        said = _not_taken_back(_said(_without_bold(text, phrase)), text[phrase.start(1) :])
         if place < 0 or said is not None:
             return True, said
     return True, boxed
@@ -120,6 +120,15 @@ def _last_phrase(text: str, place: int) -> re.Match[str] | None:
             if not wrong and (found is None or match.start(1) >= found.start(1)):
                 found = match
     return found
+
+
+def _without_bold(text: str, phrase: re.Match[str]) -> str:
+    """What a phrase says, without the stars that close a bold mark opened before it on its line:
+    "**The answer is 2**3**" says 2**3."""
+    line = text[max(text.rfind("\n", 0, phrase.start()) + 1, phrase.start() - 200) : phrase.start()]
+    said = phrase[1].rstrip()
+    inside = line.count("**") % 2 and said.endswith("**") and said.count("**") % 2 == 0
+    return said[:-2] if inside else phrase[1]
 
 
 def _said(text: str) -> str | None:
