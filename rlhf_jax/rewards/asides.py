@@ -32,6 +32,8 @@ def changes_before(words: list[str]) -> bool:
     if words[:1] and words[0] in CONNECTIVES:
         refers = words[0] in ("which", "but", "though", "although")
         return refers and any(word.startswith(("wrong", "incorrect", "mistaken")) for word in words[1:4])
+    if words[:1] == ["to"] and "power" in words:
+        return True
     said = [place for place, word in enumerate(words) if word not in _ASIDE_STARTS][:_TWO]
     for nth, place in enumerate(said):
         word, following = words[place], words[place + 1 : place + 2]
@@ -40,6 +42,8 @@ def changes_before(words: list[str]) -> bool:
         else:
             changes = nth == 0 and (word in CHANGES or word == "base")
         restates = word in _RESTATES or word in FRACTION_WORDS
+        if word == "negative" and following:
+            return False  # "negative values are excluded"
         if restates and following and following[0] in _OF_SOMETHING:
             return False
         if changes:

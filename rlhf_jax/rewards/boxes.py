@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 from rlhf_jax.rewards.asides import changes_before
-from rlhf_jax.rewards.nouns import scales_box
+from rlhf_jax.rewards.nouns import changes_value, scales_box
 from rlhf_jax.rewards.units import unit_of
 from rlhf_jax.rewards.wording import denies
 
@@ -17,22 +17,28 @@ _DENIED = re.compile(
 )
 _TOO = re.compile(
     r"\s(?:(?:still|far|much|way|a bit|slightly)\s)?too\s(?:small|large|big|high|low|many|few|much|little|short|long)(?![A-Za-z])"
+    r"|\s(?:way|far)\soff(?![A-Za-z])"
 )
 """Behind "is": what is compared with the right answer is none."""
 _ASKED = re.compile(r"[\s$)\]\\*]{0,6}\?[\s*]{0,4}(?:no|nope|wrong|incorrect|not)(?![A-Za-z])", re.IGNORECASE)
 _DENYING = re.compile(
-    r"(?:(?<![A-Za-z])(?:not|never|cannot be|neither|nor|rather than|instead of|anything but|other than)|n['’]t(?: be)?)"
-    r"\s(?:equal to\s|(?:say|answer|be|pick|choose|accept)\s)?[\s$\\(\[*]{0,6}\Z"
+    r"(?:(?<![A-Za-z])(?:not|never|cannot be|neither|nor|rather than|instead of"
+    r"|(?:any|every)thing but|other than)|n['’]t(?: be)?)"
+    r"\s(?:equal to\s|(?:say|answer|be|pick|choose|accept)\s)?[\s$\\(\[*]{0,6}\Z",
+    re.IGNORECASE,
 )
 _RETRACTION = re.compile(
-    r"(?P<soft>(?:(?:hmm+|wait|oops|oh|no|sorry|actually|hold on)(?![A-Za-z])[\s,.!:…-]{0,4}){1,3})?"
+    r"(?P<soft>(?:(?:hmm+|wait|oops|oh|no|sorry|actually|hold on|on second thought)(?![A-Za-z])[\s,.!:…-]{0,4}){1,3})?"
     r"(?:(?P<hard>(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:\w+\s)?"
     r"(?:wrong|incorrect|mistaken|false|not\s(?:right|correct)|a\smistake)(?![A-Za-z])"
     r"|that\scan(?:not|['’]t)\sbe|scratch\sthat|i\s(?:made|was)\s(?:an?\s)?(?:mistake|error|wrong|mistaken)(?![A-Za-z]))"
-    r"|(?P<new>correction\s?[:,]|(?:it|that|this|the\sanswer)(?:['’]s|\sis|\sshould\sbe|\smust\sbe))\s(?P<value>[^\n]{1,200}))",
+    r"|(?P<new>(?P<explicit>(?:correction|edit)\s?[:,]|let\sme\scorrect\s(?:that|this|it)\s?[:,]?"
+    r"|(?:i\smean|sorry|oops|no|rather),?(?=\s(?:[-$\\0-9]|it\sis)))|(?:it|that|this|the\sanswer)(?:['’]s|\sis|\sshould\sbe|\smust\sbe))\s(?P<value>[^\n]{1,200}))",
     re.IGNORECASE,
 )
-_NEXT_SENTENCE = re.compile(r"[^.!?\n]{0,60}(?:[.!?…]+|\n)[\s*$)\]]*")
+_NEXT_SENTENCE = re.compile(
+    r"(?:[\s*$)\]]*,(?=\s?(?:no|sorry|wait|oops|i\smean)[\s,])|[^.!?\n]{0,60}(?:[.!?…]+|\n))[\s*$)\]]*", re.IGNORECASE
+)
 _GAP = r"(?:[ \t]|\\[,;:! ]|~)*"
 _OPENED = r"(?:\\left|\\[bB]igg?l?|[({$]|\s|\\[,;:! ]|~)*"
 _MINUS = re.compile(
@@ -52,7 +58,7 @@ _OPERATION = re.compile(
 """Behind a box, in the same formula: what goes on with it."""
 _GLUED = re.compile(r"\.[0-9]+|,[0-9]{3}(?![0-9])|[0-9]+|e[0-9]+|_(?:\{[0-9A-Za-z()]{1,12}\}|[0-9])|[A-Za-z](?![A-Za-z{'’])")
 _BEHIND = re.compile(
-    r"(?P<mark>!+|\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)"
+    r"(?P<mark>!+|(?:\{\})?\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)"
     r"|(?:[ \t\n$*]|\\[)\], ;:!]|~|\\(?:text|mathrm|mbox|textbf)\s?\{)*(?P<word>[A-Za-z]+)"
 )
 _ASIDE = re.compile(r"(?:[ \t$*]|\\[)\]])*(?:[,(—]|\\text\s?\{\s?[,(])\s?(?P<words>(?:[A-Za-z]+\s?){1,5})")
@@ -62,6 +68,8 @@ _JOINT = re.compile(
     r"(?:[\s$,;.&]|\\[\[\]()]|\\[,;:! ]|\\(?:quad|qquad)|\\text\s?\{\s*(?P<text>[^{}]{0,40})\}|(?P<word>[A-Za-z]{1,20})"
     r"|(?P<name>\\?[A-Za-z]+(?:_\{?\w\}?)?\s*=)|[()])*"
 )
+_OPERATORS = ("times", "plus", "minus", "over")
+_VARIABLES = ("x", "y", "z", "n")
 _LONGEST_JOINT = 70
 _MOST_BOXES = 24
 _CONCLUDING = frozenset(
@@ -91,7 +99,7 @@ def boxes(text: str) -> Boxed:
             while found and found[-1][0] > start[0]:
                 found.pop()
             found.append((start[0], brace.end(), text[start[1] : brace.start()].strip()))
-    kept = [box for box in found if not _is_denied(text, *box[:2])]
+    kept = [box for box in found if not _is_denied(text, *box)]
     if not kept or not kept[-1][2]:
         return Boxed(-1, None, denied=len(kept) < len(found))
     group = [_with_outside(text, *kept[-1])]
@@ -108,16 +116,17 @@ def retraction(behind: str) -> re.Match[str] | None:
     (group `value`: what it says instead)."""
     sentence = _NEXT_SENTENCE.match(behind)
     found = None if sentence is None else _RETRACTION.match(behind, sentence.end())
-    if found is None or (found["new"] and not found["soft"] and "correction" not in found["new"].lower()):
+    if found is None or (found["new"] and not found["soft"] and not found["explicit"]):
         return None
     return found
 
 
-def _is_denied(text: str, start: int, end: int) -> bool:
+def _is_denied(text: str, start: int, end: int, content: str) -> bool:
     """Whether a text says of a box that it is not the answer: "not [5]", "[5] is wrong"."""
     if _DENYING.search(text[max(start - 40, 0) : start]) or _ASKED.match(text, end):
         return True
-    if (taken_back := retraction(text[end : end + 200])) is not None and taken_back["hard"]:
+    taken_back = retraction(text[end : end + 200])
+    if taken_back is not None and (taken_back["hard"] or content not in taken_back["value"]):
         return True
     behind = _DENIED.match(text[end : end + 100])
     return behind is not None and (
@@ -152,7 +161,10 @@ def _with_outside(text: str, start: int, end: int, content: str) -> str:
     word = beside["word"]
     if word is None:
         return f"{sign}{inner}{beside['mark'].strip(' $')}"
-    return f"{sign}{inner} {word}" if scales_box(word) else sign + inner
+    following = re.match(r"\s([0-9]|[A-Za-z]+)", behind[beside.end() :])
+    if word.lower() in _OPERATORS and following is not None and (following[1].isdigit() or changes_value(following[1])):
+        return f"{sign}{inner} {word} {following[1]}"  # "[5] times ten"
+    return f"{sign}{inner} {word}" if scales_box(word) or word in _VARIABLES else sign + inner
 
 
 def _joined(between: str) -> bool:

@@ -43,7 +43,10 @@ _MOST_SAID = 5
 """Words of such an answer."""
 _HEDGES = frozenset(("or maybe perhaps possibly alternatively actually wait no unless").split())
 _SIGNS = ("minus", "negative")
-_MULTIPLIED = frozenset("the that this these those his her its their our my your it as what of".split())
+_MULTIPLIED = frozenset(
+    "the that this these those his her its their our my your it as what of "
+    "more larger bigger greater smaller higher longer faster".split()
+)
 """Words behind "times" that begin what is multiplied: "2 times the price"."""
 _COPULAS = frozenset(
     "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes totals has".split()

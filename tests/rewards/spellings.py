@@ -255,6 +255,12 @@ AROUND_BOX = [
     r"negative \boxed{@}",
     r"the negative of \boxed{@}",
     r"minus $\boxed{@}$",
+    r"\boxed{@} times ten",
+    r"\boxed{@} plus one",
+    r"\boxed{@}{}^2",
+    r"\boxed{@} x",
+    r"\boxed{@} (times ten)",
+    r"\boxed{@} \text{ (thousand)}",
 ]
 """What stands around a box and changes the value in it (not 0 or 1)."""
 
@@ -274,6 +280,15 @@ TAKEN_BACK = [
     "The answer is @.\nWait, that's not right. It should be 7777.",
     "The answer is @. Sorry, I made a mistake: it is 7777.",
     "The answer is @, which is wrong.",
+    r"\boxed{@} is way off.",
+    r"\boxed{@}, no, it is 7777.",
+    "\\boxed{@}\n\nCorrection: 7777",
+    r"Everything but \boxed{@}",
+    "The answer is @. On second thought, it is 7777.",
+    "The answer is @. Let me correct that: 7777.",
+    "The answer is @, sorry, 7777.",
+    "The answer is @. I mean 7777.",
+    "The answer is @. Edit: 7777.",
     "<answer>@\n7777</answer>",
 ]
 """What says a number and takes it back."""
@@ -296,6 +311,11 @@ NOT_CHANGED = [
     r"\boxed{@}. It is right because 2 + 3 = 5.",
     "The answer is @. It is the number of apples.",
     "The answer is @. That is right.",
+    "The answer is @. Actually, it is exactly @.",
+    r"\boxed{@}. Actually, it is exactly @.",
+    r"\boxed{@}. Wait, let me check it. It is correct.",
+    r"$\boxed{@}$ (negative values are excluded).",
+    r"\boxed{@} times",
     "The answer is @ (half of it was eaten).",
     "The answer is @, twice as many as before.",
     "The answer is @ (rounded to the nearest integer).",
