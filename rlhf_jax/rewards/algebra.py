@@ -17,6 +17,7 @@ from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
+from sympy.logic.boolalg import BooleanAtom
 
 from rlhf_jax.rewards.cost import too_costly
 from rlhf_jax.rewards.quantities import quantity_of
@@ -33,8 +34,11 @@ _CONFIG = LatexExtractionConfig(
 for _name in ("math_verify.parser", "math_verify.grader"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
+_log = logging.getLogger(__name__)
+
 _OPAQUE = (AppliedUndef, sympy.Sum, sympy.Product, sympy.Integral, sympy.Derivative, sympy.Limit)
 """What has no value at a point."""
+_INEQUALITIES = (sympy.StrictLessThan, sympy.LessThan, sympy.StrictGreaterThan, sympy.GreaterThan)
 _DIGITS = 30
 _ROUNDED_PLACES = 6
 """Places from which on a decimal may stand for what it is rounded from."""
@@ -47,7 +51,10 @@ _LARGE_POWER = re.compile(r"\^\s?\{?\s?-?[0-9]{3}|\^[^+*/=,]{1,12}\^|!")
 _POINTS = 4
 _SOLVED_DEGREE = 2
 """Degree of an inequality that is solved, to compare it with an interval."""
-_MISREAD = re.compile(r"[0-9]\s+[0-9]|[0-9]*\.[0-9]+\.[0-9]|\*\*|[0-9]\s?:|@|#|&(?!.*\\end)|\\pmod|%.")
+_MISREAD = re.compile(
+    r"[0-9]\s+[0-9]|[0-9]*\.[0-9]+\.[0-9]|\*\*|[0-9]\s?:|@|#|&(?!.*\\end)|\\pmod|%."
+    r"|[0-9]\s?_|[0-9]\s?\^\s?\{?\s?(?:T|\\top|\\intercal)(?![A-Za-z])|\\infty\s?\^|[\u3040-\u9fff]"
+)
 """What the parser takes, and reads as something else."""
 _LOGARITHM = re.compile(r"\\log\s?_\s?([0-9]+)\s")
 _CHAIN = re.compile(r"(?<![\\<>!:])=(?!=)|\\approx(?![A-Za-z])")
@@ -59,11 +66,21 @@ def same(answer: str, target: str) -> bool:
     """Whether two expressions have the same value, or are equivalent statements.
 
     Decimals are read exactly; where one is long enough to be rounded, also as what it may be rounded
-    from.
+    from. What cannot be worked out ("inf/inf", the maximum of 1 and i) is the same as nothing.
     """
-    if _same(answer, target, _read_exactly):
-        return True
-    return any(map(_ROUNDED.search, (answer, target))) and _same(answer, target, _parsed)
+    try:
+        if _same(answer, target, _read_exactly):
+            return True
+        return any(map(_ROUNDED.search, (answer, target))) and _same(answer, target, _parsed)
+    except MemoryError:
+        raise
+    except Exception:
+        # The one place where sympy and math-verify are asked about what a model wrote. They raise
+        # errors of many types on what has no value, and such an answer is wrong, not ungradable: of
+        # the right answer alone nothing is raised, or it does not equal itself and its row is left
+        # out (`equals_itself`). The limit of processor time kills the process and raises nothing.
+        _log.debug("cannot compare %.200r with %.200r", answer, target, exc_info=True)
+        return False
 
 
 def _same(answer: str, target: str, read: Callable[[str], sympy.Basic | sympy.MatrixBase | None]) -> bool:
@@ -178,6 +195,8 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase | None:
         return value
     if not isinstance(value, sympy.Basic) or value.has(sympy.zoo, sympy.nan):
         return None
+    if isinstance(value, BooleanAtom) or value.has(*_INEQUALITIES):
+        return None if isinstance(value, BooleanAtom) else value  # "0 < 1" states no value; a compared "i" is a letter
     # What the parser makes of an imaginary unit beside a decimal, or alone.
     return value.subs({letter: sympy.I for letter in value.free_symbols if str(letter) == "i"})
 
@@ -189,6 +208,8 @@ def _equal(found: sympy.Basic | sympy.MatrixBase, wanted: sympy.Basic | sympy.Ma
         return bool(found == wanted) if decided is None else decided
     if isinstance(found, sympy.MatrixBase | sympy.MatrixExpr) and isinstance(wanted, sympy.MatrixBase | sympy.MatrixExpr):
         return _same_matrix(found, wanted)
+    if sympy.S.EmptySet in (found, wanted):  # math-verify takes what holds for all numbers for it
+        return bool(found == wanted)
     if isinstance(found, sympy.FiniteSet) and isinstance(wanted, sympy.FiniteSet):
         return _same_elements(found.args, wanted.args)
     if isinstance(found, sympy.Expr | sympy.MatrixBase) or isinstance(wanted, sympy.Expr | sympy.MatrixBase):
@@ -311,6 +332,8 @@ def _number(side: sympy.Expr) -> sympy.Expr | None:
         value = value.evalf(_DIGITS)
     except (TypeError, ValueError, ArithmeticError, AttributeError, NotImplementedError, RecursionError):
         return None  # sympy cannot work it out at this point: no evidence either way
+    if value.has(sympy.nan, sympy.zoo):
+        return None  # "inf - inf" has no value
     real, imaginary = value.as_real_imag()
     return value if real.is_number and imaginary.is_number and (real.is_Number and imaginary.is_Number) else None
 

@@ -11,20 +11,26 @@ not equal.
 import functools
 import re
 from collections.abc import Callable
-from fractions import Fraction
 
 from rlhf_jax.rewards.choices import same_choice
 from rlhf_jax.rewards.cost import too_costly
+from rlhf_jax.rewards.notations import based, clock, ratio, same_time
 from rlhf_jax.rewards.nouns import are_nouns
 from rlhf_jax.rewards.quantities import names_differ, quantity_of, same_quantity
 from rlhf_jax.rewards.typography import clean, words_of
-from rlhf_jax.rewards.unions import as_union
+from rlhf_jax.rewards.unions import as_interval, as_union
 from rlhf_jax.rewards.units import Unit
 from rlhf_jax.rewards.wording import VALUE
 
-_RATIO = re.compile(r"([0-9]{1,9})\s?:\s?([0-9]{1,9})(?:\s?:\s?([0-9]{1,9}))?")
-_BASED = re.compile(r"([0-9A-Fa-f]{1,60})\s?_\s?(?:\{\s?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}?\s?\}|([0-9]))")
-_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_BUILT = re.compile(
+    r"\\\{\s?[A-Za-z]\s?(?:\\in\s?\\(?:mathbb\s?\{?\s?R\s?\}?|R)\s?)?(?:\\mid|\\vert|:|\|)\s?(.+?[<>=\\].*?)\\\}", re.DOTALL
+)
+"""A set that is described by what holds for its members."""
+_TUPLE_NAMES = re.compile(r"\(\s?([A-Za-z](?:\s?,\s?[A-Za-z])+)\s?\)\s?=")
+_BOUND = re.compile(r"[<>]|\\(?:le|ge|lt|gt|ne|in|notin)(?:q|qq|qslant)?(?![A-Za-z])")
+_DIVISOR = re.compile(r"(?:gcd|lcm)\}?\s?[({][^()]*(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
+"""A divisor of letters, which sympy takes for prime to each other."""
+_ENUMERATED = re.compile(r"\s?(?:[,;]|&)\s?(?:and\s)?|\sand\s")
 _LEFT_SIDE = re.compile(r"(?:=|\\approx(?![A-Za-z])|\\in(?![A-Za-z]))")
 _SEPARATOR = re.compile(r"(?<![A-Za-z])(?:,\s?)?(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])|[;,]")
 _OPEN, _CLOSE = "{([", "})]"
@@ -36,6 +42,7 @@ _PLAIN_UNITS = re.compile(
 _WITH_UNIT = re.compile(r"(.*[^\s(,;])\s?\\(?:text|mathrm|mbox)\{\s?([A-Za-z .-]*?)\s?\}\s?(\^\s?\{?[0-9]\}?)?", re.DOTALL)
 _VALUE_END = re.compile(r"(?:[0-9})]|\\pi)$")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[^{}]*\}")
 _NAME = re.compile(r"[A-Za-z](?![A-Za-z])|(?<=\\)[A-Za-z]+|[A-Za-z]")
 
 
@@ -48,7 +55,7 @@ def equivalent(answer: str, target: str) -> bool:
         with its right side.
       target: the right answer.
     """
-    return _equivalent(_without_plain_units(clean(answer)), _target(target))
+    return _equivalent(_without_plain_units(_described(clean(answer))), _target(target))
 
 
 def is_readable(target: str) -> bool:
@@ -62,7 +69,8 @@ def is_readable(target: str) -> bool:
         return all(is_readable(part) for part in members.parts)
     from rlhf_jax.rewards import algebra  # heavy: sympy
 
-    return bool(_ratio(target) or _based(target)) or algebra.equals_itself(_expression(target)[0])
+    value = _right_side(target)
+    return bool(clock(value) or ratio(value) or based(value)) or algebra.equals_itself(_expression(target)[0])
 
 
 def is_wording(text: str) -> bool:
@@ -91,10 +99,15 @@ def _equivalent(answer: str, target: str) -> bool:
     if wanted is not None and (value := quantity_of(answer)) is not None:
         return same_quantity(value, wanted)
     if wanted is None and (is_wording(answer) or is_wording(target)):
+        if len(_bare(target)) == 1 == len(_bare(answer)):
+            return False  # letters of choice were told before: "a" and "A" are two symbols
         return _letters(answer) == _letters(target)
-    for kind in (_ratio, _based):
-        if kind(answer) or kind(target):
-            return kind(answer) == kind(target)
+    ours, theirs = _right_side(answer), _right_side(target)
+    if (time := clock(theirs)) is not None:
+        return same_time(clock(ours) or ratio(ours), time)
+    for kind in (ratio, based):
+        if kind(ours) or kind(theirs):
+            return kind(ours) == kind(theirs)
     return _same_members(answer, target) or _same_union(answer, target)
 
 
@@ -107,7 +120,16 @@ def _same_union(answer: str, target: str) -> bool:
 
 
 def _target(text: str) -> str:
-    return _without_plain_units(_without_remark(clean(text)))
+    return _without_plain_units(_without_remark(_described(clean(text))))
+
+
+def _described(text: str) -> str:
+    r"""What the members of a set are said to fulfil: ``\{x \mid x > 1\}`` -> "x > 1"; bounds that hold
+    together are an interval."""
+    built = _BUILT.fullmatch(text)
+    if built is not None and _balanced(built[1]):
+        text = built[1].strip()
+    return text if re.search(r"[<>]|\\[lg]", text) is None else as_interval(text) or text
 
 
 def _without_plain_units(text: str) -> str:
@@ -125,32 +147,9 @@ def _bare(text: str) -> str:
     return " ".join(_TEXT.sub(r"\1", text).split())
 
 
-def _letters(text: str) -> str:
-    return _bare(text).casefold()
-
-
-def _ratio(text: str) -> tuple[str | Fraction, ...] | None:
-    """3:2 and 6:4 are one ratio; 12:30 is a time, equal to itself only."""
-    found = _RATIO.fullmatch(_right_side(text))
-    if found is None:
-        return None
-    if len(found[2]) == 2 and len(found[1]) <= 2 and not found[3]:
-        return "time", found[1].lstrip("0"), found[2]
-    numbers = [int(part) for part in found.groups() if part]
-    return tuple(Fraction(number, numbers[-1]) for number in numbers) if numbers[-1] else ("ratio", found[0])
-
-
-def _based(text: str) -> tuple[int] | None:
-    """The value of a number with a base, as a tuple of one: 101_2 -> (5,)."""
-    found = _BASED.fullmatch(_right_side(text))
-    if found is None:
-        return None
-    name = found[2] or found[3]
-    base = _BASES.get(name) or (int(name) if name.isdigit() else 0)
-    try:
-        return (int(found[1], base),) if 2 <= base <= 36 else None
-    except ValueError:  # a digit that the base does not have
-        return None
+def _letters(text: str) -> list[str]:
+    """The words of an answer, in any case; enumerated ones in any order."""
+    return sorted(part.strip(" .!") for part in _ENUMERATED.split(_bare(text).casefold()))
 
 
 class _Members:
@@ -240,6 +239,8 @@ def _signed(part: str) -> list[str]:
 
 
 def _same_members(answer: str, target: str) -> bool:
+    if not _same_names(answer, target):
+        return False
     ours, wanted = _members(answer), _members(target)
     if ours is None or wanted is None or max(len(ours.parts), len(wanted.parts)) > _MOST_MEMBERS:
         return False
@@ -249,15 +250,24 @@ def _same_members(answer: str, target: str) -> bool:
     if len(_bounded(answer)) > 1 and not _bounded(target):
         return False  # "x < 1 or y > 3" is no set of numbers
     loose = {"list", "set"}
+    # statements may be written as one or as several; of values each counts
+    bounds = _BOUND.search(answer + target) is not None or (";" in target and "=" in target)
+    if ours.kind == "list" and wanted.kind == "one" and words == ["or"] and not _BOUND.search(answer):
+        return all(_equivalent(part, target) for part in ours.parts)  # "3/4 or 0.75"
     if ours.kind == wanted.kind == "one":
         return _same_expression(answer, target)
     if (ours.kind in loose) != (wanted.kind in loose):
         # a set of one member is that member, and "x, y" stands for several statements; "(1, 2)" is neither
         if "one" in (ours.kind, wanted.kind) and "list" not in (ours.kind, wanted.kind):
             return len(ours.parts) == len(wanted.parts) and _equivalent(ours.parts[0], wanted.parts[0])
-        return "one" in (ours.kind, wanted.kind) and _same_expression(answer, target)
+        return "one" in (ours.kind, wanted.kind) and bounds and _same_expression(answer, target)
     if ours.kind in loose:
-        return _same_set(ours.parts, wanted.parts) or (len(ours.parts) != len(wanted.parts) and _same_expression(answer, target))
+        # roots may be multiple; of solutions that are tuples one said twice is one
+        counted = wanted.kind == "list" and not all(part.startswith("(") for part in wanted.parts)
+        same = _same_list if counted else _same_set
+        return same(ours.parts, wanted.parts) or (
+            bounds and len(ours.parts) != len(wanted.parts) and _same_expression(answer, target)
+        )
     if ours.kind == wanted.kind:
         return len(ours.parts) == len(wanted.parts) and all(map(_equivalent, ours.parts, wanted.parts))
     # one of them is a single expression: an inequality, a union of intervals, a vector
@@ -280,6 +290,28 @@ def _same_set(ours: list[str], wanted: list[str]) -> bool:
     return all(map(covers, ours)) and all(any(_equivalent(part, want) for part in ours) for want in wanted)
 
 
+def _same_list(ours: list[str], wanted: list[str]) -> bool:
+    """Whether each has an equal of its own on the other side: "2, 2" is not "2"."""
+    rest = list(ours)
+    for want in wanted:
+        place = next((place for place, part in enumerate(rest) if _equivalent(part, want)), None)
+        if place is None:
+            return False
+        del rest[place]
+    return not rest
+
+
+def _same_names(answer: str, target: str) -> bool:
+    """Whether tuples give values to the same names in the same order: "(y, x) = (3, -2)" is no
+    answer to "(x, y) = (3, -2)" or to "(3, -2)"."""
+    ours, wanted = (
+        [name.strip() for name in found[1].split(",")] if found else None for found in map(_TUPLE_NAMES.match, (answer, target))
+    )
+    if ours is None or wanted is None:
+        return ours is None or not set(ours) <= set("xyz") or ours == sorted(ours)
+    return ours == wanted
+
+
 def _covered(wanted: list[str], part: str) -> bool:
     return any(_equivalent(part, want) for want in wanted)
 
@@ -293,6 +325,8 @@ def _same_expression(answer: str, target: str) -> bool:
         return False
     if _marks(ours) != _marks(wanted) or not _same_case(ours, wanted):
         return False
+    if _DIVISOR.search(ours) or _DIVISOR.search(wanted):
+        return "".join(ours.split()) == "".join(wanted.split())
     from rlhf_jax.rewards import algebra  # heavy: sympy; workers import it once, before they fork
 
     return algebra.same(ours, wanted)
@@ -320,7 +354,7 @@ def _subscripts(text: str) -> list[int]:
 def _same_case(answer: str, target: str) -> bool:
     """Whether letters that occur on both sides are written the same: the parser reads N and n, and
     Delta and delta, as one."""
-    ours, wanted = (set(_NAME.findall(_TEXT.sub(" ", text))) for text in (answer, target))
+    ours, wanted = (set(_NAME.findall(_ENVIRONMENT.sub(" ", _TEXT.sub(" ", text)))) for text in (answer, target))
     return not any(
         name.swapcase() in others or name.capitalize() in others - {name} or name.lower() in others - {name}
         for names, others in ((ours, wanted), (ours, ours), (wanted, wanted))

@@ -10,7 +10,7 @@ fractions in "-ths", "-upled", participles right behind the number.
 import itertools
 import re
 
-from rlhf_jax.rewards.wording import FRACTION_WORDS, GLUE, NUMERALS, SCALES, VALUE
+from rlhf_jax.rewards.wording import CHANGES_BOX, FRACTION_WORDS, GLUE, NUMERALS, SCALES, VALUE
 
 _SCALED = "|".join(sorted([*NUMERALS, *SCALES, "multi", "many", "several", "mani", "n"], key=len, reverse=True))
 _FORM = re.compile(
@@ -24,6 +24,7 @@ _FORM = re.compile(
     r"|(?:incorrect|wrong|invalid|false|erroneous|untru|mistaken|inaccura)[a-z]*"
     r"|(?:back|up|down)wards?|upside|mil|mill|bil|mln|mlns|mio|mrd|mrds|bln|bln|tln|trn|trill|bn|mn|tn|kk"
     r"|(?:quart|quint|sext|sept|oct|non)ets?|duos?|trios?|twins?|twos|threes|fours|fives|sixes|sevens|eights|nines"
+    r"|[a-z]*ill(?:ones|ionen|iarden)|milliers?|lacs?|reams?"
     r"|teens|halfs|basis|twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|null|void|nil"
 )
 _NOUN = re.compile(r"[A-Za-z][A-Za-z'’]{2,}")
@@ -48,6 +49,8 @@ _SAID_SO = frozenset(
 """Words that say how a count is meant, with no noun between."""
 _ALONE = (["more"], ["fewer"], ["additional"])
 """What may end a sentence behind a number ("he needs 42 more"); "more than ..." compares."""
+_HOW_OFTEN = GLUE - {"the", "of", "from", "with"}
+"""Words behind "times" that count and do not multiply: "5 times a week"."""
 _FUNCTIONS = GLUE | frozenset(
     "is are was were will would can could should may must has have had do does did be been being it he she they we "
     "you I i this that these those his her its their our my which who whom whose when where while because since so as "
@@ -72,6 +75,16 @@ def alters(word: str) -> bool:
     return lower in FRACTION_WORDS or _FORM.fullmatch(lower) is not None
 
 
+def scales_box(word: str) -> bool:
+    """Whether a word right behind a box belongs to the value in it ("million", "squared"), and is
+    no verb of the sentence that goes on ("rounded to", "increases")."""
+    lower = word.lower()
+    return lower in CHANGES_BOX or word in ("M", "B") or (alters(lower) and not lower.startswith(_GOES_ON))
+
+
+_GOES_ON = ("round", "increas", "decreas", "reduc", "add", "modul", "percent")
+
+
 def are_nouns(words: list[str], *, single: bool = False, measured: bool = False) -> bool:
     """Whether words behind a number are at most four nouns (and articles, prepositions) that leave
     its value as it is.
@@ -85,7 +98,7 @@ def are_nouns(words: list[str], *, single: bool = False, measured: bool = False)
         return True
     if len(words) > 1 and words[0].lower() == "more":  # "5 more apples"
         words = words[1:]
-    times = bool(words) and words[0].lower() == "times" and all(word.lower() in GLUE for word in words[1:2])
+    times = bool(words) and words[0].lower() == "times" and all(word.lower() in _HOW_OFTEN for word in words[1:2])
     nouns = [word for word in words[times:] if word.lower() not in GLUE]
     if len(nouns) > _MOST_NOUNS or len(words) > 2 * _MOST_NOUNS or (words and not nouns and not times and words != ["each"]):
         return False
@@ -111,6 +124,8 @@ def are_counted(words: list[str], *, single: bool = False) -> bool:
     """
     if words in _ALONE:
         return True
+    if any(one.lower() == "of" and changes_value(other) for one, other in itertools.pairwise(words)):
+        return False  # "groups of ten"
     phrase = phrase_of(words)
     if any(changes_value(word) for word in phrase):
         return False

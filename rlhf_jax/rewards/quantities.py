@@ -39,7 +39,10 @@ ASSIGNED = re.compile(
     rf"|\|?[A-Z]{{2,4}}\|?|\\angle\s?[A-Z]{{1,3}})\s{{0,3}}(?:=|\\approx)\s{{0,3}}([^=]+)"
 )
 """A name and what it is said to be."""
-_NAMED = re.compile(r"([A-Za-z]|\\[A-Za-z]+)\s?=")
+_NAMED = re.compile(
+    r"(?P<name>(?:\\angle\s?)?[A-Z]{2,4}|\\angle\s[A-Z]|\\[A-Za-z]+|[A-Za-z])(?:\(\s?(?P<of>-?[0-9]+|[A-Z])\s?\))?\s?="
+)
+_GIVEN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s?=")
 
 
 class Quantity(NamedTuple):
@@ -79,9 +82,19 @@ def quantity_of(answer: str) -> Quantity | None:
 
 
 def names_differ(answer: str, target: str) -> bool:
-    """Whether two answers give values to two names: "y = 5" is no answer to "x = 5"."""
-    ours, wanted = _NAMED.match(clean(answer)), _NAMED.match(clean(target))
-    return ours is not None and wanted is not None and ours[1] != wanted[1]
+    """Whether two answers give values to two names: "y = 5" is no answer to "x = 5", f(3) none to f(2), BC none to
+    AB; of several names each (a list) nothing is said."""
+    answer, target = clean(answer), clean(target)
+    if len(_GIVEN.findall(answer)) > 1 and len(_GIVEN.findall(target)) > 1:
+        return False
+    ours, wanted = _NAMED.match(answer), _NAMED.match(target)
+    if ours is None or wanted is None:
+        return False
+    if re.search("[A-Z]{2}", ours["name"]) and re.search("[A-Z]{2}", wanted["name"]):
+        return sorted(ours["name"]) != sorted(wanted["name"])  # AB and BA are one segment
+    if re.search("[A-Z]{2}", ours["name"] + " " + wanted["name"]):
+        return False  # "x" may be the letter for AB
+    return (ours["name"], ours["of"]) != (wanted["name"], wanted["of"])
 
 
 def as_number(answer: str) -> Fraction | None:

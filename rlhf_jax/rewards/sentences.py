@@ -9,6 +9,7 @@ import itertools
 import re
 from typing import NamedTuple
 
+from rlhf_jax.rewards.asides import CONNECTIVES, changes_before
 from rlhf_jax.rewards.choices import chosen_in
 from rlhf_jax.rewards.nouns import alters, are_counted, changes_value, phrase_of
 from rlhf_jax.rewards.quantities import NUMBER, as_number, quantity_of
@@ -36,17 +37,17 @@ _PLAIN_TOKEN = re.compile(_WITHOUT_FORMULA)
 _NEAR = 5
 """Words behind a number that are looked at."""
 _OPERATORS = frozenset("+-*/^=()[]|_!<>−×÷·±²³≤≥√π∞'’\\:")
-_CONNECTIVES = frozenset(
-    "because since so which as where when whenever if hence thus therefore giving meaning "
-    "obtained using given for while though "
-    "although but however after".split()
-)
 _REASONS = ("because", "since")
 """What ends an answer in words, too: "yes, because"."""
 _MOST_SAID = 5
 """Words of such an answer."""
 _HEDGES = frozenset(("or maybe perhaps possibly alternatively actually wait no unless").split())
 _SIGNS = ("minus", "negative")
+_MULTIPLIED = frozenset(
+    "the that this these those his her its their our my your it as what of "
+    "more larger bigger greater smaller higher longer faster".split()
+)
+"""Words behind "times" that begin what is multiplied: "2 times the price"."""
 _COPULAS = frozenset(
     "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes totals has".split()
 )
@@ -54,6 +55,10 @@ _OPENERS = frozenset(
     "a an the about approximately roughly around exactly only just simply equal to "
     "indeed clearly thus therefore then that".split()
 )
+
+
+_SPELLED = re.compile(r"([A-Za-z][A-Za-z -]{1,60}[A-Za-z])\s?\(([^()]{1,40})\)")
+"""A number in words and in digits: "eighteen (18)"."""
 
 
 class _Token(NamedTuple):
@@ -75,12 +80,17 @@ def reduced(text: str) -> str | None:
       single answer.
     """
     text = _unbold(text[:_LONGEST])
-    tokens = _first_sentence(_tokens(text))
-    if not tokens:
+    sentences = _sentences(_tokens(text))
+    if not sentences:
+        return None
+    tokens = sentences[0]
+    if len(sentences) > 1 and text[tokens[-1].end :].lstrip().startswith("—") and changes_before(_run(sentences[1])):
         return None
     head, tail = _cut(tokens)
-    if tail and tail[0].text.lower() in _HEDGES:
+    if tail and (tail[0].text.lower() in _HEDGES or changes_before(_run(tail))):
         return None
+    if (spelled := _SPELLED.match(text)) is not None and _agree(spelled[1], spelled[2]):
+        return spelled[2]
     whole = text[head[0].start : head[-1].end]
     if (choice := chosen_in(whole, text[head[-1].end :])) is not None:
         return choice
@@ -146,13 +156,10 @@ def _sentences(tokens: list[_Token]) -> list[list[_Token]]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _first_sentence(tokens: list[_Token]) -> list[_Token]:
-    sentences = _sentences(tokens)
-    return sentences[0] if sentences else []
-
-
 def _ends_sentence(tokens: list[_Token], i: int) -> bool:
     token = tokens[i]
+    if token.text == "。":
+        return True
     last = i + 1 == len(tokens) or tokens[i + 1].start > token.end or tokens[i + 1].kind == "line"
     if token.kind != "sign" or not last:
         return False
@@ -166,7 +173,7 @@ def _cut(tokens: list[_Token]) -> tuple[list[_Token], list[_Token]]:
     answered = False
     for i, token in enumerate(tokens):
         word = token.text.lower() if token.kind == "word" else ""
-        if word in _CONNECTIVES and (answered or (word in _REASONS and 0 < i <= _MOST_SAID)):
+        if word in CONNECTIVES and (answered or (word in _REASONS and 0 < i <= _MOST_SAID)):
             return tokens[:i], tokens[i + 1 :]
         if token.text in ",(—" and answered and i + 1 < len(tokens) and tokens[i + 1].kind == "word":
             following = tokens[i + 1].text.lower()
@@ -177,6 +184,12 @@ def _cut(tokens: list[_Token]) -> tuple[list[_Token], list[_Token]]:
                 return tokens[:i], tokens[i + 1 :]
         answered = answered or token.kind in ("formula", "number", "tex") or (len(word) == 1 and token.text not in ("a", "I"))
     return tokens, []
+
+
+def _agree(words: str, digits: str) -> bool:
+    """Whether a number in words is the one in digits behind it."""
+    one, other = quantity_of(words), quantity_of(digits)
+    return one is not None and other is not None and one.value == other.value
 
 
 def _words(tokens: list[_Token]) -> list[str]:
@@ -309,6 +322,8 @@ def _counts(number: str, behind: list[_Token]) -> bool:
 def _counts_times(behind: list[_Token]) -> bool:
     """Whether "times" ends what is said, as in "he ran 5 times a week", and multiplies nothing."""
     words = _run(behind)
+    if words and words[0].lower() in _MULTIPLIED:
+        return False
     return not any(map(changes_value, words)) and (bool(words) or not behind or behind[0].kind == "sign")
 
 

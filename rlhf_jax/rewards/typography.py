@@ -48,6 +48,7 @@ _SIGNS = {
     "\u202f": " ",
     "\u2009": " ",
     "，": ",",
+    "。": ".",
     "：": ":",
     "（": "(",
     "）": ")",
@@ -106,6 +107,14 @@ _DEGREES = re.compile(r"\^\s{0,3}(?:\{\s{0,3}\\circ\s{0,3}\}|\\circ(?![A-Za-z]))
 _NESTED = re.compile(r"(?<!\\)\{\s{0,3}\{((?:[^{}]|\{[^{}]*\})*)\}\s{0,3}\}")
 _DEEPEST = 4
 """Braces right in braces that are taken away."""
+_ROW_GAP = re.compile(r"\\\\\s?\[\s?-?[0-9.]+\s?(?:pt|em|ex|mm|cm|in|mu)\s?\]")
+"""Space under a row of a matrix."""
+_ONLY_TEXT = re.compile(r"\\text\{\s{0,3}([^A-Za-z{}]+?)\s{0,3}\}")
+_COUNTERS = re.compile(
+    r"(?<=[0-9}])\s?(?:\\text\{)?\s?(?:[元块塊个個人名位只隻本张張件次条條支枝枚份辆輛棵颗顆种種岁歲题題页頁])\s?\}?\Z"
+)
+"""Chinese words for one of what is counted, which scale nothing."""
+_DELIMITERS = ((r"\langle", "("), (r"\rangle", ")"), (r"\colon", ":"))
 _TWICE = re.compile(r"\\text\{\s{0,3}\\text\{([^{}]*)\}\s{0,3}\}")
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s{0,3}[xX]\s{0,3}(?=10\s?\^)")
 _GROUP = re.compile(r"\{(?:[^{}]|\{[^{}]*\})*\}")
@@ -130,7 +139,9 @@ def clean(answer: str) -> str:
     if len(answer) > LONGEST:
         return answer.strip()
     text = answer if r"\begin" in answer else _DOUBLED.sub(r"\\", answer)
-    text = _GROUPING.sub(",", text)
+    text = _GROUPING.sub(",", _ROW_GAP.sub(r"\\\\", text))
+    for command, sign in _DELIMITERS:
+        text = re.sub(rf"{re.escape(command)}(?![A-Za-z])\s?", sign, text)
     text = _RAISED_UNIT.sub(r" \1", text)  # "5m²" is a measure, "5m^2" may be a product
     text = _RAISED.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text).translate(_TABLE)
@@ -147,7 +158,9 @@ def clean(answer: str) -> str:
         text = _INLINE.sub(lambda m: f" {m[1]} " if is_formula(m[1]) else m[0], text)
     if text.count(r"\(") == text.count(r"\)"):
         text = text.replace(r"\(", " ").replace(r"\)", " ")
-    text = _BOX.sub(r"{\1}", _stripped(text))
+    text = _COUNTERS.sub("", _BOX.sub(r"{\1}", _stripped(text)))
+    if shown := _ONLY_TEXT.fullmatch(text):
+        text = _stripped(shown[1])
     return _POWER.sub(lambda m: f"^{{{m[1] or m[2]}}}", " ".join(text.split()))
 
 

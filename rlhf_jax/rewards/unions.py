@@ -8,6 +8,7 @@ _MEMBER = re.compile(r"\\?[A-Za-z]+\s*\\in(?![A-Za-z])\s*(.*)", re.DOTALL)
 _SIGN = re.compile(r"\\(?:leq?|geq?|leqslant|geqslant|lt|gt)(?![A-Za-z])\s*|<=|>=|[<>]")
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w\}?)?")
 _MOST = 8
+_WHOLE = r"(-\infty,\infty)"
 
 
 def as_union(text: str) -> str | None:
@@ -30,6 +31,30 @@ def as_union(text: str) -> str | None:
             return None
         intervals.append(interval)
     return r"\cup".join(intervals) if len(names) <= 1 else None
+
+
+def as_interval(text: str) -> str | None:
+    r"""Two bounds of one letter that hold together ("x > 0 and x < 1"), or bounds at infinity alone
+    (``-\infty < x < \infty``), as the one interval in latex that they are; else None.
+
+    Args:
+      text: cleaned.
+    """
+    names: set[str] = set()
+    parts = [part.strip() for part in re.split(r"(?<![A-Za-z])and(?![A-Za-z])|\\(?:land|wedge)(?![A-Za-z])|,", text)]
+    if not all(_SIGN.search(part) for part in parts):
+        return None
+    intervals = [_interval(part, names) for part in parts]
+    if len(names) != 1 or None in intervals:
+        return None
+    found = [re.sub(r"\s|\+(?=\\infty)", "", str(interval)) for interval in intervals]
+    if len(found) == 1:
+        return _WHOLE if found[0] == _WHOLE else None
+    below = [interval for interval in found if interval.startswith(r"(-\infty,")]
+    above = [interval for interval in found if interval.endswith(r",\infty)")]
+    if len(found) != 2 or len(below) != 1 or len(above) != 1 or below == above:
+        return None
+    return above[0].removesuffix(r"\infty)") + below[0].removeprefix(r"(-\infty,")
 
 
 def _is_said(text: str) -> bool:

@@ -36,7 +36,7 @@ _TABLE: Mapping[str, tuple[str, Mapping[str, str]]] = {
         {
             "mg milligram milligrams": "0.001",
             "g gram grams gm gms": "1",
-            "kg kgs kilogram kilograms kilo kilos": "1000",
+            "kg kgs kilogram kilograms kilos": "1000",
             "t ton tons tonne tonnes": "1000000",
             "oz ounce ounces": "28.349523125",
             "lb lbs pound pounds": "453.59237",

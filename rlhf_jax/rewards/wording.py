@@ -50,7 +50,7 @@ _RELATIONS = (
 )
 _COUNTS = (
     "sextillion septillion octillion nonillion decillion googol myriad myriads tens ones lots "
-    "mega giga tera milli micro nano "
+    "kilo mega giga tera milli micro nano "
     "baker baker's percentile percentiles point square cube cubic negation complement pair "
     "pairs couple couples score scores gross permille permil ppm ppb bps mille lakh lakhs crore "
     "crores grand quarters"
@@ -98,7 +98,12 @@ CHANGES = VALUE - _BENIGN
 """Words that change a number also from behind its unit ("5 and a half", "5 apples times two")."""
 
 CHANGES_BOX = frozenset(
-    [*SCALES, *_PARTS.split(), *(f"{part}s" for part in _PARTS.split()), *"squared cubed percent pct or factorial modulo".split()]
+    [
+        *SCALES,
+        *_PARTS.split(),
+        *(f"{part}s" for part in _PARTS.split()),
+        *"squared cubed percent pct or factorial modulo lakh lakhs crore crores lac lacs tens k".split(),
+    ]
 )
 """Words behind a box that belong to the number in it."""
 
@@ -127,4 +132,4 @@ def denies(words: list[str]) -> bool:
         elif word in NEGATIONS or word.endswith("n't"):
             return True
     pairs = list(zip(lower, lower[1:], strict=False))
-    return ("up", "to") in pairs or ("below", "zero") in pairs
+    return ("up", "to") in pairs or ("below", "zero") in pairs or ("anything", "but") in pairs

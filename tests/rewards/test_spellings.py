@@ -7,11 +7,14 @@ import pytest
 from rlhf_jax.rewards.basic import exact_match_reward
 from rlhf_jax.rewards.math import math_reward
 from tests.rewards.spellings import (
+    AROUND_BOX,
     CHANGED,
     CHANGED_UNLESS_SMALL,
     LETTERS,
     MARKS,
+    NOT_CHANGED,
     SPELLINGS,
+    TAKEN_BACK,
     UNITS,
     spelled_number,
 )
@@ -52,6 +55,15 @@ def test_small_numbers_and_the_words_of_the_reports(number):
     texts = [rf"\boxed{{{gold} {word}}}" for word in words]
     assert _failed(texts, _grade(texts, gold), 0.0) == []
     assert _failed(texts, _grade(texts, gold, exact_match_reward), 0.0) == []
+
+
+@pytest.mark.parametrize("gold", ["5", "18", "999"])
+@pytest.mark.parametrize("reward", [math_reward, exact_match_reward])
+def test_what_stands_around_an_answer(gold, reward):
+    wrong = [form.replace("@", gold) for form in AROUND_BOX + TAKEN_BACK]
+    assert _failed(wrong, _grade(wrong, gold, reward), 0.0) == []
+    right = [form.replace("@", gold) for form in NOT_CHANGED]
+    assert _failed(right, _grade(right, gold, reward), 1.0) == []
 
 
 def _values_differ(rng, count):
