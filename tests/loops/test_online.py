@@ -229,7 +229,7 @@ def test_bad_graders_do_not_stop_a_run(online_config, tmp_path):
         "grpo",
         algorithm=GRPOConfig(group_size=2),
         data={"path": str(tmp_path / "rows.jsonl"), "eval_size": 0, "shuffle": False},
-        rewards=(RewardConfig(function=f"{tmp_path / 'bad.py'}:bad"),),
+        rewards=(RewardConfig(function=f"{tmp_path / 'bad.py'}:bad", batched=False),),
         training={"batch_size": 8, "max_steps": 2},
     )
     config = dataclasses.replace(config, reward_pool=PoolConfig(workers=2, timeout=1.0))

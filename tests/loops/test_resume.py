@@ -220,6 +220,15 @@ def test_damaged_reference_logps_are_computed_anew(tiny_config, tmp_path, caplog
     assert {path: path.read_bytes() for path in kept} == kept
 
 
+@pytest.fixture
+def hangups():
+    """SIGHUP as a program meets it that was not started under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("signals", ["SIGHUP", "SIGHUP SIGHUP SIGHUP", "SIGTERM SIGHUP", "SIGHUP SIGTERM"])
 def test_a_hangup_asks_and_never_kills(signals):
     with StopRequest() as stop:
@@ -239,6 +248,7 @@ def test_nohup_is_respected():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_outside_of_the_loop_ends_in_order(signum):
     with pytest.raises(KeyboardInterrupt), ending_in_order():
@@ -246,6 +256,7 @@ def test_a_signal_outside_of_the_loop_ends_in_order(signum):
     assert signal.getsignal(signum) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("hangups")
 def test_a_hangup_saves(tiny_config):
     config = tiny_config("sft", training={"max_steps": 400, "eval_every": 0, "save_every": 0})
     watcher = _signal_at(config.run_dir, 5, signal.SIGHUP)

@@ -49,7 +49,7 @@ def test_whatever_the_parser_raises_is_a_wrong_answer(monkeypatch, caplog):
 
     algebra._parsed.cache_clear()
     monkeypatch.setattr(algebra, "parse", parse)
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger=algebra.__name__):
         assert math_reward(None, [r"\boxed{2+y}", r"\boxed{2+z}"], answer=["5", "5"]) == [0.0, 0.0]
     assert sum("cannot compare" in record.getMessage() for record in caplog.records) == 2
     assert not is_readable("3x+y")  # a right answer that cannot be read leaves its row out
