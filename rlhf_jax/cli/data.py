@@ -63,21 +63,20 @@ def _kept_in(config: Config) -> pathlib.Path | None:
     It would make a new one where there is no checkpoint yet, so what a start left that failed before is of no account.
     """
     from rlhf_jax.io.stored import complete_steps  # heavy
-    from rlhf_jax.loops.resume import parse_start_from
+    from rlhf_jax.loops.resume import TOKENIZER, parse_start_from, touches
 
     def is_kept(run_dir: pathlib.Path, *decisive: str) -> bool:
         if not (run_dir / "tokenizer").is_dir() or not (run_dir / "config.yaml").is_file():
             return False
-        changes = config.differences_from(run_dir / "config.yaml")
-        return not any(change.startswith(decisive) for change in changes)
+        return not touches(config.differences_from(run_dir / "config.yaml"), *decisive)
 
     run_dir, other = pathlib.Path(config.run_dir), config.checkpoint.start_from
     if complete_steps(run_dir / "checkpoints"):
-        return run_dir if is_kept(run_dir, "tokenizer:", "model.path:", "data.", "rollout.stop") else None
+        return run_dir if is_kept(run_dir, *TOKENIZER, "data", "rollout.stop") else None
     if other is None:
         return None
     source = parse_start_from(other)[0]
-    return source if is_kept(source, "tokenizer:", "model.path:", "data.chat_template:") else None
+    return source if is_kept(source, *TOKENIZER) else None
 
 
 def show_rows(config: Config, tokenizer: Any, options: argparse.Namespace) -> None:

@@ -5,8 +5,8 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 Split: TypeAlias = Literal["train", "eval"]
 _SAMPLE = 100  # rows looked at to detect the format
+_Placed = TypeVar("_Placed", bound=RawRow | Example)
 
 
 class ExampleSet(NamedTuple):
@@ -102,20 +103,32 @@ def _read_split(config: DataConfig, kind: Kind, split: Split) -> ExampleSet:
 
 
 def _read_transcripts(examples: ExampleSet, config: DataConfig) -> ExampleSet:
+    rows, bad = _made(examples.rows, as_conversation, config, examples.name, "transcript")
+    return ExampleSet(rows, dict(Counter(examples.skipped) + bad), examples.name)
+
+
+def _made(
+    given: Iterable[_Placed], make: Callable[[_Placed], Example], config: DataConfig, name: str, what: str
+) -> tuple[list[Example], Counter[str]]:
+    """(what could be made of each, how many could not by reason).
+
+    Raises:
+        DataError: a bad one under `data.on_error=strict`, or nothing could be made.
+    """
     rows: list[Example] = []
     first: tuple[str, BadRow] | None = None
     bad: Counter[str] = Counter()
-    for example in examples.rows:
+    for one in given:
         try:
-            rows.append(as_conversation(example))
+            rows.append(make(one))
         except BadRow as error:
             bad[error.reason] += 1
-            first = first or (example.where, error)
+            first = first or (one.where, error)
     if first is not None:
-        _report(first, bad, config, examples.name)
+        _report(first, bad, config, name)
     if not rows:
-        raise DataError(f"{examples.name} has no usable transcript: {_counts(bad)}")
-    return ExampleSet(rows, dict(Counter(examples.skipped) + bad), examples.name)
+        raise DataError(f"{name} has no usable {what}: {_counts(bad)}")
+    return rows, bad
 
 
 def _is_cut(config: DataConfig) -> bool:
@@ -131,21 +144,13 @@ def _read_examples(source: Source, config: DataConfig, kind: Kind) -> ExampleSet
     readable = [row.columns for row in head if row.columns is not None]
     _check_mapping(readable, config.columns, source.name)
     form = detect_format(readable, kind, config, source.name) if readable else ""
-    rows: list[Example] = []
-    skipped: Counter[str] = Counter()
-    first: tuple[str, BadRow] | None = None
-    for row in itertools.chain(head, renamed):
-        try:
-            if row.columns is None:
-                raise row.error or BadRow("unreadable", "the row cannot be read")
-            rows.append(make_example(row.columns, form, kind, row.where))
-        except BadRow as error:
-            skipped[error.reason] += 1
-            first = first or (row.where, error)
-    if first is not None:
-        _report(first, skipped, config, source.name)
-    if not rows:
-        raise DataError(f"{source.name} has no usable row: {_counts(skipped)}")
+
+    def read(row: RawRow) -> Example:
+        if row.columns is None:
+            raise row.error or BadRow("unreadable", "the row cannot be read")
+        return make_example(row.columns, form, kind, row.where)
+
+    rows, skipped = _made(itertools.chain(head, renamed), read, config, source.name, "row")
     logger.info("%s: %d rows read as %s (%s)", source.name, len(rows), kind, form)
     return ExampleSet(rows, dict(skipped), source.name)
 

@@ -75,8 +75,9 @@ def _split(prompt: object, completion: str) -> tuple[list[Message], list[Message
     """(question, answer); of a bare text without a prompt all answers are trained on."""
     if isinstance(prompt, str):
         messages = read_transcript(_whole(prompt, completion), "the row")
-        first = len(read_transcript(prompt, "the prompt"))
-        if messages[:first] != read_transcript(prompt, "the prompt"):
+        asked = read_transcript(prompt, "the prompt")
+        first = len(asked)
+        if messages[:first] != asked:
             if not prompt.rstrip().endswith("Assistant:"):
                 raise BadRow(
                     "no prompt", "the prompt ends within a turn that the completion goes on with: end it with 'Assistant:'"

@@ -6,6 +6,7 @@ opening, the conversation is one row. Where the template rewrites earlier turns 
 them otherwise), it is *unrolled*: one row an answer, each the rendering that ends with it.
 """
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -252,7 +253,13 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
     if marked is None:
         return None
     messages = settle_calls(tokenizer, [*prompt, *completion], chat)
-    trained_blocks = _trained_blocks(messages, len(prompt), chat, marked)
+
+    @functools.cache
+    def blocks_before(end: int) -> int:
+        """How many `{% generation %}` blocks the first messages have."""
+        return apply_template(marked, messages[:end], chat, add_generation_prompt=False).count(OPEN) if end else 0
+
+    trained_blocks = _trained_blocks(messages, len(prompt), blocks_before)
     parts = re.split(f"[{OPEN}{CLOSE}]", apply_template(marked, messages, chat, add_generation_prompt=False))
     segments: list[Segment] = []
     for index, text in enumerate(parts):
@@ -265,7 +272,7 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
         raise BadRow("chat template", "the chat template marks nothing of the answers with {% generation %}")
     before = "".join(segment.text for segment in segments[:first])
     blocks = [text if trained_blocks(index) else "" for index, text in enumerate(parts[1::2])]
-    notes = _marked_notes(messages, len(prompt), blocks, chat, marked)
+    notes = _marked_notes(messages, len(prompt), blocks, blocks_before, marked)
     opening = apply_template(tokenizer, messages[: len(prompt)], chat, add_generation_prompt=True)
     if opening.startswith(before) and not "".join(parts).startswith(opening):
         tail = opening[len(os.path.commonprefix([opening, "".join(parts)])) :]
@@ -274,7 +281,7 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
 
 
 def _marked_notes(
-    messages: list[Message], num_prompt: int, blocks: list[str], chat: ChatOptions, marked: FastTokenizer
+    messages: list[Message], num_prompt: int, blocks: list[str], blocks_before: Callable[[int], int], marked: FastTokenizer
 ) -> list[Note]:
     """Notes on the trained answers behind the prompt, each by what its own `{% generation %}` blocks hold.
 
@@ -282,7 +289,7 @@ def _marked_notes(
         messages: the conversation.
         num_prompt: how many of them are the prompt.
         blocks: what the blocks of its rendering hold, "" where they are not trained on.
-        chat: what the template sees besides the messages.
+        blocks_before: how many blocks the first messages have.
         marked: the tokenizer that marks the ends of the blocks.
 
     Raises:
@@ -292,7 +299,7 @@ def _marked_notes(
     owned = {index: blocks for index in answers}
     if len(answers) > 1:
         try:
-            ends = [_blocks_before(end, messages, chat, marked) for end in range(len(messages) + 1)]
+            ends = [blocks_before(end) for end in range(len(messages) + 1)]
         except BadRow:  # the template takes the conversation as a whole only
             ends = []
         if ends and ends[-1] == len(blocks) and ends == sorted(ends):  # else blocks change as messages follow
@@ -307,20 +314,9 @@ def _marked_notes(
     return notes
 
 
-def _blocks_before(end: int, messages: list[Message], chat: ChatOptions, marked: FastTokenizer) -> int:
-    """How many `{% generation %}` blocks the first messages of a conversation have."""
-    if not end:
-        return 0
-    return apply_template(marked, messages[:end], chat, add_generation_prompt=False).count(OPEN)
-
-
-def _trained_blocks(messages: list[Message], num_prompt: int, chat: ChatOptions, marked: FastTokenizer) -> Callable[[int], bool]:
+def _trained_blocks(messages: list[Message], num_prompt: int, blocks_before: Callable[[int], int]) -> Callable[[int], bool]:
     """Which `{% generation %}` blocks of a conversation are trained on: those behind the prompt, but for the blocks of
     answers that the row marks otherwise."""
-
-    def blocks_before(end: int) -> int:
-        return _blocks_before(end, messages, chat, marked)
-
     earlier = blocks_before(num_prompt)
     left_out: set[int] = set()
     for index in range(num_prompt, len(messages)):

@@ -7,6 +7,7 @@ starts from another run takes over that run's whole state as far as it fits, and
 import logging
 import pathlib
 import shutil
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,8 @@ FREE = ("rewards", "total_steps", "data_start")
 """Keys of a checkpoint's meta that may differ when a run goes on."""
 ORDER = ("seed", "data.shuffle", "data.packing", "data.num_buckets", "data.pad_multiple", "data.buckets", "data.length_window")
 """Keys that the order of the examples depends on, besides what the fingerprint of the data covers."""
+TOKENIZER = ("tokenizer", "data.chat_template", "model.path")
+"""Keys that decide which tokenizer a run has."""
 
 
 class Source(NamedTuple):
@@ -49,7 +52,12 @@ class Source(NamedTuple):
 
     def changed(self, *keys: str) -> bool:
         """Whether one of these keys, or one below them, is among the changes."""
-        return any(change.startswith(tuple(f"{key}{mark}" for mark in ":.[")) for change in self.changes for key in keys)
+        return touches(self.changes, *keys)
+
+
+def touches(changes: Iterable[str], *keys: str) -> bool:
+    """Whether one of these keys, or one below them, is among changes (`Config.differences_from`)."""
+    return any(change.startswith(tuple(f"{key}{mark}" for mark in ":.[")) for change in changes for key in keys)
 
 
 def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) -> Source | None:
@@ -120,7 +128,7 @@ def take_tokenizer(config: Config, source: Source | None) -> None:
 
     What ends an answer is the new run's `rollout.stop`, beside the tokenizer's and the model's own stops.
     """
-    if source is None or not source.is_other or source.changed("tokenizer", "data.chat_template", "model.path"):
+    if source is None or not source.is_other or source.changed(*TOKENIZER):
         return
     ours, theirs = pathlib.Path(config.run_dir) / "tokenizer", source.run_dir / "tokenizer"
     if not theirs.is_dir() or ours.exists():

@@ -195,8 +195,10 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase | None:
         return value
     if not isinstance(value, sympy.Basic) or value.has(sympy.zoo, sympy.nan):
         return None
-    if isinstance(value, BooleanAtom) or value.has(*_INEQUALITIES):
-        return None if isinstance(value, BooleanAtom) else value  # "0 < 1" states no value; a compared "i" is a letter
+    if isinstance(value, BooleanAtom):
+        return None  # "0 < 1" states no value
+    if value.has(*_INEQUALITIES):
+        return value  # a compared "i" is a letter
     # What the parser makes of an imaginary unit beside a decimal, or alone.
     return value.subs({letter: sympy.I for letter in value.free_symbols if str(letter) == "i"})
 

@@ -18,7 +18,7 @@ _RESTATES = frozenset(
 and change it when they are not."""
 _OF_SOMETHING = frozenset("of the than as what a an its his her their that from".split())
 _ASIDE_STARTS = GLUE | frozenset("in to as then all but when being to be us".split())
-_TWO = 2
+_LOOKED_AT = 2
 """Words of an aside that are looked at, without those that open it."""
 
 
@@ -34,7 +34,7 @@ def changes_before(words: list[str]) -> bool:
         return refers and any(word.startswith(("wrong", "incorrect", "mistaken")) for word in words[1:4])
     if words[:1] == ["to"] and "power" in words:
         return True
-    said = [place for place, word in enumerate(words) if word not in _ASIDE_STARTS][:_TWO]
+    said = [place for place, word in enumerate(words) if word not in _ASIDE_STARTS][:_LOOKED_AT]
     for nth, place in enumerate(said):
         word, following = words[place], words[place + 1 : place + 2]
         if alters(word):

@@ -59,7 +59,7 @@ class Worker:
                 self._buffer += part
             ended = True
         except BlockingIOError:
-            pass
+            pass  # nothing more has arrived
         except OSError:
             ended = True
         messages = []

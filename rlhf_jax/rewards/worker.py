@@ -151,7 +151,7 @@ def _kill(pid: int) -> int:
         try:
             kill(pid, signal.SIGKILL)
         except ProcessLookupError:
-            pass
+            pass  # it has ended, or has not made its group yet
     status = os.waitpid(pid, 0)[1]
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 

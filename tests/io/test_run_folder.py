@@ -123,6 +123,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
 def test_a_lock_alone_does_not_make_a_folder_used(tmp_path):
     (tmp_path / ".lock").touch()
     run(tmp_path, checkpoint__resume="never")
+    assert (tmp_path / "config.yaml").is_file()
 
 
 @pytest.mark.parametrize("names", [("log.txt",), (".lock", "log.txt", "config.yaml.tmp")])
