@@ -1,4 +1,5 @@
-"""Shared types: array aliases, batches, and the two NamedTuples of pure functions, `Model` and `Algorithm`.
+"""Shared types: array aliases, batches, and the two NamedTuples of pure functions, `Model` and
+`Algorithm`.
 
 Shapes: B sequences (or pairs), T tokens, S scored columns, V vocabulary, D width.
 
@@ -30,7 +31,8 @@ Key: TypeAlias = Array
 class TokenBatch(NamedTuple):
     """Rows of tokens to imitate (SFT).
 
-    Every array leads with the batch axis, so that a batch can be split into microbatches and sharded leaf by leaf.
+    Every array leads with the batch axis, so that a batch can be split into microbatches and
+    sharded leaf by leaf.
     """
 
     tokens: Int[Array, "B T"]
@@ -41,7 +43,8 @@ class TokenBatch(NamedTuple):
     segment_ids: Int[Array, "B T"] | None = None
     """Packed documents, numbered from 1 in each row; 0 on padding. None: one document per row."""
     scored: Int[Array, "B S"] | None = None
-    """Columns whose log-probability is computed (the head skips all others); -1 is filler. None: all columns."""
+    """Columns whose log-probability is computed (the head skips all others); -1 is filler. None:
+    all columns."""
     weights: Float[Array, "B T"] | None = None
     """Filled by `Algorithm.weigh`."""
 
@@ -64,7 +67,8 @@ class PairBatch(NamedTuple):
 
 
 class PolicyBatch(NamedTuple):
-    """Sampled completions with their rewards (PPO, GRPO, DAPO). Rows are group-major: `G` consecutive rows share a prompt."""
+    """Sampled completions with their rewards (PPO, GRPO, DAPO). Rows are group-major: `G`
+    consecutive rows share a prompt."""
 
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
@@ -78,7 +82,8 @@ class PolicyBatch(NamedTuple):
     sampler_logps: Float[Array, "B T"] | None = None
     """Log-probabilities reported by the sampler, nats."""
     old_logps: Float[Array, "B T"] | None = None
-    """Log-probabilities under the policy before the update, by the trainer's own score function, nats."""
+    """Log-probabilities under the policy before the update, by the trainer's own score function,
+    nats."""
     ref_logps: Float[Array, "B T"] | None = None
     values: Float[Array, "B T"] | None = None
     """Critic's value of the state in which token t is chosen (aligned like logps)."""
@@ -86,12 +91,13 @@ class PolicyBatch(NamedTuple):
     returns: Float[Array, "B T"] | None = None
     weights: Float[Array, "B T"] | None = None
     on_policy: Bool[Array, " B"] | None = None
-    """The row was sampled by the very parameters that the loss differentiates: its importance ratio is exactly 1 and its
-    `old_logps` are not read. None: read `old_logps` everywhere."""
+    """The row was sampled by the very parameters that the loss differentiates: its importance ratio
+    is exactly 1 and its `old_logps` are not read. None: read `old_logps` everywhere."""
 
 
 class Rollout(NamedTuple):
-    """Completions sampled by `rlhf_jax.rollout`. Rows are group-major: `G` consecutive rows share a prompt."""
+    """Completions sampled by `rlhf_jax.rollout`. Rows are group-major: `G` consecutive rows share a
+    prompt."""
 
     tokens: Int[Array, "B T"]
     """Prompt, directly followed by the completion, then padding."""
@@ -140,8 +146,9 @@ class PerTokenFn(Protocol):
 class Model(NamedTuple):
     """A decoder as pure functions of a nested dict of parameters. Made by `rlhf_jax.models`.
 
-    `hidden[:, t]` is the state *after* reading token t; `logits[:, t]` predicts token t+1; `scores[:, t]` is the
-    scalar head (reward or value) read at token t. `token_logps` is aligned to the token predicted.
+    `hidden[:, t]` is the state *after* reading token t; `logits[:, t]` predicts token t+1;
+    `scores[:, t]` is the scalar head (reward or value) read at token t. `token_logps` is aligned to
+    the token predicted.
     """
 
     config: Any
@@ -154,32 +161,38 @@ class Model(NamedTuple):
     scores: PerTokenFn | None = None
     """[B, T] float32; None when the model has no scalar head."""
     prefill: Callable[..., Any] | None = None
-    """``prefill(params, tokens[P, Tp], lengths[P], *, row_length) -> (logits[P, V], prompt_cache)``: reads right-padded
-    prompts; the logits are those after each prompt's last token. The cache is a pytree of keys and values; `cache.take(rows)`,
-    `cache.empty(rows, slots)` and `cache.grown(slots)` make others of it. `row_length` (static) is the width of prompt and
-    completion together: more than the learned positions of a model that has such is refused. None without a language-model
-    head."""
+    """``prefill(params, tokens[P, Tp], lengths[P], *, row_length) -> (logits[P, V],
+    prompt_cache)``: reads right-padded prompts; the logits are those after each prompt's last
+    token. The cache is a pytree of keys and values; `cache.take(rows)`, `cache.empty(rows, slots)`
+    and `cache.grown(slots)` make others of it. `row_length` (static) is the width of prompt and
+    completion together: more than the learned positions of a model that has such is refused. None
+    without a language-model head."""
     decode: Callable[..., Any] | None = None
-    """``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths[B], ages[B], slot, row_length) -> (logits[B, V],
-    cache)``: reads one more token of every completion. `cache` is a ring: the token's keys and values go to `slot` in all
-    rows, and a row sees its `ages` newest entries (its completion so far) and this one. `prompt_cache` has a row per
-    completion, or fewer: then consecutive completions share one. None without a language-model head."""
+    """``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths[B], ages[B], slot,
+    row_length) -> (logits[B, V], cache)``: reads one more token of every completion. `cache` is a
+    ring: the token's keys and values go to `slot` in all rows, and a row sees its `ages` newest
+    entries (its completion so far) and this one. `prompt_cache` has a row per completion, or fewer:
+    then consecutive completions share one. None without a language-model head."""
 
 
 @runtime_checkable
 class LossFn(Protocol):
     """What `value_and_grad` sees: differentiable in `params` only."""
 
-    def __call__(self, params: Params, frozen: Params, batch: Any, key: Key) -> tuple[Float[Array, ""], Metrics]: ...
+    def __call__(
+        self, params: Params, frozen: Params, batch: Any, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]: ...
 
 
 class Algorithm(NamedTuple):
-    """An algorithm as pure functions. Made by `rlhf_jax.algorithms.ALGORITHMS[name](config, model)`."""
+    """An algorithm as pure functions. Made by `rlhf_jax.algorithms.ALGORITHMS[name](config,
+    model)`."""
 
     loss: LossFn
     """Per microbatch. Reads `batch.weights`."""
     prepare: Callable[[Any, Params], tuple[Any, Params, Metrics]]
-    """Once per batch, before `loss`: (batch, aux) -> (batch, aux, metrics). Fills advantages and returns; identity offline."""
+    """Once per batch, before `loss`: (batch, aux) -> (batch, aux, metrics). Fills advantages and
+    returns; identity offline."""
     weigh: Callable[[Any], Any]
     """Once per optimizer step, over the global batch: batch -> batch with `weights`."""
     needs: frozenset[str]
@@ -187,4 +200,5 @@ class Algorithm(NamedTuple):
     frozen: frozenset[str] = frozenset()
     """Trees of parameters that `loss` reads from `frozen` and training does not change: 'ref'."""
     aux: Params = {}
-    """Initial value of the algorithm's own state (the adaptive KL coefficient); lives in TrainState and is checkpointed."""
+    """Initial value of the algorithm's own state (the adaptive KL coefficient); lives in TrainState
+    and is checkpointed."""

@@ -1,4 +1,5 @@
-"""Test configuration: 8 virtual CPU devices, rank promotion raises, warnings are errors (pyproject)."""
+"""Test configuration: 8 virtual CPU devices, rank promotion raises, warnings are errors
+(pyproject)."""
 
 import os
 
@@ -6,9 +7,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
-# The tests compile far more than they compute: the backend's optimisations would double their time and change no result that
-# they look at.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
+# The tests compile far more than they compute: the backend's optimisations would double their time
+# and change no result that they look at.
+os.environ["XLA_FLAGS"] = (
+    f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
+)
 
 import pathlib
 
@@ -16,10 +19,12 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Shapes and types of ops and algorithms are checked in tests only. Must come before the first import of rlhf_jax.
-# PEP 484 tower: an int passes for a float, as for every other Python type checker.
+# Shapes and types of ops and algorithms are checked in tests only. Must come before the first
+# import of rlhf_jax. PEP 484 tower: an int passes for a float, as for every other Python type
+# checker.
 install_import_hook(
-    ["rlhf_jax.ops", "rlhf_jax.algorithms"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    ["rlhf_jax.ops", "rlhf_jax.algorithms"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -39,8 +44,11 @@ def compile_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
-    """Real data beside the repository (RLHF_JAX_SHARED overrides where); tests that need it say why they skip."""
+    """Real data beside the repository (RLHF_JAX_SHARED overrides where); tests that need it say why
+    they skip."""
     root = pathlib.Path(os.environ.get("RLHF_JAX_SHARED", REPO.parent / "shared")) / "data"
     if not root.is_dir():
-        pytest.skip(f"real data is not beside the repository: {root} does not exist (set RLHF_JAX_SHARED)")
+        pytest.skip(
+            f"real data is not beside the repository: {root} does not exist (set RLHF_JAX_SHARED)"
+        )
     return root

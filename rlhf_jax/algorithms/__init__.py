@@ -1,4 +1,5 @@
-"""Algorithms: one file each, with a configuration, a loss on arrays, and `make(config, model) -> Algorithm`.
+"""Algorithms: one file each, with a configuration, a loss on arrays, and `make(config, model) ->
+Algorithm`.
 
 To add one: write the file, add its line to `ALGORITHMS`, document its metrics in `metrics.METRICS`.
 """

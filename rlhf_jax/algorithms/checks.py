@@ -25,7 +25,11 @@ def require(batch: Any, *fields: str) -> tuple[Array, ...]:
     """
     for field in fields:
         if getattr(batch, field) is None:
-            mend = "call Algorithm.weigh" if field == "weights" else "score what Algorithm.needs names, then call prepare"
+            mend = (
+                "call Algorithm.weigh"
+                if field == "weights"
+                else "score what Algorithm.needs names, then call prepare"
+            )
             raise ValueError(f"{type(batch).__name__}.{field} is missing: first {mend}")
     return tuple(getattr(batch, field) for field in fields)
 
@@ -44,7 +48,9 @@ def scalar_head(model: Model, head: str) -> PerTokenFn:
       ValueError: the model has none.
     """
     if model.scores is None:
-        raise ValueError(f"model.scores is missing: load or initialise the model with head={head!r}")
+        raise ValueError(
+            f"model.scores is missing: load or initialise the model with head={head!r}"
+        )
     return model.scores
 
 
@@ -62,16 +68,20 @@ def grouped(rewards: Float[Array, " B"], group_size: int) -> Float[Array, "P G"]
       ValueError: the completions do not make whole groups.
     """
     if rewards.shape[0] % group_size:
-        raise ValueError(f"{rewards.shape[0]} completions do not divide into groups: group_size={group_size} must divide them")
+        raise ValueError(
+            f"{rewards.shape[0]} completions do not divide into groups: group_size={group_size} "
+            "must divide them"
+        )
     return rewards.reshape(-1, group_size)
 
 
 def behaviour_logps(batch: PolicyBatch, logps: Float[Array, "B T"]) -> Float[Array, "B T"]:
     """Log-probabilities of the policy that sampled: what the importance ratio divides by.
 
-    Rows that `batch.on_policy` marks were sampled by the parameters being differentiated, so the current log-probabilities,
-    without gradient, are theirs: the ratio is exactly 1 and no forward pass is spent on it. Other rows read `old_logps`, or
-    where nothing was scored what the sampler reported.
+    Rows that `batch.on_policy` marks were sampled by the parameters being differentiated, so the
+    current log-probabilities, without gradient, are theirs: the ratio is exactly 1 and no forward
+    pass is spent on it. Other rows read `old_logps`, or where nothing was scored what the sampler
+    reported.
 
     Args:
       batch: rollout.
@@ -81,7 +91,8 @@ def behaviour_logps(batch: PolicyBatch, logps: Float[Array, "B T"]) -> Float[Arr
       [B, T], nats; no gradient.
 
     Raises:
-      ValueError: neither `on_policy` nor `old_logps` is there, or rows off the policy have no log-probabilities at all.
+      ValueError: neither `on_policy` nor `old_logps` is there, or rows off the policy have no
+        log-probabilities at all.
     """
     if batch.on_policy is None:
         return lax.stop_gradient(require(batch, "old_logps")[0])
@@ -90,9 +101,14 @@ def behaviour_logps(batch: PolicyBatch, logps: Float[Array, "B T"]) -> Float[Arr
 
 
 def sampler_correction(
-    batch: PolicyBatch, old_logps: Float[Array, "B T"], weights: Float[Array, "B T"], *, cap: float | None
+    batch: PolicyBatch,
+    old_logps: Float[Array, "B T"],
+    weights: Float[Array, "B T"],
+    *,
+    cap: float | None,
 ) -> tuple[Float[Array, "B T"] | Float[Array, ""], Metrics]:
-    """Truncated importance weights between sampler and trainer (`ops.truncated_importance_weights`); 1 without a cap.
+    """Truncated importance weights between sampler and trainer
+    (`ops.truncated_importance_weights`); 1 without a cap.
 
     Args:
       batch: rollout with the sampler's log-probabilities.
@@ -105,4 +121,6 @@ def sampler_correction(
     """
     if cap is None:
         return jnp.ones((), old_logps.dtype), {}
-    return truncated_importance_weights(old_logps, require(batch, "sampler_logps")[0], weights, cap=cap)
+    return truncated_importance_weights(
+        old_logps, require(batch, "sampler_logps")[0], weights, cap=cap
+    )

@@ -3,14 +3,16 @@
 GRPO without KL and five changes (Yu et al. 2025, arXiv:2503.14476):
 
 1. clip-higher: eps_low 0.2, eps_high 0.28 (eq. 10), so that unlikely tokens can grow;
-2. dynamic sampling: only groups with 0 < correct < G are trained on (eq. 11; `ops.mixed_groups`, refilled by the online loop);
+2. dynamic sampling: only groups with 0 < correct < G are trained on (eq. 11; `ops.mixed_groups`,
+   refilled by the online loop);
 3. token-level loss: the average runs over all tokens of the batch (eq. 12);
 4. soft overlong punishment in the last `overlong_buffer_len` tokens before the limit (eq. 13);
-5. overlong filtering: cut completions leave the loss (section 3.4; off by default, the paper's best run uses the punishment).
+5. overlong filtering: cut completions leave the loss (section 3.4; off by default, the paper's best
+   run uses the punishment).
 
-Differences: a dual clip at 10 (verl's recipe; the paper has none); the average is over the optimizer step's global batch; no
-reference model is needed or kept; completions that could not be graded (NaN) are outside the group's statistics and carry no
-weight.
+Differences: a dual clip at 10 (verl's recipe; the paper has none); the average is over the
+optimizer step's global batch; no reference model is needed or kept; completions that could not be
+graded (NaN) are outside the group's statistics and carry no weight.
 """
 
 from dataclasses import dataclass
@@ -43,7 +45,9 @@ class DAPOConfig:
 
     data: ClassVar[str] = "prompts"
     head: ClassVar[str | None] = None
-    summary: ClassVar[str] = "decoupled clip and dynamic sampling policy optimisation, no critic, no reference"
+    summary: ClassVar[str] = (
+        "decoupled clip and dynamic sampling policy optimisation, no critic, no reference"
+    )
     learning_rate: ClassVar[float] = 1e-6
     """Default of `optimizer.learning_rate`: the paper (section 4.1) and verl's recipe use 1e-6."""
 
@@ -53,48 +57,63 @@ class DAPOConfig:
     clip_high: float = 0.28
     dual_clip: float | None = 10.0
     max_new_tokens: int | None = None
-    """Generation limit that the punishment refers to, tokens (L_max); null: rollout.max_new_tokens."""
+    """Generation limit that the punishment refers to, tokens (L_max); null:
+    rollout.max_new_tokens."""
     overlong_buffer_len: int | None = None
-    """Tokens before the limit in which the punishment grows (L_cache); null: a fifth of the limit, as in the paper; 0: no
-    punishment."""
+    """Tokens before the limit in which the punishment grows (L_cache); null: a fifth of the limit,
+    as in the paper; 0: no punishment."""
     overlong_factor: float = 1.0
     """Largest punishment, reward units."""
     overlong_filtering: bool = False
     """Leave completions cut by the limit out of the loss."""
     aggregation: Literal["token", "sequence"] = "token"
-    """How the loss is averaged: every token alike (the paper's), or every completion alike (as GRPO, for ablations)."""
+    """How the loss is averaged: every token alike (the paper's), or every completion alike (as
+    GRPO, for ablations)."""
     temperature: float = 1.0
     """Sampling temperature; log-probabilities are computed at it."""
     num_epochs: int = 1
     """Passes over each batch of completions."""
     num_minibatches: int = 1
-    """Optimizer steps per pass; with more than one in all, log-probabilities before the update are scored and stored."""
+    """Optimizer steps per pass; with more than one in all, log-probabilities before the update are
+    scored and stored."""
     importance_cap: float | None = None
-    """Largest importance weight between sampler and trainer (truncated importance sampling); null: no correction."""
+    """Largest importance weight between sampler and trainer (truncated importance sampling); null:
+    no correction."""
     dynamic_sampling: bool = True
-    """Train only on groups with a right and a wrong answer, and generate until the batch is full of them."""
+    """Train only on groups with a right and a wrong answer, and generate until the batch is full of
+    them."""
     accuracy_reward: str | list[str] | tuple[str, ...] | None = None
-    """Name of the reward that says right (> 0) or wrong, before any penalty; or several, each the verifier of a task: a
-    completion is judged by the first of them that grades it. null: the first of `rewards` (built-in ones for form, such as
-    `format` and `length`, come last) and, of the others, each that grades nothing but what those before it leave ungraded."""
+    """Name of the reward that says right (> 0) or wrong, before any penalty; or several, each the
+    verifier of a task: a completion is judged by the first of them that grades it. null: the first
+    of `rewards` (built-in ones for form, such as `format` and `length`, come last) and, of the
+    others, each that grades nothing but what those before it leave ungraded."""
     max_generation_batches: int = 10
     """Generation batches for one update at most."""
     on_cap: Literal["train_partial", "raise", "skip"] = "train_partial"
-    """What happens at that cap: train on the groups there are (none at all is an error); stop with an error; or skip the update
-    of this step, count it, and carry the groups over. Where everything that was generated is right, the task is solved and the
-    run ends as after its last step (not with skip, which goes on looking)."""
+    """What happens at that cap: train on the groups there are (none at all is an error); stop with
+    an error; or skip the update of this step, count it, and carry the groups over. Where everything
+    that was generated is right, the task is solved and the run ends as after its last step (not
+    with skip, which goes on looking)."""
     retire_pass_rate: float | None = None
     """Prompts whose share of right answers reaches this are not asked again; null: all are."""
 
     def __post_init__(self) -> None:
         if isinstance(self.accuracy_reward, list):  # a configuration is hashable
             object.__setattr__(self, "accuracy_reward", tuple(self.accuracy_reward))
-        for name in ("group_size", "max_new_tokens", "num_epochs", "num_minibatches", "max_generation_batches"):
+        for name in (
+            "group_size",
+            "max_new_tokens",
+            "num_epochs",
+            "num_minibatches",
+            "max_generation_batches",
+        ):
             check_range(name, getattr(self, name), low=1)
         for name in ("clip_low", "clip_high", "temperature", "importance_cap"):
             check_range(name, getattr(self, name), above=0)
         check_range("dual_clip", self.dual_clip, above=1)
-        check_range("overlong_buffer_len", self.overlong_buffer_len, low=0, high=self.max_new_tokens)
+        check_range(
+            "overlong_buffer_len", self.overlong_buffer_len, low=0, high=self.max_new_tokens
+        )
         check_range("overlong_factor", self.overlong_factor, low=0)
         check_range("retire_pass_rate", self.retire_pass_rate, above=0, high=1)
         check_choice("aggregation", self.aggregation, ("token", "sequence"))
@@ -127,12 +146,23 @@ def dapo_loss(
       dual_clip: c > 1, or None for the paper's form.
 
     Returns:
-      (loss, metrics); metrics: loss/total, loss/policy, loss/weight and those of `ops.clipped_surrogate_loss`.
+      (loss, metrics); metrics: loss/total, loss/policy, loss/weight and those of
+      `ops.clipped_surrogate_loss`.
     """
     loss, metrics = clipped_surrogate_loss(
-        logps, old_logps, advantages, weights, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+        logps,
+        old_logps,
+        advantages,
+        weights,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        dual_clip=dual_clip,
     )
-    return loss, metrics | {"loss/total": loss, "loss/policy": loss, "loss/weight": jnp.sum(weights)}
+    return loss, metrics | {
+        "loss/total": loss,
+        "loss/policy": loss,
+        "loss/weight": jnp.sum(weights),
+    }
 
 
 def make(config: DAPOConfig, model: Model) -> Algorithm:
@@ -143,15 +173,22 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
       model: policy.
 
     Returns:
-      The algorithm; params is the model's tree, frozen is not used. Rows come in groups of `config.group_size`.
+      The algorithm; params is the model's tree, frozen is not used. Rows come in groups of
+      `config.group_size`.
     """
     buffer_len = punished_tokens(config)
 
-    def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def loss(
+        params: Params, frozen: Params, batch: PolicyBatch, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
-        logps, entropy = model.token_logps(params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
+        logps, entropy = model.token_logps(
+            params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature
+        )
         old_logps = behaviour_logps(batch, logps)
-        correction, capped = sampler_correction(batch, old_logps, weights, cap=config.importance_cap)
+        correction, capped = sampler_correction(
+            batch, old_logps, weights, cap=config.importance_cap
+        )
         total, metrics = dapo_loss(
             logps,
             old_logps,
@@ -162,7 +199,9 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
             dual_clip=config.dual_clip,
         )
         metrics |= capped | sampler_metrics(batch, old_logps, weights)
-        return total, metrics | {"policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)}
+        return total, metrics | {
+            "policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)
+        }
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
         rewards, metrics = batch.rewards, rollout_metrics(batch)
@@ -174,10 +213,14 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
                 factor=config.overlong_factor,
             )
             rewards = rewards + penalty
-            metrics["rewards/overlong_penalty"] = masked_mean(penalty, jnp.any(batch.completion_mask, axis=1))
+            metrics["rewards/overlong_penalty"] = masked_mean(
+                penalty, jnp.any(batch.completion_mask, axis=1)
+            )
         groups = grouped(rewards, config.group_size)
         advantages = group_advantages(groups).reshape(-1)[:, None]
-        advantages = masked(jnp.broadcast_to(advantages, batch.completion_mask.shape), batch.completion_mask)
+        advantages = masked(
+            jnp.broadcast_to(advantages, batch.completion_mask.shape), batch.completion_mask
+        )
         return batch._replace(advantages=advantages), aux, metrics | group_metrics(groups)
 
     def weigh(batch: PolicyBatch) -> PolicyBatch:
@@ -190,7 +233,8 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
 
 
 def punished_tokens(config: DAPOConfig) -> int:
-    """Tokens before the limit in which the punishment grows (`overlong_buffer_len`, its default worked out).
+    """Tokens before the limit in which the punishment grows (`overlong_buffer_len`, its default
+    worked out).
 
     Raises:
       ValueError: there is a punishment, and no limit to measure it from.
@@ -198,5 +242,8 @@ def punished_tokens(config: DAPOConfig) -> int:
     if config.overlong_buffer_len == 0:
         return 0
     if config.max_new_tokens is None:
-        raise ValueError("max_new_tokens is None: give the generation limit, or overlong_buffer_len=0 for no length punishment")
+        raise ValueError(
+            "max_new_tokens is None: give the generation limit, or overlong_buffer_len=0 for no "
+            "length punishment"
+        )
     return config.overlong_buffer_len or max(1, config.max_new_tokens // 5)

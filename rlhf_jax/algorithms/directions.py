@@ -9,7 +9,10 @@ _MEANINGS: tuple[tuple[str, Mode | None], ...] = (
     # What is known by its whole name stands before what is known by its kind.
     (r"loss/weight|kl/coef|rewards/(rejected|std|group_std)|logps/rejected", None),
     (r"rewards/(ungraded|failed|zero_std_groups).*", "min"),
-    (r"(.*[/_])?(nll|perplexity|ppl|bpb|bits_per_byte|error|errors|error_rate|cross_entropy)([/_@].*)?", "min"),
+    (
+        r"(.*[/_])?(nll|perplexity|ppl|bpb|bits_per_byte|error|errors|error_rate|cross_entropy)([/_@].*)?",
+        "min",
+    ),
     (r"(loss|length|kl)/.*|(.*[/_])?loss", "min"),
     (r"(rewards|accuracy)/.*|logps/chosen|value/explained_variance", "max"),
     (r"(.*[/_])?(accuracy|reward|win_rate|score|f1|bleu|exact_match|pass)([/_@].*)?", "max"),
@@ -24,7 +27,10 @@ def better(metric: str) -> Mode | None:
       metric: such as ``rewards/accuracy``.
 
     Returns:
-      "max" or "min" by the metric's meaning (losses, lengths, divergences, perplexities: small; rewards, accuracies: large); None
-      where the name does not say it, or it depends on what one wants.
+      "max" or "min" by the metric's meaning (losses, lengths, divergences, perplexities: small;
+      rewards, accuracies: large); None where the name does not say it, or it depends on what one
+        wants.
     """
-    return next((mode for pattern, mode in _MEANINGS if re.fullmatch(pattern, metric.lower())), None)
+    return next(
+        (mode for pattern, mode in _MEANINGS if re.fullmatch(pattern, metric.lower())), None
+    )

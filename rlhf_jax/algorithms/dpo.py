@@ -2,12 +2,14 @@
 
     h = (log π(y_w|x) - log π_ref(y_w|x)) - (log π(y_l|x) - log π_ref(y_l|x)),   L = - log σ(beta h)
 
-DPO eq. 7 (Rafailov et al. 2023, arXiv:2305.18290). Log-probabilities are sums over the completion, EOS included; `ipo` divides
-each by the length of its completion first. The reference's are computed once and cached (`reference="precomputed"`), computed in
-every step (`"online"`), or taken as 0 (`"none"`).
+DPO eq. 7 (Rafailov et al. 2023, arXiv:2305.18290). Log-probabilities are sums over the completion,
+EOS included; `ipo` divides each by the length of its completion first. The reference's are computed
+once and cached (`reference="precomputed"`), computed in every step (`"online"`), or taken as 0
+(`"none"`).
 
-Differences: `label_smoothing` on `sigmoid` is cDPO (TRL ignores it there); `robust` is a loss of its own; the average is over the
-global batch. Metrics: rewards/* are beta * (log π - log π_ref) for every loss type, as in TRL.
+Differences: `label_smoothing` on `sigmoid` is cDPO (TRL ignores it there); `robust` is a loss of
+its own; the average is over the global batch. Metrics: rewards/* are beta * (log π - log π_ref) for
+every loss type, as in TRL.
 """
 
 from dataclasses import dataclass
@@ -36,8 +38,9 @@ class DPOConfig:
     head: ClassVar[str | None] = None
     summary: ClassVar[str] = "direct preference optimisation (DPO, cDPO, IPO, hinge, robust, APO)"
     learning_rate: ClassVar[float] = 1e-6
-    """Default of `optimizer.learning_rate`: the paper (appendix B) and TRL use 1e-6, on hh-rlhf MaxText 5e-7, OpenRLHF 1e-5.
-    Ten times more turns the answers of a small model into nonsense within a dozen steps."""
+    """Default of `optimizer.learning_rate`: the paper (appendix B) and TRL use 1e-6, on hh-rlhf
+    MaxText 5e-7, OpenRLHF 1e-5. Ten times more turns the answers of a small model into nonsense
+    within a dozen steps."""
 
     beta: float = 0.1
     """Strength of the pull towards the reference (IPO: tau)."""
@@ -46,7 +49,8 @@ class DPOConfig:
     label_smoothing: float = 0.0
     """Probability that a label is wrong: cDPO with sigmoid, robust DPO with robust."""
     reference: str = "precomputed"
-    """precomputed: log-probabilities cached once; online: reference model in memory; none: no reference."""
+    """precomputed: log-probabilities cached once; online: reference model in memory; none: no
+    reference."""
 
     def __post_init__(self) -> None:
         check_range("beta", self.beta, above=0)
@@ -75,9 +79,10 @@ def dpo_loss(
         apo_zero   1 - σ(beta c) + σ(beta r)
         apo_down   σ(beta c) + 1 - σ(beta h)
 
-    DPO eq. 7 (arXiv:2305.18290); e > 0 with sigmoid is cDPO (Mitchell 2023, "A note on DPO with noisy preferences");
-    IPO eq. 17 (arXiv:2310.12036), beta = tau; hinge is SLiC-HF (arXiv:2305.10425) with DPO's reward; robust DPO is Chowdhury et
-    al. 2024 (arXiv:2403.00409); APO eq. 7 and 8 (arXiv:2408.06266). The function sees numbers only: for IPO the caller hands it
+    DPO eq. 7 (arXiv:2305.18290); e > 0 with sigmoid is cDPO (Mitchell 2023, "A note on DPO with
+    noisy preferences"); IPO eq. 17 (arXiv:2310.12036), beta = tau; hinge is SLiC-HF
+    (arXiv:2305.10425) with DPO's reward; robust DPO is Chowdhury et al. 2024 (arXiv:2403.00409);
+    APO eq. 7 and 8 (arXiv:2408.06266). The function sees numbers only: for IPO the caller hands it
     log-probabilities divided by completion length, as `make` does and TRL's DPOTrainer.
 
     Args:
@@ -91,18 +96,23 @@ def dpo_loss(
       label_smoothing: e in [0, 0.5), for sigmoid and robust only.
 
     Returns:
-      (loss, metrics); metrics: loss/total, loss/weight, rewards/chosen, rewards/rejected, rewards/margin, rewards/accuracy (ties
+      (loss, metrics); metrics: loss/total, loss/weight, rewards/chosen, rewards/rejected,
+      rewards/margin, rewards/accuracy (ties
       count half: where policy and reference are equal it is 0.5), logps/chosen, logps/rejected.
 
     Raises:
       ValueError: unknown loss_type; label_smoothing out of range or with another loss type.
     """
     _check_loss_type(loss_type, label_smoothing)
-    *logps, weights = promote(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, weights)
+    *logps, weights = promote(
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, weights
+    )
     chosen, rejected, ref_chosen, ref_rejected = (masked(x, weights != 0) for x in logps)
     chosen_ratio = chosen - lax.stop_gradient(ref_chosen)
     rejected_ratio = rejected - lax.stop_gradient(ref_rejected)
-    loss = weighted_sum(_pair_loss(chosen_ratio, rejected_ratio, beta, loss_type, label_smoothing), weights)
+    loss = weighted_sum(
+        _pair_loss(chosen_ratio, rejected_ratio, beta, loss_type, label_smoothing), weights
+    )
     margin = chosen_ratio - rejected_ratio
     return loss, {
         "loss/total": loss,
@@ -116,7 +126,9 @@ def dpo_loss(
     }
 
 
-def sequence_logps(model: Model, params: Params, batch: PairBatch, average: bool = False) -> Float[Array, "B 2"]:
+def sequence_logps(
+    model: Model, params: Params, batch: PairBatch, average: bool = False
+) -> Float[Array, "B 2"]:
     """Log-probability of each completion of a pair, in one forward pass.
 
     Args:
@@ -129,9 +141,14 @@ def sequence_logps(model: Model, params: Params, batch: PairBatch, average: bool
       Sums over the completion, nats (nats per token with `average`); 0 for an empty completion.
     """
     pairs, _, width = batch.tokens.shape
-    scored = None if batch.scored is None else batch.scored.reshape(pairs * 2, batch.scored.shape[2])
+    scored = (
+        None if batch.scored is None else batch.scored.reshape(pairs * 2, batch.scored.shape[2])
+    )
     logps, _ = model.token_logps(
-        params, batch.tokens.reshape(pairs * 2, width), batch.mask.reshape(pairs * 2, width), scored=scored
+        params,
+        batch.tokens.reshape(pairs * 2, width),
+        batch.mask.reshape(pairs * 2, width),
+        scored=scored,
     )
     (logps,) = promote(logps)
     completion = batch.completion_mask.reshape(pairs * 2, width)
@@ -147,12 +164,15 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
       model: policy (and, with other parameters, the reference).
 
     Returns:
-      The algorithm; params is the policy's tree; frozen["ref"] is the reference's with `reference="online"`; with "precomputed"
-      the loop fills `batch.ref_logps` (sums, also for IPO) from `sequence_logps`.
+      The algorithm; params is the policy's tree; frozen["ref"] is the reference's with
+      `reference="online"`; with "precomputed" the loop fills `batch.ref_logps` (sums, also for IPO)
+      from `sequence_logps`.
     """
     average = config.loss_type == "ipo"
 
-    def loss(params: Params, frozen: Params, batch: PairBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def loss(
+        params: Params, frozen: Params, batch: PairBatch, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]:
         (weights,) = require(batch, "weights")
         logps = sequence_logps(model, params, batch, average)
         if config.reference == "none":
@@ -182,10 +202,18 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
 
     needs = {"ref_logps"} if config.reference == "precomputed" else set()
     frozen_trees = {"ref"} if config.reference == "online" else set()
-    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=frozenset(needs), frozen=frozenset(frozen_trees))
+    return Algorithm(
+        loss=loss,
+        prepare=prepare,
+        weigh=weigh,
+        needs=frozenset(needs),
+        frozen=frozenset(frozen_trees),
+    )
 
 
-def _pair_loss(c: Array, r: Array, beta: Scalar, loss_type: str, smoothing: float) -> Float[Array, " B"]:
+def _pair_loss(
+    c: Array, r: Array, beta: Scalar, loss_type: str, smoothing: float
+) -> Float[Array, " B"]:
     """The loss of each pair from its two log-ratios."""
     h = c - r
     if loss_type == "ipo":
@@ -212,4 +240,7 @@ def _check_loss_type(loss_type: str, label_smoothing: float) -> None:
     check_choice("loss_type", loss_type, LOSS_TYPES)
     check_range("label_smoothing", label_smoothing, low=0, below=0.5)
     if label_smoothing and loss_type not in ("sigmoid", "robust"):
-        raise ValueError(f"label_smoothing={label_smoothing!r} has no meaning for loss_type={loss_type!r}: use sigmoid or robust")
+        raise ValueError(
+            f"label_smoothing={label_smoothing!r} has no meaning for loss_type={loss_type!r}: use "
+            "sigmoid or robust"
+        )

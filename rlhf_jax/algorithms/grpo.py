@@ -1,4 +1,5 @@
-"""Group relative policy optimisation: PPO's clipped loss with the group's own rewards for a baseline, no critic.
+"""Group relative policy optimisation: PPO's clipped loss with the group's own rewards for a
+baseline, no critic.
 
     A_i = (r_i - mean(group)) / (std(group) + 1e-4);   L = L_clip + kl_coef * sum_t w_t k3_t
 
@@ -9,9 +10,10 @@ GRPO eq. 3 and 4 (Shao et al. 2024, arXiv:2402.03300). Its relatives are options
 * CISPO (arXiv:2506.13585): surrogate=cispo;
 * RLOO (arXiv:2402.14740): baseline=leave_one_out, normalize_std=false.
 
-Differences: no KL by default, so no reference model (the paper has 0.04, TRL 0); k1 is refused as a loss (its expected gradient
-is 0 on-policy; Tunix has it as default); rows without a trained token are left out of the sequence mean (TRL counts them as 0);
-completions that could not be graded (NaN) are outside the group's statistics and carry no weight.
+Differences: no KL by default, so no reference model (the paper has 0.04, TRL 0); k1 is refused as a
+loss (its expected gradient is 0 on-policy; Tunix has it as default); rows without a trained token
+are left out of the sequence mean (TRL counts them as 0); completions that could not be graded (NaN)
+are outside the group's statistics and carry no weight.
 """
 
 from dataclasses import dataclass
@@ -49,7 +51,9 @@ class GRPOConfig:
 
     data: ClassVar[str] = "prompts"
     head: ClassVar[str | None] = None
-    summary: ClassVar[str] = "group relative policy optimisation (GRPO, Dr. GRPO, GSPO, CISPO, RLOO)"
+    summary: ClassVar[str] = (
+        "group relative policy optimisation (GRPO, Dr. GRPO, GSPO, CISPO, RLOO)"
+    )
     learning_rate: ClassVar[float] = 1e-6
     """Default of `optimizer.learning_rate`: the paper, TRL, verl and OpenRLHF use 1e-6."""
 
@@ -67,8 +71,8 @@ class GRPOConfig:
     normalize_std: bool = True
     """Divide advantages by the group's standard deviation."""
     aggregation: Literal["token", "sequence", "constant"] = "sequence"
-    """How the loss is averaged: every token alike; every completion alike (the paper's); or a constant number of tokens per
-    completion (Dr. GRPO)."""
+    """How the loss is averaged: every token alike; every completion alike (the paper's); or a
+    constant number of tokens per completion (Dr. GRPO)."""
     aggregation_constant: int | None = None
     """Tokens per completion with aggregation=constant, usually the generation limit."""
     level: Literal["token", "sequence"] = "token"
@@ -82,14 +86,22 @@ class GRPOConfig:
     num_epochs: int = 1
     """Passes over each batch of completions."""
     num_minibatches: int = 1
-    """Optimizer steps per pass; with more than one in all, log-probabilities before the update are scored and stored."""
+    """Optimizer steps per pass; with more than one in all, log-probabilities before the update are
+    scored and stored."""
     importance_cap: float | None = None
-    """Largest importance weight between sampler and trainer (truncated importance sampling); null: no correction."""
+    """Largest importance weight between sampler and trainer (truncated importance sampling); null:
+    no correction."""
 
     def __post_init__(self) -> None:
         for name in ("group_size", "num_epochs", "num_minibatches"):
             check_range(name, getattr(self, name), low=1)
-        for name in ("clip_low", "clip_high", "temperature", "aggregation_constant", "importance_cap"):
+        for name in (
+            "clip_low",
+            "clip_high",
+            "temperature",
+            "aggregation_constant",
+            "importance_cap",
+        ):
             check_range(name, getattr(self, name), above=0)
         check_range("dual_clip", self.dual_clip, above=1)
         check_range("kl_coef", self.kl_coef, low=0)
@@ -101,13 +113,20 @@ class GRPOConfig:
         check_choice("surrogate", self.surrogate, SURROGATES)
         if (self.aggregation == "constant") != (self.aggregation_constant is not None):
             raise ValueError(
-                f"aggregation={self.aggregation!r} with aggregation_constant={self.aggregation_constant!r}:"
+                f"aggregation={self.aggregation!r} with "
+                f"aggregation_constant={self.aggregation_constant!r}:"
                 " the constant and aggregation=constant go together"
             )
         if self.surrogate == "cispo" and (self.level == "sequence" or self.dual_clip is not None):
-            raise ValueError("surrogate='cispo' has a ratio per token and no clip to double: set level=token and dual_clip=null")
+            raise ValueError(
+                "surrogate='cispo' has a ratio per token and no clip to double: set level=token "
+                "and dual_clip=null"
+            )
         if self.baseline == "leave_one_out" and self.normalize_std:
-            raise ValueError("baseline='leave_one_out' is not divided by the standard deviation: set normalize_std=false")
+            raise ValueError(
+                "baseline='leave_one_out' is not divided by the standard deviation: set "
+                "normalize_std=false"
+            )
 
 
 def grpo_loss(
@@ -130,7 +149,8 @@ def grpo_loss(
 
         L = L_clip + kl_coef * sum_t w_t KL_t
 
-    GRPO eq. 3, with the KL estimator of eq. 4 (arXiv:2402.03300). The average is in `weights`: "sequence" is the paper's.
+    GRPO eq. 3, with the KL estimator of eq. 4 (arXiv:2402.03300). The average is in `weights`:
+    "sequence" is the paper's.
 
     Args:
       logps: log π of the sampled tokens, nats. Gradients flow through this argument only.
@@ -148,28 +168,45 @@ def grpo_loss(
       max_ratio: largest importance weight of CISPO.
 
     Returns:
-      (loss, metrics); metrics: loss/total, loss/policy, loss/weight, kl/ref (with ref_logps) and those of the surrogate.
+      (loss, metrics); metrics: loss/total, loss/policy, loss/weight, kl/ref (with ref_logps) and
+      those of the surrogate.
 
     Raises:
-      ValueError: kl_kind "k1" or unknown; unknown level or surrogate; kl_coef is set but ref_logps is missing.
+      ValueError: kl_kind "k1" or unknown; unknown level or surrogate; kl_coef is set but ref_logps
+        is missing.
     """
     _check_kl_kind(kl_kind)
     check_choice("surrogate", surrogate, SURROGATES)
     if surrogate == "cispo":
-        policy_loss, metrics = cispo_loss(logps, old_logps, advantages, weights, max_ratio=max_ratio)
+        policy_loss, metrics = cispo_loss(
+            logps, old_logps, advantages, weights, max_ratio=max_ratio
+        )
     else:
         policy_loss, metrics = clipped_surrogate_loss(
-            logps, old_logps, advantages, weights, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, level=level
+            logps,
+            old_logps,
+            advantages,
+            weights,
+            clip_low=clip_low,
+            clip_high=clip_high,
+            dual_clip=dual_clip,
+            level=level,
         )
     loss = policy_loss
     if ref_logps is not None:
         keep = weights != 0
-        kl = weighted_sum(kl_estimate(masked(logps, keep), masked(ref_logps, keep), kl_kind), weights)
+        kl = weighted_sum(
+            kl_estimate(masked(logps, keep), masked(ref_logps, keep), kl_kind), weights
+        )
         metrics["kl/ref"] = kl
         loss = loss + kl_coef * kl
     elif not is_zero(kl_coef):
         raise ValueError(f"kl_coef={kl_coef!r} needs ref_logps: pass them, or set kl_coef=0")
-    return loss, metrics | {"loss/total": loss, "loss/policy": policy_loss, "loss/weight": jnp.sum(weights)}
+    return loss, metrics | {
+        "loss/total": loss,
+        "loss/policy": policy_loss,
+        "loss/weight": jnp.sum(weights),
+    }
 
 
 def make(config: GRPOConfig, model: Model) -> Algorithm:
@@ -180,16 +217,23 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
       model: policy.
 
     Returns:
-      The algorithm; params is the model's tree, frozen is not used. Rows come in groups of `config.group_size`.
+      The algorithm; params is the model's tree, frozen is not used. Rows come in groups of
+      `config.group_size`.
     """
     needs = frozenset(set() if is_zero(config.kl_coef) else {"ref_logps"})
 
-    def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def loss(
+        params: Params, frozen: Params, batch: PolicyBatch, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
         ref_logps = None if is_zero(config.kl_coef) else require(batch, "ref_logps")[0]
-        logps, entropy = model.token_logps(params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
+        logps, entropy = model.token_logps(
+            params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature
+        )
         old_logps = behaviour_logps(batch, logps)
-        correction, capped = sampler_correction(batch, old_logps, weights, cap=config.importance_cap)
+        correction, capped = sampler_correction(
+            batch, old_logps, weights, cap=config.importance_cap
+        )
         total, metrics = grpo_loss(
             logps,
             old_logps,
@@ -206,7 +250,9 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
             max_ratio=config.max_ratio,
         )
         metrics |= capped | sampler_metrics(batch, old_logps, weights)
-        return total, metrics | {"policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)}
+        return total, metrics | {
+            "policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)
+        }
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
         require(batch, *sorted(needs))
@@ -220,7 +266,9 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
 
     def weigh(batch: PolicyBatch) -> PolicyBatch:
         trained = batch.completion_mask & ~jnp.isnan(batch.rewards)[:, None]
-        return batch._replace(weights=loss_weights(trained, config.aggregation, constant=config.aggregation_constant))
+        return batch._replace(
+            weights=loss_weights(trained, config.aggregation, constant=config.aggregation_constant)
+        )
 
     return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs)
 

@@ -1,7 +1,9 @@
-"""Every metric an algorithm reports, and what it means. The documentation's table is made from this dict.
+"""Every metric an algorithm reports, and what it means. The documentation's table is made from this
+dict.
 
-Per-token metrics are averaged with the loss's own weights, so they add up over microbatches like the loss; keys that end in
-`_max` or `_min` are reduced by max or min. With `aggregation="constant"` the weights do not sum to 1: divide by `loss/weight`.
+Per-token metrics are averaged with the loss's own weights, so they add up over microbatches like
+the loss; keys that end in `_max` or `_min` are reduced by max or min. With `aggregation="constant"`
+the weights do not sum to 1: divide by `loss/weight`.
 """
 
 import jax.numpy as jnp
@@ -54,10 +56,12 @@ def rollout_metrics(batch: PolicyBatch) -> Metrics:
     """What was sampled: rewards, lengths, truncation.
 
     Args:
-      batch: the whole rollout, rewards before any penalty; rows with an empty completion only complete the shape.
+      batch: the whole rollout, rewards before any penalty; rows with an empty completion only
+        complete the shape.
 
     Returns:
-      rewards/mean, rewards/std (NaN when nothing was graded), rewards/ungraded, length/mean, length/truncated.
+      rewards/mean, rewards/std (NaN when nothing was graded), rewards/ungraded, length/mean,
+      length/truncated.
     """
     sampled = jnp.any(batch.completion_mask, axis=1)
     graded = sampled & ~jnp.isnan(batch.rewards)
@@ -73,7 +77,9 @@ def rollout_metrics(batch: PolicyBatch) -> Metrics:
     }
 
 
-def sampler_metrics(batch: PolicyBatch, trainer_logps: Float[Array, "B T"], weights: Float[Array, "B T"]) -> Metrics:
+def sampler_metrics(
+    batch: PolicyBatch, trainer_logps: Float[Array, "B T"], weights: Float[Array, "B T"]
+) -> Metrics:
     """How far sampler and trainer disagree about the tokens that the current policy sampled.
 
     Args:
@@ -82,8 +88,9 @@ def sampler_metrics(batch: PolicyBatch, trainer_logps: Float[Array, "B T"], weig
       weights: of the loss, over the whole optimizer step.
 
     Returns:
-      Nothing when the sampler reported no log-probabilities; else sampler/logp_diff (a weighted sum: with `on_policy` it is to be
-      divided by sampler/on_policy once all parts are added up, as `training.make_epochs` does), sampler/logp_diff_max and, with
+      Nothing when the sampler reported no log-probabilities; else sampler/logp_diff (a weighted
+      sum: with `on_policy` it is to be divided by sampler/on_policy once all parts are added up, as
+        `training.make_epochs` does), sampler/logp_diff_max and, with
       `on_policy`, sampler/on_policy.
     """
     if batch.sampler_logps is None:
@@ -91,7 +98,9 @@ def sampler_metrics(batch: PolicyBatch, trainer_logps: Float[Array, "B T"], weig
     trainer, sampler, weights = promote(trainer_logps, batch.sampler_logps, weights)
     if batch.on_policy is not None:
         weights = jnp.where(batch.on_policy[:, None], weights, 0.0)
-    difference = lax.stop_gradient(jnp.abs(masked(trainer, weights != 0) - masked(sampler, weights != 0)))
+    difference = lax.stop_gradient(
+        jnp.abs(masked(trainer, weights != 0) - masked(sampler, weights != 0))
+    )
     metrics = {
         "sampler/logp_diff": weighted_sum(difference, weights),
         "sampler/logp_diff_max": jnp.max(difference, initial=0.0),
@@ -103,7 +112,8 @@ def group_metrics(rewards: Float[Array, "P G"]) -> Metrics:
     """How much the completions of a prompt differ: what a group-relative advantage lives on.
 
     Args:
-      rewards: as they enter the advantage, one group a row; NaN = not gradable, a row of NaN only completes the shape.
+      rewards: as they enter the advantage, one group a row; NaN = not gradable, a row of NaN only
+        completes the shape.
 
     Returns:
       rewards/group_std (unbiased), rewards/zero_std_groups; NaN when nothing was graded.
@@ -112,13 +122,17 @@ def group_metrics(rewards: Float[Array, "P G"]) -> Metrics:
     graded = ~jnp.isnan(rewards)
     rewards = masked(rewards, graded)
     count = jnp.sum(graded, axis=1, keepdims=True).astype(rewards.dtype)
-    centred = masked(rewards - jnp.sum(rewards, axis=1, keepdims=True) / jnp.maximum(count, 1), graded)
+    centred = masked(
+        rewards - jnp.sum(rewards, axis=1, keepdims=True) / jnp.maximum(count, 1), graded
+    )
     spread = jnp.sqrt(jnp.sum(centred**2, axis=1, keepdims=True) / jnp.maximum(count - 1, 1))
     highest = jnp.max(rewards, axis=1, keepdims=True, where=graded, initial=-jnp.inf)
     lowest = jnp.min(rewards, axis=1, keepdims=True, where=graded, initial=jnp.inf)
     return {
         "rewards/group_std": _mean_or_nan(spread, count > 0),
-        "rewards/zero_std_groups": _mean_or_nan((highest == lowest).astype(rewards.dtype), count > 0),
+        "rewards/zero_std_groups": _mean_or_nan(
+            (highest == lowest).astype(rewards.dtype), count > 0
+        ),
     }
 
 

@@ -2,12 +2,14 @@
 
     r_t = - kl_coef * k1_t + [last token] * score;   A = whiten(GAE(r, V));   L = L_clip + vf_coef * L_value - entropy_coef * H
 
-PPO eq. 7 and 9 (Schulman et al. 2017, arXiv:1707.06347); the KL in the reward and its adaptive coefficient are Ziegler et al.
-2019 (arXiv:1909.08593) eq. 2 and section 2.2; GAE eq. 16 (arXiv:1506.02438).
+PPO eq. 7 and 9 (Schulman et al. 2017, arXiv:1707.06347); the KL in the reward and its adaptive
+coefficient are Ziegler et al. 2019 (arXiv:1909.08593) eq. 2 and section 2.2; GAE eq. 16
+(arXiv:1506.02438).
 
-Differences: the score lands on the last completion token (TRL: one later); advantages are whitened with the unbiased variance of
-the whole rollout batch (TRL: per process); the controller's KL is nats per completion, as in the paper (verl: per token), and its
-coefficient is part of the train state; completions that could not be graded (NaN) carry no weight.
+Differences: the score lands on the last completion token (TRL: one later); advantages are whitened
+with the unbiased variance of the whole rollout batch (TRL: per process); the controller's KL is
+nats per completion, as in the paper (verl: per token), and its coefficient is part of the train
+state; completions that could not be graded (NaN) carry no weight.
 """
 
 from dataclasses import dataclass
@@ -42,11 +44,15 @@ class PPOConfig:
 
     data: ClassVar[str] = "prompts"
     head: ClassVar[str | None] = "value"
-    summary: ClassVar[str] = "proximal policy optimisation with a critic and a KL penalty in the reward"
+    summary: ClassVar[str] = (
+        "proximal policy optimisation with a critic and a KL penalty in the reward"
+    )
     learning_rate: ClassVar[float] = 1e-6
-    """Default of `optimizer.learning_rate`: actors of verl and OpenRLHF use 1e-6, TRL 3e-6 for both models."""
+    """Default of `optimizer.learning_rate`: actors of verl and OpenRLHF use 1e-6, TRL 3e-6 for both
+    models."""
     default_critic_learning_rate: ClassVar[float] = 1e-5
-    """Default of `critic_learning_rate` beside it: verl's (OpenRLHF has 9e-6). A critic learns a new head from scratch."""
+    """Default of `critic_learning_rate` beside it: verl's (OpenRLHF has 9e-6). A critic learns a
+    new head from scratch."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -72,10 +78,12 @@ class PPOConfig:
     """Scale rewards to unit variance (their mean stays) before GAE."""
     whiten_advantages: bool = True
     critic: Literal["separate", "shared"] = "separate"
-    """separate: a model of its own (parameters {"policy", "critic"}); shared: a value head on the policy's trunk."""
+    """separate: a model of its own (parameters {"policy", "critic"}); shared: a value head on the
+    policy's trunk."""
     critic_learning_rate: float | None = None
-    """Peak learning rate of a separate critic; null: optimizer.learning_rate where that is given, so that one number sets the
-    pace of a small run; where neither is given 1e-5 (verl's), ten times the policy's 1e-6."""
+    """Peak learning rate of a separate critic; null: optimizer.learning_rate where that is given,
+    so that one number sets the pace of a small run; where neither is given 1e-5 (verl's), ten times
+    the policy's 1e-6."""
     critic_warmup: int = 0
     """Optimizer steps in the beginning that train a separate critic alone."""
     temperature: float = 1.0
@@ -107,10 +115,14 @@ class PPOConfig:
         for name in ("critic_warmup", "critic_learning_rate"):
             if self.critic == "shared" and getattr(self, name):
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} is for a critic of its own: set critic=separate, or leave it out"
+                    f"{name}={getattr(self, name)!r} is for a critic of its own: set "
+                    "critic=separate, or leave it out"
                 )
         if self.kl_target is not None and self.kl_coef == 0:
-            raise ValueError(f"kl_target={self.kl_target!r} needs a coefficient to adapt: set kl_coef > 0, or kl_target to null")
+            raise ValueError(
+                f"kl_target={self.kl_target!r} needs a coefficient to adapt: set kl_coef > 0, or "
+                "kl_target to null"
+            )
 
 
 def ppo_loss(
@@ -134,7 +146,8 @@ def ppo_loss(
 
         L = L_clip + vf_coef * L_value - entropy_coef * sum_t w_t H_t
 
-    PPO eq. 9 (arXiv:1707.06347) with the sign of a loss; parts as in `ops.clipped_surrogate_loss` and `ops.clipped_value_loss`.
+    PPO eq. 9 (arXiv:1707.06347) with the sign of a loss; parts as in `ops.clipped_surrogate_loss`
+    and `ops.clipped_value_loss`.
 
     Args:
       logps: log π of the sampled tokens, nats. Gradients flow.
@@ -153,20 +166,30 @@ def ppo_loss(
       entropy_coef: weight of the entropy bonus.
 
     Returns:
-      (loss, metrics); metrics: loss/total, loss/policy, loss/value, loss/weight, policy/entropy (with entropy),
-      value/clip_fraction and those of `ops.clipped_surrogate_loss`.
+      (loss, metrics); metrics: loss/total, loss/policy, loss/value, loss/weight, policy/entropy
+      (with entropy), value/clip_fraction and those of `ops.clipped_surrogate_loss`.
 
     Raises:
       ValueError: entropy_coef is set but entropy is missing.
     """
     policy_loss, metrics = clipped_surrogate_loss(
-        logps, old_logps, advantages, weights, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+        logps,
+        old_logps,
+        advantages,
+        weights,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        dual_clip=dual_clip,
     )
-    value_loss, value_metrics = clipped_value_loss(values, old_values, returns, weights, clip=value_clip)
+    value_loss, value_metrics = clipped_value_loss(
+        values, old_values, returns, weights, clip=value_clip
+    )
     loss = policy_loss + vf_coef * value_loss
     bonus = not is_zero(entropy_coef)
     if bonus and entropy is None:
-        raise ValueError(f"entropy_coef={entropy_coef!r} needs entropy: pass it, or set entropy_coef=0")
+        raise ValueError(
+            f"entropy_coef={entropy_coef!r} needs entropy: pass it, or set entropy_coef=0"
+        )
     if entropy is not None:
         mean_entropy = weighted_sum(entropy, weights)
         metrics["policy/entropy"] = mean_entropy
@@ -193,7 +216,8 @@ def split_params(config: PPOConfig, params: Params) -> tuple[Params, Params]:
 
 
 def token_values(model: Model, params: Params, batch: PolicyBatch) -> Float[Array, "B T"]:
-    """Value of the state in which each token is chosen: the scalar head read one token earlier; column 0 is 0.
+    """Value of the state in which each token is chosen: the scalar head read one token earlier;
+    column 0 is 0.
 
     Args:
       model: with a scalar head.
@@ -215,7 +239,8 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
       model: policy and critic architecture, with a scalar head (`head="value"`).
 
     Returns:
-      The algorithm; params as `split_params` reads it, frozen is not used; aux is {"kl_coef"} with kl_target, else empty.
+      The algorithm; params as `split_params` reads it, frozen is not used; aux is {"kl_coef"} with
+      kl_target, else empty.
 
     Raises:
       ValueError: the model has no scalar head.
@@ -224,11 +249,15 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
     reference = not is_zero(config.kl_coef)
     needs = frozenset({"old_logps", "values"} | ({"ref_logps"} if reference else set()))
 
-    def loss(params: Params, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def loss(
+        params: Params, frozen: Params, batch: PolicyBatch, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]:
         (old_values,) = require(batch, "values")
         advantages, returns, weights = require(batch, "advantages", "returns", "weights")
         policy, critic = split_params(config, params)
-        logps, entropy = model.token_logps(policy, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)
+        logps, entropy = model.token_logps(
+            policy, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature
+        )
         old_logps = behaviour_logps(batch, logps)
         total, metrics = ppo_loss(
             logps,
@@ -252,22 +281,34 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
         old_logps, values = require(batch, "old_logps", "values")
         (ref_logps,) = require(batch, "ref_logps") if reference else (old_logps,)
         kl_coef = config.kl_coef if config.kl_target is None else aux["kl_coef"]
-        kl = kl_estimate(masked(old_logps, batch.completion_mask), masked(ref_logps, batch.completion_mask), "k1")
+        kl = kl_estimate(
+            masked(old_logps, batch.completion_mask), masked(ref_logps, batch.completion_mask), "k1"
+        )
         rewards = shaped_rewards(config, batch, kl, kl_coef)
         trained = _trained(batch)
-        advantages, returns = gae(rewards, values, trained, gamma=config.gamma, gae_lambda=config.gae_lambda)
-        metrics = rollout_metrics(batch) | {"value/explained_variance": _explained_variance(values, returns, trained)}
+        advantages, returns = gae(
+            rewards, values, trained, gamma=config.gamma, gae_lambda=config.gae_lambda
+        )
+        metrics = rollout_metrics(batch) | {
+            "value/explained_variance": _explained_variance(values, returns, trained)
+        }
         if config.whiten_advantages:
             advantages = masked_whiten(advantages, trained)
         if reference:
             sampled = jnp.any(batch.completion_mask, axis=1)
             sequence_kl = masked_mean(jnp.sum(kl, axis=1), sampled)
-            metrics |= {"kl/ref": masked_mean(kl, batch.completion_mask), "kl/ref_sequence": sequence_kl}
+            metrics |= {
+                "kl/ref": masked_mean(kl, batch.completion_mask),
+                "kl/ref_sequence": sequence_kl,
+            }
             metrics["kl/coef"] = jnp.asarray(kl_coef, kl.dtype)
         if config.kl_target is not None:
             steps = jnp.sum(sampled).astype(kl.dtype)
-            coef = adaptive_kl_coef(kl_coef, sequence_kl, steps, target=config.kl_target, horizon=config.kl_horizon)
-            aux = {**aux, "kl_coef": jnp.where(jnp.isfinite(coef), coef, kl_coef)}  # one bad batch must not spoil it for good
+            coef = adaptive_kl_coef(
+                kl_coef, sequence_kl, steps, target=config.kl_target, horizon=config.kl_horizon
+            )
+            # one bad batch must not spoil it for good
+            aux = {**aux, "kl_coef": jnp.where(jnp.isfinite(coef), coef, kl_coef)}
         return batch._replace(advantages=advantages, returns=returns), aux, metrics
 
     def weigh(batch: PolicyBatch) -> PolicyBatch:
@@ -277,7 +318,9 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
     return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs, aux=aux)
 
 
-def shaped_rewards(config: PPOConfig, batch: PolicyBatch, kl: Float[Array, "B T"], kl_coef: Scalar) -> Float[Array, "B T"]:
+def shaped_rewards(
+    config: PPOConfig, batch: PolicyBatch, kl: Float[Array, "B T"], kl_coef: Scalar
+) -> Float[Array, "B T"]:
     """Per-token rewards of a rollout: score, penalty for a missing EOS, KL penalty, whitening.
 
     Args:

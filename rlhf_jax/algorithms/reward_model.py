@@ -2,9 +2,9 @@
 
     L = - log σ(s_chosen - s_rejected - margin) + c (s_chosen + s_rejected)^2
 
-The score is read at the last present token. Bradley-Terry loss of InstructGPT eq. 1 (arXiv:2203.02155); margin of Llama 2 eq. 2
-(arXiv:2307.09288), used when the data has one; centring of Eisenstein et al. eq. 2 (arXiv:2312.09244), which holds the free
-constant of the scores near 0.
+The score is read at the last present token. Bradley-Terry loss of InstructGPT eq. 1
+(arXiv:2203.02155); margin of Llama 2 eq. 2 (arXiv:2307.09288), used when the data has one; centring
+of Eisenstein et al. eq. 2 (arXiv:2312.09244), which holds the free constant of the scores near 0.
 
 Differences: none from TRL; EasyDeL centres by default with 0.1.
 """
@@ -32,8 +32,8 @@ class RewardModelConfig:
     head: ClassVar[str | None] = "reward"
     summary: ClassVar[str] = "reward model: a scalar score learned from preference pairs"
     learning_rate: ClassVar[float] = 1e-4
-    """Default of `optimizer.learning_rate`: TRL uses 1e-4, lm-human-preferences 5e-5, OpenRLHF 9e-6. The head is new
-    and has far to go."""
+    """Default of `optimizer.learning_rate`: TRL uses 1e-4, lm-human-preferences 5e-5, OpenRLHF
+    9e-6. The head is new and has far to go."""
 
     center_coef: float = 0.0
     """Weight of (s_chosen + s_rejected)^2, which keeps scores near 0; 0.01 is usual."""
@@ -54,7 +54,8 @@ def pairwise_reward_loss(
 
         L = sum_i w_i [ - log σ(c_i - r_i - m_i) + center_coef (c_i + r_i)^2 ]
 
-    InstructGPT eq. 1 (arXiv:2203.02155), Llama 2 eq. 2 (arXiv:2307.09288), Eisenstein et al. eq. 2 (arXiv:2312.09244).
+    InstructGPT eq. 1 (arXiv:2203.02155), Llama 2 eq. 2 (arXiv:2307.09288), Eisenstein et al. eq. 2
+    (arXiv:2312.09244).
 
     Args:
       chosen_scores: c, reward units. Gradients flow.
@@ -64,21 +65,29 @@ def pairwise_reward_loss(
       center_coef: weight of the centring term.
 
     Returns:
-      (loss, metrics); metrics: loss/total, loss/weight, rewards/chosen, rewards/rejected, rewards/margin, rewards/accuracy
-      (ties count half), rewards/mean.
+      (loss, metrics); metrics: loss/total, loss/weight, rewards/chosen, rewards/rejected,
+      rewards/margin, rewards/accuracy (ties count half), rewards/mean.
     """
     chosen, rejected, weights = promote(chosen_scores, rejected_scores, weights)
     chosen, rejected = masked(chosen, weights != 0), masked(rejected, weights != 0)
     difference = chosen - rejected
-    target = 0.0 if margin is None else lax.stop_gradient(masked(promote(margin, weights)[0], weights != 0))
-    loss = weighted_sum(-jax.nn.log_sigmoid(difference - target) + center_coef * (chosen + rejected) ** 2, weights)
+    target = (
+        0.0
+        if margin is None
+        else lax.stop_gradient(masked(promote(margin, weights)[0], weights != 0))
+    )
+    loss = weighted_sum(
+        -jax.nn.log_sigmoid(difference - target) + center_coef * (chosen + rejected) ** 2, weights
+    )
     return loss, {
         "loss/total": loss,
         "loss/weight": jnp.sum(weights),
         "rewards/chosen": weighted_sum(chosen, weights),
         "rewards/rejected": weighted_sum(rejected, weights),
         "rewards/margin": weighted_sum(difference, weights),
-        "rewards/accuracy": weighted_sum((jnp.sign(lax.stop_gradient(difference)) + 1) / 2, weights),
+        "rewards/accuracy": weighted_sum(
+            (jnp.sign(lax.stop_gradient(difference)) + 1) / 2, weights
+        ),
         "rewards/mean": weighted_sum((chosen + rejected) / 2, weights),
     }
 
@@ -116,10 +125,14 @@ def make(config: RewardModelConfig, model: Model) -> Algorithm:
     """
     scalar_head(model, "reward")
 
-    def loss(params: Params, frozen: Params, batch: PairBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def loss(
+        params: Params, frozen: Params, batch: PairBatch, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]:
         (weights,) = require(batch, "weights")
         scores = pair_scores(model, params, batch)
-        return pairwise_reward_loss(scores[:, 0], scores[:, 1], weights, margin=batch.margin, center_coef=config.center_coef)
+        return pairwise_reward_loss(
+            scores[:, 0], scores[:, 1], weights, margin=batch.margin, center_coef=config.center_coef
+        )
 
     def prepare(batch: PairBatch, aux: Params) -> tuple[PairBatch, Params, Metrics]:
         return batch, aux, {}

@@ -2,13 +2,15 @@
 
     L = - sum_t w_t log π(y_t | y_<t)
 
-`aggregation="token"` averages over all trained tokens of the optimizer step, like every peer; `"sequence"` averages first over
-each document, so that long answers do not outvote short ones. InstructGPT (arXiv:2203.02155), section 3.5. A document is a row
-of the data: a conversation that the chat template rewrites is one row an answer, each with the context that the model sees, and
+`aggregation="token"` averages over all trained tokens of the optimizer step, like every peer;
+`"sequence"` averages first over each document, so that long answers do not outvote short ones.
+InstructGPT (arXiv:2203.02155), section 3.5. A document is a row of the data: a conversation that
+the chat template rewrites is one row an answer, each with the context that the model sees, and
 counts once for each, in training and in the held-out loss alike.
 
-Differences from the peers: the average is over the global batch, not per microbatch; the first token of a row and of a packed
-document is predicted by nothing and is neither trained on nor counted.
+Differences from the peers: the average is over the global batch, not per microbatch; the first
+token of a row and of a packed document is predicted by nothing and is neither trained on nor
+counted.
 """
 
 from dataclasses import dataclass
@@ -34,13 +36,16 @@ class SFTConfig:
     """Default of `optimizer.learning_rate`: TRL and EasyDeL use 2e-5, OpenRLHF 5e-6."""
 
     aggregation: str = "token"
-    """token: mean over tokens of the batch; sequence: mean over documents (rows) of their token means."""
+    """token: mean over tokens of the batch; sequence: mean over documents (rows) of their token
+    means."""
 
     def __post_init__(self) -> None:
         check_choice("aggregation", self.aggregation, ("token", "sequence"))
 
 
-def sft_loss(logps: Float[Array, "B T"], weights: Float[Array, "B T"]) -> tuple[Float[Array, ""], Metrics]:
+def sft_loss(
+    logps: Float[Array, "B T"], weights: Float[Array, "B T"]
+) -> tuple[Float[Array, ""], Metrics]:
     """Negative log-likelihood, summed with per-token weights.
 
         L = - sum_t w_t logps_t
@@ -67,9 +72,13 @@ def make(config: SFTConfig, model: Model) -> Algorithm:
       The algorithm; params is the model's tree, frozen is not used.
     """
 
-    def loss(params: Params, frozen: Params, batch: TokenBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def loss(
+        params: Params, frozen: Params, batch: TokenBatch, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]:
         (weights,) = require(batch, "weights")
-        logps, _ = model.token_logps(params, batch.tokens, batch.mask, segment_ids=batch.segment_ids, scored=batch.scored)
+        logps, _ = model.token_logps(
+            params, batch.tokens, batch.mask, segment_ids=batch.segment_ids, scored=batch.scored
+        )
         return sft_loss(logps, weights)
 
     def prepare(batch: TokenBatch, aux: Params) -> tuple[TokenBatch, Params, Metrics]:
@@ -77,6 +86,8 @@ def make(config: SFTConfig, model: Model) -> Algorithm:
 
     def weigh(batch: TokenBatch) -> TokenBatch:
         trained = predicted_mask(batch.completion_mask, batch.segment_ids)
-        return batch._replace(weights=loss_weights(trained, config.aggregation, segment_ids=batch.segment_ids))
+        return batch._replace(
+            weights=loss_weights(trained, config.aggregation, segment_ids=batch.segment_ids)
+        )
 
     return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=frozenset())

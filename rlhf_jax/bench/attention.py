@@ -1,10 +1,12 @@
-"""Time and memory of the implementations of attention, and of PyTorch's sdpa where torch is installed.
+"""Time and memory of the implementations of attention, and of PyTorch's sdpa where torch is
+installed.
 
     python -m rlhf_jax.bench.attention                                  # B=16, T=256, 8/2 heads of 32: the DPO comparison
     python -m rlhf_jax.bench.attention --batch 2 --length 2048
 
-All sides run in one process, in turns. `--retain` first keeps freed memory (`rlhf_jax.training.allocator`), which acts on all of
-them alike; without it a large part of the larger times is page faults of temporaries.
+All sides run in one process, in turns. `--retain` first keeps freed memory
+(`rlhf_jax.training.allocator`), which acts on all of them alike; without it a large part of the
+larger times is page faults of temporaries.
 """
 
 import argparse
@@ -24,8 +26,11 @@ from rlhf_jax.training.allocator import retain_freed_memory
 IMPLEMENTATIONS = ("blocked", "dot_product", "xla")
 
 
-def jax_side(implementation: str, arrays: Sequence[Array]) -> tuple[dict[str, Callable[[], Any]], int]:
-    """Compiled forward and forward-backward of one implementation, and the temporary bytes of the latter."""
+def jax_side(
+    implementation: str, arrays: Sequence[Array]
+) -> tuple[dict[str, Callable[[], Any]], int]:
+    """Compiled forward and forward-backward of one implementation, and the temporary bytes of the
+    latter."""
     *qkv, cotangent = arrays
     scale = qkv[0].shape[-1] ** -0.5
 
@@ -37,17 +42,23 @@ def jax_side(implementation: str, arrays: Sequence[Array]) -> tuple[dict[str, Ca
 
     fast = jax.jit(forward).lower(*qkv).compile()
     full = jax.jit(both).lower(*arrays).compile()
-    runs = {f"{implementation} forward": lambda: fast(*qkv), f"{implementation} forward+backward": lambda: full(*arrays)}
+    runs = {
+        f"{implementation} forward": lambda: fast(*qkv),
+        f"{implementation} forward+backward": lambda: full(*arrays),
+    }
     memory: Any = full.memory_analysis()
     return runs, memory.temp_size_in_bytes
 
 
 def torch_side(arrays: Sequence[np.ndarray], threads: int) -> dict[str, Callable[[], Any]]:
-    """The same through torch's sdpa; keys and values are repeated, as transformers does. Imports torch."""
+    """The same through torch's sdpa; keys and values are repeated, as transformers does. Imports
+    torch."""
     import torch
 
     torch.set_num_threads(threads)
-    q, k, v, cotangent = (torch.from_numpy(x).transpose(1, 2).contiguous().requires_grad_() for x in arrays)
+    q, k, v, cotangent = (
+        torch.from_numpy(x).transpose(1, 2).contiguous().requires_grad_() for x in arrays
+    )
     group = q.shape[1] // k.shape[1]
 
     def forward() -> Any:
@@ -66,7 +77,9 @@ def torch_side(arrays: Sequence[np.ndarray], threads: int) -> dict[str, Callable
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line per side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--heads", type=int, default=8)
@@ -80,9 +93,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         retain_freed_memory()
     draw = np.random.default_rng(0)
     heads = (args.heads, args.kv_heads, args.kv_heads, args.heads)
-    arrays = [draw.standard_normal((args.batch, args.length, n, args.head_dim), dtype=np.float32) for n in heads]
+    arrays = [
+        draw.standard_normal((args.batch, args.length, n, args.head_dim), dtype=np.float32)
+        for n in heads
+    ]
     sides: dict[str, Callable[[], Any]] = {}
-    print(f"causal attention, B={args.batch} T={args.length} heads {args.heads}/{args.kv_heads} of {args.head_dim}, float32")
+    print(
+        f"causal attention, B={args.batch} T={args.length} heads {args.heads}/{args.kv_heads} of "
+        f"{args.head_dim}, float32"
+    )
     for name in IMPLEMENTATIONS:
         runs, temp = jax_side(name, [jnp.asarray(x) for x in arrays])
         sides |= runs

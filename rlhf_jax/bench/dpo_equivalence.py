@@ -1,10 +1,11 @@
-"""Is our DPO TRL's DPO? Both train from the same exported weights on the same pairs in the same order; every loss is compared.
+"""Is our DPO TRL's DPO? Both train from the same exported weights on the same pairs in the same
+order; every loss is compared.
 
     python -m rlhf_jax.bench.dpo_equivalence [--steps 20] [--python PYTHON_WITH_TRL] [--pairs FILE]
 
-Float32, AdamW(0.9, 0.999, 1e-8) without decay, linear decay of the learning rate, clipping at norm 1.0, beta 0.1. TRL runs in a
-process of its own (extra `bench`, or another interpreter with --python). Exit status 1 when a loss differs by more than 1e-3
-relative.
+Float32, AdamW(0.9, 0.999, 1e-8) without decay, linear decay of the learning rate, clipping at norm
+1.0, beta 0.1. TRL runs in a process of its own (extra `bench`, or another interpreter with
+--python). Exit status 1 when a loss differs by more than 1e-3 relative.
 """
 
 import argparse
@@ -45,27 +46,40 @@ TOLERANCE = 1e-3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs both sides and prints a line per step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has torch and trl")
-    parser.add_argument("--pairs", help="JSONL with prompt, chosen, rejected; generated text when left out")
+    parser.add_argument(
+        "--python", default=sys.executable, help="interpreter that has torch and trl"
+    )
+    parser.add_argument(
+        "--pairs", help="JSONL with prompt, chosen, rejected; generated text when left out"
+    )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         start = export_start(folder / "start")
-        pairs = pathlib.Path(args.pairs) if args.pairs else write_pairs(folder / "pairs.jsonl", args.steps * args.batch_size)
+        pairs = (
+            pathlib.Path(args.pairs)
+            if args.pairs
+            else write_pairs(folder / "pairs.jsonl", args.steps * args.batch_size)
+        )
         ours = run_ours(folder / "run", start, pairs, args)
         theirs = run_trl(folder / "trl.json", start, pairs, args)
     print(
-        f"rlhf_jax (jax {jax.__version__}) against {theirs['versions']}, {args.steps} steps of {args.batch_size} pairs, float32"
+        f"rlhf_jax (jax {jax.__version__}) against {theirs['versions']}, {args.steps} steps of "
+        f"{args.batch_size} pairs, float32"
     )
     worst = 0.0
     for step, (a, b) in enumerate(zip(ours, theirs["loss"], strict=True), 1):
         difference = abs(a - b) / abs(b)
         worst = max(worst, difference)
-        print(f"step {step:3d}  rlhf_jax {a:.7f}  TRL {b:.7f}  relative difference {difference:.2e}")
+        print(
+            f"step {step:3d}  rlhf_jax {a:.7f}  TRL {b:.7f}  relative difference {difference:.2e}"
+        )
     print(f"largest relative difference {worst:.2e} (required: below {TOLERANCE:g})")
     return int(worst >= TOLERANCE)
 
@@ -81,14 +95,22 @@ def write_pairs(path: pathlib.Path, count: int) -> pathlib.Path:
     draw = random.Random(0)
 
     def words(low: int, high: int) -> str:
-        return " ".join("".join(draw.choices("abcdefghij", k=draw.randint(1, 8))) for _ in range(draw.randint(low, high)))
+        return " ".join(
+            "".join(draw.choices("abcdefghij", k=draw.randint(1, 8)))
+            for _ in range(draw.randint(low, high))
+        )
 
-    rows = [{"prompt": words(3, 12) + ":", "chosen": " " + words(2, 20), "rejected": " " + words(2, 20)} for _ in range(count)]
+    rows = [
+        {"prompt": words(3, 12) + ":", "chosen": " " + words(2, 20), "rejected": " " + words(2, 20)}
+        for _ in range(count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-def run_ours(run_dir: pathlib.Path, start: pathlib.Path, pairs: pathlib.Path, args: argparse.Namespace) -> list[float]:
+def run_ours(
+    run_dir: pathlib.Path, start: pathlib.Path, pairs: pathlib.Path, args: argparse.Namespace
+) -> list[float]:
     """Losses of a whole run of this library."""
     config = Config(
         algorithm=DPOConfig(),
@@ -102,17 +124,33 @@ def run_ours(run_dir: pathlib.Path, start: pathlib.Path, pairs: pathlib.Path, ar
         logging=LoggingConfig(tensorboard=False, plot=False),
     )
     train(config, progress=False)
-    return [row["loss/total"] for row in read_metrics(run_dir / "metrics.jsonl") if row["split"] == "train"]
+    return [
+        row["loss/total"]
+        for row in read_metrics(run_dir / "metrics.jsonl")
+        if row["split"] == "train"
+    ]
 
 
-def run_trl(out: pathlib.Path, start: pathlib.Path, pairs: pathlib.Path, args: argparse.Namespace) -> dict[str, list[float]]:
+def run_trl(
+    out: pathlib.Path, start: pathlib.Path, pairs: pathlib.Path, args: argparse.Namespace
+) -> dict[str, list[float]]:
     """Losses of TRL's DPOTrainer, from its own process."""
     script = pathlib.Path(__file__).with_name("trl_dpo.py")
-    options = ["--steps", args.steps, "--batch-size", args.batch_size, "--learning-rate", args.learning_rate]
+    options = [
+        "--steps",
+        args.steps,
+        "--batch-size",
+        args.batch_size,
+        "--learning-rate",
+        args.learning_rate,
+    ]
     command = [args.python, str(script), str(start), str(pairs), str(out), *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"TRL's side failed (is the extra `bench` installed in {args.python}?):\n{done.stderr[-2000:]}")
+        raise SystemExit(
+            "TRL's side failed (is the extra `bench` installed in "
+            f"{args.python}?):\n{done.stderr[-2000:]}"
+        )
     return json.loads(out.read_text())
 
 

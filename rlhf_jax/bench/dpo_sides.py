@@ -1,9 +1,11 @@
-"""One side of the DPO step comparison, in a process of its own; `dpo_step` starts it and says when to run.
+"""One side of the DPO step comparison, in a process of its own; `dpo_step` starts it and says when
+to run.
 
     python start_side.py rlhf_jax.bench.dpo_sides SIDE FOLDER REFERENCE STEPS_PER_WINDOW WINDOWS THREADS
 
-FOLDER holds `model` (a Hugging Face folder) and `tokens.npy` [N, 2, T], of which the first `prompt` tokens of every row are not
-trained. A line on stdin lets one window of steps run; its losses and seconds come back (`sides`).
+FOLDER holds `model` (a Hugging Face folder) and `tokens.npy` [N, 2, T], of which the first `prompt`
+tokens of every row are not trained. A line on stdin lets one window of steps run; its losses and
+seconds come back (`sides`).
 """
 
 import pathlib
@@ -33,8 +35,17 @@ def batch_of(tokens: np.ndarray, step: int) -> np.ndarray:
     return tokens[np.arange(step * PAIRS, (step + 1) * PAIRS) % len(tokens)]
 
 
-def run_ours(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps: int, windows: int, whole_head: bool) -> None:
-    """This library: its model, algorithm, optimizer and update step. Imports jax here, for the settings before it."""
+def run_ours(
+    folder: pathlib.Path,
+    tokens: np.ndarray,
+    reference: str,
+    *,
+    steps: int,
+    windows: int,
+    whole_head: bool,
+) -> None:
+    """This library: its model, algorithm, optimizer and update step. Imports jax here, for the
+    settings before it."""
     from rlhf_jax.training.allocator import retain_freed_memory
 
     retain_freed_memory()
@@ -44,7 +55,12 @@ def run_ours(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps:
     from rlhf_jax.algorithms import ALGORITHMS, DPOConfig
     from rlhf_jax.algorithms.dpo import sequence_logps
     from rlhf_jax.models import load_pretrained
-    from rlhf_jax.training import OptimizerConfig, make_optimizer, make_train_state, make_update_step
+    from rlhf_jax.training import (
+        OptimizerConfig,
+        make_optimizer,
+        make_train_state,
+        make_update_step,
+    )
     from rlhf_jax.types import PairBatch
 
     model, params = load_pretrained(folder / "model")
@@ -54,7 +70,11 @@ def run_ours(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps:
     frozen = {"ref": jax.tree.map(lambda x: x.copy(), params)} if reference == "online" else {}
     trained = np.broadcast_to(np.arange(tokens.shape[2]) >= PROMPT, (PAIRS, *tokens.shape[1:]))
     scored = (
-        None if whole_head else np.broadcast_to(np.arange(PROMPT, tokens.shape[2], dtype=np.int32), trained[..., PROMPT:].shape)
+        None
+        if whole_head
+        else np.broadcast_to(
+            np.arange(PROMPT, tokens.shape[2], dtype=np.int32), trained[..., PROMPT:].shape
+        )
     )
 
     def batch(step: int) -> PairBatch:
@@ -78,14 +98,24 @@ def run_ours(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps:
     serve(one, steps=steps, windows=windows)
 
 
-def run_plain(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps: int, windows: int, threads: int) -> None:
+def run_plain(
+    folder: pathlib.Path,
+    tokens: np.ndarray,
+    reference: str,
+    *,
+    steps: int,
+    windows: int,
+    threads: int,
+) -> None:
     """A plain PyTorch loop: transformers with sdpa, AdamW, clipping; no TRL."""
     import torch
     import transformers
 
     torch.set_num_threads(threads)
     load = transformers.AutoModelForCausalLM.from_pretrained
-    model, ref = (load(folder / "model", dtype=torch.float32, attn_implementation="sdpa") for _ in range(2))
+    model, ref = (
+        load(folder / "model", dtype=torch.float32, attn_implementation="sdpa") for _ in range(2)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
 
     def sums(model: Any, ids: Any) -> Any:
@@ -117,7 +147,15 @@ def run_plain(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps
     serve(one, steps=steps, windows=windows)
 
 
-def run_trl(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps: int, windows: int, threads: int) -> None:
+def run_trl(
+    folder: pathlib.Path,
+    tokens: np.ndarray,
+    reference: str,
+    *,
+    steps: int,
+    windows: int,
+    threads: int,
+) -> None:
     """TRL's DPOTrainer with gradient checkpointing off, on token ids."""
     import datasets
     import tokenizers
@@ -158,7 +196,9 @@ def run_trl(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps: 
 
     words = {str(i): i for i in range(int(tokens.max()) + 1)}
     word_level = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="0"))
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=word_level, pad_token="0", eos_token="1")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=word_level, pad_token="0", eos_token="1"
+    )
     passes = -(-steps * windows * PAIRS // len(tokens))
     rows = [
         {
@@ -187,7 +227,13 @@ def run_trl(folder: pathlib.Path, tokens: np.ndarray, reference: str, *, steps: 
         disable_tqdm=True,
     )
     data = datasets.Dataset.from_list(rows * passes)
-    Trainer(model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Windows()]).train()
+    Trainer(
+        model=model,
+        args=config,
+        train_dataset=data,
+        processing_class=tokenizer,
+        callbacks=[Windows()],
+    ).train()
 
 
 def main() -> None:

@@ -1,15 +1,18 @@
-"""Time of one DPO step: this library, a plain PyTorch loop (transformers + sdpa), and TRL's DPOTrainer, in one run.
+"""Time of one DPO step: this library, a plain PyTorch loop (transformers + sdpa), and TRL's
+DPOTrainer, in one run.
 
     python -m rlhf_jax.bench.dpo_step [--reference online|precomputed] [--python PYTHON_WITH_TRL]
 
-Qwen2-shaped model (hidden 256, 4 layers, 8/2 heads, intermediate 688, vocabulary 8192, tied), 8 pairs of 256 tokens of which 128
-are the prompt, AdamW, clipping at 1.0, float32, same exported weights, same tokens in the same order, as many threads on every
-side. Each side is a process; they take turns, window by window. First the losses of all steps must agree within 1e-3 relative,
-or no ratio is printed.
+Qwen2-shaped model (hidden 256, 4 layers, 8/2 heads, intermediate 688, vocabulary 8192, tied), 8
+pairs of 256 tokens of which 128 are the prompt, AdamW, clipping at 1.0, float32, same exported
+weights, same tokens in the same order, as many threads on every side. Each side is a process; they
+take turns, window by window. First the losses of all steps must agree within 1e-3 relative, or no
+ratio is printed.
 
-Sides: `rlhf_jax` computes the head on the completion only, as its loader asks for; `rlhf_jax, whole head` on every token, as the
-PyTorch sides do. `..., retained` are PyTorch sides under the malloc settings that this library's entry point makes for itself
-(`rlhf_jax.training.allocator`), given to them through the environment.
+Sides: `rlhf_jax` computes the head on the completion only, as its loader asks for; `rlhf_jax, whole
+head` on every token, as the PyTorch sides do. `..., retained` are PyTorch sides under the malloc
+settings that this library's entry point makes for itself (`rlhf_jax.training.allocator`), given to
+them through the environment.
 """
 
 import argparse
@@ -25,7 +28,14 @@ from rlhf_jax.bench.inputs import MODEL, save_model
 from rlhf_jax.bench.sides import add_arguments, start_side, take_turns
 from rlhf_jax.bench.timing import Timing, ratios, summarise
 
-SIDES = ("rlhf_jax", "rlhf_jax, whole head", "plain PyTorch", "plain PyTorch, retained", "TRL", "TRL, retained")
+SIDES = (
+    "rlhf_jax",
+    "rlhf_jax, whole head",
+    "plain PyTorch",
+    "plain PyTorch, retained",
+    "TRL",
+    "TRL, retained",
+)
 TOLERANCE = 1e-3
 
 
@@ -39,7 +49,8 @@ class Result(NamedTuple):
 
 
 def write_inputs(folder: pathlib.Path, *, pairs: int, length: int) -> None:
-    """Random weights as a Hugging Face folder and random token pairs that share their prompts' ids with nothing."""
+    """Random weights as a Hugging Face folder and random token pairs that share their prompts' ids
+    with nothing."""
     save_model(folder / "model", model=MODEL)
     draw = np.random.default_rng(0)
     tokens = draw.integers(2, int(str(MODEL["vocab_size"])), (pairs, 2, length), dtype=np.int32)
@@ -54,10 +65,16 @@ def compare(args: argparse.Namespace) -> dict[str, Result]:
         write_inputs(folder, pairs=4 * 8, length=256)
         common = {"python": args.python, "threads": args.threads}
         sizes = (args.reference, args.steps, args.windows + 1, args.threads)
-        processes = {name: start_side(name, "rlhf_jax.bench.dpo_sides", folder, *sizes, **common) for name in args.sides}
+        processes = {
+            name: start_side(name, "rlhf_jax.bench.dpo_sides", folder, *sizes, **common)
+            for name in args.sides
+        }
         answers = take_turns(processes, folder, rounds=args.windows + 1)
     return {
-        name: Result([loss for window in windows for loss in window["losses"]], [w["seconds"] / args.steps for w in windows[1:]])
+        name: Result(
+            [loss for window in windows for loss in window["losses"]],
+            [w["seconds"] / args.steps for w in windows[1:]],
+        )
         for name, windows in answers.items()
     }
 
@@ -70,15 +87,25 @@ def disagreement(results: dict[str, Result]) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 when the losses disagree."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", choices=("online", "precomputed"), default="online", help="reference log-probabilities")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--reference",
+        choices=("online", "precomputed"),
+        default="online",
+        help="reference log-probabilities",
+    )
     parser.add_argument("--steps", type=int, default=2, help="steps per window")
     add_arguments(parser, SIDES, windows=5)
     args = parser.parse_args(argv)
     results = compare(args)
     worst = disagreement(results)
     steps = len(results[args.sides[0]].losses)
-    print(f"DPO, 8 pairs of 256 tokens, float32, {args.threads} threads, reference {args.reference}, {steps} steps per side")
+    print(
+        f"DPO, 8 pairs of 256 tokens, float32, {args.threads} threads, reference {args.reference}, "
+        f"{steps} steps per side"
+    )
     print(f"losses agree within {worst:.1e} relative (required: {TOLERANCE:g})")
     if not worst <= TOLERANCE:
         return 1

@@ -1,11 +1,14 @@
-"""Speed of generation: this library's sampler and transformers' `generate` on the same weights, in one run.
+"""Speed of generation: this library's sampler and transformers' `generate` on the same weights, in
+one run.
 
     python -m rlhf_jax.bench.generation [--python PYTHON_WITH_TRANSFORMERS]
 
-Qwen2-shaped model (hidden 256, 4 layers, 8/2 heads, intermediate 688, vocabulary 8192, tied), 64 prompts of 64 tokens, 128 new
-tokens, no EOS, float32, as many threads on every side. Each side is a process; they take turns. First the greedy tokens must be
-equal, or no ratio is printed. `static cache` is transformers' other cache; the faster of the two is the one to compare with.
-`..., retained` run under the malloc settings that this library's entry point makes for itself (`rlhf_jax.training.allocator`).
+Qwen2-shaped model (hidden 256, 4 layers, 8/2 heads, intermediate 688, vocabulary 8192, tied), 64
+prompts of 64 tokens, 128 new tokens, no EOS, float32, as many threads on every side. Each side is a
+process; they take turns. First the greedy tokens must be equal, or no ratio is printed. `static
+cache` is transformers' other cache; the faster of the two is the one to compare with. `...,
+retained` run under the malloc settings that this library's entry point makes for itself
+(`rlhf_jax.training.allocator`).
 """
 
 import argparse
@@ -36,11 +39,16 @@ def compare(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, 
         np.save(folder / "prompts.npy", random_tokens(args.rows, args.prompt, seed=0))
         common = {"python": args.python, "threads": args.threads}
         sizes = (args.new_tokens, args.windows + 1, args.threads)
-        processes = {name: start_side(name, MODULE, folder, *sizes, **common) for name in args.sides}
+        processes = {
+            name: start_side(name, MODULE, folder, *sizes, **common) for name in args.sides
+        }
         answers = take_turns(processes, folder, rounds=args.windows + 2)
         tokens = {name: np.load(folder / f"{name}.npy") for name in args.sides}
     times = {
-        name: {kind: summarise([window[kind] for window in windows[2:]]) for kind in ("greedy", "sampled")}
+        name: {
+            kind: summarise([window[kind] for window in windows[2:]])
+            for kind in ("greedy", "sampled")
+        }
         for name, windows in answers.items()
     }
     return tokens, times
@@ -48,7 +56,9 @@ def compare(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 when the greedy tokens differ."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_arguments(parser, SIDES, windows=5)
     parser.add_argument("--rows", type=int, default=64, help="prompts")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
@@ -56,9 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     tokens, times = compare(args)
     first = args.sides[0]
-    unequal = {name: int(np.sum(np.any(ids != tokens[first], axis=1))) for name, ids in tokens.items()}
-    print(f"generation, {args.rows} x ({args.prompt} + {args.new_tokens}) tokens, float32, {args.threads} threads")
-    print("rows whose greedy tokens differ from the first side's (required: 0): " + ", ".join(map(str, unequal.values())))
+    unequal = {
+        name: int(np.sum(np.any(ids != tokens[first], axis=1))) for name, ids in tokens.items()
+    }
+    print(
+        f"generation, {args.rows} x ({args.prompt} + {args.new_tokens}) tokens, float32, "
+        f"{args.threads} threads"
+    )
+    print(
+        "rows whose greedy tokens differ from the first side's (required: 0): "
+        + ", ".join(map(str, unequal.values()))
+    )
     if any(unequal.values()):
         return 1
     for kind in ("sampled", "greedy"):
@@ -66,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in args.sides:
             timing = times[name][kind]
             rate = args.rows * args.new_tokens / timing.median
-            print(f"  {name:28s} {timing}  {rate:7.0f} tokens/s   {ratios(timing, times[first][kind])} x {first}")
+            print(
+                f"  {name:28s} {timing}  {rate:7.0f} tokens/s   "
+                f"{ratios(timing, times[first][kind])} x {first}"
+            )
     return 0
 
 

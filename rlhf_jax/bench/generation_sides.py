@@ -1,7 +1,9 @@
-"""One side of the generation comparison, in a process of its own; `generation` starts it and says when to run.
+"""One side of the generation comparison, in a process of its own; `generation` starts it and says
+when to run.
 
-FOLDER holds `model` and `prompts.npy` [B, Tp]. The first line on stdin asks for the greedy tokens, which are written to
-FOLDER/SIDE.npy; every further line lets a window run: one greedy and one sampled generation.
+FOLDER holds `model` and `prompts.npy` [B, Tp]. The first line on stdin asks for the greedy tokens,
+which are written to FOLDER/SIDE.npy; every further line lets a window run: one greedy and one
+sampled generation.
 """
 
 import argparse
@@ -37,7 +39,8 @@ def serve(generate: Callable[[bool], np.ndarray], out: pathlib.Path, *, windows:
 
 
 def run_ours(folder: pathlib.Path, out: pathlib.Path, *, new_tokens: int, windows: int) -> None:
-    """This library's generator as the online loop calls it. Imports jax here, for the settings before it."""
+    """This library's generator as the online loop calls it. Imports jax here, for the settings
+    before it."""
     from rlhf_jax.training.allocator import retain_freed_memory
 
     retain_freed_memory()
@@ -51,22 +54,36 @@ def run_ours(folder: pathlib.Path, out: pathlib.Path, *, new_tokens: int, window
     rows, width = prompts.shape
     mesh = make_mesh(MeshConfig())
     model, params = load_pretrained(folder / "model", mesh=mesh)
-    sizes: dict[str, Any] = {"max_new_tokens": new_tokens, "eos_ids": (), "pad_id": 0, "group_size": 1}
+    sizes: dict[str, Any] = {
+        "max_new_tokens": new_tokens,
+        "eos_ids": (),
+        "pad_id": 0,
+        "group_size": 1,
+    }
     generator = make_generator(model, mesh=mesh, prompt_buckets=(width,), slots=None, **sizes)
     lengths = np.full(rows, width, np.int32)
     keys = iter(jax.random.split(jax.random.key(0), 2 * windows + 1))
 
     def generate(sampled: bool) -> np.ndarray:
-        rollout, _ = generator(params, prompts, lengths, next(keys), SamplingParams(temperature=float(sampled)))
+        rollout, _ = generator(
+            params, prompts, lengths, next(keys), SamplingParams(temperature=float(sampled))
+        )
         return np.asarray(rollout.tokens)[:, width:]
 
     serve(generate, out, windows=windows)
 
 
 def run_transformers(
-    folder: pathlib.Path, out: pathlib.Path, *, new_tokens: int, windows: int, threads: int, static: bool
+    folder: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    new_tokens: int,
+    windows: int,
+    threads: int,
+    static: bool,
 ) -> None:
-    """transformers' `generate`, its defaults apart from the length; `static`: with its static cache."""
+    """transformers' `generate`, its defaults apart from the length; `static`: with its static
+    cache."""
     import torch
     import transformers
 
@@ -74,14 +91,20 @@ def run_transformers(
     load = transformers.AutoModelForCausalLM.from_pretrained
     model = load(folder / "model", dtype=torch.float32, attn_implementation="sdpa").eval()
     ids = torch.from_numpy(np.load(folder / "prompts.npy").astype(np.int64))
-    options: dict[str, Any] = {"max_new_tokens": new_tokens, "eos_token_id": None, "pad_token_id": 0}
+    options: dict[str, Any] = {
+        "max_new_tokens": new_tokens,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
     options |= {"cache_implementation": "static", "disable_compile": True} if static else {}
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
     @torch.inference_mode()
     def generate(sampled: bool) -> np.ndarray:
         how = sampling if sampled else {"do_sample": False}
-        tokens = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options, **how)
+        tokens = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), **options, **how
+        )
         return tokens[:, ids.shape[1] :].numpy()
 
     serve(generate, out, windows=windows)
@@ -89,7 +112,9 @@ def run_transformers(
 
 def main() -> None:
     """Runs one side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("side")
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("new_tokens", type=int)
@@ -101,7 +126,9 @@ def main() -> None:
     if args.side.startswith(OURS):
         run_ours(args.folder, out, **sizes)
     else:
-        run_transformers(args.folder, out, threads=args.threads, static="static" in args.side, **sizes)
+        run_transformers(
+            args.folder, out, threads=args.threads, static="static" in args.side, **sizes
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""The PyTorch sides of the GRPO iteration, each in a process of its own; `grpo_iteration` starts them and says when to run.
+"""The PyTorch sides of the GRPO iteration, each in a process of its own; `grpo_iteration` starts
+them and says when to run.
 
-FOLDER holds `model`, `prompts.npy` [P, Tp], and for the gate `completions.npy` [P * G, T] and `noise.npy` of that shape. The
-first line on stdin asks for loss and gradient norm of the given completions, with `old_logps = logps + noise`; every further line
-lets one iteration run: generate, reward, one update.
+FOLDER holds `model`, `prompts.npy` [P, Tp], and for the gate `completions.npy` [P * G, T] and
+`noise.npy` of that shape. The first line on stdin asks for loss and gradient norm of the given
+completions, with `old_logps = logps + noise`; every further line lets one iteration run: generate,
+reward, one update.
 """
 
 import argparse
@@ -19,7 +21,9 @@ from rlhf_jax.bench.sides import answer, wait
 GROUP, CLIP, LEARNING_RATE, EPS = 8, 0.2, 1e-5, 1e-4
 
 
-def serve(gate: Callable[[], dict[str, float]], iterate: Callable[[], dict[str, float]], *, windows: int) -> None:
+def serve(
+    gate: Callable[[], dict[str, float]], iterate: Callable[[], dict[str, float]], *, windows: int
+) -> None:
     """Answers the driver: the gate, then the seconds of each iteration.
 
     Args:
@@ -37,12 +41,16 @@ def serve(gate: Callable[[], dict[str, float]], iterate: Callable[[], dict[str, 
 
 
 def gradient_norm(parameters: Any) -> float:
-    """Summed in float64: torch's own norm is off by 4e-5 here, from summing two million squares in float32."""
-    return float(sum(p.grad.double().square().sum() for p in parameters if p.grad is not None) ** 0.5)
+    """Summed in float64: torch's own norm is off by 4e-5 here, from summing two million squares in
+    float32."""
+    return float(
+        sum(p.grad.double().square().sum() for p in parameters if p.grad is not None) ** 0.5
+    )
 
 
 def run_plain(args: argparse.Namespace) -> None:
-    """A plain PyTorch loop: transformers' `generate`, sdpa, AdamW, clipping; the head on completions only; no TRL."""
+    """A plain PyTorch loop: transformers' `generate`, sdpa, AdamW, clipping; the head on
+    completions only; no TRL."""
     import torch
     import transformers
 
@@ -50,9 +58,18 @@ def run_plain(args: argparse.Namespace) -> None:
     load = transformers.AutoModelForCausalLM.from_pretrained
     model = load(args.folder / "model", dtype=torch.float32, attn_implementation="sdpa").eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    prompts = torch.from_numpy(np.load(args.folder / "prompts.npy").astype(np.int64)).repeat_interleave(GROUP, 0)
+    prompts = torch.from_numpy(
+        np.load(args.folder / "prompts.npy").astype(np.int64)
+    ).repeat_interleave(GROUP, 0)
     width = prompts.shape[1]
-    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_token_id": None, "pad_token_id": 0}
+    sampling = {
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
 
     def advantages_of(tokens: Any) -> Any:
         rewards = torch.tensor(low_ids([], [], tokens[:, width:].tolist())).view(-1, GROUP)
@@ -62,7 +79,8 @@ def run_plain(args: argparse.Namespace) -> None:
     def backward(tokens: Any, advantages: Any, noise: Any) -> float:
         optimizer.zero_grad()
         return sum(
-            backward_part(*(x[i :: args.microbatches] for x in (tokens, advantages, noise))) for i in range(args.microbatches)
+            backward_part(*(x[i :: args.microbatches] for x in (tokens, advantages, noise)))
+            for i in range(args.microbatches)
         )
 
     def backward_part(tokens: Any, advantages: Any, noise: Any) -> float:
@@ -76,7 +94,10 @@ def run_plain(args: argparse.Namespace) -> None:
         return float(loss.detach())
 
     def gate() -> dict[str, float]:
-        completions, noise = (torch.from_numpy(np.load(args.folder / name)) for name in ("completions.npy", "noise.npy"))
+        completions, noise = (
+            torch.from_numpy(np.load(args.folder / name))
+            for name in ("completions.npy", "noise.npy")
+        )
         tokens = torch.cat([prompts, completions.long()], 1)
         loss = backward(tokens, advantages_of(tokens), noise)
         return {"loss/total": loss, "grad_norm": gradient_norm(model.parameters())}
@@ -84,7 +105,9 @@ def run_plain(args: argparse.Namespace) -> None:
     def iterate() -> dict[str, float]:
         start = time.perf_counter()
         attended = torch.ones_like(prompts)
-        tokens = model.generate(input_ids=prompts, attention_mask=attended, max_new_tokens=args.new_tokens, **sampling)
+        tokens = model.generate(
+            input_ids=prompts, attention_mask=attended, max_new_tokens=args.new_tokens, **sampling
+        )
         generated = time.perf_counter()
         backward(tokens, advantages_of(tokens), torch.zeros(len(tokens), 1))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -95,7 +118,8 @@ def run_plain(args: argparse.Namespace) -> None:
 
 
 def word_tokenizer() -> Any:
-    """A tokenizer of TRL's kind whose words are the ids; EOS and padding lie outside of the model's vocabulary.
+    """A tokenizer of TRL's kind whose words are the ids; EOS and padding lie outside of the model's
+    vocabulary.
 
     So no completion ends early, without a logits processor that would slow TRL down.
     """
@@ -105,11 +129,14 @@ def word_tokenizer() -> Any:
     words = {str(i): i for i in range(VOCAB + 2)}
     word_level = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="0"))
     word_level.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=word_level, eos_token=str(VOCAB), pad_token=str(VOCAB + 1))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=word_level, eos_token=str(VOCAB), pad_token=str(VOCAB + 1)
+    )
 
 
 def run_trl(args: argparse.Namespace) -> None:
-    """TRL's GRPOTrainer with its own generation by transformers, gradient checkpointing off, no KL."""
+    """TRL's GRPOTrainer with its own generation by transformers, gradient checkpointing off, no
+    KL."""
     import datasets
     import torch
     import transformers
@@ -120,7 +147,8 @@ def run_trl(args: argparse.Namespace) -> None:
     rows = [{"prompt": " ".join(map(str, ids))} for ids in prompts.tolist()]
 
     class Windows(transformers.TrainerCallback):
-        """Lets the driver decide when an iteration runs; generation lies between begin and end of a step."""
+        """Lets the driver decide when an iteration runs; generation lies between begin and end of a
+        step."""
 
         start = 0.0
 
@@ -136,20 +164,32 @@ def run_trl(args: argparse.Namespace) -> None:
             answer({"seconds": time.perf_counter() - self.start})
 
     def gate() -> dict[str, float]:
-        completions, noise = (np.load(args.folder / name) for name in ("completions.npy", "noise.npy"))
+        completions, noise = (
+            np.load(args.folder / name) for name in ("completions.npy", "noise.npy")
+        )
         ids = torch.from_numpy(prompts.astype(np.int64)).repeat_interleave(GROUP, 0)
         given = torch.from_numpy(completions.astype(np.int64))
         rewards = torch.tensor(low_ids([], [], completions.tolist())).view(-1, GROUP)
-        advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + EPS)).view(-1)
+        advantages = (
+            (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + EPS)
+        ).view(-1)
         tokens, model = torch.cat([ids, given], 1), trainer.model
         with torch.no_grad():
-            logps = trainer._get_per_token_logps_and_entropies(model, tokens, torch.ones_like(tokens), given.shape[1])[0]
+            logps = trainer._get_per_token_logps_and_entropies(
+                model, tokens, torch.ones_like(tokens), given.shape[1]
+            )[0]
         batch = {"prompt_ids": ids, "prompt_mask": torch.ones_like(ids), "completion_ids": given}
         batch |= {"completion_mask": torch.ones_like(given), "advantages": advantages}
-        batch |= {"old_per_token_logps": logps + torch.from_numpy(noise), "num_items_in_batch": torch.tensor(given.numel())}
+        batch |= {
+            "old_per_token_logps": logps + torch.from_numpy(noise),
+            "num_items_in_batch": torch.tensor(given.numel()),
+        }
         loss = trainer._compute_loss(model, batch)
         loss.backward()
-        result = {"loss/total": float(loss.detach()), "grad_norm": gradient_norm(model.parameters())}
+        result = {
+            "loss/total": float(loss.detach()),
+            "grad_norm": gradient_norm(model.parameters()),
+        }
         model.zero_grad()
         return result
 
@@ -175,7 +215,9 @@ def run_trl(args: argparse.Namespace) -> None:
         report_to=[],
         disable_tqdm=True,
     )
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.folder / "model", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        args.folder / "model", dtype=torch.float32
+    )
     trainer = trl.GRPOTrainer(
         model=model,
         reward_funcs=low_ids,

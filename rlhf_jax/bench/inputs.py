@@ -22,7 +22,13 @@ MODEL = {
 }
 
 
-def save_model(folder: pathlib.Path, *, seed: int = 0, head: str | None = None, model: dict[str, object] | None = None) -> None:
+def save_model(
+    folder: pathlib.Path,
+    *,
+    seed: int = 0,
+    head: str | None = None,
+    model: dict[str, object] | None = None,
+) -> None:
     """Random weights as a Hugging Face folder.
 
     Args:

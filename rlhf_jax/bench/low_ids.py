@@ -1,4 +1,5 @@
-"""The reward of the online comparisons: the share of a completion's token ids that lie in the lower half of the vocabulary."""
+"""The reward of the online comparisons: the share of a completion's token ids that lie in the lower
+half of the vocabulary."""
 
 from typing import Any
 
@@ -6,7 +7,9 @@ VOCAB = 8192
 """Of the model that all comparisons share (`inputs.MODEL`)."""
 
 
-def low_ids(prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+def low_ids(
+    prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
+) -> list[float]:
     """Reward function with TRL's signature.
 
     Args:

@@ -1,4 +1,5 @@
-"""What the comparisons of whole GRPO and PPO iterations share: options, the gate, the printed table."""
+"""What the comparisons of whole GRPO and PPO iterations share: options, the gate, the printed
+table."""
 
 import argparse
 import pathlib
@@ -16,7 +17,8 @@ SIDES = (OURS, "plain PyTorch", "plain PyTorch" + RETAINED, "TRL", "TRL" + RETAI
 TOLERANCE = 1e-5
 """Largest relative difference of a loss or gradient norm of the given completions."""
 OUR_MICROBATCHES, PLAIN_MICROBATCHES = 1, 4
-"""Of 1, 4 and 8: 4 is the fastest for plain PyTorch (1 as fast once its memory is retained); 1 and 4 are level on ours."""
+"""Of 1, 4 and 8: 4 is the fastest for plain PyTorch (1 as fast once its memory is retained); 1 and
+4 are level on ours."""
 
 
 def run(
@@ -41,7 +43,9 @@ def run(
     Returns:
       1 when the sides disagree on the given completions (no ratio is printed then), otherwise 0.
     """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_arguments(parser, SIDES, windows=3)
     parser.add_argument("--prompts", type=int, default=prompts)
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
@@ -51,7 +55,9 @@ def run(
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         write_models(folder)
-        write_tokens(folder, prompts=args.prompts, rows=rows, width=args.prompt, new_tokens=args.new_tokens)
+        write_tokens(
+            folder, prompts=args.prompts, rows=rows, width=args.prompt, new_tokens=args.new_tokens
+        )
         common = {"python": args.python, "threads": args.threads}
         sizes = (algorithm, args.new_tokens, args.windows + 1, args.threads)
         processes = {
@@ -67,17 +73,23 @@ def run(
         }
         answers = take_turns(processes, folder, rounds=args.windows + 2)
     print(
-        f"{algorithm.upper()} iteration, {args.prompts} prompts x {group_size} completions, {args.prompt} + {args.new_tokens}"
+        f"{algorithm.upper()} iteration, {args.prompts} prompts x {group_size} completions, "
+        f"{args.prompt} + {args.new_tokens}"
         f" tokens, float32, {args.threads} threads, {args.windows} timed iterations per side"
     )
     return report(answers)
 
 
-def write_tokens(folder: pathlib.Path, *, prompts: int, rows: int, width: int, new_tokens: int) -> None:
+def write_tokens(
+    folder: pathlib.Path, *, prompts: int, rows: int, width: int, new_tokens: int
+) -> None:
     """Prompts, and completions with noise on their log-probabilities for the gate."""
     np.save(folder / "prompts.npy", random_tokens(prompts, width, seed=0))
     np.save(folder / "completions.npy", random_tokens(rows, new_tokens, seed=1))
-    np.save(folder / "noise.npy", np.random.default_rng(2).normal(0, 0.5, (rows, new_tokens)).astype(np.float32))
+    np.save(
+        folder / "noise.npy",
+        np.random.default_rng(2).normal(0, 0.5, (rows, new_tokens)).astype(np.float32),
+    )
 
 
 def report(answers: Mapping[str, list[Any]]) -> int:
@@ -91,14 +103,24 @@ def report(answers: Mapping[str, list[Any]]) -> int:
     """
     first = next(iter(answers))
     gates = {name: windows[0] for name, windows in answers.items()}
-    worst = float(np.max([abs(gate[key] / gates[first][key] - 1) for gate in gates.values() for key in gate]))
+    worst = float(
+        np.max([abs(gate[key] / gates[first][key] - 1) for gate in gates.values() for key in gate])
+    )
     values = ", ".join(f"{key} {value:.6f}" for key, value in gates[first].items())
-    print(f"on the same completions: {values}; sides agree within {worst:.1e} relative (required: {TOLERANCE:g})")
+    print(
+        f"on the same completions: {values}; sides agree within {worst:.1e} relative (required: "
+        f"{TOLERANCE:g})"
+    )
     if not worst <= TOLERANCE:
         return 1
-    times = {name: summarise([window["seconds"] for window in windows[2:]]) for name, windows in answers.items()}
+    times = {
+        name: summarise([window["seconds"] for window in windows[2:]])
+        for name, windows in answers.items()
+    }
     for name, timing in times.items():
-        generation = [window["generation"] for window in answers[name][2:] if "generation" in window]
+        generation = [
+            window["generation"] for window in answers[name][2:] if "generation" in window
+        ]
         part = f"   generation {summarise(generation).median * 1e3:7.1f} ms" if generation else ""
         print(f"  {name:26s} {timing}   {ratios(timing, times[first])} x {first}{part}")
     return 0

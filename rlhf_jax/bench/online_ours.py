@@ -1,8 +1,10 @@
-"""Our side of the GRPO and the PPO iteration, in a process of its own: what the online loop does in a step, from a configuration.
+"""Our side of the GRPO and the PPO iteration, in a process of its own: what the online loop does in
+a step, from a configuration.
 
-The files in FOLDER and the protocol are those of `grpo_sides` and `ppo_sides`. An iteration draws and tokenises prompts, samples,
-decodes to text, has the completions graded in the pool of processes, builds the batch, scores and updates; only the writing of
-metrics and completions to the run folder is left out.
+The files in FOLDER and the protocol are those of `grpo_sides` and `ppo_sides`. An iteration draws
+and tokenises prompts, samples, decodes to text, has the completions graded in the pool of
+processes, builds the batch, scores and updates; only the writing of metrics and completions to the
+run folder is left out.
 """
 
 import argparse
@@ -33,7 +35,8 @@ from rlhf_jax.types import Params, PolicyBatch, Rollout
 
 
 def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) -> Config:
-    """The run as a user would configure it; writes its prompts and its tokenizer, whose words are the ids.
+    """The run as a user would configure it; writes its prompts and its tokenizer, whose words are
+    the ids.
 
     Args:
       args: of the side.
@@ -41,13 +44,17 @@ def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) ->
       vocab: words of the tokenizer.
     """
     folder, count, width = args.folder, *prompts.shape
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({_word(i): i for i in range(vocab)}, unk_token=_word(0)))
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({_word(i): i for i in range(vocab)}, unk_token=_word(0))
+    )
     words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     FastTokenizer(words, {"eos_token": _word(1), "pad_token": _word(0)}).save(folder / "tokenizer")
     rows = [json.dumps({"prompt": " ".join(map(_word, ids))}) for ids in prompts.tolist()]
     (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
     is_ppo = args.algorithm == "ppo"
-    models: dict[str, Any] = {"reference": str(folder / "reference"), "critic": str(folder / "critic")} if is_ppo else {}
+    models: dict[str, Any] = (
+        {"reference": str(folder / "reference"), "critic": str(folder / "critic")} if is_ppo else {}
+    )
     clip: dict[str, Any] = {"clip_low": grpo_sides.CLIP, "clip_high": grpo_sides.CLIP}
     algorithm: GRPOConfig | PPOConfig = GRPOConfig(group_size=grpo_sides.GROUP, **clip)
     if is_ppo:
@@ -68,8 +75,12 @@ def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) ->
         model=ModelSection(path=str(folder / "model"), **models),
         rollout=RolloutConfig(max_prompt_len=width, max_new_tokens=args.new_tokens),
         rewards=(RewardConfig(function="rlhf_jax.bench.low_ids:low_ids"),),
-        training=TrainingConfig(batch_size=count, num_microbatches=args.microbatches, max_steps=10**6),
-        optimizer=OptimizerConfig(learning_rate=grpo_sides.LEARNING_RATE, schedule="constant", max_grad_norm=clip_norm),
+        training=TrainingConfig(
+            batch_size=count, num_microbatches=args.microbatches, max_steps=10**6
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=grpo_sides.LEARNING_RATE, schedule="constant", max_grad_norm=clip_norm
+        ),
     )
 
 
@@ -78,9 +89,18 @@ def _word(token: int) -> str:
 
 
 def without_eos(setup: OnlineSetup) -> OnlineSetup:
-    """The same run, whose completions no token ends: every one has its full length, as on the other sides."""
-    options: dict[str, Any] = {"pad_id": setup.tokenizer.pad_id, "prompt_buckets": setup.prompts.buckets, "stop_ids": ()}
-    return setup._replace(sample=make_sample(setup.config, setup.mesh, setup.policy, group_size=setup.group_size, **options))
+    """The same run, whose completions no token ends: every one has its full length, as on the other
+    sides."""
+    options: dict[str, Any] = {
+        "pad_id": setup.tokenizer.pad_id,
+        "prompt_buckets": setup.prompts.buckets,
+        "stop_ids": (),
+    }
+    return setup._replace(
+        sample=make_sample(
+            setup.config, setup.mesh, setup.policy, group_size=setup.group_size, **options
+        )
+    )
 
 
 def given_batch(setup: OnlineSetup, completions: np.ndarray) -> PolicyBatch:
@@ -93,18 +113,38 @@ def given_batch(setup: OnlineSetup, completions: np.ndarray) -> PolicyBatch:
     count = setup.prompts.num_examples
     prompts = setup.prompts.take(np.arange(count))
     tokens = np.concatenate([np.repeat(prompts.tokens, setup.group_size, 0), completions], 1)
-    completion = np.broadcast_to(np.arange(tokens.shape[1]) >= prompts.tokens.shape[1], tokens.shape)
-    arrays: Any = (tokens, np.ones_like(completion), completion, np.zeros(tokens.shape, np.float32), np.ones(len(tokens), bool))
+    completion = np.broadcast_to(
+        np.arange(tokens.shape[1]) >= prompts.tokens.shape[1], tokens.shape
+    )
+    arrays: Any = (
+        tokens,
+        np.ones_like(completion),
+        completion,
+        np.zeros(tokens.shape, np.float32),
+        np.ones(len(tokens), bool),
+    )
     rollout = Rollout(*arrays)
     grades = setup.grader.grade(prompts, rollout)
-    numbers = {"prompt": np.arange(count), "prompt_length": prompts.lengths, "rewards": grades.total, "parts": grades.parts}
+    numbers = {
+        "prompt": np.arange(count),
+        "prompt_length": prompts.lengths,
+        "rewards": grades.total,
+        "parts": grades.parts,
+    }
     groups = from_rollout(rollout, width=setup.width, step=0, **numbers)
-    return make_batch(groups, total_widths=setup.total_widths, scored_widths=setup.scored_widths, step=0)
+    return make_batch(
+        groups, total_widths=setup.total_widths, scored_widths=setup.scored_widths, step=0
+    )
 
 
-def old_logps(setup: OnlineSetup, params: Params, batch: PolicyBatch, noise: np.ndarray) -> jax.Array:
-    """The trainer's own log-probabilities of the gate's completions, moved by `noise` as `grpo_sides` and `ppo_sides` say."""
-    logps = jax.jit(functools.partial(setup.policy.token_logps, scored=batch.scored))(params, batch.tokens, batch.mask)[0]
+def old_logps(
+    setup: OnlineSetup, params: Params, batch: PolicyBatch, noise: np.ndarray
+) -> jax.Array:
+    """The trainer's own log-probabilities of the gate's completions, moved by `noise` as
+    `grpo_sides` and `ppo_sides` say."""
+    logps = jax.jit(functools.partial(setup.policy.token_logps, scored=batch.scored))(
+        params, batch.tokens, batch.mask
+    )[0]
     shift = jnp.pad(noise, ((0, 0), (batch.tokens.shape[1] - noise.shape[1], 0)))
     if isinstance(setup.config.algorithm, PPOConfig):
         shift = shift - jnp.log1p(jnp.exp(logps) * jnp.expm1(shift))
@@ -141,7 +181,10 @@ def run(args: argparse.Namespace, setup: OnlineSetup) -> None:
         state, metrics = update(state, setup.frozen, batch)
         jax.device_get(metrics)
         step, pending, position = step + 1, collected.pending, collected.position
-        parts = {"generation": collected.metrics["time/generate"], "reward": collected.metrics["time/reward"]}
+        parts = {
+            "generation": collected.metrics["time/generate"],
+            "reward": collected.metrics["time/reward"],
+        }
         return parts | {"score": scored - sampled, "update": time.perf_counter() - scored}
 
     with setup.grader:

@@ -1,21 +1,24 @@
-"""Time of one PPO iteration: this library, a plain PyTorch loop (transformers + sdpa), and TRL's PPOTrainer, in one run.
+"""Time of one PPO iteration: this library, a plain PyTorch loop (transformers + sdpa), and TRL's
+PPOTrainer, in one run.
 
     python -m rlhf_jax.bench.ppo_iteration [--python PYTHON_WITH_TRL_1.10]
 
-TRL had PPO up to version 1.10 (`trl.experimental.ppo`); `pip install --no-deps --target FOLDER trl==1.10.0` and PYTHONPATH=FOLDER
-give it to an interpreter of the `bench` extra.
+TRL had PPO up to version 1.10 (`trl.experimental.ppo`); `pip install --no-deps --target FOLDER
+trl==1.10.0` and PYTHONPATH=FOLDER give it to an interpreter of the `bench` extra.
 
-Qwen2-shaped policy, reference and critic (hidden 256, 4 layers, 8/2 heads, intermediate 688, vocabulary 8192, tied); 64 prompts
-of 64 tokens, one completion of 64 tokens each (no EOS), sampled at temperature 1, rewarded by the same function of the token ids
-(no reward model on any side), k1 to the reference in the reward, GAE, one epoch of one update of policy and critic with AdamW,
-no clipping of the gradient (TRL's PPO has none), float32; same exported weights, as many threads on every side. Each side is a
-process; they take turns, iteration by iteration. First, both losses and the gradient norm of the same completions (off-policy, so
-that the clip acts) must agree within 1e-5 relative, or no ratio is printed.
-Ratios are of medians, and in brackets of the best iterations.
+Qwen2-shaped policy, reference and critic (hidden 256, 4 layers, 8/2 heads, intermediate 688,
+vocabulary 8192, tied); 64 prompts of 64 tokens, one completion of 64 tokens each (no EOS), sampled
+at temperature 1, rewarded by the same function of the token ids (no reward model on any side), k1
+to the reference in the reward, GAE, one epoch of one update of policy and critic with AdamW, no
+clipping of the gradient (TRL's PPO has none), float32; same exported weights, as many threads on
+every side. Each side is a process; they take turns, iteration by iteration. First, both losses and
+the gradient norm of the same completions (off-policy, so that the clip acts) must agree within 1e-5
+relative, or no ratio is printed. Ratios are of medians, and in brackets of the best iterations.
 
-Our side is a step of the online loop, with its tokenisation, decoding to text and pool of reward processes; the plain loop has
-none of these. It scores the old log-probabilities with the trainer's own forward pass; the other two read them off the logits of
-the generation. `..., retained` are PyTorch sides under the malloc settings that this library's entry point makes for itself
+Our side is a step of the online loop, with its tokenisation, decoding to text and pool of reward
+processes; the plain loop has none of these. It scores the old log-probabilities with the trainer's
+own forward pass; the other two read them off the logits of the generation. `..., retained` are
+PyTorch sides under the malloc settings that this library's entry point makes for itself
 (`rlhf_jax.training.allocator`).
 """
 
@@ -36,7 +39,9 @@ def write_models(folder: pathlib.Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 when losses or gradient disagree."""
-    return online_iteration.run(argv, "ppo", __doc__, prompts=64, group_size=1, write_models=write_models)
+    return online_iteration.run(
+        argv, "ppo", __doc__, prompts=64, group_size=1, write_models=write_models
+    )
 
 
 if __name__ == "__main__":

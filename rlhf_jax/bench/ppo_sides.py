@@ -1,8 +1,10 @@
-"""The PyTorch sides of the PPO iteration, each in a process of its own; `ppo_iteration` starts them and says when to run.
+"""The PyTorch sides of the PPO iteration, each in a process of its own; `ppo_iteration` starts them
+and says when to run.
 
-FOLDER holds `model`, `reference`, `critic` (a reward model's folder), `prompts.npy` [B, Tp], and for the gate `completions.npy`
-[B, T] and `noise.npy` of that shape. The first line on stdin asks for losses and gradient norm of the given completions, with
-`noise` added to the old logit of every taken token; every further line lets one iteration run: generate, reward, score, update.
+FOLDER holds `model`, `reference`, `critic` (a reward model's folder), `prompts.npy` [B, Tp], and
+for the gate `completions.npy` [B, T] and `noise.npy` of that shape. The first line on stdin asks
+for losses and gradient norm of the given completions, with `noise` added to the old logit of every
+taken token; every further line lets one iteration run: generate, reward, score, update.
 """
 
 import argparse
@@ -25,12 +27,15 @@ def load_models(folder: Any) -> tuple[Any, Any, Any]:
 
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
     load = transformers.AutoModelForCausalLM.from_pretrained
-    critic = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "critic", num_labels=1, **options)
+    critic = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder / "critic", num_labels=1, **options
+    )
     return load(folder / "model", **options), load(folder / "reference", **options), critic
 
 
 def run_plain(args: argparse.Namespace) -> None:
-    """A plain PyTorch loop: transformers' `generate`, sdpa, AdamW, the head on completions only; no TRL.
+    """A plain PyTorch loop: transformers' `generate`, sdpa, AdamW, the head on completions only; no
+    TRL.
 
     The log-probabilities before the update are read off the logits of the generation, as TRL does.
     """
@@ -42,14 +47,23 @@ def run_plain(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     prompts = torch.from_numpy(np.load(args.folder / "prompts.npy").astype(np.int64))
     width = prompts.shape[1]
-    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_token_id": None, "pad_token_id": 0}
+    sampling = {
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
 
     def taken_logps(logits: Any, taken: Any) -> Any:
         return torch.gather(logits, 2, taken[..., None])[..., 0] - torch.logsumexp(logits, -1)
 
     def logps_of(model: Any, tokens: Any) -> Any:
         taken = tokens[:, width:]
-        return taken_logps(model(tokens, use_cache=False, logits_to_keep=taken.shape[1] + 1).logits[:, :-1], taken)
+        return taken_logps(
+            model(tokens, use_cache=False, logits_to_keep=taken.shape[1] + 1).logits[:, :-1], taken
+        )
 
     def values_of(tokens: Any) -> Any:
         hidden = critic.model(tokens, use_cache=False).last_hidden_state[:, width - 1 : -1]
@@ -57,7 +71,9 @@ def run_plain(args: argparse.Namespace) -> None:
 
     @torch.no_grad()
     def score(tokens: Any) -> tuple[Any, Any]:
-        parts = [(logps_of(reference, part), values_of(part)) for part in tokens.chunk(args.microbatches)]
+        parts = [
+            (logps_of(reference, part), values_of(part)) for part in tokens.chunk(args.microbatches)
+        ]
         ref_logps, values = (torch.cat(x) for x in zip(*parts, strict=True))
         return ref_logps, values
 
@@ -80,21 +96,35 @@ def run_plain(args: argparse.Namespace) -> None:
         optimizer.zero_grad()
         losses = np.zeros(2)
         for i in range(args.microbatches):
-            part = (x[i :: args.microbatches] for x in (tokens, old_logps, advantages, returns, values))
+            part = (
+                x[i :: args.microbatches] for x in (tokens, old_logps, advantages, returns, values)
+            )
             losses += backward_part(*part)
         return {"loss/policy": losses[0], "loss/value": losses[1]}
 
-    def backward_part(tokens: Any, old_logps: Any, advantages: Any, returns: Any, old_values: Any) -> list[float]:
+    def backward_part(
+        tokens: Any, old_logps: Any, advantages: Any, returns: Any, old_values: Any
+    ) -> list[float]:
         ratio = torch.exp(logps_of(policy, tokens) - old_logps)
-        policy_loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages).mean() / args.microbatches
+        policy_loss = (
+            -torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages).mean()
+            / args.microbatches
+        )
         values = values_of(tokens)
         clipped = old_values + (values - old_values).clamp(-VALUE_CLIP, VALUE_CLIP)
-        value_loss = 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean() / args.microbatches
+        value_loss = (
+            0.5
+            * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
+            / args.microbatches
+        )
         (policy_loss + VF_COEF * value_loss).backward()
         return [float(policy_loss.detach()), float(value_loss.detach())]
 
     def gate() -> dict[str, float]:
-        completions, noise = (torch.from_numpy(np.load(args.folder / name)) for name in ("completions.npy", "noise.npy"))
+        completions, noise = (
+            torch.from_numpy(np.load(args.folder / name))
+            for name in ("completions.npy", "noise.npy")
+        )
         tokens = torch.cat([prompts, completions.long()], 1)
         with torch.no_grad():
             logps = logps_of(policy, tokens)
@@ -106,7 +136,11 @@ def run_plain(args: argparse.Namespace) -> None:
         start = time.perf_counter()
         attended = {"input_ids": prompts, "attention_mask": torch.ones_like(prompts)}
         out = policy.generate(
-            **attended, max_new_tokens=args.new_tokens, return_dict_in_generate=True, output_logits=True, **sampling
+            **attended,
+            max_new_tokens=args.new_tokens,
+            return_dict_in_generate=True,
+            output_logits=True,
+            **sampling,
         )
         logps = [
             taken_logps(step[:, None], taken[:, None])
@@ -121,7 +155,8 @@ def run_plain(args: argparse.Namespace) -> None:
 
 
 def run_trl(args: argparse.Namespace) -> None:
-    """TRL's PPOTrainer (`trl.experimental.ppo`, last in TRL 1.10), gradient checkpointing off, a reward that costs nothing."""
+    """TRL's PPOTrainer (`trl.experimental.ppo`, last in TRL 1.10), gradient checkpointing off, a
+    reward that costs nothing."""
     import datasets
     import torch
     import transformers
@@ -155,12 +190,18 @@ def run_trl(args: argparse.Namespace) -> None:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             wait()
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
             if state.global_step == 1:
-                gate.update({"loss/policy": logs["loss/policy_avg"], "loss/value": logs["loss/value_avg"]})
+                gate.update(
+                    {"loss/policy": logs["loss/policy_avg"], "loss/value": logs["loss/value_avg"]}
+                )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            answer(gate if state.global_step == 1 else {"seconds": time.perf_counter() - self.start})
+            answer(
+                gate if state.global_step == 1 else {"seconds": time.perf_counter() - self.start}
+            )
             if state.global_step < state.max_steps:
                 wait()
             self.start = time.perf_counter()
@@ -168,9 +209,13 @@ def run_trl(args: argparse.Namespace) -> None:
     sample = trl_ppo.batch_generation
 
     def given_first(model: Any, *rest: Any) -> Any:
-        """The gate's completions and perturbed logits in the first call, TRL's own generation in all others."""
+        """The gate's completions and perturbed logits in the first call, TRL's own generation in
+        all others."""
         trl_ppo.batch_generation = sample
-        completions, noise = (torch.from_numpy(np.load(args.folder / name)) for name in ("completions.npy", "noise.npy"))
+        completions, noise = (
+            torch.from_numpy(np.load(args.folder / name))
+            for name in ("completions.npy", "noise.npy")
+        )
         taken = completions.long()
         tokens = torch.cat([torch.from_numpy(prompts.astype(np.int64)), taken], 1)
         logits = model(tokens, use_cache=False, logits_to_keep=taken.shape[1] + 1).logits[:, :-1]

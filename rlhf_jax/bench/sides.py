@@ -1,7 +1,9 @@
-"""The sides of a comparison: processes that take turns, a window of work each, when the driver says so.
+"""The sides of a comparison: processes that take turns, a window of work each, when the driver says
+so.
 
-The first half belongs to the driver, the second to the process of a side. Standard library only: a PyTorch side imports this in
-an interpreter that need not have JAX (`start_side.py` keeps the package itself from being imported).
+The first half belongs to the driver, the second to the process of a side. Standard library only: a
+PyTorch side imports this in an interpreter that need not have JAX (`start_side.py` keeps the
+package itself from being imported).
 """
 
 import argparse
@@ -34,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser, names: tuple[str, ...], *, wi
       names: of all sides.
       windows: default of --windows.
     """
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has torch, transformers and trl")
+    parser.add_argument(
+        "--python", default=sys.executable, help="interpreter that has torch, transformers and trl"
+    )
     parser.add_argument("--sides", nargs="+", choices=names, default=list(names))
     parser.add_argument("--windows", type=int, default=windows, help="timed windows per side")
     parser.add_argument("--threads", type=int, default=2)
@@ -46,7 +50,8 @@ def start_side(
     """Starts one side's process; it waits for its first line.
 
     Args:
-      name: of the side, its first argument. Decides the interpreter (`OURS`) and the malloc settings (`RETAINED`).
+      name: of the side, its first argument. Decides the interpreter (`OURS`) and the malloc
+        settings (`RETAINED`).
       module: of this package, to be run in the process.
       folder: the side's second argument; its log is written here.
       arguments: further ones.
@@ -63,8 +68,15 @@ def start_side(
     environment |= _RETAIN if name.endswith(RETAINED) else {}
     cores = sorted(os.sched_getaffinity(0))[:threads]
     with (folder / f"{name}.log").open("w") as log:
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
-        process = subprocess.Popen([*command, name, str(folder), *map(str, arguments)], env=environment, **pipes)
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": log,
+            "text": True,
+        }
+        process = subprocess.Popen(
+            [*command, name, str(folder), *map(str, arguments)], env=environment, **pipes
+        )
     os.sched_setaffinity(process.pid, cores)
     return process
 
@@ -94,11 +106,16 @@ def ask(name: str, process: subprocess.Popen[str], folder: pathlib.Path) -> dict
 
 def _report_death(name: str, folder: pathlib.Path) -> NoReturn:
     end = (folder / f"{name}.log").read_text()[-2000:]
-    raise SystemExit(f"the side {name!r} failed (the PyTorch sides need the extra `bench`, or --python):\n{end}")
+    raise SystemExit(
+        f"the side {name!r} failed (the PyTorch sides need the extra `bench`, or --python):\n{end}"
+    )
 
 
-def take_turns(processes: Mapping[str, subprocess.Popen[str]], folder: pathlib.Path, *, rounds: int) -> dict[str, list[Any]]:
-    """Asks every side once per round, in turn, so that a change of the machine's load meets all of them; ends the processes.
+def take_turns(
+    processes: Mapping[str, subprocess.Popen[str]], folder: pathlib.Path, *, rounds: int
+) -> dict[str, list[Any]]:
+    """Asks every side once per round, in turn, so that a change of the machine's load meets all of
+    them; ends the processes.
 
     Args:
       processes: name -> process.

@@ -1,8 +1,10 @@
-"""TRL's DPOTrainer on a folder and a file of pairs, losses of every step as JSON. Runs in its own process (extra `bench`).
+"""TRL's DPOTrainer on a folder and a file of pairs, losses of every step as JSON. Runs in its own
+process (extra `bench`).
 
     python -m rlhf_jax.bench.trl_dpo MODEL_FOLDER PAIRS_JSONL OUT_JSON --steps 20 --batch-size 8 --learning-rate 5e-4
 
-Float32, gradient checkpointing off, rows in file order, AdamW with linear decay and clipping at 1.0.
+Float32, gradient checkpointing off, rows in file order, AdamW with linear decay and clipping at
+1.0.
 """
 
 import argparse
@@ -14,7 +16,9 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains and writes {"loss": [...], "accuracy": [...], "versions": {...}}."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("pairs")
     parser.add_argument("out")
@@ -71,8 +75,16 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         )
         trainer = Recorder(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
         trainer.train()
-    history = [row["rewards/accuracies"] for row in trainer.state.log_history if "rewards/accuracies" in row]
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__}
+    history = [
+        row["rewards/accuracies"]
+        for row in trainer.state.log_history
+        if "rewards/accuracies" in row
+    ]
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "trl": trl.__version__,
+    }
     return {"loss": Recorder.losses, "accuracy": history, "versions": versions}
 
 

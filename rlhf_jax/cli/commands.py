@@ -1,4 +1,5 @@
-"""The commands of `rlhf-jax`. Loops and models are imported by the commands that need them, after the configuration is read."""
+"""The commands of `rlhf-jax`. Loops and models are imported by the commands that need them, after
+the configuration is read."""
 
 import argparse
 import logging
@@ -18,7 +19,11 @@ from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.rewards import RewardConfig, untrusted
 
-STAGES = {"text": "text, or prompts with answers", "pairs": "preference pairs", "prompts": "prompts and a reward"}
+STAGES = {
+    "text": "text, or prompts with answers",
+    "pairs": "preference pairs",
+    "prompts": "prompts and a reward",
+}
 
 
 def train(options: argparse.Namespace) -> int:
@@ -44,7 +49,9 @@ def evaluate(options: argparse.Namespace) -> int:
     target = pathlib.Path(options.target)
     is_run = target.is_dir()
     if not is_run and (options.best or options.step is not None):
-        raise ConfigError(f"--step and --best choose a checkpoint of a run folder, and {target} is none")
+        raise ConfigError(
+            f"--step and --best choose a checkpoint of a run folder, and {target} is none"
+        )
     run_dir = run_folder_of(target) if is_run else target
     config = load_config(run_dir / "config.yaml" if is_run else target, options.overrides)
     if is_run and not options.trust_rewards:
@@ -58,12 +65,16 @@ def evaluate(options: argparse.Namespace) -> int:
         metrics = loops.evaluate(config, checkpoint=str(target), step=step)
     else:
         metrics = loops.evaluate(config)
-    print_metrics(f"{target if is_run else config.model.path or 'random weights'} on held-out data", {"value": metrics})
+    print_metrics(
+        f"{target if is_run else config.model.path or 'random weights'} on held-out data",
+        {"value": metrics},
+    )
     return 0
 
 
 def check_rewards_built_in(rewards: Sequence[RewardConfig], target: pathlib.Path) -> None:
-    """Refuses reward functions that a run folder names and that are not the library's own: they would be run.
+    """Refuses reward functions that a run folder names and that are not the library's own: they
+    would be run.
 
     Raises:
         ConfigError: there is one, and `--trust-rewards` was not given.
@@ -71,7 +82,8 @@ def check_rewards_built_in(rewards: Sequence[RewardConfig], target: pathlib.Path
     foreign = untrusted(rewards)
     if foreign:
         raise ConfigError(
-            f"the configuration of {target} names the reward function {foreign[0].function!r}, which would be run: look at it, "
+            f"the configuration of {target} names the reward function {foreign[0].function!r}, "
+            "which would be run: look at it, "
             "and add --trust-rewards if you trust it"
         )
 
@@ -81,7 +93,10 @@ def export(options: argparse.Namespace) -> int:
     show_logs(live=False)
     from rlhf_jax import loops  # heavy
 
-    say(f"exported model: {loops.export(options.checkpoint, options.folder, step=options.step, best=options.best)}")
+    say(
+        "exported model: "
+        f"{loops.export(options.checkpoint, options.folder, step=options.step, best=options.best)}"
+    )
     return 0
 
 
@@ -89,10 +104,22 @@ def models(options: argparse.Namespace) -> int:
     """`rlhf-jax models`."""
     from rlhf_jax.models import FAMILIES  # heavy
 
-    rows = [(name, family.title, family.causal, family.classifier) for name, family in FAMILIES.items()]
-    print_table("model families (config.json + safetensors)", ["model_type", "models", "language model", "reward model"], rows)
-    say("model.path loads one from a local folder or a hub id; model.config starts one with random weights from the keys of a")
-    say("Hugging Face config.json, such as {model_type: qwen2, vocab_size: 4096, hidden_size: 256, num_hidden_layers: 4, ...}.")
+    rows = [
+        (name, family.title, family.causal, family.classifier) for name, family in FAMILIES.items()
+    ]
+    print_table(
+        "model families (config.json + safetensors)",
+        ["model_type", "models", "language model", "reward model"],
+        rows,
+    )
+    say(
+        "model.path loads one from a local folder or a hub id; model.config starts one with random "
+        "weights from the keys of a"
+    )
+    say(
+        "Hugging Face config.json, such as {model_type: qwen2, vocab_size: 4096, hidden_size: 256, "
+        "num_hidden_layers: 4, ...}."
+    )
     return 0
 
 
@@ -101,7 +128,9 @@ def algorithms(options: argparse.Namespace) -> int:
     if options.name is not None:
         if options.name not in ALGORITHMS:
             hint = did_you_mean(options.name, ALGORITHMS)
-            raise ConfigError(f"{options.name!r} is not an algorithm; there are {', '.join(ALGORITHMS)}{hint}")
+            raise ConfigError(
+                f"{options.name!r} is not an algorithm; there are {', '.join(ALGORITHMS)}{hint}"
+            )
         config: Any = algorithm_config(options.name)
         say(f"{options.name}: {config.summary}\n")
         say(f"data: {STAGES[config.data]}")
@@ -113,7 +142,10 @@ def algorithms(options: argparse.Namespace) -> int:
         config = algorithm_config(name)
         rows.append((name, STAGES[config.data], config.summary))
     print_table("algorithms", ["name", "data", "what"], rows)
-    say("rlhf-jax algorithms NAME shows the options of one; the losses are functions in rlhf_jax.algorithms.")
+    say(
+        "rlhf-jax algorithms NAME shows the options of one; the losses are functions in "
+        "rlhf_jax.algorithms."
+    )
     return 0
 
 
@@ -131,7 +163,8 @@ def print_evaluations(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """The first and the last evaluation side by side."""
     ends = {f"step {row['step']:.0f}": row for row in (rows[0], rows[-1])}
     metrics = {
-        heading: {name: value for name, value in row.items() if name not in ("step", "split")} for heading, row in ends.items()
+        heading: {name: value for name, value in row.items() if name not in ("step", "split")}
+        for heading, row in ends.items()
     }
     print_metrics(title, metrics)
 
@@ -141,11 +174,15 @@ def run_folder_of(target: pathlib.Path) -> pathlib.Path:
     for folder in (target, *target.absolute().parents[:2]):
         if (folder / "config.yaml").exists():
             return folder
-    raise ConfigError(f"{target} holds no config.yaml, so it is no run; for a model folder: evaluate CONFIG model.path={target}")
+    raise ConfigError(
+        f"{target} holds no config.yaml, so it is no run; for a model folder: evaluate CONFIG "
+        f"model.path={target}"
+    )
 
 
 def show_logs(*, live: bool) -> bool:
-    """Show the library's log on standard error, plain; step by step only when there is no live display.
+    """Show the library's log on standard error, plain; step by step only when there is no live
+    display.
 
     Args:
         live: a live display is wanted.
@@ -163,12 +200,14 @@ def show_logs(*, live: bool) -> bool:
     handler.set_name("rlhf_jax.cli")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # some libraries configure the root logger, which would show every line twice
+    # some libraries configure the root logger, which would show every line twice
+    logger.propagate = False
     return live
 
 
 class CurrentStderr:
-    """Writes to whatever `sys.stderr` is now: the live display replaces it, so that lines appear above the bar."""
+    """Writes to whatever `sys.stderr` is now: the live display replaces it, so that lines appear
+    above the bar."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)

@@ -41,6 +41,9 @@ def show(found: Any) -> None:
     title = f"held-out accuracy ({metric}) and what it took; the dashed line of the picture is {found.target:.3f}"
     print_table(title, ["", *names], [list(line) for line in figures], numbers=len(names))
     total = sum(found.seconds.values())
-    say(f"{total:.0f} s: " + ", ".join(f"{stage} {value:.0f} s" for stage, value in found.seconds.items()))
+    say(
+        f"{total:.0f} s: "
+        + ", ".join(f"{stage} {value:.0f} s" for stage, value in found.seconds.items())
+    )
     say(f"table and every figure: {pathlib.Path(found.folder) / 'compare.md'} and compare.json")
     say(f"picture of the learning curves: {pathlib.Path(found.folder) / 'compare.png'}")

@@ -1,4 +1,5 @@
-"""`rlhf-jax data`: the rows of a configuration as the model sees them, and what became of all of them."""
+"""`rlhf-jax data`: the rows of a configuration as the model sees them, and what became of all of
+them."""
 
 import argparse
 import pathlib
@@ -60,7 +61,8 @@ def read_tokenizer(config: Config) -> Any:
 def _kept_in(config: Config) -> pathlib.Path | None:
     """The run folder whose tokenizer training would take; None: a new one.
 
-    It would make a new one where there is no checkpoint yet, so what a start left that failed before is of no account.
+    It would make a new one where there is no checkpoint yet, so what a start left that failed
+    before is of no account.
     """
     from rlhf_jax.io.stored import complete_steps  # heavy
     from rlhf_jax.loops.resume import TOKENIZER, parse_start_from, touches
@@ -85,11 +87,21 @@ def show_rows(config: Config, tokenizer: Any, options: argparse.Namespace) -> No
 
     kind = config.algorithm.data
     fingerprint = data_fingerprint(config.data, tokenizer, kind, options.split)
-    result = tokenize_split(config.data, tokenizer, kind=kind, split=options.split, cache_dir=None, fingerprint=fingerprint)
+    result = tokenize_split(
+        config.data,
+        tokenizer,
+        kind=kind,
+        split=options.split,
+        cache_dir=None,
+        fingerprint=fingerprint,
+    )
     names = ("chosen", "rejected") if kind == "pairs" else ("",)
     lengths = np.diff(result.offsets)
     for row in range(min(options.rows * len(names), len(lengths))):
-        ids, trained = (array[result.offsets[row] : result.offsets[row + 1]] for array in (result.tokens, result.trained))
+        ids, trained = (
+            array[result.offsets[row] : result.offsets[row + 1]]
+            for array in (result.tokens, result.trained)
+        )
         number, side = divmod(row, len(names))
         title = f"row {number + 1} {names[side]}".rstrip()
         say(f"\n--- {title}: {len(ids)} tokens, {int(trained.sum())} trained")
@@ -99,7 +111,11 @@ def show_rows(config: Config, tokenizer: Any, options: argparse.Namespace) -> No
     conversations, unrolled = result.unrolled
     facts = [
         ("rows", f"{count:,}"),
-        ("tokens", f"{len(result.tokens):,}, {share(int(result.trained.sum()), len(result.tokens))} trained"),
+        (
+            "tokens",
+            f"{len(result.tokens):,}, {share(int(result.trained.sum()), len(result.tokens))} "
+            "trained",
+        ),
         (f"shortened to data.max_length {config.data.max_length}", of(result.shortened, count)),
         ("unrolled", f"{conversations:,} conversations into {unrolled:,} rows"),
     ]
@@ -111,7 +127,9 @@ def show_prompts(config: Config, tokenizer: Any, options: argparse.Namespace) ->
     from rlhf_jax.data import make_prompt_loader  # heavy
 
     limit = config.rollout.max_prompt_len
-    loader = make_prompt_loader(config.data, tokenizer, max_prompt_len=limit, seed=config.seed, split=options.split)
+    loader = make_prompt_loader(
+        config.data, tokenizer, max_prompt_len=limit, seed=config.seed, split=options.split
+    )
     everything = loader.take(np.arange(loader.num_examples))
     for row in range(min(options.rows, loader.num_examples)):
         ids = everything.tokens[row, : everything.lengths[row]].tolist()
@@ -140,7 +158,12 @@ def parts_of(ids: Sequence[int], trained: Sequence[bool], tokenizer: Any) -> lis
 def show_parts(parts: Sequence[Part]) -> None:
     """Prints a row: trained parts in colour on a terminal, in brackets elsewhere."""
     if not sys.stdout.isatty():
-        say("".join(f"{OPENED}{printable(part.text)}{CLOSED}" if part.trained else printable(part.text) for part in parts))
+        say(
+            "".join(
+                f"{OPENED}{printable(part.text)}{CLOSED}" if part.trained else printable(part.text)
+                for part in parts
+            )
+        )
         return
     from rich.console import Console  # heavy
     from rich.text import Text
@@ -170,7 +193,9 @@ def _printable(character: str) -> str:
 
 def show_histogram(title: str, lengths: np.ndarray, limit: int) -> None:
     """Prints how many rows have which length."""
-    counts, edges = np.histogram(lengths, bins=min(_BINS, limit), range=(0, max(limit, int(lengths.max()))))
+    counts, edges = np.histogram(
+        lengths, bins=min(_BINS, limit), range=(0, max(limit, int(lengths.max())))
+    )
     say(f"\n{title} (median {np.median(lengths):.0f}, longest {lengths.max()})")
     for count, low, high in zip(counts.tolist(), edges, edges[1:], strict=False):
         bar = "#" * -(-_BARS * count // max(1, int(counts.max())))
@@ -196,7 +221,10 @@ def left_out(skipped: Mapping[str, int], kept: int) -> list[tuple[str, str]]:
 
 def noted(notes: Mapping[str, Any]) -> list[tuple[str, str]]:
     """One fact for every kind of note."""
-    return [(f"{kind} {printable(note.detail)}".rstrip(), f"{note.times:,}, first {note.where}") for kind, note in notes.items()]
+    return [
+        (f"{kind} {printable(note.detail)}".rstrip(), f"{note.times:,}, first {note.where}")
+        for kind, note in notes.items()
+    ]
 
 
 def show_facts(facts: Sequence[tuple[str, str]]) -> None:

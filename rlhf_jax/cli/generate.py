@@ -58,12 +58,16 @@ def generate(options: argparse.Namespace) -> int:
         string_end=tokenizer.string_end(),
     )
     temperature = 0.0 if options.greedy else options.temperature
-    sampling = SamplingParams(temperature, top_p=options.top_p, top_k=options.top_k, min_p=options.min_p)
+    sampling = SamplingParams(
+        temperature, top_p=options.top_p, top_k=options.top_k, min_p=options.min_p
+    )
     rollout, stats = generator(params, rows, lengths, jax.random.key(options.seed), sampling)
     completions = [
         {
             "prompt": prompts[row // options.num_samples].content,
-            "completion": tokenizer.decode_answer(rollout.tokens[row][rollout.completion_mask[row]].tolist()),
+            "completion": tokenizer.decode_answer(
+                rollout.tokens[row][rollout.completion_mask[row]].tolist()
+            ),
             "tokens": int(rollout.completion_mask[row].sum()),
             "truncated": bool(rollout.truncated[row]),
             "logp": float(rollout.logps[row].sum()),
@@ -72,13 +76,19 @@ def generate(options: argparse.Namespace) -> int:
     ]
     if options.output is None:
         show(completions, options.num_samples)
-        empty = any(not completion["completion"] and not completion["truncated"] for completion in completions)
+        empty = any(
+            not completion["completion"] and not completion["truncated"]
+            for completion in completions
+        )
         if empty and isinstance(prompts[0].content, str):
             print(CHAT_HINT, file=sys.stderr)
     else:
         lines = [json.dumps(completion, ensure_ascii=False) + "\n" for completion in completions]
         pathlib.Path(options.output).write_text("".join(lines), encoding="utf-8")
-        say(f"{len(completions)} completions, {stats.tokens} tokens, {stats.seconds:.1f} s: {options.output}")
+        say(
+            f"{len(completions)} completions, {stats.tokens} tokens, {stats.seconds:.1f} s: "
+            f"{options.output}"
+        )
     return 0
 
 
@@ -89,7 +99,9 @@ def check_options(options: argparse.Namespace) -> None:
     if not options.prompts and not options.file:
         raise ConfigError("no prompts: give some behind the model, or --file")
     if "" in options.stop:
-        raise ConfigError("--stop '' would end every completion at once: write at least one character")
+        raise ConfigError(
+            "--stop '' would end every completion at once: write at least one character"
+        )
     if "" in options.prompts:
         raise ConfigError("an empty prompt: write at least one character")
     for name in ("max_new_tokens", "num_samples", "context"):
@@ -97,7 +109,10 @@ def check_options(options: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least 1")
     if (options.greedy or options.temperature == 0) and options.num_samples > 1:
-        raise ConfigError(f"--num-samples {options.num_samples} greedy completions of a prompt are all the same: leave it out")
+        raise ConfigError(
+            f"--num-samples {options.num_samples} greedy completions of a prompt are all the same: "
+            "leave it out"
+        )
     if options.output is not None and not pathlib.Path(options.output).absolute().parent.is_dir():
         raise ConfigError(f"--output {options.output}: its folder does not exist")
 
@@ -118,7 +133,10 @@ def model_path(target: str) -> str:
     if (folder / "config.json").is_file() or not (folder / "config.yaml").is_file():
         return target
     if not (folder / "export" / "config.json").is_file():
-        raise ConfigError(f"{target} is a run without an export yet: rlhf-jax export {target} FOLDER, then generate FOLDER")
+        raise ConfigError(
+            f"{target} is a run without an export yet: rlhf-jax export {target} FOLDER, then "
+            "generate FOLDER"
+        )
     return str(folder / "export")
 
 
@@ -133,7 +151,9 @@ def read_prompts(options: argparse.Namespace, tokenizer: Any) -> list[Prompt]:
     config = DataConfig(path=options.file or "command line", conversational=options.chat)
     if options.file is None or options.file.endswith(".txt"):
         texts = options.prompts if options.file is None else read_lines(options.file)
-        plain = [PromptExample(text, {}, f"prompt {number}") for number, text in enumerate(texts, 1)]
+        plain = [
+            PromptExample(text, {}, f"prompt {number}") for number, text in enumerate(texts, 1)
+        ]
         examples: Sequence[Any] = wrap_examples(list(plain), config)
     else:
         examples = load_examples(config, kind="prompts").rows
@@ -143,27 +163,34 @@ def read_prompts(options: argparse.Namespace, tokenizer: Any) -> list[Prompt]:
             rendered.append(render_prompt(example, tokenizer))
         except BadRow as error:
             raise DataError(f"{example.where}: {error.detail}") from None
-    noted = [(example.where, note) for example in examples for note in message_notes(example, tokenizer)]
+    noted = [
+        (example.where, note) for example in examples for note in message_notes(example, tokenizer)
+    ]
     warn(count_notes(noted), options.file or "the command line")
     encoded = [tokens for tokens, _ in encode_rows(rendered, tokenizer, config)]
     for example, tokens in zip(examples, encoded, strict=True):
         if not tokens:
             raise DataError(f"{example.where}: the prompt has no tokens")
-    return [Prompt(example.prompt, tokens) for example, tokens in zip(examples, encoded, strict=True)]
+    return [
+        Prompt(example.prompt, tokens) for example, tokens in zip(examples, encoded, strict=True)
+    ]
 
 
 def read_lines(path: str) -> list[str]:
     """The lines of a text file that are not empty."""
     if not pathlib.Path(path).is_file():
         raise ConfigError(f"--file {path}: no such file")
-    lines = [line for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [
+        line for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
     if not lines:
         raise ConfigError(f"--file {path} holds no prompts")
     return lines
 
 
 def show(completions: list[dict[str, Any]], num_samples: int) -> None:
-    """Prints completions: bare when there is one, else under a line that names prompt and sample."""
+    """Prints completions: bare when there is one, else under a line that names prompt and
+    sample."""
     for number, completion in enumerate(completions):
         if len(completions) > 1:
             sample = f", sample {number % num_samples + 1}" if num_samples > 1 else ""

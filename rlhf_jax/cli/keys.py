@@ -1,4 +1,5 @@
-"""Text about configuration keys, generated from the dataclasses: `train --help` and `algorithms NAME`."""
+"""Text about configuration keys, generated from the dataclasses: `train --help` and `algorithms
+NAME`."""
 
 import textwrap
 from collections.abc import Sequence
@@ -20,9 +21,13 @@ def describe_keys() -> str:
             sections.setdefault(section, []).append(row)
     parts = ["configuration keys (type, default):\n", describe_rows(sections.pop(""))]
     parts.append(
-        f"  algorithm.name  [one of: {', '.join(ALGORITHMS)}] (required)\n      Chooses the keys of the section algorithm.\n"
+        f"  algorithm.name  [one of: {', '.join(ALGORITHMS)}] (required)\n      Chooses the keys "
+        "of the section algorithm.\n"
     )
-    parts += [f"\nalgorithm, when algorithm.name={name}:\n{describe_algorithm(name)}" for name in ALGORITHMS]
+    parts += [
+        f"\nalgorithm, when algorithm.name={name}:\n{describe_algorithm(name)}"
+        for name in ALGORITHMS
+    ]
     parts += [f"\n{section}:\n{describe_rows(rows)}" for section, rows in sections.items()]
     return "".join(parts) + "\n"
 
@@ -32,7 +37,12 @@ def describe_algorithm(name: str) -> str:
     cls = algorithm_config(name)
     rate = default_learning_rate(cls)
     default = f"{DEFAULT_LEARNING_RATE if rate is None else rate}"
-    further = FieldDoc("optimizer.learning_rate", "a number", default, "With this algorithm, when the run gives none.")
+    further = FieldDoc(
+        "optimizer.learning_rate",
+        "a number",
+        default,
+        "With this algorithm, when the run gives none.",
+    )
     return describe_rows([*describe_section(cls, "algorithm."), further])
 
 

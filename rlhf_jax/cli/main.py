@@ -33,7 +33,8 @@ ERROR_CODES = {
     "rlhf_jax.rewards.errors.RewardError": 5,
     "rlhf_jax.rewards.errors.RewardProcessError": 5,
 }
-"""Exception class -> exit code. By name, so that a mistake in the configuration does not wait for imports."""
+"""Exception class -> exit code. By name, so that a mistake in the configuration does not wait for
+imports."""
 
 TOP = """\
 examples:
@@ -134,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(keys)
     try:
         options, unknown = parser.parse_known_args(arguments)
-        if options.command in ("train", "evaluate", "compare", "data"):  # argparse takes no overrides behind an option
+        # argparse takes no overrides behind an option
+        if options.command in ("train", "evaluate", "compare", "data"):
             options.overrides += [argument for argument in unknown if _is_override(argument)]
             unknown = [argument for argument in unknown if not _is_override(argument)]
         if options.command == "generate":  # nor prompts
@@ -143,7 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             _usage_error(_describe_unknown(unknown))
         if options.command is None:
-            _usage_error("no command: train, evaluate, compare, data, export, generate, models, algorithms, quickstart")
+            _usage_error(
+                "no command: train, evaluate, compare, data, export, generate, models, algorithms, "
+                "quickstart"
+            )
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -158,15 +163,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def exit_code(error: BaseException) -> int | None:
     """The exit code of an error that is the user's to mend; None for any other error.
 
-    A `ValueError` raised by the library itself, rather than below it, is a refused value: 2 unless its class says more.
+    A `ValueError` raised by the library itself, rather than below it, is a refused value: 2 unless
+    its class says more.
     """
     for cls in type(error).__mro__:
         code = ERROR_CODES.get(f"{cls.__module__}.{cls.__qualname__}")
         if code is not None:
             return code
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = [
+        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
     if isinstance(error, ValueError) and frames and frames[-1].startswith("rlhf_jax."):
-        return 3 if frames[-1].startswith("rlhf_jax.data") else 4 if frames[-1].startswith("rlhf_jax.models") else 2
+        return (
+            3
+            if frames[-1].startswith("rlhf_jax.data")
+            else 4
+            if frames[-1].startswith("rlhf_jax.models")
+            else 2
+        )
     return 1 if isinstance(error, OSError) else None
 
 
@@ -180,9 +194,12 @@ def _report(error: Exception, *, debug: bool) -> int:
 
 
 def make_parser(keys: str = "") -> argparse.ArgumentParser:
-    """The whole command line; `keys` describes all configuration keys, for `train --help` (it takes imports to know them)."""
+    """The whole command line; `keys` describes all configuration keys, for `train --help` (it takes
+    imports to know them)."""
     parser = _make_parser(
-        prog="rlhf-jax", description="Align language models in JAX: SFT, DPO, PPO, GRPO, DAPO.", epilog=TOP + EXIT_CODES
+        prog="rlhf-jax",
+        description="Align language models in JAX: SFT, DPO, PPO, GRPO, DAPO.",
+        epilog=TOP + EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"rlhf-jax {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_make_parser)  # type: ignore[call-overload]
@@ -190,32 +207,60 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     train = _add(commands, "train", "train as a configuration file says", TRAIN + keys)
     train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/dpo_hh.yaml")
     train.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to it")
-    train.add_argument("--no-progress", action="store_true", help="plain lines instead of the live display")
+    train.add_argument(
+        "--no-progress", action="store_true", help="plain lines instead of the live display"
+    )
 
     evaluate = _add(commands, "evaluate", "measure a model on the held-out split", EVALUATE)
     evaluate.add_argument(
-        "target", metavar="CONFIG_OR_RUN", help="YAML file (evaluates its model.path), or a run folder or checkpoint"
+        "target",
+        metavar="CONFIG_OR_RUN",
+        help="YAML file (evaluates its model.path), or a run folder or checkpoint",
     )
-    evaluate.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to the configuration")
     evaluate.add_argument(
-        "--trust-rewards", action="store_true", help="run reward functions that a run folder names and that are not built in"
+        "overrides", metavar="section.key=value", nargs="*", help="changes to the configuration"
+    )
+    evaluate.add_argument(
+        "--trust-rewards",
+        action="store_true",
+        help="run reward functions that a run folder names and that are not built in",
     )
     _add_choice_of_step(evaluate)
 
-    compare = _add(commands, "compare", "train several algorithms from one model, and compare them", COMPARE)
-    compare.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/compare_arithmetic.yaml")
+    compare = _add(
+        commands, "compare", "train several algorithms from one model, and compare them", COMPARE
+    )
+    compare.add_argument(
+        "config", metavar="CONFIG", help="YAML file, such as configs/compare_arithmetic.yaml"
+    )
     compare.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to it")
-    compare.add_argument("--no-progress", action="store_true", help="plain lines instead of the live display")
+    compare.add_argument(
+        "--no-progress", action="store_true", help="plain lines instead of the live display"
+    )
 
-    data = _add(commands, "data", "show rows as they are trained on, their lengths, and what is left out", DATA)
+    data = _add(
+        commands,
+        "data",
+        "show rows as they are trained on, their lengths, and what is left out",
+        DATA,
+    )
     data.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/sft_hh.yaml")
     data.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to it")
     data.add_argument("--rows", type=int, default=3, metavar="N", help="rows shown (%(default)s)")
-    data.add_argument("--split", choices=("train", "eval"), default="train", help="training or held-out rows (%(default)s)")
+    data.add_argument(
+        "--split",
+        choices=("train", "eval"),
+        default="train",
+        help="training or held-out rows (%(default)s)",
+    )
 
     export = _add(commands, "export", "write a checkpoint as a Hugging Face folder", EXPORT)
-    export.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, or one checkpoint in it")
-    export.add_argument("folder", metavar="FOLDER", help="where to write; must not exist or be empty")
+    export.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="run folder, or one checkpoint in it"
+    )
+    export.add_argument(
+        "folder", metavar="FOLDER", help="where to write; must not exist or be empty"
+    )
     _add_choice_of_step(export)
 
     _add_generate(commands)
@@ -223,22 +268,54 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     algorithms = _add(commands, "algorithms", "list algorithms, or the options of one", ALGORITHMS)
     algorithms.add_argument("name", metavar="NAME", nargs="?", help="an algorithm")
 
-    quickstart = _add(commands, "quickstart", "SFT, DPO, PPO, GRPO and DAPO of a small model, compared", QUICKSTART)
-    quickstart.add_argument("run_dir", metavar="RUN_DIR", nargs="?", default="runs/quickstart", help="a new folder (%(default)s)")
-    quickstart.add_argument("--seed", type=int, default=0, help="of the compared runs (%(default)s)")
-    quickstart.add_argument("--show-config", action="store_true", help="print the configuration instead of running it")
-    quickstart.add_argument("--no-progress", action="store_true", help="plain lines instead of the live display")
+    quickstart = _add(
+        commands,
+        "quickstart",
+        "SFT, DPO, PPO, GRPO and DAPO of a small model, compared",
+        QUICKSTART,
+    )
+    quickstart.add_argument(
+        "run_dir",
+        metavar="RUN_DIR",
+        nargs="?",
+        default="runs/quickstart",
+        help="a new folder (%(default)s)",
+    )
+    quickstart.add_argument(
+        "--seed", type=int, default=0, help="of the compared runs (%(default)s)"
+    )
+    quickstart.add_argument(
+        "--show-config", action="store_true", help="print the configuration instead of running it"
+    )
+    quickstart.add_argument(
+        "--no-progress", action="store_true", help="plain lines instead of the live display"
+    )
     return parser
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = _add(commands, "generate", "complete prompts with a model", GENERATE)
-    generate.add_argument("model", metavar="MODEL_OR_RUN", help="model folder, hub id, or run folder")
+    generate.add_argument(
+        "model", metavar="MODEL_OR_RUN", help="model folder, hub id, or run folder"
+    )
     generate.add_argument("prompts", metavar="PROMPT", nargs="*", help="text to go on from")
-    generate.add_argument("--file", help="prompts from a file (.txt, .jsonl, .json, .csv, .parquet)")
-    generate.add_argument("--chat", action="store_true", help="each prompt is a question: apply the chat template")
-    generate.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="tokens at most (%(default)s)")
-    generate.add_argument("-n", "--num-samples", type=int, default=1, metavar="N", help="completions per prompt (%(default)s)")
+    generate.add_argument(
+        "--file", help="prompts from a file (.txt, .jsonl, .json, .csv, .parquet)"
+    )
+    generate.add_argument(
+        "--chat", action="store_true", help="each prompt is a question: apply the chat template"
+    )
+    generate.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help="tokens at most (%(default)s)"
+    )
+    generate.add_argument(
+        "-n",
+        "--num-samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="completions per prompt (%(default)s)",
+    )
     generate.add_argument(
         "--context",
         type=int,
@@ -247,26 +324,61 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "(default: the model's longest; a run's is its model.context)",
     )
     choice = generate.add_mutually_exclusive_group()
-    choice.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of sampling; 0 is greedy (%(default)s)")
+    choice.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="of sampling; 0 is greedy (%(default)s)",
+    )
     choice.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    generate.add_argument("--top-p", type=float, default=1.0, metavar="X", help="likeliest tokens up to this sum (1: all)")
-    generate.add_argument("--top-k", type=int, default=0, metavar="N", help="this many likeliest tokens (0: all)")
-    generate.add_argument("--min-p", type=float, default=0.0, metavar="X", help="at least this share of the likeliest (0: all)")
-    generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end there too (may be given again)")
+    generate.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="likeliest tokens up to this sum (1: all)",
+    )
+    generate.add_argument(
+        "--top-k", type=int, default=0, metavar="N", help="this many likeliest tokens (0: all)"
+    )
+    generate.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="at least this share of the likeliest (0: all)",
+    )
+    generate.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end there too (may be given again)",
+    )
     generate.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
-    generate.add_argument("--output", metavar="FILE", help="write a JSON line per completion instead of printing them")
+    generate.add_argument(
+        "--output", metavar="FILE", help="write a JSON line per completion instead of printing them"
+    )
 
 
 def _make_parser(**options: object) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)  # type: ignore[arg-type]
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+    )  # type: ignore[arg-type]
     parser.error = _usage_error  # type: ignore[method-assign]
     return parser
 
 
 def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, examples: str
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    examples: str,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=examples + EXIT_CODES)
+    parser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=examples + EXIT_CODES
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -274,7 +386,9 @@ def _add(
 def _add_choice_of_step(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--step", type=int, help="checkpoint of this step (default: the newest)")
-    choice.add_argument("--best", action="store_true", help="the best checkpoint by checkpoint.best_metric")
+    choice.add_argument(
+        "--best", action="store_true", help="the best checkpoint by checkpoint.best_metric"
+    )
 
 
 def _usage_error(message: str) -> NoReturn:

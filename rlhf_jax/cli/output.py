@@ -9,8 +9,10 @@ from typing import Any
 WIDTH = 120
 """Columns when the output is no terminal."""
 _COMMANDS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed: colours, cursor, title, bell
-    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line separators, and what turns the direction of text round
+    # control characters but tab and line feed: colours, cursor, title, bell
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"
+    # line separators, and what turns the direction of text round
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff\ufeff\U000e0000-\U000e007f]"  # what cannot be encoded, and what no font shows
 )
 """Characters that a terminal obeys, or shows as another text, instead of printing them."""
@@ -19,8 +21,8 @@ _COMMANDS = re.compile(
 def printable(text: str) -> str:
     """Text with every character that a terminal would obey written out (``\\x1b``, ``\\u202e``).
 
-    What a model, a data file or a reward function says may be anyone's: it must not move the cursor, set the window's
-    title or hide part of itself.
+    What a model, a data file or a reward function says may be anyone's: it must not move the
+    cursor, set the window's title or hide part of itself.
     """
     return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
@@ -33,7 +35,9 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0) -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0
+) -> None:
     """Print a table; the last `numbers` columns are right-aligned."""
     from rich.console import Console  # heavy
     from rich.table import Table
@@ -42,7 +46,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     table = Table()
     for index, column in enumerate(columns):
         right = index >= len(columns) - numbers
-        table.add_column(Text(printable(column)), justify="right" if right else "left", no_wrap=index == 0)
+        table.add_column(
+            Text(printable(column)), justify="right" if right else "left", no_wrap=index == 0
+        )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(file=sys.stdout)
@@ -60,7 +66,9 @@ def print_metrics(title: str, columns: Mapping[str, Mapping[str, float]]) -> Non
         columns: heading -> metric -> value, such as {"before": {...}, "after": {...}}.
     """
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
-    rows = [[name, *(format_number(column.get(name)) for column in columns.values())] for name in names]
+    rows = [
+        [name, *(format_number(column.get(name)) for column in columns.values())] for name in names
+    ]
     print_table(title, ["metric", *columns], rows, numbers=len(columns))
 
 

@@ -1,11 +1,18 @@
-"""A run's configuration: typed sections that hold the only defaults, and their strict reading from YAML and overrides."""
+"""A run's configuration: typed sections that hold the only defaults, and their strict reading from
+YAML and overrides."""
 
 from rlhf_jax.config.compare import CompareConfig, StageConfig, load_compare, make_compare
 from rlhf_jax.config.errors import ConfigError
 from rlhf_jax.config.fields import FieldDoc, describe_section
 from rlhf_jax.config.load import dump_config, load_config, make_config
 from rlhf_jax.config.schema import Config, algorithm_name, trained_vocab_size
-from rlhf_jax.config.sections import CheckpointConfig, EvaluationConfig, LoggingConfig, ModelSection, TrainingConfig
+from rlhf_jax.config.sections import (
+    CheckpointConfig,
+    EvaluationConfig,
+    LoggingConfig,
+    ModelSection,
+    TrainingConfig,
+)
 
 __all__ = [
     "CheckpointConfig",

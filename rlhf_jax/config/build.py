@@ -1,7 +1,9 @@
-"""From a parsed tree to a dataclass, strictly: unknown keys, wrong types and refused values are one-line errors.
+"""From a parsed tree to a dataclass, strictly: unknown keys, wrong types and refused values are
+one-line errors.
 
-Types are checked by pydantic in strict JSON mode (no truth from `1`, no text from numbers), field by field, so that every error
-names its key. The dataclasses stay plain standard-library ones and may stand in any layer.
+Types are checked by pydantic in strict JSON mode (no truth from `1`, no text from numbers), field
+by field, so that every error names its key. The dataclasses stay plain standard-library ones and
+may stand in any layer.
 """
 
 import dataclasses
@@ -13,7 +15,15 @@ from typing import Any, Literal, NamedTuple
 
 from rlhf_jax.config.document import Plain, settled
 from rlhf_jax.config.errors import ELSEWHERE, ConfigError, did_you_mean, one_line
-from rlhf_jax.config.fields import MAPPINGS, choices, describe, dotted_keys, section_class, settable, union_args
+from rlhf_jax.config.fields import (
+    MAPPINGS,
+    choices,
+    describe,
+    dotted_keys,
+    section_class,
+    settable,
+    union_args,
+)
 
 
 class Context(NamedTuple):
@@ -36,7 +46,8 @@ def build(cls: type, tree: Any, *, prefix: str = "", context: Context | None = N
     """Build a dataclass from a tree of parsed YAML.
 
     Args:
-        cls: a standard-library dataclass; its fields may be dataclasses again, or lists, tuples and dicts of them.
+        cls: a standard-library dataclass; its fields may be dataclasses again, or lists, tuples and
+          dicts of them.
         tree: mapping of field names to values, leaves as `document.parse_document` gives them.
         prefix: dotted key of this section, empty at the top.
         context: where keys were given and what else exists, for errors.
@@ -45,26 +56,33 @@ def build(cls: type, tree: Any, *, prefix: str = "", context: Context | None = N
         An instance of `cls`.
 
     Raises:
-        ConfigError: an unknown or missing key, a value of the wrong type, or a value that the class refuses.
+        ConfigError: an unknown or missing key, a value of the wrong type, or a value that the class
+          refuses.
     """
     context = context or Context(known=tuple(dotted_keys(cls, f"{prefix}." if prefix else "")))
     if not isinstance(tree, dict):
         shown = _show(tree)
-        raise ConfigError(f"{prefix}: {shown} is not a section; allowed: {describe(cls)}{context.where(prefix)}")
+        raise ConfigError(
+            f"{prefix}: {shown} is not a section; allowed: {describe(cls)}{context.where(prefix)}"
+        )
     fields = settable(cls)
     for name in tree:
         if name not in fields:
             raise unknown_key(f"{prefix}.{name}" if prefix else name, tuple(fields), context)
     values = {}
     for name, value in tree.items():
-        values[name] = _value(fields[name][1], value, f"{prefix}.{name}" if prefix else name, context)
+        values[name] = _value(
+            fields[name][1], value, f"{prefix}.{name}" if prefix else name, context
+        )
     for name, (field, tp) in fields.items():
         missing = dataclasses.MISSING
         if name not in values and field.default is missing and field.default_factory is missing:
             key = f"{prefix}.{name}" if prefix else name
             if section_class(tp) is not None:
                 _value(tp, {}, key, context)  # names the key inside that is required
-            raise ConfigError(f"{key}: required and not given; allowed: {describe(tp)}{context.where(prefix)}")
+            raise ConfigError(
+                f"{key}: required and not given; allowed: {describe(tp)}{context.where(prefix)}"
+            )
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:
@@ -77,15 +95,22 @@ def unknown_key(key: str, allowed: tuple[str, ...], context: Context) -> ConfigE
     place = f"in {section}" if section else "at the top level"
     siblings = [f"{section}.{name}" if section else name for name in allowed]
     name = key.rpartition(".")[2].lower()
-    same = [known for known in context.known if known.rpartition(".")[2] == name and "[]" not in known]
-    if ELSEWHERE.get(name) in context.known or len(same) == 1:  # before a sibling that merely looks alike
+    same = [
+        known for known in context.known if known.rpartition(".")[2] == name and "[]" not in known
+    ]
+    # before a sibling that merely looks alike
+    if ELSEWHERE.get(name) in context.known or len(same) == 1:
         hint = did_you_mean(name, same if len(same) == 1 else context.known)
     else:
         hint = did_you_mean(key, siblings) or did_you_mean(key, context.known)
-    return ConfigError(f"{key}: unknown key; allowed {place}: {', '.join(allowed)}{hint}{context.where(key)}")
+    return ConfigError(
+        f"{key}: unknown key; allowed {place}: {', '.join(allowed)}{hint}{context.where(key)}"
+    )
 
 
-def _refused(error: Exception, prefix: str, values: Mapping[str, Any], context: Context) -> ConfigError:
+def _refused(
+    error: Exception, prefix: str, values: Mapping[str, Any], context: Context
+) -> ConfigError:
     """A class's own refusal, with the key in front when the message names one of the fields."""
     text = one_line(error)
     for word in re.findall(r"[A-Za-z_][\w.]*", text):
@@ -96,7 +121,9 @@ def _refused(error: Exception, prefix: str, values: Mapping[str, Any], context: 
                 return ConfigError(f"{key}: {text}{context.where(key)}")
             return ConfigError(f"{text}{context.where(word)}")
     said = not prefix or text.startswith(prefix)
-    return ConfigError(f"{text}{context.where(prefix)}" if said else f"{prefix}: {text}{context.where(prefix)}")
+    return ConfigError(
+        f"{text}{context.where(prefix)}" if said else f"{prefix}: {text}{context.where(prefix)}"
+    )
 
 
 def _value(tp: Any, value: Any, key: str, context: Context) -> Any:
@@ -111,9 +138,15 @@ def _value(tp: Any, value: Any, key: str, context: Context) -> Any:
     origin, args = typing.get_origin(tp), typing.get_args(tp)
     if args and section_class(args[-1] if origin in MAPPINGS else args[0]) is not None:
         if origin in (list, tuple) and isinstance(value, list):
-            return origin(_value(args[0], item, f"{key}[{index}]", context) for index, item in enumerate(value))
+            return origin(
+                _value(args[0], item, f"{key}[{index}]", context)
+                for index, item in enumerate(value)
+            )
         if origin in MAPPINGS and isinstance(value, dict):
-            return {name: _value(args[1], item, f"{key}.{name}", context) for name, item in value.items()}
+            return {
+                name: _value(args[1], item, f"{key}.{name}", context)
+                for name, item in value.items()
+            }
     return _leaf(tp, value, key, context)
 
 
@@ -127,11 +160,14 @@ def _leaf(tp: Any, value: Any, key: str, context: Context) -> Any:
     except pydantic.ValidationError:
         shown = _show(value)
         hint = did_you_mean(str(reading), choices(tp))
-        raise ConfigError(f"{key}: {shown} is not allowed; allowed: {describe(tp)}{hint}{context.where(key)}") from None
+        raise ConfigError(
+            f"{key}: {shown} is not allowed; allowed: {describe(tp)}{hint}{context.where(key)}"
+        ) from None
 
 
 def _settle(value: Any, tp: Any) -> Any:
-    """Replace each `Plain` by its reading, or by its text where the type takes text and not the reading."""
+    """Replace each `Plain` by its reading, or by its text where the type takes text and not the
+    reading."""
     members = union_args(tp)
     if isinstance(value, Plain):
         if _admits(members, value.value):
@@ -146,7 +182,9 @@ def _settle(value: Any, tp: Any) -> Any:
         if isinstance(value, list) and origin in (list, tuple) and args:
             types_ = args if origin is tuple and Ellipsis not in args else (args[0],) * len(value)
             if len(types_) == len(value):
-                return [_settle(item, item_type) for item, item_type in zip(value, types_, strict=True)]
+                return [
+                    _settle(item, item_type) for item, item_type in zip(value, types_, strict=True)
+                ]
         if isinstance(value, dict) and origin in MAPPINGS:
             return {name: _settle(item, args[1]) for name, item in value.items()}
     return settled(value)

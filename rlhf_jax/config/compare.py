@@ -10,8 +10,9 @@
       - {name: dpo, config: {algorithm: {name: dpo}}}
       - {name: grpo, config: {algorithm: {name: grpo}, optimizer: {learning_rate: 1e-6}}}
 
-A run's tree is laid over `prompts` (online algorithms only) and those over `common`; lists replace lists. A text value
-`export:NAME` is the exported folder of an earlier run of the comparison, such as the reward model that PPO needs.
+A run's tree is laid over `prompts` (online algorithms only) and those over `common`; lists replace
+lists. A text value `export:NAME` is the exported folder of an earlier run of the comparison, such
+as the reward model that PPO needs.
 """
 
 import os
@@ -45,7 +46,8 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """A comparison: preparations are trained once, then every run from the same start, once per seed."""
+    """A comparison: preparations are trained once, then every run from the same start, once per
+    seed."""
 
     run_dir: str
     """Folder of the comparison: every run's folder, compare.json, compare.md, compare.png."""
@@ -54,11 +56,14 @@ class CompareConfig:
     common: dict[str, Any] = field(default_factory=dict)
     """Sections of every run."""
     prompts: dict[str, Any] = field(default_factory=dict)
-    """rollout, rewards, reward_pool and evaluation of every online run and of the measurement on held-out prompts."""
+    """rollout, rewards, reward_pool and evaluation of every online run and of the measurement on
+    held-out prompts."""
     start: StageConfig | None = None
-    """The run whose exported model the others start from; null: all start from common.model.path."""
+    """The run whose exported model the others start from; null: all start from
+    common.model.path."""
     preparations: tuple[StageConfig, ...] = ()
-    """Runs from the same start that are not compared but needed, such as a reward model; made with the first seed."""
+    """Runs from the same start that are not compared but needed, such as a reward model; made with
+    the first seed."""
     seeds: tuple[int, ...] = (0,)
     """Every compared run is made once per seed; the table shows mean and standard deviation."""
     reach: float = 0.9
@@ -66,9 +71,15 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         if not self.run_dir:
-            raise ValueError("run_dir is empty; give the folder of the comparison, for example run_dir=runs/compare")
+            raise ValueError(
+                "run_dir is empty; give the folder of the comparison, for example "
+                "run_dir=runs/compare"
+            )
         if not self.runs:
-            raise ValueError("runs is empty; give at least one, such as runs=[{name: grpo, config: {algorithm: {name: grpo}}}]")
+            raise ValueError(
+                "runs is empty; give at least one, such as runs=[{name: grpo, config: {algorithm: "
+                "{name: grpo}}}]"
+            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)} must be at least one, and all different")
         if not 0 < self.reach <= 1:
@@ -90,32 +101,42 @@ class CompareConfig:
 
     def folder(self, stage: StageConfig, seed: int) -> pathlib.Path:
         """Run folder of a stage."""
-        return pathlib.Path(self.run_dir) / (f"{stage.name}/seed_{seed}" if stage in self.runs else stage.name)
+        return pathlib.Path(self.run_dir) / (
+            f"{stage.name}/seed_{seed}" if stage in self.runs else stage.name
+        )
 
     def run_config(self, stage: StageConfig, seed: int) -> Config:
         """The whole configuration of one run.
 
         Raises:
-            ConfigError: what it says does not make a run, or it names an export that no earlier run makes.
+            ConfigError: what it says does not make a run, or it names an export that no earlier run
+              makes.
         """
         earlier = self.stages[: self.stages.index(stage)]
         exports = {other.name: str(self.folder(other, seed) / "export") for other in earlier}
         try:
             tree = self._tree(stage.config, is_start=stage is self.start)
-            tree = _with_exports({"seed": seed} | tree | {"run_dir": str(self.folder(stage, seed))}, exports)
+            tree = _with_exports(
+                {"seed": seed} | tree | {"run_dir": str(self.folder(stage, seed))}, exports
+            )
             return make_config(tree)
         except ConfigError as error:
             raise ConfigError(f"{stage.name}: {error}") from None
 
     def measuring_config(self, seed: int) -> Config:
-        """How a model's answers to the held-out prompts are measured: as in an online run from the start.
+        """How a model's answers to the held-out prompts are measured: as in an online run from the
+        start.
 
         Raises:
             ConfigError: `common` and `prompts` do not make one.
         """
         try:
             tree = self._tree({"algorithm": {"name": "grpo"}}, is_start=False)
-            return make_config(_with_exports({"seed": seed} | tree | {"run_dir": self.run_dir}, self._exports(seed)))
+            return make_config(
+                _with_exports(
+                    {"seed": seed} | tree | {"run_dir": self.run_dir}, self._exports(seed)
+                )
+            )
         except ConfigError as error:
             raise ConfigError(f"held-out prompts: {error}") from None
 
@@ -136,13 +157,18 @@ class CompareConfig:
 
 
 def load_compare(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> CompareConfig:
-    """Reads the configuration of a comparison, applies overrides (`runs[0].config.seed=1`), checks every run in it.
+    """Reads the configuration of a comparison, applies overrides (`runs[0].config.seed=1`), checks
+    every run in it.
 
     Raises:
         ConfigError: anything wrong, in one line.
     """
     document = read_document(pathlib.Path(path))
-    return _assemble(document.tree, {key: f"{path} line {line}" for key, line in document.lines.items()}, overrides)
+    return _assemble(
+        document.tree,
+        {key: f"{path} line {line}" for key, line in document.lines.items()},
+        overrides,
+    )
 
 
 def make_compare(tree: dict[str, Any], overrides: Sequence[str] = ()) -> CompareConfig:
@@ -150,7 +176,9 @@ def make_compare(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Compare
     return _assemble(parse_document(render(tree), "config").tree, {}, overrides)
 
 
-def _assemble(tree: dict[str, Any], sources: dict[str, str], overrides: Sequence[str]) -> CompareConfig:
+def _assemble(
+    tree: dict[str, Any], sources: dict[str, str], overrides: Sequence[str]
+) -> CompareConfig:
     for override in overrides:
         apply_override(tree, override, sources)
     config: CompareConfig = build(CompareConfig, tree, context=Context(sources))
@@ -162,16 +190,20 @@ def _assemble(tree: dict[str, Any], sources: dict[str, str], overrides: Sequence
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested dicts laid over each other; every other value of `above` takes the place of the one below."""
+    """Nested dicts laid over each other; every other value of `above` takes the place of the one
+    below."""
     result = dict(below)
     for name, value in above.items():
         under = result.get(name)
-        result[name] = merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        result[name] = (
+            merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        )
     return result
 
 
 def samples(tree: dict[str, Any]) -> bool:
-    """Whether the algorithm that a tree names samples completions; an unknown name is `make_config`'s to refuse."""
+    """Whether the algorithm that a tree names samples completions; an unknown name is
+    `make_config`'s to refuse."""
     section = tree.get("algorithm")
     name = section.get("name") if isinstance(section, dict) else None
     if name not in ALGORITHMS:
@@ -189,6 +221,8 @@ def _with_exports(value: Any, exports: dict[str, str]) -> Any:
         name = value.removeprefix(EXPORT)
         if name not in exports:
             known = ", ".join(exports) or "none"
-            raise ConfigError(f"{value!r} names no earlier run of the comparison; earlier runs: {known}")
+            raise ConfigError(
+                f"{value!r} names no earlier run of the comparison; earlier runs: {known}"
+            )
         return exports[name]
     return value

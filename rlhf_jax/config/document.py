@@ -1,8 +1,9 @@
 """YAML text to plain trees and back, with the line of every key.
 
-Scalars follow the YAML 1.2 core schema (what people expect), not YAML 1.1 (what PyYAML reads): `1e-5` is a number, `on` and
-`no` are text, `010` is ten, there are no dates. In addition `None` is null. The text of an unquoted scalar is kept beside its
-reading, so that the type of the field can decide later (`run_dir=2024` is text because `run_dir` is text).
+Scalars follow the YAML 1.2 core schema (what people expect), not YAML 1.1 (what PyYAML reads):
+`1e-5` is a number, `on` and `no` are text, `010` is ten, there are no dates. In addition `None` is
+null. The text of an unquoted scalar is kept beside its reading, so that the type of the field can
+decide later (`run_dir=2024` is text because `run_dir` is text).
 """
 
 import math
@@ -22,9 +23,11 @@ SPECIAL = re.compile(r"([-+]?)\.?(inf|Inf|INF)")
 NAN = frozenset({".nan", ".NaN", ".NAN", "nan", "NaN"})
 TAG = "tag:yaml.org,2002:"
 MAX_DIGITS = 100
-"""Of an integer; a longer one is read as a float, as Python refuses to convert thousands of digits."""
+"""Of an integer; a longer one is read as a float, as Python refuses to convert thousands of
+digits."""
 MAX_DEPTH = 50
-"""Brackets and indentations inside each other: deeper ones would end in the interpreter's recursion limit."""
+"""Brackets and indentations inside each other: deeper ones would end in the interpreter's recursion
+limit."""
 MAX_VALUES = 100_000
 """Values after aliases are written out: a kilobyte of aliases of aliases stands for billions."""
 
@@ -74,13 +77,16 @@ def parse_document(text: str, name: str) -> Document:
         The tree and the line of each key.
 
     Raises:
-        ConfigError: invalid YAML, a top level that is no mapping, a key given twice, an alias inside itself.
+        ConfigError: invalid YAML, a top level that is no mapping, a key given twice, an alias
+          inside itself.
     """
     node = _compose(text, name)
     if node is None:
         return Document({}, {})
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{name}: the top level must be a mapping of sections (key: value), not a {_kind(node)}")
+        raise ConfigError(
+            f"{name}: the top level must be a mapping of sections (key: value), not a {_kind(node)}"
+        )
     lines: dict[str, int] = {}
     return Document(_construct(node, name, "", lines, ()), lines)
 
@@ -89,7 +95,8 @@ def read_document(path: pathlib.Path) -> Document:
     """`parse_document` of a file.
 
     Raises:
-        ConfigError: no such file (the nearest existing name is offered), or no readable text, or see `parse_document`.
+        ConfigError: no such file (the nearest existing name is offered), or no readable text, or
+          see `parse_document`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -102,7 +109,8 @@ def read_document(path: pathlib.Path) -> Document:
 
 
 def parse_value(text: str, name: str) -> Any:
-    """Parse the right side of an override: flow syntax when it opens with a bracket, brace or quote; else one plain scalar."""
+    """Parse the right side of an override: flow syntax when it opens with a bracket, brace or
+    quote; else one plain scalar."""
     if not text.lstrip().startswith(("[", "{", '"', "'")):
         return read_scalar(text)
     node = _compose(text, name)
@@ -122,7 +130,8 @@ def settled(value: Any) -> Any:
 
 
 def render(tree: Any) -> str:
-    """YAML text of nested dicts, lists and scalars, such that `parse_document` gives the same values back."""
+    """YAML text of nested dicts, lists and scalars, such that `parse_document` gives the same
+    values back."""
     node = _represent(tree)
     return yaml.serialize(node, Dumper=yaml.SafeDumper, width=2**20, allow_unicode=True)
 
@@ -131,7 +140,8 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     """YAML text as a graph of nodes (an alias is the node it names), within the budgets."""
     try:
         depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # does not recurse, as composing does
+        # does not recurse, as composing does
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
@@ -141,13 +151,16 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {_describe_yaml_error(error)}") from None
     if node is not None and _num_values(node, {}, ()) > MAX_VALUES:
-        raise ConfigError(f"{name}: more than {MAX_VALUES:,} values once its aliases are written out")
+        raise ConfigError(
+            f"{name}: more than {MAX_VALUES:,} values once its aliases are written out"
+        )
     return node
 
 
 def _num_values(node: yaml.Node, counted: dict[int, int], open_nodes: tuple[int, ...]) -> int:
     """Values that a node stands for; every node is looked at once, however many aliases name it."""
-    if isinstance(node, yaml.ScalarNode) or id(node) in open_nodes:  # one inside itself is refused by `_construct`
+    # one inside itself is refused by `_construct`
+    if isinstance(node, yaml.ScalarNode) or id(node) in open_nodes:
         return 1
     if id(node) not in counted:
         inside = (*open_nodes, id(node))
@@ -158,25 +171,39 @@ def _num_values(node: yaml.Node, counted: dict[int, int], open_nodes: tuple[int,
     return counted[id(node)]
 
 
-def _construct(node: yaml.Node, name: str, path: str, lines: dict[str, int], open_nodes: tuple[int, ...]) -> Any:
+def _construct(
+    node: yaml.Node, name: str, path: str, lines: dict[str, int], open_nodes: tuple[int, ...]
+) -> Any:
     if id(node) in open_nodes:
-        raise ConfigError(f"{name}: line {node.start_mark.line + 1}: an alias refers to a value that contains it")
+        raise ConfigError(
+            f"{name}: line {node.start_mark.line + 1}: an alias refers to a value that contains it"
+        )
     inside = (*open_nodes, id(node))
     if len(inside) > MAX_DEPTH + 1:  # through aliases: the text itself is no deeper
-        raise ConfigError(f"{name}: line {node.start_mark.line + 1}: nested more than {MAX_DEPTH} deep")
+        raise ConfigError(
+            f"{name}: line {node.start_mark.line + 1}: nested more than {MAX_DEPTH} deep"
+        )
     if isinstance(node, yaml.ScalarNode):
         return read_scalar(node.value) if node.style is None else node.value
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(item, name, f"{path}[{index}]", lines, inside) for index, item in enumerate(node.value)]
+        return [
+            _construct(item, name, f"{path}[{index}]", lines, inside)
+            for index, item in enumerate(node.value)
+        ]
     tree: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError(f"{name}: line {line}: a key must be plain text, not a {_kind(key_node)}")
+            raise ConfigError(
+                f"{name}: line {line}: a key must be plain text, not a {_kind(key_node)}"
+            )
         key = key_node.value
         dotted = f"{path}.{key}" if path else key
         if key in tree:
-            raise ConfigError(f"{name}: line {line}: {dotted!r} is given twice (first on line {lines[dotted]}); keep one")
+            raise ConfigError(
+                f"{name}: line {line}: {dotted!r} is given twice (first on line {lines[dotted]}); "
+                "keep one"
+            )
         lines[dotted] = line
         tree[key] = _construct(value_node, name, dotted, lines, inside)
     return tree
@@ -208,7 +235,11 @@ def _float_text(value: float) -> str:
     if math.isinf(value):
         return ".inf" if value > 0 else "-.inf"
     mantissa, exponent, power = repr(value).partition("e")
-    return repr(value) if not exponent else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{power}"
+    return (
+        repr(value)
+        if not exponent
+        else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{power}"
+    )
 
 
 def _kind(node: yaml.Node) -> str:
@@ -223,6 +254,12 @@ def _describe_yaml_error(error: yaml.YAMLError) -> str:
 
 def _similar_file(path: pathlib.Path) -> str:
     folders = (path.parent, pathlib.Path("configs"), pathlib.Path())
-    found = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.y*ml"))]
+    found = [
+        file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.y*ml"))
+    ]
     match = nearest(path.stem, [file.stem for file in found])
-    return f"; did you mean '{next(file for file in found if file.stem == match)}'?" if match is not None else ""
+    return (
+        f"; did you mean '{next(file for file in found if file.stem == match)}'?"
+        if match is not None
+        else ""
+    )

@@ -71,7 +71,8 @@ here. In front of what merely looks alike; a key that a run does not have is not
 
 
 class ConfigError(ValueError):
-    """A mistake in the configuration, in one line: key, value, what is allowed, nearest match, where it stands."""
+    """A mistake in the configuration, in one line: key, value, what is allowed, nearest match,
+    where it stands."""
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
@@ -90,7 +91,9 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
 
     def similarity(candidate: str) -> float:
         whole = difflib.SequenceMatcher(None, word.lower(), candidate.lower()).ratio()
-        part = difflib.SequenceMatcher(None, last.lower(), candidate.rpartition(".")[2].lower()).ratio()
+        part = difflib.SequenceMatcher(
+            None, last.lower(), candidate.rpartition(".")[2].lower()
+        ).ratio()
         return max(whole, 0.9 * part)
 
     best = max(candidates, key=similarity, default=None)

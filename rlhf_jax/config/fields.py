@@ -1,4 +1,5 @@
-"""Looking at dataclasses: keys, types in words, defaults and documentation. Nothing here knows a particular section."""
+"""Looking at dataclasses: keys, types in words, defaults and documentation. Nothing here knows a
+particular section."""
 
 import ast
 import dataclasses
@@ -49,11 +50,14 @@ def union_args(tp: Any) -> tuple[Any, ...]:
 def settable(cls: type) -> dict[str, tuple[dataclasses.Field, Any]]:
     """Name -> (field, resolved type) of the fields that a configuration can set."""
     hints = typing.get_type_hints(cls)
-    return {field.name: (field, hints[field.name]) for field in dataclasses.fields(cls) if field.init}
+    return {
+        field.name: (field, hints[field.name]) for field in dataclasses.fields(cls) if field.init
+    }
 
 
 def dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
-    """Every key below `cls`, dotted, sections before their keys; `name[].key` inside a list of sections."""
+    """Every key below `cls`, dotted, sections before their keys; `name[].key` inside a list of
+    sections."""
     for name, (_, tp) in settable(cls).items():
         key = f"{prefix}{name}"
         yield key
@@ -97,14 +101,20 @@ def describe(tp: Any) -> str:
 
 def choices(tp: Any) -> list[str]:
     """The text options of the `Literal`s in a type."""
-    return [str(arg) for member in union_args(tp) if typing.get_origin(member) is Literal for arg in typing.get_args(member)]
+    return [
+        str(arg)
+        for member in union_args(tp)
+        if typing.get_origin(member) is Literal
+        for arg in typing.get_args(member)
+    ]
 
 
 def describe_section(cls: type, prefix: str = "") -> list[FieldDoc]:
-    """The keys of a section with type, default and documentation, nested sections and items of lists in place.
+    """The keys of a section with type, default and documentation, nested sections and items of
+    lists in place.
 
-    The documentation of a field is the string below it, or else the comment behind it, or else its entry in the class
-    docstring's `Attributes:` or `Args:`.
+    The documentation of a field is the string below it, or else the comment behind it, or else its
+    entry in the class docstring's `Attributes:` or `Args:`.
     """
     docs = field_docs(cls)
     rows: list[FieldDoc] = []
@@ -113,7 +123,9 @@ def describe_section(cls: type, prefix: str = "") -> list[FieldDoc]:
         if section is not None:
             rows += describe_section(section, f"{prefix}{name}.")
         else:
-            rows.append(FieldDoc(prefix + name, describe(tp), default_text(field), docs.get(name, "")))
+            rows.append(
+                FieldDoc(prefix + name, describe(tp), default_text(field), docs.get(name, ""))
+            )
             item = item_class(tp)
             rows += [] if item is None else describe_section(item, f"{prefix}{name}[].")
     return rows
@@ -123,7 +135,11 @@ def default_text(field: dataclasses.Field) -> str:
     """A field's default as YAML shows it; `(required)` when there is none."""
     value = field.default
     if value is dataclasses.MISSING:
-        value = field.default_factory() if field.default_factory is not dataclasses.MISSING else REQUIRED
+        value = (
+            field.default_factory()
+            if field.default_factory is not dataclasses.MISSING
+            else REQUIRED
+        )
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -143,12 +159,17 @@ def plain(value: Any) -> Any:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> leaf of nested mappings and lists of mappings (`name[0].key`); empty ones are leaves."""
+    """Dotted key -> leaf of nested mappings and lists of mappings (`name[0].key`); empty ones are
+    leaves."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             leaves |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and all(isinstance(item, Mapping) and item for item in value):
+        elif (
+            isinstance(value, list)
+            and value
+            and all(isinstance(item, Mapping) and item for item in value)
+        ):
             for index, item in enumerate(value):
                 leaves |= flat(item, f"{prefix}{key}[{index}].")
         else:
@@ -157,7 +178,8 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def defaults(cls: type, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> default of the fields that have one, nested sections in place, `name[].key` inside lists of sections."""
+    """Dotted key -> default of the fields that have one, nested sections in place, `name[].key`
+    inside lists of sections."""
     found: dict[str, Any] = {}
     for name, (field, tp) in settable(cls).items():
         section = section_class(tp)
@@ -174,7 +196,8 @@ def defaults(cls: type, prefix: str = "") -> dict[str, Any]:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Field name -> its documentation, read from the source of the class (see `describe_section`)."""
+    """Field name -> its documentation, read from the source of the class (see
+    `describe_section`)."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):
@@ -202,7 +225,9 @@ def _docs_from_strings(source: str) -> dict[str, str]:
 def _docs_from_comments(source: str) -> dict[str, str]:
     body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
     names = {
-        node.end_lineno: node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        node.end_lineno: node.target.id
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
     comments = {
         token.start[0]: token.string.lstrip("#: ")
@@ -213,8 +238,14 @@ def _docs_from_comments(source: str) -> dict[str, str]:
 
 
 def _docs_from_docstring(docstring: str) -> dict[str, str]:
-    match = re.search(r"^(?:Attributes|Args):\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(docstring) + "\n", re.MULTILINE)
+    match = re.search(
+        r"^(?:Attributes|Args):\n((?:[ \t]+.*\n?|\n)+)",
+        inspect.cleandoc(docstring) + "\n",
+        re.MULTILINE,
+    )
     if match is None:
         return {}
-    entries = re.findall(r"^(\w+)(?: \([^)]*\))?:[ \t]*(.*(?:\n[ \t]+.*)*)", textwrap.dedent(match[1]), re.MULTILINE)
+    entries = re.findall(
+        r"^(\w+)(?: \([^)]*\))?:[ \t]*(.*(?:\n[ \t]+.*)*)", textwrap.dedent(match[1]), re.MULTILINE
+    )
     return dict(entries)

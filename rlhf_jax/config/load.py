@@ -1,4 +1,5 @@
-"""Reading and writing a run's configuration: YAML file + `section.key=value` overrides -> `Config` -> YAML."""
+"""Reading and writing a run's configuration: YAML file + `section.key=value` overrides -> `Config`
+-> YAML."""
 
 import os
 import pathlib
@@ -8,7 +9,14 @@ from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.config.build import Context, build, unknown_key
-from rlhf_jax.config.document import Plain, parse_document, parse_value, read_document, render, settled
+from rlhf_jax.config.document import (
+    Plain,
+    parse_document,
+    parse_value,
+    read_document,
+    render,
+    settled,
+)
 from rlhf_jax.config.errors import ConfigError, did_you_mean
 from rlhf_jax.config.fields import dotted_keys, settable
 from rlhf_jax.config.schema import Config
@@ -19,26 +27,33 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
     Args:
         path: a YAML file.
-        overrides: `section.key=value` each, `rewards[0].weight=2` inside a list; the value is a YAML scalar, or flow syntax
-            (`[a, b]`, `{a: 1}`); later ones win.
+        overrides: `section.key=value` each, `rewards[0].weight=2` inside a list; the value is a
+            YAML scalar, or flow syntax (`[a, b]`, `{a: 1}`); later ones win.
 
     Returns:
         The complete configuration.
 
     Raises:
-        ConfigError: anything wrong, in one line with key, value, what is allowed, the nearest match and the place.
+        ConfigError: anything wrong, in one line with key, value, what is allowed, the nearest match
+          and the place.
     """
     document = read_document(pathlib.Path(path))
-    return _assemble(document.tree, {key: f"{path} line {line}" for key, line in document.lines.items()}, overrides)
+    return _assemble(
+        document.tree,
+        {key: f"{path} line {line}" for key, line in document.lines.items()},
+        overrides,
+    )
 
 
 def make_config(tree: dict[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
-    """`load_config` for nested dicts instead of a file: `make_config({"algorithm": {"name": "dpo"}, "run_dir": "runs/x"})`."""
+    """`load_config` for nested dicts instead of a file: `make_config({"algorithm": {"name": "dpo"},
+    "run_dir": "runs/x"})`."""
     return _assemble(parse_document(render(tree or {}), "config").tree, {}, overrides)
 
 
 def dump_config(config: Config, path: str | os.PathLike[str]) -> None:
-    """Write the complete configuration, every default included, as YAML that `load_config` reads back equal."""
+    """Write the complete configuration, every default included, as YAML that `load_config` reads
+    back equal."""
     pathlib.Path(path).write_text(config.to_yaml(), encoding="utf-8")
 
 
@@ -60,10 +75,15 @@ def apply_override(tree: dict[str, Any], override: str, sources: dict[str, str])
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key or any(not part for part in key.split(".")):
-        raise ConfigError(f"override {override!r}: write section.key=value, for example training.batch_size=8")
+        raise ConfigError(
+            f"override {override!r}: write section.key=value, for example training.batch_size=8"
+        )
     name = f"override {override!r}"
     target: Any = tree
-    *path, last = (int(part[1:-1]) if part.startswith("[") else part for part in re.findall(r"\[\d+\]|[^.[]+|\[", key))
+    *path, last = (
+        int(part[1:-1]) if part.startswith("[") else part
+        for part in re.findall(r"\[\d+\]|[^.[]+|\[", key)
+    )
     for part, following in zip(path, [*path, last][1:], strict=True):
         below = _below(target, part, name)
         if not isinstance(below, list if isinstance(following, int) else dict):
@@ -82,7 +102,9 @@ def _below(target: Any, part: str | int, name: str) -> Any:
         return target.get(part)
     count = len(target) if isinstance(target, list) else 0
     if part >= count:
-        raise ConfigError(f"{name}: there is no [{part}]: the list has {count} items, counted from 0")
+        raise ConfigError(
+            f"{name}: there is no [{part}]: the list has {count} items, counted from 0"
+        )
     return target[part]
 
 
@@ -91,12 +113,18 @@ def _choose_algorithm(tree: dict[str, Any], sources: dict[str, str]) -> tuple[ty
     where = Context(sources).where("algorithm.name")
     names = ", ".join(ALGORITHMS)
     if not isinstance(section, dict) or "name" not in section:
-        shown = f"{settled(section)!r} has no name" if section is not None else "required and not given"
-        raise ConfigError(f"algorithm.name: {shown}; allowed: {names}; for example algorithm: {{name: dpo}}{where}")
+        shown = (
+            f"{settled(section)!r} has no name" if section is not None else "required and not given"
+        )
+        raise ConfigError(
+            f"algorithm.name: {shown}; allowed: {names}; for example algorithm: {{name: "
+            f"dpo}}{where}"
+        )
     value = section["name"]
     name = value.text if isinstance(value, Plain) else str(settled(value))
     if name not in ALGORITHMS:
         raise ConfigError(
-            f"algorithm.name: {name!r} is not an algorithm; allowed: {names}{did_you_mean(name, ALGORITHMS)}{where}"
+            f"algorithm.name: {name!r} is not an algorithm; allowed: "
+            f"{names}{did_you_mean(name, ALGORITHMS)}{where}"
         )
     return algorithm_config(name), {key: item for key, item in section.items() if key != "name"}

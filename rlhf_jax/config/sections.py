@@ -1,4 +1,5 @@
-"""Sections of a run's configuration that belong to no lower layer: model, training, evaluation, checkpoint, logging."""
+"""Sections of a run's configuration that belong to no lower layer: model, training, evaluation,
+checkpoint, logging."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,30 +14,37 @@ class ModelSection:
     path: str | None = None
     """Hugging Face folder or hub id of the starting weights; or give `config`."""
     config: dict[str, Any] | None = None
-    """Keys of a Hugging Face config.json (model_type, hidden_size, ...) for a model with random weights; or give `path`."""
+    """Keys of a Hugging Face config.json (model_type, hidden_size, ...) for a model with random
+    weights; or give `path`."""
     reference: str | None = None
-    """Folder or hub id of the frozen reference (DPO with a reference, PPO and GRPO with a KL penalty); null: the starting
-    weights."""
+    """Folder or hub id of the frozen reference (DPO with a reference, PPO and GRPO with a KL
+    penalty); null: the starting weights."""
     critic: str | None = None
-    """Folder or hub id that a separate critic of PPO starts from, such as the reward model; null: the starting weights."""
+    """Folder or hub id that a separate critic of PPO starts from, such as the reward model; null:
+    the starting weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype in which parameters are kept and updated."""
     compute_dtype: Literal["float32", "bfloat16"] | None = None
-    """Dtype of weights and activations in matrix products; null: `dtype`. Losses and statistics are float32 always."""
+    """Dtype of weights and activations in matrix products; null: `dtype`. Losses and statistics are
+    float32 always."""
     remat: Literal["none", "full", "dots", "dots_no_batch", "save_attention"] = "none"
-    """What each layer keeps for the backward pass: none: everything is kept, nothing computed again; full: nothing is kept;
-    dots: results of matrix products; dots_no_batch: those without a batch dimension; save_attention: attention's output."""
+    """What each layer keeps for the backward pass: none: everything is kept, nothing computed
+    again; full: nothing is kept; dots: results of matrix products; dots_no_batch: those without a
+    batch dimension; save_attention: attention's output."""
     layers: Literal["auto", "scan", "unroll"] = "auto"
     """Layers in a compiled loop or unrolled; auto: a loop when the model is deep."""
     attention: Literal["auto", "blocked", "dot_product", "xla"] = "auto"
     """Attention implementation; auto: the fastest one on this hardware."""
     context: int | None = None
-    """Longest row in tokens that longrope and dynamic NTK scalings are set for, the same for every row and width (vLLM's
-    max_model_len); null: the run's longest row (data.max_length, online rollout.max_prompt_len + rollout.max_new_tokens)."""
+    """Longest row in tokens that longrope and dynamic NTK scalings are set for, the same for every
+    row and width (vLLM's max_model_len); null: the run's longest row (data.max_length, online
+    rollout.max_prompt_len + rollout.max_new_tokens)."""
 
     def __post_init__(self) -> None:
         if self.path is not None and self.config is not None:
-            raise ValueError(f"model.path={self.path!r} and model.config are both given; set one of them to null")
+            raise ValueError(
+                f"model.path={self.path!r} and model.config are both given; set one of them to null"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,31 +52,40 @@ class TrainingConfig:
     """How long to train, in which portions, and how often to look."""
 
     batch_size: int = 8
-    """Rows (SFT), pairs (reward model, DPO) or prompts (PPO, GRPO, DAPO) per step, over all devices. A step of the online
-    algorithms is one batch of rollouts, on which they make `algorithm.num_epochs` x `algorithm.num_minibatches` updates."""
+    """Rows (SFT), pairs (reward model, DPO) or prompts (PPO, GRPO, DAPO) per step, over all
+    devices. A step of the online algorithms is one batch of rollouts, on which they make
+    `algorithm.num_epochs` x `algorithm.num_minibatches` updates."""
     num_microbatches: int = 1
-    """Parts into which a batch (of the online algorithms: a minibatch of completions) is split to save memory; the gradient is
-    the same."""
+    """Parts into which a batch (of the online algorithms: a minibatch of completions) is split to
+    save memory; the gradient is the same."""
     num_epochs: int = 1
-    """Passes over the training data. Online: as many steps as would pass all prompts so often if each were trained on; dynamic
-    sampling draws more (see the metric `data/epoch`)."""
+    """Passes over the training data. Online: as many steps as would pass all prompts so often if
+    each were trained on; dynamic sampling draws more (see the metric `data/epoch`)."""
     max_steps: int | None = None
     """Steps; when given, `num_epochs` is not used."""
     eval_every: int = 100
-    """Steps between evaluations on the held-out split; 0: only before the first and after the last step."""
+    """Steps between evaluations on the held-out split; 0: only before the first and after the last
+    step."""
     eval_batch_size: int | None = None
-    """Rows, pairs or prompts per evaluation batch; null: `batch_size` (online: as many as sample no more rows than a training
-    batch)."""
+    """Rows, pairs or prompts per evaluation batch; null: `batch_size` (online: as many as sample no
+    more rows than a training batch)."""
     save_every: int = 100
     """Steps between checkpoints; 0: only after the last step."""
     log_every: int = 1
     """Steps between rows in metrics.jsonl."""
     max_nonfinite: int = 5
-    """Updates (online: steps with all their updates) in a row that may be skipped because the loss or a gradient is not finite,
-    before the run stops."""
+    """Updates (online: steps with all their updates) in a row that may be skipped because the loss
+    or a gradient is not finite, before the run stops."""
 
     def __post_init__(self) -> None:
-        at_least = {"batch_size": 1, "num_microbatches": 1, "num_epochs": 1, "max_steps": 1, "eval_batch_size": 1, "log_every": 1}
+        at_least = {
+            "batch_size": 1,
+            "num_microbatches": 1,
+            "num_epochs": 1,
+            "max_steps": 1,
+            "eval_batch_size": 1,
+            "log_every": 1,
+        }
         at_least |= {"eval_every": 0, "save_every": 0, "max_nonfinite": 0}
         for name, least in at_least.items():
             value = self.__dict__[name]
@@ -78,10 +95,12 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How the online algorithms are measured on held-out prompts: once greedily, and over several samples of each prompt."""
+    """How the online algorithms are measured on held-out prompts: once greedily, and over several
+    samples of each prompt."""
 
     samples: int = 4
-    """Sampled completions per prompt, the k of mean@k, pass@k and maj@k (majority vote); 0: greedy completions only."""
+    """Sampled completions per prompt, the k of mean@k, pass@k and maj@k (majority vote); 0: greedy
+    completions only."""
     max_prompts: int | None = 256
     """Held-out prompts used, the first ones in storage order; null: all."""
     temperature: float | None = None
@@ -89,23 +108,34 @@ class EvaluationConfig:
     top_p: float | None = None
     """Nucleus of the samples; null: `rollout.top_p`."""
     accuracy_reward: str | list[str] | tuple[str, ...] | None = None
-    """Names of the rewards that say right (> 0) or wrong, for every accuracy that is reported (DAPO trains by its own
-    `algorithm.accuracy_reward`): a completion is judged by the first of them that grades it, and one that none of them grades is
-    neither right nor wrong. null: DAPO's `algorithm.accuracy_reward`, or else the first of `rewards` (built-in ones for form,
-    such as `format` and `length`, come last) and, of the others, each that grades nothing but what those before it leave
-    ungraded: the verifier of another task."""
+    """Names of the rewards that say right (> 0) or wrong, for every accuracy that is reported (DAPO
+    trains by its own `algorithm.accuracy_reward`): a completion is judged by the first of them that
+    grades it, and one that none of them grades is neither right nor wrong. null: DAPO's
+    `algorithm.accuracy_reward`, or else the first of `rewards` (built-in ones for form, such as
+    `format` and `length`, come last) and, of the others, each that grades nothing but what those
+    before it leave ungraded: the verifier of another task."""
 
     def __post_init__(self) -> None:
         if isinstance(self.accuracy_reward, list):  # a configuration is hashable
             object.__setattr__(self, "accuracy_reward", tuple(self.accuracy_reward))
         if self.samples < 0:
-            raise ValueError(f"evaluation.samples={self.samples} must not be negative (0: greedy completions only)")
+            raise ValueError(
+                f"evaluation.samples={self.samples} must not be negative (0: greedy completions "
+                "only)"
+            )
         if self.max_prompts is not None and self.max_prompts < 1:
-            raise ValueError(f"evaluation.max_prompts={self.max_prompts} must be at least 1, or null for all")
+            raise ValueError(
+                f"evaluation.max_prompts={self.max_prompts} must be at least 1, or null for all"
+            )
         if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"evaluation.temperature={self.temperature} must be above 0 (greedy completions are made anyway)")
+            raise ValueError(
+                f"evaluation.temperature={self.temperature} must be above 0 (greedy completions "
+                "are made anyway)"
+            )
         if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"evaluation.top_p={self.top_p} must be above 0 and at most 1 (1 is off)")
+            raise ValueError(
+                f"evaluation.top_p={self.top_p} must be above 0 and at most 1 (1 is off)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,30 +147,41 @@ class CheckpointConfig:
     keep_best: int = 0
     """Checkpoints to keep beside them because their `best_metric` is best."""
     best_metric: str | None = None
-    """Evaluation metric that decides, such as `rewards/accuracy` or `loss/total`. A checkpoint of which less than 90 % of the
-    held-out completions could be graded is not ranked."""
+    """Evaluation metric that decides, such as `rewards/accuracy` or `loss/total`. A checkpoint of
+    which less than 90 % of the held-out completions could be graded is not ranked."""
     best_mode: Literal["max", "min"] | None = None
-    """Whether a large or a small `best_metric` is good; null: by its meaning (losses, lengths, divergences, perplexity: small;
-    rewards, accuracies: large)."""
+    """Whether a large or a small `best_metric` is good; null: by its meaning (losses, lengths,
+    divergences, perplexity: small; rewards, accuracies: large)."""
     resume: Literal["auto", "never", "must"] = "auto"
-    """auto: go on when run_dir holds this run; never: run_dir must be new; must: there has to be a checkpoint."""
+    """auto: go on when run_dir holds this run; never: run_dir must be new; must: there has to be a
+    checkpoint."""
     start_from: str | None = None
-    """A new run goes on from this one, given as RUN or RUN@STEP: from its weights, optimizer state, random keys, KL coefficient,
-    place in the data and carried-over groups, as far as they fit. Every change to the configuration is allowed, and listed in the
-    log. Steps of the other run count in `training.max_steps` (but not in `num_epochs` over other data)."""
+    """A new run goes on from this one, given as RUN or RUN@STEP: from its weights, optimizer state,
+    random keys, KL coefficient, place in the data and carried-over groups, as far as they fit.
+    Every change to the configuration is allowed, and listed in the log. Steps of the other run
+    count in `training.max_steps` (but not in `num_epochs` over other data)."""
 
     def __post_init__(self) -> None:
         if self.keep_last < 1:
             raise ValueError(
-                f"checkpoint.keep_last={self.keep_last} must be at least 1: the newest checkpoint is needed to resume"
+                f"checkpoint.keep_last={self.keep_last} must be at least 1: the newest checkpoint "
+                "is needed to resume"
             )
         if self.keep_best < 0:
             raise ValueError(f"checkpoint.keep_best={self.keep_best} must not be negative")
         if self.keep_best and self.best_metric is None:
-            raise ValueError(f"checkpoint.keep_best={self.keep_best} needs best_metric, for example best_metric=rewards/accuracy")
-        if self.best_metric is not None and self.best_mode is None and better(self.best_metric) is None:
             raise ValueError(
-                f"checkpoint.best_metric={self.best_metric!r} does not say whether a large or a small value is good; "
+                f"checkpoint.keep_best={self.keep_best} needs best_metric, for example "
+                "best_metric=rewards/accuracy"
+            )
+        if (
+            self.best_metric is not None
+            and self.best_mode is None
+            and better(self.best_metric) is None
+        ):
+            raise ValueError(
+                f"checkpoint.best_metric={self.best_metric!r} does not say whether a large or a "
+                "small value is good; "
                 "give best_mode=max or best_mode=min"
             )
 
@@ -165,10 +206,12 @@ class LoggingConfig:
     plot: bool = True
     """Draw the metrics to run_dir/metrics.png at the end."""
     completions: int = 4
-    """Sampled completions shown with their rewards in the log at every evaluation (online algorithms); 0: none."""
+    """Sampled completions shown with their rewards in the log at every evaluation (online
+    algorithms); 0: none."""
     save_completions: Literal["none", "jsonl", "parquet"] = "parquet"
-    """Format of run_dir/completions/ (online algorithms): everything that is generated, at training and evaluation, as one table
-    that ``pandas.read_parquet("RUN/completions")`` reads; none: not written."""
+    """Format of run_dir/completions/ (online algorithms): everything that is generated, at training
+    and evaluation, as one table that ``pandas.read_parquet("RUN/completions")`` reads; none: not
+    written."""
 
     def __post_init__(self) -> None:
         if self.completions < 0:

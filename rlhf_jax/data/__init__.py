@@ -1,4 +1,5 @@
-"""Host side data: tokenizers, column formats, tokenisation, and batches with random access (NumPy, no device)."""
+"""Host side data: tokenizers, column formats, tokenisation, and batches with random access (NumPy,
+no device)."""
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
@@ -8,7 +9,13 @@ from rlhf_jax.data.loader import Loader, make_loader, prefetch
 from rlhf_jax.data.messages import ChatOptions
 from rlhf_jax.data.prompts import PromptBatch, PromptLoader, make_prompt_loader
 from rlhf_jax.data.stops import read_generation
-from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer, byte_tokenizer, load_tokenizer, train_tokenizer
+from rlhf_jax.data.tokenizer import (
+    FastTokenizer,
+    Tokenizer,
+    byte_tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
 
 __all__ = [
     "BadRow",

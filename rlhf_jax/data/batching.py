@@ -1,4 +1,5 @@
-"""Which rows form a batch, and how wide it is: order, length buckets, packing. Pure functions of lengths and seeds."""
+"""Which rows form a batch, and how wide it is: order, length buckets, packing. Pure functions of
+lengths and seeds."""
 
 import bisect
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ _WORTH = 0.02  # share of the padded places that one more width has to save
 def epoch_order(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
     """A permutation of `num_rows` rows that depends on (seed, epoch) only.
 
-    Sorting raw Philox words, not `Generator.permutation`: numpy guarantees the former's stream across versions.
+    Sorting raw Philox words, not `Generator.permutation`: numpy guarantees the former's stream
+    across versions.
     """
     words = _words(num_rows, seed, epoch, stream=0)
     return np.argsort(words, kind="stable")
@@ -23,12 +25,20 @@ def _words(count: int, seed: int, epoch: int, *, stream: int) -> np.ndarray:
 
 
 def epoch_batches(
-    lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True, window: int = 1
+    lengths: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    window: int = 1,
 ) -> np.ndarray:
-    """The rows of every batch of an epoch: int64 [batches, batch_size], -1 where the last rows run out.
+    """The rows of every batch of an epoch: int64 [batches, batch_size], -1 where the last rows run
+    out.
 
-    Rows are shuffled, sorted by length within windows of `window` batches (rows of like length pad each other little), and
-    the batches are shuffled again. Each row occurs exactly once. `shuffle=False`: storage order, unsorted.
+    Rows are shuffled, sorted by length within windows of `window` batches (rows of like length pad
+    each other little), and the batches are shuffled again. Each row occurs exactly once.
+    `shuffle=False`: storage order, unsorted.
     """
     num_rows = len(lengths)
     num_batches = -(-num_rows // batch_size)
@@ -47,9 +57,14 @@ def epoch_batches(
 
 
 def choose_buckets(
-    lengths: Sequence[int] | np.ndarray, num_buckets: int, *, multiple: int = 1, limit: int | None = None
+    lengths: Sequence[int] | np.ndarray,
+    num_buckets: int,
+    *,
+    multiple: int = 1,
+    limit: int | None = None,
 ) -> tuple[int, ...]:
-    """At most `num_buckets` widths, multiples of `multiple`, that pad the given lengths least (dynamic programme).
+    """At most `num_buckets` widths, multiples of `multiple`, that pad the given lengths least
+    (dynamic programme).
 
     Every width is a shape to compile, so one more is taken only if it saves 2% of the places.
 
@@ -102,8 +117,8 @@ def bucket_for(length: int, buckets: Sequence[int]) -> int:
 def pack(lengths: np.ndarray, capacity: int) -> list[list[int]]:
     """Packs documents into rows of `capacity` tokens by best fit decreasing; none is split or lost.
 
-    Longest first (ties in storage order), each into the fullest row that still has room. Rows come out in the order of
-    their first document in storage.
+    Longest first (ties in storage order), each into the fullest row that still has room. Rows come
+    out in the order of their first document in storage.
     """
     order = np.argsort(-lengths, kind="stable")
     rows: list[list[int]] = []

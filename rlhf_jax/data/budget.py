@@ -1,4 +1,5 @@
-"""A budget of processor time and memory for foreign code that runs in this process: a tokenizer folder's chat template."""
+"""A budget of processor time and memory for foreign code that runs in this process: a tokenizer
+folder's chat template."""
 
 import ctypes
 import os
@@ -41,8 +42,9 @@ _watcher: threading.Thread | None = None
 def within_budget(work: Callable[[], _Result]) -> _Result:
     """Calls `work`, and ends it when it exceeds `SECONDS` of processor time or `MEMORY`.
 
-    A second thread looks at it every tenth of a second and raises the exception between two of its steps. A single step that
-    never ends (one huge power) cannot be interrupted that way; `check_chat_template` refuses those it knows.
+    A second thread looks at it every tenth of a second and raises the exception between two of its
+    steps. A single step that never ends (one huge power) cannot be interrupted that way;
+    `check_chat_template` refuses those it knows.
 
     Raises:
         BudgetExceeded: says what was exceeded.
@@ -109,7 +111,8 @@ def call_off(call: _Call) -> None:
 
 def _processor_time(thread: int) -> float:
     """Of another thread, which is alive: its call is registered."""
-    if sys.platform == "darwin":  # has no clock of another thread; that of the process runs at least as fast
+    # has no clock of another thread; that of the process runs at least as fast
+    if sys.platform == "darwin":
         return time.process_time()
     return time.clock_gettime(time.pthread_getcpuclockid(thread))
 

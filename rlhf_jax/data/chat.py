@@ -1,4 +1,5 @@
-"""Chat templates, rendered by transformers' `apply_chat_template` with a fixed date and a budget."""
+"""Chat templates, rendered by transformers' `apply_chat_template` with a fixed date and a
+budget."""
 
 import datetime
 import functools
@@ -29,25 +30,31 @@ DEFAULT_CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}"
 )
-"""Used by the built-in tokenizers and by any tokenizer that brings no template: every answer ends with EOS."""
+"""Used by the built-in tokenizers and by any tokenizer that brings no template: every answer ends
+with EOS."""
 
 
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
-"""What `strftime_now` shows in a template, whatever the day (Llama 3's default), so that tokens do not change overnight."""
+"""What `strftime_now` shows in a template, whatever the day (Llama 3's default), so that tokens do
+not change overnight."""
 
-_SUPPLIED = frozenset({"messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"})
+_SUPPLIED = frozenset(
+    {"messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"}
+)
 """What transformers gives to every template."""
 _LARGEST = 10**8
 """A number above it has no place in a template: it is a text to be repeated or padded."""
 _WIDE_FORMAT = re.compile(r"%[-+ #0]*\d{9}|\{[^{}]*:[^{}]*\d{9}")
 
-# A template sees plain data and its own macros only, so the fixed date comes as a macro that reads a table of directives.
-# It ends in a newline, which `trim_blocks` removes, so that the template itself still starts at the start of a line.
+# A template sees plain data and its own macros only, so the fixed date comes as a macro that reads
+# a table of directives. It ends in a newline, which `trim_blocks` removes, so that the template
+# itself still starts at the start of a line.
 _DATE_TABLE = "template_date"
 _DATE_MACRO = (
     "{%- macro strftime_now(format) -%}{%- set ns = namespace(open='') -%}{%- for c in format -%}"
     "{%- if ns.open == '%' and c == '-' -%}{%- set ns.open = '%-' -%}"
-    "{%- elif ns.open -%}{{- template_date.get(ns.open + c, ns.open + c) -}}{%- set ns.open = '' -%}"
+    "{%- elif ns.open -%}{{- template_date.get(ns.open + c, ns.open + c) -}}{%- set ns.open = '' "
+    "-%}"
     "{%- elif c == '%' -%}{%- set ns.open = '%' -%}"
     "{%- else -%}{{- c -}}{%- endif -%}"
     "{%- endfor -%}{{- ns.open -}}{%- endmacro %}\n"
@@ -55,7 +62,8 @@ _DATE_MACRO = (
 
 
 def import_transformers() -> ModuleType:
-    """transformers, without its notice that PyTorch is missing. Imported here because it takes more than a second."""
+    """transformers, without its notice that PyTorch is missing. Imported here because it takes more
+    than a second."""
     with _quiet_import():
         import transformers
     return transformers
@@ -78,7 +86,8 @@ def _quiet_import() -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[ModuleType]:
-    """transformers with its own warnings off: what it says about classes of tokenizers does not concern our users."""
+    """transformers with its own warnings off: what it says about classes of tokenizers does not
+    concern our users."""
     transformers = import_transformers()
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(logging.CRITICAL)
@@ -92,7 +101,9 @@ def quiet_transformers() -> Iterator[ModuleType]:
 def _renderer() -> Any:
     """A tokenizer without a vocabulary: rendering needs its method alone."""
     with quiet_transformers() as transformers:
-        return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel()))
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel())
+        )
 
 
 @functools.cache
@@ -107,16 +118,20 @@ def check_chat_template(template: str) -> None:
     """Compiles the template and tries it on one message, which it may refuse.
 
     Raises:
-        DataError: it is not valid Jinja (with the line), it never ends, or it holds an operation that may never end.
+        DataError: it is not valid Jinja (with the line), it never ends, or it holds an operation
+          that may never end.
     """
     try:
         _refuse_endless_steps(template)
         _render(template, [{"role": "user", "content": "Hi"}], {})
     except jinja2.TemplateSyntaxError as error:
-        raise DataError(f"the chat template does not compile: {error.message} (line {error.lineno})") from None
+        raise DataError(
+            f"the chat template does not compile: {error.message} (line {error.lineno})"
+        ) from None
     except BudgetExceeded as error:
         raise DataError(f"the chat template is refused: {error} for one message") from None
-    except (RecursionError, SyntaxError) as error:  # nested too deep for Jinja or for Python's compiler
+    # nested too deep for Jinja or for Python's compiler
+    except (RecursionError, SyntaxError) as error:
         raise DataError(f"the chat template does not compile: {_one_line(error)}") from None
     except DataError:
         raise
@@ -125,7 +140,8 @@ def check_chat_template(template: str) -> None:
 
 
 class _Generation(jinja2.ext.Extension):
-    """Lets `{% generation %}` through where a template is only parsed; transformers has the whole extension."""
+    """Lets `{% generation %}` through where a template is only parsed; transformers has the whole
+    extension."""
 
     tags = {"generation"}
 
@@ -135,16 +151,23 @@ class _Generation(jinja2.ext.Extension):
 
 
 def _refuse_endless_steps(template: str) -> None:
-    """Powers, and numbers that only pad or repeat: one step of minutes or gigabytes, which no budget can interrupt."""
+    """Powers, and numbers that only pad or repeat: one step of minutes or gigabytes, which no
+    budget can interrupt."""
     tree = _parsed(template)
     if tree.find(jinja2.nodes.Pow) is not None:
-        raise DataError("the chat template is refused: it raises to a power (**), which may never end")
+        raise DataError(
+            "the chat template is refused: it raises to a power (**), which may never end"
+        )
     for constant in tree.find_all(jinja2.nodes.Const):
         value = constant.value
         if isinstance(value, int | float) and abs(value) > _LARGEST:
-            raise DataError(f"the chat template is refused: the number {value:.3g} in it is above {_LARGEST:,}")
+            raise DataError(
+                f"the chat template is refused: the number {value:.3g} in it is above {_LARGEST:,}"
+            )
         if isinstance(value, str) and _WIDE_FORMAT.search(value):
-            raise DataError("the chat template is refused: a format in it pads to millions of characters")
+            raise DataError(
+                "the chat template is refused: a format in it pads to millions of characters"
+            )
 
 
 def _parsed(template: str) -> jinja2.nodes.Template:
@@ -153,8 +176,8 @@ def _parsed(template: str) -> jinja2.nodes.Template:
 
 @functools.lru_cache(maxsize=64)
 def variables_read(template: str) -> frozenset[str]:
-    """The names that a template reads from whoever renders it, in its macros too, but for those that
-    transformers supplies."""
+    """The names that a template reads from whoever renders it, in its macros too, but for those
+    that transformers supplies."""
     return frozenset(jinja2.meta.find_undeclared_variables(_parsed(template))) - _SUPPLIED
 
 
@@ -173,30 +196,43 @@ def render_chat(
         messages: dicts with `role` and `content`.
         add_generation_prompt: also open the assistant's turn.
         tools: function schemas that the model may call, as transformers takes them.
-        variables: what else the template sees: `bos_token`, `eos_token`, ..., and the caller's own (`enable_thinking`).
+        variables: what else the template sees: `bos_token`, `eos_token`, ..., and the caller's own
+          (`enable_thinking`).
 
     Raises:
-        DataError: the template refuses the messages (wrong role order, a system message it does not know), fails on them,
-            or takes more than its budget of processor time or memory.
+        DataError: the template refuses the messages (wrong role order, a system message it does not
+            know), fails on them, or takes more than its budget of processor time or memory.
     """
     try:
-        return _render(template, messages, variables, add_generation_prompt=add_generation_prompt, tools=tools)
+        return _render(
+            template, messages, variables, add_generation_prompt=add_generation_prompt, tools=tools
+        )
     except BudgetExceeded as error:
         raise DataError(f"the chat template is stopped on these messages: {error}") from None
     except Exception as error:  # a template is foreign code: whatever it raises is its refusal
         raise DataError(f"the chat template refuses these messages: {_one_line(error)}") from None
 
 
-def _render(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], **options: Any) -> str:
+def _render(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, Any],
+    **options: Any,
+) -> str:
     renderer = _renderer()
     if "strftime_now" in template:
         template, variables = _DATE_MACRO + template, {**variables, _DATE_TABLE: _date_table()}
     conversation = [dict(message) for message in messages]
     tools = options.pop("tools", None)
-    options |= {"tools": None if tools is None else [dict(tool) for tool in tools], "tokenize": False}
+    options |= {
+        "tools": None if tools is None else [dict(tool) for tool in tools],
+        "tokenize": False,
+    }
 
     def work() -> str:
-        return renderer.apply_chat_template(conversation, chat_template=template, **options, **variables)
+        return renderer.apply_chat_template(
+            conversation, chat_template=template, **options, **variables
+        )
 
     return within_budget(work)
 

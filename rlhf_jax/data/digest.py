@@ -1,4 +1,5 @@
-"""Arrays kept on disk with a digest beside them: what cannot be read, or differs, is made anew instead of used."""
+"""Arrays kept on disk with a digest beside them: what cannot be read, or differs, is made anew
+instead of used."""
 
 import hashlib
 import os
@@ -20,7 +21,8 @@ def file_digest(path: pathlib.Path) -> str:
 
 
 def keep_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Writes an array and, beside it, its digest. A reader that comes in between finds the two apart, and makes it anew.
+    """Writes an array and, beside it, its digest. A reader that comes in between finds the two
+    apart, and makes it anew.
 
     Args:
         path: file name in `.npy`; its folder is made if needed.

@@ -1,7 +1,8 @@
 """One example to token ids with a mask of what is trained on.
 
-The prompt and each answer are tokenised on their own and joined, so that the prompt's ids are a prefix of every row, as they
-are when the model samples. The stop of an answer belongs to the answer.
+The prompt and each answer are tokenised on their own and joined, so that the prompt's ids are a
+prefix of every row, as they are when the model samples. The stop of an answer belongs to the
+answer.
 """
 
 import functools
@@ -17,15 +18,28 @@ from rlhf_jax.data.messages import TOOLS, VARIABLES, ChatOptions, Content, Messa
 from rlhf_jax.data.spans import EncodedRow, Piece, template_stops, trailing_stop, trained_row
 from rlhf_jax.data.templates import apply_template, settle_calls
 from rlhf_jax.data.tokenizer import FastTokenizer
-from rlhf_jax.data.turns import REWRITTEN, Note, Rendered, Segment, Turn, last_row, marked_row, read_turns, whole_row
+from rlhf_jax.data.turns import (
+    REWRITTEN,
+    Note,
+    Rendered,
+    Segment,
+    Turn,
+    last_row,
+    marked_row,
+    read_turns,
+    whole_row,
+)
 
 _LATER_TURNS = re.compile(f"({re.escape(HUMAN)}.*?{re.escape(ASSISTANT)})", re.DOTALL)
 SECOND_BOS, NO_CHAT = "second BOS", "no chat"
 """Kinds of notes."""
 
 
-def render_all(example: TextExample, tokenizer: FastTokenizer) -> list[tuple[TextExample, Rendered]]:
-    """A text example as rows: one, or one for each answer of a conversation that the chat template does not keep as it was.
+def render_all(
+    example: TextExample, tokenizer: FastTokenizer
+) -> list[tuple[TextExample, Rendered]]:
+    """A text example as rows: one, or one for each answer of a conversation that the chat template
+    does not keep as it was.
 
     Raises:
         BadRow: the chat template refuses the conversation, or nothing of an answer is left in it.
@@ -60,31 +74,51 @@ def render(example: TextExample | PairExample, tokenizer: FastTokenizer) -> Rend
     Raises:
         BadRow: the chat template refuses the conversation, or nothing of an answer is left in it.
     """
-    answers = [example.completion] if isinstance(example, TextExample) else [example.chosen, example.rejected]
+    answers = (
+        [example.completion]
+        if isinstance(example, TextExample)
+        else [example.chosen, example.rejected]
+    )
     prompt = example.prompt
     if isinstance(prompt, list):
-        rows = [_unit(prompt, cast(list[Message], answer), example.chat, tokenizer) for answer in answers]
+        rows = [
+            _unit(prompt, cast(list[Message], answer), example.chat, tokenizer)
+            for answer in answers
+        ]
         return _joined(rows)
     notes = _plain_notes(prompt or str(answers[0]), example.chat, tokenizer)
-    return Rendered(prompt or "", [_transcript_segments(prompt, answer) for answer in answers], False, notes)
+    return Rendered(
+        prompt or "", [_transcript_segments(prompt, answer) for answer in answers], False, notes
+    )
 
 
-def _unit(prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer) -> Rendered:
-    """A completion as one row, whatever the template does: at worst only its last answer is trained on."""
+def _unit(
+    prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer
+) -> Rendered:
+    """A completion as one row, whatever the template does: at worst only its last answer is trained
+    on."""
     turns = read_turns(prompt, completion, chat, tokenizer)
     whole = _whole(turns, tokenizer, needs_stops=False)
     if whole is not None:
         return whole
     last = last_row(turns[-1], chat, tokenizer)
-    return last if sum(turn.trained for turn in turns) <= 1 else last._replace(notes=(*last.notes, Note(REWRITTEN, "")))
+    return (
+        last
+        if sum(turn.trained for turn in turns) <= 1
+        else last._replace(notes=(*last.notes, Note(REWRITTEN, "")))
+    )
 
 
 def _joined(rows: list[Rendered]) -> Rendered:
-    """Chosen and rejected as one; where their prompts are written differently, each row holds its own."""
+    """Chosen and rejected as one; where their prompts are written differently, each row holds its
+    own."""
     notes = tuple(note for row in rows for note in row.notes)
     if len({row.prompt for row in rows}) == 1:
         return Rendered(rows[0].prompt, [row.completions[0] for row in rows], True, notes)
-    held = [[Segment(row.prompt, False), *row.completions[0]] if row.prompt else row.completions[0] for row in rows]
+    held = [
+        [Segment(row.prompt, False), *row.completions[0]] if row.prompt else row.completions[0]
+        for row in rows
+    ]
     return Rendered("", held, True, notes)
 
 
@@ -113,13 +147,19 @@ def render_prompt(example: PromptExample, tokenizer: FastTokenizer) -> Rendered:
     if isinstance(prompt, str):
         return Rendered(prompt, [], False, _plain_notes(prompt, example.chat, tokenizer))
     if prompt[-1]["role"] == "assistant":
-        raise BadRow("no question", "column 'prompt' ends with an answer, so there is nothing to ask the model")
+        raise BadRow(
+            "no question",
+            "column 'prompt' ends with an answer, so there is nothing to ask the model",
+        )
     messages = settle_calls(tokenizer, prompt, example.chat)
-    return Rendered(apply_template(tokenizer, messages, example.chat, add_generation_prompt=True), [], True)
+    return Rendered(
+        apply_template(tokenizer, messages, example.chat, add_generation_prompt=True), [], True
+    )
 
 
 def _transcript_segments(prompt: str | None, answer: Content) -> list[Segment]:
-    r"""An answer, or the rest of a dialogue: what stands from "\n\nHuman:" to "\n\nAssistant:" is not trained on."""
+    r"""An answer, or the rest of a dialogue: what stands from "\n\nHuman:" to "\n\nAssistant:" is
+    not trained on."""
     text = str(answer)
     if prompt is None or not prompt.endswith(ASSISTANT):
         return [Segment(text, True)]
@@ -137,7 +177,10 @@ def encode_rows(
         prompt = next(encoded)
         rows = []
         for segments in item.completions:
-            pieces = [Piece(segment, next(encoded), next(encoded) if _other(segment) is not None else []) for segment in segments]
+            pieces = [
+                Piece(segment, next(encoded), next(encoded) if _other(segment) is not None else [])
+                for segment in segments
+            ]
             row = trained_row(pieces, tokenizer, is_chat=item.is_chat)
             rows.append(_finish(row, tokenizer, config, is_chat=item.is_chat))
         if item.is_chat and not item.prompt and rows:
@@ -161,7 +204,8 @@ def _other(segment: Segment) -> str | None:
 
 
 def _prefix(ids: list[int], tokenizer: FastTokenizer) -> list[int]:
-    """The tokenizer's own special tokens in front of a text; none where the user's rendering brings them."""
+    """The tokenizer's own special tokens in front of a text; none where the user's rendering brings
+    them."""
     prefix = list(tokenizer.prefix_ids)
     return [] if ids[: len(prefix)] == prefix else prefix
 
@@ -173,10 +217,14 @@ def _split_prompt(rows: list[EncodedRow]) -> tuple[list[int], list[EncodedRow]]:
         if len({row.ids[shared] for row in rows}) > 1:
             break
         shared += 1
-    return rows[0].ids[:shared], [EncodedRow(row.ids[shared:], row.trained[shared:]) for row in rows]
+    return rows[0].ids[:shared], [
+        EncodedRow(row.ids[shared:], row.trained[shared:]) for row in rows
+    ]
 
 
-def _finish(row: EncodedRow, tokenizer: FastTokenizer, config: DataConfig, *, is_chat: bool) -> EncodedRow:
+def _finish(
+    row: EncodedRow, tokenizer: FastTokenizer, config: DataConfig, *, is_chat: bool
+) -> EncodedRow:
     """Ends the row with its last trained token, and that with EOS where no stop ends it."""
     if True not in row.trained:
         return EncodedRow([], [])
@@ -191,13 +239,19 @@ def _finish(row: EncodedRow, tokenizer: FastTokenizer, config: DataConfig, *, is
 
 
 def num_prefix(prompt: list[int], tokenizer: FastTokenizer) -> int:
-    """How many special ids open a prompt: the tokenizer's own, or the BOS that a chat template wrote."""
+    """How many special ids open a prompt: the tokenizer's own, or the BOS that a chat template
+    wrote."""
     prefixes = [tokenizer.prefix_ids, [] if tokenizer.bos_id is None else [tokenizer.bos_id]]
-    return next((len(prefix) for prefix in prefixes if prefix and prompt[: len(prefix)] == prefix), 0)
+    return next(
+        (len(prefix) for prefix in prefixes if prefix and prompt[: len(prefix)] == prefix), 0
+    )
 
 
-def fit_prompt(prompt: list[int], limit: int, config: DataConfig, *, num_prefix: int = 0) -> list[int]:
-    """A prompt of at most `limit` tokens. "keep_end" cuts its start, of which the first `num_prefix` ids stay.
+def fit_prompt(
+    prompt: list[int], limit: int, config: DataConfig, *, num_prefix: int = 0
+) -> list[int]:
+    """A prompt of at most `limit` tokens. "keep_end" cuts its start, of which the first
+    `num_prefix` ids stay.
 
     Raises:
         Dropped: it is longer under another policy, or empty.
@@ -219,8 +273,8 @@ def _keep_end(prompt: list[int], limit: int, num_prefix: int) -> list[int]:
 def prompt_budget(prompt: list[int], rows: list[EncodedRow], config: DataConfig) -> int:
     """Tokens that the prompt of these completions may have under "keep_end".
 
-    Half of `max_length` at least, and what the completions leave. Where they lose later answers beside half of it anyway,
-    the prompt is left whole if it fits with the first answers.
+    Half of `max_length` at least, and what the completions leave. Where they lose later answers
+    beside half of it anyway, the prompt is left whole if it fits with the first answers.
     """
     limit = config.max_length
     prompt_limit = limit - 1 if config.max_prompt_len is None else config.max_prompt_len
@@ -236,15 +290,20 @@ def prompt_budget(prompt: list[int], rows: list[EncodedRow], config: DataConfig)
 def _first_answer(row: EncodedRow) -> int:
     """One past the last token of the first answer."""
     first = row.trained.index(True) if True in row.trained else 0
-    return next((index for index in range(first, len(row.ids)) if not row.trained[index]), len(row.ids))
+    return next(
+        (index for index in range(first, len(row.ids)) if not row.trained[index]), len(row.ids)
+    )
 
 
-def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_prefix: int = 0) -> tuple[list[EncodedRow], bool]:
+def fit(
+    prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_prefix: int = 0
+) -> tuple[list[EncodedRow], bool]:
     """Joins prompt and completions within the length limits.
 
-    All rows of a pair keep the same prompt. "keep_end" cuts the prompt's start (the first `num_prefix` ids stay), but not
-    below half of `max_length`, then the completion's end; "keep_start" cuts the completion's end; "drop" cuts nothing. Of a
-    completion with several answers whole ones stay, where one fits.
+    All rows of a pair keep the same prompt. "keep_end" cuts the prompt's start (the first
+    `num_prefix` ids stay), but not below half of `max_length`, then the completion's end;
+    "keep_start" cuts the completion's end; "drop" cuts nothing. Of a completion with several
+    answers whole ones stay, where one fits.
 
     Returns:
         The whole rows, and whether anything was cut.
@@ -280,10 +339,13 @@ def fit(prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_pr
 
 
 def _whole_answers(row: EncodedRow, room: int) -> int:
-    """Where to cut a row so that no later answer loses its end; `room` itself in the first answer."""
+    """Where to cut a row so that no later answer loses its end; `room` itself in the first
+    answer."""
     if len(row.ids) <= room:
         return room
-    ends = [index for index in range(1, room + 1) if row.trained[index - 1] and not row.trained[index]]
+    ends = [
+        index for index in range(1, room + 1) if row.trained[index - 1] and not row.trained[index]
+    ]
     return ends[-1] if ends else room
 
 

@@ -46,19 +46,21 @@ class ExampleSet(NamedTuple):
 def load_examples(config: DataConfig, *, kind: Kind, split: Split = "train") -> ExampleSet:
     """Reads and validates the rows of a split.
 
-    The held-out share (`eval_fraction`, `eval_size`) is cut prompt by prompt: rows with the same prompt are never on both
-    sides. Prompts are ranked by a hash of their text and `eval_seed`, so SFT, reward model, DPO and online runs that read the
-    same rows hold out the same prompts, whatever is put around them (`rlhf_jax.data.wrap`). (A bare `text` is its own prompt; a
-    bare transcript counts up to its last answer.)
+    The held-out share (`eval_fraction`, `eval_size`) is cut prompt by prompt: rows with the same
+    prompt are never on both sides. Prompts are ranked by a hash of their text and `eval_seed`, so
+    SFT, reward model, DPO and online runs that read the same rows hold out the same prompts,
+    whatever is put around them (`rlhf_jax.data.wrap`). (A bare `text` is its own prompt; a bare
+    transcript counts up to its last answer.)
 
     Args:
         config: where from and how.
-        kind: what the algorithm needs: "text" (SFT), "pairs" (reward model, DPO), "prompts" (PPO, GRPO, DAPO).
+        kind: what the algorithm needs: "text" (SFT), "pairs" (reward model, DPO), "prompts" (PPO,
+          GRPO, DAPO).
         split: "train" or "eval".
 
     Raises:
-        DataError: nothing to read, columns that do not fit, a bad row under `on_error="strict"`, no rows left, or
-            split="eval" when no held-out rows are configured.
+        DataError: nothing to read, columns that do not fit, a bad row under `on_error="strict"`, no
+            rows left, or split="eval" when no held-out rows are configured.
     """
     if kind not in READABLE:
         raise DataError(f"kind {kind!r} is not one of {', '.join(READABLE)}")
@@ -74,7 +76,8 @@ def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
         contents: list[Content | None]
         if isinstance(example, TokenExample):
             raise DataError(
-                f"{example.where}: rows of token ids hold no text to train a tokenizer on: name the one they are from"
+                f"{example.where}: rows of token ids hold no text to train a tokenizer on: name "
+                "the one they are from"
             )
         if isinstance(example, TextExample):
             contents = [example.prompt, example.completion]
@@ -86,18 +89,25 @@ def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
             if isinstance(content, str):
                 yield content
             elif content is not None:
-                yield from (message["content"] for message in content if message["content"] is not None)
+                yield from (
+                    message["content"] for message in content if message["content"] is not None
+                )
 
 
 def _read_split(config: DataConfig, kind: Kind, split: Split) -> ExampleSet:
     if split == "train":
         examples = _read_examples(train_source(config), config, kind)
-        return examples if not _is_cut(config) else examples._replace(rows=_cut(examples, config)[0])
+        return (
+            examples if not _is_cut(config) else examples._replace(rows=_cut(examples, config)[0])
+        )
     source = eval_source(config)
     if source is not None:
         return _read_examples(source, config, kind)
     if not _is_cut(config):
-        raise DataError("no held-out rows: set one of data.eval_path, data.eval_split, data.eval_fraction, data.eval_size")
+        raise DataError(
+            "no held-out rows: set one of data.eval_path, data.eval_split, data.eval_fraction, "
+            "data.eval_size"
+        )
     examples = _read_examples(train_source(config), config, kind)
     return examples._replace(rows=_cut(examples, config)[1])
 
@@ -108,7 +118,11 @@ def _read_transcripts(examples: ExampleSet, config: DataConfig) -> ExampleSet:
 
 
 def _made(
-    given: Iterable[_Placed], make: Callable[[_Placed], Example], config: DataConfig, name: str, what: str
+    given: Iterable[_Placed],
+    make: Callable[[_Placed], Example],
+    config: DataConfig,
+    name: str,
+    what: str,
 ) -> tuple[list[Example], Counter[str]]:
     """(what could be made of each, how many could not by reason).
 
@@ -156,22 +170,40 @@ def _read_examples(source: Source, config: DataConfig, kind: Kind) -> ExampleSet
 
 
 def _rename(row: RawRow, mapping: Mapping[str, str]) -> RawRow:
-    return row if row.columns is None or not mapping else row._replace(columns=rename_columns(row.columns, mapping))
+    return (
+        row
+        if row.columns is None or not mapping
+        else row._replace(columns=rename_columns(row.columns, mapping))
+    )
 
 
 def _check_mapping(rows: list[dict], mapping: Mapping[str, str], name: str) -> None:
     for ours, theirs in mapping.items():
         if rows and not any(ours in row for row in rows):
             found = ", ".join(dict.fromkeys(column for row in rows for column in row)) or "none"
-            raise DataError(f"data.columns maps {ours} to {theirs!r}, which {name} does not have: other columns are {found}")
+            raise DataError(
+                f"data.columns maps {ours} to {theirs!r}, which {name} does not have: other "
+                f"columns are {found}"
+            )
 
 
-def _report(first: tuple[str, BadRow], skipped: Counter[str], config: DataConfig, name: str) -> None:
+def _report(
+    first: tuple[str, BadRow], skipped: Counter[str], config: DataConfig, name: str
+) -> None:
     where, error = first
     total = sum(skipped.values())
     if config.on_error == "strict":
-        raise DataError(f"{where}: {error.detail} (bad row 1 of {total}; data.on_error=skip leaves them out)")
-    logger.warning("%s: %d bad rows left out: %s; the first: %s: %s", name, total, _counts(skipped), where, error.detail)
+        raise DataError(
+            f"{where}: {error.detail} (bad row 1 of {total}; data.on_error=skip leaves them out)"
+        )
+    logger.warning(
+        "%s: %d bad rows left out: %s; the first: %s: %s",
+        name,
+        total,
+        _counts(skipped),
+        where,
+        error.detail,
+    )
 
 
 def _counts(skipped: Mapping[str, int]) -> str:
@@ -191,9 +223,16 @@ def _cut(examples: ExampleSet, config: DataConfig) -> tuple[list[Example], list[
         held_out.add(key)
         count += sizes[key]
     if count >= len(keys):
-        raise DataError(f"holding out {wanted} of the {len(keys)} rows of {examples.name} leaves none to train on")
-    train = [example for example, key in zip(examples.rows, keys, strict=True) if key not in held_out]
-    return train, [example for example, key in zip(examples.rows, keys, strict=True) if key in held_out]
+        raise DataError(
+            f"holding out {wanted} of the {len(keys)} rows of {examples.name} leaves none to train "
+            "on"
+        )
+    train = [
+        example for example, key in zip(examples.rows, keys, strict=True) if key not in held_out
+    ]
+    return train, [
+        example for example, key in zip(examples.rows, keys, strict=True) if key in held_out
+    ]
 
 
 def _prompt_key(example: Example, seed: int) -> bytes:

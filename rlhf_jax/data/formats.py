@@ -9,11 +9,12 @@
 | prompt            | `prompt` (verl's rows: a chat list)             |      |       | yes     |
 | tokens            | `input_ids`; `labels`, masks if there           | yes  |       |         |
 
-Texts are plain strings or conversations (lists of `{"role", "content"}`, see `rlhf_jax.data.messages`), with the columns
-`tools` and `chat_template_kwargs` for the chat template. (*) up to the last answer. (**) prompt and chosen.
+Texts are plain strings or conversations (lists of `{"role", "content"}`, see
+`rlhf_jax.data.messages`), with the columns `tools` and `chat_template_kwargs` for the chat
+template. (*) up to the last answer. (**) prompt and chosen.
 
-An answer with `weight: 0` (OpenAI), `train: false` or `training: false` (axolotl), `loss: false` (ms-swift) or `loss_mask: 0`
-(slime) is context, and not trained on.
+An answer with `weight: 0` (OpenAI), `train: false` or `training: false` (axolotl), `loss: false`
+(ms-swift) or `loss_mask: 0` (slime) is context, and not trained on.
 """
 
 import math
@@ -99,7 +100,8 @@ READABLE: dict[str, tuple[str, ...]] = {
 
 
 def rename_columns(columns: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    """Applies `{ours: theirs}`; "a.b" reads the field b of the object in column a. Missing ones are left out."""
+    """Applies `{ours: theirs}`; "a.b" reads the field b of the object in column a. Missing ones are
+    left out."""
     renamed = {key: value for key, value in columns.items() if key not in mapping.values()}
     for ours, theirs in mapping.items():
         value: Any = columns
@@ -113,7 +115,9 @@ def rename_columns(columns: Mapping[str, Any], mapping: Mapping[str, str]) -> di
 _MISSING = object()
 
 
-def detect_format(rows: Sequence[Mapping[str, Any]], kind: str, config: DataConfig, name: str) -> str:
+def detect_format(
+    rows: Sequence[Mapping[str, Any]], kind: str, config: DataConfig, name: str
+) -> str:
     """The format that most of the first rows have, of those that the kind can read.
 
     Raises:
@@ -121,7 +125,10 @@ def detect_format(rows: Sequence[Mapping[str, Any]], kind: str, config: DataConf
     """
     if config.format != "auto":
         if config.format not in READABLE[kind]:
-            raise DataError(f"data.format {config.format!r} does not give {kind}: {' or '.join(READABLE[kind])} would")
+            raise DataError(
+                f"data.format {config.format!r} does not give {kind}: "
+                f"{' or '.join(READABLE[kind])} would"
+            )
         readable: tuple[str, ...] = (config.format,)
     else:
         readable = READABLE[kind]
@@ -129,9 +136,13 @@ def detect_format(rows: Sequence[Mapping[str, Any]], kind: str, config: DataConf
     best = max(readable, key=lambda form: fits[form])
     if fits[best] == 0:
         found = ", ".join(Counter(column for row in rows for column in row)) or "none"
-        meant = [form for form in readable if form != "tokens"] or readable  # ids are never what was forgotten
+        # ids are never what was forgotten
+        meant = [form for form in readable if form != "tokens"] or readable
         needed = " or ".join("+".join(REQUIRED[form]) for form in meant)
-        raise DataError(f"{name} has the columns {found}; {kind} data needs {needed} (map names with data.columns)")
+        raise DataError(
+            f"{name} has the columns {found}; {kind} data needs {needed} (map names with "
+            "data.columns)"
+        )
     return best
 
 
@@ -142,7 +153,10 @@ def make_example(columns: Mapping[str, Any], form: str, kind: str, where: str) -
         BadRow: a column is missing, of a wrong type, null or empty, or no prompt can be found.
     """
     for column in _missing(columns, form):
-        raise BadRow("missing column", f"column {column!r} is missing (found: {', '.join(columns) or 'none'})")
+        raise BadRow(
+            "missing column",
+            f"column {column!r} is missing (found: {', '.join(columns) or 'none'})",
+        )
     if form == "tokens":
         return _token_example(columns, where)
     chat = read_chat_options(columns)
@@ -181,7 +195,9 @@ def _whole_conversation(columns: Mapping[str, Any]) -> tuple[str, list[Message]]
     return column, messages
 
 
-def _prompt_example(columns: Mapping[str, Any], form: str, where: str, chat: ChatOptions) -> PromptExample:
+def _prompt_example(
+    columns: Mapping[str, Any], form: str, where: str, chat: ChatOptions
+) -> PromptExample:
     if form == "preference":
         prompt: Content = _preference(columns)[0]
     elif form == "messages":
@@ -199,7 +215,8 @@ def _prompt_example(columns: Mapping[str, Any], form: str, where: str, chat: Cha
 
 
 def _token_example(columns: Mapping[str, Any], where: str) -> TokenExample:
-    """Ids that were made elsewhere; `labels` (-100: not trained) or masks of 0 and 1 say what is trained on, else all."""
+    """Ids that were made elsewhere; `labels` (-100: not trained) or masks of 0 and 1 say what is
+    trained on, else all."""
     ids = _numbers(columns, "input_ids")
     if not ids:
         raise BadRow("empty text", "column 'input_ids' is empty")
@@ -209,10 +226,17 @@ def _token_example(columns: Mapping[str, Any], where: str) -> TokenExample:
             continue
         values = _numbers(columns, column)
         if len(values) != len(ids):
-            raise BadRow("wrong type", f"column {column!r} has {len(values)} entries for {len(ids)} input_ids")
+            raise BadRow(
+                "wrong type",
+                f"column {column!r} has {len(values)} entries for {len(ids)} input_ids",
+            )
         if column == "labels":
             if any(label not in (-100, token) for label, token in zip(values, ids, strict=True)):
-                raise BadRow("wrong type", "column 'labels' holds other ids than 'input_ids' (neither shifted nor changed)")
+                raise BadRow(
+                    "wrong type",
+                    "column 'labels' holds other ids than 'input_ids' (neither shifted nor "
+                    "changed)",
+                )
             trained = [label != -100 for label in values]
         elif column == "attention_mask":
             present = [bool(value) for value in values]
@@ -226,7 +250,9 @@ def _token_example(columns: Mapping[str, Any], where: str) -> TokenExample:
 
 def _numbers(columns: Mapping[str, Any], column: str) -> list[int]:
     values = columns[column]
-    if not isinstance(values, list | tuple) or any(type(value) not in (int, bool) for value in values):
+    if not isinstance(values, list | tuple) or any(
+        type(value) not in (int, bool) for value in values
+    ):
         raise BadRow("wrong type", f"column {column!r} is not a list of whole numbers")
     return [int(value) for value in values]
 
@@ -238,7 +264,9 @@ def _margin(columns: Mapping[str, Any]) -> float | None:
     if isinstance(margin, str):
         return _number(margin)
     if isinstance(margin, bool) or not isinstance(margin, int | float):
-        raise BadRow("wrong type", f"column 'margin' is {type(margin).__name__}, a number is needed")
+        raise BadRow(
+            "wrong type", f"column 'margin' is {type(margin).__name__}, a number is needed"
+        )
     return float(margin)
 
 
@@ -258,7 +286,10 @@ def _content(columns: Mapping[str, Any], column: str) -> Content:
     if isinstance(value, list | tuple | Mapping):
         return read_conversation(value, column)
     if value is not None and not isinstance(value, str):
-        raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, text or a list of messages is needed")
+        raise BadRow(
+            "wrong type",
+            f"column {column!r} is {type(value).__name__}, text or a list of messages is needed",
+        )
     return _plain(columns, column)
 
 
@@ -284,9 +315,14 @@ def _completion(prompt: Content, completion: Content, column: str) -> Content:
     return completion
 
 
-def _split_conversation(messages: list[Message], column: str) -> tuple[list[Message], list[Message]]:
-    """Everything before the first answer is the prompt; the rest is the completion (its answers are trained on)."""
-    first = next((index for index, message in enumerate(messages) if message["role"] == "assistant"), None)
+def _split_conversation(
+    messages: list[Message], column: str
+) -> tuple[list[Message], list[Message]]:
+    """Everything before the first answer is the prompt; the rest is the completion (its answers are
+    trained on)."""
+    first = next(
+        (index for index, message in enumerate(messages) if message["role"] == "assistant"), None
+    )
     if first is None or messages[-1]["role"] != "assistant":
         raise BadRow("no answer", f"column {column!r} does not end with an assistant message")
     if first == 0:
@@ -298,7 +334,9 @@ def _preference(columns: Mapping[str, Any]) -> tuple[Content, Content, Content]:
     """(prompt, chosen, rejected) of a preference row, explicit or implicit."""
     chosen, rejected = _content(columns, "chosen"), _content(columns, "rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
-        raise BadRow("wrong type", "one of 'chosen' and 'rejected' is text and the other a list of messages")
+        raise BadRow(
+            "wrong type", "one of 'chosen' and 'rejected' is text and the other a list of messages"
+        )
     if chosen == rejected:
         raise BadRow("no difference", "columns 'chosen' and 'rejected' are equal")
     prompt = _content(columns, "prompt") if columns.get("prompt") is not None else None
@@ -309,18 +347,29 @@ def _preference(columns: Mapping[str, Any]) -> tuple[Content, Content, Content]:
         if isinstance(prompt, str) and are_answers:
             prompt = [{"role": "user", "content": prompt}]
         if isinstance(prompt, list) and chosen[: len(prompt)] != prompt:
-            return prompt, _completion(prompt, chosen, "chosen"), _completion(prompt, rejected, "rejected")
-        return common_messages(chosen, rejected)  # whole conversations; a prompt column only repeats their start
+            return (
+                prompt,
+                _completion(prompt, chosen, "chosen"),
+                _completion(prompt, rejected, "rejected"),
+            )
+        # whole conversations; a prompt column only repeats their start
+        return common_messages(chosen, rejected)
     if prompt is not None:
-        return prompt, _completion(prompt, chosen, "chosen"), _completion(prompt, rejected, "rejected")
+        return (
+            prompt,
+            _completion(prompt, chosen, "chosen"),
+            _completion(prompt, rejected, "rejected"),
+        )
     return common_prompt(str(chosen), str(rejected))
 
 
-def common_messages(chosen: list[Message], rejected: list[Message]) -> tuple[Content, Content, Content]:
+def common_messages(
+    chosen: list[Message], rejected: list[Message]
+) -> tuple[Content, Content, Content]:
     """Splits two conversations that start alike into (prompt, chosen answers, rejected answers).
 
-    The prompt ends before the first answer in which they differ, or before the last one that they share where they part
-    with a question.
+    The prompt ends before the first answer in which they differ, or before the last one that they
+    share where they part with a question.
 
     Raises:
         BadRow: they share no message before an answer, or do not end with one.
@@ -329,21 +378,29 @@ def common_messages(chosen: list[Message], rejected: list[Message]) -> tuple[Con
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
     shared = min(shared, len(chosen) - 1, len(rejected) - 1)
-    while shared and (chosen[shared]["role"], rejected[shared]["role"]) != ("assistant", "assistant"):
+    while shared and (chosen[shared]["role"], rejected[shared]["role"]) != (
+        "assistant",
+        "assistant",
+    ):
         shared -= 1
     if not shared:
         raise BadRow("no prompt", "'chosen' and 'rejected' share no message before an answer")
     prompt = chosen[:shared]
-    return prompt, _completion(prompt, chosen[shared:], "chosen"), _completion(prompt, rejected[shared:], "rejected")
+    return (
+        prompt,
+        _completion(prompt, chosen[shared:], "chosen"),
+        _completion(prompt, rejected[shared:], "rejected"),
+    )
 
 
 def common_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
     r"""Splits two texts that start alike into (prompt, chosen completion, rejected completion).
 
-    Transcripts with "\n\nAssistant:" are split after the last such mark that both share, so that the prompt ends with the
-    mark and the completions are the answers. If they part in an earlier turn, the completions hold the rest of each
-    dialogue, and only its answers are trained on (`rlhf_jax.data.tokenize`). Other texts are split at the last word boundary
-    that both share; the space stays with the completion.
+    Transcripts with "\n\nAssistant:" are split after the last such mark that both share, so that
+    the prompt ends with the mark and the completions are the answers. If they part in an earlier
+    turn, the completions hold the rest of each dialogue, and only its answers are trained on
+    (`rlhf_jax.data.tokenize`). Other texts are split at the last word boundary that both share; the
+    space stays with the completion.
 
     Raises:
         BadRow: no shared prompt, or an empty completion.
@@ -353,10 +410,18 @@ def common_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
         mark = shared.rfind(ASSISTANT)
         cut = mark + len(ASSISTANT) if mark >= 0 else 0
     else:
-        boundaries = [match.start() for match in re.finditer(r"\s+", shared.rstrip() if shared in (chosen, rejected) else shared)]
+        boundaries = [
+            match.start()
+            for match in re.finditer(
+                r"\s+", shared.rstrip() if shared in (chosen, rejected) else shared
+            )
+        ]
         cut = boundaries[-1] if boundaries else 0
     if not chosen[:cut].strip():
-        raise BadRow("no prompt", "'chosen' and 'rejected' share no prompt at their start (add a 'prompt' column)")
+        raise BadRow(
+            "no prompt",
+            "'chosen' and 'rejected' share no prompt at their start (add a 'prompt' column)",
+        )
     for column, text in (("chosen", chosen), ("rejected", rejected)):
         if not text[cut:].strip():
             raise BadRow("empty text", f"column {column!r} has an empty answer")

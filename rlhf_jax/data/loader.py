@@ -1,4 +1,5 @@
-"""Batches with random access: `loader.batch(step)` is a pure function of (data, seed, step), so resuming is free."""
+"""Batches with random access: `loader.batch(step)` is a pure function of (data, seed, step), so
+resuming is free."""
 
 import contextlib
 import functools
@@ -41,7 +42,8 @@ def make_loader(
         config: all data options. `chat_template`, when set, replaces the tokenizer's.
         tokenizer: see `load_tokenizer`.
         kind: "text" gives `TokenBatch`, "pairs" gives `PairBatch`.
-        batch_size: rows (or pairs) per batch; always the leading dimension, filled up with empty rows.
+        batch_size: rows (or pairs) per batch; always the leading dimension, filled up with empty
+          rows.
         seed: of the order.
         split: "train" or "eval".
         cache_dir: folder for tokenised data; None keeps nothing.
@@ -50,18 +52,32 @@ def make_loader(
         DataError: see `load_examples`.
     """
     if kind not in ("text", "pairs"):
-        raise DataError(f"kind {kind!r} has no batches: text or pairs (prompts have make_prompt_loader)")
+        raise DataError(
+            f"kind {kind!r} has no batches: text or pairs (prompts have make_prompt_loader)"
+        )
     if config.packing and kind != "text":
         raise DataError("data.packing is for SFT only: pairs keep a row each")
     if config.train_on == "all" and kind != "text":
-        raise DataError("data.train_on 'all' is for SFT only: pairs are scored on their completions")
+        raise DataError(
+            "data.train_on 'all' is for SFT only: pairs are scored on their completions"
+        )
     if batch_size < 1:
         raise DataError(f"batch_size {batch_size} must be at least 1")
     if config.chat_template is not None:
         tokenizer = tokenizer.with_chat_template(template_source(config.chat_template))
     fingerprint = data_fingerprint(config, tokenizer, kind, split)
-    data = tokenize_split(config, tokenizer, kind=kind, split=split, cache_dir=cache_dir, fingerprint=fingerprint)
-    loader = Loader(data, config, tokenizer, kind=kind, batch_size=batch_size, seed=seed, fingerprint=fingerprint)
+    data = tokenize_split(
+        config, tokenizer, kind=kind, split=split, cache_dir=cache_dir, fingerprint=fingerprint
+    )
+    loader = Loader(
+        data,
+        config,
+        tokenizer,
+        kind=kind,
+        batch_size=batch_size,
+        seed=seed,
+        fingerprint=fingerprint,
+    )
     logger.info(
         "%s (%s): %d batches an epoch, tokens fill %.0f %% of their places",
         *(config.path, split, loader.batches_per_epoch, 100 * loader.padding_efficiency),
@@ -72,7 +88,8 @@ def make_loader(
 class Loader:
     """Batches of a tokenised split. Stateless: the step number is all there is to remember.
 
-    An *item* is what fills one place of a batch: an example, or with packing a row of several documents.
+    An *item* is what fills one place of a batch: an example, or with packing a row of several
+    documents.
 
     Attributes:
         num_examples: examples in the split.
@@ -96,7 +113,12 @@ class Loader:
         seed: int,
         fingerprint: str,
     ):
-        self.kind, self.batch_size, self.seed, self.fingerprint = kind, batch_size, seed, fingerprint
+        self.kind, self.batch_size, self.seed, self.fingerprint = (
+            kind,
+            batch_size,
+            seed,
+            fingerprint,
+        )
         self.tokenizer, self.skipped, self.shortened = tokenizer, data.skipped, data.shortened
         self._data, self._config = data, config
         self._rows_per_item = 2 if kind == "pairs" else 1
@@ -126,11 +148,14 @@ class Loader:
     def padding_efficiency(self) -> float:
         """Share of the batches' token places that hold tokens, in the first epoch."""
         batches = self._epoch(0)
-        widths = [bucket_for(int(self._lengths[row[row >= 0]].max()), self.buckets) for row in batches]
+        widths = [
+            bucket_for(int(self._lengths[row[row >= 0]].max()), self.buckets) for row in batches
+        ]
         return self._tokens_per_epoch / (sum(widths) * self.batch_size * self._rows_per_item)
 
     def indices(self, step: int) -> np.ndarray:
-        """Items of that batch: int64 [batch_size], -1 for filler. Joins values cached per example."""
+        """Items of that batch: int64 [batch_size], -1 for filler. Joins values cached per
+        example."""
         epoch, position = divmod(step, self.batches_per_epoch)
         return self._epoch(epoch)[position]
 
@@ -138,7 +163,9 @@ class Loader:
         """The batch of a step (from 0, over all epochs), NumPy leaves."""
         return self._make(self.indices(step))
 
-    def sequential(self, batch_size: int | None = None) -> Iterator[tuple[np.ndarray, TokenBatch | PairBatch]]:
+    def sequential(
+        self, batch_size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, TokenBatch | PairBatch]]:
         """Every item once in storage order: (items [batch_size] with -1 for filler, batch)."""
         size = self.batch_size if batch_size is None else batch_size
         for indices in epoch_batches(self._lengths, size, seed=0, epoch=0, shuffle=False):
@@ -147,7 +174,12 @@ class Loader:
     def _plan_epoch(self, epoch: int) -> np.ndarray:
         config = self._config
         return epoch_batches(
-            self._lengths, self.batch_size, seed=self.seed, epoch=epoch, shuffle=config.shuffle, window=config.length_window
+            self._lengths,
+            self.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            shuffle=config.shuffle,
+            window=config.length_window,
         )
 
     def _choose_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -176,12 +208,27 @@ class Loader:
         for place, index in enumerate(indices.tolist()):
             if index >= 0:
                 for column in range(self._rows_per_item):
-                    self._fill(place * self._rows_per_item + column, index, column, tokens, segment_ids, trained)
+                    self._fill(
+                        place * self._rows_per_item + column,
+                        index,
+                        column,
+                        tokens,
+                        segment_ids,
+                        trained,
+                    )
         scored: Any = _scored_columns(trained, scored_width)
         if self.kind == "text":
-            return TokenBatch(tokens, segment_ids > 0, trained, segment_ids if self._config.packing else None, scored)
+            return TokenBatch(
+                tokens,
+                segment_ids > 0,
+                trained,
+                segment_ids if self._config.packing else None,
+                scored,
+            )
         shape = (len(indices), 2, width)
-        margin = np.where(indices >= 0, np.nan_to_num(self._data.margins[indices], nan=0.0), 0.0).astype(np.float32)
+        margin = np.where(
+            indices >= 0, np.nan_to_num(self._data.margins[indices], nan=0.0), 0.0
+        ).astype(np.float32)
         valid: Any = indices >= 0
         return PairBatch(
             tokens=tokens.reshape(shape),
@@ -192,8 +239,18 @@ class Loader:
             margin=cast(Any, margin) if self.has_margins else None,
         )
 
-    def _fill(self, row: int, index: int, column: int, tokens: np.ndarray, segment_ids: np.ndarray, trained: np.ndarray) -> None:
-        documents = [index * self._rows_per_item + column] if self._items is None else self._items[index]
+    def _fill(
+        self,
+        row: int,
+        index: int,
+        column: int,
+        tokens: np.ndarray,
+        segment_ids: np.ndarray,
+        trained: np.ndarray,
+    ) -> None:
+        documents = (
+            [index * self._rows_per_item + column] if self._items is None else self._items[index]
+        )
         start = 0
         for number, document in enumerate(documents, start=1):
             begin, end = self._data.offsets[document], self._data.offsets[document + 1]
@@ -218,7 +275,9 @@ Prefetched: TypeAlias = tuple[int, np.ndarray, TokenBatch | PairBatch]
 
 
 @contextlib.contextmanager
-def prefetch(loader: Loader, start: int, stop: int | None = None, *, depth: int = 2) -> Iterator[Iterator[Prefetched]]:
+def prefetch(
+    loader: Loader, start: int, stop: int | None = None, *, depth: int = 2
+) -> Iterator[Iterator[Prefetched]]:
     """Batches from step `start` on, made by a background thread up to `depth` ahead.
 
         with prefetch(loader, step) as batches:
@@ -231,7 +290,8 @@ def prefetch(loader: Loader, start: int, stop: int | None = None, *, depth: int 
         depth: batches kept ready.
 
     Raises:
-        Exception: whatever making a batch raised, when its turn comes. Leaving the context ends the thread.
+        Exception: whatever making a batch raised, when its turn comes. Leaving the context ends the
+          thread.
     """
     ready: queue.Queue[Prefetched | BaseException | None] = queue.Queue(maxsize=depth)
     closed = threading.Event()

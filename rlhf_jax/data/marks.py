@@ -1,4 +1,5 @@
-"""What messages say of themselves: which answers are not trained on, and texts that the chat template was put around before."""
+"""What messages say of themselves: which answers are not trained on, and texts that the chat
+template was put around before."""
 
 import functools
 
@@ -26,10 +27,13 @@ def check_marks(example: Example, config: DataConfig) -> None:
     completions = _completions(example)
     if not completions:
         return
-    if config.train_on == "all" and any(message.get(TRAIN) is False for message in _messages(example)):
+    if config.train_on == "all" and any(
+        message.get(TRAIN) is False for message in _messages(example)
+    ):
         raise BadRow(
             "train_on",
-            "an answer is marked as not to be trained on (weight: 0 or the like), and data.train_on is 'all': "
+            "an answer is marked as not to be trained on (weight: 0 or the like), and "
+            "data.train_on is 'all': "
             "set it to 'completion'",
         )
     if not all(any(is_trained(message) for message in completion) for completion in completions):
@@ -53,7 +57,11 @@ def message_notes(example: Example, tokenizer: FastTokenizer) -> list[Note]:
 
 def _unread_variables(example: Example, tokenizer: FastTokenizer) -> list[str]:
     """Names of `chat_template_kwargs` that the chat template of a conversation never reads."""
-    if isinstance(example, TokenExample) or not isinstance(example.prompt, list) or not example.chat.variables:
+    if (
+        isinstance(example, TokenExample)
+        or not isinstance(example.prompt, list)
+        or not example.chat.variables
+    ):
         return []
     read = variables_read(tokenizer.template_for(example.chat.tools))
     return [name for name in example.chat.variables if name not in read]
@@ -76,7 +84,8 @@ def _completions(example: Example) -> list[list[Message]]:
 
 
 def _found_marks(message: Message, tokenizer: FastTokenizer) -> str:
-    """What the chat template writes around messages and the text of this one holds already; empty: nothing."""
+    """What the chat template writes around messages and the text of this one holds already; empty:
+    nothing."""
     text = message.get("content") or ""
     if message["role"] not in _ASKING or not text:
         return ""
@@ -87,12 +96,20 @@ def _found_marks(message: Message, tokenizer: FastTokenizer) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _template_marks(tokenizer: FastTokenizer) -> tuple[tuple[str, ...], str]:
-    """(special tokens that the chat template opens a question with, how it opens an answer); nothing where it refuses a
-    lone question. (`<think>` behind the question is no sign: people ask about it.)"""
+    """(special tokens that the chat template opens a question with, how it opens an answer);
+    nothing where it refuses a lone question. (`<think>` behind the question is no sign: people ask
+    about it.)"""
     try:
-        text = apply_template(tokenizer, [{"role": "user", "content": PROBE}], ChatOptions(), add_generation_prompt=True)
+        text = apply_template(
+            tokenizer,
+            [{"role": "user", "content": PROBE}],
+            ChatOptions(),
+            add_generation_prompt=True,
+        )
     except BadRow:
         return (), ""
     before, _, behind = text.rpartition(PROBE)
     added = tokenizer.backend.get_added_tokens_decoder().values()
-    return tuple(token.content for token in added if token.special and token.content in before), behind.strip()
+    return tuple(
+        token.content for token in added if token.special and token.content in before
+    ), behind.strip()

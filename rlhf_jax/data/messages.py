@@ -1,4 +1,5 @@
-"""Conversations as people store them: OpenAI messages, ShareGPT turns, tool calls, tools and template variables of a row."""
+"""Conversations as people store them: OpenAI messages, ShareGPT turns, tool calls, tools and
+template variables of a row."""
 
 import difflib
 import json
@@ -32,9 +33,11 @@ _OURS = {
 """Arguments of `apply_chat_template` that are no variables of a template -> what to do instead."""
 
 TRAIN = "train"
-"""Key of a message after reading: False on an answer that is not trained on, True on a message that is no answer. Else absent."""
+"""Key of a message after reading: False on an answer that is not trained on, True on a message that
+is no answer. Else absent."""
 _MARKS = ("weight", "train", "training", "loss", "loss_mask")
-"""Keys of a message that say whether it is trained on: OpenAI's, axolotl's two, ms-swift's and slime's."""
+"""Keys of a message that say whether it is trained on: OpenAI's, axolotl's two, ms-swift's and
+slime's."""
 
 SHAREGPT_ROLES = {
     "human": "user",
@@ -66,7 +69,8 @@ class ChatOptions(NamedTuple):
 
 
 def read_chat_options(columns: Mapping[str, Any]) -> ChatOptions:
-    """The columns `tools` (a list, or JSON text) and `chat_template_kwargs` (an object, or JSON text) of a row.
+    """The columns `tools` (a list, or JSON text) and `chat_template_kwargs` (an object, or JSON
+    text) of a row.
 
     Raises:
         BadRow: one of them is something else.
@@ -75,13 +79,20 @@ def read_chat_options(columns: Mapping[str, Any]) -> ChatOptions:
     if isinstance(tools, list | tuple):
         tools = [_from_json(tool, TOOLS) if isinstance(tool, str) else tool for tool in tools]
         if not all(isinstance(tool, Mapping) for tool in tools):
-            raise BadRow("wrong type", f"column {TOOLS!r} holds something that is not a function schema")
+            raise BadRow(
+                "wrong type", f"column {TOOLS!r} holds something that is not a function schema"
+            )
     elif tools is not None:
-        raise BadRow("wrong type", f"column {TOOLS!r} is {type(tools).__name__}, a list of schemas is needed")
+        raise BadRow(
+            "wrong type", f"column {TOOLS!r} is {type(tools).__name__}, a list of schemas is needed"
+        )
     variables = _from_json(columns.get(VARIABLES), VARIABLES)
     if variables is not None and not isinstance(variables, Mapping):
-        raise BadRow("wrong type", f"column {VARIABLES!r} is {type(variables).__name__}, an object is needed")
-    kept = {key: value for key, value in (variables or {}).items() if value is not None}  # parquet fills keys up with null
+        raise BadRow(
+            "wrong type", f"column {VARIABLES!r} is {type(variables).__name__}, an object is needed"
+        )
+    # parquet fills keys up with null
+    kept = {key: value for key, value in (variables or {}).items() if value is not None}
     fault = variables_fault(kept)
     if fault:
         raise BadRow("wrong type", f"column {VARIABLES!r} {fault}")
@@ -89,7 +100,8 @@ def read_chat_options(columns: Mapping[str, Any]) -> ChatOptions:
 
 
 def variables_fault(variables: Mapping[str, Any]) -> str:
-    """What is wrong with the names of `chat_template_kwargs`, and the right place for what is meant; empty: nothing."""
+    """What is wrong with the names of `chat_template_kwargs`, and the right place for what is
+    meant; empty: nothing."""
     for name in variables:
         if not isinstance(name, str):
             return f"has the name {name!r}: names are text"
@@ -120,10 +132,16 @@ def read_conversation(value: Any, column: str) -> list[Message]:
     if isinstance(value, Mapping):  # ShareGPT's preference sets hold one message, not a list of one
         value = [value]
     if not isinstance(value, list | tuple):
-        raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, a list of messages is needed")
+        raise BadRow(
+            "wrong type",
+            f"column {column!r} is {type(value).__name__}, a list of messages is needed",
+        )
     if not value:
         raise BadRow("empty text", f"column {column!r} is an empty list")
-    return [_message(message, f"column {column!r}, message {number}") for number, message in enumerate(value, start=1)]
+    return [
+        _message(message, f"column {column!r}, message {number}")
+        for number, message in enumerate(value, start=1)
+    ]
 
 
 def _message(message: Any, where: str) -> Message:
@@ -140,8 +158,12 @@ def _message(message: Any, where: str) -> Message:
     if content is None and not calls:
         raise BadRow("null", f"{where} has no content")
     if content is not None and not isinstance(content, str):
-        raise BadRow("wrong type", f"{where} has content of type {type(content).__name__}, text is needed")
-    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls)):
+        raise BadRow(
+            "wrong type", f"{where} has content of type {type(content).__name__}, text is needed"
+        )
+    if calls is not None and not (
+        isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls)
+    ):
         raise BadRow("wrong type", f"{where} has tool_calls that are no list of calls")
     if not (content or "").strip() and message["role"] == "assistant" and not calls:
         raise BadRow("empty text", f"{where} is an empty answer")
@@ -161,12 +183,20 @@ def _check_role(role: str, where: str) -> None:
     """
     plain = role.strip().lower()
     plain = _RENAMED_ROLES.get(plain, plain)
-    meant = [plain] if plain in _ROLES else difflib.get_close_matches(plain, _ROLES[:3], n=1, cutoff=0.8)
+    meant = (
+        [plain]
+        if plain in _ROLES
+        else difflib.get_close_matches(plain, _ROLES[:3], n=1, cutoff=0.8)
+    )
     if meant and role != meant[0]:
-        raise BadRow("wrong type", f"{where} has the unknown role {role[:40]!r}; did you mean {meant[0]!r}?")
+        raise BadRow(
+            "wrong type", f"{where} has the unknown role {role[:40]!r}; did you mean {meant[0]!r}?"
+        )
 
 
-def _split_marks(message: Mapping[str, Any], role: str, where: str) -> tuple[dict[str, Any], dict[str, bool]]:
+def _split_marks(
+    message: Mapping[str, Any], role: str, where: str
+) -> tuple[dict[str, Any], dict[str, bool]]:
     """(the message without its marks, `TRAIN` where its value is not what holds without a mark)."""
     said: dict[str, bool] = {}
     for key in _MARKS:
@@ -175,10 +205,15 @@ def _split_marks(message: Mapping[str, Any], role: str, where: str) -> tuple[dic
             continue
         if not isinstance(value, bool | int | float) or value not in (0, 1):  # pandas writes 1.0
             allowed = "0 or 1" if key == "weight" else "true or false"
-            raise BadRow("wrong type", f"{where} has {key} {str(value)[:40]!r}, which must be {allowed}")
+            raise BadRow(
+                "wrong type", f"{where} has {key} {str(value)[:40]!r}, which must be {allowed}"
+            )
         said[key] = bool(value)
     if len(set(said.values())) > 1:
-        raise BadRow("wrong type", f"{where} says both that it is trained on and that it is not ({', '.join(said)})")
+        raise BadRow(
+            "wrong type",
+            f"{where} says both that it is trained on and that it is not ({', '.join(said)})",
+        )
     others = {key: value for key, value in message.items() if key not in _MARKS}
     is_answer = role == "assistant"
     # weight 1 is what the format gives every message anyway; a true elsewhere asks for something
@@ -187,7 +222,8 @@ def _split_marks(message: Mapping[str, Any], role: str, where: str) -> tuple[dic
 
 
 def _without_nulls(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Parquet gives every message the keys of all: `tool_calls: None`, which templates take for tool calls."""
+    """Parquet gives every message the keys of all: `tool_calls: None`, which templates take for
+    tool calls."""
     kept = {key: value for key, value in message.items() if value is not None}
     if not kept.get("tool_calls", True):
         del kept["tool_calls"]
@@ -201,7 +237,9 @@ def _from_sharegpt(message: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     speaker = message["from"]
     if speaker not in SHAREGPT_ROLES:
         known = ", ".join(SHAREGPT_ROLES)
-        raise BadRow("wrong type", f"{where} is from {str(speaker)[:40]!r}, which is none of {known}")
+        raise BadRow(
+            "wrong type", f"{where} is from {str(speaker)[:40]!r}, which is none of {known}"
+        )
     others = {key: value for key, value in message.items() if key not in ("from", "value")}
     if speaker == "function_call":
         return {**others, "role": "assistant", "tool_calls": _calls(message.get("value"), where)}
@@ -215,15 +253,26 @@ def _calls(value: Any, where: str) -> list[Message]:
     except (ValueError, RecursionError):
         raise BadRow("wrong type", f"{where} is a function call that is not JSON") from None
     calls = calls if isinstance(calls, list) else [calls]
-    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+    if not calls or not all(
+        isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls
+    ):
         raise BadRow("wrong type", f"{where} is a function call without a name")
-    return [{"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}} for call in calls]
+    return [
+        {
+            "type": "function",
+            "function": {"name": call["name"], "arguments": call.get("arguments", {})},
+        }
+        for call in calls
+    ]
 
 
 def valid_text(text: str, where: str) -> str:
-    """JSON can spell half a surrogate pair ("\\ud83d"), which is no Unicode text and has no bytes."""
+    """JSON can spell half a surrogate pair ("\\ud83d"), which is no Unicode text and has no
+    bytes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadRow("invalid text", f"{where} holds a lone surrogate at character {error.start}") from None
+        raise BadRow(
+            "invalid text", f"{where} holds a lone surrogate at character {error.start}"
+        ) from None
     return text

@@ -1,6 +1,7 @@
 """Prompts with random access, for algorithms that sample their own completions.
 
-The order of an epoch is a pure function of (seed, epoch) and a batch one of its indices, so a position in the data is one number.
+The order of an epoch is a pure function of (seed, epoch) and a batch one of its indices, so a
+position in the data is one number.
 """
 
 import functools
@@ -58,11 +59,13 @@ def make_prompt_loader(
 ) -> "PromptLoader":
     """Reads and tokenises the prompts of a split.
 
-    Conversations go through the chat template, which opens the assistant's turn. A prompt of more than `max_prompt_len` tokens
-    is left out and counted; under `truncation="keep_end"` it loses its start, a conversation whole turns.
+    Conversations go through the chat template, which opens the assistant's turn. A prompt of more
+    than `max_prompt_len` tokens is left out and counted; under `truncation="keep_end"` it loses its
+    start, a conversation whole turns.
 
     Args:
-        config: all data options. `chat_template`, when set, replaces the tokenizer's; `buckets` are widths of the prompts.
+        config: all data options. `chat_template`, when set, replaces the tokenizer's; `buckets` are
+          widths of the prompts.
         tokenizer: see `load_tokenizer`.
         max_prompt_len: tokens of a prompt at most.
         seed: of the order.
@@ -70,8 +73,8 @@ def make_prompt_loader(
         batch_size: prompts that will usually be taken at once; chooses the widths. None: one.
 
     Raises:
-        DataError: see `load_examples`; an option that has no meaning for prompts; a column named like an argument of reward
-            functions; or no prompt fits.
+        DataError: see `load_examples`; an option that has no meaning for prompts; a column named
+            like an argument of reward functions; or no prompt fits.
     """
     _check_options(config, max_prompt_len)
     if config.chat_template is not None:
@@ -129,25 +132,40 @@ class PromptLoader:
         notes: dict[str, Counted],
         fingerprint: str,
     ):
-        self.num_examples, self.skipped, self.shortened, self.notes = len(examples), skipped, shortened, notes
+        self.num_examples, self.skipped, self.shortened, self.notes = (
+            len(examples),
+            skipped,
+            shortened,
+            notes,
+        )
         self.seed, self.fingerprint, self.tokenizer = seed, fingerprint, tokenizer
         self._examples, self._shuffle = examples, config.shuffle
         self._lengths = np.array([len(row) for row in tokens], np.int32)
         self._offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)])
-        self._tokens = np.fromiter((token for row in tokens for token in row), np.int32, self._offsets[-1])
+        self._tokens = np.fromiter(
+            (token for row in tokens for token in row), np.int32, self._offsets[-1]
+        )
         self._names = list(dict.fromkeys(name for example in examples for name in example.columns))
         self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
         self.buckets = self._choose_buckets(config, batch_size, max_prompt_len)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The prompts of an epoch, each once: int64 [num_examples]. Storage order with `shuffle=False`."""
+        """The prompts of an epoch, each once: int64 [num_examples]. Storage order with
+        `shuffle=False`."""
         return self._epoch(epoch).copy()
 
     def indices(self, start: int, count: int) -> np.ndarray:
-        """Prompts at the places `start` to `start + count - 1` of all epochs in a row: int64 [count]."""
+        """Prompts at the places `start` to `start + count - 1` of all epochs in a row: int64
+        [count]."""
         places = np.arange(start, start + count)
         epochs, within = np.divmod(places, self.num_examples)
-        return np.array([self._epoch(epoch)[place] for epoch, place in zip(epochs.tolist(), within, strict=True)], np.int64)
+        return np.array(
+            [
+                self._epoch(epoch)[place]
+                for epoch, place in zip(epochs.tolist(), within, strict=True)
+            ],
+            np.int64,
+        )
 
     def take(self, indices: np.ndarray) -> PromptBatch:
         """Some prompts, in the order asked for.
@@ -160,29 +178,43 @@ class PromptLoader:
         """
         indices = np.asarray(indices, np.int64)
         if indices.size == 0 or indices.min() < 0 or indices.max() >= self.num_examples:
-            raise IndexError(f"prompts {indices.tolist()} are not from 0 to {self.num_examples - 1}")
+            raise IndexError(
+                f"prompts {indices.tolist()} are not from 0 to {self.num_examples - 1}"
+            )
         lengths = self._lengths[indices]
-        tokens = np.full((len(indices), bucket_for(int(lengths.max()), self.buckets)), self.tokenizer.pad_id, np.int32)
+        tokens = np.full(
+            (len(indices), bucket_for(int(lengths.max()), self.buckets)),
+            self.tokenizer.pad_id,
+            np.int32,
+        )
         for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
             start = self._offsets[index]
             tokens[row, :length] = self._tokens[start : start + length]
         chosen = [self._examples[index] for index in indices.tolist()]
         columns = {name: [example.columns.get(name) for example in chosen] for name in self._names}
-        return PromptBatch(indices, tokens, lengths, [example.prompt for example in chosen], columns)
+        return PromptBatch(
+            indices, tokens, lengths, [example.prompt for example in chosen], columns
+        )
 
     def _plan_epoch(self, epoch: int) -> np.ndarray:
         if not self._shuffle:
             return np.arange(self.num_examples)
         return epoch_order(self.num_examples, seed=self.seed, epoch=epoch)
 
-    def _choose_buckets(self, config: DataConfig, batch_size: int, max_prompt_len: int) -> tuple[int, ...]:
+    def _choose_buckets(
+        self, config: DataConfig, batch_size: int, max_prompt_len: int
+    ) -> tuple[int, ...]:
         """Few widths that fit the batches of the first epoch well and any batch at all."""
         longest = int(self._lengths.max())
         if config.buckets:
             return config.buckets[: config.buckets.index(bucket_for(longest, config.buckets)) + 1]
         lengths = self._lengths[self._epoch(0)]
-        widest = np.append(np.maximum.reduceat(lengths, np.arange(0, len(lengths), batch_size)), longest)
-        return choose_buckets(widest, config.num_buckets, multiple=config.pad_multiple, limit=max_prompt_len)
+        widest = np.append(
+            np.maximum.reduceat(lengths, np.arange(0, len(lengths), batch_size)), longest
+        )
+        return choose_buckets(
+            widest, config.num_buckets, multiple=config.pad_multiple, limit=max_prompt_len
+        )
 
 
 def _check_options(config: DataConfig, max_prompt_len: int) -> None:
@@ -197,7 +229,10 @@ def _check_options(config: DataConfig, max_prompt_len: int) -> None:
         if is_set:
             raise DataError(f"data.{option} is for rows with answers: prompts have none")
     if config.buckets and config.buckets[-1] < max_prompt_len:
-        raise DataError(f"data.buckets {list(config.buckets)} end below max_prompt_len {max_prompt_len}: the last must reach it")
+        raise DataError(
+            f"data.buckets {list(config.buckets)} end below max_prompt_len {max_prompt_len}: the "
+            "last must reach it"
+        )
 
 
 def _tokenize(
@@ -221,7 +256,9 @@ def _tokenize(
     kept: list[PromptExample] = []
     tokens: list[list[int]] = []
     shortened = 0
-    for example, (prompt, _) in zip(readable, encode_rows(rendered, tokenizer, config), strict=True):
+    for example, (prompt, _) in zip(
+        readable, encode_rows(rendered, tokenizer, config), strict=True
+    ):
         try:
             fitted = _fit(example, prompt, max_prompt_len, tokenizer, config)
         except Dropped as reason:
@@ -231,7 +268,8 @@ def _tokenize(
         kept.append(example)
         tokens.append(fitted)
     noted = (
-        (example.where, (*row.notes, *message_notes(example, tokenizer))) for example, row in zip(readable, rendered, strict=True)
+        (example.where, (*row.notes, *message_notes(example, tokenizer)))
+        for example, row in zip(readable, rendered, strict=True)
     )
     notes = count_notes((where, note) for where, found in noted for note in found)
     warn(notes, examples.name)
@@ -240,7 +278,8 @@ def _tokenize(
     if not kept:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(skipped.items()))
         raise DataError(
-            f"no prompt of {examples.name} can be used with max_prompt_len {max_prompt_len} and truncation "
+            f"no prompt of {examples.name} can be used with max_prompt_len {max_prompt_len} and "
+            "truncation "
             f"{config.prompt_truncation!r}: {reasons}"
         )
     return kept, tokens, dict(skipped), shortened, notes
@@ -249,25 +288,38 @@ def _tokenize(
 def _warn_left_out(count: int, total: int, name: str, max_prompt_len: int) -> None:
     if count:
         logger.warning(
-            "%s: %d of %d prompts (%.1f %%) left out: longer than rollout.max_prompt_len %d (data.truncation=keep_end cuts them)",
+            "%s: %d of %d prompts (%.1f %%) left out: longer than rollout.max_prompt_len %d "
+            "(data.truncation=keep_end cuts them)",
             *(name, count, total, 100 * count / total, max_prompt_len),
         )
 
 
-def _fit(example: PromptExample, prompt: list[int], limit: int, tokenizer: FastTokenizer, config: DataConfig) -> list[int]:
+def _fit(
+    example: PromptExample,
+    prompt: list[int],
+    limit: int,
+    tokenizer: FastTokenizer,
+    config: DataConfig,
+) -> list[int]:
     """The prompt within the limit; a conversation loses whole turns.
 
     Raises:
         Dropped: it does not fit.
     """
-    if not isinstance(example.prompt, list) or config.prompt_truncation != "keep_end" or len(prompt) <= limit:
+    if (
+        not isinstance(example.prompt, list)
+        or config.prompt_truncation != "keep_end"
+        or len(prompt) <= limit
+    ):
         return fit_prompt(prompt, limit, config, num_prefix=num_prefix(prompt, tokenizer))
 
     def tokens_of(messages: list[Message]) -> list[int]:
         return tokenizer.encode(render_prompt(example._replace(prompt=messages), tokenizer).prompt)
 
     try:
-        shorter = shorten_chat(example.prompt, limit, tokenizer, lambda messages: len(tokens_of(messages)))
+        shorter = shorten_chat(
+            example.prompt, limit, tokenizer, lambda messages: len(tokens_of(messages))
+        )
     except BadRow:  # the template takes the conversation as a whole only
         shorter = None
     if shorter is None:
@@ -280,11 +332,18 @@ def _report(bad: list[tuple[str, BadRow]], config: DataConfig, name: str) -> Non
         return
     where, error = bad[0]
     if config.on_error == "strict":
-        raise DataError(f"{where}: {error.detail} (bad row 1 of {len(bad)}; data.on_error=skip leaves them out)")
-    logger.warning("%s: %d bad rows left out; the first: %s: %s", name, len(bad), where, error.detail)
+        raise DataError(
+            f"{where}: {error.detail} (bad row 1 of {len(bad)}; data.on_error=skip leaves them out)"
+        )
+    logger.warning(
+        "%s: %d bad rows left out; the first: %s: %s", name, len(bad), where, error.detail
+    )
 
 
 def _check_columns(example: PromptExample) -> None:
     taken = [name for name in RESERVED if name in example.columns]
     if taken:
-        raise BadRow("reserved column", f"column {taken[0]!r} is an argument of reward functions: rename it with data.columns")
+        raise BadRow(
+            "reserved column",
+            f"column {taken[0]!r} is an argument of reward functions: rename it with data.columns",
+        )

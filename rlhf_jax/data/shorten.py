@@ -1,4 +1,5 @@
-"""Conversations that are too long lose whole turns, then the start of a message: never a header or the system message."""
+"""Conversations that are too long lose whole turns, then the start of a message: never a header or
+the system message."""
 
 from collections.abc import Callable
 
@@ -9,7 +10,10 @@ _ATTEMPTS = 8  # cutting a text can merge its tokens otherwise, so that one cut 
 
 
 def shorten_chat(
-    prompt: list[Message], budget: int, tokenizer: FastTokenizer, measure: Callable[[list[Message]], int]
+    prompt: list[Message],
+    budget: int,
+    tokenizer: FastTokenizer,
+    measure: Callable[[list[Message]], int],
 ) -> list[Message] | None:
     """The prompt with its oldest turns left out.
 
@@ -20,10 +24,17 @@ def shorten_chat(
         measure: tokens of the rendering of some messages.
 
     Returns:
-        System messages and the last turns that fit. The last turn alone loses the start of its longest text. None: not even
-        its headers fit.
+        System messages and the last turns that fit. The last turn alone loses the start of its
+        longest text. None: not even its headers fit.
     """
-    lead = next((index for index, message in enumerate(prompt) if message["role"] not in ("system", "developer")), 0)
+    lead = next(
+        (
+            index
+            for index, message in enumerate(prompt)
+            if message["role"] not in ("system", "developer")
+        ),
+        0,
+    )
     system, turns = prompt[:lead], prompt[lead:]
     while (later := _next_turn(turns)) is not None:
         turns = turns[later:]
@@ -34,7 +45,9 @@ def shorten_chat(
 
 def _next_turn(messages: list[Message]) -> int | None:
     """Where the second turn begins: a turn is a question with all that answers it."""
-    return next((index for index in range(1, len(messages)) if messages[index]["role"] == "user"), None)
+    return next(
+        (index for index in range(1, len(messages)) if messages[index]["role"] == "user"), None
+    )
 
 
 def _cut_text(

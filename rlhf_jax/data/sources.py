@@ -1,7 +1,8 @@
 """Raw rows with their place ("file:line") from files, folders, the hub and generators.
 
-JSON lines and CSV are read here, line by line, because `datasets`' readers fail as a whole on one bad line and guess
-column types; parquet, saved datasets and the hub go through `datasets` (imported where it is needed: it takes a second).
+JSON lines and CSV are read here, line by line, because `datasets`' readers fail as a whole on one
+bad line and guess column types; parquet, saved datasets and the hub go through `datasets` (imported
+where it is needed: it takes a second).
 """
 
 import codecs
@@ -56,7 +57,8 @@ def train_source(config: DataConfig) -> Source:
 
 
 def eval_source(config: DataConfig) -> Source | None:
-    """Where held-out rows come from, when they have a place of their own (not a fraction of the training rows)."""
+    """Where held-out rows come from, when they have a place of their own (not a fraction of the
+    training rows)."""
     if config.eval_path is not None:
         inherited = "train" if _has_one_split(config.eval_path) else config.split
         return _source(config, config.eval_path, config.eval_split or inherited)
@@ -66,8 +68,11 @@ def eval_source(config: DataConfig) -> Source | None:
 
 
 def _source(config: DataConfig, name: str, split: str) -> Source:
-    """`subset` and `data_dir` go to the hub dataset where one of path and eval_path is local and the other is not."""
-    if _is_here(name) and not all(_is_here(place) for place in (config.path, config.eval_path) if place is not None):
+    """`subset` and `data_dir` go to the hub dataset where one of path and eval_path is local and
+    the other is not."""
+    if _is_here(name) and not all(
+        _is_here(place) for place in (config.path, config.eval_path) if place is not None
+    ):
         return Source(name, split)
     return Source(name, split, config.subset, config.data_dir)
 
@@ -77,23 +82,27 @@ def _is_here(name: str) -> bool:
 
 
 def _has_one_split(name: str) -> bool:
-    """Whether all rows are one split, "train": generated data, a file, a dataset saved without splits."""
+    """Whether all rows are one split, "train": generated data, a file, a dataset saved without
+    splits."""
     path = pathlib.Path(name)
     return is_synthetic(name) or path.is_file() or (path / "state.json").is_file()
 
 
 def _check_options(source: Source) -> None:
-    """Refuses options that would do nothing here: rows of another split must not be the training rows again."""
+    """Refuses options that would do nothing here: rows of another split must not be the training
+    rows again."""
     if not _is_here(source.name):
         return
     for option, value in (("subset", source.subset), ("data_dir", source.data_dir)):
         if value is not None:
             raise DataError(
-                f"data.{option} {value!r} is for hub datasets, {source.name} is not one: remove it or change the path"
+                f"data.{option} {value!r} is for hub datasets, {source.name} is not one: remove it "
+                "or change the path"
             )
     if source.split != "train" and _has_one_split(source.name):
         raise DataError(
-            f"split {source.split!r} is not in {source.name}, which has no splits: leave data.split as 'train', "
+            f"split {source.split!r} is not in {source.name}, which has no splits: leave "
+            "data.split as 'train', "
             "and hold rows out with data.eval_path, data.eval_fraction or data.eval_size"
         )
 
@@ -102,8 +111,8 @@ def read_rows(source: Source, kind: str) -> Iterator[RawRow]:
     """All rows of a source, bad ones included. `kind` chooses what a generator makes.
 
     Raises:
-        DataError: a file is missing, empty, or of a type that is not read; a hub dataset cannot be had; `split`, `subset`
-            or `data_dir` cannot apply to the path.
+        DataError: a file is missing, empty, or of a type that is not read; a hub dataset cannot be
+            had; `split`, `subset` or `data_dir` cannot apply to the path.
     """
     _check_options(source)
     if is_synthetic(source.name):
@@ -144,7 +153,10 @@ def _local_files(source: Source) -> list[pathlib.Path]:
     path = pathlib.Path(source.name)
     if path.is_file():
         if _kind_of(path) not in SUFFIXES:
-            raise DataError(f"{path} is not a data file that can be read: expected one of {', '.join(SUFFIXES)} (.gz allowed)")
+            raise DataError(
+                f"{path} is not a data file that can be read: expected one of "
+                f"{', '.join(SUFFIXES)} (.gz allowed)"
+            )
         return [path]
     if (path / "state.json").is_file():
         return [path]
@@ -153,7 +165,9 @@ def _local_files(source: Source) -> list[pathlib.Path]:
         if source.split not in splits:
             raise DataError(f"split {source.split!r} is not in {path}: it has {', '.join(splits)}")
         return [path / source.split]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _kind_of(file) in SUFFIXES)
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and _kind_of(file) in SUFFIXES
+    )
     files = [file for file in files if file.name not in ("dataset_info.json", "dataset_infos.json")]
     if not files:
         raise DataError(f"folder {path} holds no data file: expected {', '.join(SUFFIXES)}")
@@ -201,12 +215,15 @@ def _lines(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[bytes]:
     """Lines of a file, none of which may fill the memory: 2 MiB of gzip can hold one of 3 GiB."""
     while line := stream.readline(MAX_LINE_BYTES + 1):
         if len(line) > MAX_LINE_BYTES:
-            raise DataError(f"{file} has a line of more than {MAX_LINE_BYTES >> 20} MiB: one row is one line")
+            raise DataError(
+                f"{file} has a line of more than {MAX_LINE_BYTES >> 20} MiB: one row is one line"
+            )
         yield line
 
 
 def _text_lines(lines: Iterable[bytes]) -> Iterator[str]:
-    """Lines of text. Bytes that are not UTF-8 become lone surrogates, so that they spoil their own line only."""
+    """Lines of text. Bytes that are not UTF-8 become lone surrogates, so that they spoil their own
+    line only."""
     for index, line in enumerate(lines):
         text = line.decode("utf-8" if index else "utf-8-sig", "surrogateescape")
         yield from io.StringIO(text, newline="")  # a lone carriage return ends a line too
@@ -216,7 +233,10 @@ def _not_utf8(text: str) -> BadRow | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        return BadRow("invalid UTF-8", f"invalid UTF-8 (byte 0x{ord(text[error.start]) - 0xDC00:02x}): save the file as UTF-8")
+        return BadRow(
+            "invalid UTF-8",
+            f"invalid UTF-8 (byte 0x{ord(text[error.start]) - 0xDC00:02x}): save the file as UTF-8",
+        )
     return None
 
 
@@ -235,15 +255,25 @@ def _json_row(where: str, line: str) -> RawRow:
         return RawRow(where, None, BadRow("invalid JSON", "invalid JSON (nested too deeply)"))
     except ValueError as error:
         hint = _ARRAY if line.lstrip().startswith("[") else ""
-        return RawRow(where, None, BadRow("invalid JSON", f"invalid JSON ({' '.join(str(error).split())}){hint}"))
+        return RawRow(
+            where,
+            None,
+            BadRow("invalid JSON", f"invalid JSON ({' '.join(str(error).split())}){hint}"),
+        )
     if isinstance(columns, list):
-        return RawRow(where, None, BadRow("wrong type", f"expected a JSON object, found a list{_ARRAY}"))
+        return RawRow(
+            where, None, BadRow("wrong type", f"expected a JSON object, found a list{_ARRAY}")
+        )
     return _object_row(where, columns)
 
 
 def _object_row(where: str, columns: Any) -> RawRow:
     if not isinstance(columns, dict):
-        return RawRow(where, None, BadRow("wrong type", f"expected a JSON object, found {type(columns).__name__}"))
+        return RawRow(
+            where,
+            None,
+            BadRow("wrong type", f"expected a JSON object, found {type(columns).__name__}"),
+        )
     return RawRow(where, columns)
 
 
@@ -251,7 +281,9 @@ def _read_json(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow
     """A JSON array of objects; a .json file with one object a line is read as JSON lines."""
     content = stream.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
-        raise DataError(f"{file} holds more than {MAX_JSON_BYTES >> 20} MiB: write it as .jsonl, a row a line")
+        raise DataError(
+            f"{file} holds more than {MAX_JSON_BYTES >> 20} MiB: write it as .jsonl, a row a line"
+        )
     if not content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         yield from _read_json_lines(file, io.BytesIO(content))
         return
@@ -260,7 +292,8 @@ def _read_json(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{file}:{number}: invalid UTF-8 (byte 0x{error.object[error.start]:02x}): save the file as UTF-8"
+            f"{file}:{number}: invalid UTF-8 (byte 0x{error.object[error.start]:02x}): save the "
+            "file as UTF-8"
         ) from None
     except RecursionError:
         raise DataError(f"{file} is not valid JSON: nested too deeply") from None
@@ -289,7 +322,11 @@ def _read_csv(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[RawRow]
         if row is None:
             return
         if None in row or None in row.values():
-            yield RawRow(where, None, BadRow("invalid CSV", f"the line does not have the header's {count} fields"))
+            yield RawRow(
+                where,
+                None,
+                BadRow("invalid CSV", f"the line does not have the header's {count} fields"),
+            )
         elif bad := _not_utf8("".join(row.values())):
             yield RawRow(where, None, bad)
         else:
@@ -304,7 +341,9 @@ def _read_parquet(file: pathlib.Path) -> Iterator[RawRow]:
         for number, columns in enumerate(_undecoded(rows), start=1):
             yield RawRow(f"{file} row {number}", without_filling(columns))
     except Exception as error:
-        raise DataError(f"{file} cannot be read as parquet: {' '.join(str(error).split())[:200]}") from None
+        raise DataError(
+            f"{file} cannot be read as parquet: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def _read_saved(folder: pathlib.Path, source: Source) -> Iterator[RawRow]:
@@ -314,7 +353,9 @@ def _read_saved(folder: pathlib.Path, source: Source) -> Iterator[RawRow]:
         _check_saved_files(folder)
         rows = _undecoded(datasets.load_from_disk(str(folder)).to_iterable_dataset())
     except Exception as error:
-        raise DataError(f"{folder} cannot be read as a saved dataset: {' '.join(str(error).split())[:200]}") from None
+        raise DataError(
+            f"{folder} cannot be read as a saved dataset: {' '.join(str(error).split())[:200]}"
+        ) from None
     for number, columns in enumerate(rows, start=1):
         yield RawRow(f"{source.name} row {number}", without_filling(columns))
 
@@ -324,12 +365,14 @@ def _check_saved_files(folder: pathlib.Path) -> None:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     for entry in state["_data_files"]:
         if pathlib.PurePath(entry["filename"]).name != entry["filename"]:
-            raise ValueError(f"state.json names {entry['filename']!r}, which is no file of this folder")
+            raise ValueError(
+                f"state.json names {entry['filename']!r}, which is no file of this folder"
+            )
 
 
 def _undecoded(rows: Any) -> Any:
-    """The rows of an iterable dataset with images, sounds and the like as stored: decoding them would open files and
-    addresses that the rows name."""
+    """The rows of an iterable dataset with images, sounds and the like as stored: decoding them
+    would open files and addresses that the rows name."""
     return rows if rows.features is None else rows.cast(_plain_features(rows.features))
 
 
@@ -346,7 +389,9 @@ def _plain_features(feature: Any) -> Any:
     if "decode" in options:
         return dataclasses.replace(feature, **{"decode": False})
     if "feature" in options:  # a list of something
-        return dataclasses.replace(feature, **{"feature": _plain_features(vars(feature)["feature"])})
+        return dataclasses.replace(
+            feature, **{"feature": _plain_features(vars(feature)["feature"])}
+        )
     return feature
 
 
@@ -356,15 +401,20 @@ def _read_hub(source: Source) -> Iterator[RawRow]:
 
 
 def without_filling(value: Any, *, inside: bool = False) -> Any:
-    """Arrow gives every struct of a column the keys of all, filled up with null: not what a tool or a call has.
+    """Arrow gives every struct of a column the keys of all, filled up with null: not what a tool or
+    a call has.
 
     Args:
         value: a row, or a part of one.
-        inside: within `tools` or `tool_calls`, where null keys go. Elsewhere they stay: rewards may read them.
+        inside: within `tools` or `tool_calls`, where null keys go. Elsewhere they stay: rewards may
+          read them.
     """
     if isinstance(value, dict):
         kept = {key: part for key, part in value.items() if not (inside and part is None)}
-        return {key: without_filling(part, inside=inside or key in ("tools", "tool_calls")) for key, part in kept.items()}
+        return {
+            key: without_filling(part, inside=inside or key in ("tools", "tool_calls"))
+            for key, part in kept.items()
+        }
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return [without_filling(part, inside=inside) for part in value]
     return value
@@ -372,16 +422,23 @@ def without_filling(value: Any, *, inside: bool = False) -> Any:
 
 def _load_hub(source: Source) -> Any:
     path = pathlib.Path(source.name)
-    if source.name.count("/") > 1 or path.suffix in (*SUFFIXES, ".gz") or source.name.startswith((".", "/", "~")):
+    if (
+        source.name.count("/") > 1
+        or path.suffix in (*SUFFIXES, ".gz")
+        or source.name.startswith((".", "/", "~"))
+    ):
         raise DataError(f"data file {path} does not exist{_nearest(path)}")
     import datasets
 
     try:
-        return datasets.load_dataset(source.name, source.subset, data_dir=source.data_dir, split=source.split)
+        return datasets.load_dataset(
+            source.name, source.subset, data_dir=source.data_dir, split=source.split
+        )
     except Exception as error:
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise DataError(
-            f"{source.name!r} is neither a file nor a folder, and split {source.split!r} of a hub dataset of that name "
+            f"{source.name!r} is neither a file nor a folder, and split {source.split!r} of a hub "
+            "dataset of that name "
             f"cannot be had: check the name, data.subset, data.split and the network ({cause})"
         ) from None
 

@@ -1,4 +1,5 @@
-"""Where the trained part of an answer ends: with the first token that stops a rollout, and with nothing behind it."""
+"""Where the trained part of an answer ends: with the first token that stops a rollout, and with
+nothing behind it."""
 
 import functools
 import logging
@@ -8,7 +9,15 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.messages import ChatOptions, Message
 from rlhf_jax.data.tokenizer import FastTokenizer
-from rlhf_jax.data.turns import Rendered, Segment, common_prefix, last_row, marked_row, read_turns, whole_row
+from rlhf_jax.data.turns import (
+    Rendered,
+    Segment,
+    common_prefix,
+    last_row,
+    marked_row,
+    read_turns,
+    whole_row,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +37,8 @@ class EncodedRow(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A segment with its ids, and the ids of what it is compared with (`Segment.own`, `Segment.opening`)."""
+    """A segment with its ids, and the ids of what it is compared with (`Segment.own`,
+    `Segment.opening`)."""
 
     segment: Segment
     ids: list[int]
@@ -38,7 +48,8 @@ class Piece(NamedTuple):
 def trained_row(pieces: list[Piece], tokenizer: FastTokenizer, *, is_chat: bool) -> EncodedRow:
     """Joins the pieces of a completion. Of a chat, each answer is trained on up to its stop.
 
-    The stop may stand in the answer's own text, or be the head of the next message (GLM: `<|user|>`).
+    The stop may stand in the answer's own text, or be the head of the next message (GLM:
+    `<|user|>`).
     """
     row = EncodedRow([], [])
     is_open = False  # the last answer has no stop yet
@@ -66,7 +77,9 @@ def _span(segment: Segment, ids: list[int], other: list[int]) -> tuple[int, int]
     return 0, len(ids)
 
 
-def _first_stop(segment: Segment, ids: list[int], span: tuple[int, int], tokenizer: FastTokenizer) -> int:
+def _first_stop(
+    segment: Segment, ids: list[int], span: tuple[int, int], tokenizer: FastTokenizer
+) -> int:
     """One past the first stop behind the answer's text; 0: there is none."""
     stops = set(tokenizer.stop_ids)
     hits = [position for position in range(*span) if ids[position] in stops]
@@ -75,16 +88,20 @@ def _first_stop(segment: Segment, ids: list[int], span: tuple[int, int], tokeniz
     if segment.marked:  # all that is marked is trained, but for white space behind a stop
         last = hits[-1] + 1
         return len(ids) if tokenizer.decode(ids[last : span[1]]).strip() else last
-    if len(hits) == 1 and not any(text in segment.answer for text in _stop_texts(tokenizer, tokenizer.stop_ids)):
+    if len(hits) == 1 and not any(
+        text in segment.answer for text in _stop_texts(tokenizer, tokenizer.stop_ids)
+    ):
         return hits[0] + 1
     first = _text_end(segment, ids, tokenizer)
-    if first is None:  # not written as it is (a call, an escaped text): the run of stops that ends the span
+    # not written as it is (a call, an escaped text): the run of stops that ends the span
+    if first is None:
         return _trailing_stop(ids[: span[1]], hits, tokenizer)
     return next((position + 1 for position in hits if position >= first), 0)
 
 
 def _trailing_stop(ids: list[int], hits: list[int], tokenizer: FastTokenizer) -> int:
-    """One past the first of the stops at the end, which nothing but white space parts; 0: something else ends it."""
+    """One past the first of the stops at the end, which nothing but white space parts; 0: something
+    else ends it."""
     end = len(ids)
     for position in reversed(hits):
         if tokenizer.decode(ids[position + 1 : end]).strip():
@@ -94,7 +111,8 @@ def _trailing_stop(ids: list[int], hits: list[int], tokenizer: FastTokenizer) ->
 
 
 def _text_end(segment: Segment, ids: list[int], tokenizer: FastTokenizer) -> int | None:
-    """How many tokens hold the answer's text and what stands before it; None: the template did not write it as it is."""
+    """How many tokens hold the answer's text and what stands before it; None: the template did not
+    write it as it is."""
     begin = 0
     if segment.opening is not None:  # the answer may repeat words of the question
         begin = len(tokenizer.decode(ids[: common_prefix(tokenizer.encode(segment.opening), ids)]))
@@ -120,7 +138,8 @@ def _stop_texts(tokenizer: FastTokenizer, stop_ids: tuple[int, ...]) -> tuple[st
 
 
 def trailing_stop(ids: list[int], tokenizer: FastTokenizer) -> int:
-    """One past the first of the stops at the end of a text, which nothing but white space parts; 0: something else ends it."""
+    """One past the first of the stops at the end of a text, which nothing but white space parts; 0:
+    something else ends it."""
     hits = [position for position, token in enumerate(ids) if token in tokenizer.stop_ids]
     return _trailing_stop(ids, hits, tokenizer)
 
@@ -128,7 +147,11 @@ def trailing_stop(ids: list[int], tokenizer: FastTokenizer) -> int:
 def encode_pieces(segments: list[Segment], tokenizer: FastTokenizer) -> list[Piece]:
     """The segments with their ids."""
     return [
-        Piece(segment, tokenizer.encode(segment.text), tokenizer.encode(segment.own or segment.opening or ""))
+        Piece(
+            segment,
+            tokenizer.encode(segment.text),
+            tokenizer.encode(segment.own or segment.opening or ""),
+        )
         for segment in segments
     ]
 
@@ -137,7 +160,8 @@ class TemplateStops(NamedTuple):
     """How answers end in a chat template."""
 
     between: bool
-    """An answer that another message follows ends with a stop (else each answer gets a row of its own, where it does)."""
+    """An answer that another message follows ends with a stop (else each answer gets a row of its
+    own, where it does)."""
     own: bool
     """An answer at the end of a conversation does."""
     foreign: str = ""
@@ -148,7 +172,8 @@ class TemplateStops(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def template_stops(tokenizer: FastTokenizer, stop_ids: tuple[int, ...]) -> TemplateStops:
-    """Renders user, assistant, user to see what ends the answer. `stop_ids` are the tokenizer's (part of the key)."""
+    """Renders user, assistant, user to see what ends the answer. `stop_ids` are the tokenizer's
+    (part of the key)."""
     del stop_ids
     chat = ChatOptions()
     try:
@@ -163,26 +188,35 @@ def template_stops(tokenizer: FastTokenizer, stop_ids: tuple[int, ...]) -> Templ
     except BadRow:
         return TemplateStops(True, True)  # such conversations it refuses: the rows will tell
     own = _is_stopped(alone, tokenizer)
-    return TemplateStops(between, own, "" if between or own else _foreign_end(alone, tokenizer), marked is not None)
+    return TemplateStops(
+        between, own, "" if between or own else _foreign_end(alone, tokenizer), marked is not None
+    )
 
 
 def _is_stopped(rendered: Rendered, tokenizer: FastTokenizer) -> bool:
     """Whether the first answer is trained on a stop."""
     row = trained_row(encode_pieces(rendered.completions[0], tokenizer), tokenizer, is_chat=True)
     first = row.trained.index(True) if True in row.trained else 0
-    end = next((index for index in range(first, len(row.ids)) if not row.trained[index]), len(row.ids))
+    end = next(
+        (index for index in range(first, len(row.ids)) if not row.trained[index]), len(row.ids)
+    )
     return any(token in tokenizer.stop_ids for token in row.ids[first:end])
 
 
 def _foreign_end(alone: Rendered, tokenizer: FastTokenizer) -> str:
     text = "".join(segment.text for segment in alone.completions[0])
     behind = tokenizer.encode(text[text.rfind(_PROBE[1]["content"]) + len(_PROBE[1]["content"]) :])
-    special = [token for token in behind if tokenizer.decode([token]) and not tokenizer.decode([token], skip_special_tokens=True)]
+    special = [
+        token
+        for token in behind
+        if tokenizer.decode([token]) and not tokenizer.decode([token], skip_special_tokens=True)
+    ]
     return tokenizer.decode(special[:1])
 
 
 def check_stops(tokenizer: FastTokenizer, config: DataConfig) -> None:
-    """Refuses a chat template whose answers end with nothing that a rollout stops at: the model would never learn to stop.
+    """Refuses a chat template whose answers end with nothing that a rollout stops at: the model
+    would never learn to stop.
 
     Raises:
         DataError: names the template, what ends an answer there, and what would have to.
@@ -190,22 +224,28 @@ def check_stops(tokenizer: FastTokenizer, config: DataConfig) -> None:
     stops = template_stops(tokenizer, tokenizer.stop_ids)
     if stops.marked and not stops.between:
         logger.warning(
-            "the chat template marks as generated ({%% generation %%}) an answer without a token that stops a rollout, where "
+            "the chat template marks as generated ({%% generation %%}) an answer without a token "
+            "that stops a rollout, where "
             "another message follows: such answers do not teach the model to stop"
         )
     if stops.between or stops.own or (not stops.foreign and config.append_eos):
         return
     name = (
-        "the tokenizer's chat template" if config.chat_template is None else f"data.chat_template {config.chat_template[:80]!r}"
+        "the tokenizer's chat template"
+        if config.chat_template is None
+        else f"data.chat_template {config.chat_template[:80]!r}"
     )
     known = ", ".join(repr(tokenizer.decode([token])) for token in tokenizer.stop_ids)
     if stops.foreign:
         raise DataError(
-            f"{name} ends an answer with {stops.foreign!r}, at which no rollout stops (that is {known}): "
-            "name it in rollout.stop, in eos_token_id of the model's generation_config.json, or as the tokenizer's eos_token"
+            f"{name} ends an answer with {stops.foreign!r}, at which no rollout stops (that is "
+            f"{known}): "
+            "name it in rollout.stop, in eos_token_id of the model's generation_config.json, or as "
+            "the tokenizer's eos_token"
         )
     raise DataError(
-        f"{name} ends an answer with no token that stops a rollout ({known}), and data.append_eos is false: "
+        f"{name} ends an answer with no token that stops a rollout ({known}), and data.append_eos "
+        "is false: "
         "set it true, or write the token in the template"
     )
 
@@ -215,7 +255,8 @@ def warn_foreign_stop(tokenizer: FastTokenizer) -> None:
     foreign = template_stops(tokenizer, tokenizer.stop_ids).foreign
     if foreign:
         logger.warning(
-            "the chat template ends an answer with %r, at which the tokenizer's stops do not end a rollout: "
+            "the chat template ends an answer with %r, at which the tokenizer's stops do not end a "
+            "rollout: "
             "name it in rollout.stop, or in eos_token_id of the model's generation_config.json",
             foreign,
         )

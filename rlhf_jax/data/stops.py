@@ -1,4 +1,5 @@
-"""What ends an answer: tokens named in a folder's files, tokens and strings of `rollout.stop`, and where a string is complete."""
+"""What ends an answer: tokens named in a folder's files, tokens and strings of `rollout.stop`, and
+where a string is complete."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +10,8 @@ from rlhf_jax.data.json_files import read_object
 
 
 def read_generation(folder: pathlib.Path) -> dict[str, Any]:
-    """generation_config.json of a model folder ({} without one), with the eos ids of its config.json behind its own.
+    """generation_config.json of a model folder ({} without one), with the eos ids of its
+    config.json behind its own.
 
     Raises:
         DataError: a file is not a JSON object, or names ids that are not whole numbers.
@@ -22,7 +24,8 @@ def read_generation(folder: pathlib.Path) -> dict[str, Any]:
         *listed_ids(model, folder / "config.json"),
         *(listed_ids(text, folder / "config.json") if isinstance(text, Mapping) else ()),
     ]
-    generation.pop("_from_model_config", None)  # transformers would take config.json's single id instead of all of these
+    # transformers would take config.json's single id instead of all of these
+    generation.pop("_from_model_config", None)
     return {**generation, "eos_token_id": list(dict.fromkeys(ids))} if generation or ids else {}
 
 
@@ -32,7 +35,10 @@ def listed_ids(contents: Mapping[str, Any], source: Any) -> list[int]:
     ids = value if isinstance(value, list | tuple) else [value]
     for token in ids:
         if token is not None and type(token) is not int:
-            raise DataError(f"{source}: eos_token_id {str(value)[:100]!r} is neither a number nor a list of numbers")
+            raise DataError(
+                f"{source}: eos_token_id {str(value)[:100]!r} is neither a number nor a list of "
+                "numbers"
+            )
     return [token for token in ids if token is not None]
 
 
@@ -44,7 +50,11 @@ def listed_strings(value: Any) -> tuple[str, ...]:
 
 def first_stop(text: str, strings: Iterable[str]) -> int | None:
     """Where in a text the stop string begins that is complete first; None: none is in it."""
-    found = [(text.index(string) + len(string), text.index(string)) for string in strings if string in text]
+    found = [
+        (text.index(string) + len(string), text.index(string))
+        for string in strings
+        if string in text
+    ]
     return min(found)[1] if found else None
 
 
@@ -58,12 +68,14 @@ def make_string_end(
         decode: ids -> text, special tokens included.
 
     Returns:
-        (ids of a completion, how many of them were searched before) -> tokens up to and including the one with which a
-        string is complete, or None. None instead of a function when there are no strings.
+        (ids of a completion, how many of them were searched before) -> tokens up to and including
+        the one with which a string is complete, or None. None instead of a function when there are
+        no strings.
     """
     if not strings:
         return None
-    # Every token is at least a byte of the text, but for those that write nothing; twice the bytes leaves room for them.
+    # Every token is at least a byte of the text, but for those that write nothing; twice the bytes
+    # leaves room for them.
     reach = 2 * max(len(string.encode()) for string in strings) + 16
 
     def end(ids: Sequence[int], searched: int) -> int | None:

@@ -1,4 +1,5 @@
-"""Conversations through the chat template: calls in the form it takes, its marks, and what it left out of an answer."""
+"""Conversations through the chat template: calls in the form it takes, its marks, and what it left
+out of an answer."""
 
 import functools
 import json
@@ -13,13 +14,20 @@ from rlhf_jax.data.tokenizer import FastTokenizer
 PROBE = "PROBE"
 """A text to look for in a rendering."""
 OPEN, CLOSE = "\ue000", "\ue001"
-"""Stand for the ends of a `{% generation %}` block in a rendering: private characters, which no text has."""
+"""Stand for the ends of a `{% generation %}` block in a rendering: private characters, which no
+text has."""
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Keys of a message that hold its reasoning, in the templates that read one."""
 _THINK_TAGS = re.compile(r"</?think>")
 
 
-def apply_template(tokenizer: FastTokenizer, messages: list[Message], chat: ChatOptions, *, add_generation_prompt: bool) -> str:
+def apply_template(
+    tokenizer: FastTokenizer,
+    messages: list[Message],
+    chat: ChatOptions,
+    *,
+    add_generation_prompt: bool,
+) -> str:
     """The conversation as text.
 
     Raises:
@@ -28,15 +36,17 @@ def apply_template(tokenizer: FastTokenizer, messages: list[Message], chat: Chat
     if takes_parts(tokenizer):
         messages = [_in_parts(message) for message in messages]
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt, tools=chat.tools, template_kwargs=chat.variables)
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt, tools=chat.tools, template_kwargs=chat.variables
+        )
     except DataError as error:
         raise BadRow("chat template", str(error)) from None
 
 
 @functools.lru_cache(maxsize=8)
 def takes_parts(tokenizer: FastTokenizer) -> bool:
-    """Whether the template writes the text of messages only as parts (`[{"type": "text", "text": ...}]`), as those of
-    vision models do: a plain text they refuse, or leave out."""
+    """Whether the template writes the text of messages only as parts (`[{"type": "text", "text":
+    ...}]`), as those of vision models do: a plain text they refuse, or leave out."""
     question: Message = {"role": "user", "content": PROBE}
 
     def writes(message: Message) -> bool:
@@ -50,14 +60,21 @@ def takes_parts(tokenizer: FastTokenizer) -> bool:
 
 def _in_parts(message: Message) -> Message:
     content = message.get("content")
-    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+    return (
+        {**message, "content": [{"type": "text", "text": content}]}
+        if isinstance(content, str)
+        else message
+    )
 
 
-def settle_calls(tokenizer: FastTokenizer, messages: list[Message], chat: ChatOptions) -> list[Message]:
+def settle_calls(
+    tokenizer: FastTokenizer, messages: list[Message], chat: ChatOptions
+) -> list[Message]:
     """The messages with their tool calls in the form that the template writes out rightly.
 
-    Some templates take `arguments` as an object and quote a text once more; some take JSON text and write an object as Python
-    does, or refuse it; some print the `content` that a call has not as "None". So the forms are tried on the conversation.
+    Some templates take `arguments` as an object and quote a text once more; some take JSON text and
+    write an object as Python does, or refuse it; some print the `content` that a call has not as
+    "None". So the forms are tried on the conversation.
 
     Raises:
         BadRow: the template refuses every form.
@@ -93,13 +110,19 @@ def _with_calls(message: Message, arguments: Any, empty: str | None) -> Message:
     if not calls:
         return message
     content = empty if message.get("content") is None else message["content"]
-    return {**message, "content": content, "tool_calls": [_with_arguments(call, arguments) for call in calls]}
+    return {
+        **message,
+        "content": content,
+        "tool_calls": [_with_arguments(call, arguments) for call in calls],
+    }
 
 
 def _with_arguments(call: Mapping[str, Any], arguments: Any) -> dict[str, Any]:
     if isinstance(call.get("function"), Mapping):
         return {**call, "function": _with_arguments(call["function"], arguments)}
-    return {**call, "arguments": arguments(call["arguments"])} if "arguments" in call else dict(call)
+    return (
+        {**call, "arguments": arguments(call["arguments"])} if "arguments" in call else dict(call)
+    )
 
 
 def _as_given(arguments: Any) -> Any:
@@ -118,25 +141,36 @@ def _as_text(arguments: Any) -> Any:
 
 
 def _call_faults(messages: list[Message], text: str) -> int:
-    """How often the rendering shows arguments quoted twice or as Python writes them, or a content that is not there."""
+    """How often the rendering shows arguments quoted twice or as Python writes them, or a content
+    that is not there."""
     faults = 0
     for message in messages:
         for call in message.get("tool_calls") or ():
             function = call["function"] if isinstance(call.get("function"), Mapping) else call
             arguments = function.get("arguments")
             if isinstance(arguments, str):
-                faults += any(json.dumps(arguments, ensure_ascii=ascii_) in text for ascii_ in (True, False))
+                faults += any(
+                    json.dumps(arguments, ensure_ascii=ascii_) in text for ascii_ in (True, False)
+                )
             elif arguments:
-                faults += repr(arguments) in text and repr(arguments) != json.dumps(arguments, ensure_ascii=False)
+                faults += repr(arguments) in text and repr(arguments) != json.dumps(
+                    arguments, ensure_ascii=False
+                )
     if any(message.get("tool_calls") and message.get("content") is None for message in messages):
-        known = sum(str(value).count("None") for message in messages for value in message.values() if value is not None)
+        known = sum(
+            str(value).count("None")
+            for message in messages
+            for value in message.values()
+            if value is not None
+        )
         faults += text.count("None") > known
     return faults
 
 
 @functools.lru_cache(maxsize=8)
 def marked_tokenizer(tokenizer: FastTokenizer) -> FastTokenizer | None:
-    """The tokenizer with a template that writes `OPEN` and `CLOSE` around `{% generation %}` blocks; None: it has none."""
+    """The tokenizer with a template that writes `OPEN` and `CLOSE` around `{% generation %}`
+    blocks; None: it has none."""
     template = tokenizer.chat_template
     opened = re.sub(
         r"\{%([-+]?)\s*generation\s*([-+]?)%\}",
@@ -164,9 +198,14 @@ def dropped_parts(message: Message, written: str) -> list[str]:
         The missing parts by name: "reasoning", "text", "tool call".
     """
     found = squeeze(written)
-    parts = [("reasoning", str(message[key])) for key in _REASONING if isinstance(message.get(key), str)]
+    parts = [
+        ("reasoning", str(message[key])) for key in _REASONING if isinstance(message.get(key), str)
+    ]
     pieces = _THINK_TAGS.split(message.get("content") or "")
-    parts += [("reasoning" if index < len(pieces) - 1 else "text", piece) for index, piece in enumerate(pieces)]
+    parts += [
+        ("reasoning" if index < len(pieces) - 1 else "text", piece)
+        for index, piece in enumerate(pieces)
+    ]
     missing = [name for name, text in parts if squeeze(text) not in found]
     rest = written  # where calls may be: a text that speaks of a tool is no call
     for piece in sorted((text.strip() for _, text in parts if text.strip()), key=len, reverse=True):
@@ -174,7 +213,8 @@ def dropped_parts(message: Message, written: str) -> list[str]:
     for call in message.get("tool_calls") or ():
         function = call["function"] if isinstance(call.get("function"), Mapping) else call
         name = str(function.get("name") or "")
-        if name and not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", rest):  # the f of <|endoftext|> is no call of f
+        # the f of <|endoftext|> is no call of f
+        if name and not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", rest):
             missing.append("tool call")
     return list(dict.fromkeys(missing))
 

@@ -16,7 +16,8 @@ _ARRAYS = ("tokens", "trained", "offsets", "margins")
 
 
 class TokenizedSet(NamedTuple):
-    """Token rows of a split, end to end. An example has one row (text) or two in turn (chosen, rejected)."""
+    """Token rows of a split, end to end. An example has one row (text) or two in turn (chosen,
+    rejected)."""
 
     tokens: np.ndarray
     """int32 [sum of lengths]"""
@@ -33,8 +34,9 @@ class TokenizedSet(NamedTuple):
     notes: dict[str, Counted] = {}
     """What the user should know about the rows, by kind (`rlhf_jax.data.notes`)."""
     unrolled: tuple[int, int] = (0, 0)
-    """(conversations, rows): those that the chat template does not keep as they were, and what they became.
-    Each of the rows is a document of its own to losses that average over documents, as it is to the model."""
+    """(conversations, rows): those that the chat template does not keep as they were, and what they
+    became. Each of the rows is a document of its own to losses that average over documents, as it
+    is to the model."""
 
 
 def write_rows(folder: pathlib.Path, result: TokenizedSet) -> None:
@@ -77,7 +79,9 @@ def read_rows(folder: pathlib.Path) -> TokenizedSet:
         for name in _ARRAYS:
             if file_digest(folder / f"{name}.npy") != meta["digests"][name]:
                 raise StaleError(f"the digest of {name}.npy differs")
-        tokens, trained, offsets, margins = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
+        tokens, trained, offsets, margins = (
+            np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS
+        )
         notes = {kind: Counted(*counted) for kind, counted in meta["notes"].items()}
         conversations, rows = meta["unrolled"]
         kept = (meta["skipped"], meta["shortened"], notes, (conversations, rows))

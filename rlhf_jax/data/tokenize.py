@@ -1,4 +1,5 @@
-"""A split to token arrays: in chunks, in parallel, with progress, kept on disk under a fingerprint."""
+"""A split to token arrays: in chunks, in parallel, with progress, kept on disk under a
+fingerprint."""
 
 import concurrent.futures
 import concurrent.futures.process
@@ -49,8 +50,17 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 512
 _VERSION = 5  # of the cached arrays; raise it when their meaning changes
-_PLACE = ("path", "split", "subset", "data_dir", "eval_path", "eval_split")  # the content is hashed instead
-_SHAPE = ("num_proc", "shuffle", "packing", "num_buckets", "pad_multiple", "buckets", "length_window")
+# the content is hashed instead
+_PLACE = ("path", "split", "subset", "data_dir", "eval_path", "eval_split")
+_SHAPE = (
+    "num_proc",
+    "shuffle",
+    "packing",
+    "num_buckets",
+    "pad_multiple",
+    "buckets",
+    "length_window",
+)
 
 
 class _Chunk(NamedTuple):
@@ -69,13 +79,20 @@ Encoded = tuple[list[int], list[EncodedRow]]
 
 
 def data_fingerprint(config: DataConfig, tokenizer: FastTokenizer, kind: Kind, split: Split) -> str:
-    """Hash of everything that decides the examples and their ids: file contents, options, tokenizer.
+    """Hash of everything that decides the examples and their ids: file contents, options,
+    tokenizer.
 
-    Order, batch size and padding are not part of it: values cached per example stay valid when those change.
+    Order, batch size and padding are not part of it: values cached per example stay valid when
+    those change.
     """
     source = (eval_source(config) if split == "eval" else None) or train_source(config)
-    options = {key: value for key, value in dataclasses.asdict(config).items() if key not in _PLACE + _SHAPE}
-    # A stop ends answers that are trained on as they stand in the data; prompts are the same whatever ends their completions.
+    options = {
+        key: value
+        for key, value in dataclasses.asdict(config).items()
+        if key not in _PLACE + _SHAPE
+    }
+    # A stop ends answers that are trained on as they stand in the data; prompts are the same
+    # whatever ends their completions.
     tokenizer = tokenizer.without_stops() if kind == "prompts" else tokenizer
     identity = [tokenizer.fingerprint(), list(tokenizer.stop_ids)]
     content = [_VERSION, kind, split, source_fingerprint(source, kind), *identity, options]
@@ -91,17 +108,25 @@ def tokenize_split(
     cache_dir: str | pathlib.Path | None,
     fingerprint: str,
 ) -> TokenizedSet:
-    """Reads, validates and tokenises a split, or maps the arrays of an earlier run from `cache_dir`.
+    """Reads, validates and tokenises a split, or maps the arrays of an earlier run from
+    `cache_dir`.
 
     Raises:
-        DataError: as `load_examples`; a conversation that the chat template refuses; or nothing fits the length limits.
+        DataError: as `load_examples`; a conversation that the chat template refuses; or nothing
+          fits the length limits.
     """
     folder = None if cache_dir is None else pathlib.Path(cache_dir) / f"tokens-{fingerprint[:32]}"
     if folder is not None and folder.is_dir():
         try:
             result = read_rows(folder)
         except StaleError as reason:
-            logger.warning("tokens of %s (%s) in %s are damaged (%s): made anew", config.path, split, folder, reason)
+            logger.warning(
+                "tokens of %s (%s) in %s are damaged (%s): made anew",
+                config.path,
+                split,
+                folder,
+                reason,
+            )
             shutil.rmtree(folder)
         else:
             logger.info("tokens of %s (%s) read from %s", config.path, split, folder)
@@ -111,18 +136,34 @@ def tokenize_split(
     if any(isinstance(example.prompt, list) for example in examples.rows):
         check_stops(tokenizer, config)
     start = time.perf_counter()
-    result = _join(list(_tokenize_chunks(examples.rows, tokenizer, config)), config, examples.skipped, examples.name)
+    result = _join(
+        list(_tokenize_chunks(examples.rows, tokenizer, config)),
+        config,
+        examples.skipped,
+        examples.name,
+    )
     logger.info(
         "%s (%s): %d examples, %d tokens, tokenised in %.1f s; %d shortened, left out: %s",
-        *(examples.name, split, len(examples.rows), len(result.tokens), time.perf_counter() - start, result.shortened),
-        ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items())) or "none",
+        *(
+            examples.name,
+            split,
+            len(examples.rows),
+            len(result.tokens),
+            time.perf_counter() - start,
+            result.shortened,
+        ),
+        ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items()))
+        or "none",
     )
     _warn(result, config, f"{examples.name} ({split})")
     if folder is not None:
         try:
             write_rows(folder, result)
-        except OSError as error:  # the tokens are in memory, so a full disk costs the next start its time and nothing more
-            logger.warning("tokens are not kept in %s (%s): the next start makes them anew", folder, error)
+        # the tokens are in memory, so a full disk costs the next start its time and nothing more
+        except OSError as error:
+            logger.warning(
+                "tokens are not kept in %s (%s): the next start makes them anew", folder, error
+            )
     return result
 
 
@@ -131,7 +172,9 @@ def _warn(result: TokenizedSet, config: DataConfig, name: str) -> None:
     if conversations:
         logger.info("%s: unrolled: %d conversations into %d rows", name, conversations, rows)
     warn(result.notes, name)
-    warn_shortened(result.shortened, len(result.margins), name, f"data.max_length {config.max_length}")
+    warn_shortened(
+        result.shortened, len(result.margins), name, f"data.max_length {config.max_length}"
+    )
 
 
 def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: DataConfig) -> _Chunk:
@@ -155,14 +198,20 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
         notes += [(example.where, note) for note in message_notes(example, tokenizer)]
         kept += [part for part, _ in parts]
         rendered += [row for _, row in parts if row is not None]
-        notes += [(example.where, note) for _, row in parts if row is not None for note in row.notes]
+        notes += [
+            (example.where, note) for _, row in parts if row is not None for note in row.notes
+        ]
         unrolled += [len(parts)] if len(parts) > 1 else []
     rows: list[EncodedRow] = []
     margins: list[float] = []
     shortened = 0
     encoded = iter(encode_rows(rendered, tokenizer, config))
     for example in kept:
-        whole = ([], [EncodedRow(example.ids, example.trained)]) if isinstance(example, TokenExample) else next(encoded)
+        whole = (
+            ([], [EncodedRow(example.ids, example.trained)])
+            if isinstance(example, TokenExample)
+            else next(encoded)
+        )
         try:
             fitted, is_cut = _fit(example, whole, tokenizer, config)
         except Dropped as reason:
@@ -172,16 +221,26 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
         shortened += is_cut
         margin = example.margin if isinstance(example, PairExample) else None
         margins.append(float("nan") if margin is None else margin)
-    return _Chunk(flatten(rows), margins, dropped, bad, shortened, notes, (len(unrolled), sum(unrolled)))
+    return _Chunk(
+        flatten(rows), margins, dropped, bad, shortened, notes, (len(unrolled), sum(unrolled))
+    )
 
 
 def _render(
     example: Example, tokenizer: FastTokenizer, config: DataConfig
 ) -> list[tuple[Offline | TokenExample, Rendered | None]]:
     """An example as rows that are examples again; token ids need no rendering."""
-    if isinstance(example, TextExample) and config.train_on == "all":  # whatever is trained: no row for each answer
+    # whatever is trained: no row for each answer
+    if isinstance(example, TextExample) and config.train_on == "all":
         rendered = render(example, tokenizer)
-        return [(example, rendered._replace(notes=tuple(note for note in rendered.notes if note.kind != REWRITTEN)))]
+        return [
+            (
+                example,
+                rendered._replace(
+                    notes=tuple(note for note in rendered.notes if note.kind != REWRITTEN)
+                ),
+            )
+        ]
     if isinstance(example, TextExample):
         return [*render_all(example, tokenizer)]
     if isinstance(example, PairExample):
@@ -191,7 +250,9 @@ def _render(
     largest = max(example.ids)
     if largest >= tokenizer.vocab_size or min(example.ids) < 0:
         raise BadRow(
-            "unknown token", f"column 'input_ids' holds {largest}, the tokenizer has ids up to {tokenizer.vocab_size - 1}"
+            "unknown token",
+            f"column 'input_ids' holds {largest}, the tokenizer has ids up to "
+            f"{tokenizer.vocab_size - 1}",
         )
     return [(example, None)]
 
@@ -202,18 +263,28 @@ def _fit(
     """The example within the length limits; a conversation loses whole turns."""
     prompt, completions = encoded
     is_chat = isinstance(example.prompt, list)
-    if is_chat and config.row_truncation == "keep_end" and len(prompt) > prompt_budget(prompt, completions, config):
+    if (
+        is_chat
+        and config.row_truncation == "keep_end"
+        and len(prompt) > prompt_budget(prompt, completions, config)
+    ):
         prompt, completions = _without_turns(cast(Offline, example), encoded, tokenizer, config)
         return fit(prompt, completions, config)[0], True
     return fit(prompt, completions, config, num_prefix=num_prefix(prompt, tokenizer))
 
 
-def _without_turns(example: Offline, encoded: Encoded, tokenizer: FastTokenizer, config: DataConfig) -> Encoded:
+def _without_turns(
+    example: Offline, encoded: Encoded, tokenizer: FastTokenizer, config: DataConfig
+) -> Encoded:
     budget = prompt_budget(*encoded, config)
 
     def measure(messages: list[Message]) -> int:
         settled = settle_calls(tokenizer, messages, example.chat)
-        return len(tokenizer.encode(apply_template(tokenizer, settled, example.chat, add_generation_prompt=True)))
+        return len(
+            tokenizer.encode(
+                apply_template(tokenizer, settled, example.chat, add_generation_prompt=True)
+            )
+        )
 
     try:
         shorter = shorten_chat(cast(list[Message], example.prompt), budget, tokenizer, measure)
@@ -228,28 +299,37 @@ def _without_turns(example: Offline, encoded: Encoded, tokenizer: FastTokenizer,
     return result
 
 
-def _tokenize_chunks(rows: list[Example], tokenizer: FastTokenizer, config: DataConfig) -> Iterator[_Chunk]:
+def _tokenize_chunks(
+    rows: list[Example], tokenizer: FastTokenizer, config: DataConfig
+) -> Iterator[_Chunk]:
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
     num_proc = min(config.num_proc, len(chunks))
     if num_proc > 1:
         # spawn, not fork: forking a process in which JAX has threads can deadlock
         context = multiprocessing.get_context("spawn")
         setup = _worker_setup(tokenizer, config)
-        with concurrent.futures.ProcessPoolExecutor(num_proc, context, _start_worker, setup) as pool:
+        with concurrent.futures.ProcessPoolExecutor(
+            num_proc, context, _start_worker, setup
+        ) as pool:
             try:
                 yield from _progress(pool.map(_work, chunks), len(chunks))
             except concurrent.futures.process.BrokenProcessPool:
                 raise DataError(
-                    "a tokenisation process died: guard the script with if __name__ == '__main__', or set data.num_proc=1"
+                    "a tokenisation process died: guard the script with if __name__ == '__main__', "
+                    "or set data.num_proc=1"
                 ) from None
     else:
-        yield from _progress((tokenize_chunk(chunk, tokenizer, config) for chunk in chunks), len(chunks))
+        yield from _progress(
+            (tokenize_chunk(chunk, tokenizer, config) for chunk in chunks), len(chunks)
+        )
 
 
 def _progress(chunks: Iterator[_Chunk], total: int) -> Iterator[_Chunk]:
     console = Console(stderr=True)
     is_shown = sys.stderr.isatty() and total > 4
-    yield from track(chunks, "tokenising", total=total, console=console, transient=True, disable=not is_shown)
+    yield from track(
+        chunks, "tokenising", total=total, console=console, transient=True, disable=not is_shown
+    )
 
 
 _worker: dict = {}  # of a worker process only: its tokenizer and options
@@ -269,13 +349,19 @@ def _work(chunk: list[Example]) -> _Chunk:
     return tokenize_chunk(chunk, _worker["tokenizer"], _worker["config"])
 
 
-def _join(chunks: list[_Chunk], config: DataConfig, skipped: dict[str, int], name: str) -> TokenizedSet:
+def _join(
+    chunks: list[_Chunk], config: DataConfig, skipped: dict[str, int], name: str
+) -> TokenizedSet:
     bad = [row for chunk in chunks for row in chunk.bad]
     if bad and config.on_error == "strict":
         where, _, detail = bad[0]
-        raise DataError(f"{where}: {detail} (bad row 1 of {len(bad)}; data.on_error=skip leaves them out)")
+        raise DataError(
+            f"{where}: {detail} (bad row 1 of {len(bad)}; data.on_error=skip leaves them out)"
+        )
     if bad:
-        logger.warning("%s: %d bad rows left out; the first: %s: %s", name, len(bad), bad[0][0], bad[0][2])
+        logger.warning(
+            "%s: %d bad rows left out; the first: %s: %s", name, len(bad), bad[0][0], bad[0][2]
+        )
     counts = Counter(skipped) + Counter(reason for _, reason, _ in bad)
     for chunk in chunks:
         counts += chunk.dropped
@@ -294,5 +380,8 @@ def _join(chunks: list[_Chunk], config: DataConfig, skipped: dict[str, int], nam
         skipped=dict(counts),
         shortened=sum(chunk.shortened for chunk in chunks),
         notes=count_notes(note for chunk in chunks for note in chunk.notes),
-        unrolled=(sum(chunk.unrolled[0] for chunk in chunks), sum(chunk.unrolled[1] for chunk in chunks)),
+        unrolled=(
+            sum(chunk.unrolled[0] for chunk in chunks),
+            sum(chunk.unrolled[1] for chunk in chunks),
+        ),
     )

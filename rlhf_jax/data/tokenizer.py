@@ -1,9 +1,11 @@
-"""Tokenizers: one class over the `tokenizers` library serves the built-in bytes, trained BPE and any Hugging Face folder.
+"""Tokenizers: one class over the `tokenizers` library serves the built-in bytes, trained BPE and
+any Hugging Face folder.
 
-Folders are read, and chats rendered, by transformers (`tokenizer_folder`, `chat`), imported where that is asked for. Saved
-folders load in transformers (`AutoTokenizer`, `PreTrainedTokenizerFast`) and give the same ids. One exception is theirs: in
-a folder whose `config.json` says `qwen2`, transformers 5 rebuilds its own Qwen2 class, which applies Unicode NFC first;
-decomposed text (never NFC text) then differs. `PreTrainedTokenizerFast.from_pretrained` is exact there too.
+Folders are read, and chats rendered, by transformers (`tokenizer_folder`, `chat`), imported where
+that is asked for. Saved folders load in transformers (`AutoTokenizer`, `PreTrainedTokenizerFast`)
+and give the same ids. One exception is theirs: in a folder whose `config.json` says `qwen2`,
+transformers 5 rebuilds its own Qwen2 class, which applies Unicode NFC first; decomposed text (never
+NFC text) then differs. `PreTrainedTokenizerFast.from_pretrained` is exact there too.
 """
 
 import functools
@@ -25,8 +27,18 @@ from rlhf_jax.data.tokenizer_folder import download, one_line_panics, read_folde
 logger = logging.getLogger(__name__)
 
 BOS, EOS, PAD = "<|bos|>", "<|endoftext|>", "<|pad|>"
-SPECIAL_TOKENS = (BOS, EOS, PAD, "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|reserved|>")
-"""Of the built-in tokenizers. 256 bytes + 8 = 264, divisible by 8, so that the vocabulary can be sharded."""
+SPECIAL_TOKENS = (
+    BOS,
+    EOS,
+    PAD,
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|tool|>",
+    "<|reserved|>",
+)
+"""Of the built-in tokenizers. 256 bytes + 8 = 264, divisible by 8, so that the vocabulary can be
+sharded."""
 
 # Qwen2's pre-tokenizer: words with their leading space, single digits, punctuation runs, newlines.
 _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -63,41 +75,61 @@ class FastTokenizer:
     """A `tokenizers.Tokenizer` with the special tokens, chat templates and stops of its folder.
 
     Args:
-        backend: the tokenizer proper (`tokenizer.json`). It is changed: no padding, no truncation, and the special tokens
-            of `config` become added tokens of it, as transformers makes them when it reads the saved folder.
-        config: `tokenizer_config.json` as a dict; `eos_token` is required, `chat_template` defaults to
-            `DEFAULT_CHAT_TEMPLATE`, a missing `pad_token` means EOS (masks come from lengths, so pad may equal EOS).
-            `stop_strings` are texts that end an answer besides those of `generation`.
-        generation: `generation_config.json` as a dict: `eos_token_id` names further tokens that end an answer; its
-            sampling defaults are kept for exports.
+        backend: the tokenizer proper (`tokenizer.json`). It is changed: no padding, no truncation,
+            and the special tokens of `config` become added tokens of it, as transformers makes them
+            when it reads the saved folder.
+        config: `tokenizer_config.json` as a dict; `eos_token` is required, `chat_template` defaults
+            to `DEFAULT_CHAT_TEMPLATE`, a missing `pad_token` means EOS (masks come from lengths, so
+            pad may equal EOS). `stop_strings` are texts that end an answer besides those of
+            `generation`.
+        generation: `generation_config.json` as a dict: `eos_token_id` names further tokens that end
+            an answer; its sampling defaults are kept for exports.
 
     Attributes:
-        stop_ids: every token that ends an answer, EOS first; those of `generation` that no token has are left out.
+        stop_ids: every token that ends an answer, EOS first; those of `generation` that no token
+          has are left out.
         stop_strings: texts that end an answer, whatever tokens they are made of.
         special_tokens: "eos_token" -> text, ...
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        config: Mapping[str, Any],
+        generation: Mapping[str, Any] | None = None,
+    ):
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
         self.config = {"chat_template": DEFAULT_CHAT_TEMPLATE, **config}
         self.generation = dict(generation or {})
-        tokens = {name: token_text(value) for name, value in config.items() if name.endswith("_token")}
-        self.special_tokens = {name: text for name, text in tokens.items() if isinstance(text, str) and text}
+        tokens = {
+            name: token_text(value) for name, value in config.items() if name.endswith("_token")
+        }
+        self.special_tokens = {
+            name: text for name, text in tokens.items() if isinstance(text, str) and text
+        }
         if "eos_token" not in self.special_tokens:
             raise DataError("the tokenizer has no eos_token: add one to its tokenizer_config.json")
         self.eos_id = self._special_id("eos_token")
         self.bos_id = self._special_id("bos_token") if "bos_token" in self.special_tokens else None
-        self.pad_id = self._special_id("pad_token") if "pad_token" in self.special_tokens else self.eos_id
+        self.pad_id = (
+            self._special_id("pad_token") if "pad_token" in self.special_tokens else self.eos_id
+        )
         self._add_special_tokens()
         self._ids = frozenset(backend.get_vocab(with_added_tokens=True).values())
-        self._special = frozenset(token for token, added in backend.get_added_tokens_decoder().items() if added.special)
+        self._special = frozenset(
+            token for token, added in backend.get_added_tokens_decoder().items() if added.special
+        )
         self.vocab_size = max(self._ids) + 1
         named = [self.eos_id, *listed_ids(self.generation, "generation_config.json")]
-        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(token for token in named if token in self._ids))
+        self.stop_ids: tuple[int, ...] = tuple(
+            dict.fromkeys(token for token in named if token in self._ids)
+        )
         strings = [self.generation.get("stop_strings"), self.config.get("stop_strings")]
-        self.stop_strings = tuple(dict.fromkeys(text for value in strings for text in listed_strings(value)))
+        self.stop_strings = tuple(
+            dict.fromkeys(text for value in strings for text in listed_strings(value))
+        )
         plain, special = self.encode("a"), self.encode("a", add_special_tokens=True)
         self.prefix_ids = special[: _find(special, plain)]
         self._templates = _named_templates(self.config["chat_template"])
@@ -115,21 +147,28 @@ class FastTokenizer:
 
     def template_for(self, tools: object) -> str:
         """The template of a conversation: the folder's "tool_use" where there are tools."""
-        return self._templates["tool_use" if tools is not None and "tool_use" in self._templates else "default"]
+        return self._templates[
+            "tool_use" if tools is not None and "tool_use" in self._templates else "default"
+        ]
 
     def with_chat_template(self, template: str) -> "FastTokenizer":
         """The same tokenizer with another chat template."""
-        return FastTokenizer(self.backend, {**self.config, "chat_template": template}, self.generation)
+        return FastTokenizer(
+            self.backend, {**self.config, "chat_template": template}, self.generation
+        )
 
-    def with_stops(self, stops: Sequence[str] = (), *, generation: Mapping[str, Any] | None = None) -> "FastTokenizer":
+    def with_stops(
+        self, stops: Sequence[str] = (), *, generation: Mapping[str, Any] | None = None
+    ) -> "FastTokenizer":
         """The same tokenizer with further stops.
 
         Args:
-            stops: texts, as `rollout.stop`. One that is a token is added to `stop_ids`: as it stands in the vocabulary, or
-                as the one token that the text is encoded to. It is a stop string as well where its text may come in
-                another way (a newline in a token of two newlines). A text of several tokens is a stop string.
-            generation: of another folder, that of the model (`read_generation`): its tokens that this tokenizer has, and
-                its sampling defaults.
+            stops: texts, as `rollout.stop`. One that is a token is added to `stop_ids`: as it
+                stands in the vocabulary, or as the one token that the text is encoded to. It is a
+                stop string as well where its text may come in another way (a newline in a token of
+                two newlines). A text of several tokens is a stop string.
+            generation: of another folder, that of the model (`read_generation`): its tokens that
+                this tokenizer has, and its sampling defaults.
         """
         if not stops and not generation:
             return self
@@ -148,26 +187,40 @@ class FastTokenizer:
                 if len(text.encode()) == 1 and not self._elsewhere(text, encoded[0]):
                     continue
             strings.append(text)
-        config = {**self.config, "stop_strings": list(dict.fromkeys(strings))} if strings else self.config
-        return FastTokenizer(self.backend, config, {**merged, "eos_token_id": list(dict.fromkeys(named))})
+        config = (
+            {**self.config, "stop_strings": list(dict.fromkeys(strings))}
+            if strings
+            else self.config
+        )
+        return FastTokenizer(
+            self.backend, config, {**merged, "eos_token_id": list(dict.fromkeys(named))}
+        )
 
     def without_stops(self) -> "FastTokenizer":
-        """The same tokenizer with EOS as its only stop, and without sampling defaults of a folder."""
-        return FastTokenizer(self.backend, {name: value for name, value in self.config.items() if name != "stop_strings"})
+        """The same tokenizer with EOS as its only stop, and without sampling defaults of a
+        folder."""
+        return FastTokenizer(
+            self.backend,
+            {name: value for name, value in self.config.items() if name != "stop_strings"},
+        )
 
     def _elsewhere(self, text: str, token: int) -> bool:
-        """Whether another token contains a text, as it is decoded or as it stands in the vocabulary."""
+        """Whether another token contains a text, as it is decoded or as it stands in the
+        vocabulary."""
         ids = [other for other in self._ids - self._special if other != token]
         decoded = self.backend.decode_batch([[other] for other in ids], skip_special_tokens=True)
-        pieces = (str(self.backend.id_to_token(other)).replace("\u2581", " ") for other in ids)  # SentencePiece's space
+        # SentencePiece's space
+        pieces = (str(self.backend.id_to_token(other)).replace("\u2581", " ") for other in ids)
         return any(text in part for part in (*decoded, *pieces))
 
     def missing_ids(self, vocab_size: int) -> tuple[int, ...]:
-        """Ids below `vocab_size` (rows of a model's embedding) that no token has: they must never be sampled."""
+        """Ids below `vocab_size` (rows of a model's embedding) that no token has: they must never
+        be sampled."""
         return tuple(token for token in range(vocab_size) if token not in self._ids)
 
     def string_end(self) -> Callable[[Sequence[int], int], int | None] | None:
-        """The search for `stop_strings` in a growing completion, see `make_string_end`; None without any."""
+        """The search for `stop_strings` in a growing completion, see `make_string_end`; None
+        without any."""
         plain, marked = self._split_strings()
         parts = (
             make_string_end(plain, functools.partial(self.decode, skip_special_tokens=True)),
@@ -176,25 +229,33 @@ class FastTokenizer:
         searches = [part for part in parts if part is not None]
 
         def end(ids: Sequence[int], searched: int) -> int | None:
-            return min((found for search in searches if (found := search(ids, searched)) is not None), default=None)
+            return min(
+                (found for search in searches if (found := search(ids, searched)) is not None),
+                default=None,
+            )
 
         return end if searches else None
 
     def _split_strings(self) -> tuple[list[str], list[str]]:
-        """Stop strings without and with a special token in them. Only the latter are looked for in what those are called."""
+        """Stop strings without and with a special token in them. Only the latter are looked for in
+        what those are called."""
         special = [str(self.backend.id_to_token(token)) for token in self._special]
         marked = [string for string in self.stop_strings if any(text in string for text in special)]
         return [string for string in self.stop_strings if string not in marked], marked
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Text to ids. Special tokens written out in the text become their ids, as in transformers."""
+        """Text to ids. Special tokens written out in the text become their ids, as in
+        transformers."""
         with one_line_panics("to encode a text"):
             return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Many texts at once, on all cores, without special tokens around them."""
         with one_line_panics("to encode a text"):
-            return [part.ids for part in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+            return [
+                part.ids
+                for part in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            ]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Ids to text. With the built-in bytes `decode(encode(text)) == text` for every string."""
@@ -202,7 +263,8 @@ class FastTokenizer:
             return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def decode_answer(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of a completion without the stop that ended it: neither its last token, nor a stop string."""
+        """The text of a completion without the stop that ended it: neither its last token, nor a
+        stop string."""
         ids = list(ids)
         if ids and ids[-1] in self.stop_ids:
             ids = ids[:-1]
@@ -212,7 +274,8 @@ class FastTokenizer:
         plain, whole = self.decode(ids, skip_special_tokens=True), self.decode(ids)
         where = first_stop(plain, strings)
         if where is not None:
-            behind = len(plain) - where  # the same end in both texts, but for special tokens within the stop
+            # the same end in both texts, but for special tokens within the stop
+            behind = len(plain) - where
             return plain[:where] if skip_special_tokens else whole[: len(whole) - behind]
         where = first_stop(whole, marked)
         if skip_special_tokens:
@@ -237,32 +300,54 @@ class FastTokenizer:
         )
 
     def generation_config(self) -> dict[str, Any]:
-        """What generation_config.json says of this tokenizer: the folder's sampling defaults, and every stop."""
-        stops = {"eos_token_id": list(self.stop_ids), "bos_token_id": self.bos_id, "pad_token_id": self.pad_id}
-        return {**self.generation, **{name: value for name, value in stops.items() if value is not None}}
+        """What generation_config.json says of this tokenizer: the folder's sampling defaults, and
+        every stop."""
+        stops = {
+            "eos_token_id": list(self.stop_ids),
+            "bos_token_id": self.bos_id,
+            "pad_token_id": self.pad_id,
+        }
+        return {
+            **self.generation,
+            **{name: value for name, value in stops.items() if value is not None},
+        }
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes `tokenizer.json`, `tokenizer_config.json` (chat template included) and `generation_config.json`."""
+        """Writes `tokenizer.json`, `tokenizer_config.json` (chat template included) and
+        `generation_config.json`."""
         folder = pathlib.Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         with one_line_panics(f"to write {folder}"):
             self.backend.save(str(folder / "tokenizer.json"))
         config = dict(self.config)
         if isinstance(config["chat_template"], Mapping):  # the form of the file
-            config["chat_template"] = [{"name": k, "template": v} for k, v in config["chat_template"].items()]
-        for name, contents in (("tokenizer_config", config), ("generation_config", self.generation_config())):
+            config["chat_template"] = [
+                {"name": k, "template": v} for k, v in config["chat_template"].items()
+            ]
+        for name, contents in (
+            ("tokenizer_config", config),
+            ("generation_config", self.generation_config()),
+        ):
             text = json.dumps(contents, indent=2, ensure_ascii=False, sort_keys=True)
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides about ids: vocabulary, rules, special tokens, chat template and stops."""
+        """Hash of everything that decides about ids: vocabulary, rules, special tokens, chat
+        template and stops."""
         return _fingerprint(self)
 
     def _add_special_tokens(self) -> None:
-        """What is only a word of the vocabulary would be found in a text by other rules after saving and reading back."""
+        """What is only a word of the vocabulary would be found in a text by other rules after
+        saving and reading back."""
         added = {token.content for token in self.backend.get_added_tokens_decoder().values()}
-        known = {text for text in self.special_tokens.values() if self.backend.token_to_id(text) is not None}
-        missing = [AddedToken(text, special=True, normalized=False) for text in sorted(known - added)]
+        known = {
+            text
+            for text in self.special_tokens.values()
+            if self.backend.token_to_id(text) is not None
+        }
+        missing = [
+            AddedToken(text, special=True, normalized=False) for text in sorted(known - added)
+        ]
         if missing:
             self.backend.add_special_tokens(missing)
 
@@ -270,7 +355,10 @@ class FastTokenizer:
         token = self.special_tokens[name]
         token_id = self.backend.token_to_id(token)
         if token_id is None:
-            raise DataError(f"the tokenizer's {name} {token!r} is not in its vocabulary: correct tokenizer_config.json")
+            raise DataError(
+                f"the tokenizer's {name} {token!r} is not in its vocabulary: correct "
+                "tokenizer_config.json"
+            )
         return token_id
 
 
@@ -281,13 +369,19 @@ def _fingerprint(tokenizer: FastTokenizer) -> str:
 
 
 def _named_templates(value: Any) -> dict[str, str]:
-    """The default chat template and those with a name; a folder without a default one gets `DEFAULT_CHAT_TEMPLATE`."""
+    """The default chat template and those with a name; a folder without a default one gets
+    `DEFAULT_CHAT_TEMPLATE`."""
     if isinstance(value, list):
-        value = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        value = {
+            entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)
+        }
     named = dict(value) if isinstance(value, Mapping) else {"default": value}
     for template in named.values():
         if not isinstance(template, str):
-            raise DataError(f"chat_template of the tokenizer is a {type(template).__name__}, expected Jinja source")
+            raise DataError(
+                f"chat_template of the tokenizer is a {type(template).__name__}, expected Jinja "
+                "source"
+            )
     return {"default": DEFAULT_CHAT_TEMPLATE, **named}
 
 
@@ -321,27 +415,36 @@ def _byte_alphabet() -> dict[str, int]:
     """GPT-2's printable stand-in for every byte: character -> byte."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + n): byte for n, byte in enumerate(others)
+    }
 
 
 def byte_tokenizer() -> FastTokenizer:
-    """The built-in byte-level tokenizer: id = byte for 0..255, then `SPECIAL_TOKENS`; needs no download.
+    """The built-in byte-level tokenizer: id = byte for 0..255, then `SPECIAL_TOKENS`; needs no
+    download.
 
     `decode(encode(text)) == text` for every string. BOS is never added by itself.
     """
     backend = tokenizers.Tokenizer(models.BPE(vocab=_byte_alphabet(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    backend.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
     return FastTokenizer(backend, _builtin_config())
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2) -> FastTokenizer:
-    """Trains a byte-level BPE tokenizer: lossless on any text, special tokens and chat template as the built-in one.
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2
+) -> FastTokenizer:
+    """Trains a byte-level BPE tokenizer: lossless on any text, special tokens and chat template as
+    the built-in one.
 
     Args:
         texts: training texts, for example from `iterate_texts`.
-        vocab_size: entries wanted, at least 264 (256 bytes and 8 special tokens). Fewer come out when the text is too small.
+        vocab_size: entries wanted, at least 264 (256 bytes and 8 special tokens). Fewer come out
+          when the text is too small.
         min_frequency: a pair of tokens is merged only if it occurs this often.
 
     Raises:
@@ -349,7 +452,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, min_frequency: int
     """
     smallest = 256 + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
-        raise DataError(f"vocab_size {vocab_size} is too small: a byte-level vocabulary needs at least {smallest}")
+        raise DataError(
+            f"vocab_size {vocab_size} is too small: a byte-level vocabulary needs at least "
+            f"{smallest}"
+        )
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -361,24 +467,32 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, min_frequency: int
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+        special_tokens=[
+            AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS
+        ],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
     tokenizer = FastTokenizer(backend, _builtin_config())
     if tokenizer.vocab_size < vocab_size:
-        logger.info("the text supports only %d of the %d tokens asked for", tokenizer.vocab_size, vocab_size)
+        logger.info(
+            "the text supports only %d of the %d tokens asked for", tokenizer.vocab_size, vocab_size
+        )
     return tokenizer
 
 
-def load_tokenizer(path: str | pathlib.Path | None = None, *, chat_template: str | None = None) -> FastTokenizer:
+def load_tokenizer(
+    path: str | pathlib.Path | None = None, *, chat_template: str | None = None
+) -> FastTokenizer:
     """The built-in byte-level tokenizer, or one from a Hugging Face folder or hub id.
 
     Args:
-        path: None or "byte" for the built-in one; a folder with `tokenizer.json`; a folder with a SentencePiece or
-            vocabulary file only (converted by transformers); or a hub id (downloaded). No code of the folder is run.
-        chat_template: replaces the tokenizer's template: Jinja source, or the path of a `.jinja` file.
+        path: None or "byte" for the built-in one; a folder with `tokenizer.json`; a folder with a
+            SentencePiece or vocabulary file only (converted by transformers); or a hub id
+            (downloaded). No code of the folder is run.
+        chat_template: replaces the tokenizer's template: Jinja source, or the path of a `.jinja`
+          file.
 
     Raises:
         DataError: the folder or hub id does not exist, or holds no tokenizer that can be read.
@@ -386,8 +500,14 @@ def load_tokenizer(path: str | pathlib.Path | None = None, *, chat_template: str
     if path is None or str(path) == "byte":
         tokenizer = byte_tokenizer()
     else:
-        tokenizer = FastTokenizer(*read_folder(pathlib.Path(path) if pathlib.Path(path).is_dir() else download(str(path))))
-    return tokenizer if chat_template is None else tokenizer.with_chat_template(template_source(chat_template))
+        tokenizer = FastTokenizer(
+            *read_folder(pathlib.Path(path) if pathlib.Path(path).is_dir() else download(str(path)))
+        )
+    return (
+        tokenizer
+        if chat_template is None
+        else tokenizer.with_chat_template(template_source(chat_template))
+    )
 
 
 def template_source(template: str) -> str:

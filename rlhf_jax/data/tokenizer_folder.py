@@ -1,4 +1,5 @@
-"""Tokenizers of Hugging Face folders and hub ids, read by transformers' `PreTrainedTokenizerFast`."""
+"""Tokenizers of Hugging Face folders and hub ids, read by transformers'
+`PreTrainedTokenizerFast`."""
 
 import contextlib
 import inspect
@@ -33,14 +34,16 @@ class TokenizerParts(NamedTuple):
 
     backend: tokenizers.Tokenizer
     config: dict[str, Any]
-    """tokenizer_config.json with the special tokens and chat templates that transformers finds in the folder's files."""
+    """tokenizer_config.json with the special tokens and chat templates that transformers finds in
+    the folder's files."""
     generation: dict[str, Any]
     """See `read_generation`."""
 
 
 @contextlib.contextmanager
 def one_line_panics(doing: str) -> Iterator[None]:
-    """Errors of the Rust library as `DataError`. A panic there is a BaseException and would pass every `except Exception`."""
+    """Errors of the Rust library as `DataError`. A panic there is a BaseException and would pass
+    every `except Exception`."""
     try:
         yield
     except BaseException as error:
@@ -50,17 +53,21 @@ def one_line_panics(doing: str) -> Iterator[None]:
 
 
 def read_folder(folder: pathlib.Path) -> TokenizerParts:
-    """A folder's tokenizer: of tokenizer.json, else converted from a SentencePiece or vocabulary file.
+    """A folder's tokenizer: of tokenizer.json, else converted from a SentencePiece or vocabulary
+    file.
 
-    No code of the folder is run, and none of transformers' own tokenizer classes is used where there is a tokenizer.json:
-    some of them change the text first (Qwen2's applies Unicode NFC).
+    No code of the folder is run, and none of transformers' own tokenizer classes is used where
+    there is a tokenizer.json: some of them change the text first (Qwen2's applies Unicode NFC).
 
     Raises:
         DataError: there is none, or it cannot be read.
     """
     path = folder / "tokenizer.json"
     backend = _read_backend(path) if path.is_file() else None
-    raw = {**read_object(folder / "special_tokens_map.json"), **read_object(folder / "tokenizer_config.json")}
+    raw = {
+        **read_object(folder / "special_tokens_map.json"),
+        **read_object(folder / "tokenizer_config.json"),
+    }
     generation = read_generation(folder)
     if backend is None:
         loaded = _convert(folder)
@@ -71,7 +78,8 @@ def read_folder(folder: pathlib.Path) -> TokenizerParts:
     for name, text in loaded.special_tokens_map.items():
         if isinstance(text, str) and token_text(raw.get(name)) != text:
             config[name] = text
-    for name in ("auto_map", "chat_template"):  # code is not copied, and tokenizer.json makes it needless
+    # code is not copied, and tokenizer.json makes it needless
+    for name in ("auto_map", "chat_template"):
         config.pop(name, None)
     if loaded.chat_template:
         config["chat_template"] = loaded.chat_template
@@ -86,16 +94,33 @@ def _read_backend(path: pathlib.Path) -> tokenizers.Tokenizer:
             raise DataError(f"{path} cannot be read: {_short(error)}") from None
 
 
-def _load(folder: pathlib.Path, backend: tokenizers.Tokenizer, raw: dict[str, Any], generation: dict[str, Any]) -> Any:
-    """What transformers makes of the folder, once its special tokens are known to be in the vocabulary."""
+def _load(
+    folder: pathlib.Path,
+    backend: tokenizers.Tokenizer,
+    raw: dict[str, Any],
+    generation: dict[str, Any],
+) -> Any:
+    """What transformers makes of the folder, once its special tokens are known to be in the
+    vocabulary."""
     added = raw.get("added_tokens_decoder")
     texts = [token_text(value) for value in added.values()] if isinstance(added, dict) else []
-    for name in _NEEDED:  # transformers would give a token that is nowhere an id of its own, which no model embeds
+    # transformers would give a token that is nowhere an id of its own, which no model embeds
+    for name in _NEEDED:
         text = token_text(raw.get(name))
-        if isinstance(text, str) and text and backend.token_to_id(text) is None and text not in texts:
-            raise DataError(f"the tokenizer's {name} {text!r} is not in its vocabulary: correct tokenizer_config.json")
+        if (
+            isinstance(text, str)
+            and text
+            and backend.token_to_id(text) is None
+            and text not in texts
+        ):
+            raise DataError(
+                f"the tokenizer's {name} {text!r} is not in its vocabulary: correct "
+                "tokenizer_config.json"
+            )
     with one_line_panics(f"on {folder}"), quiet_transformers() as transformers:
-        options = {name: value["content"] for name, value in raw.items() if _is_bare_token(name, value)}
+        options = {
+            name: value["content"] for name, value in raw.items() if _is_bare_token(name, value)
+        }
         if not token_text(raw.get("eos_token")):
             options["eos_token"] = _missing_eos(folder, raw, generation, backend, transformers)
         try:
@@ -104,22 +129,35 @@ def _load(folder: pathlib.Path, backend: tokenizers.Tokenizer, raw: dict[str, An
             )
         except Exception as error:  # whatever transformers meets in files of any making
             raise DataError(f"the tokenizer in {folder} cannot be read: {_short(error)}") from None
-    if backend.post_processor is None and not (raw.get("add_bos_token") or raw.get("add_eos_token")):
-        # transformers puts one there that does nothing; without it a saved folder reads back as what was saved
+    if backend.post_processor is None and not (
+        raw.get("add_bos_token") or raw.get("add_eos_token")
+    ):
+        # transformers puts one there that does nothing; without it a saved folder reads back as
+        # what was saved
         loaded.backend_tokenizer.post_processor = None
     return loaded
 
 
 def _is_bare_token(name: str, value: Any) -> bool:
-    """A special token written as {"content": text} without the "__type" by which transformers knows it."""
-    is_token = name.endswith("_token") and isinstance(value, dict) and isinstance(value.get("content"), str)
+    """A special token written as {"content": text} without the "__type" by which transformers knows
+    it."""
+    is_token = (
+        name.endswith("_token")
+        and isinstance(value, dict)
+        and isinstance(value.get("content"), str)
+    )
     return is_token and value.get("__type") != "AddedToken"
 
 
 def _missing_eos(
-    folder: pathlib.Path, raw: dict[str, Any], generation: dict[str, Any], backend: Any, transformers: ModuleType
+    folder: pathlib.Path,
+    raw: dict[str, Any],
+    generation: dict[str, Any],
+    backend: Any,
+    transformers: ModuleType,
 ) -> str:
-    """Where tokenizer_config.json names no EOS (gpt2): the id of the model's files, else the default of its class."""
+    """Where tokenizer_config.json names no EOS (gpt2): the id of the model's files, else the
+    default of its class."""
     for token in generation.get("eos_token_id", []):
         text = backend.id_to_token(token)
         if text is not None:
@@ -128,47 +166,69 @@ def _missing_eos(
     model_type = read_object(folder / "config.json").get("model_type")
     named = raw.get("tokenizer_class") or mapping.get(str(model_type))
     for name in (str(named), str(named).removesuffix("Fast")):
-        known = vars(transformers).get(name) or transformers.models.auto.tokenization_auto.tokenizer_class_from_name(name)
+        known = vars(transformers).get(
+            name
+        ) or transformers.models.auto.tokenization_auto.tokenizer_class_from_name(name)
         if not inspect.isclass(known):
             continue
         parameter = inspect.signature(known.__init__).parameters.get("eos_token")
         text = None if parameter is None else token_text(parameter.default)
         if isinstance(text, str) and backend.token_to_id(text) is not None:
             return text
-    raise DataError("the tokenizer has no eos_token: add one to its tokenizer_config.json, or an eos_token_id to config.json")
+    raise DataError(
+        "the tokenizer has no eos_token: add one to its tokenizer_config.json, or an eos_token_id "
+        "to config.json"
+    )
 
 
 def _convert(folder: pathlib.Path) -> Any:
-    if not any(any(folder.glob(pattern)) for pattern in ("*.model", "vocab.json", "vocab.txt", "tokenizer_config.json")):
-        raise DataError(f"{folder} holds no tokenizer: expected tokenizer.json (or a SentencePiece .model file)")
+    if not any(
+        any(folder.glob(pattern))
+        for pattern in ("*.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+    ):
+        raise DataError(
+            f"{folder} holds no tokenizer: expected tokenizer.json (or a SentencePiece .model file)"
+        )
     with one_line_panics(f"on {folder}"), quiet_transformers() as transformers:
         try:
-            loaded = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            loaded = transformers.AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
             assert loaded.backend_tokenizer is not None
         except Exception as error:  # whatever transformers meets in files of any making
-            mend = "pip install sentencepiece protobuf" if any(folder.glob("*.model")) else "a tokenizer.json is needed"
-            raise DataError(f"transformers cannot convert the tokenizer in {folder} ({mend}): {_short(error)}") from None
+            mend = (
+                "pip install sentencepiece protobuf"
+                if any(folder.glob("*.model"))
+                else "a tokenizer.json is needed"
+            )
+            raise DataError(
+                f"transformers cannot convert the tokenizer in {folder} ({mend}): {_short(error)}"
+            ) from None
     return loaded
 
 
 def download(name: str) -> pathlib.Path:
-    """Tokenizer files of a hub repository (huggingface_hub is imported here: only this path needs it)."""
+    """Tokenizer files of a hub repository (huggingface_hub is imported here: only this path needs
+    it)."""
     import huggingface_hub
 
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise DataError(f"tokenizer folder {name} does not exist")
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_PATTERNS))
-    except Exception as error:  # the hub client raises many kinds: offline, no such repository, gated, network
+    # the hub client raises many kinds: offline, no such repository, gated, network
+    except Exception as error:
         cause = type(error).__name__
         raise DataError(
-            f"tokenizer {name!r} is neither a folder nor 'byte', and cannot be downloaded from the hub ({cause}): "
+            f"tokenizer {name!r} is neither a folder nor 'byte', and cannot be downloaded from the "
+            f"hub ({cause}): "
             "give a folder, or check the name and the network"
         ) from None
 
 
 def token_text(value: Any) -> Any:
-    """The text of a special token, written as text or as {"content": text, ...}; the value itself where it is neither."""
+    """The text of a special token, written as text or as {"content": text, ...}; the value itself
+    where it is neither."""
     if isinstance(value, tokenizers.AddedToken):
         return value.content
     return value.get("content") if isinstance(value, dict) else value

@@ -1,9 +1,10 @@
 """A conversation as rows of text pieces, with what each answer adds marked as trained.
 
-One rule for all templates. Of every answer two texts are looked at: its *opening*, the history with the generation prompt
-(what the model sees when it answers), and its *ending*, the history with the answer. Where the whole rendering goes on from every
-opening, the conversation is one row. Where the template rewrites earlier turns (Qwen3 and R1 drop their reasoning, gpt-oss ends
-them otherwise), it is *unrolled*: one row an answer, each the rendering that ends with it.
+One rule for all templates. Of every answer two texts are looked at: its *opening*, the history with
+the generation prompt (what the model sees when it answers), and its *ending*, the history with the
+answer. Where the whole rendering goes on from every opening, the conversation is one row. Where the
+template rewrites earlier turns (Qwen3 and R1 drop their reasoning, gpt-oss ends them otherwise), it
+is *unrolled*: one row an answer, each the rendering that ends with it.
 """
 
 import functools
@@ -73,7 +74,8 @@ class Turn(NamedTuple):
 
     @property
     def own(self) -> str | None:
-        """What the answer adds to its opening; None where its rendering does not go on from there."""
+        """What the answer adds to its opening; None where its rendering does not go on from
+        there."""
         goes_on = self.ending.startswith(self.opening) and len(self.ending) > len(self.opening)
         return self.ending[len(self.opening) :] if goes_on else None
 
@@ -93,8 +95,11 @@ def is_trained(message: Message) -> bool:
     return message["role"] == "assistant" and message.get(TRAIN) is not False
 
 
-def read_turns(prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer) -> list[Turn]:
-    """The answers of a completion, each with its two renderings, up to the last one that is trained on.
+def read_turns(
+    prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer
+) -> list[Turn]:
+    """The answers of a completion, each with its two renderings, up to the last one that is trained
+    on.
 
     Raises:
         BadRow: the template refuses the conversation.
@@ -105,14 +110,17 @@ def read_turns(prompt: list[Message], completion: list[Message], chat: ChatOptio
         if messages[index]["role"] == "assistant":
             history = messages[:index]
             opening = apply_template(tokenizer, history, chat, add_generation_prompt=True)
-            ending = apply_template(tokenizer, messages[: index + 1], chat, add_generation_prompt=False)
+            ending = apply_template(
+                tokenizer, messages[: index + 1], chat, add_generation_prompt=False
+            )
             turns.append(Turn(messages[index], history, opening, ending))
     last = max((index for index, turn in enumerate(turns) if turn.trained), default=len(turns) - 1)
     return turns[: last + 1]
 
 
 def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
-    """All answers in one row; None where the template rewrites an earlier turn when the next follows."""
+    """All answers in one row; None where the template rewrites an earlier turn when the next
+    follows."""
     opening, last = turns[0].opening, turns[-1]
     segments: list[Segment] = []
     notes: list[Note] = []
@@ -138,12 +146,17 @@ def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
         notes += check_answer(turn.message, own, tokenizer)
     if not last.ending.startswith(opening):
         return None
-    return Rendered(opening, [[segment for segment in segments if segment.text]], True, tuple(notes))
+    return Rendered(
+        opening, [[segment for segment in segments if segment.text]], True, tuple(notes)
+    )
 
 
 def _keeps_answer(turn: Turn, kept: str) -> bool:
-    """Whether what an answer's rendering shares with a later one holds all of it that the template writes at all."""
-    return set(dropped_parts(turn.message, kept)) <= set(dropped_parts(turn.message, turn.own or ""))
+    """Whether what an answer's rendering shares with a later one holds all of it that the template
+    writes at all."""
+    return set(dropped_parts(turn.message, kept)) <= set(
+        dropped_parts(turn.message, turn.own or "")
+    )
 
 
 def last_row(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendered:
@@ -162,15 +175,19 @@ def last_row(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendere
         written = _written_anew(turn, tokenizer.decode(ending[:shared]), chat, tokenizer)
         if written:
             notes = check_answer(turn.message, written, tokenizer)
-            return Rendered(turn.opening, [[Segment(written, True, turn.answer)]], True, tuple(notes))
+            return Rendered(
+                turn.opening, [[Segment(written, True, turn.answer)]], True, tuple(notes)
+            )
         raise BadRow(
             "chat template",
-            "the chat template changes earlier turns when an answer follows, so prompt and answer cannot be told apart "
+            "the chat template changes earlier turns when an answer follows, so prompt and answer "
+            "cannot be told apart "
             "(set data.chat_template to one that only appends)",
         )
     parted = len(os.path.commonprefix([turn.opening, turn.ending]))
     written = turn.ending[parted:]
-    if not turn.opening[parted:].strip():  # white space alone parts them: the context that the model sees, then what follows
+    # white space alone parts them: the context that the model sees, then what follows
+    if not turn.opening[parted:].strip():
         notes = check_answer(turn.message, written, tokenizer)
         return Rendered(turn.opening, [[Segment(written, True, turn.answer)]], True, tuple(notes))
     return _without_tail(turn, tokenizer.decode(opening[shared:]), chat, tokenizer)
@@ -187,34 +204,44 @@ def _without_tail(turn: Turn, tail: str, chat: ChatOptions, tokenizer: FastToken
     """
     head = turn.opening
     begins = _answer_begins(turn, chat, tokenizer)
-    if begins is not None:  # the first characters of the answer are the first of the tail: they are the answer's
+    # the first characters of the answer are the first of the tail: they are the answer's
+    if begins is not None:
         head, tail = turn.opening[:begins], turn.opening[begins:]
     content = (turn.message.get("content") or "").lstrip()
     if content.startswith(tail.strip()):
-        # the answer begins with what the generation prompt supplies: exactly what the model sees and samples
+        # the answer begins with what the generation prompt supplies: exactly what the model sees
+        # and samples
         body = content[len(tail.strip()) :].removeprefix(tail[len(tail.rstrip()) :])
         text = body + _terminator(turn, chat, tokenizer)
         return Rendered(turn.opening, [[Segment(text, True, body.strip())]], True)
     written = turn.ending[len(os.path.commonprefix([head, turn.ending])) :]
     notes = [Note(LOST_TAIL, repr(tail)), *check_answer(turn.message, written, tokenizer)]
-    return Rendered("", [[Segment(turn.ending, True, turn.answer, opening=head)]], True, tuple(notes))
+    return Rendered(
+        "", [[Segment(turn.ending, True, turn.answer, opening=head)]], True, tuple(notes)
+    )
 
 
 def _answer_begins(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> int | None:
-    """Where in opening and ending the answer's text begins, if the two are alike beyond that place by chance.
+    """Where in opening and ending the answer's text begins, if the two are alike beyond that place
+    by chance.
 
-    A `<` of the answer is no part of the generation prompt's `<think>`. None: what they share ends before the answer.
+    A `<` of the answer is no part of the generation prompt's `<think>`. None: what they share ends
+    before the answer.
     """
     probe = [*turn.history, {**turn.message, "content": PROBE}]
     text = apply_template(tokenizer, probe, chat, add_generation_prompt=False)
     head = len(os.path.commonprefix([turn.opening, text]))
     alike = turn.opening[head : len(os.path.commonprefix([turn.opening, turn.ending]))].strip()
-    return head if alike and (turn.message.get("content") or "").lstrip().startswith(alike) else None
+    return (
+        head if alike and (turn.message.get("content") or "").lstrip().startswith(alike) else None
+    )
 
 
 def _question(history: list[Message]) -> Message:
     """The last message of the user (a tool's result may be written in another form)."""
-    return next((message for message in reversed(history) if message["role"] == "user"), history[-1])
+    return next(
+        (message for message in reversed(history) if message["role"] == "user"), history[-1]
+    )
 
 
 def _holds(message: Message, shared: str) -> bool:
@@ -222,13 +249,16 @@ def _holds(message: Message, shared: str) -> bool:
 
 
 def _written_anew(turn: Turn, shared: str, chat: ChatOptions, tokenizer: FastTokenizer) -> str:
-    """What stands behind the generation prompt in the ending of a template that rewrites its history in both (LFM2.5: the
-    opening shows the reasoning of the answer before, the ending does not). Empty: no such place, or all is rewritten."""
+    """What stands behind the generation prompt in the ending of a template that rewrites its
+    history in both (LFM2.5: the opening shows the reasoning of the answer before, the ending does
+    not). Empty: no such place, or all is rewritten."""
     if not _holds(turn.history[0], shared):
         return ""
     before = apply_template(tokenizer, turn.history, chat, add_generation_prompt=False)
     header = turn.opening.removeprefix(before)
-    question = turn.ending.rfind((turn.history[-1].get("content") or "").strip(), 0, turn.ending.rfind(turn.answer))
+    question = turn.ending.rfind(
+        (turn.history[-1].get("content") or "").strip(), 0, turn.ending.rfind(turn.answer)
+    )
     if header == turn.opening or not header.strip() or question < 0:
         return ""
     return turn.ending[question:].partition(header)[2]
@@ -243,8 +273,11 @@ def _terminator(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> str:
     return text.rpartition(PROBE)[2]
 
 
-def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer) -> Rendered | None:
-    """The whole rendering, trained on what the template's `{% generation %}` blocks hold; None: it has no such block.
+def marked_row(
+    prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer
+) -> Rendered | None:
+    """The whole rendering, trained on what the template's `{% generation %}` blocks hold; None: it
+    has no such block.
 
     Raises:
         BadRow: no block stands around an answer of the completion.
@@ -257,10 +290,16 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
     @functools.cache
     def blocks_before(end: int) -> int:
         """How many `{% generation %}` blocks the first messages have."""
-        return apply_template(marked, messages[:end], chat, add_generation_prompt=False).count(OPEN) if end else 0
+        return (
+            apply_template(marked, messages[:end], chat, add_generation_prompt=False).count(OPEN)
+            if end
+            else 0
+        )
 
     trained_blocks = _trained_blocks(messages, len(prompt), blocks_before)
-    parts = re.split(f"[{OPEN}{CLOSE}]", apply_template(marked, messages, chat, add_generation_prompt=False))
+    parts = re.split(
+        f"[{OPEN}{CLOSE}]", apply_template(marked, messages, chat, add_generation_prompt=False)
+    )
     segments: list[Segment] = []
     for index, text in enumerate(parts):
         trained = index % 2 == 1 and trained_blocks(index // 2)
@@ -269,7 +308,9 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
         segments += [Segment(text, trained, marked=True)] if text else []
     first = next((index for index, segment in enumerate(segments) if segment.trained), None)
     if first is None:
-        raise BadRow("chat template", "the chat template marks nothing of the answers with {% generation %}")
+        raise BadRow(
+            "chat template", "the chat template marks nothing of the answers with {% generation %}"
+        )
     before = "".join(segment.text for segment in segments[:first])
     blocks = [text if trained_blocks(index) else "" for index, text in enumerate(parts[1::2])]
     notes = _marked_notes(messages, len(prompt), blocks, blocks_before, marked)
@@ -281,9 +322,14 @@ def marked_row(prompt: list[Message], completion: list[Message], chat: ChatOptio
 
 
 def _marked_notes(
-    messages: list[Message], num_prompt: int, blocks: list[str], blocks_before: Callable[[int], int], marked: FastTokenizer
+    messages: list[Message],
+    num_prompt: int,
+    blocks: list[str],
+    blocks_before: Callable[[int], int],
+    marked: FastTokenizer,
 ) -> list[Note]:
-    """Notes on the trained answers behind the prompt, each by what its own `{% generation %}` blocks hold.
+    """Notes on the trained answers behind the prompt, each by what its own `{% generation %}`
+    blocks hold.
 
     Args:
         messages: the conversation.
@@ -302,7 +348,8 @@ def _marked_notes(
             ends = [blocks_before(end) for end in range(len(messages) + 1)]
         except BadRow:  # the template takes the conversation as a whole only
             ends = []
-        if ends and ends[-1] == len(blocks) and ends == sorted(ends):  # else blocks change as messages follow
+        # else blocks change as messages follow
+        if ends and ends[-1] == len(blocks) and ends == sorted(ends):
             owned = {index: blocks[ends[index] : ends[index + 1]] for index in answers}
     notes: list[Note] = []
     for index in answers:
@@ -314,9 +361,11 @@ def _marked_notes(
     return notes
 
 
-def _trained_blocks(messages: list[Message], num_prompt: int, blocks_before: Callable[[int], int]) -> Callable[[int], bool]:
-    """Which `{% generation %}` blocks of a conversation are trained on: those behind the prompt, but for the blocks of
-    answers that the row marks otherwise."""
+def _trained_blocks(
+    messages: list[Message], num_prompt: int, blocks_before: Callable[[int], int]
+) -> Callable[[int], bool]:
+    """Which `{% generation %}` blocks of a conversation are trained on: those behind the prompt,
+    but for the blocks of answers that the row marks otherwise."""
     earlier = blocks_before(num_prompt)
     left_out: set[int] = set()
     for index in range(num_prompt, len(messages)):
@@ -335,7 +384,10 @@ def check_answer(message: Message, written: str, tokenizer: FastTokenizer) -> li
     if not missing:
         return []
     if not tokenizer.decode(tokenizer.encode(written), skip_special_tokens=True).strip():
-        raise BadRow("chat template", f"the chat template writes nothing of an answer (its {' and '.join(missing)})")
+        raise BadRow(
+            "chat template",
+            f"the chat template writes nothing of an answer (its {' and '.join(missing)})",
+        )
     return [Note(DROPPED, " and ".join(missing))]
 
 

@@ -1,4 +1,5 @@
-"""What the options put around prompts: a template, a conversation, a system message. For all kinds of examples alike."""
+"""What the options put around prompts: a template, a conversation, a system message. For all kinds
+of examples alike."""
 
 from rlhf_jax.data.config import PLACE, DataConfig
 from rlhf_jax.data.errors import DataError
@@ -7,12 +8,17 @@ from rlhf_jax.data.messages import ChatOptions, Content, Message
 
 
 def wrap_examples(examples: list[Example], config: DataConfig) -> list[Example]:
-    """Applies `prompt_template`, `conversational`, `system_prompt`, `tools` and `chat_template_kwargs`, in this order.
+    """Applies `prompt_template`, `conversational`, `system_prompt`, `tools` and
+    `chat_template_kwargs`, in this order.
 
     Raises:
         DataError: an option that cannot apply to a row.
     """
-    if config.prompt_template is not None or config.system_prompt is not None or config.conversational:
+    if (
+        config.prompt_template is not None
+        or config.system_prompt is not None
+        or config.conversational
+    ):
         examples = [_wrap(example, config) for example in examples]
     if config.tools or config.chat_template_kwargs:
         examples = [_with_chat_options(example, config) for example in examples]
@@ -31,7 +37,8 @@ def _with_chat_options(example: Example, config: DataConfig) -> Example:
 def _wrap(example: Example, config: DataConfig) -> Example:
     if isinstance(example, TokenExample) or example.prompt is None:
         raise DataError(
-            f"{example.where}: a bare text has no prompt for data.prompt_template, data.conversational or data.system_prompt: "
+            f"{example.where}: a bare text has no prompt for data.prompt_template, "
+            "data.conversational or data.system_prompt: "
             "leave them out, or map the columns prompt and completion"
         )
     prompt = _wrap_prompt(example.prompt, config, example.where)
@@ -49,14 +56,17 @@ def _wrap_prompt(prompt: Content, config: DataConfig, where: str) -> Content:
     if config.conversational and isinstance(prompt, str):
         if prompt.endswith(ASSISTANT):
             raise DataError(
-                f"{where}: the prompt is a transcript with turns of its own, no single question: set data.transcript true "
+                f"{where}: the prompt is a transcript with turns of its own, no single question: "
+                "set data.transcript true "
                 "instead of data.conversational"
             )
         prompt = [{"role": "user", "content": prompt}]
     if config.system_prompt is None:
         return prompt
     if isinstance(prompt, str):
-        raise DataError(f"{where}: data.system_prompt needs conversations: set data.conversational true")
+        raise DataError(
+            f"{where}: data.system_prompt needs conversations: set data.conversational true"
+        )
     if any(message["role"] == "system" for message in prompt):
         return prompt
     return [{"role": "system", "content": config.system_prompt}, *prompt]
@@ -65,7 +75,9 @@ def _wrap_prompt(prompt: Content, config: DataConfig, where: str) -> Content:
 def _fill(template: str, prompt: Content, where: str) -> Content:
     if isinstance(prompt, str):
         return template.replace(PLACE, prompt)
-    last = next((index for index in reversed(range(len(prompt))) if prompt[index]["role"] == "user"), None)
+    last = next(
+        (index for index in reversed(range(len(prompt))) if prompt[index]["role"] == "user"), None
+    )
     if last is None:
         raise DataError(f"{where}: data.prompt_template needs a user message, the prompt has none")
     message: Message = {**prompt[last], "content": template.replace(PLACE, prompt[last]["content"])}

@@ -13,7 +13,14 @@ from rlhf_jax.io.errors import CheckpointError
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress, describe_metrics
 from rlhf_jax.io.run_folder import RunFolder, RunFolderError
-from rlhf_jax.io.sinks import JsonlSink, MetricsError, Sink, TensorBoardSink, WandbSink, read_metrics
+from rlhf_jax.io.sinks import (
+    JsonlSink,
+    MetricsError,
+    Sink,
+    TensorBoardSink,
+    WandbSink,
+    read_metrics,
+)
 
 __all__ = [
     "COMPLETION_COLUMNS",

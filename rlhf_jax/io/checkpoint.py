@@ -1,10 +1,12 @@
 """Checkpoints of a training run: atomic, asynchronous, newest N and best N, restored onto any mesh.
 
-A thin wrapper around orbax's `CheckpointManager`. Each step's folder holds three items: `params` (so that they can be read
-alone), `rest` (every other field of the train state) and `meta` (JSON: data position, fingerprints, whatever the loop wants).
-A step folder appears under its final name only when it is complete, so a run killed in the middle of a save resumes from the
-checkpoint before it. `meta` also holds digests of all values (`fingerprint`, `seal`), taken on the device while saving and
-compared after reading: a checkpoint is read as it was written, or refused in one line that names a whole one.
+A thin wrapper around orbax's `CheckpointManager`. Each step's folder holds three items: `params`
+(so that they can be read alone), `rest` (every other field of the train state) and `meta` (JSON:
+data position, fingerprints, whatever the loop wants). A step folder appears under its final name
+only when it is complete, so a run killed in the middle of a save resumes from the checkpoint before
+it. `meta` also holds digests of all values (`fingerprint`, `seal`), taken on the device while
+saving and compared after reading: a checkpoint is read as it was written, or refused in one line
+that names a whole one.
 """
 
 import contextlib
@@ -45,7 +47,8 @@ UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 class State(Protocol):
-    """What can be saved: a NamedTuple of pytrees of arrays with a field `params` (`rlhf_jax.training.TrainState`)."""
+    """What can be saved: a NamedTuple of pytrees of arrays with a field `params`
+    (`rlhf_jax.training.TrainState`)."""
 
     @property
     def params(self) -> Params: ...
@@ -59,8 +62,9 @@ StateT = TypeVar("StateT", bound=State)
 class Checkpointer:
     """Saves and restores train states in one folder.
 
-    Nothing is written before the first `save`; reading never creates the folder. Use it as a context manager, or call `close`:
-    saving goes on in the background, and an error there is raised by the next call.
+    Nothing is written before the first `save`; reading never creates the folder. Use it as a
+    context manager, or call `close`: saving goes on in the background, and an error there is raised
+    by the next call.
 
     Args:
         directory: folder of the checkpoints.
@@ -80,7 +84,9 @@ class Checkpointer:
         best_mode: Literal["max", "min"] = "max",
     ):
         if keep_last < 1 or keep_best < 0:
-            raise ValueError(f"keep_last={keep_last} must be at least 1 and keep_best={keep_best} not negative")
+            raise ValueError(
+                f"keep_last={keep_last} must be at least 1 and keep_best={keep_best} not negative"
+            )
         if keep_best and best_metric is None:
             raise ValueError(f"keep_best={keep_best} needs best_metric")
         self.directory = pathlib.Path(directory).absolute()
@@ -92,9 +98,12 @@ class Checkpointer:
         self._policy = policies.AnyPreservationPolicy(keep)
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
-            best_fn=(lambda metrics: metrics.get(best_metric, -math.inf)) if best_metric is not None else None,
+            best_fn=(lambda metrics: metrics.get(best_metric, -math.inf))
+            if best_metric is not None
+            else None,
             enable_async_checkpointing=True,
-            lightweight_initialize=best_metric is None,  # reads nothing of checkpoints that are not asked for
+            # reads nothing of checkpoints that are not asked for
+            lightweight_initialize=best_metric is None,
         )
         self._open_manager: ocp.CheckpointManager | None = None
         self._cleaned = False
@@ -102,16 +111,26 @@ class Checkpointer:
         self._failed = False
         silence_orbax()
 
-    def save(self, step: int, state: State, meta: Mapping[str, Any], *, metrics: Mapping[str, float] | None = None) -> None:
-        """Save a state; returns once it is copied to the host, so that its buffers may be donated at once.
+    def save(
+        self,
+        step: int,
+        state: State,
+        meta: Mapping[str, Any],
+        *,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Save a state; returns once it is copied to the host, so that its buffers may be donated
+        at once.
 
-        A step that is already saved is left alone (a run that resumes and stops again at the same step).
+        A step that is already saved is left alone (a run that resumes and stops again at the same
+        step).
 
         Args:
             step: names the checkpoint; must grow.
             state: NamedTuple with a field `params`; typed PRNG keys are allowed.
             meta: what JSON can hold.
-            metrics: evaluation results; without `best_metric` in them (or with NaN) the checkpoint is no candidate for best.
+            metrics: evaluation results; without `best_metric` in them (or with NaN) the checkpoint
+              is no candidate for best.
         """
         self.wait()
         with self._writing(step):
@@ -121,11 +140,17 @@ class Checkpointer:
                 _log.debug("step %d is already saved in %s", step, self.directory)
                 return
             value = (metrics or {}).get(self._best_metric or "", math.nan)
-            ranked = None if self._best_metric is None or math.isnan(value) else {self._best_metric: float(value)}
+            ranked = (
+                None
+                if self._best_metric is None or math.isnan(value)
+                else {self._best_metric: float(value)}
+            )
             arrays: dict[str, Any] = {"params": state.params, "rest": _rest(state)}
             sealed = Meta(
                 run=dict(meta),
-                fingerprints=fingerprints(fields("params", arrays["params"]) | fields("rest", arrays["rest"])),
+                fingerprints=fingerprints(
+                    fields("params", arrays["params"]) | fields("rest", arrays["rest"])
+                ),
                 layouts={name: layout_fingerprint(tree) for name, tree in arrays.items()},
                 metrics=ranked,
             )
@@ -138,10 +163,12 @@ class Checkpointer:
             manager.save(step, args=items, metrics=ranked)
 
     def check(self) -> None:
-        """Notice a save that failed in the background; costs nothing while one is going on or none is.
+        """Notice a save that failed in the background; costs nothing while one is going on or none
+        is.
 
         Raises:
-            CheckpointError: it failed; the line says which one, why, and which checkpoint is the last one.
+            CheckpointError: it failed; the line says which one, why, and which checkpoint is the
+              last one.
         """
         manager = self._open_manager
         if self._saving is not None and manager is not None and not manager.is_saving_in_progress():
@@ -158,11 +185,13 @@ class Checkpointer:
         return max(self.all_steps(), default=None)
 
     def rate(self, step: int, metrics: Mapping[str, float], *, delete: bool = True) -> None:
-        """Tell what an evaluation found after its state was saved; what is then neither new nor best enough is deleted.
+        """Tell what an evaluation found after its state was saved; what is then neither new nor
+        best enough is deleted.
 
         Args:
             step: a saved one.
-            metrics: evaluation results; without `best_metric` in them (or with NaN) the checkpoint is no candidate for best.
+            metrics: evaluation results; without `best_metric` in them (or with NaN) the checkpoint
+              is no candidate for best.
             delete: False when more is to be told first.
         """
         value = metrics.get(self._best_metric or "", math.nan)
@@ -175,14 +204,19 @@ class Checkpointer:
         self._ranks.note(step, float(value), steps)
         if not delete:
             return
-        saved = [Saved.of(self.directory / str(number), manager.metrics(number)) for number in steps]
+        saved = [
+            Saved.of(self.directory / str(number), manager.metrics(number)) for number in steps
+        ]
         for stale in stale_steps(self._policy, saved):
             manager.delete(stale)
 
     def best_step(self) -> int | None:
         """The checkpoint whose `best_metric` is best, or None when none has been evaluated."""
         if self._best_metric is None:
-            raise CheckpointError(f"{self.directory}: the best checkpoint is not known: the run had no checkpoint.best_metric")
+            raise CheckpointError(
+                f"{self.directory}: the best checkpoint is not known: the run had no "
+                "checkpoint.best_metric"
+            )
         stored = {step: stored_metrics(self.directory / str(step)) for step in self.all_steps()}
         return next(iter(self._ranks.best(stored)), None)
 
@@ -202,15 +236,16 @@ class Checkpointer:
 
         Args:
             step: which checkpoint; None: the newest.
-            abstract_state: the state's structure with `jax.ShapeDtypeStruct` (or array) leaves; leaves with a `sharding` are
-                created directly in their shards, whatever mesh they were saved from.
+            abstract_state: the state's structure with `jax.ShapeDtypeStruct` (or array) leaves;
+                leaves with a `sharding` are created directly in their shards, whatever mesh they
+                were saved from.
 
         Returns:
             (state, meta).
 
         Raises:
-            CheckpointError: no such checkpoint; or names, shapes or dtypes differ (the first difference is named); or it is
-                damaged: then the newest whole one is named.
+            CheckpointError: no such checkpoint; or names, shapes or dtypes differ (the first
+                difference is named); or it is damaged: then the newest whole one is named.
         """
         manager, step = self._find(step)
         wanted = {"params": abstract_state.params, "rest": _rest(abstract_state)}
@@ -227,7 +262,8 @@ class Checkpointer:
         return kind(params=found["params"], **found["rest"]), meta.run
 
     def restore_parts(self, step: int | None, abstract_state: State) -> Parts:
-        """`restore` for a state that need not fit as a whole: each field is taken where names, shapes and dtypes are the same.
+        """`restore` for a state that need not fit as a whole: each field is taken where names,
+        shapes and dtypes are the same.
 
         Args:
             step: which checkpoint; None: the newest.
@@ -246,24 +282,33 @@ class Checkpointer:
         def read(stored: StoredStep) -> tuple[dict[str, Any], Meta]:
             meta = stored.meta()
             layouts = stored.layouts(meta)
-            check_fits(stored.folder, "params", abstract_state.params, layouts["params"], dtypes=True)
+            check_fits(
+                stored.folder, "params", abstract_state.params, layouts["params"], dtypes=True
+            )
             # What does not fit is read too, as orbax reads whole items, but stays on the host.
-            wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(layouts["rest"]))
+            wanted = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(layouts["rest"])
+            )
             for name, tree in rest.items():
                 try:
-                    check_fits(stored.folder, name, tree, layouts["rest"].get(name, {}), dtypes=True)
+                    check_fits(
+                        stored.folder, name, tree, layouts["rest"].get(name, {}), dtypes=True
+                    )
                     wanted[name] = tree
                 except CheckpointError as error:
                     unfit[name] = str(error).removeprefix(f"{stored.folder}: ")
             over = wanted.keys() - (rest.keys() - unfit.keys())
-            return stored.arrays({"params": abstract_state.params, "rest": wanted}, meta, passed_over=over), meta
+            return stored.arrays(
+                {"params": abstract_state.params, "rest": wanted}, meta, passed_over=over
+            ), meta
 
         found, meta = or_whole(StoredStep(manager, self.directory / str(step)), read)
         kept = {name: found["rest"][name] for name in rest if name not in unfit}
         return Parts({"params": found["params"]} | kept, unfit, meta.run)
 
     def restore_params(self, step: int | None, abstract_params: Params) -> Params:
-        """Read the parameters alone, onto the given shardings and dtypes (a different dtype is cast).
+        """Read the parameters alone, onto the given shardings and dtypes (a different dtype is
+        cast).
 
         Args:
             step: which checkpoint; None: the newest.
@@ -273,8 +318,8 @@ class Checkpointer:
             The parameters.
 
         Raises:
-            CheckpointError: no such checkpoint; or a name or shape differs (the first difference is named); or the parameters
-                are damaged: then the newest whole one is named.
+            CheckpointError: no such checkpoint; or a name or shape differs (the first difference is
+                named); or the parameters are damaged: then the newest whole one is named.
         """
         manager, step = self._find(step)
 
@@ -284,7 +329,9 @@ class Checkpointer:
             check_fits(stored.folder, "params", abstract_params, layout, dtypes=False)
             kept = dict(tree_leaves("", layout))
             wanted = jax.tree_util.tree_map_with_path(
-                lambda path, x: jax.ShapeDtypeStruct(x.shape, kept[leaf_name(path)].dtype, sharding=x.sharding),
+                lambda path, x: jax.ShapeDtypeStruct(
+                    x.shape, kept[leaf_name(path)].dtype, sharding=x.sharding
+                ),
                 abstract_params,
             )  # in the dtypes that are stored, which its digest is of
             return stored.arrays({"params": wanted}, meta)["params"]
@@ -326,7 +373,12 @@ class Checkpointer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self.close()
         except Exception as failed:  # orbax's own too
@@ -335,7 +387,8 @@ class Checkpointer:
             _log.warning("%s", failed)  # must not take the place of what went wrong before
 
     def _manager(self, *, create: bool) -> ocp.CheckpointManager | None:
-        """Orbax's manager, opened when first needed; None when there is no folder and none is to be created."""
+        """Orbax's manager, opened when first needed; None when there is no folder and none is to be
+        created."""
         if self._open_manager is None:
             if not create and not self.directory.is_dir():
                 return None
@@ -343,10 +396,15 @@ class Checkpointer:
                 self.directory.mkdir(parents=True, exist_ok=True)
             if self._best_metric is not None:
                 check_metrics(self.directory)
-            handlers = {"params": ocp.StandardCheckpointHandler(), "rest": ocp.StandardCheckpointHandler()}
+            handlers = {
+                "params": ocp.StandardCheckpointHandler(),
+                "rest": ocp.StandardCheckpointHandler(),
+            }
             with reading(self.directory):
                 self._open_manager = ocp.CheckpointManager(
-                    self.directory, options=self._options, item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()}
+                    self.directory,
+                    options=self._options,
+                    item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()},
                 )
         if create and not self._cleaned:
             self._cleaned = True
@@ -354,11 +412,15 @@ class Checkpointer:
         return self._open_manager
 
     def _remove_unfinished(self) -> None:
-        """Before the first save only: for a reader, such a folder may be what another process is saving."""
+        """Before the first save only: for a reader, such a folder may be what another process is
+        saving."""
         if jax.process_index() != 0:
             return
-        for stale in self.directory.glob(UNFINISHED):  # orbax's own cleanup logs errors and leaves folders
-            _log.warning("removing %s: a checkpoint that was interrupted while being saved", stale.name)
+        # orbax's own cleanup logs errors and leaves folders
+        for stale in self.directory.glob(UNFINISHED):
+            _log.warning(
+                "removing %s: a checkpoint that was interrupted while being saved", stale.name
+            )
             shutil.rmtree(stale, ignore_errors=True)
 
     def _discard_failed(self) -> None:
@@ -375,7 +437,10 @@ class Checkpointer:
         if not steps:
             raise CheckpointError(f"{self.directory}: holds no complete checkpoint")
         if step is not None and step not in steps:
-            raise CheckpointError(f"{self.directory}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+            raise CheckpointError(
+                f"{self.directory}: no checkpoint of step {step}; there are "
+                f"{', '.join(map(str, steps))}"
+            )
         return manager, steps[-1] if step is None else step
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Everything that a run generates, as one table on disk, and a few completions in the log.
 
-`run_dir/completions/` holds one table in files of about 100 steps, `train/` beside `eval/`, all with the same columns, so that
-``pandas.read_parquet("RUN/completions")`` reads it whole:
+`run_dir/completions/` holds one table in files of about 100 steps, `train/` beside `eval/`, all
+with the same columns, so that ``pandas.read_parquet("RUN/completions")`` reads it whole:
 
     step              training step in which the row was generated (evaluations: steps made until then)
     split             train | eval
@@ -14,9 +14,10 @@
     tokens, truncated length of the completion, and whether it was cut by the limit
     then, as text, whatever else a reward function reports
 
-Rows wait in memory until a checkpoint, an evaluation or `FLUSH_BYTES`: what a checkpoint counts as generated is in the files
-before it, and what was generated after the checkpoint from which a run goes on is dropped, because it is generated again. Files
-are replaced as a whole, so a process that is killed leaves no torn one.
+Rows wait in memory until a checkpoint, an evaluation or `FLUSH_BYTES`: what a checkpoint counts as
+generated is in the files before it, and what was generated after the checkpoint from which a run
+goes on is dropped, because it is generated again. Files are replaced as a whole, so a process that
+is killed leaves no torn one.
 """
 
 import json
@@ -82,16 +83,23 @@ class CompletionsWriter:
       kind: format; "none" writes nothing.
       rewards: names of the rewards.
       group_size: completions per training prompt.
-      resumed: None empties the folder. Otherwise rows generated after that checkpoint are dropped, and those trained on after it
-        are no longer marked so.
+      resumed: None empties the folder. Otherwise rows generated after that checkpoint are dropped,
+        and those trained on after it are no longer marked so.
     """
 
     def __init__(
-        self, folder: pathlib.Path, *, kind: Kind, rewards: Sequence[str], group_size: int, resumed: Resumed | None = None
+        self,
+        folder: pathlib.Path,
+        *,
+        kind: Kind,
+        rewards: Sequence[str],
+        group_size: int,
+        resumed: Resumed | None = None,
     ) -> None:
         self._folder, self._kind, self._group_size = folder, kind, group_size
         self._types = _BEFORE | dict.fromkeys(rewards, pyarrow.float64()) | _AFTER
-        if kind != "none" and resumed is not None:  # what functions logged in earlier sessions is rewritten with the rest
+        # what functions logged in earlier sessions is rewritten with the rest
+        if kind != "none" and resumed is not None:
             self._types |= dict.fromkeys(self._further_columns(), pyarrow.string())
         self._waiting: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self._trained: dict[GroupId, int] = {}
@@ -100,14 +108,20 @@ class CompletionsWriter:
         if kind == "none":
             return
         if resumed is None:
-            shutil.rmtree(folder, ignore_errors=True)  # of a start that failed before its first checkpoint
+            # of a start that failed before its first checkpoint
+            shutil.rmtree(folder, ignore_errors=True)
         else:
             self._rewind(resumed)
 
     def __enter__(self) -> "CompletionsWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self.flush()
         except Exception as failed:
@@ -120,15 +134,18 @@ class CompletionsWriter:
         """Takes the rows of one generation batch or of an evaluation.
 
         Args:
-          columns: name -> one value per completion, all of one `split` and `step`; a name that is no column of the table becomes
-            one of text. A missing `trained_step` or `generation_batch` is null.
+          columns: name -> one value per completion, all of one `split` and `step`; a name that is
+            no column of the table becomes one of text. A missing `trained_step` or
+            `generation_batch` is null.
         """
         if self._kind == "none":
             return
         for name in columns:
             self._types.setdefault(name, pyarrow.string())
         typed = {name: _typed(values, self._types[name]) for name, values in columns.items()}
-        rows = [dict(zip(typed, values, strict=True)) for values in zip(*typed.values(), strict=True)]
+        rows = [
+            dict(zip(typed, values, strict=True)) for values in zip(*typed.values(), strict=True)
+        ]
         if not rows:
             return
         self._waiting[rows[0]["split"]] += rows
@@ -145,7 +162,8 @@ class CompletionsWriter:
         if self._kind == "none" or not (self._trained or any(self._waiting.values())):
             return
         missing = self._mark(self._waiting["train"])
-        for path in reversed(self._files("train")):  # groups carried over stand in one of the last files
+        # groups carried over stand in one of the last files
+        for path in reversed(self._files("train")):
             if not missing:
                 break
             rows = self._read(path)
@@ -170,24 +188,35 @@ class CompletionsWriter:
         size = _text_bytes(held)
         for block in _by_step(rows):
             step = block[0]["step"]
-            full = bool(held) and (step - held[0]["step"] >= FILE_STEPS or size > FILE_BYTES) and step != held[-1]["step"]
+            full = (
+                bool(held)
+                and (step - held[0]["step"] >= FILE_STEPS or size > FILE_BYTES)
+                and step != held[-1]["step"]
+            )
             if path is None or full:
                 if path is not None:
                     self._write(path, held)
-                path, held, size = self._folder / split / f"from-step-{step:08d}.{self._kind}", [], 0
+                path, held, size = (
+                    self._folder / split / f"from-step-{step:08d}.{self._kind}",
+                    [],
+                    0,
+                )
             held += block
             size += _text_bytes(block)
         if path is not None:
             self._write(path, held)
 
-    def _mark(self, rows: list[dict[str, Any]], wanted: Mapping[GroupId, int] | None = None) -> dict[GroupId, int]:
+    def _mark(
+        self, rows: list[dict[str, Any]], wanted: Mapping[GroupId, int] | None = None
+    ) -> dict[GroupId, int]:
         """Fills `trained_step`; returns the groups that are not among the rows."""
         left = dict(self._trained if wanted is None else wanted)
         found = set()
         number: dict[int, int] = {}
         for row in rows:
             batch = row["generation_batch"]
-            place = number.get(batch, 0)  # rows of a generation batch lie together, in the order of its groups
+            # rows of a generation batch lie together, in the order of its groups
+            place = number.get(batch, 0)
             number[batch] = place + 1
             group = (batch, place // self._group_size)
             if group in left:
@@ -203,7 +232,8 @@ class CompletionsWriter:
                 later = [row for row in kept if (row.get("trained_step") or 0) > resumed.step]
                 for row in later:
                     row["trained_step"] = None
-                target = path.with_suffix(f".{self._kind}")  # the format may change on resume: one folder holds one
+                # the format may change on resume: one folder holds one
+                target = path.with_suffix(f".{self._kind}")
                 if kept and (later or len(kept) < len(rows) or target != path):
                     self._write(target, kept)
                 if not kept or target != path:
@@ -211,7 +241,8 @@ class CompletionsWriter:
         self._widen()
 
     def _widen(self) -> None:
-        """Gives all files the columns of each: a reader takes the columns of the first file for those of all."""
+        """Gives all files the columns of each: a reader takes the columns of the first file for
+        those of all."""
         if self._kind != "parquet":
             return
         files = [path for split in SPLITS for path in self._files(split)]
@@ -226,7 +257,9 @@ class CompletionsWriter:
     def _further_columns(self) -> list[str]:
         """Columns of the files on disk that are not this run's own."""
         names: list[str] = []
-        for path in (path for split in SPLITS for path in self._files(split, kinds=("jsonl", "parquet"))):
+        for path in (
+            path for split in SPLITS for path in self._files(split, kinds=("jsonl", "parquet"))
+        ):
             if path.suffix == ".parquet":
                 names += pyarrow.parquet.read_schema(path).names
             else:
@@ -236,7 +269,11 @@ class CompletionsWriter:
 
     def _files(self, split: str, kinds: Sequence[str] | None = None) -> list[pathlib.Path]:
         """Oldest first."""
-        return sorted(path for kind in kinds or (self._kind,) for path in (self._folder / split).glob(f"from-step-*.{kind}"))
+        return sorted(
+            path
+            for kind in kinds or (self._kind,)
+            for path in (self._folder / split).glob(f"from-step-*.{kind}")
+        )
 
     def _read(self, path: pathlib.Path) -> list[dict[str, Any]]:
         if path.suffix == ".parquet":
@@ -249,17 +286,30 @@ class CompletionsWriter:
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".parquet":
-                arrays = {name: pyarrow.array([row.get(name) for row in rows], kind) for name, kind in self._types.items()}
+                arrays = {
+                    name: pyarrow.array([row.get(name) for row in rows], kind)
+                    for name, kind in self._types.items()
+                }
                 pyarrow.parquet.write_table(pyarrow.table(arrays), temporary)
             else:
                 with temporary.open("w", encoding="utf-8") as file:
                     for row in rows:
-                        file.write(json.dumps({name: row.get(name) for name in self._types}, ensure_ascii=False) + "\n")
+                        file.write(
+                            json.dumps(
+                                {name: row.get(name) for name in self._types}, ensure_ascii=False
+                            )
+                            + "\n"
+                        )
             os.replace(temporary, path)
 
 
 def log_completions(
-    step: int, prompts: Sequence[str], completions: Sequence[str], rewards: Sequence[float], *, count: int
+    step: int,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    rewards: Sequence[float],
+    *,
+    count: int,
 ) -> None:
     """Shows some completions with their rewards in the log: the first of as many different prompts.
 
@@ -278,11 +328,16 @@ def log_completions(
 
 def _short(text: str) -> str:
     shown = repr(text)
-    return shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS // 2] + " ... " + shown[-SHOWN_CHARACTERS // 2 :]
+    return (
+        shown
+        if len(shown) <= SHOWN_CHARACTERS
+        else shown[: SHOWN_CHARACTERS // 2] + " ... " + shown[-SHOWN_CHARACTERS // 2 :]
+    )
 
 
 def _typed(values: Sequence[Any], kind: pyarrow.DataType) -> list[Any]:
-    """Values of a column; NaN becomes null (JSON has none), and texts lose what UTF-8 cannot hold."""
+    """Values of a column; NaN becomes null (JSON has none), and texts lose what UTF-8 cannot
+    hold."""
     if kind == pyarrow.string():
         return [_text(value) for value in values]
     if kind == pyarrow.float64():
@@ -313,7 +368,8 @@ def _by_step(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _is_before(row: Mapping[str, Any], resumed: Resumed) -> bool:
-    """Whether a row is older than a checkpoint: what was generated for a batch that is still being filled is in it."""
+    """Whether a row is older than a checkpoint: what was generated for a batch that is still being
+    filled is in it."""
     if row["generation_batch"] is None:
         return row["step"] in resumed.evaluated
     return bool(row["generation_batch"] < resumed.draws)

@@ -12,12 +12,18 @@ Curve = Sequence[tuple[float, float, float]]
 
 
 def plot_curves(
-    curves: Mapping[str, Sequence[Curve]], out: str | os.PathLike[str], *, metric: str, level: float | None = None
+    curves: Mapping[str, Sequence[Curve]],
+    out: str | os.PathLike[str],
+    *,
+    metric: str,
+    level: float | None = None,
 ) -> pathlib.Path:
-    """Draw what runs reached, over seconds and over steps: thin lines for each seed, a thick one for their mean.
+    """Draw what runs reached, over seconds and over steps: thin lines for each seed, a thick one
+    for their mean.
 
     Args:
-        curves: name -> a curve per seed. Curves of one name are averaged where they have the same steps.
+        curves: name -> a curve per seed. Curves of one name are averaged where they have the same
+          steps.
         out: the image.
         metric: what the values are.
         level: a value to mark by a dashed line.
@@ -33,7 +39,13 @@ def plot_curves(
     panels = figure.subplots(1, 2, sharey=True)
     for axes, index, label in zip(panels, (1, 0), ("seconds of training", "step"), strict=True):
         for number, (name, seeds) in enumerate(curves.items()):
-            _draw(axes, [np.array(curve, float) for curve in seeds if curve], index, f"C{number}", name)
+            _draw(
+                axes,
+                [np.array(curve, float) for curve in seeds if curve],
+                index,
+                f"C{number}",
+                name,
+            )
         if level is not None:
             axes.axhline(level, color="grey", linestyle="--", linewidth=0.8)
         axes.set_xlabel(label, fontsize=9)
@@ -53,4 +65,12 @@ def _draw(axes: Any, seeds: list[np.ndarray], index: int, colour: str, name: str
     shortest = min((len(curve) for curve in seeds), default=0)
     if shortest:
         mean = np.mean([curve[:shortest] for curve in seeds], axis=0)
-        axes.plot(mean[:, index], mean[:, 2], color=colour, marker="o", markersize=3, linewidth=1.8, label=name)
+        axes.plot(
+            mean[:, index],
+            mean[:, 2],
+            color=colour,
+            marker="o",
+            markersize=3,
+            linewidth=1.8,
+            label=name,
+        )

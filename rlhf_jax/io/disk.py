@@ -24,7 +24,9 @@ def describe_bytes(count: float) -> str:
     """`84 GB`, `1.5 MB`: two digits and a decimal unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+            return (
+                f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+            )
         count /= 1000
     return f"{count:.1f} TB"
 
@@ -42,7 +44,8 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Puts the path into an `OSError` that names none: a full disk is noticed when writing, which does not know the name.
+    """Puts the path into an `OSError` that names none: a full disk is noticed when writing, which
+    does not know the name.
 
     The same for what libraries in Rust make of the system's errors.
     """
@@ -56,13 +59,15 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _system_number(error: BaseException) -> int | None:
-    """The system's number of an error, also where only its words are left; None for an error of another kind."""
+    """The system's number of an error, also where only its words are left; None for an error of
+    another kind."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     text = str(error)
     if (found := re.search(r"\(os error (\d+)\)", text)) is not None:  # Rust
         return int(found[1])
-    if "No space left on device" in text or re.search(r"\d+ requested and \d+ written", text):  # C++; NumPy
+    # C++; NumPy
+    if "No space left on device" in text or re.search(r"\d+ requested and \d+ written", text):
         return errno.ENOSPC
     if "Disk quota exceeded" in text:
         return errno.EDQUOT

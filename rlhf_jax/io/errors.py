@@ -6,4 +6,5 @@ class CheckpointError(ValueError):
 
 
 class UnreadableError(CheckpointError):
-    """Files of a checkpoint that are damaged or missing, as against one that is not what is wanted."""
+    """Files of a checkpoint that are damaged or missing, as against one that is not what is
+    wanted."""

@@ -1,9 +1,10 @@
 """A digest of every bit of a tree of arrays, taken where the arrays lie.
 
-Nothing large moves: each array is reduced on its devices to two 32-bit sums over well-mixed words, which wrap and therefore do
-not depend on the order of summation, so the digest is the same however the arrays are sharded. Changing one element always
-changes the first sum (the mixing is a bijection of the word, for each place); changing several at once goes unnoticed with a
-probability of about 2^-64. It finds damage, not malice: nothing in it is secret.
+Nothing large moves: each array is reduced on its devices to two 32-bit sums over well-mixed words,
+which wrap and therefore do not depend on the order of summation, so the digest is the same however
+the arrays are sharded. Changing one element always changes the first sum (the mixing is a bijection
+of the word, for each place); changing several at once goes unnoticed with a probability of about
+2^-64. It finds damage, not malice: nothing in it is secret.
 """
 
 import hashlib
@@ -16,7 +17,8 @@ import numpy as np
 from jaxtyping import Array
 
 VERSION = "v2:"
-"""In front of every digest; an earlier version had none, and its sums missed two flipped signs in one array."""
+"""In front of every digest; an earlier version had none, and its sums missed two flipped signs in
+one array."""
 
 
 class Leaf(NamedTuple):
@@ -27,7 +29,8 @@ class Leaf(NamedTuple):
 
 
 def tree_leaves(prefix: str, tree: Any) -> Iterator[tuple[str, Leaf]]:
-    """Names (`params/embed/embedding`, the same for dicts and NamedTuples) and shapes of a tree of arrays."""
+    """Names (`params/embed/embedding`, the same for dicts and NamedTuples) and shapes of a tree of
+    arrays."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -66,8 +69,12 @@ def fingerprints(trees: Mapping[str, Any]) -> dict[str, str]:
         Name -> digest.
     """
     leaves = {name: jax.tree.leaves(tree) for name, tree in trees.items()}
-    if all(isinstance(leaf, np.ndarray) for tree in leaves.values() for leaf in tree):  # on the host: one at a time
-        sums = {name: [jax.device_get(_checksums(leaf)) for leaf in tree] for name, tree in leaves.items()}
+    # on the host: one at a time
+    if all(isinstance(leaf, np.ndarray) for tree in leaves.values() for leaf in tree):
+        sums = {
+            name: [jax.device_get(_checksums(leaf)) for leaf in tree]
+            for name, tree in leaves.items()
+        }
     else:
         sums = jax.device_get(_checksums(leaves))
     digests = {}
@@ -104,7 +111,8 @@ def _checksum(x: Array) -> Array:
     for axis, size in enumerate(words.shape):
         place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
         index = index * jnp.uint32(size) + place
-    # MurmurHash3's finaliser: without it, flips of the highest bit of two elements would cancel in both sums.
+    # MurmurHash3's finaliser: without it, flips of the highest bit of two elements would cancel in
+    # both sums.
     mixed = words ^ (index * jnp.uint32(0x9E3779B1) + jnp.uint32(0x7F4A7C15))
     mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
     mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)

@@ -29,8 +29,11 @@ PANELS = (
 SMOOTHING = 0.9
 
 
-def plot_run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Draw the metrics of a run: one panel per metric, training (thin: every step, thick: smoothed) and held-out values.
+def plot_run(
+    path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+) -> pathlib.Path:
+    """Draw the metrics of a run: one panel per metric, training (thin: every step, thick: smoothed)
+    and held-out values.
 
     Args:
         path: a metrics.jsonl or the run folder that holds it.
@@ -49,7 +52,9 @@ def plot_run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     rows = read_metrics(path)
     names = [name for name in PANELS if any(name in row for row in rows)]
     if not names:
-        raise MetricsError(f"{path}: none of the metrics {', '.join(PANELS)} is in it, nothing to draw")
+        raise MetricsError(
+            f"{path}: none of the metrics {', '.join(PANELS)} is in it, nothing to draw"
+        )
     columns = min(3, len(names))
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(4.5 * columns, 3.0 * lines), layout="constrained")
@@ -59,21 +64,36 @@ def plot_run(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
         _draw(axes, name, rows)
     for axes in panels[len(names) :]:
         axes.set_axis_off()
-    out = pathlib.Path(out) if out is not None else (path if path.is_dir() else path.parent) / "metrics.png"
+    out = (
+        pathlib.Path(out)
+        if out is not None
+        else (path if path.is_dir() else path.parent) / "metrics.png"
+    )
     figure.savefig(out, dpi=110)
     return out
 
 
 def _draw(axes: Any, name: str, rows: list[dict[str, Any]]) -> None:
     for split, colour in (("train", "tab:blue"), ("eval", "tab:orange")):
-        points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row and math.isfinite(row[name])]
+        points = [
+            (row["step"], row[name])
+            for row in rows
+            if row["split"] == split and name in row and math.isfinite(row[name])
+        ]
         if not points:
             continue
         steps, values = zip(*points, strict=True)
         if split == "train" and len(values) > 20:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             values = tuple(_smooth(values))
-        axes.plot(steps, values, color=colour, marker="o" if split == "eval" else None, markersize=3, label=split)
+        axes.plot(
+            steps,
+            values,
+            color=colour,
+            marker="o" if split == "eval" else None,
+            markersize=3,
+            label=split,
+        )
         axes.legend(fontsize=8)
     axes.set_title(name, fontsize=10)
     axes.set_xlabel("step", fontsize=8)

@@ -21,7 +21,8 @@ SHOWN = (
 )
 """Metric -> short name -> format, in the order shown."""
 PLAIN_LINES = 100
-"""About so many plain lines are logged about training steps in a run; every evaluation is logged."""
+"""About so many plain lines are logged about training steps in a run; every evaluation is
+logged."""
 
 
 PACES = 50
@@ -31,7 +32,8 @@ PACES = 50
 class Progress:
     """Progress of one run, as a context manager.
 
-    Plain lines go to this module's logger, always. The live display needs a terminal: a bar with loss, throughput and time left.
+    Plain lines go to this module's logger, always. The live display needs a terminal: a bar with
+    loss, throughput and time left.
 
     Args:
         total_steps: optimizer steps of the whole run.
@@ -40,7 +42,14 @@ class Progress:
         description: in front of the bar.
     """
 
-    def __init__(self, total_steps: int, *, start_step: int = 0, live: bool | None = None, description: str = "training"):
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        start_step: int = 0,
+        live: bool | None = None,
+        description: str = "training",
+    ):
         self._total, self._start, self._step = total_steps, start_step, start_step
         self._every = max(1, math.ceil(total_steps / PLAIN_LINES))
         self._clock: float | None = None
@@ -56,17 +65,32 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-            left = (TimeElapsedColumn(), TextColumn("left {task.fields[left]}  {task.fields[text]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+            )
+            left = (
+                TimeElapsedColumn(),
+                TextColumn("left {task.fields[left]}  {task.fields[text]}"),
+            )
             self._bar = Bar(*columns, *left, console=Console(stderr=True))
-            self._task = self._bar.add_task(self._description, total=self._total, completed=self._start, left="unknown", text="")
+            self._task = self._bar.add_task(
+                self._description, total=self._total, completed=self._start, left="unknown", text=""
+            )
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             bar, self._bar = self._bar, None
-            with contextlib.suppress(OSError):  # the terminal is gone, which must not cost the state that is to be saved
+            # the terminal is gone, which must not cost the state that is to be saved
+            with contextlib.suppress(OSError):
                 bar.stop()
 
     def update(self, step: int, metrics: Mapping[str, Any], split: str = "train") -> None:
@@ -92,7 +116,8 @@ class Progress:
                 self._bar.update(self._task, completed=step, left=self.time_left(), text=text)
 
     def time_left(self) -> str:
-        """Time to the last step as h:mm:ss, at the median pace of the last steps: compiling does not count."""
+        """Time to the last step as h:mm:ss, at the median pace of the last steps: compiling does
+        not count."""
         if not self._paces:
             return "unknown"
         seconds = round(statistics.median(self._paces) * (self._total - self._step))
@@ -100,6 +125,13 @@ class Progress:
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """`loss 0.6931 accuracy 0.500 ...`: the metrics that people watch, or the first three when none of those is there."""
-    shown = [f"{short} {form.format(float(metrics[name]))}" for name, short, form in SHOWN if name in metrics]
-    return " ".join(shown or [f"{name} {float(value):.4g}" for name, value in list(metrics.items())[:3]])
+    """`loss 0.6931 accuracy 0.500 ...`: the metrics that people watch, or the first three when none
+    of those is there."""
+    shown = [
+        f"{short} {form.format(float(metrics[name]))}"
+        for name, short, form in SHOWN
+        if name in metrics
+    ]
+    return " ".join(
+        shown or [f"{name} {float(value):.4g}" for name, value in list(metrics.items())[:3]]
+    )

@@ -1,7 +1,9 @@
-"""Keeps orbax from telling the same error many times over: it is raised once, and becomes one line (`stored`, `checkpoint`).
+"""Keeps orbax from telling the same error many times over: it is raised once, and becomes one line
+(`stored`, `checkpoint`).
 
-When a file cannot be read or written, orbax logs the traceback that it also raises, leaves coroutines behind whose exceptions
-nobody fetches, and closes the event loop that tensorstore's threads still answer to. All of that would be printed.
+When a file cannot be read or written, orbax logs the traceback that it also raises, leaves
+coroutines behind whose exceptions nobody fetches, and closes the event loop that tensorstore's
+threads still answer to. All of that would be printed.
 """
 
 import logging
@@ -12,7 +14,8 @@ from typing import Any
 
 
 def silence_orbax() -> None:
-    """Filters out what comes from orbax; everything else is shown as before. Doing it again changes nothing."""
+    """Filters out what comes from orbax; everything else is shown as before. Doing it again changes
+    nothing."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_shown)
     if not isinstance(sys.unraisablehook, _UnraisableHook):
@@ -20,7 +23,8 @@ def silence_orbax() -> None:
 
 
 class _UnraisableHook:
-    """`sys.unraisablehook`, which is told of exceptions in dropped coroutines and in callbacks of foreign threads."""
+    """`sys.unraisablehook`, which is told of exceptions in dropped coroutines and in callbacks of
+    foreign threads."""
 
     def __init__(self, inner: Any):
         self._inner = inner
@@ -33,7 +37,8 @@ class _UnraisableHook:
 
 
 def _is_leftover(error: BaseException | None, trace: TracebackType | None) -> bool:
-    """Whether an error came from a coroutine or thread of orbax, from tensorstore, or of its closed event loop."""
+    """Whether an error came from a coroutine or thread of orbax, from tensorstore, or of its closed
+    event loop."""
     if "tensorstore_spec=" in str(error):
         return True
     frames = traceback.extract_tb(trace)

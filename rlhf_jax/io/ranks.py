@@ -1,7 +1,8 @@
 """Which checkpoint is best: the value of one metric by step, told after a checkpoint was saved.
 
-A state is saved before it is evaluated, so that a run which is stopped or killed during an evaluation loses nothing. Its metric
-therefore comes later than the checkpoint and lies beside the checkpoints, in `ranks.json`.
+A state is saved before it is evaluated, so that a run which is stopped or killed during an
+evaluation loses nothing. Its metric therefore comes later than the checkpoint and lies beside the
+checkpoints, in `ranks.json`.
 """
 
 import dataclasses
@@ -45,7 +46,9 @@ class Ranks:
       mode: whether a large or a small value is good.
     """
 
-    def __init__(self, directory: pathlib.Path, metric: str | None, mode: Literal["max", "min"]) -> None:
+    def __init__(
+        self, directory: pathlib.Path, metric: str | None, mode: Literal["max", "min"]
+    ) -> None:
         self._path, self._metric = directory / FILE, metric
         self._sign = 1.0 if mode == "max" else -1.0
         self._values: dict[str, dict[str, float]] = {}
@@ -64,13 +67,16 @@ class Ranks:
         return -math.inf if value is None else self._sign * value
 
     def best(self, stored: Mapping[int, Mapping[str, float] | None], count: int = 1) -> list[int]:
-        """The best steps, best first; the newer of two equal ones is better, and one that is not ranked is no candidate.
+        """The best steps, best first; the newer of two equal ones is better, and one that is not
+        ranked is no candidate.
 
         Args:
           stored: step -> the metrics that its checkpoint was saved with.
           count: how many at most.
         """
-        order = sorted(((self.rank(step, metrics), step) for step, metrics in stored.items()), reverse=True)
+        order = sorted(
+            ((self.rank(step, metrics), step) for step, metrics in stored.items()), reverse=True
+        )
         return [step for rank, step in order if rank > -math.inf][:count]
 
     def note(self, step: int, value: float, steps: Collection[int]) -> None:
@@ -95,10 +101,12 @@ class Ranks:
             sealed = json.loads(self._path.read_bytes())
             if sealed["sha256"] == digest(sealed["values"]):
                 return sealed["values"]
-        except (OSError, ValueError, TypeError, KeyError):  # not what was written: as a wrong digest
+        # not what was written: as a wrong digest
+        except (OSError, ValueError, TypeError, KeyError):
             pass
         raise UnreadableError(
-            f"{self._path} is damaged: its contents are not those that were written; remove it to go on (which checkpoint "
+            f"{self._path} is damaged: its contents are not those that were written; remove it to "
+            "go on (which checkpoint "
             "was best is then known from the next evaluation on)"
         )
 

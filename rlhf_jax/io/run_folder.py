@@ -1,4 +1,5 @@
-"""The folder of a run: what lies where, who may start in it, and everything that is written to it while training.
+"""The folder of a run: what lies where, who may start in it, and everything that is written to it
+while training.
 
 config.yaml      the resolved configuration
 metrics.jsonl    one row per step and evaluation
@@ -38,8 +39,8 @@ STEPS = ("training.max_steps:", "training.num_epochs:")
 EARLY = frozenset({LOCK, "log.txt", "config.yaml.tmp"})
 """What a start leaves that fails before it has loaded anything: no run yet."""
 PREPARED = EARLY | {"tokenizer", "cache", "tensorboard", "metrics.jsonl.tmp"}
-"""What a start may leave that is refused before the configuration is written. Beside a lock, which no other program leaves
-in a folder, these are no run either."""
+"""What a start may leave that is refused before the configuration is written. Beside a lock, which
+no other program leaves in a folder, these are no run either."""
 
 
 class RunFolderError(ValueError):
@@ -68,20 +69,24 @@ class RunConfig(Protocol):
 class RunFolder:
     """Everything but checkpoints that a run writes, as a context manager.
 
-    Entering takes the folder and opens log.txt. Until `start`, when everything that may refuse the run has been asked, what an
-    earlier session left is as it was: config.yaml and metrics.jsonl.
+    Entering takes the folder and opens log.txt. Until `start`, when everything that may refuse the
+    run has been asked, what an earlier session left is as it was: config.yaml and metrics.jsonl.
 
     Args:
         config: the run's configuration.
-        resume_step: step of the checkpoint that the run goes on from, None to start. Rows after it are dropped.
+        resume_step: step of the checkpoint that the run goes on from, None to start. Rows after it
+          are dropped.
         progress: show the live display; None: when standard error is a terminal.
 
     Raises:
-        RunFolderError: the folder is not empty and `checkpoint.resume` is `never`; or holds something else; or a run with
-            another configuration; or `resume` is `must` and there is no checkpoint; on entering: another process trains in it.
+        RunFolderError: the folder is not empty and `checkpoint.resume` is `never`; or holds
+            something else; or a run with another configuration; or `resume` is `must` and there is
+            no checkpoint; on entering: another process trains in it.
     """
 
-    def __init__(self, config: RunConfig, *, resume_step: int | None = None, progress: bool | None = None):
+    def __init__(
+        self, config: RunConfig, *, resume_step: int | None = None, progress: bool | None = None
+    ):
         self.path = pathlib.Path(config.run_dir)
         check_may_start(config, resume_step)
         self._config, self._resume_step, self._live = config, resume_step, progress
@@ -109,32 +114,42 @@ class RunFolder:
             if is_disk_full(error):
                 raise
             raise RunFolderError(
-                f"run_dir={self.path} cannot be written ({error.strerror}: {error.filename}); give another run_dir"
+                f"run_dir={self.path} cannot be written ({error.strerror}: {error.filename}); give "
+                "another run_dir"
             ) from error
         with naming(self.path / "log.txt"):
             self._open_log()
         if self._resume_step is None:
-            shutil.rmtree(self.path / "tokenizer", ignore_errors=True)  # of a start that failed before its first checkpoint
+            # of a start that failed before its first checkpoint
+            shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
         if self._resume_step is not None:
             self._began -= seconds_until(self.path / "metrics.jsonl", self._resume_step)
             warn_of_lost_rows(self.path, self._resume_step, log_every(self.path / "config.yaml"))
         _log.info(
-            "run folder %s: %s", self.path, "start" if self._resume_step is None else f"resume after step {self._resume_step}"
+            "run folder %s: %s",
+            self.path,
+            "start" if self._resume_step is None else f"resume after step {self._resume_step}",
         )
 
     def _accept(self) -> None:
-        """From here on the folder is this run's, with this configuration: replaced last, when nothing can fail any more."""
+        """From here on the folder is this run's, with this configuration: replaced last, when
+        nothing can fail any more."""
         resolved, options = self.path / "config.yaml.tmp", self._config.logging
         with naming(resolved):
             resolved.write_text(self._config.to_yaml(), encoding="utf-8")
         if options.wandb:
             name = options.wandb_name or self.path.name
             tree = self._config.to_tree()
-            self._sinks.append(WandbSink(self.path, project=options.wandb_project, name=name, config=tree))
+            self._sinks.append(
+                WandbSink(self.path, project=options.wandb_project, name=name, config=tree)
+            )
         if self._resume_step is None:
-            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)  # of a start without a checkpoint
+            # of a start without a checkpoint
+            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         if options.tensorboard:
-            self._sinks.append(TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step))
+            self._sinks.append(
+                TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step)
+            )
         self._sinks.insert(0, JsonlSink(self.path / "metrics.jsonl", resume_step=self._resume_step))
         os.replace(resolved, self.path / "config.yaml")
         self._accepted = True
@@ -148,16 +163,21 @@ class RunFolder:
         """
         self._accept()
         start = start_step or self._resume_step or 0
-        self._progress = Progress(total_steps, start_step=start, live=self._live, description=self.path.name)
+        self._progress = Progress(
+            total_steps, start_step=start, live=self._live, description=self.path.name
+        )
         self._progress.__enter__()
 
     def write(self, step: int, metrics: Mapping[str, Any], split: str = "train") -> None:
-        """Send the metrics of a step to every sink and to the display, with `time/elapsed`: seconds since the run's start.
+        """Send the metrics of a step to every sink and to the display, with `time/elapsed`: seconds
+        since the run's start.
 
         The time between sessions does not count, nor what was lost when one of them was killed.
         """
         if not self._accepted:
-            raise RuntimeError(f"step {step} cannot be written: call RunFolder.start before the first row")
+            raise RuntimeError(
+                f"step {step} cannot be written: call RunFolder.start before the first row"
+            )
         metrics = {**metrics, "time/elapsed": time.perf_counter() - self._began}
         for sink in self._sinks:
             sink.write(step, metrics, split)
@@ -165,39 +185,69 @@ class RunFolder:
             self._progress.update(step, metrics, split)
 
     def last_metrics(self) -> dict[str, float]:
-        """The last evaluation, and the last training row under the prefix `train/`, of this and earlier sessions."""
+        """The last evaluation, and the last training row under the prefix `train/`, of this and
+        earlier sessions."""
         rows = {row["split"]: row for row in read_metrics(self.path / "metrics.jsonl")}
         kept = {
-            split: {name: value for name, value in row.items() if name not in ("step", "split", "time/elapsed")}
+            split: {
+                name: value
+                for name, value in row.items()
+                if name not in ("step", "split", "time/elapsed")
+            }
             for split, row in rows.items()
         }
-        return kept.get("eval", {}) | {f"train/{name}": value for name, value in kept.get("train", {}).items()}
+        return kept.get("eval", {}) | {
+            f"train/{name}": value for name, value in kept.get("train", {}).items()
+        }
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self._finish(kind, error, trace)
         finally:
             self._unlock()
 
-    def _finish(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def _finish(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         def leave_display() -> None:
             if self._progress is not None:
                 self._progress.__exit__(kind, error, trace)
 
         def conclude() -> None:
             if error is not None and not self._accepted and self._resume_step is None:
-                shutil.rmtree(self.path / "tokenizer", ignore_errors=True)  # of a run that never was
+                # of a run that never was
+                shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
             if error is not None:
-                self._note_in_file(f"stopped: {type(error).__name__}: {' '.join(str(error).split())}")
-            elif self._config.logging.plot and self._accepted and read_metrics(self.path / "metrics.jsonl"):
+                self._note_in_file(
+                    f"stopped: {type(error).__name__}: {' '.join(str(error).split())}"
+                )
+            elif (
+                self._config.logging.plot
+                and self._accepted
+                and read_metrics(self.path / "metrics.jsonl")
+            ):
                 with naming(self.path / "metrics.png"):
                     _log.info("plot of the metrics: %s", plot_run(self.path))
 
         failures = []
-        for action in (leave_display, *(sink.close for sink in self._sinks), conclude, self._close_log):
+        for action in (
+            leave_display,
+            *(sink.close for sink in self._sinks),
+            conclude,
+            self._close_log,
+        ):
             try:
                 action()
-            except Exception as problem:  # on a full disk several: none may keep the others from closing
+            # on a full disk several: none may keep the others from closing
+            except Exception as problem:
                 failures.append(problem)
         if failures and error is None:
             raise failures[0]
@@ -213,23 +263,32 @@ class RunFolder:
         except BlockingIOError:
             file.close()
             raise RunFolderError(
-                f"run_dir={self.path} is in use by another process; wait for it, or give another run_dir"
+                f"run_dir={self.path} is in use by another process; wait for it, or give another "
+                "run_dir"
             ) from None
         except OSError as error:  # a file system without locks
             file.close()
-            _log.warning("run_dir=%s cannot be locked (%s): start no second run in it", self.path, error.strerror)
+            _log.warning(
+                "run_dir=%s cannot be locked (%s): start no second run in it",
+                self.path,
+                error.strerror,
+            )
         else:
             self._lock_file = file
 
     def _unlock(self) -> None:
         if self._lock_file is not None:
-            with self._lock_file:  # the file stays: deleting it would let two processes hold different ones
-                fcntl.flock(self._lock_file, fcntl.LOCK_UN)  # closing alone would leave it to forked children
+            # the file stays: deleting it would let two processes hold different ones
+            with self._lock_file:
+                # closing alone would leave it to forked children
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
             self._lock_file = None
 
     def _open_log(self) -> None:
         self._log_file = LogFile(self.path / "log.txt", encoding="utf-8")
-        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._log_file.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+        )
         self._level = _package_log.level
         if _package_log.getEffectiveLevel() > logging.INFO:
             _package_log.setLevel(logging.INFO)
@@ -238,7 +297,9 @@ class RunFolder:
     def _note_in_file(self, text: str) -> None:
         """A line in log.txt alone: whoever catches the error shows it elsewhere."""
         if self._log_file is not None:
-            self._log_file.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, text, None, None))
+            self._log_file.handle(
+                logging.LogRecord(__name__, logging.ERROR, __file__, 0, text, None, None)
+            )
 
     def _close_log(self) -> None:
         if self._log_file is not None:
@@ -249,7 +310,8 @@ class RunFolder:
 
 
 class LogFile(logging.FileHandler):
-    """A log file that says once that it cannot be written, where `logging` would print a traceback for every line."""
+    """A log file that says once that it cannot be written, where `logging` would print a traceback
+    for every line."""
 
     _is_told = False
 
@@ -257,7 +319,11 @@ class LogFile(logging.FileHandler):
         """Called by `logging` with an exception at hand."""
         if not self._is_told:
             self._is_told = True
-            _log.warning("%s cannot be written (%s): the log goes on without it", self.baseFilename, sys.exc_info()[1])
+            _log.warning(
+                "%s cannot be written (%s): the log goes on without it",
+                self.baseFilename,
+                sys.exc_info()[1],
+            )
 
 
 def log_every(config_file: pathlib.Path) -> int:
@@ -265,7 +331,8 @@ def log_every(config_file: pathlib.Path) -> int:
     try:
         tree = yaml.safe_load(config_file.read_text(encoding="utf-8"))
         return int(tree["training"]["log_every"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # refused, where it matters, by `changes_since`
+    # refused, where it matters, by `changes_since`
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return 1
 
 
@@ -277,7 +344,10 @@ def warn_of_lost_rows(run_dir: pathlib.Path, resume_step: int, every: int) -> No
     if (last or 0) < resume_step - resume_step % every:
         found = "has no rows" if last is None else f"ends at step {last}"
         _log.warning(
-            "%s %s, the checkpoint is of step %d: rows between are lost, and the plot has a hole", path, found, resume_step
+            "%s %s, the checkpoint is of step %d: rows between are lost, and the plot has a hole",
+            path,
+            found,
+            resume_step,
         )
 
 
@@ -314,19 +384,27 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
     names = {child.name for child in path.iterdir()} if path.is_dir() else set()
     used = not names <= (PREPARED if LOCK in names else EARLY)
     if resume == "never" and used:
-        raise RunFolderError(f"run_dir={path} is not empty and checkpoint.resume=never; give another run_dir, or resume=auto")
+        raise RunFolderError(
+            f"run_dir={path} is not empty and checkpoint.resume=never; give another run_dir, or "
+            "resume=auto"
+        )
     if resume == "must" and resume_step is None:
         raise RunFolderError(
-            f"run_dir={path} holds no complete checkpoint and checkpoint.resume=must; use auto to start a new run"
+            f"run_dir={path} holds no complete checkpoint and checkpoint.resume=must; use auto to "
+            "start a new run"
         )
     if not used:
         return
     if not (path / "config.yaml").exists():
         raise RunFolderError(
-            f"run_dir={path} is not empty and holds no config.yaml, so it is no run to resume; give another run_dir"
+            f"run_dir={path} is not empty and holds no config.yaml, so it is no run to resume; "
+            "give another run_dir"
         )
     if resume_step is None and (path / "export").exists():
-        raise RunFolderError(f"run_dir={path} holds a finished run without checkpoints; give another run_dir, or delete it")
+        raise RunFolderError(
+            f"run_dir={path} holds a finished run without checkpoints; give another run_dir, or "
+            "delete it"
+        )
     trained = resume_step is not None or ((path / "metrics.jsonl").exists() and read_metrics(path))
     changes = config.changes_since(path / "config.yaml") if trained else []
     if resume_step is not None:
@@ -335,5 +413,6 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
         more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
         onward = "" if resume_step is None else f"; {start_from_command(path)}"
         raise RunFolderError(
-            f"run_dir={path} holds a run with another configuration ({changes[0]}{more}); give another run_dir{onward}"
+            f"run_dir={path} holds a run with another configuration ({changes[0]}{more}); give "
+            f"another run_dir{onward}"
         )

@@ -1,7 +1,9 @@
-"""What is written beside the arrays of a checkpoint, so that damage to any of them is found when they are read.
+"""What is written beside the arrays of a checkpoint, so that damage to any of them is found when
+they are read.
 
-The JSON file `meta` of a checkpoint holds `format`, `fingerprints` and `layouts` of its array items, the `metrics` it is ranked
-by, `run` (what the loop gave) and `sha256` of all that. A file of an earlier version is what the loop gave and nothing else.
+The JSON file `meta` of a checkpoint holds `format`, `fingerprints` and `layouts` of its array
+items, the `metrics` it is ranked by, `run` (what the loop gave) and `sha256` of all that. A file of
+an earlier version is what the loop gave and nothing else.
 """
 
 import hashlib
@@ -22,7 +24,8 @@ class Meta(NamedTuple):
     run: dict[str, Any]
     """What the loop gave."""
     fingerprints: dict[str, str]
-    """`params` and fields of `rest` -> digest of the values; empty when an earlier version wrote the checkpoint."""
+    """`params` and fields of `rest` -> digest of the values; empty when an earlier version wrote
+    the checkpoint."""
     layouts: dict[str, str]
     """Item -> digest of its names, shapes and dtypes; empty as above."""
     metrics: dict[str, float] | None
@@ -46,7 +49,8 @@ def unseal(stored: Any) -> Meta:
     if not stored:
         raise DamagedError("it holds nothing")
     expected = {"format", *Meta._fields, "sha256"}
-    if len(expected & stored.keys()) < 2:  # one changed letter must not make a new file look like an old one
+    # one changed letter must not make a new file look like an old one
+    if len(expected & stored.keys()) < 2:
         return Meta(stored, {}, {}, None)
     if stored.keys() != expected:
         wrong = ", ".join(sorted(map(repr, stored.keys() ^ expected)))

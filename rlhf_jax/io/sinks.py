@@ -1,4 +1,5 @@
-"""Where metrics go: `metrics.jsonl`, TensorBoard, Weights & Biases. Each sink has `write(step, metrics, split)` and `close()`."""
+"""Where metrics go: `metrics.jsonl`, TensorBoard, Weights & Biases. Each sink has `write(step,
+metrics, split)` and `close()`."""
 
 import json
 import math
@@ -33,14 +34,16 @@ class Sink(Protocol):
 class JsonlSink:
     """Appends one JSON object per line: `{"step": 3, "split": "train", "loss/total": 0.69, ...}`.
 
-    The file is strict JSON: NaN and infinities are the strings "NaN", "Infinity" and "-Infinity"; `read_metrics` reads them.
-    A float32 is written with the fewest digits that give the same float32 back, so equal values have equal texts. Every row is
-    flushed: a killed process loses at most the row it was writing.
+    The file is strict JSON: NaN and infinities are the strings "NaN", "Infinity" and "-Infinity";
+    `read_metrics` reads them. A float32 is written with the fewest digits that give the same
+    float32 back, so equal values have equal texts. Every row is flushed: a killed process loses at
+    most the row it was writing.
 
     Args:
         path: the file.
-        resume_step: None starts an empty file. A step keeps the rows up to it and drops later ones and a torn last line, so that
-            a run that was killed and resumed leaves the same file as one that was not.
+        resume_step: None starts an empty file. A step keeps the rows up to it and drops later ones
+            and a torn last line, so that a run that was killed and resumed leaves the same file as
+            one that was not.
 
     Raises:
         MetricsError: a line other than the last is not JSON.
@@ -57,7 +60,9 @@ class JsonlSink:
 
     def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
         """Append a row."""
-        row = {"step": int(step), "split": split} | {name: json_number(value) for name, value in metrics.items()}
+        row = {"step": int(step), "split": split} | {
+            name: json_number(value) for name, value in metrics.items()
+        }
         with naming(self._path):
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
@@ -69,10 +74,11 @@ class JsonlSink:
 
 
 class TensorBoardSink:
-    """Writes TensorBoard events; metric `loss/total` of the training split appears as `train/loss/total`.
+    """Writes TensorBoard events; metric `loss/total` of the training split appears as
+    `train/loss/total`.
 
-    Events are written at once, not by tensorboardX's thread: when that one dies of a full disk, its queue fills up and the run
-    waits for it for ever.
+    Events are written at once, not by tensorboardX's thread: when that one dies of a full disk, its
+    queue fills up and the run waits for it for ever.
 
     Args:
         directory: folder of the event files.
@@ -91,14 +97,17 @@ class TensorBoardSink:
             self._writer = EventsWriter(str(self._directory / "events"), suffix)
             if resume_step is not None:
                 start = SessionLog(status=SessionLog.SessionStatus.START)
-                self._writer.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+                self._writer.write_event(
+                    Event(wall_time=time.time(), step=resume_step + 1, session_log=start)
+                )
             self._writer.flush()
         self._flushed = time.monotonic()
 
     def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
         """Add one event per metric."""
         values = [
-            self._scalar(f"{split}/{name}".replace("@", "_"), float(value)).value[0]  # "@" is no tag character
+            # "@" is no tag character
+            self._scalar(f"{split}/{name}".replace("@", "_"), float(value)).value[0]
             for name, value in metrics.items()
         ]
         event = self._event(wall_time=time.time(), step=int(step))
@@ -116,10 +125,12 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """Sends metrics to Weights & Biases (extra `wandb`). The run's id stays in the run folder, so that resuming continues it.
+    """Sends metrics to Weights & Biases (extra `wandb`). The run's id stays in the run folder, so
+    that resuming continues it.
 
-    The step is one of the values logged, and the axis of all others. W&B's own step may only grow: with it, everything that a
-    resumed run logs between its checkpoint and the step at which it was killed would be dropped.
+    The step is one of the values logged, and the axis of all others. W&B's own step may only grow:
+    with it, everything that a resumed run logs between its checkpoint and the step at which it was
+    killed would be dropped.
 
     Args:
         run_dir: the run folder.
@@ -131,20 +142,34 @@ class WandbSink:
         MetricsError: wandb is not installed, or no run can be started (no login, no network).
     """
 
-    def __init__(self, run_dir: str | os.PathLike[str], *, project: str, name: str, config: Mapping[str, Any]):
+    def __init__(
+        self, run_dir: str | os.PathLike[str], *, project: str, name: str, config: Mapping[str, Any]
+    ):
         try:
             import wandb  # optional
         except ModuleNotFoundError as error:
             missing = f" (which needs {error.name})" if error.name not in (None, "wandb") else ""
-            raise MetricsError(f"logging.wandb=true needs the package wandb{missing}: pip install 'rlhf_jax[wandb]'") from None
+            raise MetricsError(
+                f"logging.wandb=true needs the package wandb{missing}: pip install "
+                "'rlhf_jax[wandb]'"
+            ) from None
         id_file = pathlib.Path(run_dir) / "wandb_id.txt"
         run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else None
         try:
-            self._run = wandb.init(project=project, name=name, dir=str(run_dir), config=dict(config), id=run_id, resume="allow")
-        except Exception as error:  # wandb has many: usage, login, network, a project of somebody else
+            self._run = wandb.init(
+                project=project,
+                name=name,
+                dir=str(run_dir),
+                config=dict(config),
+                id=run_id,
+                resume="allow",
+            )
+        # wandb has many: usage, login, network, a project of somebody else
+        except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise MetricsError(
-                f"logging.wandb=true, but wandb.init failed: {reason}; log in, or set WANDB_MODE=offline"
+                f"logging.wandb=true, but wandb.init failed: {reason}; log in, or set "
+                "WANDB_MODE=offline"
             ) from error
         self._run.define_metric("*", step_metric="step")
         with naming(id_file):
@@ -152,7 +177,10 @@ class WandbSink:
 
     def write(self, step: int, metrics: Mapping[str, Any], split: Split = "train") -> None:
         """Log one point per metric."""
-        self._run.log({"step": int(step)} | {f"{split}/{name}": float(value) for name, value in metrics.items()})
+        self._run.log(
+            {"step": int(step)}
+            | {f"{split}/{name}": float(value) for name, value in metrics.items()}
+        )
 
     def close(self) -> None:
         """Finish the W&B run."""
@@ -160,7 +188,8 @@ class WandbSink:
 
 
 def json_number(value: Any) -> float | int | str:
-    """A scalar as strict JSON: integers as they are, a float32 as its shortest decimal, non-finite values as strings."""
+    """A scalar as strict JSON: integers as they are, a float32 as its shortest decimal, non-finite
+    values as strings."""
     array = np.asarray(value)
     if array.dtype.kind in "iub":
         return int(array)
@@ -192,7 +221,10 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise MetricsError(f"{path}: no such metrics file")
     numbers = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
     return [
-        {name: numbers.get(value, value) if name != "split" and isinstance(value, str) else value for name, value in row.items()}
+        {
+            name: numbers.get(value, value) if name != "split" and isinstance(value, str) else value
+            for name, value in row.items()
+        }
         for _, row in _rows(path)
     ]
 
@@ -209,7 +241,9 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line) if complete else None
         except json.JSONDecodeError:
             if number < len(lines) - 1:
-                raise MetricsError(f"{path} line {number} is not JSON: the file was changed by something else") from None
+                raise MetricsError(
+                    f"{path} line {number} is not JSON: the file was changed by something else"
+                ) from None
             row = None
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             yield line, row

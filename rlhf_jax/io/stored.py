@@ -1,4 +1,5 @@
-"""One checkpoint on disk, read item by item and compared with the digests that were taken when it was saved."""
+"""One checkpoint on disk, read item by item and compared with the digests that were taken when it
+was saved."""
 
 import contextlib
 import json
@@ -22,7 +23,8 @@ ARRAYS = ("params", "rest")
 
 
 class StoredStep:
-    """A complete checkpoint, read through orbax's manager; everything that is wrong with its files is one line.
+    """A complete checkpoint, read through orbax's manager; everything that is wrong with its files
+    is one line.
 
     Args:
         manager: orbax's, of the folder that holds the checkpoint.
@@ -43,7 +45,9 @@ class StoredStep:
             items = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = unseal(self.manager.restore(self.step, args=items).meta)
         if not meta.fingerprints:
-            _log.info("%s was saved by an earlier version, without digests of its values", self.folder)
+            _log.info(
+                "%s was saved by an earlier version, without digests of its values", self.folder
+            )
         return meta
 
     def layouts(self, meta: Meta) -> dict[str, Any]:
@@ -61,7 +65,9 @@ class StoredStep:
                     raise DamagedError("its names, shapes or dtypes are not those that were saved")
         return trees
 
-    def arrays(self, wanted: Mapping[str, Any], meta: Meta, *, passed_over: Collection[str] = ()) -> dict[str, Any]:
+    def arrays(
+        self, wanted: Mapping[str, Any], meta: Meta, *, passed_over: Collection[str] = ()
+    ) -> dict[str, Any]:
         """Whole items, onto the shardings that are wanted.
 
         Args:
@@ -77,14 +83,24 @@ class StoredStep:
             with reading(self.folder / name):
                 items = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(tree))})
                 found[name] = self.manager.restore(self.step, args=items)[name]
-                used = {key: part for key, part in fields(name, found[name]).items() if field_of(key) not in passed_over}
+                used = {
+                    key: part
+                    for key, part in fields(name, found[name]).items()
+                    if field_of(key) not in passed_over
+                }
                 targets = fields(name, tree)
                 for key, part in used.items():
-                    if sum(map(is_key, jax.tree.leaves(part))) < sum(map(is_key, jax.tree.leaves(targets[key]))):
-                        raise DamagedError(f"{field_of(key)} is read as plain words, and was a random key")
+                    if sum(map(is_key, jax.tree.leaves(part))) < sum(
+                        map(is_key, jax.tree.leaves(targets[key]))
+                    ):
+                        raise DamagedError(
+                            f"{field_of(key)} is read as plain words, and was a random key"
+                        )
                 for key, digest in fingerprints(used).items() if meta.fingerprints else ():
                     if digest != meta.fingerprints[key]:
-                        raise DamagedError(f"the values of {field_of(key)} are not those that were saved")
+                        raise DamagedError(
+                            f"the values of {field_of(key)} are not those that were saved"
+                        )
         return found
 
     def verify(self) -> None:
@@ -121,18 +137,25 @@ def or_whole(stored: StoredStep, read: Callable[[StoredStep], ReadT]) -> ReadT:
         damage = error
     directory = stored.folder.parent
     run = directory.parent
-    export = f"; the exported model is in {run / 'export'}" if (run / "export" / "config.json").is_file() else ""
+    export = (
+        f"; the exported model is in {run / 'export'}"
+        if (run / "export" / "config.json").is_file()
+        else ""
+    )
     for other in reversed([step for step in complete_steps(directory) if step != stored.step]):
         try:
             StoredStep(stored.manager, directory / str(other)).verify()
         except CheckpointError:
             continue
         raise CheckpointError(
-            f"{damage}; the checkpoint of step {other} is whole: remove {stored.folder} to go on from it, "
+            f"{damage}; the checkpoint of step {other} is whole: remove {stored.folder} to go on "
+            "from it, "
             f"or start from it in a new run_dir with checkpoint.start_from={run}@{other} "
             f"(evaluate and export take --step {other}){export}"
         ) from damage.__cause__
-    raise CheckpointError(f"{damage}; no other checkpoint is whole: start again in a new run_dir{export}") from damage.__cause__
+    raise CheckpointError(
+        f"{damage}; no other checkpoint is whole: start again in a new run_dir{export}"
+    ) from damage.__cause__
 
 
 def is_key(leaf: Any) -> bool:
@@ -142,7 +165,11 @@ def is_key(leaf: Any) -> bool:
 
 def fields(item: str, tree: Any) -> dict[str, Any]:
     """The parts of an item that have digests of their own: `params`, and each field of `rest`."""
-    return {item: tree} if item == "params" else {f"{item}/{name}": value for name, value in tree.items()}
+    return (
+        {item: tree}
+        if item == "params"
+        else {f"{item}/{name}": value for name, value in tree.items()}
+    )
 
 
 def field_of(key: str) -> str:
@@ -167,7 +194,8 @@ def stored_metrics(folder: pathlib.Path) -> dict[str, float]:
 
 
 def check_metrics(directory: pathlib.Path) -> None:
-    """Reads what all checkpoints are ranked by: orbax does too, and says no more than where a comma is missing.
+    """Reads what all checkpoints are ranked by: orbax does too, and says no more than where a comma
+    is missing.
 
     Raises:
         UnreadableError: of the first that is damaged, with how to go on.
@@ -179,7 +207,8 @@ def check_metrics(directory: pathlib.Path) -> None:
         except UnreadableError as error:
             others = ", ".join(str(other) for other in steps if other != step) or "none"
             raise UnreadableError(
-                f"{error}; remove {directory / str(step)} to go on with the other checkpoints (of steps: {others})"
+                f"{error}; remove {directory / str(step)} to go on with the other checkpoints (of "
+                f"steps: {others})"
             ) from error
 
 
@@ -198,7 +227,9 @@ def complete_steps(directory: pathlib.Path) -> list[int]:
     """Steps with a folder under its final name, ascending, by the names alone."""
     if not directory.is_dir():
         return []
-    return sorted(int(child.name) for child in directory.iterdir() if child.name.isdigit() and child.is_dir())
+    return sorted(
+        int(child.name) for child in directory.iterdir() if child.name.isdigit() and child.is_dir()
+    )
 
 
 @contextlib.contextmanager
@@ -209,7 +240,8 @@ def reading(path: pathlib.Path) -> Iterator[None]:
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # orbax, tensorstore and json have many
-        if "RESOURCE_EXHAUSTED" in str(error):  # no memory on the device: nothing is wrong with the files
+        # no memory on the device: nothing is wrong with the files
+        if "RESOURCE_EXHAUSTED" in str(error):
             raise
         verb = "is damaged" if isinstance(error, DamagedError) else "cannot be read"
         raise UnreadableError(f"{_culprit(path)} {verb}: {reason(error)}") from error
@@ -217,7 +249,14 @@ def reading(path: pathlib.Path) -> Iterator[None]:
 
 def _culprit(path: pathlib.Path) -> pathlib.Path:
     """The first file of orbax's descriptions below a folder that is no JSON, else the folder."""
-    names = ("_CHECKPOINT_METADATA", "_METADATA", "_sharding", "metadata", "metrics", "array_metadatas/process_*")
+    names = (
+        "_CHECKPOINT_METADATA",
+        "_METADATA",
+        "_sharding",
+        "metadata",
+        "metrics",
+        "array_metadatas/process_*",
+    )
     for file in sorted(file for name in names for file in path.rglob(name) if file.is_file()):
         try:
             json.loads(file.read_bytes())
@@ -247,21 +286,36 @@ def leaf_name(path: Any) -> str:
 
 
 def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
+    )
 
 
-def check_fits(folder: pathlib.Path, prefix: str, wanted: Any, stored: Any, *, dtypes: bool) -> None:
-    """Compare names, shapes and dtypes before orbax does: its errors are long and come from several threads."""
+def check_fits(
+    folder: pathlib.Path, prefix: str, wanted: Any, stored: Any, *, dtypes: bool
+) -> None:
+    """Compare names, shapes and dtypes before orbax does: its errors are long and come from several
+    threads."""
     want = dict(tree_leaves(prefix, wanted))
     have = dict(tree_leaves(prefix, stored))
     for name in want.keys() - have.keys():
-        raise CheckpointError(f"{folder}: {name} is not in the checkpoint: it was saved from another model or optimizer")
+        raise CheckpointError(
+            f"{folder}: {name} is not in the checkpoint: it was saved from another model or "
+            "optimizer"
+        )
     for name in have.keys() - want.keys():
         raise CheckpointError(
-            f"{folder}: {name} is in the checkpoint but not wanted: it was saved from another model or optimizer"
+            f"{folder}: {name} is in the checkpoint but not wanted: it was saved from another "
+            "model or optimizer"
         )
     for name, leaf in want.items():
         if leaf.shape != have[name].shape:
-            raise CheckpointError(f"{folder}: {name} has shape {have[name].shape} in the checkpoint, but {leaf.shape} is wanted")
+            raise CheckpointError(
+                f"{folder}: {name} has shape {have[name].shape} in the checkpoint, but "
+                f"{leaf.shape} is wanted"
+            )
         if dtypes and leaf.dtype != have[name].dtype:
-            raise CheckpointError(f"{folder}: {name} is {have[name].dtype} in the checkpoint, but {leaf.dtype} is wanted")
+            raise CheckpointError(
+                f"{folder}: {name} is {have[name].dtype} in the checkpoint, but {leaf.dtype} is "
+                "wanted"
+            )

@@ -1,4 +1,5 @@
-"""Whole runs: `train`, `evaluate`, `export`, `compare` and the embedded comparison of the quickstart."""
+"""Whole runs: `train`, `evaluate`, `export`, `compare` and the embedded comparison of the
+quickstart."""
 
 from rlhf_jax.loops.compare import Comparison, compare
 from rlhf_jax.loops.errors import TrainingError

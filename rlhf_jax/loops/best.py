@@ -1,4 +1,5 @@
-"""Evaluations and the best checkpoint: which metric decides, whether it is there, and what is told about it."""
+"""Evaluations and the best checkpoint: which metric decides, whether it is there, and what is told
+about it."""
 
 import logging
 from collections.abc import Iterable
@@ -15,15 +16,18 @@ _UNGRADED_SHARE = 1 - GRADED + 1e-9
 
 
 class Evaluations:
-    """Keeps account of a run's evaluations: which were made, what they are worth, which checkpoint is best so far.
+    """Keeps account of a run's evaluations: which were made, what they are worth, which checkpoint
+    is best so far.
 
     Args:
       config: the run.
       folder: whose metrics say what earlier sessions evaluated.
       checkpointer: which is told the metric that decides.
       total_steps: of the run.
-      upto: the step that the run goes on from: what is later in the metrics was lost, and is made again; None: nothing is.
-      planned: the last step of the earlier sessions, which is evaluated although the run is longer now; None: none.
+      upto: the step that the run goes on from: what is later in the metrics was lost, and is made
+        again; None: nothing is.
+      planned: the last step of the earlier sessions, which is evaluated although the run is longer
+        now; None: none.
     """
 
     def __init__(
@@ -41,13 +45,16 @@ class Evaluations:
         self._last, self._every = (0, total_steps, planned), config.training.eval_every
         path = folder.path / "metrics.jsonl"
         rows = read_metrics(path) if path.exists() else []
-        rows = [row for row in rows if row["split"] == "eval" and (upto is None or row["step"] <= upto)]
+        rows = [
+            row for row in rows if row["split"] == "eval" and (upto is None or row["step"] <= upto)
+        ]
         self._made = {int(row["step"]): row for row in rows}
         self._best: int | None = None
         self._best_value: float | None = None
 
     def check(self, names: Iterable[str] | None) -> None:
-        """Refuses a `checkpoint.best_metric` that no evaluation produces; says so when nothing is evaluated.
+        """Refuses a `checkpoint.best_metric` that no evaluation produces; says so when nothing is
+        evaluated.
 
         Args:
           names: what an evaluation can produce; None: known from the last one made, or not yet.
@@ -56,30 +63,42 @@ class Evaluations:
           ConfigError: one line with the nearest match.
         """
         if not self._config.data.has_eval and self._every > 0:
-            given = "" if self._every == TrainingConfig.eval_every else f"; training.eval_every={self._every} has no effect"
+            given = (
+                ""
+                if self._every == TrainingConfig.eval_every
+                else f"; training.eval_every={self._every} has no effect"
+            )
             _log.log(
                 logging.WARNING if given else logging.INFO,
-                "nothing is evaluated: no held-out data (data.eval_path, eval_split, eval_fraction or eval_size)%s",
+                "nothing is evaluated: no held-out data (data.eval_path, eval_split, eval_fraction "
+                "or eval_size)%s",
                 given,
             )
         if self._metric is None:
             return
         if not self._config.data.has_eval:
             raise ConfigError(
-                f"checkpoint.best_metric={self._metric!r} needs held-out data: give data.eval_path, eval_split, eval_fraction "
+                f"checkpoint.best_metric={self._metric!r} needs held-out data: give "
+                "data.eval_path, eval_split, eval_fraction "
                 "or eval_size, or set it to null"
             )
         if names is None and self._made:
-            names = [name for name in self._made[max(self._made)] if name not in ("step", "split", "time/elapsed")]
+            names = [
+                name
+                for name in self._made[max(self._made)]
+                if name not in ("step", "split", "time/elapsed")
+            ]
         names = None if names is None else sorted(names)
         if names is not None and self._metric not in names:
             raise ConfigError(
-                f"checkpoint.best_metric={self._metric!r} is not measured in this run's evaluations, which give "
+                f"checkpoint.best_metric={self._metric!r} is not measured in this run's "
+                "evaluations, which give "
                 f"{', '.join(names)}{did_you_mean(self._metric, names)}"
             )
 
     def is_due(self, step: int) -> bool:
-        """Whether the configuration asks for an evaluation after this step (0: before the first)."""
+        """Whether the configuration asks for an evaluation after this step (0: before the
+        first)."""
         return step in self._last or (self._every > 0 and step % self._every == 0)
 
     @property
@@ -94,8 +113,8 @@ class Evaluations:
     def resumed(self) -> None:
         """What earlier sessions found, when the run goes on from a checkpoint.
 
-        A session may have ended between an evaluation and telling its result, or have ranked by another metric: then
-        it is told now.
+        A session may have ended between an evaluation and telling its result, or have ranked by
+        another metric: then it is told now.
         """
         if self._metric is None:
             return
@@ -126,7 +145,8 @@ class Evaluations:
             return
         if self.is_made(step):
             self._rate(step, self._made[step])
-        elif self._best is not None and not self.is_due(step):  # where one is due, it is told after it
+        # where one is due, it is told after it
+        elif self._best is not None and not self.is_due(step):
             _log.info("step %d saved; %s", step, self._told())
 
     def finish(self) -> None:
@@ -135,12 +155,16 @@ class Evaluations:
             return
         best = self._checkpointer.best_step()
         if best is None:
-            _log.warning("no checkpoint is best: none with checkpoint.best_metric=%s was ranked", self._metric)
+            _log.warning(
+                "no checkpoint is best: none with checkpoint.best_metric=%s was ranked",
+                self._metric,
+            )
             return
         value = self._checkpointer.rated(best)
         run_dir = self._config.run_dir
         _log.info(
-            "best checkpoint%s: step %d, %s=%.6g; to get it: rlhf-jax export %s FOLDER --best (export/ holds the last one)",
+            "best checkpoint%s: step %d, %s=%.6g; to get it: rlhf-jax export %s FOLDER --best "
+            "(export/ holds the last one)",
             " of those kept" if self._config.checkpoint.keep_best == 0 else "",
             best,
             self._metric,
@@ -148,14 +172,19 @@ class Evaluations:
             run_dir,
         )
         if self._config.checkpoint.keep_best == 0 and self._best_evaluation() not in (None, best):
-            _log.warning("%s, whose checkpoint is gone or never was: checkpoint.keep_best=1 keeps such a one", self._told())
+            _log.warning(
+                "%s, whose checkpoint is gone or never was: checkpoint.keep_best=1 keeps such a "
+                "one",
+                self._told(),
+            )
 
     def _rate(self, step: int, metrics: dict[str, float], *, delete: bool = True) -> None:
         assert self._metric is not None
         ungraded, value = self._ungraded(metrics), self._value(metrics)
         if ungraded >= _UNGRADED_SHARE:
             _log.warning(
-                "step %d is not ranked by %s: %.0f %% of its held-out completions could not be graded (at most %.0f %%)",
+                "step %d is not ranked by %s: %.0f %% of its held-out completions could not be "
+                "graded (at most %.0f %%)",
                 step,
                 self._metric,
                 100 * ungraded,
@@ -173,10 +202,15 @@ class Evaluations:
     def _is_better(self, value: float) -> bool:
         """Of two equal ones the newer is better, as for the checkpointer."""
         assert self._best_value is not None
-        return value >= self._best_value if self._config.checkpoint.mode == "max" else value <= self._best_value
+        return (
+            value >= self._best_value
+            if self._config.checkpoint.mode == "max"
+            else value <= self._best_value
+        )
 
     def _told(self) -> str:
-        """The best step so far. Without `keep_best` no checkpoint is promised: it is that of the best evaluation."""
+        """The best step so far. Without `keep_best` no checkpoint is promised: it is that of the
+        best evaluation."""
         best, value = self._best, self._best_value
         if self._config.checkpoint.keep_best == 0 and (best := self._best_evaluation()) is not None:
             value = self._made[best][self._metric or ""]
@@ -184,9 +218,18 @@ class Evaluations:
         return f"best so far: step {best}, {self._metric}={value:.6g}"
 
     def _best_evaluation(self) -> int | None:
-        """Of all evaluations that can be ranked, those of steps without a checkpoint included; None when there is none."""
-        graded = {step: metrics for step, metrics in self._made.items() if self._ungraded(metrics) < _UNGRADED_SHARE}
-        known = {step: value for step, metrics in graded.items() if (value := self._value(metrics)) is not None}
+        """Of all evaluations that can be ranked, those of steps without a checkpoint included; None
+        when there is none."""
+        graded = {
+            step: metrics
+            for step, metrics in self._made.items()
+            if self._ungraded(metrics) < _UNGRADED_SHARE
+        }
+        known = {
+            step: value
+            for step, metrics in graded.items()
+            if (value := self._value(metrics)) is not None
+        }
         sign = 1 if self._config.checkpoint.mode == "max" else -1
         return max(known, key=lambda step: (sign * known[step], step), default=None)
 

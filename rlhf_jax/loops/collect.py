@@ -1,4 +1,5 @@
-"""Filling a training batch: prompts are drawn, completed and graded until there are enough groups (DAPO's dynamic sampling)."""
+"""Filling a training batch: prompts are drawn, completed and graded until there are enough groups
+(DAPO's dynamic sampling)."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,8 @@ from rlhf_jax.types import Params
 
 
 class Position(NamedTuple):
-    """Where a run is in its prompts, and what the batch being filled has cost so far. JSON can hold it."""
+    """Where a run is in its prompts, and what the batch being filled has cost so far. JSON can hold
+    it."""
 
     place: int = 0
     """Prompts passed, over all epochs."""
@@ -39,7 +41,11 @@ class Position(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """What JSON holds."""
-        lists = {"retired": list(self.retired), "carried": [list(group) for group in self.carried], "tasks": dict(self.tasks)}
+        lists = {
+            "retired": list(self.retired),
+            "carried": [list(group) for group in self.carried],
+            "tasks": dict(self.tasks),
+        }
         return self._asdict() | lists
 
     @classmethod
@@ -58,7 +64,8 @@ class Collected(NamedTuple):
     """What `collect` brings back."""
 
     groups: Groups | None
-    """A full training batch (filled up with empty groups at the cap); None: nothing to train on in this step."""
+    """A full training batch (filled up with empty groups at the cap); None: nothing to train on in
+    this step."""
     pending: Groups
     """Carried over."""
     position: Position
@@ -93,9 +100,10 @@ def collect(
 ) -> Collected:
     """Generates until a training batch is full.
 
-    With dynamic sampling (arXiv:2503.14476 eq. 11) only groups with a right and a wrong answer count, judged before any penalty.
-    Groups beyond the batch are carried over and are the first of the next one. `stopped` is asked between generation batches;
-    what has been collected by then is in `pending`, nothing is lost.
+    With dynamic sampling (arXiv:2503.14476 eq. 11) only groups with a right and a wrong answer
+    count, judged before any penalty. Groups beyond the batch are carried over and are the first of
+    the next one. `stopped` is asked between generation batches; what has been collected by then is
+    in `pending`, nothing is lost.
 
     Args:
       setup: the run.
@@ -110,8 +118,9 @@ def collect(
       A `Collected`.
 
     Raises:
-      TrainingError: `max_generation_batches` were generated and the batch is not full, with on_cap=raise, or there is not one
-        group to train on (unless all are right, or with on_cap=skip).
+      TrainingError: `max_generation_batches` were generated and the batch is not full, with
+        on_cap=raise, or there is not one group to train on (unless all are right, or with
+        on_cap=skip).
     """
     size, dynamic = setup.config.training.batch_size, dynamic_sampling(setup)
     tally = position.tally or {"data/groups_carried": float(pending.size)}
@@ -122,7 +131,10 @@ def collect(
     while pending.size < size:
         if stopped():
             return Collected(None, pending, position, {}, "stopped")
-        if dynamic is not None and position.tally.get("data/generation_batches", 0) >= dynamic.max_generation_batches:
+        if (
+            dynamic is not None
+            and position.tally.get("data/generation_batches", 0) >= dynamic.max_generation_batches
+        ):
             decision = at_cap(setup.config, dynamic, position.tally, pending.size)
             if decision == "solved":
                 return Collected(None, pending, position, {}, "solved")
@@ -146,17 +158,23 @@ def collect(
         position = position._replace(
             place=place,
             draws=position.draws + 1,
-            tally={name: position.tally.get(name, 0.0) + added.get(name, 0.0) for name in position.tally | added},
+            tally={
+                name: position.tally.get(name, 0.0) + added.get(name, 0.0)
+                for name in position.tally | added
+            },
             retired=outcome.retired,
             tasks=tasks,
-            carried=position.carried + tuple((position.draws, int(group)) for group in np.flatnonzero(outcome.keep)),
+            carried=position.carried
+            + tuple((position.draws, int(group)) for group in np.flatnonzero(outcome.keep)),
         )
     batch_groups, rest = pending.take(slice(None, size)), pending.take(slice(size, None))
     metrics = collection_metrics(setup, position, rest, batch_groups.size)
     trained, carried = position.carried[:size], position.carried[size:]
     if batch_groups.size < size:
         batch_groups = join(batch_groups, setup.filler(size - batch_groups.size))
-    return Collected(batch_groups, rest, position._replace(tally={}, carried=carried), metrics, trained=trained)
+    return Collected(
+        batch_groups, rest, position._replace(tally={}, carried=carried), metrics, trained=trained
+    )
 
 
 def dynamic_sampling(setup: OnlineSetup) -> DAPOConfig | None:
@@ -178,10 +196,11 @@ def trainer_state(setup: OnlineSetup, step: int, position: Position) -> TrainerS
 def draw_prompts(setup: OnlineSetup, position: Position) -> tuple[np.ndarray, int]:
     """The next prompts that are not retired, and the place after them.
 
-    Once some are retired no prompt comes twice: the generation batch ends where it would, and so shrinks when fewer are left
-    than it holds. The epochs stay whole: the prompt that ended a batch is the first of the next one. None when all are
-    retired, or when the others have all been asked for the training batch that is being filled and it has groups: asking them
-    again would fill it with few prompts, so it ends with these.
+    Once some are retired no prompt comes twice: the generation batch ends where it would, and so
+    shrinks when fewer are left than it holds. The epochs stay whole: the prompt that ended a batch
+    is the first of the next one. None when all are retired, or when the others have all been asked
+    for the training batch that is being filled and it has groups: asking them again would fill it
+    with few prompts, so it ends with these.
     """
     wanted = setup.config.rollout.prompts_per_batch or setup.config.training.batch_size
     if not position.retired:
@@ -209,12 +228,17 @@ def draw_prompts(setup: OnlineSetup, position: Position) -> tuple[np.ndarray, in
     return np.concatenate(parts), place
 
 
-def generate_groups(setup: OnlineSetup, params: Params, indices: np.ndarray, *, draw: int, step: int) -> Batch:
+def generate_groups(
+    setup: OnlineSetup, params: Params, indices: np.ndarray, *, draw: int, step: int
+) -> Batch:
     """One generation batch: completions of some prompts, with their rewards."""
     rollout_config, began = setup.config.rollout, time.perf_counter()
     prompts = setup.prompts.take(indices)
     sampling = SamplingParams(
-        setup.config.algorithm.temperature, rollout_config.top_p, rollout_config.top_k, rollout_config.min_p
+        setup.config.algorithm.temperature,
+        rollout_config.top_p,
+        rollout_config.top_k,
+        rollout_config.min_p,
     )
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(setup.config.seed), 3), draw)
     rollout, stats = setup.sample(params, prompts, key, sampling)
@@ -241,7 +265,10 @@ def generate_groups(setup: OnlineSetup, params: Params, indices: np.ndarray, *, 
     }
     for index, name in enumerate(setup.grader.names):
         part = groups.parts[..., index]
-        tally |= {f"sum/{name}": float(np.nansum(part)), f"count/{name}": float((~np.isnan(part)).sum())}
+        tally |= {
+            f"sum/{name}": float(np.nansum(part)),
+            f"count/{name}": float((~np.isnan(part)).sum()),
+        }
     tally |= {f"rewards/failed/{name}": float(count) for name, count in grades.failures.items()}
     for name, value in (grades.scores.metrics if grades.scores is not None else {}).items():
         tally |= {f"sum/{name}": value, f"count/{name}": 1.0}
@@ -260,8 +287,11 @@ class Filtered(NamedTuple):
     tally: dict[str, float]
 
 
-def filter_groups(setup: OnlineSetup, groups: Groups, tasks: Tasks, retired: tuple[int, ...]) -> Filtered:
-    """Which groups to keep: with dynamic sampling those with a right and a wrong answer among what is graded and judged."""
+def filter_groups(
+    setup: OnlineSetup, groups: Groups, tasks: Tasks, retired: tuple[int, ...]
+) -> Filtered:
+    """Which groups to keep: with dynamic sampling those with a right and a wrong answer among what
+    is graded and judged."""
     dynamic, algorithm = dynamic_sampling(setup), setup.config.algorithm
     right, judged = verdict = setup.grader.correct(groups.rewards, groups.parts, tasks)
     graded = ~np.isnan(groups.rewards)
@@ -275,8 +305,11 @@ def filter_groups(setup: OnlineSetup, groups: Groups, tasks: Tasks, retired: tup
     return Filtered(keep, retired, int(unjudged.sum()), tally_of(verdict, keep, valid, unjudged))
 
 
-def tally_of(verdict: Verdict, keep: np.ndarray, valid: np.ndarray, unjudged: np.ndarray) -> dict[str, float]:
-    """Counts of a generation batch: of its groups [N], and of the completions judged in them [N, G]."""
+def tally_of(
+    verdict: Verdict, keep: np.ndarray, valid: np.ndarray, unjudged: np.ndarray
+) -> dict[str, float]:
+    """Counts of a generation batch: of its groups [N], and of the completions judged in them [N,
+    G]."""
     count, hits = valid.sum(1), (verdict.right & valid).sum(1)
     return {
         "data/groups_kept": float(keep.sum()),
@@ -289,11 +322,17 @@ def tally_of(verdict: Verdict, keep: np.ndarray, valid: np.ndarray, unjudged: np
     }
 
 
-def collection_metrics(setup: OnlineSetup, position: Position, rest: Groups, trained: int) -> dict[str, float]:
+def collection_metrics(
+    setup: OnlineSetup, position: Position, rest: Groups, trained: int
+) -> dict[str, float]:
     """What filling a batch cost, from the sums over its generation batches."""
     tally = position.tally
     generated = tally.get("data/groups_generated", 0.0)
-    metrics = {name: value for name, value in tally.items() if name.startswith(("data/", "rewards/", "time/"))}
+    metrics = {
+        name: value
+        for name, value in tally.items()
+        if name.startswith(("data/", "rewards/", "time/"))
+    }
     metrics |= {
         "data/groups_trained": float(trained),
         "data/groups_left": float(rest.size),
@@ -311,12 +350,22 @@ def collection_metrics(setup: OnlineSetup, position: Position, rest: Groups, tra
         }
         if setup.grader.judge.says and tally["judged"]:
             metrics["data/accuracy"] = tally["right"] / tally["judged"]
-        counts = {name.removeprefix("count/"): count for name, count in tally.items() if name.startswith("count/")}
-        metrics |= {f"rewards/{name}": tally[f"sum/{name}"] / count for name, count in counts.items() if count}
+        counts = {
+            name.removeprefix("count/"): count
+            for name, count in tally.items()
+            if name.startswith("count/")
+        }
+        metrics |= {
+            f"rewards/{name}": tally[f"sum/{name}"] / count
+            for name, count in counts.items()
+            if count
+        }
     return metrics
 
 
-def sample_columns(setup: OnlineSetup, prompts: list[Any], grades: Any, groups: Groups) -> dict[str, list[Any]]:
+def sample_columns(
+    setup: OnlineSetup, prompts: list[Any], grades: Any, groups: Groups
+) -> dict[str, list[Any]]:
     """Completions as columns for the files and the log."""
     size = groups.rewards.shape[1]
     shown = [content_of(prompt) for prompt in prompts for _ in range(size)]
@@ -326,13 +375,18 @@ def sample_columns(setup: OnlineSetup, prompts: list[Any], grades: Any, groups: 
         "completion": list(grades.texts),
         "reward": groups.rewards.reshape(-1).tolist(),
     }
-    columns |= {name: groups.parts[..., index].reshape(-1).tolist() for index, name in enumerate(setup.grader.names)}
+    columns |= {
+        name: groups.parts[..., index].reshape(-1).tolist()
+        for index, name in enumerate(setup.grader.names)
+    }
     columns["tokens"] = (groups.length - groups.prompt_length[:, None]).reshape(-1).tolist()
     columns["truncated"] = groups.truncated.reshape(-1).tolist()
     return columns | (grades.scores.extra if grades.scores is not None else {})
 
 
-def recorded(setup: OnlineSetup, batch: Batch, keep: np.ndarray, *, draw: int, step: int) -> dict[str, list[Any]]:
+def recorded(
+    setup: OnlineSetup, batch: Batch, keep: np.ndarray, *, draw: int, step: int
+) -> dict[str, list[Any]]:
     """The columns of a generation batch with what the run made of it."""
     size, rows = setup.group_size, batch.groups.rewards.size
     return batch.samples | {

@@ -1,4 +1,5 @@
-"""`compare(config)`: several algorithms from one starting model, measured on the same held-out prompts."""
+"""`compare(config)`: several algorithms from one starting model, measured on the same held-out
+prompts."""
 
 import json
 import logging
@@ -39,7 +40,8 @@ class Measured(NamedTuple):
     algorithm: str
     seed: int
     curve: list[dict[str, float]]
-    """Held-out metrics at every evaluation, with `step` and `seconds` (of training; evaluations do not count)."""
+    """Held-out metrics at every evaluation, with `step` and `seconds` (of training; evaluations do
+    not count)."""
     seconds: float
     """Of the whole run: start, compilation, training and evaluations."""
     bytes: int
@@ -47,7 +49,8 @@ class Measured(NamedTuple):
     samples: int
     """Completions generated for training."""
     entropy: float
-    """Of the policy at the last step, nats per token; NaN where the algorithm does not report it."""
+    """Of the policy at the last step, nats per token; NaN where the algorithm does not report
+    it."""
 
 
 class Comparison(NamedTuple):
@@ -67,9 +70,11 @@ class Comparison(NamedTuple):
 
 
 def compare(config: CompareConfig, *, progress: bool | None = None) -> Comparison:
-    """Makes the start and the preparations, trains every run for every seed, and writes table and picture.
+    """Makes the start and the preparations, trains every run for every seed, and writes table and
+    picture.
 
-    Every run goes through `train`, so that one that was interrupted goes on, and a finished one is not made again.
+    Every run goes through `train`, so that one that was interrupted goes on, and a finished one is
+    not made again.
 
     Args:
       config: from `load_compare` or `make_compare`.
@@ -94,9 +99,15 @@ def compare(config: CompareConfig, *, progress: bool | None = None) -> Compariso
     metric = accuracy_metric(measuring)
     before = evaluate_folder(measuring)
     if metric not in before:
-        raise ValueError(f"prompts.rewards: no reward says right or wrong ({metric} is missing); put such a one first")
+        raise ValueError(
+            f"prompts.rewards: no reward says right or wrong ({metric} is missing); put such a one "
+            "first"
+        )
     _log.info(
-        "start: held-out %s %.3f, accuracy/greedy %.3f", metric, before[metric], before.get("accuracy/greedy", float("nan"))
+        "start: held-out %s %.3f, accuracy/greedy %.3f",
+        metric,
+        before[metric],
+        before.get("accuracy/greedy", float("nan")),
     )
     runs = []
     for stage in config.runs:
@@ -106,9 +117,14 @@ def compare(config: CompareConfig, *, progress: bool | None = None) -> Compariso
     for point in (point for run in runs for point in run.curve):
         for name in (metric, "accuracy/greedy"):  # nothing of that evaluation could be judged
             point.setdefault(name, float("nan"))
-    best = max((point[metric] for run in runs for point in run.curve if point[metric] == point[metric]), default=None)
+    best = max(
+        (point[metric] for run in runs for point in run.curve if point[metric] == point[metric]),
+        default=None,
+    )
     if best is None:
-        raise TrainingError(f"no evaluation of the compared runs could be judged: none has {metric}")
+        raise TrainingError(
+            f"no evaluation of the compared runs could be judged: none has {metric}"
+        )
     target = config.reach * best
     columns, rows = table(runs, metric, target, reach=config.reach)
     found = Comparison(metric, target, runs, columns, rows, seconds, folder)
@@ -129,18 +145,23 @@ def _train(config: Config, progress: bool | None) -> RunResult:
     return result
 
 
-def _measure(compared: CompareConfig, stage: StageConfig, seed: int, progress: bool | None) -> Measured:
+def _measure(
+    compared: CompareConfig, stage: StageConfig, seed: int, progress: bool | None
+) -> Measured:
     config = compared.run_config(stage, seed)
     name = algorithm_name(config.algorithm)
     if config.training.log_every != 1:
         raise ValueError(
-            f"{stage.name}: training.log_every={config.training.log_every} must be 1, so that samples can be counted"
+            f"{stage.name}: training.log_every={config.training.log_every} must be 1, so that "
+            "samples can be counted"
         )
     result = _train(config, progress)
     rows = read_metrics(result.run_dir)
     training = [row for row in rows if row["split"] == "train"]
     measuring = compared.measuring_config(seed)
-    curve = _online_curve(rows) if config.is_online else _offline_curve(measuring, result.run_dir, rows)
+    curve = (
+        _online_curve(rows) if config.is_online else _offline_curve(measuring, result.run_dir, rows)
+    )
     groups = sum(row.get("data/groups_generated", 0.0) for row in training)
     if not curve:
         raise TrainingError(f"{stage.name}: the run was never measured on held-out prompts")
@@ -166,19 +187,27 @@ def _online_curve(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
     return curve
 
 
-def _offline_curve(measuring: Config, run_dir: pathlib.Path, rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+def _offline_curve(
+    measuring: Config, run_dir: pathlib.Path, rows: list[dict[str, Any]]
+) -> list[dict[str, float]]:
     """The start and the checkpoints that the run kept, measured now."""
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         steps = checkpointer.all_steps()
     elapsed = {row["step"]: row["time/elapsed"] for row in rows if row["split"] == "train"}
     curve = [_point(evaluate_folder(measuring), 0, 0.0)]
-    for step, metrics in zip(steps, evaluate_checkpoints(measuring, run_dir, list(steps)), strict=True):
+    for step, metrics in zip(
+        steps, evaluate_checkpoints(measuring, run_dir, list(steps)), strict=True
+    ):
         curve.append(_point(metrics, step, elapsed[step]))
     return curve
 
 
 def _point(metrics: dict[str, Any], step: float, seconds: float) -> dict[str, float]:
-    values = {name: value for name, value in metrics.items() if name.startswith(("accuracy/", "rewards/", "length/"))}
+    values = {
+        name: value
+        for name, value in metrics.items()
+        if name.startswith(("accuracy/", "rewards/", "length/"))
+    }
     return {"step": float(step), "seconds": seconds, **values}
 
 
@@ -201,23 +230,38 @@ def figures(run: Measured, metric: str, target: float) -> dict[str, float]:
     }
 
 
-def table(runs: list[Measured], metric: str, target: float, *, reach: float) -> tuple[list[str], list[list[str]]]:
+def table(
+    runs: list[Measured], metric: str, target: float, *, reach: float
+) -> tuple[list[str], list[list[str]]]:
     """(headings, rows): a row per name, mean ± standard deviation over its seeds."""
     columns = ["run", "algorithm", *(heading.format(reach=reach) for heading in COLUMNS.values())]
     rows = []
     for name in dict.fromkeys(run.name for run in runs):
         seeds = [run for run in runs if run.name == name]
         found = [figures(run, metric, target) for run in seeds]
-        rows.append([name, seeds[0].algorithm, *(_spread([one[key] for one in found], key) for key in COLUMNS)])
+        rows.append(
+            [
+                name,
+                seeds[0].algorithm,
+                *(_spread([one[key] for one in found], key) for key in COLUMNS),
+            ]
+        )
     return columns, rows
 
 
 def _spread(values: list[float], key: str) -> str:
-    """Mean, with more than one seed ± unbiased standard deviation; "-" for what never happened, "2 of 3" for sometimes."""
+    """Mean, with more than one seed ± unbiased standard deviation; "-" for what never happened, "2
+    of 3" for sometimes."""
     known = [value for value in values if np.isfinite(value)]
     if not known:
         return "-"
-    digits = 0 if key in ("steps", "samples", "steps_to_reach") else 1 if key in ("seconds", "seconds_to_reach", "bytes") else 3
+    digits = (
+        0
+        if key in ("steps", "samples", "steps_to_reach")
+        else 1
+        if key in ("seconds", "seconds_to_reach", "bytes")
+        else 3
+    )
     text = f"{np.mean(known):,.{digits}f}"
     if len(known) > 1 and np.std(known) > 0:
         text += f" ± {np.std(known, ddof=1):,.{digits}f}"
@@ -227,7 +271,12 @@ def _spread(values: list[float], key: str) -> str:
 def write(found: Comparison) -> None:
     """compare.json (everything), compare.md (the table) and compare.png (learning curves)."""
     runs = [run._asdict() for run in found.runs]
-    document = {"metric": found.metric, "target": found.target, "seconds": found.seconds, "runs": runs}
+    document = {
+        "metric": found.metric,
+        "target": found.target,
+        "seconds": found.seconds,
+        "runs": runs,
+    }
     text = json.dumps(_finite(document), indent=1)
     (found.folder / "compare.json").write_text(text, encoding="utf-8")
     lines = [found.columns, ["---"] * len(found.columns), *found.rows]

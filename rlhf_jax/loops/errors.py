@@ -17,8 +17,11 @@ ENDING = (TrainingError, RewardError, RewardProcessError)
 
 
 def save_first(save: Callable[[], None]) -> None:
-    """Saves before an error ends the run. A save that fails (the disk is full) must not take the place of that error."""
+    """Saves before an error ends the run. A save that fails (the disk is full) must not take the
+    place of that error."""
     try:
         save()
     except Exception as failed:
-        _log.warning("what was learnt since the last checkpoint is lost: %s", " ".join(str(failed).split()))
+        _log.warning(
+            "what was learnt since the last checkpoint is lost: %s", " ".join(str(failed).split())
+        )

@@ -14,14 +14,22 @@ from rlhf_jax.sharding import infer_shardings, make_mesh
 from rlhf_jax.types import Model, Params
 
 
-def export_model(folder: pathlib.Path, model: Model, params: Params, tokenizer: Tokenizer) -> pathlib.Path:
-    """Writes weights, config.json, the tokenizer and generation_config.json as a folder that transformers and vLLM load.
+def export_model(
+    folder: pathlib.Path, model: Model, params: Params, tokenizer: Tokenizer
+) -> pathlib.Path:
+    """Writes weights, config.json, the tokenizer and generation_config.json as a folder that
+    transformers and vLLM load.
 
-    generation_config.json holds every stop of the run and the sampling defaults of the model that it started from. A sequence
-    classifier gets no pad id that also ends texts: transformers scores the last token that is not the pad id, and would score
-    the one before EOS. Without a pad id it scores the last token of a row, as here, and refuses padded batches aloud.
+    generation_config.json holds every stop of the run and the sampling defaults of the model that
+    it started from. A sequence classifier gets no pad id that also ends texts: transformers scores
+    the last token that is not the pad id, and would score the one before EOS. Without a pad id it
+    scores the last token of a row, as here, and refuses padded batches aloud.
     """
-    ids: dict[str, Any] = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    ids: dict[str, Any] = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
     if not model.config.lm_head and tokenizer.pad_id in tokenizer.stop_ids:
         ids["pad_token_id"] = None
     save_pretrained(folder, model, params, extra_config=ids)
@@ -30,8 +38,11 @@ def export_model(folder: pathlib.Path, model: Model, params: Params, tokenizer: 
     return folder
 
 
-def export(checkpoint: str, folder: str, *, step: int | None = None, best: bool = False) -> pathlib.Path:
-    """Writes a checkpoint of a run as a Hugging Face folder. Needs the run folder only, not the model it started from.
+def export(
+    checkpoint: str, folder: str, *, step: int | None = None, best: bool = False
+) -> pathlib.Path:
+    """Writes a checkpoint of a run as a Hugging Face folder. Needs the run folder only, not the
+    model it started from.
 
     Args:
       checkpoint: a run folder, its `checkpoints` folder, or one checkpoint in it.
@@ -48,7 +59,9 @@ def export(checkpoint: str, folder: str, *, step: int | None = None, best: bool 
     """
     target = pathlib.Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and is not an empty folder: choose another one to export into")
+        raise ValueError(
+            f"{target} exists and is not an empty folder: choose another one to export into"
+        )
     run_dir, step = find_run(checkpoint, step)
     if best:
         if step is not None:
@@ -64,11 +77,16 @@ def find_run(checkpoint: str, step: int | None) -> tuple[pathlib.Path, int | Non
     path = pathlib.Path(checkpoint).absolute()
     if path.parent.name == "checkpoints" and path.name.isdigit():
         if step not in (None, int(path.name)):
-            raise ValueError(f"{checkpoint} is the checkpoint of step {path.name}, but step={step} is asked for")
+            raise ValueError(
+                f"{checkpoint} is the checkpoint of step {path.name}, but step={step} is asked for"
+            )
         return path.parent.parent, int(path.name)
     run_dir = path.parent if path.name == "checkpoints" else path
     if not (run_dir / "checkpoints").is_dir():
-        raise CheckpointError(f"{checkpoint} is neither a run folder nor a checkpoint: it holds no folder 'checkpoints'")
+        raise CheckpointError(
+            f"{checkpoint} is neither a run folder nor a checkpoint: it holds no folder "
+            "'checkpoints'"
+        )
     return run_dir, step
 
 
@@ -78,19 +96,30 @@ def best_step(run_dir: pathlib.Path) -> int:
 
     config = load_config(run_dir / "config.yaml").checkpoint
     if config.best_metric is None:
-        raise CheckpointError(f"{run_dir}: the run has no checkpoint.best_metric, so no checkpoint is best: leave --best out")
-    with Checkpointer(run_dir / "checkpoints", best_metric=config.best_metric, best_mode=config.mode) as checkpointer:
+        raise CheckpointError(
+            f"{run_dir}: the run has no checkpoint.best_metric, so no checkpoint is best: leave "
+            "--best out"
+        )
+    with Checkpointer(
+        run_dir / "checkpoints", best_metric=config.best_metric, best_mode=config.mode
+    ) as checkpointer:
         step = checkpointer.best_step()
     if step is None:
         raise CheckpointError(
-            f"{run_dir}: no checkpoint is ranked by {config.best_metric}, so none is best: none was evaluated, or too little "
+            f"{run_dir}: no checkpoint is ranked by {config.best_metric}, so none is best: none "
+            "was evaluated, or too little "
             "could be graded (log.txt says which); leave --best out, or give --step"
         )
     return step
 
 
 def load_checkpoint(
-    run_dir: pathlib.Path, step: int | None, *, mesh: Mesh, replicate: tuple[str, ...] = (), **execution: Any
+    run_dir: pathlib.Path,
+    step: int | None,
+    *,
+    mesh: Mesh,
+    replicate: tuple[str, ...] = (),
+    **execution: Any,
 ) -> tuple[Model, Params]:
     """Model and parameters of a checkpoint, created in their shards.
 
@@ -108,11 +137,14 @@ def load_checkpoint(
         meta = checkpointer.read_meta(step)
         config = ModelConfig.from_hf(meta["model"])
         abstract = abstract_params(config, meta["head"], meta["dtype"])
-        if meta.get("critic") is not None:  # PPO with a critic of its own: the policy is one of two trees
+        # PPO with a critic of its own: the policy is one of two trees
+        if meta.get("critic") is not None:
             critic = abstract_params(ModelConfig.from_hf(meta["critic"]), "reward", meta["dtype"])
             abstract = {"policy": abstract, "critic": critic}
         shardings = infer_shardings(abstract, mesh, replicate=replicate)
-        structs = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+        structs = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+        )
         params = checkpointer.restore_params(step, structs)
         params = params if meta.get("critic") is None else params["policy"]
     return make_model(config, mesh=mesh, head=meta["head"], **execution), params

@@ -48,7 +48,8 @@ class Grader:
 
     Attributes:
       names: label of each reward.
-      state: where training is, as functions are told that ask for `trainer_state`; the loop sets it.
+      state: where training is, as functions are told that ask for `trainer_state`; the loop sets
+        it.
       judge: which rewards say right (> 0) or wrong of what is trained on.
       held_out: the same at evaluation.
       told_unjudged: a warning was given about groups that no judge grades.
@@ -73,10 +74,17 @@ class Grader:
     def __enter__(self) -> Self:
         host = [reward for reward in self._configs if reward.function != MODEL]
         if host:
-            self._host = self._stack.enter_context(make_rewards(host, self._pool_config, reserved=COMPLETION_COLUMNS))
+            self._host = self._stack.enter_context(
+                make_rewards(host, self._pool_config, reserved=COMPLETION_COLUMNS)
+            )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._host = None
         self._stack.__exit__(kind, error, trace)
 
@@ -86,12 +94,16 @@ class Grader:
         Args:
           prompts: P prompts and their columns.
           rollout: NumPy arrays of P * G rows.
-          real: prompts that are graded, the first ones; the others only complete a shape. None: all.
+          real: prompts that are graded, the first ones; the others only complete a shape. None:
+            all.
         """
         real = len(prompts.prompts) if real is None else real
         group_size = len(rollout.tokens) // len(prompts.prompts)
         rows = real * group_size
-        ids = [row[mask].tolist() for row, mask in zip(rollout.tokens[:rows], rollout.completion_mask[:rows], strict=True)]
+        ids = [
+            row[mask].tolist()
+            for row, mask in zip(rollout.tokens[:rows], rollout.completion_mask[:rows], strict=True)
+        ]
         texts = [self._tokenizer.decode_answer(row, self._skip_special_tokens) for row in ids]
         repeated = [prompt for prompt in prompts.prompts[:real] for _ in range(group_size)]
         completions: list[Any] = [
@@ -99,7 +111,8 @@ class Grader:
             for prompt, text in zip(repeated, texts, strict=True)
         ]
         columns = {
-            name: [value for value in values[:real] for _ in range(group_size)] for name, values in prompts.columns.items()
+            name: [value for value in values[:real] for _ in range(group_size)]
+            for name, values in prompts.columns.items()
         }
         opened = opened_by_prompt(self._tokenizer, prompts)[:real].repeat(group_size)
         if opened.any():
@@ -111,40 +124,63 @@ class Grader:
         scores = None
         if self._host is not None:
             scores = self._host.score(repeated, completions, ids, columns, state=self.state)
-            total, by_name, failures = scores.total.copy(), dict(scores.by_name), dict(scores.failures)
+            total, by_name, failures = (
+                scores.total.copy(),
+                dict(scores.by_name),
+                dict(scores.failures),
+            )
             spoiled = scores.spoiled
         for reward in self._configs:
             if reward.label in self._models:
                 scores_of = self._models[reward.label]
-                by_name[reward.label] = scores_of(np.asarray(rollout.tokens), np.asarray(rollout.mask))[:rows]
+                by_name[reward.label] = scores_of(
+                    np.asarray(rollout.tokens), np.asarray(rollout.mask)
+                )[:rows]
                 value = by_name[reward.label]
                 spoiled = spoiled | ((reward.weight != 0) & ~np.isfinite(value))
-                total = np.where(np.isnan(total), 0, total) + np.float32(reward.weight) * np.nan_to_num(value)
+                total = np.where(np.isnan(total), 0, total) + np.float32(
+                    reward.weight
+                ) * np.nan_to_num(value)
         total = np.where(spoiled | ~np.isfinite(total), np.nan, total).astype(np.float32)
-        return Grades(total, np.stack([by_name[name] for name in self.names], axis=1), failures, texts, opened, scores)
+        return Grades(
+            total,
+            np.stack([by_name[name] for name in self.names], axis=1),
+            failures,
+            texts,
+            opened,
+            scores,
+        )
 
     def check(self, prompts: PromptBatch, grades: Grades) -> None:
         """Looks at a graded training batch as a whole; warns where it looks wrong.
 
         Raises:
-          TrainingError: the rewards do not grade any more (`reward_pool.max_failed`, `max_ungraded`).
+          TrainingError: the rewards do not grade any more (`reward_pool.max_failed`,
+            `max_ungraded`).
         """
         size = len(grades.total) // len(prompts.prompts)
-        columns = {name: [value for value in values for _ in range(size)] for name, values in prompts.columns.items()}
+        columns = {
+            name: [value for value in values for _ in range(size)]
+            for name, values in prompts.columns.items()
+        }
         if grades.opened.any():  # the answers are read as the rewards read them
             columns[OPENED_COLUMN] = grades.opened.tolist()
         if problem := self._watch.note(grades.total, grades.scores, grades.texts, columns):
             raise TrainingError(problem)
 
     def correct(self, grades: np.ndarray, parts: np.ndarray, tasks: Tasks | None = None) -> Verdict:
-        """(right, judged): which completions are right, before any penalty, and of which that is known.
+        """(right, judged): which completions are right, before any penalty, and of which that is
+        known.
 
         Args:
           grades: float [...], total rewards.
           parts: float [..., R].
-          tasks: what is known of the rewards by now (`Judge.learn`); None: what these completions tell.
+          tasks: what is known of the rewards by now (`Judge.learn`); None: what these completions
+            tell.
         """
-        return self.judge.correct(grades, parts, self.judge.learn(grades, parts, {}) if tasks is None else tasks)
+        return self.judge.correct(
+            grades, parts, self.judge.learn(grades, parts, {}) if tasks is None else tasks
+        )
 
 
 def load_reward_model(
@@ -153,7 +189,8 @@ def load_reward_model(
     """The reward model that a reward's option `path` names, on the policy's mesh.
 
     Raises:
-      ValueError: no path, another option, or a model that embeds fewer tokens than the tokenizer has.
+      ValueError: no path, another option, or a model that embeds fewer tokens than the tokenizer
+        has.
     """
     path = model_path(reward)
     section = config.model
@@ -169,7 +206,8 @@ def load_reward_model(
     )
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
-            f"rewards: the reward model {path} embeds {model.config.vocab_size} tokens and the policy's tokenizer has "
+            f"rewards: the reward model {path} embeds {model.config.vocab_size} tokens and the "
+            "policy's tokenizer has "
             f"{tokenizer.vocab_size}; a reward model must share the policy's tokenizer"
         )
     return make_model_rewards(model, params, mesh=mesh, rows_at_once=microbatch_rows(config))

@@ -1,4 +1,5 @@
-"""Groups of completions on the host: what is sampled, graded, filtered, carried over and turned into batches."""
+"""Groups of completions on the host: what is sampled, graded, filtered, carried over and turned
+into batches."""
 
 from typing import Any, NamedTuple
 
@@ -40,7 +41,8 @@ class Groups(NamedTuple):
 
 
 def filler_groups(count: int, *, group_size: int, width: int, num_rewards: int) -> Groups:
-    """Groups that only complete a shape: no completion, no grade, and therefore no weight in any loss."""
+    """Groups that only complete a shape: no completion, no grade, and therefore no weight in any
+    loss."""
     shape = (count, group_size)
     return Groups(
         prompt=np.full(count, -1, np.int64),
@@ -102,12 +104,15 @@ def from_rollout(
 
 
 def widths(longest: int, *, multiple: int = 16, count: int = 2) -> tuple[int, ...]:
-    """Row widths that batches are cut to: `longest`, its half, ... in multiples; few, as each is a shape to compile."""
+    """Row widths that batches are cut to: `longest`, its half, ... in multiples; few, as each is a
+    shape to compile."""
     sizes = {min(longest, -(-(longest >> i) // multiple) * multiple) for i in range(count)}
     return tuple(sorted(sizes))
 
 
-def make_batch(groups: Groups, *, total_widths: tuple[int, ...], scored_widths: tuple[int, ...], step: int) -> PolicyBatch:
+def make_batch(
+    groups: Groups, *, total_widths: tuple[int, ...], scored_widths: tuple[int, ...], step: int
+) -> PolicyBatch:
     """A training batch of whole groups, cut to the narrowest width that holds it.
 
     Args:
@@ -120,7 +125,10 @@ def make_batch(groups: Groups, *, total_widths: tuple[int, ...], scored_widths: 
       `PolicyBatch` of N * G rows, NumPy leaves.
     """
     rows = groups.size * groups.rewards.shape[1]
-    length, prompt_length = groups.length.reshape(rows), np.repeat(groups.prompt_length, groups.rewards.shape[1])
+    length, prompt_length = (
+        groups.length.reshape(rows),
+        np.repeat(groups.prompt_length, groups.rewards.shape[1]),
+    )
     width = next(w for w in total_widths if w >= length.max(initial=1))
     completion = np.maximum(length - prompt_length, 0)
     scored_width = min(width, next(w for w in scored_widths if w >= completion.max(initial=1)))

@@ -23,11 +23,13 @@ def per_document(config: Config) -> bool:
 
 
 def make_eval_step(algorithm: Algorithm, *, per_document: bool = False) -> EvalStep:
-    """(params, frozen, batch) -> (metrics of the batch, number of elements they are the mean of). Pure; jit it.
+    """(params, frozen, batch) -> (metrics of the batch, number of elements they are the mean of).
+    Pure; jit it.
 
     Args:
       algorithm: its loss and weights.
-      per_document: the elements are documents (rows, or segments of packed rows) and not tokens or pairs.
+      per_document: the elements are documents (rows, or segments of packed rows) and not tokens or
+        pairs.
     """
 
     def eval_step(params: Params, frozen: Params, batch: Any) -> tuple[Metrics, Any]:
@@ -35,8 +37,16 @@ def make_eval_step(algorithm: Algorithm, *, per_document: bool = False) -> EvalS
         loss, metrics = algorithm.loss(params, frozen, batch, jax.random.key(0))
         used = batch.weights > 0
         if per_document:
-            segments = batch.mask.astype(jnp.int32) if batch.segment_ids is None else batch.segment_ids
-            count = jax.vmap(lambda s, u: jax.ops.segment_max(u.astype(jnp.int32), s, used.shape[1] + 1)[1:].clip(0, 1).sum())
+            segments = (
+                batch.mask.astype(jnp.int32) if batch.segment_ids is None else batch.segment_ids
+            )
+            count = jax.vmap(
+                lambda s, u: (
+                    jax.ops.segment_max(u.astype(jnp.int32), s, used.shape[1] + 1)[1:]
+                    .clip(0, 1)
+                    .sum()
+                )
+            )
             return metrics | {"loss/total": loss}, count(segments, used).sum()
         return metrics | {"loss/total": loss}, used.sum()
 
@@ -54,7 +64,8 @@ def evaluate_loader(
     ref_logps: np.ndarray | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Every example of a loader once; the mean of each metric over all weighted elements (tokens or pairs).
+    """Every example of a loader once; the mean of each metric over all weighted elements (tokens or
+    pairs).
 
     Args:
       eval_step: from `make_eval_step`, jitted.
@@ -67,8 +78,8 @@ def evaluate_loader(
       stopped: whether a signal asked to stop; asked before every batch.
 
     Returns:
-      Metric name -> value. Keys that end in _max or _min are reduced by max and min, all others by the mean. Nothing when
-      stopped.
+      Metric name -> value. Keys that end in _max or _min are reduced by max and min, all others by
+      the mean. Nothing when stopped.
     """
     parts: list[dict[str, float]] = []
     counts: list[int] = []
@@ -86,7 +97,8 @@ def evaluate_loader(
 
 
 def with_reference(batch: Any, indices: np.ndarray, ref_logps: np.ndarray | None) -> Any:
-    """A pair batch with the reference's log-probabilities of its examples; filler rows (index -1) get 0."""
+    """A pair batch with the reference's log-probabilities of its examples; filler rows (index -1)
+    get 0."""
     if ref_logps is None:
         return batch
     rows = np.where((indices >= 0)[:, None], ref_logps[np.maximum(indices, 0)], np.float32(0))

@@ -82,7 +82,8 @@ def metrics_of(judge: Judge, greedy: Answers, sampled: Answers | None) -> dict[s
     metrics |= _mean("accuracy/greedy", right[judged])
     if sampled is not None:
         answers = [
-            answer_of(text, opened=bool(inside)) for text, inside in zip(sampled.texts, sampled.opened.reshape(-1), strict=True)
+            answer_of(text, opened=bool(inside))
+            for text, inside in zip(sampled.texts, sampled.opened.reshape(-1), strict=True)
         ]
         metrics |= accuracies(judge.correct(sampled.total, sampled.parts, tasks), answers)
     return metrics
@@ -94,12 +95,15 @@ def metric_names(judge: Judge, samples: int) -> list[str]:
     names += ["accuracy/greedy"] if judge.says else []
     if samples:
         names += ["rewards/sampled", "rewards/ungraded_sampled"]
-        names += [f"accuracy/{kind}@{samples}" for kind in ("mean", "pass", "maj")] if judge.says else []
+        names += (
+            [f"accuracy/{kind}@{samples}" for kind in ("mean", "pass", "maj")] if judge.says else []
+        )
     return names
 
 
 def accuracies(verdict: Verdict, finals: Sequence[str | None]) -> dict[str, float]:
-    """mean@k, pass@k and maj@k over what was judged; a prompt of which no sample was judged does not count.
+    """mean@k, pass@k and maj@k over what was judged; a prompt of which no sample was judged does
+    not count.
 
     Args:
       verdict: arrays [N, k].
@@ -120,7 +124,8 @@ def accuracies(verdict: Verdict, finals: Sequence[str | None]) -> dict[str, floa
 
 
 def majority(answers: np.ndarray, right: np.ndarray) -> float:
-    """Whether the most frequent answer is right: 1 or 0; on a tie the share of right ones among the most frequent.
+    """Whether the most frequent answer is right: 1 or 0; on a tie the share of right ones among the
+    most frequent.
 
     Args:
       answers: [k] texts, None where there is none (never a majority).
@@ -137,10 +142,16 @@ def majority(answers: np.ndarray, right: np.ndarray) -> float:
 def _rewards(answers: Answers, name: str, suffix: str) -> dict[str, float]:
     """The mean reward, and what could not be graded."""
     graded = ~np.isnan(answers.total)
-    further = {f"rewards/failed{suffix}/{kind}": float(count) for kind, count in answers.failures.items()}
+    further = {
+        f"rewards/failed{suffix}/{kind}": float(count) for kind, count in answers.failures.items()
+    }
     for label, values in answers.logged.items():
         further |= _mean(f"rewards/{label}{suffix}", values)
-    return _mean(f"rewards/{name}", answers.total[graded]) | {f"rewards/ungraded{suffix}": float(1 - graded.mean())} | further
+    return (
+        _mean(f"rewards/{name}", answers.total[graded])
+        | {f"rewards/ungraded{suffix}": float(1 - graded.mean())}
+        | further
+    )
 
 
 def _mean(name: str, values: np.ndarray | Sequence[float]) -> dict[str, float]:

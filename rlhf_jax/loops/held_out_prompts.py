@@ -27,33 +27,49 @@ class HeldOut(NamedTuple):
 
 
 def evaluate_prompts(
-    setup: OnlineSetup, params: Params, *, seed: int = 0, stopped: Callable[[], bool] = lambda: False
+    setup: OnlineSetup,
+    params: Params,
+    *,
+    seed: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> HeldOut:
-    """Completes the held-out prompts greedily and `evaluation.samples` times at the sampling temperature.
+    """Completes the held-out prompts greedily and `evaluation.samples` times at the sampling
+    temperature.
 
     Args:
       setup: the run.
       params: the policy's parameters.
-      seed: of the samples. What is drawn depends on it, the prompt's place in the split and the number of the sample alone:
-        evaluations of a run differ by the policy, and neither batch size nor mesh nor the number of samples changes them.
+      seed: of the samples. What is drawn depends on it, the prompt's place in the split and the
+        number of the sample alone: evaluations of a run differ by the policy, and neither batch
+        size nor mesh nor the number of samples changes them.
       stopped: whether a signal asked to stop; asked between generation batches.
 
     Returns:
-      Metrics rewards/greedy and rewards/sampled (mean total reward of what was graded), rewards/ungraded and
-      rewards/failed/NAME/KIND of the greedy completions, rewards/ungraded_sampled and rewards/failed_sampled/NAME/KIND of the
-      sampled ones, rewards/NAME/METRIC and rewards/NAME/METRIC_sampled (means of what reward functions log by `log_metric`),
-      length/greedy, length/truncated_greedy; where a reward says right or wrong also accuracy/greedy,
-      accuracy/mean@k (share of right samples), accuracy/pass@k (share of prompts with a right sample) and accuracy/maj@k (share
-      whose most frequent answer is right), each over what was judged; nothing without held-out prompts, or when stopped.
+      Metrics rewards/greedy and rewards/sampled (mean total reward of what was graded),
+      rewards/ungraded and rewards/failed/NAME/KIND of the greedy completions,
+      rewards/ungraded_sampled and rewards/failed_sampled/NAME/KIND of the sampled ones,
+      rewards/NAME/METRIC and rewards/NAME/METRIC_sampled (means of what reward functions log by
+      `log_metric`), length/greedy, length/truncated_greedy; where a reward says right or wrong also
+      accuracy/greedy, accuracy/mean@k (share of right samples), accuracy/pass@k (share of prompts
+      with a right sample) and accuracy/maj@k (share whose most frequent answer is right), each over
+      what was judged; nothing without held-out prompts, or when stopped.
     """
     loader, evaluation, config = setup.eval_prompts, setup.config.evaluation, setup.config
     if loader is None:
         return HeldOut({})
-    count = loader.num_examples if evaluation.max_prompts is None else min(evaluation.max_prompts, loader.num_examples)
-    like_training = max(1, config.training.batch_size * setup.group_size // max(evaluation.samples, 1))
+    count = (
+        loader.num_examples
+        if evaluation.max_prompts is None
+        else min(evaluation.max_prompts, loader.num_examples)
+    )
+    like_training = max(
+        1, config.training.batch_size * setup.group_size // max(evaluation.samples, 1)
+    )
     per_batch = min(count, config.training.eval_batch_size or like_training)
     per_batch = -(-per_batch // setup.shards) * setup.shards
-    temperature = config.algorithm.temperature if evaluation.temperature is None else evaluation.temperature
+    temperature = (
+        config.algorithm.temperature if evaluation.temperature is None else evaluation.temperature
+    )
     top_p = config.rollout.top_p if evaluation.top_p is None else evaluation.top_p
     sampling = SamplingParams(temperature, top_p, config.rollout.top_k, config.rollout.min_p)
     greedy: list[Answers] = []
@@ -62,7 +78,8 @@ def evaluate_prompts(
     key = jax.random.fold_in(jax.random.key(seed), 4)
     for start in range(0, count, per_batch):
         indices = np.arange(start, min(start + per_batch, count))
-        prompts = loader.take(np.resize(indices, per_batch))  # one shape for all batches; the repeated ones are dropped
+        # one shape for all batches; the repeated ones are dropped
+        prompts = loader.take(np.resize(indices, per_batch))
         real = len(indices)
         if stopped():
             return HeldOut({}, stopped=True)
@@ -81,7 +98,8 @@ def evaluate_prompts(
 
 
 def sample_keys(key: Key, indices: np.ndarray, samples: int) -> Key:
-    """A key for every sample of every prompt, from the prompt's index and the sample's number: [P * samples]."""
+    """A key for every sample of every prompt, from the prompt's index and the sample's number: [P *
+    samples]."""
     prompts, numbers = np.repeat(indices, samples), np.tile(np.arange(samples), len(indices))
     of_prompts = jax.vmap(jax.random.fold_in, (None, 0))(key, prompts)
     return jax.vmap(jax.random.fold_in)(of_prompts, numbers)
@@ -89,12 +107,20 @@ def sample_keys(key: Key, indices: np.ndarray, samples: int) -> Key:
 
 def _greedy(setup: OnlineSetup, params: Params, prompts: PromptBatch, real: int) -> Answers:
     """One completion per prompt."""
-    rollout, _ = setup.sample_greedy(params, prompts, jax.random.key(0), SamplingParams(temperature=0.0))
+    rollout, _ = setup.sample_greedy(
+        params, prompts, jax.random.key(0), SamplingParams(temperature=0.0)
+    )
     return _answers(setup.grader.grade(prompts, rollout, real=real), rollout, real)
 
 
 def _sampled(
-    setup: OnlineSetup, params: Params, prompts: PromptBatch, real: int, *, keys: Key, sampling: SamplingParams
+    setup: OnlineSetup,
+    params: Params,
+    prompts: PromptBatch,
+    real: int,
+    *,
+    keys: Key,
+    sampling: SamplingParams,
 ) -> Answers:
     """k completions per prompt, drawn with a key each."""
     rollout, _ = setup.sample_held_out(params, prompts, keys, sampling)
@@ -119,11 +145,15 @@ def _answers(grades: Grades, rollout: Rollout, real: int) -> Answers:
         grouped(grades.opened),
         grades.failures,
         {} if grades.scores is None else grades.scores.extra,
-        {} if grades.scores is None else {name: [value] for name, value in grades.scores.metrics.items()},
+        {}
+        if grades.scores is None
+        else {name: [value] for name, value in grades.scores.metrics.items()},
     )
 
 
-def _columns(names: Sequence[str], shown: Sequence[Any], answers: Answers, *, greedy: bool) -> dict[str, list[Any]]:
+def _columns(
+    names: Sequence[str], shown: Sequence[Any], answers: Answers, *, greedy: bool
+) -> dict[str, list[Any]]:
     """Completions as columns for the files and the log."""
     prompts, size = answers.total.shape
     columns: dict[str, list[Any]] = {
@@ -134,7 +164,9 @@ def _columns(names: Sequence[str], shown: Sequence[Any], answers: Answers, *, gr
         "prompt": [prompt for prompt in shown for _ in range(size)],
         "completion": list(answers.texts),
     }
-    columns |= {name: answers.parts[..., index].reshape(-1).tolist() for index, name in enumerate(names)}
+    columns |= {
+        name: answers.parts[..., index].reshape(-1).tolist() for index, name in enumerate(names)
+    }
     return columns | {
         "reward": answers.total.reshape(-1).tolist(),
         "tokens": answers.length.reshape(-1).tolist(),

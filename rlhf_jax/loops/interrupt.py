@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM and SIGHUP ask a loop to stop after the current step; a second Ctrl-C or SIGTERM stops it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP ask a loop to stop after the current step; a second Ctrl-C or SIGTERM
+stops it at once."""
 
 import contextlib
 import signal
@@ -13,9 +14,9 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into a request.
 
-    A terminal that closes, a shell that exits and a service manager send SIGHUP beside another signal, so it only ever asks.
-    Where it is ignored (`nohup`) it stays so. Handlers can only be set in the main thread; elsewhere (a notebook's worker
-    thread) nothing is requested.
+    A terminal that closes, a shell that exits and a service manager send SIGHUP beside another
+    signal, so it only ever asks. Where it is ignored (`nohup`) it stays so. Handlers can only be
+    set in the main thread; elsewhere (a notebook's worker thread) nothing is requested.
 
     Attributes:
       signum: the signal that asked, or None.
@@ -31,7 +32,12 @@ class StopRequest:
                 self._previous[signum] = signal.signal(signum, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
         self._previous.clear()
@@ -44,9 +50,11 @@ class StopRequest:
 
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Outside of a loop SIGTERM and SIGHUP end a run as Ctrl-C does: files are closed, and one line says so.
+    """Outside of a loop SIGTERM and SIGHUP end a run as Ctrl-C does: files are closed, and one line
+    says so.
 
-    There is nothing to save while data and models are loaded, references scored and weights exported.
+    There is nothing to save while data and models are loaded, references scored and weights
+    exported.
     """
     if not is_main_thread():
         yield

@@ -1,12 +1,14 @@
-"""Who says whether a completion is right: one reward, or the verifiers of several tasks, each of its own rows.
+"""Who says whether a completion is right: one reward, or the verifiers of several tasks, each of
+its own rows.
 
-"Not judged" is neither right nor wrong. A reward that returns None for the rows of another task leaves them to the next judge;
-a row that no judge grades stays out of every accuracy, and its group out of dynamic sampling.
+"Not judged" is neither right nor wrong. A reward that returns None for the rows of another task
+leaves them to the next judge; a row that no judge grades stays out of every accuracy, and its group
+out of dynamic sampling.
 
-Judges that are named are asked in their order. Without names the first reward judges (built-in ones for form come last), and a
-later one becomes a judge when it is seen to be the verifier of another task: it leaves alone what the judges before it grade,
-without exception. A reward for form, which grades every row, never does, so that it does not judge the rows on which the verifier
-abstains.
+Judges that are named are asked in their order. Without names the first reward judges (built-in ones
+for form come last), and a later one becomes a judge when it is seen to be the verifier of another
+task: it leaves alone what the judges before it grade, without exception. A reward for form, which
+grades every row, never does, so that it does not judge the rows on which the verifier abstains.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +21,12 @@ from rlhf_jax.config import Config
 from rlhf_jax.rewards.registry import MODEL
 
 FORM = frozenset({"think_format", "format", "length", "repetition", "overlong"})
-"""Built-in rewards that say nothing about right and wrong: judges only when they are named or there is no other reward."""
+"""Built-in rewards that say nothing about right and wrong: judges only when they are named or there
+is no other reward."""
 
 Tasks = Mapping[str, bool]
-"""Name of a reward -> it has graded nothing but what the judges before it left alone; rewards not seen yet are missing."""
+"""Name of a reward -> it has graded nothing but what the judges before it left alone; rewards not
+seen yet are missing."""
 
 
 class Verdict(NamedTuple):
@@ -40,7 +44,8 @@ class Judge(NamedTuple):
     names: tuple[str, ...]
     """Of all rewards."""
     judges: tuple[int, ...]
-    """Asked in this order. Empty: a reward model stands there, and a completion is right when its total reward is positive."""
+    """Asked in this order. Empty: a reward model stands there, and a completion is right when its
+    total reward is positive."""
     candidates: tuple[int, ...]
     """Rewards that may turn out to be judges."""
 
@@ -53,7 +58,8 @@ class Judge(NamedTuple):
         """What is known about the candidates after some more completions.
 
         Args:
-          total: float [...], rewards; NaN = not graded. Such rows say nothing: a failure is no abstention.
+          total: float [...], rewards; NaN = not graded. Such rows say nothing: a failure is no
+            abstention.
           parts: float [..., R], each reward's own value; NaN = not graded.
           tasks: what was known before.
         """
@@ -73,7 +79,8 @@ class Judge(NamedTuple):
         return known
 
     def correct(self, total: np.ndarray, parts: np.ndarray, tasks: Tasks) -> Verdict:
-        """Judges completions: right when the first judge that grades it is positive, before any penalty.
+        """Judges completions: right when the first judge that grades it is positive, before any
+        penalty.
 
         Args:
           total: float [...], rewards; NaN = not graded.
@@ -112,7 +119,8 @@ def make_judge(config: Config, named: str | Sequence[str] | None) -> Judge:
 
 
 def training_judge(config: Config) -> Judge:
-    """Who judges what is trained on: DAPO's own choice; elsewhere accuracy is only reported, as at evaluation."""
+    """Who judges what is trained on: DAPO's own choice; elsewhere accuracy is only reported, as at
+    evaluation."""
     if isinstance(config.algorithm, DAPOConfig):
         return make_judge(config, config.algorithm.accuracy_reward)
     return make_judge(config, config.evaluation.accuracy_reward)

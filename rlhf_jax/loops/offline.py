@@ -20,14 +20,21 @@ from rlhf_jax.loops.reference import params_fingerprint, precision_of, reference
 from rlhf_jax.loops.resume import Source, check_same_run, earlier_sessions, log_growth, take_state
 from rlhf_jax.loops.setup import Setup, load_reference, watch_movement
 from rlhf_jax.sharding import replicated
-from rlhf_jax.training import TrainState, abstract_sharded_state, make_sharded_state, make_update_step, schedule_count
+from rlhf_jax.training import (
+    TrainState,
+    abstract_sharded_state,
+    make_sharded_state,
+    make_update_step,
+    schedule_count,
+)
 from rlhf_jax.types import Metrics, Params
 
 _log = logging.getLogger(__name__)
 
 
 class References(NamedTuple):
-    """Reference log-probs [num_examples, 2] of both loaders; None where the algorithm needs none."""
+    """Reference log-probs [num_examples, 2] of both loaders; None where the algorithm needs
+    none."""
 
     train: np.ndarray | None
     eval: np.ndarray | None
@@ -43,11 +50,16 @@ class Pending(NamedTuple):
     tokens: int
 
 
-def make_train_step(setup: Setup, shardings: Any) -> Callable[[TrainState, Params, Any], tuple[TrainState, Metrics]]:
+def make_train_step(
+    setup: Setup, shardings: Any
+) -> Callable[[TrainState, Params, Any], tuple[TrainState, Metrics]]:
     """The compiled step: prepare, weigh, gradients, update. The state is donated."""
     algorithm = setup.algorithm
     update = make_update_step(
-        algorithm.loss, setup.tx, weigh=algorithm.weigh, num_microbatches=setup.config.training.num_microbatches
+        algorithm.loss,
+        setup.tx,
+        weigh=algorithm.weigh,
+        num_microbatches=setup.config.training.num_microbatches,
     )
 
     def train_step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, Metrics]:
@@ -61,13 +73,18 @@ def make_train_step(setup: Setup, shardings: Any) -> Callable[[TrainState, Param
 
 
 def make_references(setup: Setup) -> References:
-    """Scores every pair with the reference, once, where the algorithm works on precomputed log-probs."""
+    """Scores every pair with the reference, once, where the algorithm works on precomputed
+    log-probs."""
     config = setup.config
     if "ref" in setup.frozen:
         return References(None, None, params_fingerprint(setup.frozen["ref"]))
     if "ref_logps" not in setup.algorithm.needs:
         return References(None, None, None)
-    params = setup.params if config.model.reference is None else load_reference(config, setup.mesh, setup.model)
+    params = (
+        setup.params
+        if config.model.reference is None
+        else load_reference(config, setup.mesh, setup.model)
+    )
 
     def score(loader: Any) -> np.ndarray:
         return reference_logps(
@@ -84,7 +101,9 @@ def make_references(setup: Setup) -> References:
     return References(score(setup.train_loader), held_out, params_fingerprint(params))
 
 
-def start(setup: Setup, checkpointer: Checkpointer, source: Source | None, references: References) -> tuple[TrainState, Any]:
+def start(
+    setup: Setup, checkpointer: Checkpointer, source: Source | None, references: References
+) -> tuple[TrainState, Any]:
     """The state of a new run, or the one in a checkpoint; and its shardings."""
     config, aux = setup.config, setup.algorithm.aux
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
@@ -108,7 +127,8 @@ def train_offline(
 ) -> tuple[TrainState, bool]:
     """Trains to the last step, or until asked to stop.
 
-    Step n is dispatched before the metrics of step n-1 are read, so that the device never waits for the host.
+    Step n is dispatched before the metrics of step n-1 are read, so that the device never waits for
+    the host.
 
     Args:
       setup: from `make_setup`. Its parameters are consumed (donated to the state).
@@ -124,7 +144,9 @@ def train_offline(
       CheckpointError: a checkpoint could not be read or written.
     """
     config, training = setup.config, setup.config.training
-    evaluations = Evaluations(config, folder, checkpointer, total_steps=setup.total_steps, **earlier_sessions(source))
+    evaluations = Evaluations(
+        config, folder, checkpointer, total_steps=setup.total_steps, **earlier_sessions(source)
+    )
     evaluations.check(None)
     references = make_references(setup)
     state, shardings = start(setup, checkpointer, source, references)
@@ -146,7 +168,8 @@ def train_offline(
         evaluations.saved(step)
 
     def evaluate(step: int) -> None:
-        """Held-out metrics; an evaluation that a signal ends is dropped, and made when the run goes on."""
+        """Held-out metrics; an evaluation that a signal ends is dropped, and made when the run goes
+        on."""
         if setup.eval_loader is None:
             return
         metrics = evaluate_loader(
@@ -160,7 +183,11 @@ def train_offline(
             stopped=lambda: stop.signum is not None,
         )
         if not metrics:
-            _log.info("step %d: the evaluation was given up, as asked to stop; it is made when the run goes on", step)
+            _log.info(
+                "step %d: the evaluation was given up, as asked to stop; it is made when the run "
+                "goes on",
+                step,
+            )
             return
         folder.write(step, metrics, split="eval")
         evaluations.check(metrics)
@@ -171,7 +198,9 @@ def train_offline(
             evaluations.resumed()
         if (not resumed or evaluations.is_due(step)) and not evaluations.is_made(step):
             evaluate(step)
-        movement = watch_movement(config, state.params, mesh=setup.mesh, done=step, total=setup.total_steps)
+        movement = watch_movement(
+            config, state.params, mesh=setup.mesh, done=step, total=setup.total_steps
+        )
         first = step
         clock = time.perf_counter()
         while step < setup.total_steps and stop.signum is None:
@@ -187,7 +216,8 @@ def train_offline(
             last = step == setup.total_steps
             if last or evaluations.is_due(step) or is_save_step(step, training):
                 clock, pending = report(pending, folder, setup, clock), None
-                # Saved first, evaluated then: a signal during the evaluation finds the state on disk.
+                # Saved first, evaluated then: a signal during the evaluation finds the state on
+                # disk.
                 if last or is_save_step(step, training):
                     save(step)
                 if evaluations.is_due(step):
@@ -196,7 +226,9 @@ def train_offline(
         report(pending, folder, setup, clock)
         if saved != step:
             save(step)
-        whole = step == setup.total_steps and (setup.eval_loader is None or evaluations.is_made(step))
+        whole = step == setup.total_steps and (
+            setup.eval_loader is None or evaluations.is_made(step)
+        )
         interrupted = stop.signum is not None and not whole
     checkpointer.wait()
     if not interrupted:
@@ -209,10 +241,14 @@ def is_save_step(step: int, training: Any) -> bool:
     return bool(training.save_every) and step % training.save_every == 0
 
 
-def next_batch(batches: Iterator[tuple[int, np.ndarray, Any]], setup: Setup, references: References) -> tuple[Any, int]:
+def next_batch(
+    batches: Iterator[tuple[int, np.ndarray, Any]], setup: Setup, references: References
+) -> tuple[Any, int]:
     """The next batch on the devices, and the number of tokens in it."""
     _, indices, batch = next(batches)
-    return place_batch(with_reference(batch, indices, references.train), setup.mesh), int(batch.mask.sum())
+    return place_batch(with_reference(batch, indices, references.train), setup.mesh), int(
+        batch.mask.sum()
+    )
 
 
 def report(pending: Pending | None, folder: RunFolder, setup: Setup, clock: float) -> float:
@@ -233,19 +269,25 @@ def report(pending: Pending | None, folder: RunFolder, setup: Setup, clock: floa
     }
     in_a_row, most = int(values["update/skipped_in_a_row"]), setup.config.training.max_nonfinite
     if values["update/skipped"]:
-        _log.warning("step %d: the loss or a gradient is not finite; update skipped (%d in a row)", pending.step, in_a_row)
+        _log.warning(
+            "step %d: the loss or a gradient is not finite; update skipped (%d in a row)",
+            pending.step,
+            in_a_row,
+        )
     if pending.step % setup.config.training.log_every == 0 or in_a_row > most:
         folder.write(pending.step, values, split="train")
     if in_a_row > most:
         raise TrainingError(
             f"step {pending.step}: the loss or a gradient was not finite {in_a_row} times in a row "
-            f"(training.max_nonfinite={most}); lower optimizer.learning_rate or look at the last rows of metrics.jsonl"
+            f"(training.max_nonfinite={most}); lower optimizer.learning_rate or look at the last "
+            "rows of metrics.jsonl"
         )
     return now
 
 
 def run_meta(setup: Setup, references: References) -> dict[str, Any]:
-    """What a checkpoint records besides arrays: what must not change in a resumed run, and how to rebuild the model."""
+    """What a checkpoint records besides arrays: what must not change in a resumed run, and how to
+    rebuild the model."""
     config = setup.config
     return same_run(setup, references) | {
         "algorithm": algorithm_name(config.algorithm),

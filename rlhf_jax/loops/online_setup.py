@@ -17,7 +17,14 @@ from rlhf_jax.data import FastTokenizer, PromptBatch, PromptLoader, make_prompt_
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import Groups, filler_groups, widths
 from rlhf_jax.loops.resume import Source, check_steps, data_start
-from rlhf_jax.loops.setup import check_positions, check_vocabulary, context_of, load_reference, make_policy, make_tokenizer
+from rlhf_jax.loops.setup import (
+    check_positions,
+    check_vocabulary,
+    context_of,
+    load_reference,
+    make_policy,
+    make_tokenizer,
+)
 from rlhf_jax.loops.stops import warn_of_hidden_tags
 from rlhf_jax.models import load_pretrained, make_model
 from rlhf_jax.rewards.registry import MODEL, model_path
@@ -76,7 +83,9 @@ class OnlineSetup(NamedTuple):
 
     def filler(self, count: int) -> Groups:
         """Empty groups of the run's shape."""
-        return filler_groups(count, group_size=self.group_size, width=self.width, num_rewards=len(self.grader.names))
+        return filler_groups(
+            count, group_size=self.group_size, width=self.width, num_rewards=len(self.grader.names)
+        )
 
     @property
     def width(self) -> int:
@@ -117,12 +126,18 @@ def make_online_setup(config: Config, *, source: Source | None = None) -> Online
     check_vocabulary(policy, tokenizer)
     width = max(prompts.buckets) + rollout.max_new_tokens
     options = "rollout.max_prompt_len or rollout.max_new_tokens"
-    held_out_width = max(eval_prompts.buckets, default=0) + rollout.max_new_tokens if eval_prompts else 0
+    held_out_width = (
+        max(eval_prompts.buckets, default=0) + rollout.max_new_tokens if eval_prompts else 0
+    )
     check_positions(policy, max(width, held_out_width), options=options)
     warn_of_hidden_tags(config, tokenizer)
     grader = Grader(config, tokenizer, mesh=mesh)
     frozen = make_online_frozen(config, mesh, policy, params)
-    widest = prompts.buckets if eval_prompts is None else tuple(sorted({*prompts.buckets, *eval_prompts.buckets}))
+    widest = (
+        prompts.buckets
+        if eval_prompts is None
+        else tuple(sorted({*prompts.buckets, *eval_prompts.buckets}))
+    )
     sampler: dict[str, Any] = {
         "pad_id": tokenizer.pad_id,
         "prompt_buckets": widest,
@@ -148,13 +163,17 @@ def make_online_setup(config: Config, *, source: Source | None = None) -> Online
         params=params if critic is None else {"policy": params, "critic": critic_params},
         algorithm=ALGORITHMS[algorithm_name(config.algorithm)](config.algorithm, model),
         tx=make_tx(config, total_steps * updates, critic),
-        schedule=make_schedule(config.optimizer, total_steps=total_steps * updates - warmup_updates(config)),
+        schedule=make_schedule(
+            config.optimizer, total_steps=total_steps * updates - warmup_updates(config)
+        ),
         total_steps=total_steps,
         updates_per_step=updates,
         frozen=frozen,
         sample=make_sample(config, mesh, policy, group_size=config.algorithm.group_size, **sampler),
         sample_greedy=make_sample(config, mesh, policy, group_size=1, **sampler),
-        sample_held_out=make_sample(config, mesh, policy, group_size=max(config.evaluation.samples, 1), **sampler),
+        sample_held_out=make_sample(
+            config, mesh, policy, group_size=max(config.evaluation.samples, 1), **sampler
+        ),
         grader=grader,
         total_widths=widths(width),
         scored_widths=widths(rollout.max_new_tokens),
@@ -163,7 +182,8 @@ def make_online_setup(config: Config, *, source: Source | None = None) -> Online
 
 
 def resolved_algorithm(config: Config) -> Any:
-    """The algorithm's configuration with what it takes from other sections filled in: DAPO's length limit."""
+    """The algorithm's configuration with what it takes from other sections filled in: DAPO's length
+    limit."""
     algorithm = config.algorithm
     if isinstance(algorithm, DAPOConfig) and algorithm.max_new_tokens is None:
         return dataclasses.replace(algorithm, max_new_tokens=config.rollout.max_new_tokens)
@@ -173,23 +193,34 @@ def resolved_algorithm(config: Config) -> Any:
 def check_online_batch(config: Config, mesh: Mesh) -> None:
     """Refuses a number of completions that mesh, minibatches and microbatches do not divide."""
     algorithm, training, shards = config.algorithm, config.training, row_shards(mesh)
-    rows, parts = training.batch_size * algorithm.group_size, algorithm.num_minibatches * training.num_microbatches * shards
+    rows, parts = (
+        training.batch_size * algorithm.group_size,
+        algorithm.num_minibatches * training.num_microbatches * shards,
+    )
     if rows % parts:
         raise ValueError(
-            f"training.batch_size={training.batch_size} prompts of algorithm.group_size={algorithm.group_size} completions are "
-            f"{rows} rows, which must be a multiple of {parts} (num_minibatches={algorithm.num_minibatches} x "
+            f"training.batch_size={training.batch_size} prompts of "
+            f"algorithm.group_size={algorithm.group_size} completions are "
+            f"{rows} rows, which must be a multiple of {parts} "
+            f"(num_minibatches={algorithm.num_minibatches} x "
             f"num_microbatches={training.num_microbatches} x mesh data x fsdp={shards})"
         )
 
 
-def make_prompts(config: Config, tokenizer: FastTokenizer) -> tuple[PromptLoader, PromptLoader | None]:
+def make_prompts(
+    config: Config, tokenizer: FastTokenizer
+) -> tuple[PromptLoader, PromptLoader | None]:
     """(training prompts, held-out prompts)."""
     options: dict[str, Any] = {"max_prompt_len": config.rollout.max_prompt_len, "seed": config.seed}
     batch_size = config.rollout.prompts_per_batch or config.training.batch_size
-    prompts = make_prompt_loader(config.data, tokenizer, split="train", batch_size=batch_size, **options)
+    prompts = make_prompt_loader(
+        config.data, tokenizer, split="train", batch_size=batch_size, **options
+    )
     if not config.data.has_eval:
         return prompts, None
-    return prompts, make_prompt_loader(config.data, tokenizer, split="eval", batch_size=batch_size, **options)
+    return prompts, make_prompt_loader(
+        config.data, tokenizer, split="eval", batch_size=batch_size, **options
+    )
 
 
 def make_online_frozen(config: Config, mesh: Mesh, policy: Model, params: Params) -> Params:
@@ -201,12 +232,17 @@ def make_online_frozen(config: Config, mesh: Mesh, policy: Model, params: Params
     return {"ref": jax.tree.map(jnp.copy, params)}
 
 
-def make_critic(config: Config, mesh: Mesh, policy: Model, params: Params) -> tuple[Model | None, Params]:
-    """PPO's critic of its own: `model.critic`, else the reward model among the rewards, else the policy with a new head."""
+def make_critic(
+    config: Config, mesh: Mesh, policy: Model, params: Params
+) -> tuple[Model | None, Params]:
+    """PPO's critic of its own: `model.critic`, else the reward model among the rewards, else the
+    policy with a new head."""
     if not isinstance(config.algorithm, PPOConfig) or config.algorithm.critic == "shared":
         return None, {}
     section = config.model
-    path = section.critic or next((model_path(reward) for reward in config.rewards if reward.function == MODEL), None)
+    path = section.critic or next(
+        (model_path(reward) for reward in config.rewards if reward.function == MODEL), None
+    )
     execution: dict[str, Any] = {
         "compute_dtype": section.compute_dtype,
         "remat": section.remat,
@@ -216,15 +252,21 @@ def make_critic(config: Config, mesh: Mesh, policy: Model, params: Params) -> tu
     }
     if path is not None:
         replicate = config.mesh.replicate
-        return load_pretrained(path, dtype=section.dtype, mesh=mesh, replicate=replicate, head="reward", **execution)
+        return load_pretrained(
+            path, dtype=section.dtype, mesh=mesh, replicate=replicate, head="reward", **execution
+        )
     critic = make_model(policy.config, mesh=mesh, head="reward", **execution)
-    tree = {name: jax.tree.map(jnp.copy, leaves) for name, leaves in params.items() if name != "unembed"}
+    tree = {
+        name: jax.tree.map(jnp.copy, leaves) for name, leaves in params.items() if name != "unembed"
+    }
     kernel = jnp.zeros((policy.config.hidden_size,), section.dtype)
     sharding = infer_shardings({"score": {"kernel": kernel}}, mesh)["score"]["kernel"]
     return critic, {**tree, "score": {"kernel": jax.device_put(kernel, sharding)}}
 
 
-def make_tx(config: Config, total_updates: int, critic: Model | None) -> optax.GradientTransformation:
+def make_tx(
+    config: Config, total_updates: int, critic: Model | None
+) -> optax.GradientTransformation:
     """The optimizer; two of them side by side when the critic is a model of its own."""
     if critic is None:
         return make_optimizer(config.optimizer, total_steps=total_updates)
@@ -253,7 +295,8 @@ def make_sample(
     missing_ids: tuple[int, ...] = (),
     string_end: StringEnd | None = None,
 ) -> Sample:
-    """The sampler of a run: on the training layout, or with the parameters laid out anew for generation (`rollout.mesh`)."""
+    """The sampler of a run: on the training layout, or with the parameters laid out anew for
+    generation (`rollout.mesh`)."""
     rollout, section = config.rollout, config.model
     sampling_mesh, model = mesh, policy
     if rollout.mesh is not None:
@@ -283,13 +326,20 @@ def make_sample(
     )
 
     def laid_out(params: Params) -> Params:
-        if dtype != jnp.dtype(section.dtype):  # decoding reads every weight at every token: half the bytes, twice the speed
+        # decoding reads every weight at every token: half the bytes, twice the speed
+        if dtype != jnp.dtype(section.dtype):
             params = jax.tree.map(lambda x: x.astype(dtype), params)
         if rollout.mesh is None:
             return params
-        return jax.device_put(params, infer_shardings(params, sampling_mesh, replicate=rollout.mesh.replicate))
+        return jax.device_put(
+            params, infer_shardings(params, sampling_mesh, replicate=rollout.mesh.replicate)
+        )
 
-    def sample(params: Params, prompts: PromptBatch, key: Key, sampling: SamplingParams) -> tuple[Rollout, GenerationStats]:
-        return generator(laid_out(params), prompts.tokens, np.asarray(prompts.lengths), key, sampling)
+    def sample(
+        params: Params, prompts: PromptBatch, key: Key, sampling: SamplingParams
+    ) -> tuple[Rollout, GenerationStats]:
+        return generator(
+            laid_out(params), prompts.tokens, np.asarray(prompts.lengths), key, sampling
+        )
 
     return sample

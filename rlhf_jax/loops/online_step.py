@@ -17,12 +17,16 @@ Update = Callable[[TrainState, Params, PolicyBatch], tuple[TrainState, Metrics]]
 
 
 def scored_fields(setup: OnlineSetup) -> frozenset[str]:
-    """What has to be scored before an update: what `prepare` reads, and with several updates also `old_logps`."""
-    return setup.algorithm.needs | (frozenset({"old_logps"}) if setup.updates_per_step > 1 else frozenset())
+    """What has to be scored before an update: what `prepare` reads, and with several updates also
+    `old_logps`."""
+    return setup.algorithm.needs | (
+        frozenset({"old_logps"}) if setup.updates_per_step > 1 else frozenset()
+    )
 
 
 def make_score_step(setup: OnlineSetup) -> Score:
-    """Fills old_logps, ref_logps and values, as far as they are needed: (params, frozen, batch) -> batch.
+    """Fills old_logps, ref_logps and values, as far as they are needed: (params, frozen, batch) ->
+    batch.
 
     Runs in microbatches of the update's own shape.
     """
@@ -52,9 +56,16 @@ def make_score_step(setup: OnlineSetup) -> Score:
 
     def fill(trees: Any, batch: PolicyBatch) -> dict[str, Any]:
         scored = forward_all(trees, batch)
-        if "old_logps" in scored and batch.on_policy is not None and batch.sampler_logps is not None:
-            # groups carried over were sampled by an older policy: its log-probabilities are the sampler's
-            scored["old_logps"] = jnp.where(batch.on_policy[:, None], scored["old_logps"], batch.sampler_logps)
+        if (
+            "old_logps" in scored
+            and batch.on_policy is not None
+            and batch.sampler_logps is not None
+        ):
+            # groups carried over were sampled by an older policy: its log-probabilities are the
+            # sampler's
+            scored["old_logps"] = jnp.where(
+                batch.on_policy[:, None], scored["old_logps"], batch.sampler_logps
+            )
         return scored
 
     score = jax.jit(fill, out_shardings=batch_sharding(setup.mesh))
@@ -64,9 +75,17 @@ def make_score_step(setup: OnlineSetup) -> Score:
 def make_online_update(setup: OnlineSetup, shardings: Any) -> Update:
     """prepare, then epochs x minibatches x microbatches, in one program. The state is donated."""
     algorithm, config = setup.algorithm, setup.config
-    step = make_update_step(algorithm.loss, setup.tx, weigh=algorithm.weigh, num_microbatches=config.training.num_microbatches)
+    step = make_update_step(
+        algorithm.loss,
+        setup.tx,
+        weigh=algorithm.weigh,
+        num_microbatches=config.training.num_microbatches,
+    )
     epochs = make_epochs(
-        step, num_epochs=config.algorithm.num_epochs, num_minibatches=config.algorithm.num_minibatches, mesh=setup.mesh
+        step,
+        num_epochs=config.algorithm.num_epochs,
+        num_minibatches=config.algorithm.num_minibatches,
+        mesh=setup.mesh,
     )
 
     def update(state: TrainState, frozen: Params, batch: PolicyBatch) -> tuple[TrainState, Metrics]:

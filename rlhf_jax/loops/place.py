@@ -17,5 +17,6 @@ def place_batch(batch: BatchT, mesh: Mesh) -> BatchT:
 
 
 def needs_blocking(mesh: Mesh) -> bool:
-    """Virtual CPU devices deadlock in collectives when many dispatches are left un-awaited: await every step there."""
+    """Virtual CPU devices deadlock in collectives when many dispatches are left un-awaited: await
+    every step there."""
     return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"

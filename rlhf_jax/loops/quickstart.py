@@ -1,4 +1,5 @@
-"""The embedded comparison: a small model learns sums imperfectly by SFT; DPO, PPO, GRPO and DAPO each go on from there."""
+"""The embedded comparison: a small model learns sums imperfectly by SFT; DPO, PPO, GRPO and DAPO
+each go on from there."""
 
 from typing import Any
 
@@ -53,7 +54,12 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
                 "name": "reward_model",
                 "config": {
                     "algorithm": {"name": "reward_model"},
-                    "training": {"batch_size": 64, "max_steps": 200, "eval_every": 0, "save_every": 0},
+                    "training": {
+                        "batch_size": 64,
+                        "max_steps": 200,
+                        "eval_every": 0,
+                        "save_every": 0,
+                    },
                     "optimizer": {"learning_rate": 5e-4, "warmup_steps": 20, "b2": 0.98},
                 },
             }
@@ -63,7 +69,12 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
                 "name": "dpo",
                 "config": {
                     "algorithm": {"name": "dpo", "beta": 0.5},
-                    "training": {"batch_size": 64, "max_steps": 100, "eval_every": 0, "save_every": 20},
+                    "training": {
+                        "batch_size": 64,
+                        "max_steps": 100,
+                        "eval_every": 0,
+                        "save_every": 20,
+                    },
                     "optimizer": {"learning_rate": 1e-4, "schedule": "linear", "warmup_steps": 10},
                     "checkpoint": {"keep_last": 10},
                 },
@@ -71,7 +82,13 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
             {
                 "name": "ppo",
                 "config": {
-                    "algorithm": {"name": "ppo", "group_size": 8, "num_epochs": 1, "num_minibatches": 4, "kl_coef": 0.01},
+                    "algorithm": {
+                        "name": "ppo",
+                        "group_size": 8,
+                        "num_epochs": 1,
+                        "num_minibatches": 4,
+                        "kl_coef": 0.01,
+                    },
                     "model": {"critic": "export:reward_model"},
                     "training": ONLINE | {"max_steps": 90},
                     "optimizer": OPTIMIZER,
@@ -88,7 +105,12 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
             {
                 "name": "dapo",
                 "config": {
-                    "algorithm": {"name": "dapo", "group_size": 8, "num_minibatches": 4, "overlong_buffer_len": 0},
+                    "algorithm": {
+                        "name": "dapo",
+                        "group_size": 8,
+                        "num_minibatches": 4,
+                        "overlong_buffer_len": 0,
+                    },
                     "training": ONLINE | {"max_steps": 60},
                     "optimizer": OPTIMIZER,
                 },

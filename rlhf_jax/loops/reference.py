@@ -1,4 +1,5 @@
-"""Reference log-probabilities: computed once per pair, cached under a fingerprint, so that the reference can leave memory."""
+"""Reference log-probabilities: computed once per pair, cached under a fingerprint, so that the
+reference can leave memory."""
 
 import hashlib
 import logging
@@ -22,12 +23,20 @@ _log = logging.getLogger(__name__)
 
 
 def reference_logps(
-    model: Model, params: Params, loader: Loader, *, mesh: Mesh, batch_size: int, cache_dir: pathlib.Path, precision: str
+    model: Model,
+    params: Params,
+    loader: Loader,
+    *,
+    mesh: Mesh,
+    batch_size: int,
+    cache_dir: pathlib.Path,
+    precision: str,
 ) -> np.ndarray:
     """Sum of the reference's log-probabilities over each completion, for every pair of a loader.
 
-    The result is cached as ``<cache_dir>/ref_logps-<fingerprint>.npy``; the fingerprint covers the reference weights, the
-    architecture, the compute precision, the data, the tokenizer and the data options.
+    The result is cached as ``<cache_dir>/ref_logps-<fingerprint>.npy``; the fingerprint covers the
+    reference weights, the architecture, the compute precision, the data, the tokenizer and the data
+    options.
 
     Args:
       model: the policy's architecture.
@@ -59,7 +68,10 @@ def reference_logps(
         result[indices[real]] = logps[real]
     if not np.isfinite(result).all():
         rows = np.flatnonzero(~np.isfinite(result).all(1))
-        raise ValueError(f"the reference gives a non-finite log-probability to {len(rows)} pairs (first: example {rows[0]})")
+        raise ValueError(
+            f"the reference gives a non-finite log-probability to {len(rows)} pairs (first: "
+            f"example {rows[0]})"
+        )
     with naming(path):
         keep_array(path, result)
     _log.info("reference log-probs of %d pairs computed and cached in %s", len(result), path)
@@ -67,5 +79,6 @@ def reference_logps(
 
 
 def precision_of(config: Config) -> str:
-    """How a run computes, as far as it changes log-probabilities: the compute dtype and the context."""
+    """How a run computes, as far as it changes log-probabilities: the compute dtype and the
+    context."""
     return f"{config.model.compute_dtype or config.model.dtype}, context {context_of(config)}"

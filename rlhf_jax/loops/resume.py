@@ -1,7 +1,9 @@
-"""Where a run begins: at its start, at its own newest checkpoint, or at a checkpoint of another run (`checkpoint.start_from`).
+"""Where a run begins: at its start, at its own newest checkpoint, or at a checkpoint of another run
+(`checkpoint.start_from`).
 
-A run that goes on from its own checkpoint must be the same run (`check_same_run`); only its number of steps may grow. One that
-starts from another run takes over that run's whole state as far as it fits, and every difference is written to the log.
+A run that goes on from its own checkpoint must be the same run (`check_same_run`); only its number
+of steps may grow. One that starts from another run takes over that run's whole state as far as it
+fits, and every difference is written to the log.
 """
 
 import logging
@@ -28,8 +30,17 @@ from rlhf_jax.training import TrainState, make_schedule, with_updates
 _log = logging.getLogger(__name__)
 FREE = ("rewards", "total_steps", "data_start")
 """Keys of a checkpoint's meta that may differ when a run goes on."""
-ORDER = ("seed", "data.shuffle", "data.packing", "data.num_buckets", "data.pad_multiple", "data.buckets", "data.length_window")
-"""Keys that the order of the examples depends on, besides what the fingerprint of the data covers."""
+ORDER = (
+    "seed",
+    "data.shuffle",
+    "data.packing",
+    "data.num_buckets",
+    "data.pad_multiple",
+    "data.buckets",
+    "data.length_window",
+)
+"""Keys that the order of the examples depends on, besides what the fingerprint of the data
+covers."""
 TOKENIZER = ("tokenizer", "data.chat_template", "model.path")
 """Keys that decide which tokenizer a run has."""
 
@@ -56,8 +67,13 @@ class Source(NamedTuple):
 
 
 def touches(changes: Iterable[str], *keys: str) -> bool:
-    """Whether one of these keys, or one below them, is among changes (`Config.differences_from`)."""
-    return any(change.startswith(tuple(f"{key}{mark}" for mark in ":.[")) for change in changes for key in keys)
+    """Whether one of these keys, or one below them, is among changes
+    (`Config.differences_from`)."""
+    return any(
+        change.startswith(tuple(f"{key}{mark}" for mark in ":.["))
+        for change in changes
+        for key in keys
+    )
 
 
 def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) -> Source | None:
@@ -77,9 +93,14 @@ def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) 
         return None
     run_dir, step = parse_start_from(config.checkpoint.start_from)
     if run_dir.resolve() == pathlib.Path(config.run_dir).resolve():
-        raise RunFolderError(f"checkpoint.start_from={config.checkpoint.start_from} is run_dir itself: give another run_dir")
+        raise RunFolderError(
+            f"checkpoint.start_from={config.checkpoint.start_from} is run_dir itself: give another "
+            "run_dir"
+        )
     if not (run_dir / "config.yaml").is_file():
-        raise RunFolderError(f"checkpoint.start_from={run_dir} holds no config.yaml, so it is no run folder")
+        raise RunFolderError(
+            f"checkpoint.start_from={run_dir} holds no config.yaml, so it is no run folder"
+        )
     changes = tuple(config.differences_from(run_dir / "config.yaml"))
     with Checkpointer(run_dir / "checkpoints") as other:
         newest = other.latest_step()
@@ -90,7 +111,12 @@ def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) 
     check_kind(config, source)
     ignored = ("run_dir:", "checkpoint.")
     listed = [change for change in changes if not change.startswith(ignored)]
-    _log.info("start from step %d of %s, %s", step, run_dir, f"{len(listed)} changes:" if listed else "nothing changed")
+    _log.info(
+        "start from step %d of %s, %s",
+        step,
+        run_dir,
+        f"{len(listed)} changes:" if listed else "nothing changed",
+    )
     for change in listed:
         _log.info("  %s", change)
     return source
@@ -110,7 +136,9 @@ def parse_start_from(text: str) -> tuple[pathlib.Path, int | None]:
 def check_kind(config: Config, source: Source) -> None:
     """Refuses a run that was trained on something else: text, pairs or prompts."""
     ours, theirs = algorithm_name(config.algorithm), source.meta.get("algorithm")
-    change = next((change for change in source.changes if change.startswith("algorithm.name:")), None)
+    change = next(
+        (change for change in source.changes if change.startswith("algorithm.name:")), None
+    )
     if theirs is None and change is not None:  # of an earlier version
         theirs = change.partition(": ")[2].split("'")[1]
     if theirs is None or theirs == ours:
@@ -118,15 +146,19 @@ def check_kind(config: Config, source: Source) -> None:
     old: Any = algorithm_config(theirs)
     if old.data != config.algorithm.data:
         raise RunFolderError(
-            f"checkpoint.start_from={source.run_dir} is a run of {theirs} on {old.data}, this one is of {ours} on "
-            f"{config.algorithm.data}: to train its weights further use model.path={source.run_dir}/export"
+            f"checkpoint.start_from={source.run_dir} is a run of {theirs} on {old.data}, this one "
+            f"is of {ours} on "
+            f"{config.algorithm.data}: to train its weights further use "
+            f"model.path={source.run_dir}/export"
         )
 
 
 def take_tokenizer(config: Config, source: Source | None) -> None:
-    """Another run's own tokenizer goes into the new run folder, unless the configuration asks for a different one.
+    """Another run's own tokenizer goes into the new run folder, unless the configuration asks for a
+    different one.
 
-    What ends an answer is the new run's `rollout.stop`, beside the tokenizer's and the model's own stops.
+    What ends an answer is the new run's `rollout.stop`, beside the tokenizer's and the model's own
+    stops.
     """
     if source is None or not source.is_other or source.changed(*TOKENIZER):
         return
@@ -141,7 +173,8 @@ def take_tokenizer(config: Config, source: Source | None) -> None:
 
 
 def data_start(source: Source | None, data: str, *, in_batches: bool) -> int:
-    """The training step at which the order of the data begins: 0, or where another run's state met other data.
+    """The training step at which the order of the data begins: 0, or where another run's state met
+    other data.
 
     Args:
       source: where the run begins.
@@ -156,7 +189,10 @@ def data_start(source: Source | None, data: str, *, in_batches: bool) -> int:
     keys = (*ORDER, "training.batch_size") if in_batches else ORDER
     if source.meta["data"] == data and not source.changed(*keys):
         return kept
-    _log.warning("the data or their order differ from those of %s: the run begins with the first of them", source.run_dir)
+    _log.warning(
+        "the data or their order differ from those of %s: the run begins with the first of them",
+        source.run_dir,
+    )
     return source.step
 
 
@@ -164,15 +200,17 @@ def earlier_sessions(source: Source | None) -> dict[str, int | None]:
     """What `Evaluations` is told of a run's own earlier sessions: `upto` and `planned`."""
     if source is None or source.is_other:
         return {"upto": -1, "planned": None}
-    last = source.meta.get("total_steps") == source.step  # evaluated as the last one, even if a longer run goes on from it
+    # evaluated as the last one, even if a longer run goes on from it
+    last = source.meta.get("total_steps") == source.step
     return {"upto": source.step, "planned": source.step if last else None}
 
 
 def check_steps(config: Config, source: Source | None, total_steps: int) -> None:
-    """Refuses a number of steps that leaves nothing to do, or that is below what the run was planned for.
+    """Refuses a number of steps that leaves nothing to do, or that is below what the run was
+    planned for.
 
-    A schedule is a function of the step and of the number of steps: where that grows, the learning rate goes on by the longer
-    schedule, so a cosine that had come down rises again.
+    A schedule is a function of the step and of the number of steps: where that grows, the learning
+    rate goes on by the longer schedule, so a cosine that had come down rises again.
     """
     if source is None:
         return
@@ -180,21 +218,31 @@ def check_steps(config: Config, source: Source | None, total_steps: int) -> None
     setting = "training.max_steps" if config.training.max_steps else "training.num_epochs"
     if source.is_other and total_steps <= source.step:
         raise RunFolderError(
-            f"{setting} makes {total_steps} steps in all, and step {source.step} of {source.run_dir} is to go on: raise it "
+            f"{setting} makes {total_steps} steps in all, and step {source.step} of "
+            f"{source.run_dir} is to go on: raise it "
             "(steps of the other run count)"
         )
     if not source.is_other and total_steps < planned:
         onward = start_from_command(source.run_dir)
-        if total_steps <= source.step:  # that command would be refused too: steps of the other run count
+        # that command would be refused too: steps of the other run count
+        if total_steps <= source.step:
             least = max(planned, source.step + 1)
             onward = f"ask for {least} steps or more, or for others in a new run_dir; {onward} and {least} steps or more"
         raise RunFolderError(
-            f"{setting} makes {total_steps} steps, but the run in {source.run_dir} was planned for {planned}: it may only grow; "
-            + onward
+            f"{setting} makes {total_steps} steps, but the run in {source.run_dir} was planned for "
+            f"{planned}: it may only grow; " + onward
         )
 
 
-def log_growth(config: Config, source: Source | None, total_steps: int, *, count: int, updates: int = 1, warmup: int = 0) -> None:
+def log_growth(
+    config: Config,
+    source: Source | None,
+    total_steps: int,
+    *,
+    count: int,
+    updates: int = 1,
+    warmup: int = 0,
+) -> None:
     """Says what a longer run does to the learning rate.
 
     Args:
@@ -209,10 +257,12 @@ def log_growth(config: Config, source: Source | None, total_steps: int, *, count
     if source is None or planned is None or planned == total_steps:
         return
     old, new = (
-        float(make_schedule(config.optimizer, total_steps=total * updates - warmup)(count)) for total in (planned, total_steps)
+        float(make_schedule(config.optimizer, total_steps=total * updates - warmup)(count))
+        for total in (planned, total_steps)
     )
     _log.warning(
-        "%d steps instead of %d: the schedule is that of the new number, so after step %d the learning rate is %.3g, not %.3g",
+        "%d steps instead of %d: the schedule is that of the new number, so after step %d the "
+        "learning rate is %.3g, not %.3g",
         total_steps,
         planned,
         source.step,
@@ -222,7 +272,8 @@ def log_growth(config: Config, source: Source | None, total_steps: int, *, count
 
 
 def check_same_run(meta: dict[str, Any], identity: dict[str, Any], run_dir: pathlib.Path) -> None:
-    """Refuses to go on with other data, another order, another batch size or another reference; other rewards are a warning.
+    """Refuses to go on with other data, another order, another batch size or another reference;
+    other rewards are a warning.
 
     Args:
       meta: of the checkpoint.
@@ -236,11 +287,16 @@ def check_same_run(meta: dict[str, Any], identity: dict[str, Any], run_dir: path
         if name in FREE:
             continue
         if name == "reference" and isinstance(meta[name], str) and ":" not in meta[name]:
-            _log.warning("the checkpoint is of an earlier version: whether the reference is the same is not checked")
+            _log.warning(
+                "the checkpoint is of an earlier version: whether the reference is the same is not "
+                "checked"
+            )
         elif meta[name] != value:
             raise RunFolderError(
-                f"cannot resume in {run_dir}: {name} was {meta[name]!r} when the checkpoint was made and is {value!r} now; "
-                f"use the same configuration and data, or another run_dir; {start_from_command(run_dir)}"
+                f"cannot resume in {run_dir}: {name} was {meta[name]!r} when the checkpoint was "
+                f"made and is {value!r} now; "
+                "use the same configuration and data, or another run_dir; "
+                f"{start_from_command(run_dir)}"
             )
     warn_of_changed_rewards(meta, identity)
 
@@ -251,23 +307,33 @@ def warn_of_changed_rewards(meta: dict[str, Any], identity: dict[str, Any]) -> N
     changed = [label for label in old if label in new and old[label] != new[label]]
     if changed:
         _log.warning(
-            "the file of the reward %s changed since the checkpoint was made: from here on the run learns from another reward",
+            "the file of the reward %s changed since the checkpoint was made: from here on the run "
+            "learns from another reward",
             " and ".join(changed),
         )
 
 
 def reward_digests(config: Config) -> dict[str, str]:
-    """Label -> digest of the code of a reward function that is not built in, or of the weights of a reward model."""
+    """Label -> digest of the code of a reward function that is not built in, or of the weights of a
+    reward model."""
     digests = {reward.label: fingerprint([reward]) for reward in untrusted(config.rewards)}
     for reward in config.rewards:
         if reward.function == MODEL:
             folder = local_folder(model_path(reward))
-            digests[reward.label] = "+".join(file_digest(file) for file in sorted(folder.glob("*.safetensors")))
+            digests[reward.label] = "+".join(
+                file_digest(file) for file in sorted(folder.glob("*.safetensors"))
+            )
     return digests
 
 
 def take_state(
-    source: Source, abstract: Any, *, tx: optax.GradientTransformation, shardings: TrainState, aux: Any, resting: int = 0
+    source: Source,
+    abstract: Any,
+    *,
+    tx: optax.GradientTransformation,
+    shardings: TrainState,
+    aux: Any,
+    resting: int = 0,
 ) -> tuple[TrainState, dict[str, Any], dict[str, str]]:
     """The train state of another run, as far as it fits.
 

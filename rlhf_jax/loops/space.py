@@ -17,10 +17,14 @@ from rlhf_jax.types import Params
 _log = logging.getLogger(__name__)
 
 
-def check_space(config: Config, params: Params, tx: optax.GradientTransformation, *, step: int, total_steps: int) -> None:
-    """Compares the bytes of the checkpoints that are to be kept, and of the export, with the room that is left.
+def check_space(
+    config: Config, params: Params, tx: optax.GradientTransformation, *, step: int, total_steps: int
+) -> None:
+    """Compares the bytes of the checkpoints that are to be kept, and of the export, with the room
+    that is left.
 
-    Arrays are counted as they lie in memory; on disk they are compressed, by little when they are trained weights.
+    Arrays are counted as they lie in memory; on disk they are compressed, by little when they are
+    trained weights.
 
     Args:
       config: a whole run.
@@ -34,7 +38,10 @@ def check_space(config: Config, params: Params, tx: optax.GradientTransformation
     """
     if step >= total_steps:
         return
-    run_dir, keep = pathlib.Path(config.run_dir), config.checkpoint.keep_last + config.checkpoint.keep_best
+    run_dir, keep = (
+        pathlib.Path(config.run_dir),
+        config.checkpoint.keep_last + config.checkpoint.keep_best,
+    )
     export = tree_bytes(params)
     checkpoint = export + tree_bytes(jax.eval_shape(tx.init, params))
     every = config.training.save_every

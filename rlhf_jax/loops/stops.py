@@ -13,7 +13,8 @@ _log = logging.getLogger(__name__)
 
 
 def with_run_stops(tokenizer: FastTokenizer, config: Config) -> FastTokenizer:
-    """The tokenizer with every stop of a run: its own, those of the model's files, and `rollout.stop`.
+    """The tokenizer with every stop of a run: its own, those of the model's files, and
+    `rollout.stop`.
 
     Args:
       tokenizer: read from its folder, whose generation_config.json and config.json are known to it.
@@ -25,22 +26,30 @@ def with_run_stops(tokenizer: FastTokenizer, config: Config) -> FastTokenizer:
     tokenizer = tokenizer.with_stops(config.rollout.stop, generation=generation)
     if len(tokenizer.stop_ids) > 1 or tokenizer.stop_strings:
         tokens = [tokenizer.backend.id_to_token(token) for token in tokenizer.stop_ids]
-        _log.info("answers end at the tokens %s and the texts %s", tokens, list(tokenizer.stop_strings))
+        _log.info(
+            "answers end at the tokens %s and the texts %s", tokens, list(tokenizer.stop_strings)
+        )
     return tokenizer
 
 
 def warn_of_hidden_tags(config: Config, tokenizer: FastTokenizer) -> None:
-    """Warns where a format reward looks for a tag that is a special token: the text that rewards see does not have it."""
+    """Warns where a format reward looks for a tag that is a special token: the text that rewards
+    see does not have it."""
     if not config.rollout.skip_special_tokens:
         return
     tokens = tokenizer.backend.get_added_tokens_decoder()
-    special = {token.content for number, token in tokens.items() if token.special and number not in tokenizer.stop_ids}
+    special = {
+        token.content
+        for number, token in tokens.items()
+        if token.special and number not in tokenizer.stop_ids
+    }
     for reward in config.rewards:
         wanted = " ".join(wanted_texts(reward))
         hidden = sorted(text for text in special if text in wanted)
         if hidden:
             _log.warning(
-                "the reward %r looks for %s, special tokens of the tokenizer, which are left out of the text that rewards see; "
+                "the reward %r looks for %s, special tokens of the tokenizer, which are left out "
+                "of the text that rewards see; "
                 "set rollout.skip_special_tokens=false to leave them in",
                 reward.label,
                 ", ".join(repr(text) for text in hidden),
@@ -48,7 +57,8 @@ def warn_of_hidden_tags(config: Config, tokenizer: FastTokenizer) -> None:
 
 
 def wanted_texts(reward: RewardConfig) -> Iterator[str]:
-    """Texts that a reward looks for, as far as its function and its options say: tags, and patterns without backslashes."""
+    """Texts that a reward looks for, as far as its function and its options say: tags, and patterns
+    without backslashes."""
     if reward.function == "think_format":
         yield from ("<think>", "</think>")
         if reward.options.get("answer"):

@@ -35,9 +35,10 @@ class RunResult(NamedTuple):
 def train(config: Config, *, progress: bool | None = None) -> RunResult:
     """Trains as configured: SFT, reward model, DPO, PPO, GRPO or DAPO.
 
-    The run folder holds `config.yaml` (resolved), `metrics.jsonl`, `log.txt`, `tensorboard/`, `checkpoints/`, online also
-    `completions/`, and at the end `export/`, a folder that transformers loads (and of PPO `critic/`). A run that was interrupted
-    or killed goes on from its last checkpoint with the same bits as if it had not been (`checkpoint.resume`).
+    The run folder holds `config.yaml` (resolved), `metrics.jsonl`, `log.txt`, `tensorboard/`,
+    `checkpoints/`, online also `completions/`, and at the end `export/`, a folder that transformers
+    loads (and of PPO `critic/`). A run that was interrupted or killed goes on from its last
+    checkpoint with the same bits as if it had not been (`checkpoint.resume`).
 
     Args:
       config: a whole run (`load_config` or built in Python).
@@ -49,7 +50,8 @@ def train(config: Config, *, progress: bool | None = None) -> RunResult:
     Raises:
       ValueError: the configuration, the data or the model cannot be used; one line says why.
       CheckpointError: a checkpoint is damaged or could not be written; one line names a whole one.
-      TrainingError: the loss stays non-finite, or no prompt has right and wrong answers to learn from.
+      TrainingError: the loss stays non-finite, or no prompt has right and wrong answers to learn
+        from.
     """
     retain_freed_memory()
     run_dir = pathlib.Path(config.run_dir)
@@ -66,28 +68,50 @@ def train(config: Config, *, progress: bool | None = None) -> RunResult:
             take_tokenizer(config, source)
             run = _run_online if config.is_online else _run_offline
             steps, interrupted = run(config, folder, checkpointer, source)
-    return RunResult(run_dir, steps, folder.last_metrics(), interrupted, None if interrupted else run_dir / "export")
+    return RunResult(
+        run_dir,
+        steps,
+        folder.last_metrics(),
+        interrupted,
+        None if interrupted else run_dir / "export",
+    )
 
 
-def _run_offline(config: Config, folder: RunFolder, checkpointer: Checkpointer, source: Source | None) -> tuple[int, bool]:
+def _run_offline(
+    config: Config, folder: RunFolder, checkpointer: Checkpointer, source: Source | None
+) -> tuple[int, bool]:
     setup = make_setup(config, source=source)
     _check_room(setup, source)
-    state, interrupted = train_offline(setup, folder=folder, checkpointer=checkpointer, source=source)
+    state, interrupted = train_offline(
+        setup, folder=folder, checkpointer=checkpointer, source=source
+    )
     if not interrupted:
         with _exporting(folder, int(state.step)):
             export_model(folder.path / "export", setup.model, state.params, setup.tokenizer)
     return int(state.step), interrupted
 
 
-def _run_online(config: Config, folder: RunFolder, checkpointer: Checkpointer, source: Source | None) -> tuple[int, bool]:
+def _run_online(
+    config: Config, folder: RunFolder, checkpointer: Checkpointer, source: Source | None
+) -> tuple[int, bool]:
     setup = make_online_setup(config, source=source)
     _check_room(setup, source)
     now, interrupted = train_online(setup, folder=folder, checkpointer=checkpointer, source=source)
     if not interrupted:
         with _exporting(folder, now.step):
-            export_model(folder.path / "export", setup.policy, setup.policy_params(now.state.params), setup.tokenizer)
+            export_model(
+                folder.path / "export",
+                setup.policy,
+                setup.policy_params(now.state.params),
+                setup.tokenizer,
+            )
             if setup.critic is not None:
-                export_model(folder.path / "critic", setup.critic, now.state.params["critic"], setup.tokenizer)
+                export_model(
+                    folder.path / "critic",
+                    setup.critic,
+                    now.state.params["critic"],
+                    setup.tokenizer,
+                )
     return now.step, interrupted
 
 
@@ -103,4 +127,8 @@ def _exporting(folder: RunFolder, step: int) -> Iterator[None]:
         yield
     except OSError as error:
         saved = f"the checkpoint of step {step} is whole, and the same command exports again"
-        raise OSError(error.errno, f"{error.strerror} ({saved})", error.filename or str(folder.path / "export")) from error
+        raise OSError(
+            error.errno,
+            f"{error.strerror} ({saved})",
+            error.filename or str(folder.path / "export"),
+        ) from error

@@ -1,4 +1,5 @@
-"""From a configuration to `Model`, a NamedTuple of pure functions of a plain nested dict of arrays."""
+"""From a configuration to `Model`, a NamedTuple of pure functions of a plain nested dict of
+arrays."""
 
 import dataclasses
 import functools
@@ -39,17 +40,19 @@ def make_model(
     Args:
       config: the architecture.
       mesh: device mesh that activations are pinned to; None outside one.
-      compute_dtype: "float32" or "bfloat16": activations and kernels at use; None: the dtype of the parameters. Norms, RoPE,
-        softmax and the statistics of the logits are float32 in any case.
-      remat: what layers keep for the backward pass: "none" (everything), "full" (only their input), "dots", "dots_no_batch",
-        "save_attention".
+      compute_dtype: "float32" or "bfloat16": activations and kernels at use; None: the dtype of the
+        parameters. Norms, RoPE, softmax and the statistics of the logits are float32 in any case.
+      remat: what layers keep for the backward pass: "none" (everything), "full" (only their input),
+        "dots", "dots_no_batch", "save_attention".
       layers: "scan", "unroll" or "auto".
       attention: implementation of attention, see `rlhf_jax.models.attention`.
-      head: None; "reward": a scalar model without a language-model head (as `...ForSequenceClassification`); "value": a scalar
-        head beside the language-model head, if the configuration has one.
-      context: longest row in tokens that the model is to read, prompt and completion together: what longrope and dynamic NTK
-        are set for (`rlhf_jax.models.rope` says why it is one number and not the width of a batch). None: the longest position
-        of the configuration, as vLLM's `max_model_len`. Other scalings do not read it.
+      head: None; "reward": a scalar model without a language-model head (as
+        `...ForSequenceClassification`); "value": a scalar head beside the language-model head, if
+        the configuration has one.
+      context: longest row in tokens that the model is to read, prompt and completion together: what
+        longrope and dynamic NTK are set for (`rlhf_jax.models.rope` says why it is one number and
+        not the width of a batch). None: the longest position of the configuration, as vLLM's
+        `max_model_len`. Other scalings do not read it.
 
     Returns:
       The model; `model.config.lm_head` is False for a reward model.
@@ -58,20 +61,32 @@ def make_model(
       ValueError: an unknown name, or a scalar configuration (`lm_head=False`) without a head.
     """
     execution = Execution(
-        mesh=mesh, compute_dtype=compute_dtype, remat=remat, layers=layers, attention=attention, context=context
+        mesh=mesh,
+        compute_dtype=compute_dtype,
+        remat=remat,
+        layers=layers,
+        attention=attention,
+        context=context,
     )
     config = _with_head(config, head)
     ends, block = _graphs(config, head is not None)
     hidden = make_hidden(config, execution, ends, block)
     unembedding = ("embed", "embedding") if config.tie_embeddings else ("unembed", "kernel")
 
-    def state_and_unembedding(params: Params, tokens: Array, mask: Array, segment_ids: Array | None) -> tuple[Array, Array]:
+    def state_and_unembedding(
+        params: Params, tokens: Array, mask: Array, segment_ids: Array | None
+    ) -> tuple[Array, Array]:
         if not config.lm_head:
-            raise ValueError("this model has a scalar head and no language-model head; load it with head=None or head='value'")
+            raise ValueError(
+                "this model has a scalar head and no language-model head; load it with head=None "
+                "or head='value'"
+            )
         state = hidden(params, tokens, mask, segment_ids=segment_ids)
         return state, params[unembedding[0]][unembedding[1]].astype(state.dtype)
 
-    def logits(params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None) -> Float[Array, "B T V"]:
+    def logits(
+        params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None
+    ) -> Float[Array, "B T V"]:
         return unembed(*state_and_unembedding(params, tokens, mask, segment_ids))
 
     def unembed(state: Float[Array, "B T D"], kernel: Array) -> Float[Array, "B T V"]:
@@ -96,12 +111,20 @@ def make_model(
         tokens, mask = jnp.asarray(tokens), jnp.asarray(mask)
         state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
         logps, entropy = fused_token_logps(
-            state, kernel, tokens, temperature=temperature, softcap=config.logits_softcap, scored=scored, mesh=mesh
+            state,
+            kernel,
+            tokens,
+            temperature=temperature,
+            softcap=config.logits_softcap,
+            scored=scored,
+            mesh=mesh,
         )
         known = _predictable(mask, segment_ids)
         return jnp.where(known, logps, 0.0), jnp.where(known, entropy, 0.0)
 
-    def scores(params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None) -> Float[Array, "B T"]:
+    def scores(
+        params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None
+    ) -> Float[Array, "B T"]:
         state = hidden(params, tokens, mask, segment_ids=segment_ids)
         outer = nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
         return outer.score(state)
@@ -110,7 +133,9 @@ def make_model(
     if config.lm_head:
         parts = (config, execution, ends, block, unembed_with)
         prefill, decode = make_prefill(*parts), make_decode(*parts)
-    return Model(config, hidden, logits, token_logps, None if head is None else scores, prefill, decode)
+    return Model(
+        config, hidden, logits, token_logps, None if head is None else scores, prefill, decode
+    )
 
 
 def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "float32") -> Params:
@@ -130,7 +155,9 @@ def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "
         return jax.ShapeDtypeStruct(lead + leaf.shape, jnp.dtype(dtype))
 
     tree = jax.tree.map(lambda leaf: struct((), leaf), _plain(nnx.state(ends)))
-    tree["layers"] = jax.tree.map(lambda leaf: struct((config.num_layers,), leaf), _plain(nnx.state(block)))
+    tree["layers"] = jax.tree.map(
+        lambda leaf: struct((config.num_layers,), leaf), _plain(nnx.state(block))
+    )
     return tree
 
 
@@ -148,37 +175,60 @@ def init_model(
     head: str | None = None,
     context: int | None = None,
 ) -> tuple[Model, Params]:
-    """A model with fresh weights: normal with deviation `config.initializer_range`, norms 1, biases and the scalar head 0.
+    """A model with fresh weights: normal with deviation `config.initializer_range`, norms 1, biases
+    and the scalar head 0.
 
     Args:
       config: the architecture.
-      key: every parameter draws from this key and its own name, so one more head changes no other value.
+      key: every parameter draws from this key and its own name, so one more head changes no other
+        value.
       dtype: of the parameters.
       mesh: parameters are created in shards on it.
-      replicate: names of parameters to keep whole on every device, see `rlhf_jax.sharding.infer_shardings`.
+      replicate: names of parameters to keep whole on every device, see
+        `rlhf_jax.sharding.infer_shardings`.
       compute_dtype, remat, layers, attention, head, context: as for `make_model`.
 
     Returns:
       (model, params).
     """
-    execution: dict[str, Any] = {"compute_dtype": compute_dtype, "remat": remat, "layers": layers, "attention": attention}
+    execution: dict[str, Any] = {
+        "compute_dtype": compute_dtype,
+        "remat": remat,
+        "layers": layers,
+        "attention": attention,
+    }
     model = make_model(config, mesh=mesh, head=head, context=context, **execution)
     structs = abstract_params(config, head, dtype)
-    shardings = jax.tree.map(lambda _: None, structs) if mesh is None else infer_shardings(structs, mesh, replicate=replicate)
+    shardings = (
+        jax.tree.map(lambda _: None, structs)
+        if mesh is None
+        else infer_shardings(structs, mesh, replicate=replicate)
+    )
 
-    def value(path: tuple[Any, ...], struct: jax.ShapeDtypeStruct, sharding: NamedSharding | None) -> Array:
+    def value(
+        path: tuple[Any, ...], struct: jax.ShapeDtypeStruct, sharding: NamedSharding | None
+    ) -> Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name.endswith(("scale", "bias")) or name == "score/kernel":
             one = name.endswith("scale") and config.norm != "rms_plus_one"
             return jnp.full(struct.shape, float(one), struct.dtype, device=sharding)
         own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        return _normal(own, config.initializer_range, shape=struct.shape, dtype=struct.dtype, sharding=sharding)
+        return _normal(
+            own, config.initializer_range, shape=struct.shape, dtype=struct.dtype, sharding=sharding
+        )
 
     return model, jax.tree_util.tree_map_with_path(value, structs, shardings)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "dtype", "sharding"))
-def _normal(key: Key, deviation: float, *, shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -> Array:
+def _normal(
+    key: Key,
+    deviation: float,
+    *,
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: NamedSharding | None,
+) -> Array:
     """One parameter; one small program per shape compiles far faster than one program for all."""
     drawn = (deviation * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
     return drawn if sharding is None else jax.lax.with_sharding_constraint(drawn, sharding)
@@ -192,15 +242,22 @@ def _predictable(mask: Array, segment_ids: Array | None) -> Array:
 
 def _with_head(config: ModelConfig, head: str | None) -> ModelConfig:
     if head not in HEADS:
-        raise ValueError(f"head={head!r} is unknown; allowed: {', '.join(str(name) for name in HEADS)}")
+        raise ValueError(
+            f"head={head!r} is unknown; allowed: {', '.join(str(name) for name in HEADS)}"
+        )
     if head is None and not config.lm_head:
-        raise ValueError("the configuration is that of a scalar model (...ForSequenceClassification); pass head='reward'")
+        raise ValueError(
+            "the configuration is that of a scalar model (...ForSequenceClassification); pass "
+            "head='reward'"
+        )
     return dataclasses.replace(config, lm_head=False) if head == "reward" else config
 
 
 def _abstract(config: ModelConfig, scalar_head: bool) -> tuple[Any, Any]:
     with nnx.use_eager_sharding(False):
-        return nnx.eval_shape(lambda: Ends(config, scalar_head=scalar_head)), nnx.eval_shape(lambda: Block(config))
+        return nnx.eval_shape(lambda: Ends(config, scalar_head=scalar_head)), nnx.eval_shape(
+            lambda: Block(config)
+        )
 
 
 def _graphs(config: ModelConfig, scalar_head: bool) -> tuple[nnx.GraphDef, nnx.GraphDef]:
@@ -210,4 +267,7 @@ def _graphs(config: ModelConfig, scalar_head: bool) -> tuple[nnx.GraphDef, nnx.G
 
 def _plain(state: Any) -> dict[str, Any]:
     """An NNX state as a plain nested dict of its values."""
-    return {name: _plain(item) if hasattr(item, "items") else item.get_value() for name, item in state.items()}
+    return {
+        name: _plain(item) if hasattr(item, "items") else item.get_value()
+        for name, item in state.items()
+    }

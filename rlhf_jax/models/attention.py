@@ -1,4 +1,5 @@
-"""Causal self-attention over right-padded rows, with grouped key/value heads, windows, soft-capping and packed documents."""
+"""Causal self-attention over right-padded rows, with grouped key/value heads, windows, soft-capping
+and packed documents."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -31,16 +32,19 @@ def attention(
 
         out[b, t, n] = sum_s softmax_s(cap(scale * q[b, t, n] . k[b, s, n // (N/K)])) v[b, s, n // (N/K)]
 
-    with ``cap(x) = softcap * tanh(x / softcap)`` when `softcap` is given. Softmax statistics are float32 (float64 stays).
-    Rows are right-padded, so real tokens never see padding and no padding mask exists; outputs at padding are finite and
-    mean nothing. Every token sees at least itself, so no softmax is empty.
+    with ``cap(x) = softcap * tanh(x / softcap)`` when `softcap` is given. Softmax statistics are
+    float32 (float64 stays). Rows are right-padded, so real tokens never see padding and no padding
+    mask exists; outputs at padding are finite and mean nothing. Every token sees at least itself,
+    so no softmax is empty.
 
     Implementations:
 
-    * ``"blocked"``: blocks of queries, each against its own prefix (or window) of keys only, recomputed in the backward pass
-      from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135). Never holds ``[B, N, T, T]``, but at
-      most 8 blocks of about 2M scores (backward: 1M).
-    * ``"dot_product"``: `jax.nn.dot_product_attention`, which compilers for GPU and TPU recognise. No softcap.
+    * ``"blocked"``: blocks of queries, each against its own prefix (or window) of keys only,
+      recomputed in the backward pass from the saved log-sum-exp (Dao et al. 2022, arXiv
+      2205.14135). Never holds ``[B, N, T, T]``, but at most 8 blocks of about 2M scores (backward:
+      1M).
+    * ``"dot_product"``: `jax.nn.dot_product_attention`, which compilers for GPU and TPU recognise.
+      No softcap.
     * ``"xla"``: plain products and softmax; the reference that the others are tested against.
     * ``"auto"``: "blocked" on CPU; elsewhere "dot_product", or "xla" when there is a softcap.
 
@@ -48,7 +52,8 @@ def attention(
         q: queries; gradients flow to q, k and v.
         k: keys; K divides N, and heads are never repeated in memory.
         v: values.
-        segment_ids: number of the packed document each token belongs to; tokens attend within their document only, exactly.
+        segment_ids: number of the packed document each token belongs to; tokens attend within their
+          document only, exactly.
         window: a token sees itself and ``window - 1`` tokens before it; None is unlimited.
         softcap: bound on the scores (Gemma 2), > 0.
         scale: factor on the scores, usually ``H ** -0.5``.
@@ -58,12 +63,18 @@ def attention(
         Array like `q`.
 
     Raises:
-        ValueError: an unknown implementation, "dot_product" with a softcap, heads that do not divide, a window or softcap <= 0.
+        ValueError: an unknown implementation, "dot_product" with a softcap, heads that do not
+          divide, a window or softcap <= 0.
     """
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention={implementation!r} is unknown; allowed: {', '.join(IMPLEMENTATIONS)}")
+        raise ValueError(
+            f"attention={implementation!r} is unknown; allowed: {', '.join(IMPLEMENTATIONS)}"
+        )
     if q.shape[2] % k.shape[2]:
-        raise ValueError(f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key/value heads; change num_kv_heads")
+        raise ValueError(
+            f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key/value heads; change "
+            "num_kv_heads"
+        )
     if window is not None and window < 1:
         raise ValueError(f"attention window {window} must be at least 1; pass None for no window")
     if softcap is not None and softcap <= 0:
@@ -73,7 +84,10 @@ def attention(
         implementation = "blocked" if jax.default_backend() == "cpu" else away
     if implementation == "dot_product":
         if softcap is not None:
-            raise ValueError(f"attention='dot_product' cannot apply softcap={softcap}; use attention='auto', 'blocked' or 'xla'")
+            raise ValueError(
+                f"attention='dot_product' cannot apply softcap={softcap}; use attention='auto', "
+                "'blocked' or 'xla'"
+            )
         return _dot_product(q, k, v, segment_ids, window, scale)
     if implementation == "xla":
         return _plain(q, k, v, segment_ids, window, softcap, scale)
@@ -85,7 +99,9 @@ def _dot_product(q, k, v, segment_ids, window, scale) -> Array:
     if segment_ids is not None:
         mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
     local = None if window is None else (window - 1, 0)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, is_causal=True, local_window_size=local)
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, scale=scale, is_causal=True, local_window_size=local
+    )
 
 
 def _plain(q, k, v, segment_ids, window, softcap, scale) -> Array:
@@ -99,11 +115,15 @@ def _plain(q, k, v, segment_ids, window, softcap, scale) -> Array:
     if segment_ids is not None:
         seen = seen & (segment_ids[:, :, None] == segment_ids[:, None, :])
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
-    mixed = jnp.einsum("bkgts,bskh->btkgh", weights.astype(v.dtype), v, preferred_element_type=exact)
+    mixed = jnp.einsum(
+        "bkgts,bskh->btkgh", weights.astype(v.dtype), v, preferred_element_type=exact
+    )
     return mixed.reshape(q.shape).astype(q.dtype)
 
 
-def _seen(queries: Int[Array, " T"], keys: Int[Array, " S"], window: int | None) -> Bool[Array, "T S"]:
+def _seen(
+    queries: Int[Array, " T"], keys: Int[Array, " S"], window: int | None
+) -> Bool[Array, "T S"]:
     """Which key positions each query position may see."""
     behind = queries[:, None] - keys[None, :]
     return (behind >= 0) if window is None else (behind >= 0) & (behind < window)
@@ -118,7 +138,8 @@ class _Static(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Queries ``[start, stop)`` see keys ``[first, stop)`` and no others; they are walked `size` at a time."""
+    """Queries ``[start, stop)`` see keys ``[first, stop)`` and no others; they are walked `size` at
+    a time."""
 
     start: int
     stop: int
@@ -127,10 +148,12 @@ class _Group(NamedTuple):
 
 
 def _groups(q: Array, window: int | None, tile: int) -> Iterator[_Group]:
-    """Groups of 64 queries, or larger so that there are at most 8: the program is unrolled over them.
+    """Groups of 64 queries, or larger so that there are at most 8: the program is unrolled over
+    them.
 
-    Inside a group a loop walks blocks of 16, 32, ... queries, so that one block of scores has at most about `tile` entries:
-    on a CPU it stays in cache, and the loop makes the compiler reuse one buffer.
+    Inside a group a loop walks blocks of 16, 32, ... queries, so that one block of scores has at
+    most about `tile` entries: on a CPU it stays in cache, and the loop makes the compiler reuse one
+    buffer.
     """
     batch, length, heads, _ = q.shape
     span = max(_MIN_GROUP, -(-length // (_MAX_GROUPS * _MIN_GROUP)) * _MIN_GROUP)
@@ -144,9 +167,12 @@ def _groups(q: Array, window: int | None, tile: int) -> Iterator[_Group]:
 
 
 def _fold(x: Float[Array, "B T N H"], group: _Group, kv_heads: int) -> Float[Array, "n B K bG H"]:
-    """The group's blocks; heads that share a key/value head become rows of one matrix, token-major."""
+    """The group's blocks; heads that share a key/value head become rows of one matrix,
+    token-major."""
     batch, _, heads, dim = x.shape
-    mine = x[:, group.start : group.stop].reshape(batch, -1, group.size, kv_heads, heads // kv_heads, dim)
+    mine = x[:, group.start : group.stop].reshape(
+        batch, -1, group.size, kv_heads, heads // kv_heads, dim
+    )
     return mine.transpose(1, 0, 3, 2, 4, 5).reshape(mine.shape[1], batch, kv_heads, -1, dim)
 
 
@@ -164,24 +190,35 @@ def _walk(body: Callable[..., Any], carry: Any, blocks: Any) -> tuple[Any, Any]:
     return carry, jax.tree.map(lambda x: x[None], out)
 
 
-def _score_maps(static: _Static) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
-    """From products q.k to scores, and from (gradient of scores, scores) to the gradient of products."""
+def _score_maps(
+    static: _Static,
+) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
+    """From products q.k to scores, and from (gradient of scores, scores) to the gradient of
+    products."""
     scale, cap = static.scale, static.softcap
     if cap is None:
         return (lambda x: x * scale), (lambda d, s: d * scale)
-    return (lambda x: cap * jnp.tanh(x * (scale / cap))), (lambda d, s: d * (1 - jnp.square(s / cap)) * scale)
+    return (lambda x: cap * jnp.tanh(x * (scale / cap))), (
+        lambda d, s: d * (1 - jnp.square(s / cap)) * scale
+    )
 
 
-def _places(group: _Group, heads_per_key: int, segment_ids: Array | None) -> tuple[Array, Array | None]:
+def _places(
+    group: _Group, heads_per_key: int, segment_ids: Array | None
+) -> tuple[Array, Array | None]:
     """Position ``[n, bG]`` and document ``[n, B, bG]`` of every folded query row of the group."""
-    rows = jnp.repeat(jnp.arange(group.start, group.stop), heads_per_key).reshape(-1, group.size * heads_per_key)
+    rows = jnp.repeat(jnp.arange(group.start, group.stop), heads_per_key).reshape(
+        -1, group.size * heads_per_key
+    )
     if segment_ids is None:
         return rows, None
     own = jnp.repeat(segment_ids[:, group.start : group.stop], heads_per_key, axis=1)
     return rows, own.reshape(own.shape[0], *rows.shape).swapaxes(0, 1)
 
 
-def _block_mask(places: tuple[Array, Array | None], group: _Group, segment_ids: Array | None, window: int | None) -> Array:
+def _block_mask(
+    places: tuple[Array, Array | None], group: _Group, segment_ids: Array | None, window: int | None
+) -> Array:
     """Keys that each query row of one block sees, ``[1 or B, 1, bG, S]``."""
     rows, own = places
     seen = _seen(rows, jnp.arange(group.first, group.stop), window)[None]
@@ -207,13 +244,20 @@ def _blocked_fwd(q, k, v, segment_ids, static):
 
         def body(carry, block, group=group, theirs=theirs):
             rows, places = block
-            product = jnp.einsum("bkrh,bkhs->bkrs", rows, keys_t[..., theirs], preferred_element_type=exact)
+            product = jnp.einsum(
+                "bkrh,bkhs->bkrs", rows, keys_t[..., theirs], preferred_element_type=exact
+            )
             seen = _block_mask(places, group, segment_ids, static.window)
             scores = jnp.where(seen, to_scores(product), -jnp.inf)
             peak = scores.max(axis=-1, keepdims=True)
             weights = jnp.exp(scores - peak)
             total = weights.sum(axis=-1, keepdims=True)
-            mixed = jnp.einsum("bkrs,bksh->bkrh", weights.astype(v.dtype), values[:, :, theirs], preferred_element_type=exact)
+            mixed = jnp.einsum(
+                "bkrs,bksh->bkrh",
+                weights.astype(v.dtype),
+                values[:, :, theirs],
+                preferred_element_type=exact,
+            )
             return carry, (mixed / total, (peak + jnp.log(total))[..., 0])
 
         places = _places(group, q.shape[2] // kv_heads, segment_ids)
@@ -225,7 +269,8 @@ def _blocked_fwd(q, k, v, segment_ids, static):
 
 
 def _blocked_bwd(static, saved, dout):
-    """Scores are held transposed, ``[S, rows]``: every product then has its operands in the order that CPUs are fastest at."""
+    """Scores are held transposed, ``[S, rows]``: every product then has its operands in the order
+    that CPUs are fastest at."""
     q, k, v, segment_ids, out, lse = saved
     exact, dtype, kv_heads = lse.dtype, q.dtype, k.shape[2]
     keys, values, keys_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), k.transpose(0, 2, 3, 1)
@@ -238,26 +283,49 @@ def _blocked_bwd(static, saved, dout):
         def body(carry, block, group=group, theirs=theirs):
             dk, dv = carry
             rows, rows_t, douts, douts_t, lse, inner, places = block
-            product = jnp.einsum("bksh,bkhr->bksr", keys[:, :, theirs], rows_t, preferred_element_type=exact)
+            product = jnp.einsum(
+                "bksh,bkhr->bksr", keys[:, :, theirs], rows_t, preferred_element_type=exact
+            )
             scores = to_scores(product)
             seen = _block_mask(places, group, segment_ids, static.window).swapaxes(2, 3)
             weights = jnp.where(seen, jnp.exp(scores - lse), 0)
-            dweights = jnp.einsum("bksh,bkhr->bksr", values[:, :, theirs], douts_t, preferred_element_type=exact)
+            dweights = jnp.einsum(
+                "bksh,bkhr->bksr", values[:, :, theirs], douts_t, preferred_element_type=exact
+            )
             dproduct = to_products(weights * (dweights - inner), scores).astype(dtype)
-            dv = dv + jnp.einsum("bksr,bkrh->bksh", weights.astype(dtype), douts, preferred_element_type=exact)
+            dv = dv + jnp.einsum(
+                "bksr,bkrh->bksh", weights.astype(dtype), douts, preferred_element_type=exact
+            )
             dk = dk + jnp.einsum("bksr,bkrh->bksh", dproduct, rows, preferred_element_type=exact)
-            dq_t = jnp.einsum("bkhs,bksr->bkhr", keys_t[..., theirs], dproduct, preferred_element_type=exact)
+            dq_t = jnp.einsum(
+                "bkhs,bksr->bkhr", keys_t[..., theirs], dproduct, preferred_element_type=exact
+            )
             return (dk, dv), dq_t
 
-        rows, douts, lse_row, inner_row = (_fold(x, group, kv_heads) for x in (q, dout, lse[..., None], inner[..., None]))
+        rows, douts, lse_row, inner_row = (
+            _fold(x, group, kv_heads) for x in (q, dout, lse[..., None], inner[..., None])
+        )
         turned = (x.swapaxes(3, 4) for x in (rows, douts, lse_row, inner_row))
         rows_t, douts_t, lse_t, inner_t = turned
-        blocks = (rows, rows_t, douts, douts_t, lse_t, inner_t, _places(group, q.shape[2] // kv_heads, segment_ids))
+        blocks = (
+            rows,
+            rows_t,
+            douts,
+            douts_t,
+            lse_t,
+            inner_t,
+            _places(group, q.shape[2] // kv_heads, segment_ids),
+        )
         (dk_part, dv_part), dq_t = _walk(body, (dk[:, :, theirs], dv[:, :, theirs]), blocks)
         dk, dv = dk.at[:, :, theirs].set(dk_part), dv.at[:, :, theirs].set(dv_part)
         dqs.append(_unfold(dq_t.swapaxes(3, 4), group))
     dq = jnp.concatenate(dqs, axis=1).astype(dtype)
-    return dq, dk.transpose(0, 2, 1, 3).astype(k.dtype), dv.transpose(0, 2, 1, 3).astype(v.dtype), None
+    return (
+        dq,
+        dk.transpose(0, 2, 1, 3).astype(k.dtype),
+        dv.transpose(0, 2, 1, 3).astype(v.dtype),
+        None,
+    )
 
 
 _blocked.defvjp(_blocked_fwd, _blocked_bwd)

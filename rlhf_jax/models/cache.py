@@ -14,9 +14,10 @@ from rlhf_jax.sharding import constrain
 class KVCache(NamedTuple):
     """Keys and values of all layers. Rows are prompts, or sequences whose completion it holds.
 
-    One leaf holds the layers that one `scan` runs over. With unrolled layers there is a leaf per layer, without the axis L, so
-    that nothing is sliced out of a larger array or seen under two shapes: a compiler would copy it. S is the slot of a token:
-    its position in a prompt, or its place in a completion's ring.
+    One leaf holds the layers that one `scan` runs over. With unrolled layers there is a leaf per
+    layer, without the axis L, so that nothing is sliced out of a larger array or seen under two
+    shapes: a compiler would copy it. S is the slot of a token: its position in a prompt, or its
+    place in a completion's ring.
     """
 
     keys: tuple[Float[Array, "*L B K H S"], ...]
@@ -38,12 +39,18 @@ class KVCache(NamedTuple):
 
     def empty(self, rows: int, slots: int) -> "KVCache":
         """A cache for the same model with other sizes, all zeros."""
-        keys = tuple(jnp.zeros((*k.shape[:-4], rows, *k.shape[-3:-1], slots), k.dtype) for k in self.keys)
-        values = tuple(jnp.zeros((*v.shape[:-4], rows, v.shape[-3], slots, v.shape[-1]), v.dtype) for v in self.values)
+        keys = tuple(
+            jnp.zeros((*k.shape[:-4], rows, *k.shape[-3:-1], slots), k.dtype) for k in self.keys
+        )
+        values = tuple(
+            jnp.zeros((*v.shape[:-4], rows, v.shape[-3], slots, v.shape[-1]), v.dtype)
+            for v in self.values
+        )
         return KVCache(keys, values)
 
     def grown(self, slots: int, oldest: int | Int[Array, ""] = 0) -> "KVCache":
-        """The same ring with room for more: entries in the order they were written, then zeros; write on behind the entries.
+        """The same ring with room for more: entries in the order they were written, then zeros;
+        write on behind the entries.
 
         Args:
           slots: the new size, at least the present one.
@@ -62,17 +69,24 @@ class KVCache(NamedTuple):
         """The same, laid out on a mesh: rows over `data` and `fsdp`, heads over `tensor`."""
 
         def pin(leaf: Array) -> Array:
-            return constrain(leaf, mesh, (*(None,) * (leaf.ndim - 4), "batch", "kv_heads", None, None))
+            return constrain(
+                leaf, mesh, (*(None,) * (leaf.ndim - 4), "batch", "kv_heads", None, None)
+            )
 
         return jax.tree.map(pin, self)
 
     def put(self, rows: "KVCache", first: int | Int[Array, ""]) -> "KVCache":
         """The same with consecutive rows replaced, the first at index `first`."""
-        return jax.tree.map(lambda x, new: lax.dynamic_update_slice_in_dim(x, new, first, axis=x.ndim - 4), self, rows)
+        return jax.tree.map(
+            lambda x, new: lax.dynamic_update_slice_in_dim(x, new, first, axis=x.ndim - 4),
+            self,
+            rows,
+        )
 
 
 class Segment(NamedTuple):
-    """Keys and values of one layer that a new token may read, and which of them each of the B rows sees.
+    """Keys and values of one layer that a new token may read, and which of them each of the B rows
+    sees.
 
     There are as many rows of keys as of `seen`, or fewer: then consecutive rows share them.
     """
@@ -83,9 +97,14 @@ class Segment(NamedTuple):
 
 
 def write(
-    cache: tuple[Array, Array], layer: int | Int[Array, ""], slot: Int[Array, ""], k: Array, v: Array
+    cache: tuple[Array, Array],
+    layer: int | Int[Array, ""],
+    slot: Int[Array, ""],
+    k: Array,
+    v: Array,
 ) -> tuple[Array, Array]:
-    """One token's keys and values of one layer into the same slot of all rows, in place where the caller's cache is a carry.
+    """One token's keys and values of one layer into the same slot of all rows, in place where the
+    caller's cache is a carry.
 
     Args:
       cache: keys [*L, B, K, H, S] and values [*L, B, K, S, H].
@@ -96,8 +115,14 @@ def write(
     """
     keys, values = cache
     lead = (layer,) * (keys.ndim - 4)
-    new_k = k.transpose(0, 2, 3, 1).astype(keys.dtype).reshape(*(1,) * len(lead), *keys.shape[-4:-1], 1)
-    new_v = v.transpose(0, 2, 1, 3).astype(values.dtype).reshape(*(1,) * len(lead), *values.shape[-4:-2], 1, values.shape[-1])
+    new_k = (
+        k.transpose(0, 2, 3, 1).astype(keys.dtype).reshape(*(1,) * len(lead), *keys.shape[-4:-1], 1)
+    )
+    new_v = (
+        v.transpose(0, 2, 1, 3)
+        .astype(values.dtype)
+        .reshape(*(1,) * len(lead), *values.shape[-4:-2], 1, values.shape[-1])
+    )
     return (
         lax.dynamic_update_slice(keys, new_k, (*lead, 0, 0, 0, slot)),
         lax.dynamic_update_slice(values, new_v, (*lead, 0, 0, slot, 0)),
@@ -106,18 +131,27 @@ def write(
 
 def read(cache: tuple[Array, Array], layer: int | Int[Array, ""]) -> tuple[Array, Array]:
     """Keys [B, K, H, S] and values [B, K, S, H] of one layer."""
-    keys, values = (leaf if leaf.ndim == 4 else lax.dynamic_index_in_dim(leaf, layer, keepdims=False) for leaf in cache)
+    keys, values = (
+        leaf if leaf.ndim == 4 else lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+        for leaf in cache
+    )
     return keys, values
 
 
 def joint_attention(
-    q: Float[Array, "B 1 N H"], segments: tuple[Segment, ...], *, scale: float, softcap: float | None
+    q: Float[Array, "B 1 N H"],
+    segments: tuple[Segment, ...],
+    *,
+    scale: float,
+    softcap: float | None,
 ) -> Float[Array, "B 1 N H"]:
-    """One softmax over the tokens of all segments; statistics in float32. Every row must see at least one token.
+    """One softmax over the tokens of all segments; statistics in float32. Every row must see at
+    least one token.
 
     Args:
       q: one query per row and head.
-      segments: what it reads; heads that share a key/value head, and rows that share a segment, are one matrix product.
+      segments: what it reads; heads that share a key/value head, and rows that share a segment, are
+        one matrix product.
       scale: factor on the scores.
       softcap: bound on them, or None.
 
@@ -127,14 +161,24 @@ def joint_attention(
     exact = jnp.promote_types(q.dtype, jnp.float32)
     scores = []
     for segment in segments:
-        product = jnp.einsum("pkrh,pkhs->pkrs", _folded(q, segment), segment.keys, preferred_element_type=exact) * scale
+        product = (
+            jnp.einsum(
+                "pkrh,pkhs->pkrs", _folded(q, segment), segment.keys, preferred_element_type=exact
+            )
+            * scale
+        )
         product = product if softcap is None else softcap * jnp.tanh(product / softcap)
         scores.append(jnp.where(_seen(q, segment), product, -jnp.inf))
     peak = _largest([_unfolded(score.max(-1, keepdims=True), q) for score in scores])
     total, mixed = jnp.zeros((), exact), jnp.zeros((), exact)
     for segment, score in zip(segments, scores, strict=True):
         weights = jnp.exp(score - _folded(peak, segment))
-        part = jnp.einsum("pkrs,pksh->pkrh", weights.astype(segment.values.dtype), segment.values, preferred_element_type=exact)
+        part = jnp.einsum(
+            "pkrs,pksh->pkrh",
+            weights.astype(segment.values.dtype),
+            segment.values,
+            preferred_element_type=exact,
+        )
         mixed = _unfolded(part, q) if mixed.ndim == 0 else mixed + _unfolded(part, q)
         own = _unfolded(weights.sum(-1, keepdims=True), q)
         total = own if total.ndim == 0 else total + own

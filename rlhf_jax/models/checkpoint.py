@@ -1,4 +1,5 @@
-"""Reading the weights of a Hugging Face folder lazily: every device reads the slices that it holds."""
+"""Reading the weights of a Hugging Face folder lazily: every device reads the slices that it
+holds."""
 
 import json
 import logging
@@ -18,7 +19,10 @@ INDEX = "model.safetensors.index.json"
 VALUE_HEAD = "value_head.safetensors"
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
-_PREFIXES = {"model.": ("model.", "", "language_model.model.", "model.language_model."), "transformer.": ("transformer.", "")}
+_PREFIXES = {
+    "model.": ("model.", "", "language_model.model.", "model.language_model."),
+    "transformer.": ("transformer.", ""),
+}
 _BUFFERS = re.compile(r"(rotary_emb\.inv_freq|(^|\.)h\.\d+\.attn\.(bias|masked_bias))$")
 """Constants that old files hold and the model computes."""
 _VISION = re.compile(r"(^|^model\.)(vision_tower|multi_modal_projector)\.")
@@ -34,7 +38,8 @@ class Checkpoint:
     """The tensors of the safetensors files of one folder.
 
     Args:
-      folder: holds `model.safetensors`, or `model.safetensors.index.json` and the files that it names.
+      folder: holds `model.safetensors`, or `model.safetensors.index.json` and the files that it
+        names.
 
     Raises:
       ModelLoadError: no such file, or one that is truncated, corrupt or not what the index says.
@@ -49,7 +54,11 @@ class Checkpoint:
             self._open_index(read_json(folder / INDEX))
         else:
             others = sorted(path.name for path in folder.glob("*.bin"))
-            found = f" (found {others[0]}; convert it with save_pretrained of transformers)" if others else ""
+            found = (
+                f" (found {others[0]}; convert it with save_pretrained of transformers)"
+                if others
+                else ""
+            )
             raise ModelLoadError(f"{folder} holds neither {SINGLE} nor {INDEX}{found}")
         if (folder / VALUE_HEAD).is_file():
             self._open(folder / VALUE_HEAD)
@@ -77,7 +86,9 @@ class Checkpoint:
             names = list(handle.keys())
         except (SafetensorError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise ModelLoadError(f"{path} is truncated or not a safetensors file ({reason}); download it again") from None
+            raise ModelLoadError(
+                f"{path} is truncated or not a safetensors file ({reason}); download it again"
+            ) from None
         self._handles |= dict.fromkeys(names, handle)
 
     def _open_index(self, index: Mapping[str, Any]) -> None:
@@ -92,14 +103,18 @@ class Checkpoint:
             self._open(self.folder / file)
         for name, file in weight_map.items():
             if name not in self._handles:
-                raise ModelLoadError(f"{self.folder / file} does not hold tensor {name!r}, but {INDEX} says so")
+                raise ModelLoadError(
+                    f"{self.folder / file} does not hold tensor {name!r}, but {INDEX} says so"
+                )
 
 
 def _check_shard_name(file: Any, where: str) -> None:
     """A folder's index may only name files of that folder: it may come from a stranger."""
     inside = isinstance(file, str) and re.fullmatch(r"[^/\\\0]+\.safetensors", file)
     if not inside:
-        raise ModelLoadError(f"{where} is said to lie in {file!r}, which is no .safetensors file of this folder")
+        raise ModelLoadError(
+            f"{where} is said to lie in {file!r}, which is no .safetensors file of this folder"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -111,7 +126,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelLoadError(f"{path} does not exist; a model folder holds config.json and {SINGLE}") from None
+        raise ModelLoadError(
+            f"{path} does not exist; a model folder holds config.json and {SINGLE}"
+        ) from None
     except (ValueError, OSError) as error:  # no JSON, not UTF-8, a number of thousands of digits
         raise ModelLoadError(f"{path} cannot be read as JSON: {error}") from None
     except RecursionError:
@@ -122,7 +139,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]:
-    """Gives every part the prefix that this folder uses ("model." may be missing, or name a part of a multimodal model).
+    """Gives every part the prefix that this folder uses ("model." may be missing, or name a part of
+    a multimodal model).
 
     Args:
       checkpoint: the open files.
@@ -131,12 +149,18 @@ def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]
     names = checkpoint.names
     embedding = next(part.name for part in parts if part.path == ("embed", "embedding"))
     usual = next(prefix for prefix in _PREFIXES if embedding.startswith(prefix))
-    found = [prefix for prefix in _PREFIXES[usual] if prefix + embedding.removeprefix(usual) in names]
+    found = [
+        prefix for prefix in _PREFIXES[usual] if prefix + embedding.removeprefix(usual) in names
+    ]
     actual = found[0] if found else usual
 
     def renamed(part: Piece) -> Piece:
         name = actual + part.name.removeprefix(usual) if part.name.startswith(usual) else part.name
-        if name == "lm_head.weight" and name not in names and "language_model.lm_head.weight" in names:
+        if (
+            name == "lm_head.weight"
+            and name not in names
+            and "language_model.lm_head.weight" in names
+        ):
             name = "language_model.lm_head.weight"
         return Piece(part.path, name, part.dims, part.axis, part.offset)
 
@@ -161,17 +185,21 @@ def verify(
       head: the scalar head asked for.
 
     Raises:
-      ModelLoadError: a tensor is missing, unexpected, of the wrong shape or not of a float dtype; the message names it.
+      ModelLoadError: a tensor is missing, unexpected, of the wrong shape or not of a float dtype;
+        the message names it.
     """
     expected = tensor_shapes(parts, shapes)
     names = checkpoint.names
     missing = [name for name in expected if name not in names]
     if missing:
-        raise ModelLoadError(f"{checkpoint.folder}: tensor {missing[0]!r} is missing{_more(missing)}")
+        raise ModelLoadError(
+            f"{checkpoint.folder}: tensor {missing[0]!r} is missing{_more(missing)}"
+        )
     for name, shape in expected.items():
         if checkpoint.shape(name) != shape:
             raise ModelLoadError(
-                f"{checkpoint.folder}: tensor {name!r} has shape {checkpoint.shape(name)}, but config.json asks for {shape}"
+                f"{checkpoint.folder}: tensor {name!r} has shape {checkpoint.shape(name)}, but "
+                f"config.json asks for {shape}"
             )
         if checkpoint.dtype(name) not in _FLOATS:
             raise ModelLoadError(
@@ -180,15 +208,21 @@ def verify(
             )
     unexpected = sorted(name for name in names - set(expected) if not _BUFFERS.search(name))
     if "score.weight" in unexpected and head is None:
-        raise ModelLoadError(f"{checkpoint.folder} holds a scalar head (score.weight); pass head='reward' or head='value'")
+        raise ModelLoadError(
+            f"{checkpoint.folder} holds a scalar head (score.weight); pass head='reward' or "
+            "head='value'"
+        )
     unexpected = _without_known(checkpoint, config, parts, unexpected, head)
     if unexpected:
         raise ModelLoadError(
-            f"{checkpoint.folder}: tensor {unexpected[0]!r} is unexpected for model_type {config.family!r}{_more(unexpected)}"
+            f"{checkpoint.folder}: tensor {unexpected[0]!r} is unexpected for model_type "
+            f"{config.family!r}{_more(unexpected)}"
         )
 
 
-def tensor_shapes(parts: Sequence[Piece], shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(
+    parts: Sequence[Piece], shapes: Mapping[tuple[str, ...], tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor on disk, parts that are joined there put together.
 
     Args:
@@ -196,7 +230,10 @@ def tensor_shapes(parts: Sequence[Piece], shapes: Mapping[tuple[str, ...], tuple
       shapes: of every parameter, with the layer axis.
     """
     result: dict[str, tuple[int, ...]] = {}
-    for layer in (None, *range(max((shapes[part.path][0] for part in parts if part.stacked), default=0))):
+    for layer in (
+        None,
+        *range(max((shapes[part.path][0] for part in parts if part.stacked), default=0)),
+    ):
         for part in parts:
             if part.stacked != (layer is not None):
                 continue
@@ -204,12 +241,18 @@ def tensor_shapes(parts: Sequence[Piece], shapes: Mapping[tuple[str, ...], tuple
             extent = list(part.extent(shape))
             extent[part.axis] += part.offset
             known = result.get(part.tensor_name(layer), tuple(extent))
-            result[part.tensor_name(layer)] = tuple(max(a, b) for a, b in zip(known, extent, strict=True))
+            result[part.tensor_name(layer)] = tuple(
+                max(a, b) for a, b in zip(known, extent, strict=True)
+            )
     return result
 
 
 def read_parameter(
-    checkpoint: Checkpoint, part: Piece, shape: tuple[int, ...], index: tuple[slice, ...], dtype: Any
+    checkpoint: Checkpoint,
+    part: Piece,
+    shape: tuple[int, ...],
+    index: tuple[slice, ...],
+    dtype: Any,
 ) -> np.ndarray:
     """One shard of one parameter.
 
@@ -233,7 +276,11 @@ def read_parameter(
 
 
 def _read_one(
-    checkpoint: Checkpoint, part: Piece, layer: int | None, shape: Sequence[int], bounds: Sequence[range]
+    checkpoint: Checkpoint,
+    part: Piece,
+    layer: int | None,
+    shape: Sequence[int],
+    bounds: Sequence[range],
 ) -> np.ndarray:
     index, read_shape, inner = [], [], []
     for dim, axes in enumerate(part.dims):
@@ -243,7 +290,9 @@ def _read_one(
         major, minor = axes[0], axes[1:]
         stride = int(np.prod([shape[axis] for axis in minor], dtype=np.int64))
         shift = part.offset if dim == part.axis else 0
-        index.append(slice(bounds[major].start * stride + shift, bounds[major].stop * stride + shift))
+        index.append(
+            slice(bounds[major].start * stride + shift, bounds[major].stop * stride + shift)
+        )
         read_shape += [len(bounds[major]), *(shape[axis] for axis in minor)]
         inner += [slice(None), *(slice(bounds[axis].start, bounds[axis].stop) for axis in minor)]
     raw = checkpoint.read(part.tensor_name(layer), index).reshape(read_shape)[tuple(inner)]
@@ -252,18 +301,37 @@ def _read_one(
 
 
 def _without_known(
-    checkpoint: Checkpoint, config: ModelConfig, parts: Sequence[Piece], names: list[str], head: str | None
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    parts: Sequence[Piece],
+    names: list[str],
+    head: str | None,
 ) -> list[str]:
-    """Drops tensors that are understood: a copy of tied weights, a head that is not asked for, the vision tower."""
-    vision = [name for name in names if _VISION.search(name)] if config.family == "gemma3_text" else []
+    """Drops tensors that are understood: a copy of tied weights, a head that is not asked for, the
+    vision tower."""
+    vision = (
+        [name for name in names if _VISION.search(name)] if config.family == "gemma3_text" else []
+    )
     if vision:
-        _log.info("%s: %d tensors of the vision tower are not loaded", checkpoint.folder, len(vision))
+        _log.info(
+            "%s: %d tensors of the vision tower are not loaded", checkpoint.folder, len(vision)
+        )
     names = [name for name in names if name not in vision]
-    for name in [name for name in names if name in ("lm_head.weight", "language_model.lm_head.weight")]:
+    for name in [
+        name for name in names if name in ("lm_head.weight", "language_model.lm_head.weight")
+    ]:
         if config.tie_embeddings:
-            _check_tied(checkpoint, name, next(part.name for part in parts if part.path == ("embed", "embedding")))
+            _check_tied(
+                checkpoint,
+                name,
+                next(part.name for part in parts if part.path == ("embed", "embedding")),
+            )
         elif head == "reward":
-            _log.info("%s: %s is not loaded: a reward model has no language-model head", checkpoint.folder, name)
+            _log.info(
+                "%s: %s is not loaded: a reward model has no language-model head",
+                checkpoint.folder,
+                name,
+            )
         else:
             continue
         names = [other for other in names if other != name]
@@ -275,10 +343,13 @@ def _check_tied(checkpoint: Checkpoint, name: str, embedding: str) -> None:
     same = checkpoint.shape(name) == checkpoint.shape(embedding)
     for start in range(0, rows if same else 0, 8192):
         index = (slice(start, min(start + 8192, rows)), slice(None))
-        same = same and np.array_equal(checkpoint.read(name, index), checkpoint.read(embedding, index))
+        same = same and np.array_equal(
+            checkpoint.read(name, index), checkpoint.read(embedding, index)
+        )
     if not same:
         raise ModelLoadError(
-            f"{checkpoint.folder}: tie_word_embeddings is true, but {name!r} differs from {embedding!r}; "
+            f"{checkpoint.folder}: tie_word_embeddings is true, but {name!r} differs from "
+            f"{embedding!r}; "
             "set tie_word_embeddings to false in config.json to load both"
         )
 

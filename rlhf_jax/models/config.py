@@ -1,4 +1,5 @@
-"""The architecture of a decoder as one frozen, hashable record, read from and written to config.json."""
+"""The architecture of a decoder as one frozen, hashable record, read from and written to
+config.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ class ModelConfig:
       num_kv_heads: key/value heads; divides `num_heads`.
       head_dim: width of a head.
       intermediate_size: width of the MLP.
-      max_position: longest position the model was made for (the number of learned positions of GPT-2).
+      max_position: longest position the model was made for (the number of learned positions of
+        GPT-2).
       activation: one of `ACTIVATIONS`.
       gated_mlp: ``down(act(gate(x)) * up(x))`` rather than ``down(act(up(x)))``.
-      norm: "rms", "rms_plus_one" (Gemma: the weight is stored minus one) or "layer" (mean, variance and bias).
+      norm: "rms", "rms_plus_one" (Gemma: the weight is stored minus one) or "layer" (mean, variance
+        and bias).
       norm_eps: added to the variance.
       qkv_bias: biases on queries, keys and values.
       o_bias: bias on the attention output.
@@ -48,7 +51,8 @@ class ModelConfig:
       rope: rotary embedding; None: learned positions (GPT-2).
       local_rope: rotary embedding of sliding layers where it differs (Gemma 3).
       initializer_range: standard deviation of fresh weights.
-      bos_token_id, eos_token_id, pad_token_id: carried from config.json to config.json; the maths does not use them.
+      bos_token_id, eos_token_id, pad_token_id: carried from config.json to config.json; the maths
+        does not use them.
     """
 
     family: str
@@ -85,23 +89,48 @@ class ModelConfig:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size")
+        sizes = (
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "intermediate_size",
+        )
         for name in (*sizes, "max_position"):
             value = self.__dict__[name]
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ModelConfigError(f"{name}={value!r} must be a positive integer")
-        for name, allowed in (("activation", ACTIVATIONS), ("norm", NORMS), ("family", tuple(FAMILIES))):
+        for name, allowed in (
+            ("activation", ACTIVATIONS),
+            ("norm", NORMS),
+            ("family", tuple(FAMILIES)),
+        ):
             if self.__dict__[name] not in allowed:
-                raise ModelConfigError(f"{name}={self.__dict__[name]!r} is unknown; allowed: {', '.join(allowed)}")
+                raise ModelConfigError(
+                    f"{name}={self.__dict__[name]!r} is unknown; allowed: {', '.join(allowed)}"
+                )
         if self.num_heads % self.num_kv_heads:
-            raise ModelConfigError(f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}")
+            raise ModelConfigError(
+                f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}"
+            )
         if len(self.layer_types) != self.num_layers:
-            raise ModelConfigError(f"layer_types names {len(self.layer_types)} layers, but there are {self.num_layers}")
+            raise ModelConfigError(
+                f"layer_types names {len(self.layer_types)} layers, but there are {self.num_layers}"
+            )
         for kind in self.layer_types:
             if kind not in LAYER_TYPES:
-                raise ModelConfigError(f"layer type {kind!r} is not supported; allowed: {', '.join(LAYER_TYPES)}")
-        if "sliding" in self.layer_types and (self.sliding_window is None or self.sliding_window < 1):
-            raise ModelConfigError(f"sliding_window={self.sliding_window!r} must be a positive integer: there are sliding layers")
+                raise ModelConfigError(
+                    f"layer type {kind!r} is not supported; allowed: {', '.join(LAYER_TYPES)}"
+                )
+        if "sliding" in self.layer_types and (
+            self.sliding_window is None or self.sliding_window < 1
+        ):
+            raise ModelConfigError(
+                f"sliding_window={self.sliding_window!r} must be a positive integer: there are "
+                "sliding layers"
+            )
         for rope in (self.rope, self.local_rope):
             _check_rope(rope, self.head_dim)
 
@@ -115,28 +144,44 @@ class ModelConfig:
         """Reads the contents of config.json, in the style of transformers 4 or 5.
 
         Args:
-          config: the parsed JSON. Only `model_type` and the sizes are required; the rest has the family's defaults.
+          config: the parsed JSON. Only `model_type` and the sizes are required; the rest has the
+            family's defaults.
 
         Raises:
-          ModelConfigError: an unsupported architecture (the message lists the supported ones), a missing size, or a key that
-            changes the maths in a way that is not supported; the message names it.
+          ModelConfigError: an unsupported architecture (the message lists the supported ones), a
+            missing size, or a key that changes the maths in a way that is not supported; the
+            message names it.
         """
         try:
             family = family_of(config)
             return cls(**family.read(config))
         except ModelConfigError:
             raise
-        except (TypeError, AttributeError, KeyError, ValueError, OverflowError, MemoryError) as error:
-            # config.json is a stranger's: a value of another type than a reader expects must not end in a traceback.
-            raise ModelConfigError(f"config.json holds a value of the wrong kind ({type(error).__name__}: {error})") from None
+        except (
+            TypeError,
+            AttributeError,
+            KeyError,
+            ValueError,
+            OverflowError,
+            MemoryError,
+        ) as error:
+            # config.json is a stranger's: a value of another type than a reader expects must not
+            # end in a traceback.
+            raise ModelConfigError(
+                f"config.json holds a value of the wrong kind ({type(error).__name__}: {error})"
+            ) from None
 
     def to_hf(self) -> dict[str, Any]:
-        """The contents of config.json: transformers 5 style, with the transformers 4 keys beside them.
+        """The contents of config.json: transformers 5 style, with the transformers 4 keys beside
+        them.
 
         ``ModelConfig.from_hf(config.to_hf()) == config``.
         """
         family = FAMILIES[self.family]
-        return {"architectures": [family.causal if self.lm_head else family.classifier], **family.write(self)}
+        return {
+            "architectures": [family.causal if self.lm_head else family.classifier],
+            **family.write(self),
+        }
 
 
 def _check_rope(rope: RopeConfig | None, head_dim: int) -> None:
@@ -144,7 +189,13 @@ def _check_rope(rope: RopeConfig | None, head_dim: int) -> None:
         return
     dim = rope.rotary_dim(head_dim)
     if dim < 2 or dim % 2:
-        raise ModelConfigError(f"the rotary dimension {dim} of head_dim={head_dim} must be even and positive")
+        raise ModelConfigError(
+            f"the rotary dimension {dim} of head_dim={head_dim} must be even and positive"
+        )
     for key, value in rope.scaling:
-        if key in ("short_factor", "long_factor") and (not isinstance(value, tuple) or len(value) != dim // 2):
-            raise ModelConfigError(f"RoPE parameter {key} must list {dim // 2} numbers, got {value!r}")
+        if key in ("short_factor", "long_factor") and (
+            not isinstance(value, tuple) or len(value) != dim // 2
+        ):
+            raise ModelConfigError(
+                f"RoPE parameter {key} must list {dim // 2} numbers, got {value!r}"
+            )

@@ -48,7 +48,9 @@ class _Parts(NamedTuple):
             return [(layer, (kind,), 1) for layer, kind in enumerate(kinds)]
         return layer_plan(kinds)
 
-    def run_layer(self, kind: str, params: Params, x: Array, ropes: dict[str, Any], mix: Mix) -> tuple[Array, Any]:
+    def run_layer(
+        self, kind: str, params: Params, x: Array, ropes: dict[str, Any], mix: Mix
+    ) -> tuple[Array, Any]:
         x = constrain(x, self.execution.mesh, RESIDUAL)
         return nnx.merge(self.block, params)(x, rope=ropes.get(kind, ropes.get("full")), mix=mix)
 
@@ -58,7 +60,11 @@ class _Parts(NamedTuple):
 
 
 def make_prefill(
-    config: ModelConfig, execution: Execution, ends: nnx.GraphDef, block: nnx.GraphDef, unembed: Unembed
+    config: ModelConfig,
+    execution: Execution,
+    ends: nnx.GraphDef,
+    block: nnx.GraphDef,
+    unembed: Unembed,
 ) -> Callable[..., tuple[Array, KVCache]]:
     """Builds ``prefill(params, tokens[P, T], lengths[P], *, row_length)``.
 
@@ -83,13 +89,23 @@ def make_prefill(
         x = embed(config, execution, outer, tokens, positions)
         ropes = make_ropes(config, execution, positions)
 
-        def in_order(kinds: tuple[str, ...], params: Params, x: Array) -> tuple[Array, tuple[Array, Array]]:
+        def in_order(
+            kinds: tuple[str, ...], params: Params, x: Array
+        ) -> tuple[Array, tuple[Array, Array]]:
             kept = []
             for kind, layer_params in zip(kinds, unstack(params, len(kinds)), strict=True):
-                x, kv = parts.run_layer(kind, layer_params, x, ropes, full_attention(config, execution, kind))
+                x, kv = parts.run_layer(
+                    kind, layer_params, x, ropes, full_attention(config, execution, kind)
+                )
                 kept.append(kv)
-            keys, values = [k.transpose(0, 2, 3, 1) for k, _ in kept], [v.transpose(0, 2, 1, 3) for _, v in kept]
-            return x, (keys[0], values[0]) if len(kinds) == 1 else (jnp.stack(keys), jnp.stack(values))
+            keys, values = (
+                [k.transpose(0, 2, 3, 1) for k, _ in kept],
+                [v.transpose(0, 2, 1, 3) for _, v in kept],
+            )
+            return x, (keys[0], values[0]) if len(kinds) == 1 else (
+                jnp.stack(keys),
+                jnp.stack(values),
+            )
 
         caches = []
         for (_, kinds, repeats), part in _split_layers(params["layers"], parts.plan()):
@@ -108,9 +124,14 @@ def make_prefill(
 
 
 def make_decode(
-    config: ModelConfig, execution: Execution, ends: nnx.GraphDef, block: nnx.GraphDef, unembed: Unembed
+    config: ModelConfig,
+    execution: Execution,
+    ends: nnx.GraphDef,
+    block: nnx.GraphDef,
+    unembed: Unembed,
 ) -> Callable[..., tuple[Array, KVCache]]:
-    """Builds ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, ages, slot, row_length)``.
+    """Builds ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, ages, slot,
+    row_length)``.
 
     Args:
       config: the architecture.
@@ -140,28 +161,42 @@ def make_decode(
         positions = (prompt_lengths + ages)[:, None]
         x = embed(config, execution, outer, tokens[:, None], positions)
         ropes = make_ropes(config, execution, positions)
-        seen = _visible(config, positions, ages, slot, prompt_cache.slots, cache.slots, prompt_lengths)
+        seen = _visible(
+            config, positions, ages, slot, prompt_cache.slots, cache.slots, prompt_lengths
+        )
 
         def in_order(kinds, params, x, cache, prompt, first):
-            for offset, (kind, layer_params) in enumerate(zip(kinds, unstack(params, len(kinds)), strict=True)):
+            for offset, (kind, layer_params) in enumerate(
+                zip(kinds, unstack(params, len(kinds)), strict=True)
+            ):
 
                 def mix(q, k, v, kind=kind, layer=first + offset, offset=offset, old=cache):
                     new = write(old, layer, slot, k, v)
-                    segments = (Segment(*read(prompt, offset), seen[kind][0]), Segment(*read(new, layer), seen[kind][1]))
-                    mixed = joint_attention(q, segments, scale=config.attention_scale, softcap=config.attention_softcap)
+                    segments = (
+                        Segment(*read(prompt, offset), seen[kind][0]),
+                        Segment(*read(new, layer), seen[kind][1]),
+                    )
+                    mixed = joint_attention(
+                        q, segments, scale=config.attention_scale, softcap=config.attention_softcap
+                    )
                     return mixed, new
 
                 x, cache = parts.run_layer(kind, layer_params, x, ropes, mix)
             return x, cache
 
         caches = []
-        leaves = zip(cache.keys, cache.values, strict=True), zip(prompt_cache.keys, prompt_cache.values, strict=True)
+        leaves = (
+            zip(cache.keys, cache.values, strict=True),
+            zip(prompt_cache.keys, prompt_cache.values, strict=True),
+        )
         split = _split_layers(params["layers"], parts.plan())
         for ((_, kinds, repeats), part), own, prompt in zip(split, *leaves, strict=True):
             if repeats == 1:
                 x, own = in_order(kinds, part, x, own, prompt, 0)
             else:
-                grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), (part, prompt))  # noqa: B023
+                grouped = jax.tree.map(
+                    lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), (part, prompt)
+                )  # noqa: B023
 
                 def body(carry, item, kinds=kinds):
                     (x, cache), (step, (group, prompt)) = carry, item
@@ -191,14 +226,20 @@ def _visible(
     window = config.sliding_window
     if window is None:
         return {"full": (prompt, own)}
-    return {"full": (prompt, own), "sliding": (prompt & (positions - at < window), own & (behind < window))}
+    return {
+        "full": (prompt, own),
+        "sliding": (prompt & (positions - at < window), own & (behind < window)),
+    }
 
 
 def _split_layers(params: Params, plan: list[Part]) -> list[tuple[Part, Params]]:
     """The layers of every part."""
     count = sum(len(kinds) * repeats for _, kinds, repeats in plan)
     if all(repeats == 1 and len(kinds) == 1 for _, kinds, repeats in plan):
-        return [(part, jax.tree.map(lambda p: p[None], layer)) for part, layer in zip(plan, unstack(params, count), strict=True)]
+        return [
+            (part, jax.tree.map(lambda p: p[None], layer))
+            for part, layer in zip(plan, unstack(params, count), strict=True)
+        ]
     split = []
     for part in plan:
         start, stop = part[0], part[0] + len(part[1]) * part[2]

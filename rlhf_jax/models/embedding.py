@@ -11,11 +11,14 @@ from rlhf_jax.sharding import BATCH_AXES
 _VOCAB_AXIS = "tensor"
 
 
-def lookup(table: Float[Array, "V D"], tokens: Int[Array, "B T"], mesh: Mesh | None) -> Float[Array, "B T D"]:
+def lookup(
+    table: Float[Array, "V D"], tokens: Int[Array, "B T"], mesh: Mesh | None
+) -> Float[Array, "B T D"]:
     """Rows of a table.
 
-    On a mesh every device looks up its own tokens in its part of the vocabulary, and the parts are summed over `tensor`.
-    Left to itself, the partitioner gathers the tokens of the whole batch instead and reduces ``[B, T, D]`` of it everywhere.
+    On a mesh every device looks up its own tokens in its part of the vocabulary, and the parts are
+    summed over `tensor`. Left to itself, the partitioner gathers the tokens of the whole batch
+    instead and reduces ``[B, T, D]`` of it everywhere.
 
     Args:
       table: embeddings; gradients flow.

@@ -36,8 +36,9 @@ def save_pretrained(
 ) -> None:
     """Writes config.json and safetensors files with transformers' names, shapes and layouts.
 
-    A model with head "reward" becomes `...ForSequenceClassification` with one label. With head "value" the folder is the
-    language model, and the head lies beside it in value_head.safetensors, which `load_pretrained` reads.
+    A model with head "reward" becomes `...ForSequenceClassification` with one label. With head
+    "value" the folder is the language model, and the head lies beside it in value_head.safetensors,
+    which `load_pretrained` reads.
 
     Args:
       path: folder; made if needed. Weights of an earlier model in it are replaced.
@@ -45,7 +46,8 @@ def save_pretrained(
       params: its parameters.
       dtype: cast to "float32", "bfloat16" or "float16"; None keeps the dtype of the parameters.
       max_shard_size: bytes of one file ("5GB"); above it there are several files and an index.
-      extra_config: more keys of config.json, such as `bos_token_id`, `eos_token_id` and `pad_token_id`.
+      extra_config: more keys of config.json, such as `bos_token_id`, `eos_token_id` and
+        `pad_token_id`.
 
     Raises:
       ValueError: an unknown dtype or size, or an `extra_config` that contradicts the architecture.
@@ -61,7 +63,9 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     parts = pieces(config, scalar_head=model.scores is not None)
     heads = [part for part in parts if part.path[0] == "score" and config.lm_head]
-    written = _write_weights(folder, [part for part in parts if part not in heads], params, jnp.dtype(dtype), limit)
+    written = _write_weights(
+        folder, [part for part in parts if part not in heads], params, jnp.dtype(dtype), limit
+    )
     if heads:
         written |= _write_file(folder / VALUE_HEAD, dict(_tensors(heads, params, jnp.dtype(dtype))))
     for stale in folder.glob("*.safetensors*"):
@@ -72,7 +76,9 @@ def save_pretrained(
     _write_json(folder / "config.json", contents)
 
 
-def _write_weights(folder: Path, parts: list[Piece], params: Params, dtype: np.dtype, limit: int) -> set[str]:
+def _write_weights(
+    folder: Path, parts: list[Piece], params: Params, dtype: np.dtype, limit: int
+) -> set[str]:
     shapes = tensor_shapes(parts, {part.path: _leaf(params, part).shape for part in parts})
     groups: list[list[str]] = [[]]
     filled = 0
@@ -98,7 +104,9 @@ def _write_weights(folder: Path, parts: list[Piece], params: Params, dtype: np.d
     return {INDEX, *weight_map.values()}
 
 
-def _tensors(parts: list[Piece], params: Params, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(
+    parts: list[Piece], params: Params, dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
     """Tensors one by one, in the order of `tensor_shapes`."""
     layers = max((_leaf(params, part).shape[0] for part in parts if part.stacked), default=0)
     for layer in (None, *range(layers)):
@@ -129,13 +137,18 @@ def _check_same(config: ModelConfig, contents: Mapping[str, Any]) -> None:
     names = [field.name for field in dataclasses.fields(config) if field.name not in _TOKENS]
     changed = [name for name in names if read.__dict__[name] != config.__dict__[name]]
     if changed:
-        raise ValueError(f"extra_config changes {changed[0]} of the architecture; only add keys that leave it as it is")
+        raise ValueError(
+            f"extra_config changes {changed[0]} of the architecture; only add keys that leave it "
+            "as it is"
+        )
 
 
 def _bytes(size: int | str) -> int:
     match = re.fullmatch(r"(\d+)\s*([KMG]?B)?", str(size).strip().upper())
     if match is None or int(match[1]) < 1:
-        raise ValueError(f"max_shard_size={size!r} must be a number of bytes, such as 5000000000 or '5GB'")
+        raise ValueError(
+            f"max_shard_size={size!r} must be a number of bytes, such as 5000000000 or '5GB'"
+        )
     return int(match[1]) * _UNITS[match[2] or ""]
 
 
@@ -144,7 +157,8 @@ def _write_file(path: Path, tensors: dict[str, np.ndarray]) -> set[str]:
     try:
         save_file(tensors, part, metadata={"format": "pt"})
         os.replace(part, path)
-    except (SafetensorError, OSError) as error:  # of the operating system: a full disk, a read-only folder
+    # of the operating system: a full disk, a read-only folder
+    except (SafetensorError, OSError) as error:
         part.unlink(missing_ok=True)
         raise _write_error(error, path) from error
     return {path.name}

@@ -1,7 +1,7 @@
 """Readers of config.json, one per family: its contents -> the fields of `ModelConfig`.
 
-Strict: a key that is neither understood nor known to leave the maths alone is an error, so that no setting of a checkpoint
-is ever ignored. Dropout is never applied, whatever config.json says.
+Strict: a key that is neither understood nor known to leave the maths alone is an error, so that no
+setting of a checkpoint is ever ignored. Dropout is never applied, whatever config.json says.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,11 +24,15 @@ _LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
 def _activation(reader: Reader, key: str, default: str) -> str:
     name = reader.get(key, default)
     if name not in _ACTIVATIONS:
-        raise ModelConfigError(f"{key}={name!r} is not supported; supported: {', '.join(_ACTIVATIONS)}")
+        raise ModelConfigError(
+            f"{key}={name!r} is not supported; supported: {', '.join(_ACTIVATIONS)}"
+        )
     return _ACTIVATIONS[name]
 
 
-def _layer_types(reader: Reader, num_layers: int, default: Callable[[int], bool]) -> tuple[str, ...]:
+def _layer_types(
+    reader: Reader, num_layers: int, default: Callable[[int], bool]
+) -> tuple[str, ...]:
     """`layer_types` of config.json, else "sliding" where `default(i)`."""
     given = reader.get("layer_types")
     if given is None:
@@ -36,7 +40,9 @@ def _layer_types(reader: Reader, num_layers: int, default: Callable[[int], bool]
     return tuple(_LAYER_TYPES.get(name, name) for name in given)
 
 
-def _one_rope(reader: Reader, max_position: int, *, partial: bool = False, original: int | None = None) -> RopeConfig:
+def _one_rope(
+    reader: Reader, max_position: int, *, partial: bool = False, original: int | None = None
+) -> RopeConfig:
     """The rotary embedding of a family that has one for all layers."""
     scaling, parameters = reader.mapping("rope_scaling"), reader.mapping("rope_parameters")
     rope = dict(scaling or parameters)
@@ -45,7 +51,8 @@ def _one_rope(reader: Reader, max_position: int, *, partial: bool = False, origi
     rope.setdefault("partial_rotary_factor", fraction)
     if rope["partial_rotary_factor"] != 1.0 and not partial:
         raise ModelConfigError(
-            f"partial_rotary_factor={rope['partial_rotary_factor']!r} is not supported for model_type {reader.model_type!r}"
+            f"partial_rotary_factor={rope['partial_rotary_factor']!r} is not supported for "
+            f"model_type {reader.model_type!r}"
         )
     if original is not None:
         kind = rope.get("rope_type", rope.get("type"))
@@ -77,7 +84,9 @@ def _rms_decoder(reader: Reader, **specific: Any) -> dict[str, Any]:
     }
     config["num_kv_heads"] = reader.integer("num_key_value_heads", config["num_heads"])
     if config.get("head_dim") is None:
-        config["head_dim"] = reader.get("head_dim") or config["hidden_size"] // max(config["num_heads"], 1)
+        config["head_dim"] = reader.get("head_dim") or config["hidden_size"] // max(
+            config["num_heads"], 1
+        )
     return config
 
 
@@ -116,10 +125,14 @@ def read_qwen(config: Mapping[str, Any]) -> dict[str, Any]:
         tie_embeddings=bool(reader.get("tie_word_embeddings", False)),
         rope=_one_rope(reader, max_position),
     )
-    window = reader.nullable("sliding_window", 4096) if reader.get("use_sliding_window", False) else None
+    window = (
+        reader.nullable("sliding_window", 4096) if reader.get("use_sliding_window", False) else None
+    )
     first = reader.integer("max_window_layers", 28)
     fields["sliding_window"] = window
-    fields["layer_types"] = _layer_types(reader, fields["num_layers"], lambda i: window is not None and i >= first)
+    fields["layer_types"] = _layer_types(
+        reader, fields["num_layers"], lambda i: window is not None and i >= first
+    )
     reader.use("sliding_window")
     return reader.finish(fields)
 
@@ -153,7 +166,9 @@ def _gemma(reader: Reader, **specific: Any) -> dict[str, Any]:
     bias = bool(reader.get("attention_bias", False))
     legacy = reader.get("hidden_act", "gelu_pytorch_tanh")
     if legacy not in ("gelu", "gelu_pytorch_tanh"):
-        raise ModelConfigError(f"hidden_act={legacy!r} is not supported for Gemma, which reads hidden_activation")
+        raise ModelConfigError(
+            f"hidden_act={legacy!r} is not supported for Gemma, which reads hidden_activation"
+        )
     return _rms_decoder(
         reader,
         activation=_activation(reader, "hidden_activation", "gelu_pytorch_tanh"),
@@ -187,30 +202,48 @@ def read_gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
     """Gemma 3 text: five windowed layers to a full one, each kind with its own RoPE."""
-    # The text part of a multimodal config.json names only what differs from these sizes of transformers' Gemma3TextConfig.
-    sizes = {"vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26}
+    # The text part of a multimodal config.json names only what differs from these sizes of
+    # transformers' Gemma3TextConfig.
+    sizes = {
+        "vocab_size": 262_208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+    }
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
     reader = Reader(config, defaults={**sizes, **heads})
     max_position = reader.integer("max_position_embeddings", 131_072)
     parameters = reader.mapping("rope_parameters")
     unknown = sorted(set(parameters) - set(_LAYER_TYPES))
     if unknown:
-        raise ModelConfigError(f"rope_parameters[{unknown[0]!r}] is not supported for Gemma 3; keys: {', '.join(_LAYER_TYPES)}")
+        raise ModelConfigError(
+            f"rope_parameters[{unknown[0]!r}] is not supported for Gemma 3; keys: "
+            f"{', '.join(_LAYER_TYPES)}"
+        )
     whole = {**(parameters.get("full_attention") or {}), **reader.mapping("rope_scaling")}
     local = parameters.get("sliding_attention") or {}
     for rope in (whole, local):
         if rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise ModelConfigError(f"partial_rotary_factor={rope['partial_rotary_factor']!r} is not supported for Gemma 3")
+            raise ModelConfigError(
+                f"partial_rotary_factor={rope['partial_rotary_factor']!r} is not supported for "
+                "Gemma 3"
+            )
     fields = _gemma(
         reader,
         max_position=max_position,
         qk_norm=True,
         logits_softcap=reader.nullable("final_logit_softcapping", None),
-        rope=_rope(whole, theta=reader.number("rope_theta", 1_000_000.0), max_position=max_position),
-        local_rope=_rope(local, theta=reader.number("rope_local_base_freq", 10_000.0), max_position=max_position),
+        rope=_rope(
+            whole, theta=reader.number("rope_theta", 1_000_000.0), max_position=max_position
+        ),
+        local_rope=_rope(
+            local, theta=reader.number("rope_local_base_freq", 10_000.0), max_position=max_position
+        ),
     )
     every = reader.integer("sliding_window_pattern", reader.integer("_sliding_window_pattern", 6))
-    fields["layer_types"] = _layer_types(reader, fields["num_layers"], lambda i: bool((i + 1) % every))
+    fields["layer_types"] = _layer_types(
+        reader, fields["num_layers"], lambda i: bool((i + 1) % every)
+    )
     return reader.finish(fields)
 
 
@@ -218,11 +251,22 @@ def read_gemma3_multimodal(config: Mapping[str, Any]) -> dict[str, Any]:
     """The text part of a multimodal Gemma 3."""
     text = config.get("text_config")
     if not isinstance(text, Mapping):
-        raise ModelConfigError("model_type 'gemma3' needs text_config, which config.json does not give")
-    inherited = ("architectures", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "quantization_config")
+        raise ModelConfigError(
+            "model_type 'gemma3' needs text_config, which config.json does not give"
+        )
+    inherited = (
+        "architectures",
+        "tie_word_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "quantization_config",
+    )
     outer = {key: config[key] for key in inherited if config.get(key) is not None}
     fields = read_gemma3({**outer, **text, "model_type": "gemma3_text"})
-    classifier = any(name.endswith("SequenceClassification") for name in config.get("architectures") or ())
+    classifier = any(
+        name.endswith("SequenceClassification") for name in config.get("architectures") or ()
+    )
     return {**fields, "lm_head": not classifier}
 
 

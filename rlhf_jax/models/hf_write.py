@@ -1,6 +1,7 @@
 """Writers of config.json: `ModelConfig` -> the contents that transformers reads.
 
-The keys of transformers 5 (`rope_parameters`) and those of transformers 4 (`rope_theta`, `rope_scaling`) stand side by side.
+The keys of transformers 5 (`rope_parameters`) and those of transformers 4 (`rope_theta`,
+`rope_scaling`) stand side by side.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -46,9 +47,13 @@ def write_rms(config: "ModelConfig") -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "attention_dropout": 0.0,
         "rope_theta": rope["rope_theta"],
-        "rope_scaling": None if rope["rope_type"] == "default" else {k: v for k, v in rope.items() if k != "rope_theta"},
+        "rope_scaling": None
+        if rope["rope_type"] == "default"
+        else {k: v for k, v in rope.items() if k != "rope_theta"},
         "rope_parameters": rope,
-        ("hidden_activation" if config.post_norms else "hidden_act"): _HF_ACTIVATIONS[config.activation],
+        ("hidden_activation" if config.post_norms else "hidden_act"): _HF_ACTIVATIONS[
+            config.activation
+        ],
     }
     if config.family in ("llama", "qwen3", "gemma2", "gemma3_text"):
         fields["attention_bias"] = config.o_bias
@@ -64,7 +69,10 @@ def write_rms(config: "ModelConfig") -> dict[str, Any]:
     if config.family in ("qwen2", "qwen3", "gemma2", "gemma3_text"):
         fields["layer_types"] = [_HF_LAYER_TYPES[kind] for kind in config.layer_types]
     if config.post_norms:
-        fields |= {"query_pre_attn_scalar": config.query_scalar, "final_logit_softcapping": config.logits_softcap}
+        fields |= {
+            "query_pre_attn_scalar": config.query_scalar,
+            "final_logit_softcapping": config.logits_softcap,
+        }
     return fields
 
 
@@ -77,7 +85,11 @@ def write_gemma3(config: "ModelConfig") -> dict[str, Any]:
     """Keys of a Gemma 3 text config.json."""
     whole, local = _present(config.rope).to_hf(), _present(config.local_rope).to_hf()
     nested = {"full_attention": whole, "sliding_attention": local}
-    return {**write_rms(config), "rope_parameters": nested, "rope_local_base_freq": local["rope_theta"]}
+    return {
+        **write_rms(config),
+        "rope_parameters": nested,
+        "rope_local_base_freq": local["rope_theta"],
+    }
 
 
 def write_phi3(config: "ModelConfig") -> dict[str, Any]:
@@ -86,9 +98,16 @@ def write_phi3(config: "ModelConfig") -> dict[str, Any]:
     fields = write_rms(config)
     scaling = dict(rope.scaling)
     original = scaling.pop("original_max_position_embeddings", config.max_position)
-    fields |= {"original_max_position_embeddings": original, "partial_rotary_factor": rope.rotary_fraction}
-    fields["rope_parameters"] = {**fields["rope_parameters"], "partial_rotary_factor": rope.rotary_fraction}
-    # transformers 4 takes exactly these three keys; what they cannot say is left to rope_parameters.
+    fields |= {
+        "original_max_position_embeddings": original,
+        "partial_rotary_factor": rope.rotary_fraction,
+    }
+    fields["rope_parameters"] = {
+        **fields["rope_parameters"],
+        "partial_rotary_factor": rope.rotary_fraction,
+    }
+    # transformers 4 takes exactly these three keys; what they cannot say is left to
+    # rope_parameters.
     exact = set(scaling) == {"short_factor", "long_factor"}
     lists = {key: list(value) for key, value in scaling.items() if isinstance(value, tuple)}
     fields["rope_scaling"] = {"type": rope.kind, **lists} if exact else None
@@ -104,7 +123,9 @@ def write_gpt2(config: "ModelConfig") -> dict[str, Any]:
         "n_head": config.num_heads,
         "n_inner": config.intermediate_size,
         "n_positions": config.max_position,
-        "activation_function": "gelu_new" if config.activation == "gelu_tanh" else _HF_ACTIVATIONS[config.activation],
+        "activation_function": "gelu_new"
+        if config.activation == "gelu_tanh"
+        else _HF_ACTIVATIONS[config.activation],
         "layer_norm_epsilon": config.norm_eps,
         "scale_attn_weights": config.query_scalar is None,
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),

@@ -1,8 +1,9 @@
 """The layers of the decoder as Flax NNX modules.
 
-Modules are only ever built abstractly (`nnx.eval_shape`) and merged with a plain dict of arrays inside a traced function, so
-they say shapes and maths, not values: initial values are in `adapter`. Kernels are cast to the dtype of their input at use;
-norms and RoPE are computed in float32 (float64 stays).
+Modules are only ever built abstractly (`nnx.eval_shape`) and merged with a plain dict of arrays
+inside a traced function, so they say shapes and maths, not values: initial values are in `adapter`.
+Kernels are cast to the dtype of their input at use; norms and RoPE are computed in float32 (float64
+stays).
 """
 
 import math
@@ -22,7 +23,8 @@ Rope: TypeAlias = tuple[Array, Array] | None
 """Cosine and sine of `rope_tables`; None: learned positions."""
 
 Mix: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Any]]
-"""How queries [B, T, N, H] read keys and values [B, T, K, H]: (q, k, v) -> (result like q, what to keep of k and v)."""
+"""How queries [B, T, N, H] read keys and values [B, T, K, H]: (q, k, v) -> (result like q, what to
+keep of k and v)."""
 
 _ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -33,7 +35,8 @@ _ACTIVATIONS = {
 
 
 class Linear(nnx.Module):
-    """A matrix product over the trailing axes `inputs`, giving the trailing axes `outputs`, as one large GEMM."""
+    """A matrix product over the trailing axes `inputs`, giving the trailing axes `outputs`, as one
+    large GEMM."""
 
     def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], *, bias: bool) -> None:
         self.kernel = nnx.Param(jnp.zeros(inputs + outputs))
@@ -42,9 +45,14 @@ class Linear(nnx.Module):
         self.inputs, self.outputs, self.has_bias = inputs, outputs, bias
 
     def __call__(self, x: Array) -> Array:
-        # Rows are flattened: XLA on CPU transposes its way through the weight gradient of a three-dimensional product.
+        # Rows are flattened: XLA on CPU transposes its way through the weight gradient of a
+        # three-dimensional product.
         lead = x.shape[: x.ndim - len(self.inputs)]
-        kernel = self.kernel[...].astype(x.dtype).reshape(math.prod(self.inputs), math.prod(self.outputs))
+        kernel = (
+            self.kernel[...]
+            .astype(x.dtype)
+            .reshape(math.prod(self.inputs), math.prod(self.outputs))
+        )
         y = x.reshape(math.prod(lead), math.prod(self.inputs)) @ kernel
         if self.has_bias:
             y = y + self.bias[...].astype(x.dtype).reshape(1, -1)
@@ -52,7 +60,8 @@ class Linear(nnx.Module):
 
 
 class Norm(nnx.Module):
-    """RMS norm (arXiv 1910.07467) or layer norm (arXiv 1607.06450) over the last axis, in float32."""
+    """RMS norm (arXiv 1910.07467) or layer norm (arXiv 1607.06450) over the last axis, in
+    float32."""
 
     def __init__(self, size: int, *, kind: str, eps: float) -> None:
         self.scale = nnx.Param(jnp.zeros((size,)))
@@ -78,7 +87,12 @@ class Attention(nnx.Module):
     """Causal self-attention with grouped key/value heads."""
 
     def __init__(self, config: ModelConfig) -> None:
-        width, heads, kv_heads, dim = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        width, heads, kv_heads, dim = (
+            config.hidden_size,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+        )
         self.q = Linear((width,), (heads, dim), bias=config.qkv_bias)
         self.k = Linear((width,), (kv_heads, dim), bias=config.qkv_bias)
         self.v = Linear((width,), (kv_heads, dim), bias=config.qkv_bias)
@@ -88,7 +102,9 @@ class Attention(nnx.Module):
             self.k_norm = Norm(dim, kind=config.norm, eps=config.norm_eps)
         self.config = config
 
-    def __call__(self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix) -> tuple[Float[Array, "B T D"], Any]:
+    def __call__(
+        self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix
+    ) -> tuple[Float[Array, "B T D"], Any]:
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -128,7 +144,9 @@ class Block(nnx.Module):
             self.attn_post_norm, self.mlp_post_norm = norm(), norm()
         self.post_norms = config.post_norms
 
-    def __call__(self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix) -> tuple[Float[Array, "B T D"], Any]:
+    def __call__(
+        self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix
+    ) -> tuple[Float[Array, "B T D"], Any]:
         mixed, kept = self.attn(self.attn_norm(x), rope=rope, mix=mix)
         x = x + (self.attn_post_norm(mixed) if self.post_norms else mixed)
         inner = self.mlp(self.mlp_norm(x))

@@ -1,4 +1,5 @@
-"""Names and layouts of weights on disk: which slice of which tensor of a Hugging Face folder makes up which parameter."""
+"""Names and layouts of weights on disk: which slice of which tensor of a Hugging Face folder makes
+up which parameter."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ class Piece:
     Attributes:
       path: keys of the parameter; below "layers" it stands for every layer.
       name: name of the tensor; `LAYER` is the layer's number.
-      dims: for every dimension of the tensor, the axes of the parameter (without the layer axis) that are flattened into it.
+      dims: for every dimension of the tensor, the axes of the parameter (without the layer axis)
+        that are flattened into it.
       axis: dimension of the tensor along which several parameters are joined.
       offset: where this one starts there.
     """
@@ -65,7 +67,11 @@ def pieces(config: ModelConfig, *, scalar_head: bool) -> tuple[Piece, ...]:
       scalar_head: whether there is `score`.
     """
     head = (Piece(("score", "kernel"), "score.weight", ((), (0,))),) if scalar_head else ()
-    unembed = (Piece(("unembed", "kernel"), "lm_head.weight", _SAME),) if config.lm_head and not config.tie_embeddings else ()
+    unembed = (
+        (Piece(("unembed", "kernel"), "lm_head.weight", _SAME),)
+        if config.lm_head and not config.tie_embeddings
+        else ()
+    )
     return (*LAYOUTS[FAMILIES[config.family].layout](config), *unembed, *head)
 
 
@@ -74,20 +80,31 @@ def _llama(config: ModelConfig) -> list[Piece]:
     attn = [
         piece
         for ours in ("q", "k", "v")
-        for piece in _linear(("attn", ours), f"{layer}self_attn.{ours}_proj", _HEADS_OUT, _HEADS_BIAS, config.qkv_bias)
+        for piece in _linear(
+            ("attn", ours),
+            f"{layer}self_attn.{ours}_proj",
+            _HEADS_OUT,
+            _HEADS_BIAS,
+            config.qkv_bias,
+        )
     ]
     attn += _linear(("attn", "o"), f"{layer}self_attn.o_proj", _HEADS_IN, _VECTOR, config.o_bias)
     mlp = [
         piece
         for ours in ("gate", "up", "down")
-        for piece in _linear(("mlp", ours), f"{layer}mlp.{ours}_proj", _SWAPPED, _VECTOR, config.mlp_bias)
+        for piece in _linear(
+            ("mlp", ours), f"{layer}mlp.{ours}_proj", _SWAPPED, _VECTOR, config.mlp_bias
+        )
     ]
     return [*_rms_ends(), *_rms_norms(config), *attn, *mlp]
 
 
 def _phi3(config: ModelConfig) -> list[Piece]:
     layer = ("layers", "attn")
-    qkv, gate_up = f"model.layers.{LAYER}.self_attn.qkv_proj.weight", f"model.layers.{LAYER}.mlp.gate_up_proj.weight"
+    qkv, gate_up = (
+        f"model.layers.{LAYER}.self_attn.qkv_proj.weight",
+        f"model.layers.{LAYER}.mlp.gate_up_proj.weight",
+    )
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     return [
         *_rms_ends(),
@@ -97,8 +114,14 @@ def _phi3(config: ModelConfig) -> list[Piece]:
         Piece((*layer, "v", "kernel"), qkv, _HEADS_OUT, offset=queries + keys),
         Piece((*layer, "o", "kernel"), f"model.layers.{LAYER}.self_attn.o_proj.weight", _HEADS_IN),
         Piece(("layers", "mlp", "gate", "kernel"), gate_up, _SWAPPED),
-        Piece(("layers", "mlp", "up", "kernel"), gate_up, _SWAPPED, offset=config.intermediate_size),
-        Piece(("layers", "mlp", "down", "kernel"), f"model.layers.{LAYER}.mlp.down_proj.weight", _SWAPPED),
+        Piece(
+            ("layers", "mlp", "up", "kernel"), gate_up, _SWAPPED, offset=config.intermediate_size
+        ),
+        Piece(
+            ("layers", "mlp", "down", "kernel"),
+            f"model.layers.{LAYER}.mlp.down_proj.weight",
+            _SWAPPED,
+        ),
     ]
 
 
@@ -113,8 +136,18 @@ def _gpt2(config: ModelConfig) -> list[Piece]:
         parts.append(Piece(("layers", ours, "bias"), f"{layer}{theirs}.bias", _VECTOR))
     for i, ours in enumerate(("q", "k", "v")):  # Conv1D: [in, out]
         path = ("layers", "attn", ours)
-        parts.append(Piece((*path, "kernel"), f"{layer}attn.c_attn.weight", ((0,), (1, 2)), axis=1, offset=i * width))
-        parts.append(Piece((*path, "bias"), f"{layer}attn.c_attn.bias", _HEADS_BIAS, offset=i * width))
+        parts.append(
+            Piece(
+                (*path, "kernel"),
+                f"{layer}attn.c_attn.weight",
+                ((0,), (1, 2)),
+                axis=1,
+                offset=i * width,
+            )
+        )
+        parts.append(
+            Piece((*path, "bias"), f"{layer}attn.c_attn.bias", _HEADS_BIAS, offset=i * width)
+        )
     parts += _linear(("attn", "o"), f"{layer}attn.c_proj", ((0, 1), (2,)), _VECTOR, True)
     parts += _linear(("mlp", "up"), f"{layer}mlp.c_fc", _SAME, _VECTOR, True)
     parts += _linear(("mlp", "down"), f"{layer}mlp.c_proj", _SAME, _VECTOR, True)
@@ -124,7 +157,11 @@ def _gpt2(config: ModelConfig) -> list[Piece]:
 
 
 def _linear(
-    path: tuple[str, ...], name: str, kernel: tuple[tuple[int, ...], ...], bias: tuple[tuple[int, ...], ...], has_bias: bool
+    path: tuple[str, ...],
+    name: str,
+    kernel: tuple[tuple[int, ...], ...],
+    bias: tuple[tuple[int, ...], ...],
+    has_bias: bool,
 ) -> list[Piece]:
     parts = [Piece(("layers", *path, "kernel"), f"{name}.weight", kernel)]
     return [*parts, Piece(("layers", *path, "bias"), f"{name}.bias", bias)] if has_bias else parts
@@ -141,14 +178,26 @@ def _rms_norms(config: ModelConfig) -> list[Piece]:
     names = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
     if config.post_norms:
         names |= {"mlp_norm": "pre_feedforward_layernorm"}
-        names |= {"attn_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"}
+        names |= {
+            "attn_post_norm": "post_attention_layernorm",
+            "mlp_post_norm": "post_feedforward_layernorm",
+        }
     layer = f"model.layers.{LAYER}."
-    parts = [Piece(("layers", ours, "scale"), f"{layer}{theirs}.weight", _VECTOR) for ours, theirs in names.items()]
+    parts = [
+        Piece(("layers", ours, "scale"), f"{layer}{theirs}.weight", _VECTOR)
+        for ours, theirs in names.items()
+    ]
     if config.qk_norm:
         for ours in ("q_norm", "k_norm"):
-            parts.append(Piece(("layers", "attn", ours, "scale"), f"{layer}self_attn.{ours}.weight", _VECTOR))
+            parts.append(
+                Piece(("layers", "attn", ours, "scale"), f"{layer}self_attn.{ours}.weight", _VECTOR)
+            )
     return parts
 
 
-LAYOUTS: dict[str, Callable[[ModelConfig], list[Piece]]] = {"llama": _llama, "phi3": _phi3, "gpt2": _gpt2}
+LAYOUTS: dict[str, Callable[[ModelConfig], list[Piece]]] = {
+    "llama": _llama,
+    "phi3": _phi3,
+    "gpt2": _gpt2,
+}
 """`Family.layout` -> the parts of its trunk."""

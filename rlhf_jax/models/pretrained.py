@@ -12,14 +12,26 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from rlhf_jax.models.adapter import abstract_params, make_model
-from rlhf_jax.models.checkpoint import Checkpoint, ModelLoadError, read_json, read_parameter, resolve_names, verify
+from rlhf_jax.models.checkpoint import (
+    Checkpoint,
+    ModelLoadError,
+    read_json,
+    read_parameter,
+    resolve_names,
+    verify,
+)
 from rlhf_jax.models.config import ModelConfig, ModelConfigError
 from rlhf_jax.models.names import pieces
 from rlhf_jax.sharding import infer_shardings
 from rlhf_jax.types import Key, Model, Params
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "value_head.safetensors")
+_FILES = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "value_head.safetensors",
+)
 
 
 def load_pretrained(
@@ -38,18 +50,21 @@ def load_pretrained(
 ) -> tuple[Model, Params]:
     """Loads a decoder from a folder in Hugging Face format.
 
-    Every array is created in its shards: a device reads its own slices from the files, and the host holds one parameter at
-    a time.
+    Every array is created in its shards: a device reads its own slices from the files, and the host
+    holds one parameter at a time.
 
     Args:
       path: a local folder, or a hub id that is downloaded when the network allows.
       dtype: of the parameters, whatever the files hold.
       mesh: device mesh; None for one device.
-      replicate: names of parameters to keep whole on every device, see `rlhf_jax.sharding.infer_shardings`.
+      replicate: names of parameters to keep whole on every device, see
+        `rlhf_jax.sharding.infer_shardings`.
       compute_dtype, remat, layers, attention, context: as for `make_model`.
-      head: None; "reward": a scalar model, from a `...ForSequenceClassification` folder or from a language model, whose head
-        is then fresh and whose unembedding is left out; "value": a scalar head beside the language-model head.
-      key: a fresh scalar head is drawn with deviation ``1 / sqrt(hidden_size + 1)``; without a key it is 0.
+      head: None; "reward": a scalar model, from a `...ForSequenceClassification` folder or from a
+        language model, whose head is then fresh and whose unembedding is left out; "value": a
+        scalar head beside the language-model head.
+      key: a fresh scalar head is drawn with deviation ``1 / sqrt(hidden_size + 1)``; without a key
+        it is 0.
 
     Returns:
       (model, params).
@@ -61,15 +76,33 @@ def load_pretrained(
     folder = local_folder(path)
     config = read_config(folder)
     if head is None and not config.lm_head:
-        raise ModelLoadError(f"{folder} is a scalar model (...ForSequenceClassification); pass head='reward'")
-    execution: dict[str, Any] = {"compute_dtype": compute_dtype, "remat": remat, "layers": layers, "attention": attention}
+        raise ModelLoadError(
+            f"{folder} is a scalar model (...ForSequenceClassification); pass head='reward'"
+        )
+    execution: dict[str, Any] = {
+        "compute_dtype": compute_dtype,
+        "remat": remat,
+        "layers": layers,
+        "attention": attention,
+    }
     model = make_model(config, mesh=mesh, head=head, context=context, **execution)
     checkpoint = Checkpoint(folder)
     fresh = config.lm_head and head is not None and "score.weight" not in checkpoint.names
-    parts = resolve_names(checkpoint, pieces(model.config, scalar_head=head is not None and not fresh))
+    parts = resolve_names(
+        checkpoint, pieces(model.config, scalar_head=head is not None and not fresh)
+    )
     structs = abstract_params(config, head, dtype)
-    flat = {tuple(entry.key for entry in path): struct for path, struct in jax.tree_util.tree_leaves_with_path(structs)}
-    verify(checkpoint, model.config, parts, {path: struct.shape for path, struct in flat.items()}, head=head)
+    flat = {
+        tuple(entry.key for entry in path): struct
+        for path, struct in jax.tree_util.tree_leaves_with_path(structs)
+    }
+    verify(
+        checkpoint,
+        model.config,
+        parts,
+        {path: struct.shape for path, struct in flat.items()},
+        head=head,
+    )
     shardings = None if mesh is None else infer_shardings(structs, mesh, replicate=replicate)
     by_path = {part.path: part for part in parts}
 
@@ -87,7 +120,9 @@ def load_pretrained(
         return jax.make_array_from_callback(struct.shape, sharding, shard)
 
     placed = shardings if shardings is not None else jax.tree.map(lambda _: None, structs)
-    return model, jax.tree_util.tree_map_with_path(load, structs, placed, is_leaf=lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    return model, jax.tree_util.tree_map_with_path(
+        load, structs, placed, is_leaf=lambda x: isinstance(x, jax.ShapeDtypeStruct)
+    )
 
 
 def read_config(folder: str | Path) -> ModelConfig:
@@ -125,9 +160,12 @@ def _download(name: str) -> Path:
 
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES)))
-    except Exception as error:  # the hub client raises many kinds: offline, no such repository, gated, network
+    # the hub client raises many kinds: offline, no such repository, gated, network
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelLoadError(f"{name} is not a folder on this machine and cannot be downloaded: {reason}") from None
+        raise ModelLoadError(
+            f"{name} is not a folder on this machine and cannot be downloaded: {reason}"
+        ) from None
 
 
 def _fresh_head(struct: jax.ShapeDtypeStruct, key: Key | None) -> np.ndarray:

@@ -15,7 +15,8 @@ _HARMLESS = frozenset(
     forced_bos_token_id forced_eos_token_id remove_invalid_values suppress_tokens begin_suppress_tokens
     exponential_decay_length_penalty max_new_tokens unsloth_fixed unsloth_version""".split()
 )
-"""Keys that do not change the logits: bookkeeping, dropout, generation defaults of old files, class heads we do not build."""
+"""Keys that do not change the logits: bookkeeping, dropout, generation defaults of old files, class
+heads we do not build."""
 
 _HARMLESS_PREFIXES = ("_",)
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer")
@@ -23,7 +24,8 @@ MAX_LAYERS = 10_000
 
 
 class ModelConfigError(ValueError):
-    """A configuration that cannot be used; one line with the key, its value and what is supported."""
+    """A configuration that cannot be used; one line with the key, its value and what is
+    supported."""
 
 
 class Reader:
@@ -34,7 +36,9 @@ class Reader:
       defaults: values of required keys that the family's class supplies.
     """
 
-    def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> None:
         self._config = config
         self._defaults = defaults or {}
         self._used = {"model_type"}
@@ -55,8 +59,11 @@ class Reader:
         """The integer; an error when there is none."""
         value = self.get(key, self._defaults.get(key))
         if value is None:
-            raise ModelConfigError(f"{key!r} is missing from the configuration of model_type {self.model_type!r}")
-        if key in _LAYER_COUNTS and isinstance(value, int) and value > MAX_LAYERS:  # a tuple is made of it
+            raise ModelConfigError(
+                f"{key!r} is missing from the configuration of model_type {self.model_type!r}"
+            )
+        # a tuple is made of it
+        if key in _LAYER_COUNTS and isinstance(value, int) and value > MAX_LAYERS:
             raise ModelConfigError(f"{key}={_short(value)} must be at most {MAX_LAYERS}")
         return self._checked(key, value, int)
 
@@ -80,7 +87,8 @@ class Reader:
         """An error when the key is set to anything but `only`."""
         if self.get(key, only) != only:
             raise ModelConfigError(
-                f"{key}={_short(self._config[key])} is not supported for model_type {self.model_type!r}; supported: {only!r}"
+                f"{key}={_short(self._config[key])} is not supported for model_type "
+                f"{self.model_type!r}; supported: {only!r}"
             )
 
     def tokens(self) -> dict[str, Any]:
@@ -95,7 +103,9 @@ class Reader:
 
     def _checked(self, key: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, kind) or isinstance(value, bool):
-            expected = "an integer" if kind is int else "an object" if kind is Mapping else "a number"
+            expected = (
+                "an integer" if kind is int else "an object" if kind is Mapping else "a number"
+            )
             raise ModelConfigError(f"{key}={_short(value)} must be {expected}")
         return value
 
@@ -106,13 +116,22 @@ class Reader:
           ModelConfigError: a set key that is neither understood nor harmless.
         """
         for key, value in self._config.items():
-            if key in self._used or key in _HARMLESS or key.startswith(_HARMLESS_PREFIXES) or not value:
+            if (
+                key in self._used
+                or key in _HARMLESS
+                or key.startswith(_HARMLESS_PREFIXES)
+                or not value
+            ):
                 continue
             raise ModelConfigError(
-                f"{key}={_short(value)} in config.json is not supported for model_type {self.model_type!r}; "
+                f"{key}={_short(value)} in config.json is not supported for model_type "
+                f"{self.model_type!r}; "
                 "remove the key if it does not change the logits"
             )
-        classifier = any(name.endswith("SequenceClassification") for name in self._config.get("architectures") or ())
+        classifier = any(
+            name.endswith("SequenceClassification")
+            for name in self._config.get("architectures") or ()
+        )
         return {**fields, "lm_head": not classifier}
 
 

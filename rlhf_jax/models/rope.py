@@ -1,22 +1,28 @@
 """Rotary position embedding and its scalings (RoFormer, arXiv 2104.09864).
 
-Each pair of dimensions ``(i, i + R/2)`` of a head is rotated by the angle ``position * inv_freq[i]``, where R is the rotary
-dimension and ``inv_freq[i] = theta ** (-2i / R)`` unless a scaling changes it. The formulas of the scalings and their
-defaults are those of transformers' `modeling_rope_utils`, which is the reference of the weights.
+Each pair of dimensions ``(i, i + R/2)`` of a head is rotated by the angle ``position *
+inv_freq[i]``, where R is the rotary dimension and ``inv_freq[i] = theta ** (-2i / R)`` unless a
+scaling changes it. The formulas of the scalings and their defaults are those of transformers'
+`modeling_rope_utils`, which is the reference of the weights.
 
-Two scalings depend on a length: `longrope` has short and long factors, `dynamic` NTK a base that grows. Here that length is
-the *context*, one number for a model as it runs (`make_model(context=...)`), never the width of a batch. Three readings exist:
+Two scalings depend on a length: `longrope` has short and long factors, `dynamic` NTK a base that
+grows. Here that length is the *context*, one number for a model as it runs
+(`make_model(context=...)`), never the width of a batch. Three readings exist:
 
-* transformers looks at the longest row of the batch at hand, padding included, so a row's logits depend on its neighbours;
-  decoding across the original length it throws the cache away and reads everything again (Phi-3), or mixes two rotations.
-* The row's own length would repair the first. But a sampler does not know how long a row will become, its cached keys are
-  rotated already when it crosses the original length, and the trainer sees the finished row: the two would differ.
-* vLLM decides once, by `max_model_len`: longrope uses the long factors when that is beyond the original length, for rows of
-  every length. (Its dynamic NTK is fixed too, at ``factor * max_position_embeddings``.)
+* transformers looks at the longest row of the batch at hand, padding included, so a row's logits
+  depend on its neighbours; decoding across the original length it throws the cache away and reads
+  everything again (Phi-3), or mixes two rotations.
+* The row's own length would repair the first. But a sampler does not know how long a row will
+  become, its cached keys are rotated already when it crosses the original length, and the trainer
+  sees the finished row: the two would differ.
+* vLLM decides once, by `max_model_len`: longrope uses the long factors when that is beyond the
+  original length, for rows of every length. (Its dynamic NTK is fixed too, at ``factor *
+  max_position_embeddings``.)
 
-We take vLLM's rule, because it alone gives a row the same log-probabilities in the sampler, the trainer, the reference and
-every width. Logits equal those of transformers for a row alone where both choose the same factors: with a context up to the
-original length for all rows, beyond it for longrope on rows beyond it, for dynamic on a row as long as the context.
+We take vLLM's rule, because it alone gives a row the same log-probabilities in the sampler, the
+trainer, the reference and every width. Logits equal those of transformers for a row alone where
+both choose the same factors: with a context up to the original length for all rows, beyond it for
+longrope on rows beyond it, for dynamic on a row as long as the context.
 """
 
 import math
@@ -60,9 +66,11 @@ class RopeConfig:
     Attributes:
       theta: base wavelength.
       kind: one of `ROPE_TYPES`.
-      scaling: the scaling's parameters under their names in config.json, sorted by name; lists are tuples.
+      scaling: the scaling's parameters under their names in config.json, sorted by name; lists are
+        tuples.
       rotary_fraction: the leading share of every head that is rotated (Phi-4-mini: 0.75).
-      max_position: the model's longest position: the original length of `dynamic`, and the context where none is given.
+      max_position: the model's longest position: the original length of `dynamic`, and the context
+        where none is given.
     """
 
     theta: float
@@ -85,19 +93,30 @@ class RopeConfig:
         """
         kind = rope.get("rope_type", rope.get("type")) or "default"
         if kind not in ROPE_TYPES:
-            raise RopeError(f"rope_type {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
-        given = {key: value for key, value in rope.items() if key not in _COMMON and value is not None}
+            raise RopeError(
+                f"rope_type {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}"
+            )
+        given = {
+            key: value for key, value in rope.items() if key not in _COMMON and value is not None
+        }
         if kind in ("yarn", "llama3", "longrope"):
             given.setdefault(_ORIGINAL, max_position)
         for key in _REQUIRED[kind]:
             if key not in given:
-                raise RopeError(f"rope_type {kind!r} needs {key!r}, which config.json does not give")
+                raise RopeError(
+                    f"rope_type {kind!r} needs {key!r}, which config.json does not give"
+                )
         for key in sorted(given):
             if key not in _REQUIRED[kind] + _OPTIONAL[kind]:
-                raise RopeError(f"RoPE parameter {key}={given[key]!r} is not supported with rope_type {kind!r}")
+                raise RopeError(
+                    f"RoPE parameter {key}={given[key]!r} is not supported with rope_type {kind!r}"
+                )
         for key, value in given.items():
             _check_numbers(key, value)
-        scaling = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in given.items()}
+        scaling = {
+            key: tuple(value) if isinstance(value, list | tuple) else value
+            for key, value in given.items()
+        }
         return cls(
             theta=float(theta if rope.get("rope_theta") is None else rope["rope_theta"]),
             kind=kind,
@@ -108,13 +127,18 @@ class RopeConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The dict of transformers 5 (`rope_parameters`); a fraction of 1 is left out."""
-        scaling = {key: list(value) if isinstance(value, tuple) else value for key, value in self.scaling}
-        fraction = {} if self.rotary_fraction == 1.0 else {"partial_rotary_factor": self.rotary_fraction}
+        scaling = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in self.scaling
+        }
+        fraction = (
+            {} if self.rotary_fraction == 1.0 else {"partial_rotary_factor": self.rotary_fraction}
+        )
         return {"rope_type": self.kind, "rope_theta": self.theta, **scaling, **fraction}
 
     @property
     def original_length(self) -> int | None:
-        """Rows up to which nothing is stretched, in tokens; None: the scaling does not depend on a length."""
+        """Rows up to which nothing is stretched, in tokens; None: the scaling does not depend on a
+        length."""
         if self.kind == "longrope":
             return int(dict(self.scaling)[_ORIGINAL])
         return self.max_position if self.kind == "dynamic" else None
@@ -130,8 +154,9 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, context: int) -> tuple[
     Args:
       rope: the embedding.
       head_dim: width of a head.
-      context: longest row in tokens that the model is to read, see the top of this module. Beyond the original length
-        `dynamic` and `longrope` use the long form for all positions of all rows.
+      context: longest row in tokens that the model is to read, see the top of this module. Beyond
+        the original length `dynamic` and `longrope` use the long form for all positions of all
+        rows.
 
     Returns:
       (float32 [rotary_dim / 2], attention factor).
@@ -151,7 +176,9 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int, context: int) -> tuple[
         return _yarn(wavelengths, p, theta, dim), _yarn_attention_factor(p)
     if rope.kind == "longrope":
         stretch = p["long_factor"] if context > p[_ORIGINAL] else p["short_factor"]
-        return (1.0 / (np.asarray(stretch, np.float32) * wavelengths)).astype(np.float32), _longrope_attention_factor(rope)
+        return (1.0 / (np.asarray(stretch, np.float32) * wavelengths)).astype(
+            np.float32
+        ), _longrope_attention_factor(rope)
     return (1.0 / wavelengths).astype(np.float32), 1.0
 
 
@@ -169,7 +196,9 @@ def rope_tables(
     Returns:
       (cos, sin), each float32 [B, T, rotary_dim]; the first half of the sine is negated.
     """
-    frequencies, factor = inverse_frequencies(rope, head_dim, rope.max_position if context is None else context)
+    frequencies, factor = inverse_frequencies(
+        rope, head_dim, rope.max_position if context is None else context
+    )
     angles = positions.astype(jnp.float32)[:, :, None] * jnp.asarray(frequencies)[None, None, :]
     cos, sin = jnp.cos(angles) * factor, jnp.sin(angles) * factor
     return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
@@ -191,19 +220,29 @@ def apply_rope(x: Float[Array, "B T N H"], tables: tuple[Array, Array]) -> Float
         return jnp.concatenate([apply_rope(x[..., :rotary], tables), x[..., rotary:]], axis=-1)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     halves = wide.reshape(*x.shape[:-1], 2, rotary // 2)
-    swapped = halves[..., ::-1, :].reshape(x.shape)  # a reversal fuses into the product; a concatenation does not
+    # a reversal fuses into the product; a concatenation does not
+    swapped = halves[..., ::-1, :].reshape(x.shape)
     return (wide * cos[:, :, None, :] + swapped * sin[:, :, None, :]).astype(x.dtype)
 
 
 def _check_numbers(key: str, value: Any) -> None:
     items = value if isinstance(value, list | tuple) else [value]
     lists = key in ("short_factor", "long_factor")
-    if isinstance(value, list | tuple) != lists or not all(isinstance(item, int | float) for item in items):
-        raise RopeError(f"RoPE parameter {key}={value!r} must be {'a list of numbers' if lists else 'a number'}")
+    if isinstance(value, list | tuple) != lists or not all(
+        isinstance(item, int | float) for item in items
+    ):
+        raise RopeError(
+            f"RoPE parameter {key}={value!r} must be {'a list of numbers' if lists else 'a number'}"
+        )
 
 
 def _llama3(frequencies: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
-    original, low, high, factor = p[_ORIGINAL], p["low_freq_factor"], p["high_freq_factor"], p["factor"]
+    original, low, high, factor = (
+        p[_ORIGINAL],
+        p["low_freq_factor"],
+        p["high_freq_factor"],
+        p["factor"],
+    )
     wavelengths = 2 * math.pi / frequencies
     smooth = (original / wavelengths - low) / (high - low)
     between = (1 - smooth) * frequencies / factor + smooth * frequencies

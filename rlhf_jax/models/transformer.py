@@ -29,7 +29,8 @@ REMAT: dict[str, Any] = {
     "dots_no_batch": _POLICIES.dots_with_no_batch_dims_saveable,
     "save_attention": _POLICIES.save_only_these_names("attention"),
 }
-"""Name -> what the forward pass of a layer keeps for the backward pass; the rest is computed again."""
+"""Name -> what the forward pass of a layer keeps for the backward pass; the rest is computed
+again."""
 
 LAYERS = ("auto", "scan", "unroll")
 
@@ -45,11 +46,12 @@ class Execution:
       mesh: device mesh; None outside one.
       compute_dtype: dtype of activations and of kernels at use; None: the dtype of the parameters.
       remat: a key of `REMAT`.
-      layers: "scan" (compile time does not grow with depth), "unroll" (faster when shallow) or "auto": unroll up to 8 layers,
-        on a CPU up to 16.
+      layers: "scan" (compile time does not grow with depth), "unroll" (faster when shallow) or
+        "auto": unroll up to 8 layers, on a CPU up to 16.
       attention: implementation, see `rlhf_jax.models.attention`.
-      context: longest row in tokens that rotary scalings are set for, see `rlhf_jax.models.rope`; None: the model's longest
-        position. Unlike the others it is part of the maths where a scaling depends on a length.
+      context: longest row in tokens that rotary scalings are set for, see `rlhf_jax.models.rope`;
+        None: the model's longest position. Unlike the others it is part of the maths where a
+        scaling depends on a length.
     """
 
     mesh: Mesh | None = None
@@ -71,7 +73,10 @@ class Execution:
                 listed = ", ".join(str(value) for value in values)
                 raise ValueError(f"{name}={self.__dict__[name]!r} is unknown; allowed: {listed}")
         if self.context is not None and self.context < 1:
-            raise ValueError(f"context={self.context} must be at least 1 token, or None for the model's longest position")
+            raise ValueError(
+                f"context={self.context} must be at least 1 token, or None for the model's longest "
+                "position"
+            )
 
     def unrolled(self, num_layers: int) -> bool:
         """Whether `num_layers` layers are unrolled."""
@@ -81,7 +86,8 @@ class Execution:
 
 
 def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Positions that restart at 0 with every packed document: the index minus the running maximum of document starts.
+    """Positions that restart at 0 with every packed document: the index minus the running maximum
+    of document starts.
 
     Args:
       segment_ids: number of the document at every token; equal numbers are adjacent.
@@ -90,7 +96,9 @@ def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
       int32 [B, T].
     """
     index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None, :]
-    starts = jnp.concatenate([jnp.ones_like(segment_ids[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1)
+    starts = jnp.concatenate(
+        [jnp.ones_like(segment_ids[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1
+    )
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
@@ -106,11 +114,16 @@ def make_hidden(
       block: graph of one `Block`.
 
     Returns:
-      The function. It reads no mask: rows are right-padded and attention is causal, so no token sees padding after it.
+      The function. It reads no mask: rows are right-padded and attention is causal, so no token
+        sees padding after it.
     """
 
     def hidden(
-        params: Params, tokens: Int[Array, "B T"], mask: Any, *, segment_ids: Int[Array, "B T"] | None = None
+        params: Params,
+        tokens: Int[Array, "B T"],
+        mask: Any,
+        *,
+        segment_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
         del mask
         outer = merge_ends(ends, params)
@@ -123,7 +136,9 @@ def make_hidden(
             ropes, segment_ids = shared
             x = constrain(x, execution.mesh, RESIDUAL)
             mix = full_attention(config, execution, kind, segment_ids=segment_ids)
-            x, _ = nnx.merge(block, layer_params)(x, rope=ropes.get(kind, ropes.get("full")), mix=mix)
+            x, _ = nnx.merge(block, layer_params)(
+                x, rope=ropes.get(kind, ropes.get("full")), mix=mix
+            )
             return constrain(x, execution.mesh, RESIDUAL)
 
         x = _run_layers(config, execution, layer, params["layers"], x, (ropes, segment_ids))
@@ -137,8 +152,11 @@ def merge_ends(ends: nnx.GraphDef, params: Params) -> Any:
     return nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
 
 
-def make_ropes(config: ModelConfig, execution: Execution, positions: Int[Array, "B T"]) -> dict[str, tuple[Array, Array]]:
-    """Kind of layer -> cosine and sine; a kind that is absent uses "full". Empty with learned positions.
+def make_ropes(
+    config: ModelConfig, execution: Execution, positions: Int[Array, "B T"]
+) -> dict[str, tuple[Array, Array]]:
+    """Kind of layer -> cosine and sine; a kind that is absent uses "full". Empty with learned
+    positions.
 
     Args:
       config: the architecture.
@@ -148,11 +166,15 @@ def make_ropes(config: ModelConfig, execution: Execution, positions: Int[Array, 
     kinds = {"full": config.rope, "sliding": config.local_rope}
     context = execution.context
     return {
-        kind: rope_tables(rope, config.head_dim, positions, context=context) for kind, rope in kinds.items() if rope is not None
+        kind: rope_tables(rope, config.head_dim, positions, context=context)
+        for kind, rope in kinds.items()
+        if rope is not None
     }
 
 
-def full_attention(config: ModelConfig, execution: Execution, kind: str, *, segment_ids: Array | None = None) -> Mix:
+def full_attention(
+    config: ModelConfig, execution: Execution, kind: str, *, segment_ids: Array | None = None
+) -> Mix:
     """Every token of a row sees those before it; keys and values are kept as they are.
 
     Args:
@@ -179,26 +201,34 @@ def full_attention(config: ModelConfig, execution: Execution, kind: str, *, segm
 
 
 def check_positions(config: ModelConfig, execution: Execution, width: int) -> None:
-    """Looks at the width of rows when a program is traced: refuses more than the learned positions of a model that has such.
+    """Looks at the width of rows when a program is traced: refuses more than the learned positions
+    of a model that has such.
 
-    Rotary positions have no end, but a scaling that depends on the context is wrong beyond it: that is said in the log.
+    Rotary positions have no end, but a scaling that depends on the context is wrong beyond it: that
+    is said in the log.
     """
     if config.rope is None:
         if width > config.max_position:
             raise ValueError(
-                f"rows of {width} tokens exceed the model's {config.max_position} learned positions; shorten the rows"
+                f"rows of {width} tokens exceed the model's {config.max_position} learned "
+                "positions; shorten the rows"
             )
         return
     context = config.max_position if execution.context is None else execution.context
     for rope in (config.rope, config.local_rope):
-        if rope is not None and rope.original_length is not None and width > max(context, rope.original_length):
+        if (
+            rope is not None
+            and rope.original_length is not None
+            and width > max(context, rope.original_length)
+        ):
             _warn_beyond(rope.kind, width, context)
 
 
 @functools.cache  # a model is traced for many shapes and purposes: once is enough
 def _warn_beyond(kind: str, width: int, context: int) -> None:
     _log.warning(
-        "rows of %d tokens: the %s rotary scaling is set for rows up to %d; make the model with context=%d",
+        "rows of %d tokens: the %s rotary scaling is set for rows up to %d; make the model with "
+        "context=%d",
         *(width, kind, context, width),
     )
 
@@ -209,7 +239,9 @@ def _positions(tokens: Array, segment_ids: Array | None) -> Int[Array, "B T"]:
     return jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
 
 
-def embed(config: ModelConfig, execution: Execution, outer: Any, tokens: Array, positions: Array) -> Float[Array, "B T D"]:
+def embed(
+    config: ModelConfig, execution: Execution, outer: Any, tokens: Array, positions: Array
+) -> Float[Array, "B T D"]:
     """The residual stream before the first layer.
 
     Args:
@@ -224,20 +256,31 @@ def embed(config: ModelConfig, execution: Execution, outer: Any, tokens: Array, 
     if config.scale_embeddings:
         x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
     if config.rope is None:
-        position = jnp.take(outer.position.embedding[...], positions, axis=0, mode="clip").astype(x.dtype)
+        position = jnp.take(outer.position.embedding[...], positions, axis=0, mode="clip").astype(
+            x.dtype
+        )
         x = x + jnp.broadcast_to(position, x.shape)
     return constrain(x, execution.mesh, RESIDUAL)
 
 
 def _run_layers(
-    config: ModelConfig, execution: Execution, layer: Callable[..., Array], params: Params, x: Array, shared: Any
+    config: ModelConfig,
+    execution: Execution,
+    layer: Callable[..., Array],
+    params: Params,
+    x: Array,
+    shared: Any,
 ) -> Array:
     def checkpointed(kind: str, in_scan: bool) -> Callable[..., Array]:
         def run(layer_params: Params, x: Array, shared: Any) -> Array:
             return layer(kind, layer_params, x, shared)
 
         policy = REMAT[execution.remat]
-        return run if execution.remat == "none" else jax.checkpoint(run, policy=policy, prevent_cse=not in_scan)
+        return (
+            run
+            if execution.remat == "none"
+            else jax.checkpoint(run, policy=policy, prevent_cse=not in_scan)
+        )
 
     def in_order(kinds: tuple[str, ...], params: Params, x: Array, in_scan: bool) -> Array:
         runs = {kind: checkpointed(kind, in_scan) for kind in dict.fromkeys(kinds)}
@@ -249,7 +292,11 @@ def _run_layers(
         return in_order(config.layer_types, params, x, False)
     for start, kinds, repeats in layer_plan(config.layer_types):
         count = len(kinds) * repeats
-        part = params if count == config.num_layers else jax.tree.map(lambda p: p[start : start + count], params)  # noqa: B023
+        part = (
+            params
+            if count == config.num_layers
+            else jax.tree.map(lambda p: p[start : start + count], params)
+        )  # noqa: B023
         if repeats == 1:
             x = in_order(kinds, part, x, False)
             continue
@@ -259,7 +306,8 @@ def _run_layers(
 
 
 def unstack(params: Params, count: int) -> list[Params]:
-    """Splits stacked parameters into one tree per layer; the gradient is one concatenation, not a sum of padded slices.
+    """Splits stacked parameters into one tree per layer; the gradient is one concatenation, not a
+    sum of padded slices.
 
     Args:
       params: every leaf leads with the layer axis.
@@ -268,7 +316,10 @@ def unstack(params: Params, count: int) -> list[Params]:
     if count == 1:
         return [jax.tree.map(lambda p: p.reshape(p.shape[1:]), params)]
     leaves, structure = jax.tree.flatten(params)
-    columns = [[part.reshape(part.shape[1:]) for part in jax.lax.split(leaf, (1,) * count, axis=0)] for leaf in leaves]
+    columns = [
+        [part.reshape(part.shape[1:]) for part in jax.lax.split(leaf, (1,) * count, axis=0)]
+        for leaf in leaves
+    ]
     return [jax.tree.unflatten(structure, list(row)) for row in zip(*columns, strict=True)]
 
 
@@ -279,14 +330,22 @@ def layer_plan(layer_types: tuple[str, ...]) -> list[tuple[int, tuple[str, ...],
       layer_types: kind of every layer.
 
     Returns:
-      Consecutive parts (first layer, kinds of one period, number of periods). A pattern that repeats (Gemma 3: five sliding,
-      one full) is one scan over its periods and a rest; otherwise every run of equal layers is one scan.
+      Consecutive parts (first layer, kinds of one period, number of periods). A pattern that
+      repeats (Gemma 3: five sliding, one full) is one scan over its periods and a rest; otherwise
+      every run of equal layers is one scan.
     """
     total = len(layer_types)
-    period = next(p for p in range(1, total + 1) if all(layer_types[i] == layer_types[i % p] for i in range(total)))
+    period = next(
+        p
+        for p in range(1, total + 1)
+        if all(layer_types[i] == layer_types[i % p] for i in range(total))
+    )
     if 2 * period <= total:
         whole = total // period * period
         rest = [(whole, layer_types[whole:], 1)] if whole < total else []
         return [(0, layer_types[:period], total // period), *rest]
     starts = [i for i in range(total) if i == 0 or layer_types[i] != layer_types[i - 1]]
-    return [(a, layer_types[a : a + 1], b - a) for a, b in zip(starts, [*starts[1:], total], strict=True)]
+    return [
+        (a, layer_types[a : a + 1], b - a)
+        for a, b in zip(starts, [*starts[1:], total], strict=True)
+    ]

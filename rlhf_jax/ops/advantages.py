@@ -21,9 +21,10 @@ def gae(
 
         delta_t = r_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lambda A_{t+1},   R_t = A_t + V_t
 
-    where t+1 is the *next kept token* and V, A are 0 after the last one. GAE eq. 16 (Schulman et al. 2016, arXiv:1506.02438);
-    PPO eq. 11 and 12 (arXiv:1707.06347). Masked positions inside a row (the words of a tool between two turns) are skipped, value
-    and advantage carried across them, as in verl; OpenRLHF treats them as states of value 0.
+    where t+1 is the *next kept token* and V, A are 0 after the last one. GAE eq. 16 (Schulman et
+    al. 2016, arXiv:1506.02438); PPO eq. 11 and 12 (arXiv:1707.06347). Masked positions inside a row
+    (the words of a tool between two turns) are skipped, value and advantage carried across them, as
+    in verl; OpenRLHF treats them as states of value 0.
 
     Args:
       rewards: reward of each token; ignored off the mask, NaN included.
@@ -38,13 +39,15 @@ def gae(
     Example:
       >>> import jax.numpy as jnp
       >>> from rlhf_jax.ops import gae
-      >>> advantages, returns = gae(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]]), jnp.ones((1, 2), bool), gae_lambda=1.0)
-      >>> print(advantages, returns)
+      >>> advantages, returns = gae(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]]), jnp.ones((1,
+      2), bool), gae_lambda=1.0) >>> print(advantages, returns)
       [[0.5 0.5]] [[1. 1.]]
     """
     rewards, values = (lax.stop_gradient(masked(x, mask)) for x in promote(rewards, values))
 
-    def backward(carry: tuple[Array, Array], step: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
+    def backward(
+        carry: tuple[Array, Array], step: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Array], Array]:
         next_value, next_advantage = carry
         reward, value, kept = step
         advantage = reward + gamma * next_value - value + gamma * gae_lambda * next_advantage
@@ -68,10 +71,11 @@ def group_advantages(
 
         A_i = (r_i - mean(r)) / (std(r) + eps)
 
-    GRPO (Shao et al. 2024, arXiv:2402.03300), section 4.1.2 (outcome supervision); DAPO eq. 9 (arXiv:2503.14476);
-    normalize_std=False is Dr. GRPO (arXiv:2503.20783). TRL has ddof 1 and eps 1e-4, verl ddof 1 and 1e-6, EasyDeL ddof 0.
-    Differences: a group whose valid rewards are all equal gets *exactly* 0 (rounding of the mean would be divided by eps),
-    and so does a group of one (verl returns the raw score); an ungradable completion is not in the statistics and gets 0.
+    GRPO (Shao et al. 2024, arXiv:2402.03300), section 4.1.2 (outcome supervision); DAPO eq. 9
+    (arXiv:2503.14476); normalize_std=False is Dr. GRPO (arXiv:2503.20783). TRL has ddof 1 and eps
+    1e-4, verl ddof 1 and 1e-6, EasyDeL ddof 0. Differences: a group whose valid rewards are all
+    equal gets *exactly* 0 (rounding of the mean would be divided by eps), and so does a group of
+    one (verl returns the raw score); an ungradable completion is not in the statistics and gets 0.
 
     Args:
       rewards: one group a row; NaN = could not be graded.
@@ -89,8 +93,8 @@ def group_advantages(
     Example:
       >>> import jax.numpy as jnp
       >>> from rlhf_jax.ops import group_advantages
-      >>> print(group_advantages(jnp.array([[1.0, 0.0, jnp.nan], [2.0, 2.0, 2.0]]), eps=0.0).round(4))
-      [[ 0.7071 -0.7071  0.    ]
+      >>> print(group_advantages(jnp.array([[1.0, 0.0, jnp.nan], [2.0, 2.0, 2.0]]),
+      eps=0.0).round(4)) [[ 0.7071 -0.7071  0.    ]
        [ 0.      0.      0.    ]]
     """
     check_choice("ddof", str(ddof), ("0", "1"))
@@ -104,13 +108,16 @@ def group_advantages(
     return centred / jnp.where(spread > 0, spread + eps, 1)
 
 
-def leave_one_out_advantages(rewards: Float[Array, "P G"], valid: Bool[Array, "P G"] | None = None) -> Float[Array, "P G"]:
+def leave_one_out_advantages(
+    rewards: Float[Array, "P G"], valid: Bool[Array, "P G"] | None = None
+) -> Float[Array, "P G"]:
     """Reward of each completion minus the mean of the *others* of its group.
 
         A_i = r_i - 1/(n-1) sum_{j != i} r_j
 
-    RLOO (Ahmadian et al. 2024, arXiv:2402.14740), section on REINFORCE leave-one-out. Equal to n/(n-1) times the
-    centred reward of Dr. GRPO. A group of one and a group of equal rewards get exactly 0.
+    RLOO (Ahmadian et al. 2024, arXiv:2402.14740), section on REINFORCE leave-one-out. Equal to
+    n/(n-1) times the centred reward of Dr. GRPO. A group of one and a group of equal rewards get
+    exactly 0.
 
     Args:
       rewards: one group a row; NaN = could not be graded.
@@ -130,12 +137,18 @@ def leave_one_out_advantages(rewards: Float[Array, "P G"], valid: Bool[Array, "P
     return masked(rewards - others, valid & ~_all_equal(rewards, valid))
 
 
-def _group(rewards: Array, valid: Array | None) -> tuple[Float[Array, "P G"], Bool[Array, "P G"], Float[Array, "P 1"]]:
+def _group(
+    rewards: Array, valid: Array | None
+) -> tuple[Float[Array, "P G"], Bool[Array, "P G"], Float[Array, "P 1"]]:
     """(rewards with 0 where invalid, validity with NaN excluded, valid completions per group)."""
     (rewards,) = promote(rewards)
     graded = ~jnp.isnan(rewards)
     valid = graded if valid is None else valid & graded
-    return lax.stop_gradient(masked(rewards, valid)), valid, jnp.sum(valid, axis=1, keepdims=True).astype(rewards.dtype)
+    return (
+        lax.stop_gradient(masked(rewards, valid)),
+        valid,
+        jnp.sum(valid, axis=1, keepdims=True).astype(rewards.dtype),
+    )
 
 
 def _all_equal(rewards: Float[Array, "P G"], valid: Bool[Array, "P G"]) -> Bool[Array, "P G"]:

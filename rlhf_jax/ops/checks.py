@@ -72,11 +72,15 @@ def check_range(
     if math.isfinite(value) and all(holds(value, bound) for bound, _, holds in given):
         return
     wanted = " and ".join(f"{name} {sign} {bound:g}" for bound, sign, _ in given)
-    raise ValueError(f"{name}={value!r} is out of range: give a finite number" + (f" with {wanted}" if wanted else ""))
+    raise ValueError(
+        f"{name}={value!r} is out of range: give a finite number"
+        + (f" with {wanted}" if wanted else "")
+    )
 
 
 def is_zero(coefficient: Any) -> bool:
-    """Whether a coefficient is the Python number 0, so that what it multiplies need not be computed.
+    """Whether a coefficient is the Python number 0, so that what it multiplies need not be
+    computed.
 
     Args:
       coefficient: a number, or a traced value, whose term is always computed.

@@ -1,4 +1,5 @@
-"""Log-probabilities and entropies of taken tokens straight from hidden states, never holding ``[B, T, V]`` logits."""
+"""Log-probabilities and entropies of taken tokens straight from hidden states, never holding ``[B,
+T, V]`` logits."""
 
 import functools
 from typing import Any, NamedTuple, TypeAlias
@@ -37,33 +38,42 @@ def fused_token_logps(
     mesh: Mesh | None = None,
     block: int | None = None,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Log-probability of every token given its prefix, and the entropy of the distribution it was drawn from.
+    """Log-probability of every token given its prefix, and the entropy of the distribution it was
+    drawn from.
 
-    With logits ``z = softcap * tanh(hidden @ unembed.T / softcap) / temperature`` (the tanh only when `softcap` is given),
+    With logits ``z = softcap * tanh(hidden @ unembed.T / softcap) / temperature`` (the tanh only
+    when `softcap` is given),
 
         logps[b, t]   = z[b, t-1, tokens[b, t]] - logsumexp(z[b, t-1])
         entropy[b, t] = logsumexp(z[b, t-1]) - sum_v softmax(z[b, t-1])_v z[b, t-1, v]
 
-    The vocabulary is walked in chunks with an online logsumexp (Milakov and Gimelshein, arXiv 1805.02867, algorithm 3); the
-    backward pass recomputes each chunk, so that temporary memory is a few ``[N, block]`` tiles instead of ``[N, V]``. A row
-    whose cotangents are all zero contributes exactly nothing to any gradient, even if its hidden state is NaN.
-    An unused entropy costs nothing, forward or backward.
+    The vocabulary is walked in chunks with an online logsumexp (Milakov and Gimelshein, arXiv
+    1805.02867, algorithm 3); the backward pass recomputes each chunk, so that temporary memory is a
+    few ``[N, block]`` tiles instead of ``[N, V]``. A row whose cotangents are all zero contributes
+    exactly nothing to any gradient, even if its hidden state is NaN. An unused entropy costs
+    nothing, forward or backward.
 
-    `block` is the number of vocabulary entries per chunk. By default a tile of N rows holds about 4M logits on CPU (16 MB of
-    float32: it stays in the last-level cache, and one allocation is reused), between 256 and 8192 columns; on GPU and TPU
-    about 128M logits, between 1024 and 8192 columns, where re-reading the ``[N, D]`` gradient accumulator costs about 2%.
+    `block` is the number of vocabulary entries per chunk. By default a tile of N rows holds about
+    4M logits on CPU (16 MB of float32: it stays in the last-level cache, and one allocation is
+    reused), between 256 and 8192 columns; on GPU and TPU about 128M logits, between 1024 and 8192
+    columns, where re-reading the ``[N, D]`` gradient accumulator costs about 2%.
 
     Args:
-        hidden: states after the final norm; ``hidden[:, t-1]`` predicts ``tokens[:, t]``. float32, float64, bf16 or f16:
-            products run in this precision with float32 (float64) accumulation, statistics in float32 (float64). Gradients flow.
+        hidden: states after the final norm; ``hidden[:, t-1]`` predicts ``tokens[:, t]``. float32,
+            float64, bf16 or f16: products run in this precision with float32 (float64)
+            accumulation, statistics in float32 (float64). Gradients flow.
         unembed: unembedding, one row per vocabulary entry. Gradients flow.
-        tokens: taken tokens, in ``[0, V)``; ids outside (-100 at padding, say) are clipped; their rows are the caller's to mask.
+        tokens: taken tokens, in ``[0, V)``; ids outside (-100 at padding, say) are clipped; their
+          rows are the caller's to mask.
         temperature: divides the logits, > 0; may be traced. No gradient.
-        softcap: logits are bounded to (-softcap, softcap), applied before `temperature` (Gemma 2); may be traced. No gradient.
-        scored: columns t of the *predicted* token to compute, in ``[1, T)``; -1 is filler. Other columns cost nothing and get 0.
-            Columns of one row must be distinct. None computes all columns.
-        mesh: mesh with axes 'data', 'fsdp' and 'tensor': rows are split over the first two, the vocabulary over 'tensor';
-            B and V must divide. No collective holds a [., V] array. None leaves placement to the compiler.
+        softcap: logits are bounded to (-softcap, softcap), applied before `temperature` (Gemma 2);
+          may be traced. No gradient.
+        scored: columns t of the *predicted* token to compute, in ``[1, T)``; -1 is filler. Other
+            columns cost nothing and get 0. Columns of one row must be distinct. None computes all
+            columns.
+        mesh: mesh with axes 'data', 'fsdp' and 'tensor': rows are split over the first two, the
+            vocabulary over 'tensor'; B and V must divide. No collective holds a [., V] array. None
+            leaves placement to the compiler.
         block: vocabulary entries per chunk; None chooses by the rule above.
 
     Returns:
@@ -84,24 +94,42 @@ def fused_token_logps(
     """
     _check(hidden, unembed, tokens, scored, mesh)
     static = _Static(None if mesh is None or mesh.size == 1 else mesh, block)
-    scale = None if isinstance(temperature, int | float) and temperature == 1 else lax.stop_gradient(jnp.asarray(temperature))
+    scale = (
+        None
+        if isinstance(temperature, int | float) and temperature == 1
+        else lax.stop_gradient(jnp.asarray(temperature))
+    )
     cap = None if softcap is None else lax.stop_gradient(jnp.asarray(softcap))
     return _fused(hidden, unembed, tokens, scored, scale, cap, static)
 
 
-def _check(hidden: Array, unembed: Array, tokens: Array, scored: Array | None, mesh: Mesh | None) -> None:
-    if hidden.ndim != 3 or unembed.ndim != 2 or hidden.shape[2] != unembed.shape[1] or tokens.shape != hidden.shape[:2]:
+def _check(
+    hidden: Array, unembed: Array, tokens: Array, scored: Array | None, mesh: Mesh | None
+) -> None:
+    if (
+        hidden.ndim != 3
+        or unembed.ndim != 2
+        or hidden.shape[2] != unembed.shape[1]
+        or tokens.shape != hidden.shape[:2]
+    ):
         raise ValueError(
-            f"shapes disagree: hidden {hidden.shape}, unembed {unembed.shape}, tokens {tokens.shape}; pass [B,T,D], [V,D], [B,T]"
+            f"shapes disagree: hidden {hidden.shape}, unembed {unembed.shape}, tokens "
+            f"{tokens.shape}; pass [B,T,D], [V,D], [B,T]"
         )
     if scored is not None and (scored.ndim != 2 or scored.shape[0] != tokens.shape[0]):
         raise ValueError(f"scored has shape {scored.shape}; pass [{tokens.shape[0]}, S] columns")
     if mesh is not None:
         rows, vocab = mesh.shape[_ROW_AXES[0]] * mesh.shape[_ROW_AXES[1]], mesh.shape[_VOCAB_AXIS]
         if tokens.shape[0] % rows:
-            raise ValueError(f"batch of {tokens.shape[0]} rows does not divide over data x fsdp = {rows}; change the batch size")
+            raise ValueError(
+                f"batch of {tokens.shape[0]} rows does not divide over data x fsdp = {rows}; "
+                "change the batch size"
+            )
         if unembed.shape[0] % vocab:
-            raise ValueError(f"vocabulary of {unembed.shape[0]} does not divide over tensor = {vocab}; change the mesh")
+            raise ValueError(
+                f"vocabulary of {unembed.shape[0]} does not divide over tensor = {vocab}; change "
+                "the mesh"
+            )
 
 
 def _fused_primal(hidden, unembed, tokens, scored, temperature, softcap, static):
@@ -128,13 +156,19 @@ def _fused_bwd(static, saved, cotangents):
         dlogps = jnp.zeros(saved.inputs.tokens.shape, saved.log_total.dtype)
     rows, scatter = P(_ROW_AXES), False
     if static.mesh is not None:
-        scatter = saved.inputs.unembed.shape[0] % (static.mesh.shape[_VOCAB_AXIS] * static.mesh.shape[_ROW_AXES[1]]) == 0
+        scatter = (
+            saved.inputs.unembed.shape[0]
+            % (static.mesh.shape[_VOCAB_AXIS] * static.mesh.shape[_ROW_AXES[1]])
+            == 0
+        )
 
     def local(saved, dlogps, dentropy, axis=None):
         dhidden, dunembed = backward(saved, dlogps, dentropy, static.block, axis)
         if axis is not None:
             dhidden, dunembed = lax.psum(dhidden, _VOCAB_AXIS), _sum_over_rows(dunembed, scatter)
-        return dhidden.astype(saved.inputs.hidden.dtype), dunembed.astype(saved.inputs.unembed.dtype)
+        return dhidden.astype(saved.inputs.hidden.dtype), dunembed.astype(
+            saved.inputs.unembed.dtype
+        )
 
     if static.mesh is None:
         dhidden, dunembed = local(saved, dlogps, dentropy)
@@ -155,10 +189,13 @@ _fused.defvjp(_fused_fwd, _fused_bwd, symbolic_zeros=True)
 
 
 def _sum_over_rows(dunembed: Array, scatter: bool) -> Array:
-    """Sum over the devices that hold other rows; with `scatter` each keeps the part that 'fsdp' gives it, as the weight lies."""
+    """Sum over the devices that hold other rows; with `scatter` each keeps the part that 'fsdp'
+    gives it, as the weight lies."""
     if not scatter:
         return lax.psum(dunembed, _ROW_AXES)
-    return lax.psum(lax.psum_scatter(dunembed, _ROW_AXES[1], scatter_dimension=0, tiled=True), _ROW_AXES[0])
+    return lax.psum(
+        lax.psum_scatter(dunembed, _ROW_AXES[1], scatter_dimension=0, tiled=True), _ROW_AXES[0]
+    )
 
 
 def _run_forward(inputs: Inputs, static: _Static) -> tuple[Array, Array, Array, Array]:

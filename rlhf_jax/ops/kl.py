@@ -11,20 +11,24 @@ from rlhf_jax.ops.precision import Scalar, promote
 KL_KINDS = ("k1", "k2", "k3")
 
 
-def kl_estimate(logps: Float[Array, "B T"], ref_logps: Float[Array, "B T"], kind: str = "k3") -> Float[Array, "B T"]:
+def kl_estimate(
+    logps: Float[Array, "B T"], ref_logps: Float[Array, "B T"], kind: str = "k3"
+) -> Float[Array, "B T"]:
     """Per-token estimate of KL(policy || reference) from tokens drawn from the policy.
 
         d = logps - ref_logps
         k1 = d        k2 = d^2 / 2        k3 = exp(-d) + d - 1
 
-    Schulman, "Approximating KL Divergence" (joschu.net/blog/kl-approx.html, 2020); k3 as a loss is eq. 4 of GRPO
-    (arXiv:2402.03300). k1 and k3 are unbiased; k2 and k3 are never negative. As a *loss*, k2 has the expected gradient of
-    KL(policy || ref), k3 that of KL(ref || policy), and k1 has expected gradient 0 on-policy: use k1 only inside a reward.
-    Difference: in k3, d is clamped to +-20 (see `log_ratio`; the paper and TRL have no clamp, verl also caps the result at 10).
+    Schulman, "Approximating KL Divergence" (joschu.net/blog/kl-approx.html, 2020); k3 as a loss is
+    eq. 4 of GRPO (arXiv:2402.03300). k1 and k3 are unbiased; k2 and k3 are never negative. As a
+    *loss*, k2 has the expected gradient of KL(policy || ref), k3 that of KL(ref || policy), and k1
+    has expected gradient 0 on-policy: use k1 only inside a reward. Difference: in k3, d is clamped
+    to +-20 (see `log_ratio`; the paper and TRL have no clamp, verl also caps the result at 10).
 
     Args:
       logps: log π of the sampled tokens, nats. Gradients flow.
-      ref_logps: the same tokens under the reference, at the same temperature, nats; not differentiated.
+      ref_logps: the same tokens under the reference, at the same temperature, nats; not
+        differentiated.
       kind: "k1", "k2" or "k3".
 
     Returns:
@@ -60,12 +64,14 @@ def adaptive_kl_coef(
 
         coef <- coef * (1 + clip(kl / target - 1, -0.2, 0.2) * n_steps / horizon)
 
-    Ziegler et al. 2019 (arXiv:1909.08593), section 2.2, with K_beta * batch = n_steps / horizon as in their code, TRL and verl.
-    Pure: the coefficient lives in the train state and is checkpointed with it (verl loses it on resume).
+    Ziegler et al. 2019 (arXiv:1909.08593), section 2.2, with K_beta * batch = n_steps / horizon as
+    in their code, TRL and verl. Pure: the coefficient lives in the train state and is checkpointed
+    with it (verl loses it on resume).
 
     Args:
       kl_coef: current coefficient, > 0. Not meant to be differentiated.
-      current_kl: measured KL in the same unit as target. Here nats per completion, as in the paper (verl's is per token).
+      current_kl: measured KL in the same unit as target. Here nats per completion, as in the paper
+        (verl's is per token).
       n_steps: completions in this batch.
       target: wanted KL, > 0.
       horizon: completions after which a full error of 0.2 has changed the coefficient by about 20%.

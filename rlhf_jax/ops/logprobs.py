@@ -1,6 +1,7 @@
 """Log-probabilities and entropy from logits, aligned to the token predicted (column 0 is 0).
 
-Training uses `fused_token_logps`, which never holds the logits; these are the plain forms, for small vocabularies and tests.
+Training uses `fused_token_logps`, which never holds the logits; these are the plain forms, for
+small vocabularies and tests.
 """
 
 import jax
@@ -11,7 +12,8 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax.ops.precision import promote
 
 LOG_RATIO_LIMIT = 20.0
-"""Log-ratios are clamped to +-20 before `exp`: exp(20) = 4.9e8, whose square is still finite in float32."""
+"""Log-ratios are clamped to +-20 before `exp`: exp(20) = 4.9e8, whose square is still finite in
+float32."""
 
 
 def token_logps(logits: Float[Array, "B T V"], tokens: Int[Array, "B T"]) -> Float[Array, "B T"]:
@@ -44,10 +46,12 @@ def token_entropy(logits: Float[Array, "B T V"]) -> Float[Array, "B T"]:
 
         H[:, t] = - sum_v p_v log p_v,   p = softmax(logits[:, t-1]),   H[:, 0] = 0
 
-    Summed as p log p: logsumexp - sum(p * logits), which verl uses, loses its digits when logits are large.
+    Summed as p log p: logsumexp - sum(p * logits), which verl uses, loses its digits when logits
+    are large.
 
     Args:
-      logits: logits[:, t] predicts token t+1; -inf (a forbidden token) counts as p = 0. Gradients flow.
+      logits: logits[:, t] predicts token t+1; -inf (a forbidden token) counts as p = 0. Gradients
+        flow.
 
     Returns:
       Entropy, nats, aligned to the token predicted.
@@ -65,13 +69,16 @@ def token_entropy(logits: Float[Array, "B T V"]) -> Float[Array, "B T"]:
     return _align(-jnp.sum(probs * logps, axis=-1))
 
 
-def log_ratio(logps: Float[Array, "*shape"], other_logps: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def log_ratio(
+    logps: Float[Array, "*shape"], other_logps: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
     """The difference of log-probabilities, clamped to +-20 so that its `exp` stays finite.
 
         d = clip(logps - other_logps, -20, 20)
 
-    The papers have no clamp; verl, OpenRLHF and Tunix clamp to +-20, TRL does not. Beyond the clamp the gradient is 0: one
-    token whose probability changed by e^20 is a fault of the sampler or of the data, not a direction to follow.
+    The papers have no clamp; verl, OpenRLHF and Tunix clamp to +-20, TRL does not. Beyond the clamp
+    the gradient is 0: one token whose probability changed by e^20 is a fault of the sampler or of
+    the data, not a direction to follow.
 
     Args:
       logps: log π, nats. Gradients flow.

@@ -1,4 +1,5 @@
-"""Masked reductions. A mask is bool, True = keep; what it drops may be NaN or infinite and never leaks."""
+"""Masked reductions. A mask is bool, True = keep; what it drops may be NaN or infinite and never
+leaks."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -10,11 +11,12 @@ from rlhf_jax.ops.precision import promote
 def masked(x: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Zeroes what the mask drops: x where mask, else 0.
 
-    Apply it to the *inputs* of `exp`, `log` and products, not to their results: the gradient of what was dropped is then
-    exactly 0, where 0 * inf would be NaN (the double-where rule).
+    Apply it to the *inputs* of `exp`, `log` and products, not to their results: the gradient of
+    what was dropped is then exactly 0, where 0 * inf would be NaN (the double-where rule).
 
     Args:
-      x: any values; NaN and infinities off the mask are harmless. Gradients flow through kept positions.
+      x: any values; NaN and infinities off the mask are harmless. Gradients flow through kept
+        positions.
       mask: True = keep.
 
     Returns:
@@ -34,8 +36,8 @@ def weighted_sum(x: Float[Array, "*shape"], weights: Float[Array, "*shape"]) -> 
 
         s = sum_i w_i x_i
 
-    How a loss is averaged is a weight array (see `loss_weights`), so the sums of microbatches, devices and packed rows just
-    add up.
+    How a loss is averaged is a weight array (see `loss_weights`), so the sums of microbatches,
+    devices and packed rows just add up.
 
     Args:
       x: values; NaN at zero weight does not leak. Gradients flow.
@@ -79,14 +81,17 @@ def masked_mean(x: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float
     return jnp.sum(masked(x, mask)) / count
 
 
-def masked_whiten(x: Float[Array, "*shape"], mask: Bool[Array, "*shape"], *, shift_mean: bool = True) -> Float[Array, "*shape"]:
+def masked_whiten(
+    x: Float[Array, "*shape"], mask: Bool[Array, "*shape"], *, shift_mean: bool = True
+) -> Float[Array, "*shape"]:
     """Scales kept positions to unit variance, and to zero mean unless `shift_mean` is False.
 
         y = (x - mean) / sqrt(var + 1e-8) [+ mean],   var = sum_i m_i (x_i - mean)^2 / (n - 1)
 
-    The unbiased variance of TRL, verl and the 2019 RLHF code (Ziegler et al., arXiv:1909.08593); call it on the whole batch,
-    not on microbatches. Differences: positions off the mask become 0 (verl leaves them), and a mask with at most one kept
-    position gives y = 0 [+ mean] (verl raises).
+    The unbiased variance of TRL, verl and the 2019 RLHF code (Ziegler et al., arXiv:1909.08593);
+    call it on the whole batch, not on microbatches. Differences: positions off the mask become 0
+    (verl leaves them), and a mask with at most one kept position gives y = 0 [+ mean] (verl
+    raises).
 
     Args:
       x: values. Gradients flow through kept positions, mean and variance included.
@@ -99,8 +104,8 @@ def masked_whiten(x: Float[Array, "*shape"], mask: Bool[Array, "*shape"], *, shi
     Example:
       >>> import jax.numpy as jnp
       >>> from rlhf_jax.ops import masked_whiten
-      >>> print(masked_whiten(jnp.array([1.0, 2.0, 3.0, 7.0]), jnp.array([True, True, True, False])))
-      [-1.  0.  1.  0.]
+      >>> print(masked_whiten(jnp.array([1.0, 2.0, 3.0, 7.0]), jnp.array([True, True, True,
+      False]))) [-1.  0.  1.  0.]
     """
     (x,) = promote(x)
     x = masked(x, mask)
@@ -112,11 +117,14 @@ def masked_whiten(x: Float[Array, "*shape"], mask: Bool[Array, "*shape"], *, shi
     return whitened if shift_mean else masked(whitened + mean, mask)
 
 
-def predicted_mask(mask: Bool[Array, "B T"], segment_ids: Int[Array, "B T"] | None = None) -> Bool[Array, "B T"]:
-    """Drops from a mask the tokens that nothing predicts: the first of each row and of each packed document.
+def predicted_mask(
+    mask: Bool[Array, "B T"], segment_ids: Int[Array, "B T"] | None = None
+) -> Bool[Array, "B T"]:
+    """Drops from a mask the tokens that nothing predicts: the first of each row and of each packed
+    document.
 
-    `logps[:, 0]` is 0 by definition, and the first token of a packed document would be predicted by the end of the document
-    before it. Neither may be trained on nor counted in an average.
+    `logps[:, 0]` is 0 by definition, and the first token of a packed document would be predicted by
+    the end of the document before it. Neither may be trained on nor counted in an average.
 
     Args:
       mask: True = keep.

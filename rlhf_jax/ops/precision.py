@@ -13,7 +13,8 @@ Scalar: TypeAlias = float | Float[Array, ""]
 def promote(*arrays: ArrayLike) -> tuple[Array, ...]:
     """All arrays in one float type: float64 if any of them is, else float32.
 
-    Losses, advantages and KL estimates are sums of differences of nearly equal numbers: bf16 has 8 bits for them.
+    Losses, advantages and KL estimates are sums of differences of nearly equal numbers: bf16 has 8
+    bits for them.
 
     Args:
       arrays: any dtype (integers too), any shape. Gradients flow through.
@@ -34,7 +35,8 @@ def promote(*arrays: ArrayLike) -> tuple[Array, ...]:
 
 
 def default_float() -> jnp.dtype:
-    """The float type of arrays that no float input decides: float32, or float64 under `jax.enable_x64`.
+    """The float type of arrays that no float input decides: float32, or float64 under
+    `jax.enable_x64`.
 
     Returns:
       The dtype.

@@ -1,4 +1,5 @@
-"""Rewards before they become advantages, and which samples take part: KL shaping, overlong penalty, DAPO's masks."""
+"""Rewards before they become advantages, and which samples take part: KL shaping, overlong penalty,
+DAPO's masks."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -21,12 +22,14 @@ def kl_shaped_rewards(
 
         r_t = - kl_coef * kl_t + [t is the last kept token] * clip(score, -score_clip, score_clip)
 
-    Ziegler et al. 2019 (arXiv:1909.08593) eq. 2; InstructGPT (arXiv:2203.02155). kl_t is the k1 estimate of the sampling policy
-    against the reference. Differences: TRL's PPO puts the score one position *after* the last token; here it is on the last
-    token itself, as in verl and OpenRLHF. A row without a kept token receives no score.
+    Ziegler et al. 2019 (arXiv:1909.08593) eq. 2; InstructGPT (arXiv:2203.02155). kl_t is the k1
+    estimate of the sampling policy against the reference. Differences: TRL's PPO puts the score one
+    position *after* the last token; here it is on the last token itself, as in verl and OpenRLHF. A
+    row without a kept token receives no score.
 
     Args:
-      scores: score of the whole completion, reward units; NaN reaches only its own row's last token.
+      scores: score of the whole completion, reward units; NaN reaches only its own row's last
+        token.
       kl: estimate of the KL per token, nats; ignored off the mask.
       mask: True = token chosen by the policy.
       kl_coef: reward units per nat.
@@ -63,8 +66,8 @@ def overlong_penalty(
         factor * ((max_len - buffer_len) - length) / buffer_len      between
         -factor                                 if length >= max_len
 
-    DAPO eq. 13 (arXiv:2503.14476), with `factor` from verl's recipe. Lengths are in *tokens* (Tunix counts characters), and the
-    penalty is clamped at -factor (verl's is not).
+    DAPO eq. 13 (arXiv:2503.14476), with `factor` from verl's recipe. Lengths are in *tokens* (Tunix
+    counts characters), and the penalty is clamped at -factor (verl's is not).
 
     Args:
       lengths: completion lengths, tokens, EOS included.
@@ -90,10 +93,11 @@ def overlong_penalty(
 
 
 def overlong_filter(mask: Bool[Array, "B T"], truncated: Bool[Array, " B"]) -> Bool[Array, "B T"]:
-    """Drops completions cut by the length limit from the loss: their reward says nothing about the answer.
+    """Drops completions cut by the length limit from the loss: their reward says nothing about the
+    answer.
 
-    DAPO (arXiv:2503.14476), section 3.4, "overlong filtering". Only the loss mask changes; their rewards stay in the
-    statistics of their group, as in TRL.
+    DAPO (arXiv:2503.14476), section 3.4, "overlong filtering". Only the loss mask changes; their
+    rewards stay in the statistics of their group, as in TRL.
 
     Args:
       mask: tokens that are trained on.
@@ -112,13 +116,17 @@ def overlong_filter(mask: Bool[Array, "B T"], truncated: Bool[Array, " B"]) -> B
     return mask & ~truncated[:, None]
 
 
-def mixed_groups(correct: Bool[Array, "P G"], valid: Bool[Array, "P G"] | None = None) -> Bool[Array, " P"]:
-    """Which groups teach something: those with a right and a wrong answer. The constraint of dynamic sampling.
+def mixed_groups(
+    correct: Bool[Array, "P G"], valid: Bool[Array, "P G"] | None = None
+) -> Bool[Array, " P"]:
+    """Which groups teach something: those with a right and a wrong answer. The constraint of
+    dynamic sampling.
 
         keep = 0 < sum_i correct_i < G
 
-    DAPO eq. 11 (arXiv:2503.14476). Give it the accuracy *before* any length penalty: two right answers of different length do not
-    make a group worth keeping. G counts the valid completions only; a group with fewer than two is never kept.
+    DAPO eq. 11 (arXiv:2503.14476). Give it the accuracy *before* any length penalty: two right
+    answers of different length do not make a group worth keeping. G counts the valid completions
+    only; a group with fewer than two is never kept.
 
     Args:
       correct: completion is right.

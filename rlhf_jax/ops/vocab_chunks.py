@@ -1,4 +1,5 @@
-"""Statistics and gradients of vocabulary-sized softmaxes, one chunk of the vocabulary at a time (the inside of `ops.fused`)."""
+"""Statistics and gradients of vocabulary-sized softmaxes, one chunk of the vocabulary at a time
+(the inside of `ops.fused`)."""
 
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ _DEVICE_TILE = 128 * 2**20
 
 
 class _Stats(NamedTuple):
-    """Online statistics of the rows, all ``[N]``: with e = exp(z - peak), z the logits seen so far."""
+    """Online statistics of the rows, all ``[N]``: with e = exp(z - peak), z the logits seen so
+    far."""
 
     peak: Array
     total: Array
@@ -73,11 +75,14 @@ def _return_rows(drows: Array, scored: Array | None, shape: tuple[int, int, int]
     if scored is None:
         return drows.reshape(shape)
     spread = jax.vmap(lambda d, c: jnp.zeros(shape[1:], d.dtype).at[c].set(d, mode="drop"))
-    return spread(drows.reshape(*scored.shape, shape[2]), jnp.where(scored >= 1, scored - 1, shape[1]))
+    return spread(
+        drows.reshape(*scored.shape, shape[2]), jnp.where(scored >= 1, scored - 1, shape[1])
+    )
 
 
 def _block_size(num_rows: int, vocab: int, block: int | None) -> int:
-    """Vocabulary entries per chunk, by the rule in `fused_token_logps`; chunks are as even as multiples of 128 allow."""
+    """Vocabulary entries per chunk, by the rule in `fused_token_logps`; chunks are as even as
+    multiples of 128 allow."""
     if block is None:
         on_cpu = jax.default_backend() == "cpu"
         fit = (_CPU_TILE if on_cpu else _DEVICE_TILE) // max(num_rows, 1)
@@ -88,7 +93,8 @@ def _block_size(num_rows: int, vocab: int, block: int | None) -> int:
 
 
 def _over_chunks(step, carry, unembed: Array, block: int):
-    """``carry = step(carry, start, chunk [C, D])`` over the vocabulary: equal chunks in a loop, then the remainder."""
+    """``carry = step(carry, start, chunk [C, D])`` over the vocabulary: equal chunks in a loop,
+    then the remainder."""
     full, rest = divmod(unembed.shape[0], block)
 
     def body(i, carry):
@@ -98,7 +104,9 @@ def _over_chunks(step, carry, unembed: Array, block: int):
     return step(carry, full * block, unembed[full * block :]) if rest else carry
 
 
-def _logits(product: Array, temperature: Array | None, softcap: Array | None) -> tuple[Array, Array | None]:
+def _logits(
+    product: Array, temperature: Array | None, softcap: Array | None
+) -> tuple[Array, Array | None]:
     """Logits from the product of states and unembedding, and their derivative by it (None: 1)."""
     slope = None
     if softcap is not None:
@@ -111,14 +119,18 @@ def _logits(product: Array, temperature: Array | None, softcap: Array | None) ->
 
 
 def _local_tokens(tokens: Array, vocab: int, axis: str | None) -> Array:
-    """Token ids relative to this device's part of the vocabulary (out of range: another device holds it)."""
+    """Token ids relative to this device's part of the vocabulary (out of range: another device
+    holds it)."""
     shards = 1 if axis is None else lax.axis_size(axis)
     clipped = jnp.clip(tokens, 0, vocab * shards - 1)
     return clipped if axis is None else clipped - lax.axis_index(axis) * vocab
 
 
-def forward(inputs: Inputs, block: int | None, axis: str | None) -> tuple[Array, Array, Array, Array]:
-    """Values of this device's rows: (logps [B,T], entropy [B,T], logsumexp [B,S], entropy [B,S]), S the rows of a sequence.
+def forward(
+    inputs: Inputs, block: int | None, axis: str | None
+) -> tuple[Array, Array, Array, Array]:
+    """Values of this device's rows: (logps [B,T], entropy [B,T], logsumexp [B,S], entropy [B,S]), S
+    the rows of a sequence.
 
     Args:
         inputs: local parts.
@@ -132,7 +144,9 @@ def forward(inputs: Inputs, block: int | None, axis: str | None) -> tuple[Array,
     operand = jnp.result_type(hidden, unembed)
 
     def step(stats: _Stats, start, chunk):
-        product = jnp.einsum("nd,cd->nc", rows.astype(operand), chunk.astype(operand), preferred_element_type=exact)
+        product = jnp.einsum(
+            "nd,cd->nc", rows.astype(operand), chunk.astype(operand), preferred_element_type=exact
+        )
         z, _ = _logits(product, temperature, softcap)
         peak = jnp.maximum(stats.peak, z.max(axis=1))
         shifted = z - peak[:, None]
@@ -150,7 +164,12 @@ def forward(inputs: Inputs, block: int | None, axis: str | None) -> tuple[Array,
 
     zeros = jnp.zeros(rows.shape[0], exact)
     lowest = jnp.full(rows.shape[0], jnp.finfo(exact).min, exact)
-    stats = _over_chunks(step, _Stats(lowest, zeros, zeros, zeros), unembed, _block_size(*_sizes(rows, unembed), block))
+    stats = _over_chunks(
+        step,
+        _Stats(lowest, zeros, zeros, zeros),
+        unembed,
+        _block_size(*_sizes(rows, unembed), block),
+    )
     if axis is not None:
         stats = _combine(stats, axis)
     log_total = jnp.log(stats.total)
@@ -175,15 +194,22 @@ def _combine(stats: _Stats, axis: str) -> _Stats:
     return _Stats(peak, *lax.psum((stats.total * decay, moment, stats.taken), axis))
 
 
-def backward(saved: Saved, dlogps: Array | None, dentropy: Array | None, block: int | None, axis: str | None):
-    """Gradients of this device's rows and part of the vocabulary, chunk by chunk, accumulated in the statistics' precision.
+def backward(
+    saved: Saved, dlogps: Array | None, dentropy: Array | None, block: int | None, axis: str | None
+):
+    """Gradients of this device's rows and part of the vocabulary, chunk by chunk, accumulated in
+    the statistics' precision.
 
-    With p = softmax(z): d logp / dz_v = [v taken] - p_v and d entropy / dz_v = -p_v (z_v - logsumexp + entropy). Everything
-    is laid out ``[C, N]``: all three products then have their operands in the order that CPU kernels are fastest at.
+    With p = softmax(z): d logp / dz_v = [v taken] - p_v and d entropy / dz_v = -p_v (z_v -
+    logsumexp + entropy). Everything is laid out ``[C, N]``: all three products then have their
+    operands in the order that CPU kernels are fastest at.
     """
     rows, taken = _rows(saved.inputs.hidden, saved.inputs.tokens, saved.inputs.scored)
     taken = _local_tokens(taken, saved.inputs.unembed.shape[0], axis)
-    operand, exact = jnp.result_type(saved.inputs.hidden, saved.inputs.unembed), saved.log_total.dtype
+    operand, exact = (
+        jnp.result_type(saved.inputs.hidden, saved.inputs.unembed),
+        saved.log_total.dtype,
+    )
     by_logp = None if dlogps is None else _pick(dlogps, saved.inputs.scored).astype(exact)
     by_entropy = None if dentropy is None else _pick(dentropy, saved.inputs.scored).astype(exact)
     used = jnp.any(jnp.stack([g != 0 for g in (by_logp, by_entropy) if g is not None]), axis=0)
@@ -209,9 +235,16 @@ def backward(saved: Saved, dlogps: Array | None, dentropy: Array | None, block: 
         chunk_t = lax.optimization_barrier(chunk.T)
         drows_t = drows_t + jnp.einsum("dc,cn->dn", chunk_t, dz, preferred_element_type=exact)
         part = jnp.einsum("cn,nd->cd", dz, rows, preferred_element_type=exact)
-        return drows_t, lax.dynamic_update_slice_in_dim(dunembed, part.astype(dunembed.dtype), start, axis=0)
+        return drows_t, lax.dynamic_update_slice_in_dim(
+            dunembed, part.astype(dunembed.dtype), start, axis=0
+        )
 
-    carry = (jnp.zeros(rows_t.shape, exact), jnp.zeros(saved.inputs.unembed.shape, saved.inputs.unembed.dtype))
-    drows_t, dunembed = _over_chunks(step, carry, saved.inputs.unembed, _block_size(*_sizes(rows, saved.inputs.unembed), block))
+    carry = (
+        jnp.zeros(rows_t.shape, exact),
+        jnp.zeros(saved.inputs.unembed.shape, saved.inputs.unembed.dtype),
+    )
+    drows_t, dunembed = _over_chunks(
+        step, carry, saved.inputs.unembed, _block_size(*_sizes(rows, saved.inputs.unembed), block)
+    )
     batch, length, width = saved.inputs.hidden.shape
     return _return_rows(drows_t.T, saved.inputs.scored, (batch, length, width)), dunembed

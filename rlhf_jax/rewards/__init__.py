@@ -1,6 +1,7 @@
 """Reward functions: built-in, one's own, and the processes that run them.
 
-The reward model, which runs on the device, is in `rlhf_jax.rewards.model`; nothing else here imports JAX.
+The reward model, which runs on the device, is in `rlhf_jax.rewards.model`; nothing else here
+imports JAX.
 """
 
 from rlhf_jax.rewards.answers import answer_of, target_of

@@ -23,14 +23,21 @@ from rlhf_jax.rewards.cost import too_costly
 from rlhf_jax.rewards.quantities import quantity_of
 from rlhf_jax.rewards.typography import DEGREE
 
-# Units are dropped here before, by a list of ours: math-verify's would drop letters too ("2m" = "2").
+# Units are dropped here before, by a list of ours: math-verify's would drop letters too ("2m" =
+# "2").
 _CONFIG = LatexExtractionConfig(
     boxed_match_priority=0,
     normalization_config=NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+        basic_latex=True,
+        units=False,
+        malformed_operators=True,
+        nits=True,
+        boxed="all",
+        equations=False,
     ),
 )
-# Its own time limit is signal.alarm, which other threads and libraries break: the pool has a hard one, and it warns of that.
+# Its own time limit is signal.alarm, which other threads and libraries break: the pool has a hard
+# one, and it warns of that.
 for _name in ("math_verify.parser", "math_verify.grader"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
@@ -59,14 +66,17 @@ _MISREAD = re.compile(
 _LOGARITHM = re.compile(r"\\log\s?_\s?([0-9]+)\s")
 _CHAIN = re.compile(r"(?<![\\<>!:])=(?!=)|\\approx(?![A-Za-z])")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|ne|in)(?:q|qq)?(?![A-Za-z])")
-_ARITHMETIC = re.compile(r"(?:[0-9\s.,+*/^{}()!%|-]|\\(?:frac|sqrt|cdot|times|div|pi|pm|binom|text\{\})(?![A-Za-z]))+")
+_ARITHMETIC = re.compile(
+    r"(?:[0-9\s.,+*/^{}()!%|-]|\\(?:frac|sqrt|cdot|times|div|pi|pm|binom|text\{\})(?![A-Za-z]))+"
+)
 
 
 def same(answer: str, target: str) -> bool:
     """Whether two expressions have the same value, or are equivalent statements.
 
-    Decimals are read exactly; where one is long enough to be rounded, also as what it may be rounded
-    from. What cannot be worked out ("inf/inf", the maximum of 1 and i) is the same as nothing.
+    Decimals are read exactly; where one is long enough to be rounded, also as what it may be
+    rounded from. What cannot be worked out ("inf/inf", the maximum of 1 and i) is the same as
+    nothing.
     """
     try:
         if _same(answer, target, _read_exactly):
@@ -83,23 +93,40 @@ def same(answer: str, target: str) -> bool:
         return False
 
 
-def _same(answer: str, target: str, read: Callable[[str], sympy.Basic | sympy.MatrixBase | None]) -> bool:
+def _same(
+    answer: str, target: str, read: Callable[[str], sympy.Basic | sympy.MatrixBase | None]
+) -> bool:
     wanted = read(target)
     if wanted is None:
         return False
     ends = _ends(answer) if not isinstance(wanted, Relational) or _is_named(target) else None
-    if ends is not None and _is_named(target) and not _is_named(answer) and not _ARITHMETIC.fullmatch(_chain(answer)[0][0]):
+    if (
+        ends is not None
+        and _is_named(target)
+        and not _is_named(answer)
+        and not _ARITHMETIC.fullmatch(_chain(answer)[0][0])
+    ):
         found = read(answer)  # "2x + y = 3" for "y = 3 - 2x"
-        if isinstance(found, Relational) and isinstance(wanted, Relational) and _equal(found, wanted):
+        if (
+            isinstance(found, Relational)
+            and isinstance(wanted, Relational)
+            and _equal(found, wanted)
+        ):
             return True
     if ends is not None:
         value = read(_chain(target)[0][-1]) if _is_named(target) else wanted
         results = [read(end) for end in ends]
-        return value is not None and all(result is not None and _equal(result, value) for result in results)
+        return value is not None and all(
+            result is not None and _equal(result, value) for result in results
+        )
     found = read(answer)
     if found is None:
         return False
-    value = read(_chain(target)[0][-1]) if _is_named(target) and isinstance(found, sympy.Expr) else wanted
+    value = (
+        read(_chain(target)[0][-1])
+        if _is_named(target) and isinstance(found, sympy.Expr)
+        else wanted
+    )
     return value is not None and _equal(found, value)
 
 
@@ -147,7 +174,11 @@ def _has_commas(text: str) -> bool:
     depth = 0
     for place, sign in enumerate(text):
         depth += (sign in "{([") - (sign in "})]")
-        if sign in ",;" and depth == 0 and not re.match(r"[,;][0-9]{3}(?![0-9])", text[place : place + 5]):
+        if (
+            sign in ",;"
+            and depth == 0
+            and not re.match(r"[,;][0-9]{3}(?![0-9])", text[place : place + 5])
+        ):
             return True
     return False
 
@@ -159,7 +190,10 @@ def _is_named(text: str) -> bool:
         return False
     left = re.sub(r"\([^()]*\)|_\{[^{}]*\}|_.|\|", "", parts[0]).strip()
     return (
-        re.fullmatch(r"[A-Za-z]{1,4}(?:\s?:\s?[A-Za-z]{1,4})?|\\[A-Za-z]+|\\text\{[^{}]*\}|\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}", left)
+        re.fullmatch(
+            r"[A-Za-z]{1,4}(?:\s?:\s?[A-Za-z]{1,4})?|\\[A-Za-z]+|\\text\{[^{}]*\}|\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}",
+            left,
+        )
         is not None
     )
 
@@ -189,7 +223,12 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase | None:
         return exact if (number.places or 0) < _ROUNDED_PLACES else sympy.Float(exact, _DIGITS)
     if not text or _MISREAD.search(text):
         return None
-    found = parse(rf"\boxed{{{text}}}", extraction_config=[_CONFIG], fallback_mode="no_fallback", parsing_timeout=None)
+    found = parse(
+        rf"\boxed{{{text}}}",
+        extraction_config=[_CONFIG],
+        fallback_mode="no_fallback",
+        parsing_timeout=None,
+    )
     value = found[0] if found else None
     if isinstance(value, sympy.MatrixBase):
         return value
@@ -208,17 +247,23 @@ def _equal(found: sympy.Basic | sympy.MatrixBase, wanted: sympy.Basic | sympy.Ma
     if isinstance(found, sympy.Expr) and isinstance(wanted, sympy.Expr):
         decided = _same_value(found, wanted)
         return bool(found == wanted) if decided is None else decided
-    if isinstance(found, sympy.MatrixBase | sympy.MatrixExpr) and isinstance(wanted, sympy.MatrixBase | sympy.MatrixExpr):
+    if isinstance(found, sympy.MatrixBase | sympy.MatrixExpr) and isinstance(
+        wanted, sympy.MatrixBase | sympy.MatrixExpr
+    ):
         return _same_matrix(found, wanted)
     if sympy.S.EmptySet in (found, wanted):  # math-verify takes what holds for all numbers for it
         return bool(found == wanted)
     if isinstance(found, sympy.FiniteSet) and isinstance(wanted, sympy.FiniteSet):
         return _same_elements(found.args, wanted.args)
-    if isinstance(found, sympy.Expr | sympy.MatrixBase) or isinstance(wanted, sympy.Expr | sympy.MatrixBase):
+    if isinstance(found, sympy.Expr | sympy.MatrixBase) or isinstance(
+        wanted, sympy.Expr | sympy.MatrixBase
+    ):
         return False
     if _statements(found) and _statements(wanted):
         return _same_statements(_statements(found), _statements(wanted))
-    if any(not _is_simple(statement) for side in (found, wanted) for statement in _statements(side)):
+    if any(
+        not _is_simple(statement) for side in (found, wanted) for statement in _statements(side)
+    ):
         return False
     return bool(verify([wanted], [found], timeout_seconds=None, allow_set_relation_comp=True))
 
@@ -234,7 +279,11 @@ def _statements(side: sympy.Basic | sympy.MatrixBase) -> tuple[sympy.Basic, ...]
     """Equations and inequalities that hold together; empty for anything else."""
     if isinstance(side, Relational):
         return (side,)
-    if isinstance(side, sympy.And) and side.args and all(isinstance(part, Relational) for part in side.args):
+    if (
+        isinstance(side, sympy.And)
+        and side.args
+        and all(isinstance(part, Relational) for part in side.args)
+    ):
         return tuple(side.args)
     return ()
 
@@ -253,7 +302,12 @@ def _same_statement(found: sympy.Basic, wanted: sympy.Basic) -> bool:
         return type(found) is type(wanted) and all(map(_equal, found.args, wanted.args))
     one, other = found.args[0] - found.args[1], wanted.args[0] - wanted.args[1]
     letters = sorted(one.free_symbols | other.free_symbols, key=str)
-    if one.free_symbols != other.free_symbols or not letters or one.has(*_OPAQUE) or other.has(*_OPAQUE):
+    if (
+        one.free_symbols != other.free_symbols
+        or not letters
+        or one.has(*_OPAQUE)
+        or other.has(*_OPAQUE)
+    ):
         return type(found) is type(wanted) and all(map(_equal, found.args, wanted.args))
     ratio = None
     for point in range(_POINTS):
@@ -261,7 +315,9 @@ def _same_statement(found: sympy.Basic, wanted: sympy.Basic) -> bool:
         above, below = _number(one.subs(values)), _number(other.subs(values))
         if above is None or below is None or _vanishes(above) or _vanishes(below):
             continue
-        if ratio is not None and not _close(above / below, ratio, one.has(sympy.Float) or other.has(sympy.Float)):
+        if ratio is not None and not _close(
+            above / below, ratio, one.has(sympy.Float) or other.has(sympy.Float)
+        ):
             return False
         ratio = above / below
     if ratio is None or not ratio.is_real:
@@ -280,13 +336,21 @@ def _is_simple(statement: sympy.Basic) -> bool:
         return all(isinstance(side, AppliedUndef) or side.is_number for side in statement.args)
     if len(letters) != 1:
         return False
-    poly = (statement.args[0] - statement.args[1]).replace(sympy.Abs, lambda inside: inside).as_poly(letters[0])
+    poly = (
+        (statement.args[0] - statement.args[1])
+        .replace(sympy.Abs, lambda inside: inside)
+        .as_poly(letters[0])
+    )
     return poly is not None and poly.degree() <= _SOLVED_DEGREE
 
 
 def _same_matrix(found: sympy.Basic, wanted: sympy.Basic) -> bool:
     one, other = (side.doit() for side in (found, wanted))
-    if not isinstance(one, sympy.MatrixBase) or not isinstance(other, sympy.MatrixBase) or one.shape != other.shape:
+    if (
+        not isinstance(one, sympy.MatrixBase)
+        or not isinstance(other, sympy.MatrixBase)
+        or one.shape != other.shape
+    ):
         return False
     return all(map(_equal, one.flat(), other.flat()))
 
@@ -332,12 +396,23 @@ def _number(side: sympy.Expr) -> sympy.Expr | None:
         if value.is_Rational:
             return value
         value = value.evalf(_DIGITS)
-    except (TypeError, ValueError, ArithmeticError, AttributeError, NotImplementedError, RecursionError):
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        NotImplementedError,
+        RecursionError,
+    ):
         return None  # sympy cannot work it out at this point: no evidence either way
     if value.has(sympy.nan, sympy.zoo):
         return None  # "inf - inf" has no value
     real, imaginary = value.as_real_imag()
-    return value if real.is_number and imaginary.is_number and (real.is_Number and imaginary.is_Number) else None
+    return (
+        value
+        if real.is_number and imaginary.is_number and (real.is_Number and imaginary.is_Number)
+        else None
+    )
 
 
 def _close(one: sympy.Expr, other: sympy.Expr, rounded: bool) -> bool:
@@ -349,10 +424,14 @@ def _close(one: sympy.Expr, other: sympy.Expr, rounded: bool) -> bool:
         return _vanishes(one) and _vanishes(other)
     distance, size = abs(one - other), abs(other)
     if rounded:  # decimals: to 6 places
-        return bool(distance <= sympy.Float("1e-6")) and bool(distance <= sympy.Float("1e-5") * size)
+        return bool(distance <= sympy.Float("1e-6")) and bool(
+            distance <= sympy.Float("1e-5") * size
+        )
     return bool(distance <= sympy.Float("1e-20") * size)
 
 
 def _vanishes(value: sympy.Expr) -> bool:
     """Whether a value is 0, also one of which no digit is certain."""
-    return all(part == 0 or (part.is_Float and abs(part) < _NOTHING) for part in value.as_real_imag())
+    return all(
+        part == 0 or (part.is_Float and abs(part) < _NOTHING) for part in value.as_real_imag()
+    )

@@ -4,7 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from rlhf_jax.rewards.extraction import after_reasoning, final_answer, marked_answer, unmarked_answer
+from rlhf_jax.rewards.extraction import (
+    after_reasoning,
+    final_answer,
+    marked_answer,
+    unmarked_answer,
+)
 from rlhf_jax.rewards.quantities import as_number
 from rlhf_jax.rewards.typography import LONGEST, clean, words_of
 
@@ -51,7 +56,9 @@ def content_of(completion: Completion) -> str:
     return "".join(part.get("text", "") for part in content or ())
 
 
-def opens_reasoning(prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]], index: int) -> bool:
+def opens_reasoning(
+    prompts: Sequence[Any] | None, columns: Mapping[str, Sequence[Any]], index: int
+) -> bool:
     """Whether the completion of a row starts inside a block ``<think>`` that its prompt opened.
 
     Args:
@@ -99,7 +106,10 @@ def normal_form(answer: str) -> str:
     number = as_number(answer)
     if number is None and len(answer) <= LONGEST and "=" in answer:
         *steps, last = clean(answer).split("=")
-        if all(_ARITHMETIC.fullmatch(step) and as_number(step) in (None, as_number(last)) for step in steps):
+        if all(
+            _ARITHMETIC.fullmatch(step) and as_number(step) in (None, as_number(last))
+            for step in steps
+        ):
             number = as_number(last)
     if number is not None:
         return str(number)
@@ -135,7 +145,8 @@ def targets_of(columns: Mapping[str, Sequence[Any]], index: int) -> tuple[str, .
             break
     else:
         raise ValueError(
-            f"the data has no column with the right answer: {', '.join(sorted(columns)) or 'no columns'}; "
+            "the data has no column with the right answer: "
+            f"{', '.join(sorted(columns)) or 'no columns'}; "
             f"needed is one of {', '.join(TARGET_COLUMNS)} (rename it with data.columns)"
         )
     if isinstance(value, Mapping):

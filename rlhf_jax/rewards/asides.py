@@ -1,5 +1,5 @@
-"""Asides behind a number: "(in millions)" and ", squared" make another value of it, "since 2 + 2 = 4",
-"half of ten" and "rounded to cents" say where it comes from."""
+"""Asides behind a number: "(in millions)" and ", squared" make another value of it, "since 2 + 2 =
+4", "half of ten" and "rounded to cents" say where it comes from."""
 
 from rlhf_jax.rewards.nouns import alters
 from rlhf_jax.rewards.wording import CHANGES, FRACTION_WORDS, GLUE
@@ -11,7 +11,8 @@ CONNECTIVES = frozenset(
 )
 """Words that begin a reason."""
 _RESTATES = frozenset(
-    "half halves third thirds fourth quarter quarters twice thrice double triple quadruple inverse opposite reciprocal "
+    "half halves third thirds fourth quarter quarters twice thrice double triple quadruple inverse "
+    "opposite reciprocal "
     "negation negative root square cube logarithm factorial less".split()
 )
 """Words of an aside that say where a value comes from when they are of something ("half of ten"),
@@ -31,7 +32,9 @@ def changes_before(words: list[str]) -> bool:
     words = [word.lower() for word in words]
     if words[:1] and words[0] in CONNECTIVES:
         refers = words[0] in ("which", "but", "though", "although")
-        return refers and any(word.startswith(("wrong", "incorrect", "mistaken")) for word in words[1:4])
+        return refers and any(
+            word.startswith(("wrong", "incorrect", "mistaken")) for word in words[1:4]
+        )
     if words[:1] == ["to"] and "power" in words:
         return True
     said = [place for place, word in enumerate(words) if word not in _ASIDE_STARTS][:_LOOKED_AT]

@@ -33,11 +33,13 @@ def exact_match_reward(
     """1 when the completion is the right answer, else 0; None for a row without an answer.
 
     Args:
-      prompts: where ``<think>`` may have been opened: an answer in reasoning that is never closed is none.
+      prompts: where ``<think>`` may have been opened: an answer in reasoning that is never closed
+        is none.
       completions: B completions.
       completion_ids: unused.
-      extract: compare final answers: numbers by value ("#### 1,200" equals "1200"), units where both have one, all else in
-        normal form (`normal_form`); False: compare the whole text without the white space around it.
+      extract: compare final answers: numbers by value ("#### 1,200" equals "1200"), units where
+        both have one, all else in normal form (`normal_form`); False: compare the whole text
+        without the white space around it.
       columns: data columns, the answer among them (`targets_of`).
     """
     scores: list[float | None] = []
@@ -46,10 +48,16 @@ def exact_match_reward(
         if targets is None:
             scores.append(None)
         elif extract:
-            answer = final_answer(content_of(completion), opened=opens_reasoning(prompts, columns, i))
-            scores.append(float(answer is not None and any(_matches(answer, target) for target in targets)))
+            answer = final_answer(
+                content_of(completion), opened=opens_reasoning(prompts, columns, i)
+            )
+            scores.append(
+                float(answer is not None and any(_matches(answer, target) for target in targets))
+            )
         else:
-            scores.append(float(content_of(completion).strip() in [target.strip() for target in targets]))
+            scores.append(
+                float(content_of(completion).strip() in [target.strip() for target in targets])
+            )
     return scores
 
 
@@ -82,8 +90,9 @@ def think_format_reward(
       completions: B completions.
       completion_ids: unused.
       answer: what follows must be exactly one block ``<answer>..</answer>``.
-      opened: the prompt already ends in ``<think>``, the completion starts inside the block. None: as each prompt says, which
-        in a run is the prompt as the chat template rendered it (`opens_reasoning`).
+      opened: the prompt already ends in ``<think>``, the completion starts inside the block. None:
+        as each prompt says, which in a run is the prompt as the chat template rendered it
+        (`opens_reasoning`).
       columns: what a run knows of its prompts.
     """
     wanted = ["<think>", "</think>"] + (["<answer>", "</answer>"] if answer else [])
@@ -93,8 +102,14 @@ def think_format_reward(
         text = ("<think>" if inside else "") + content_of(completion).strip()
         tags = _TAG.findall(text)
         rest = text.rpartition("</think>")[2].strip()
-        framed = rest.startswith("<answer>") and rest.endswith("</answer>") if answer else bool(rest)
-        ordered = tags == wanted if answer else tags[:2] == wanted and tags.count("<think>") == tags.count("</think>") == 1
+        framed = (
+            rest.startswith("<answer>") and rest.endswith("</answer>") if answer else bool(rest)
+        )
+        ordered = (
+            tags == wanted
+            if answer
+            else tags[:2] == wanted and tags.count("<think>") == tags.count("</think>") == 1
+        )
         scores.append(float(text.startswith("<think>") and ordered and framed))
     return scores
 
@@ -115,7 +130,8 @@ def format_reward(
       completions: B completions.
       completion_ids: unused.
       pattern: a regular expression of Python's `re`; "." also matches line ends.
-      whole: it must cover the whole completion (without white space around it); False: it may occur anywhere.
+      whole: it must cover the whole completion (without white space around it); False: it may occur
+        anywhere.
       columns: unused.
     """
     compiled = re.compile(pattern, re.DOTALL)
@@ -133,7 +149,8 @@ def length_reward(
     slope: int = 1,
     **columns: Sequence[Any],
 ) -> list[float]:
-    """1 for a length from min_len to max_len tokens, falling in a straight line to 0 at `slope` tokens outside.
+    """1 for a length from min_len to max_len tokens, falling in a straight line to 0 at `slope`
+    tokens outside.
 
     Args:
       prompts: unused.
@@ -159,7 +176,8 @@ def repetition_reward(
     max_penalty: float = 1.0,
     **columns: Sequence[Any],
 ) -> list[float]:
-    """Minus max_penalty times the share of n-grams of words that are repeats of an earlier one; 0 without repeats.
+    """Minus max_penalty times the share of n-grams of words that are repeats of an earlier one; 0
+    without repeats.
 
     Args:
       prompts: unused.
@@ -207,7 +225,10 @@ def overlong_reward(
     """
     _check("overlong.buffer_len", buffer_len, 1)
     _check("overlong.max_len", max_len, buffer_len)
-    return [0.0 - factor * min(max(len(ids) - (max_len - buffer_len), 0) / buffer_len, 1.0) for ids in completion_ids]
+    return [
+        0.0 - factor * min(max(len(ids) - (max_len - buffer_len), 0) / buffer_len, 1.0)
+        for ids in completion_ids
+    ]
 
 
 def check_targets(columns: Mapping[str, Sequence[Any]]) -> None:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 from rlhf_jax.rewards.answers import Completion, content_of
 
 _PYTHON = frozenset({"python", "py", "python3"})
-_CONTROL = r"(?:<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</s>|<eos>|<end_of_turn>|</answer>|\[/PYTHON\])"
+_CONTROL = (
+    r"(?:<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</s>|<eos>|<end_of_turn>|</answer>|\[/PYTHON\])"
+)
 """What a tokenizer or a prompt's format puts behind an answer."""
 _TAIL = re.compile(rf"{_CONTROL}\Z")
 _LONGEST_TAIL = 48
@@ -23,7 +25,9 @@ _WRAPS = (("[PYTHON]", "[/PYTHON]"), ("<answer>", "</answer>"))
 _PROSE = re.compile(r"[A-Za-z][\w'’]*(?:[,.!]? (?:[\w ,.!;'’\"`*-]|(?<=[ *`])\(|\))*)?[:.!]")
 """A line in front of a program that is not fenced: a sentence, and no statement."""
 _MOST_PROSE = 3
-_INLINE = re.compile(r"[^`\r\n]*[^`\s][ \t]*(`{3,}+)[ \t]*(python3?|py)[ \t]*[\r\n]+", re.IGNORECASE)
+_INLINE = re.compile(
+    r"[^`\r\n]*[^`\s][ \t]*(`{3,}+)[ \t]*(python3?|py)[ \t]*[\r\n]+", re.IGNORECASE
+)
 """A fence behind the words that announce it."""
 _PROMPT = ">>>"
 _MOST_ENDS = 8
@@ -48,7 +52,8 @@ def code_of(completion: Completion, *, wanted: Collection[str] = ()) -> str:
     What stands before ``</think>`` does not count. Fences are those of Markdown, of backquotes or
     tildes; one inside a docstring does not end the block, when the block is a program with it. A
     block that is never closed (the answer was cut) counts only when it is a whole program and no
-    other is marked as Python. An indented block (in a list) loses its indentation. Takes linear time.
+    other is marked as Python. An indented block (in a list) loses its indentation. Takes linear
+    time.
 
     Args:
       completion: text or messages.
@@ -169,17 +174,23 @@ def parsed(code: str) -> ast.Module | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes in a stranger's texts
             tree = ast.parse(code)
-            compile(code, "main.py", "exec", dont_inherit=True)  # finds what a tree may hold: a return outside of a function
+            # finds what a tree may hold: a return outside of a function
+            compile(code, "main.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     return tree
 
 
 def _fenced(text: str) -> list[_Block]:
-    """The fenced blocks of a text, in order; of a last one that is never closed all that is left."""
+    """The fenced blocks of a text, in order; of a last one that is never closed all that is
+    left."""
     lines = text.splitlines(keepends=True)
     found = enumerate(_FENCE.fullmatch(line) or _INLINE.fullmatch(line) for line in lines)
-    fences = [(number, fence[1], _END.sub("", fence[2]).strip()) for number, fence in found if fence is not None]
+    fences = [
+        (number, fence[1], _END.sub("", fence[2]).strip())
+        for number, fence in found
+        if fence is not None
+    ]
     blocks: list[_Block] = []
     place, tries = 0, _MOST_TRIES
     while place < len(fences):
@@ -207,7 +218,9 @@ def _fenced(text: str) -> list[_Block]:
             if glued is not None:
                 end, code = glued
                 blocks.append(_Block(language, code, True))
-                place = next((k for k in range(place + 1, len(fences)) if fences[k][0] > end), len(fences))
+                place = next(
+                    (k for k in range(place + 1, len(fences)) if fences[k][0] > end), len(fences)
+                )
                 continue
         if inline and parsed(code) is None:  # words that speak of a fence
             place += 1
@@ -222,7 +235,9 @@ def _glued(lines: list[str], start: int, stop: int, code: str) -> tuple[int, str
     """The line that ends a block with a fence behind its last word, and the block's code; None when
     the block is a program without that, or none with it."""
     ends = (number for number in range(start, stop) if "```" in lines[number])
-    found = ((number, match) for number in ends if (match := _GLUED.fullmatch(lines[number])) is not None)
+    found = (
+        (number, match) for number in ends if (match := _GLUED.fullmatch(lines[number])) is not None
+    )
     candidates = list(itertools.islice(found, _MOST_ENDS))
     if not candidates or parsed(code) is not None:
         return None

@@ -16,11 +16,14 @@ _DENIED = re.compile(
     r"(?:n['’]t)?(?![A-Za-z])([^.,;:\n]{0,40})"
 )
 _TOO = re.compile(
-    r"\s(?:(?:still|far|much|way|a bit|slightly)\s)?too\s(?:small|large|big|high|low|many|few|much|little|short|long)(?![A-Za-z])"
+    r"\s(?:(?:still|far|much|way|a "
+    r"bit|slightly)\s)?too\s(?:small|large|big|high|low|many|few|much|little|short|long)(?![A-Za-z])"
     r"|\s(?:way|far)\soff(?![A-Za-z])"
 )
 """Behind "is": what is compared with the right answer is none."""
-_ASKED = re.compile(r"[\s$)\]\\*]{0,6}\?[\s*]{0,4}(?:no|nope|wrong|incorrect|not)(?![A-Za-z])", re.IGNORECASE)
+_ASKED = re.compile(
+    r"[\s$)\]\\*]{0,6}\?[\s*]{0,4}(?:no|nope|wrong|incorrect|not)(?![A-Za-z])", re.IGNORECASE
+)
 _DENYING = re.compile(
     r"(?:(?<![A-Za-z])(?:not|never|cannot be|neither|nor|rather than|instead of"
     r"|(?:any|every)thing but|other than)|n['’]t(?: be)?)"
@@ -28,7 +31,8 @@ _DENYING = re.compile(
     re.IGNORECASE,
 )
 _RETRACTION = re.compile(
-    r"(?P<soft>(?:(?:hmm+|wait|oops|oh|no|sorry|actually|hold on|on second thought)(?![A-Za-z])[\s,.!:…-]{0,4}){1,3})?"
+    r"(?P<soft>(?:(?:hmm+|wait|oops|oh|no|sorry|actually|hold on|on second "
+    r"thought)(?![A-Za-z])[\s,.!:…-]{0,4}){1,3})?"
     r"(?:(?P<hard>(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:\w+\s)?"
     r"(?:wrong|incorrect|mistaken|false|not\s(?:right|correct)|a\smistake)(?![A-Za-z])"
     r"|that\scan(?:not|['’]t)\sbe|scratch\sthat|i\s(?:made|was)\s(?:an?\s)?(?:mistake|error|wrong|mistaken)(?![A-Za-z]))"
@@ -37,7 +41,8 @@ _RETRACTION = re.compile(
     re.IGNORECASE,
 )
 _NEXT_SENTENCE = re.compile(
-    r"(?:[\s*$)\]]*,(?=\s?(?:no|sorry|wait|oops|i\smean)[\s,])|[^.!?\n]{0,60}(?:[.!?…]+|\n))[\s*$)\]]*", re.IGNORECASE
+    r"(?:[\s*$)\]]*,(?=\s?(?:no|sorry|wait|oops|i\smean)[\s,])|[^.!?\n]{0,60}(?:[.!?…]+|\n))[\s*$)\]]*",
+    re.IGNORECASE,
 )
 _GAP = r"(?:[ \t]|\\[,;:! ]|~)*"
 _OPENED = r"(?:\\left|\\[bB]igg?l?|[({$]|\s|\\[,;:! ]|~)*"
@@ -56,16 +61,21 @@ _OPERATION = re.compile(
     r"|[×÷·]|\\(?:cdot|times|div|pm|mp|pi|sqrt|[dt]?frac|[bp]?mod)(?![A-Za-z]))[^$=\n,;:]{0,40}"
 )
 """Behind a box, in the same formula: what goes on with it."""
-_GLUED = re.compile(r"\.[0-9]+|,[0-9]{3}(?![0-9])|[0-9]+|e[0-9]+|_(?:\{[0-9A-Za-z()]{1,12}\}|[0-9])|[A-Za-z](?![A-Za-z{'’])")
+_GLUED = re.compile(
+    r"\.[0-9]+|,[0-9]{3}(?![0-9])|[0-9]+|e[0-9]+|_(?:\{[0-9A-Za-z()]{1,12}\}|[0-9])|[A-Za-z](?![A-Za-z{'’])"
+)
 _BEHIND = re.compile(
     r"(?P<mark>!+|(?:\{\})?\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)"
     r"|(?:[ \t\n$*]|\\[)\], ;:!]|~|\\(?:text|mathrm|mbox|textbf)\s?\{)*(?P<word>[A-Za-z]+)"
 )
-_ASIDE = re.compile(r"(?:[ \t$*]|\\[)\]])*(?:[,(—]|\\text\s?\{\s?[,(])\s?(?P<words>(?:[A-Za-z]+\s?){1,5})")
+_ASIDE = re.compile(
+    r"(?:[ \t$*]|\\[)\]])*(?:[,(—]|\\text\s?\{\s?[,(])\s?(?P<words>(?:[A-Za-z]+\s?){1,5})"
+)
 _CONGRUENT = re.compile(r"\\equiv(?![A-Za-z])|≡|congruent")
 _MODULO = re.compile(rf"{_GAP}(?:\$|\\\))?{_GAP}(?:\(|\\text\{{\s?\(?)?\\?[bp]?mod")
 _JOINT = re.compile(
-    r"(?:[\s$,;.&]|\\[\[\]()]|\\[,;:! ]|\\(?:quad|qquad)|\\text\s?\{\s*(?P<text>[^{}]{0,40})\}|(?P<word>[A-Za-z]{1,20})"
+    r"(?:[\s$,;.&]|\\[\[\]()]|\\[,;:! "
+    r"]|\\(?:quad|qquad)|\\text\s?\{\s*(?P<text>[^{}]{0,40})\}|(?P<word>[A-Za-z]{1,20})"
     r"|(?P<name>\\?[A-Za-z]+(?:_\{?\w\}?)?\s*=)|[()])*"
 )
 _OPERATORS = ("times", "plus", "minus", "over")
@@ -112,8 +122,8 @@ def boxes(text: str) -> Boxed:
 
 
 def retraction(behind: str) -> re.Match[str] | None:
-    """Where the sentence that follows an answer takes it back: "Hmm, that is wrong", "Correction: 6"
-    (group `value`: what it says instead)."""
+    """Where the sentence that follows an answer takes it back: "Hmm, that is wrong", "Correction:
+    6" (group `value`: what it says instead)."""
     sentence = _NEXT_SENTENCE.match(behind)
     found = None if sentence is None else _RETRACTION.match(behind, sentence.end())
     if found is None or (found["new"] and not found["soft"] and not found["explicit"]):
@@ -130,7 +140,9 @@ def _is_denied(text: str, start: int, end: int, content: str) -> bool:
         return True
     behind = _DENIED.match(text[end : end + 100])
     return behind is not None and (
-        "n't" in behind[0].replace("’", "'") or denies(behind[1].split()[:3]) or _TOO.match(behind[1]) is not None
+        "n't" in behind[0].replace("’", "'")
+        or denies(behind[1].split()[:3])
+        or _TOO.match(behind[1]) is not None
     )
 
 
@@ -162,7 +174,11 @@ def _with_outside(text: str, start: int, end: int, content: str) -> str:
     if word is None:
         return f"{sign}{inner}{beside['mark'].strip(' $')}"
     following = re.match(r"\s([0-9]|[A-Za-z]+)", behind[beside.end() :])
-    if word.lower() in _OPERATORS and following is not None and (following[1].isdigit() or changes_value(following[1])):
+    if (
+        word.lower() in _OPERATORS
+        and following is not None
+        and (following[1].isdigit() or changes_value(following[1]))
+    ):
         return f"{sign}{inner} {word} {following[1]}"  # "[5] times ten"
     return f"{sign}{inner} {word}" if scales_box(word) or word in _VARIABLES else sign + inner
 
@@ -172,7 +188,9 @@ def _joined(between: str) -> bool:
     if len(between) > _LONGEST_JOINT or re.search(r"\.\s|\n\s*\n", between):
         return False
     found = _JOINT.fullmatch(between)
-    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", re.sub(r"\\(?:text|quad|qquad)", " ", between))
+    words = re.findall(
+        r"(?<![\\A-Za-z])[A-Za-z]{2,}", re.sub(r"\\(?:text|quad|qquad)", " ", between)
+    )
     if found is None or any(word.lower() in _CONCLUDING for word in words):
         return False
     return not words or "," in between or ";" in between or words[-1].lower() in ("and", "or")

@@ -1,4 +1,5 @@
-"""One call of a reward function: what it is given, what it may log, what it returned. Runs in the worker processes."""
+"""One call of a reward function: what it is given, what it may log, what it returned. Runs in the
+worker processes."""
 
 import asyncio
 import inspect
@@ -18,7 +19,8 @@ _runner: asyncio.Runner | None = None
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerState:
-    """What reward functions that name `trainer_state` are told: the fields of transformers' class that they use."""
+    """What reward functions that name `trainer_state` are told: the fields of transformers' class
+    that they use."""
 
     global_step: int = 0
     """Training steps made."""
@@ -48,11 +50,21 @@ class Batch(NamedTuple):
             return [values[i] for i in rows]
 
         columns = {name: pick(values) for name, values in self.columns.items()}
-        return Batch(pick(self.prompts), pick(self.completions), pick(self.completion_ids), columns, self.state)
+        return Batch(
+            pick(self.prompts),
+            pick(self.completions),
+            pick(self.completion_ids),
+            columns,
+            self.state,
+        )
 
     def given(self) -> dict[str, Sequence[Any]]:
         """The arguments that are not data columns."""
-        return {"prompts": self.prompts, "completions": self.completions, "completion_ids": self.completion_ids}
+        return {
+            "prompts": self.prompts,
+            "completions": self.completions,
+            "completion_ids": self.completion_ids,
+        }
 
 
 class CallLog:
@@ -63,7 +75,8 @@ class CallLog:
         self._metrics: dict[str, list[float]] = {}
 
     def extra(self, column: str, values: Sequence[Any]) -> None:
-        """TRL's `log_extra`: a column of the completions table, one value per completion of the call."""
+        """TRL's `log_extra`: a column of the completions table, one value per completion of the
+        call."""
         self._columns.setdefault(str(column), []).extend(values)
 
     def metric(self, name: str, value: float) -> None:
@@ -71,17 +84,37 @@ class CallLog:
         self._metrics.setdefault(str(name), []).append(float(value))
 
     def send(self, rows: Sequence[int], send: Send) -> None:
-        """Reports it, with the rows of the task that the call was about; nothing when there is nothing."""
-        whole = {name: [_plain(v) for v in values] for name, values in self._columns.items() if len(values) == len(rows)}
+        """Reports it, with the rows of the task that the call was about; nothing when there is
+        nothing."""
+        whole = {
+            name: [_plain(v) for v in values]
+            for name, values in self._columns.items()
+            if len(values) == len(rows)
+        }
         refused = [
             f"log_extra({name!r}, ..) got {len(values)} values for {len(rows)} completions"
             for name, values in self._columns.items()
             if name not in whole
         ]
-        metrics = {name: [v for v in values if math.isfinite(v)] for name, values in self._metrics.items()}
-        refused += [f"log_metric({name!r}, ..) got no finite number" for name, values in metrics.items() if not values]
+        metrics = {
+            name: [v for v in values if math.isfinite(v)] for name, values in self._metrics.items()
+        }
+        refused += [
+            f"log_metric({name!r}, ..) got no finite number"
+            for name, values in metrics.items()
+            if not values
+        ]
         if whole or metrics or refused:
-            send({"log": {"rows": list(rows), "extra": whole, "metrics": metrics, "refused": refused}})
+            send(
+                {
+                    "log": {
+                        "rows": list(rows),
+                        "extra": whole,
+                        "metrics": metrics,
+                        "refused": refused,
+                    }
+                }
+            )
 
 
 def grade_each(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
@@ -90,11 +123,15 @@ def grade_each(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -
         log = CallLog()
         try:
             if reward.cpu_seconds is not None:
-                # Its default action ends the process, also inside a long C function, which no exception would.
+                # Its default action ends the process, also inside a long C function, which no
+                # exception would.
                 signal.setitimer(signal.ITIMER_PROF, reward.cpu_seconds)
-            answer: dict[str, Any] = {"value": numbers_of(_call(reward, batch.rows([row]), log), 1)[0]}
+            answer: dict[str, Any] = {
+                "value": numbers_of(_call(reward, batch.rows([row]), log), 1)[0]
+            }
             log.send([row], send)
-        except BaseException as error:  # also SystemExit: whatever a grader raises concerns one completion
+        # also SystemExit: whatever a grader raises concerns one completion
+        except BaseException as error:
             answer = {"slow" if _is_too_much(reward, error) else "error": describe(error)}
         finally:
             if reward.cpu_seconds is not None:
@@ -109,7 +146,9 @@ def grade_async(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
         log = CallLog()
         try:
             call = reward.function(**arguments(reward, batch.rows([row]), log))
-            answer: dict[str, Any] = {"value": numbers_of(await asyncio.wait_for(call, timeout), 1)[0]}
+            answer: dict[str, Any] = {
+                "value": numbers_of(await asyncio.wait_for(call, timeout), 1)[0]
+            }
             log.send([row], send)
         except TimeoutError:
             answer = {"timeout": True}
@@ -124,10 +163,13 @@ def grade_async(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
 
 
 def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
-    """All completions by one call. What holds no list of grades for several is no completion's fault: it ends the run."""
+    """All completions by one call. What holds no list of grades for several is no completion's
+    fault: it ends the run."""
     log, rows = CallLog(), range(len(batch.completions))
     try:
-        answers: list[dict[str, Any]] = [{"value": value} for value in numbers_of(_call(reward, batch, log), len(rows))]
+        answers: list[dict[str, Any]] = [
+            {"value": value} for value in numbers_of(_call(reward, batch, log), len(rows))
+        ]
         log.send(rows, send)
     except RewardError as error:
         if len(rows) > 1:
@@ -141,7 +183,8 @@ def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
 
 
 def arguments(reward: LoadedReward, batch: Batch, log: CallLog) -> dict[str, Any]:
-    """Keyword arguments of one call. Built-ins get the data columns and nothing of TRL's besides."""
+    """Keyword arguments of one call. Built-ins get the data columns and nothing of TRL's
+    besides."""
     given: dict[str, Any] = dict(batch.given())
     if not reward.is_builtin:
         given |= {"trainer_state": batch.state, "log_extra": log.extra, "log_metric": log.metric}
@@ -166,14 +209,20 @@ def numbers_of(result: Any, count: int) -> list[float | None]:
 
 
 def _listed(result: Any) -> list[Any]:
-    """The entries of a result that has an order and one entry per completion; what a generator yields counts too."""
+    """The entries of a result that has an order and one entry per completion; what a generator
+    yields counts too."""
     if result is None:
         raise RewardError("returned None instead of a list (is a `return` missing?)")
     if isinstance(result, Mapping):
         keys = ", ".join(repr(key) for key in list(result)[:3])
-        raise RewardError(f"returned a {type(result).__name__} with the keys {keys or 'none'}, whose values have no order")
+        raise RewardError(
+            f"returned a {type(result).__name__} with the keys {keys or 'none'}, whose values have "
+            "no order"
+        )
     if inspect.isasyncgen(result):
-        raise RewardError("returned an asynchronous generator, whose values nobody awaits: return a list of them")
+        raise RewardError(
+            "returned an asynchronous generator, whose values nobody awaits: return a list of them"
+        )
     if isinstance(result, str | bytes | Set):
         raise RewardError(f"returned a {type(result).__name__} instead of a list")
     try:
@@ -201,12 +250,16 @@ def _event_loop() -> asyncio.Runner:
 
 
 def _is_too_much(reward: LoadedReward, error: BaseException) -> bool:
-    """Whether an answer asked for more memory, depth or digits than there are: as wrong as one that takes too long."""
-    return reward.cpu_seconds is not None and isinstance(error, MemoryError | RecursionError | OverflowError)
+    """Whether an answer asked for more memory, depth or digits than there are: as wrong as one that
+    takes too long."""
+    return reward.cpu_seconds is not None and isinstance(
+        error, MemoryError | RecursionError | OverflowError
+    )
 
 
 def _plain(value: Any) -> Any:
-    """A logged value as JSON holds it: numbers, truth values and None as they are, all else as text; no NaN."""
+    """A logged value as JSON holds it: numbers, truth values and None as they are, all else as
+    text; no NaN."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()  # numpy's and torch's scalars
     if isinstance(value, float) and not math.isfinite(value):

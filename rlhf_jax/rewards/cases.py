@@ -89,7 +89,8 @@ def check_present(columns: Mapping[str, Sequence[Any]]) -> None:
     """Raises ValueError unless a column may hold tests."""
     if not any(name in columns for name in COLUMNS):
         raise ValueError(
-            f"the data has no column with tests: {', '.join(sorted(columns)) or 'no columns'}; needed is one of "
+            f"the data has no column with tests: {', '.join(sorted(columns)) or 'no columns'}; "
+            "needed is one of "
             f"{', '.join(COLUMNS)} (rename it with data.columns)"
         )
 
@@ -131,7 +132,8 @@ def checks_of(columns: Mapping[str, Sequence[Any]], index: int) -> Checks | None
     if found in _SHARED or checks is not None:
         return None
     raise ValueError(
-        f"column {found!r}, row {index}: tests are statements, {{'input', 'output'}} pairs, or 'inputs' and 'outputs', "
+        f"column {found!r}, row {index}: tests are statements, {{'input', 'output'}} pairs, or "
+        "'inputs' and 'outputs', "
         f"not {type(value).__name__}"
     )
 
@@ -139,7 +141,9 @@ def checks_of(columns: Mapping[str, Sequence[Any]], index: int) -> Checks | None
 def _checks(value: Any, row: Mapping[str, Any]) -> Checks | None:
     if isinstance(value, Mapping) and "assert_case" in value:  # PRIME
         value = list(value["assert_case"])
-    if isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(test, str) for test in value)):
+    if isinstance(value, str) or (
+        isinstance(value, Sequence) and all(isinstance(test, str) for test in value)
+    ):
         tests = [value] if isinstance(value, str) else list(value)
         setup, statements, entry = statements_of(tests, row)
         return Checks(setup=setup, statements=statements, entry=entry)
@@ -156,7 +160,9 @@ def _checks(value: Any, row: Mapping[str, Any]) -> Checks | None:
         wrapped = "testtype" not in pairs[0]
         calls = tuple(Call(_arguments(pair["input"]), _wanted(pair), wrapped) for pair in pairs)
         return Checks(function=name, calls=calls, entry=name)
-    return Checks(cases=tuple(Case(_lines(pair["input"]), _lines(pair["output"])) for pair in pairs))
+    return Checks(
+        cases=tuple(Case(_lines(pair["input"]), _lines(pair["output"])) for pair in pairs)
+    )
 
 
 def _listed(value: Any) -> list[Mapping[str, Any]]:
@@ -173,10 +179,17 @@ def _listed(value: Any) -> list[Mapping[str, Any]]:
                 if not isinstance(value[given], Sequence) or isinstance(value[given], str):
                     return [value]
                 if len(value[given]) != len(value[wanted]):
-                    raise NotGradable(f"{len(value[given])} inputs and {len(value[wanted])} outputs")
-                return [{"input": a, "output": b} for a, b in zip(value[given], value[wanted], strict=True)]
+                    raise NotGradable(
+                        f"{len(value[given])} inputs and {len(value[wanted])} outputs"
+                    )
+                return [
+                    {"input": a, "output": b}
+                    for a, b in zip(value[given], value[wanted], strict=True)
+                ]
         raise TypeError("no inputs and outputs")
-    if isinstance(value, Sequence) and all(isinstance(test, Mapping) and {"input", "output"} <= set(test) for test in value):
+    if isinstance(value, Sequence) and all(
+        isinstance(test, Mapping) and {"input", "output"} <= set(test) for test in value
+    ):
         return list(value)
     raise TypeError("no inputs and outputs")
 
@@ -200,7 +213,10 @@ def _function(value: Any, first: Mapping[str, Any], row: Mapping[str, Any]) -> s
     if not found:
         found = str(row.get("fn_name") or row.get("func_name") or "")
     if not found:
-        raise NotGradable("tests that call a function whose name the row does not give (fn_name, or func_name in metadata)")
+        raise NotGradable(
+            "tests that call a function whose name the row does not give (fn_name, or func_name in "
+            "metadata)"
+        )
     if not found.isidentifier():
         raise NotGradable(f"the function's name {found!r} is no name")
     return found
@@ -213,13 +229,17 @@ def _arguments(given: Any) -> tuple[list[Any], dict[str, Any]]:
         try:
             values = [_json(line) for line in given.split("\n")] if given.strip() else []
         except ValueError:
-            raise NotGradable(f"an input of a function is not one JSON value a line: {given[:60]!r}") from None
+            raise NotGradable(
+                f"an input of a function is not one JSON value a line: {given[:60]!r}"
+            ) from None
     elif isinstance(given, Mapping):
         return [], {str(name): value for name, value in given.items()}
     elif isinstance(given, Sequence):
         values = list(given)
     else:
-        raise NotGradable(f"an input of a function is neither a list of arguments nor text: {given!r:.60}")
+        raise NotGradable(
+            f"an input of a function is neither a list of arguments nor text: {given!r:.60}"
+        )
     if values and isinstance(values[0], Mapping):
         values[0] = _whole_keys(values[0])
     return values, {}
@@ -283,7 +303,9 @@ def _unpacked(text: str) -> str | None:
             if opcode.name in _TEXT_OPCODES:
                 texts.append(argument)
             elif opcode.name not in _OTHER_OPCODES:
-                raise NotGradable(f"packed tests hold more than text ({opcode.name}); nothing is unpickled")
+                raise NotGradable(
+                    f"packed tests hold more than text ({opcode.name}); nothing is unpickled"
+                )
     except ValueError:
         raise NotGradable("packed tests are damaged") from None
     if len(texts) != 1:
@@ -297,4 +319,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _lines(value: Any) -> str:
-    return "\n".join(_lines(line) for line in value) if isinstance(value, list | tuple) else str(value)
+    return (
+        "\n".join(_lines(line) for line in value) if isinstance(value, list | tuple) else str(value)
+    )

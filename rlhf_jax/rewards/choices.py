@@ -1,7 +1,7 @@
 r"""Letters of choice: which ones an answer names, and whether they are the right ones.
 
-"B", "(B)", "B) 12", "Option B", "\text{(B)}" name one; "A, C", "(A) and (C)" name two. Whoever names
-two where one is right has not answered.
+"B", "(B)", "B) 12", "Option B", "\text{(B)}" name one; "A, C", "(A) and (C)" name two. Whoever
+names two where one is right has not answered.
 """
 
 import re
@@ -43,9 +43,16 @@ _STATED = (
     ),
 )
 """Sentences that say which letters are right."""
-_DESCRIBED = re.compile(rf"(?:.*(?<![A-Za-z]))?(?i:option|choice)\s(?P<letters>{_LETTER})\s?[:).](?P<rest>.+)", re.DOTALL)
-_ALSO = re.compile(r"[\s,)*]*(?:but|and|or)\s(?P<words>[^.\n]*?(?<![A-Za-z\\])(?P<letters>[A-J])(?![A-Za-z'])[^.\n]*)")
-_AFTER = re.compile(rf"[\s.]*(?:it\sis\s|option\s|choice\s|or\s|and\s)?(?P<letters>{_LETTER})\s?[.)]?\s*\Z")
+_DESCRIBED = re.compile(
+    rf"(?:.*(?<![A-Za-z]))?(?i:option|choice)\s(?P<letters>{_LETTER})\s?[:).](?P<rest>.+)",
+    re.DOTALL,
+)
+_ALSO = re.compile(
+    r"[\s,)*]*(?:but|and|or)\s(?P<words>[^.\n]*?(?<![A-Za-z\\])(?P<letters>[A-J])(?![A-Za-z'])[^.\n]*)"
+)
+_AFTER = re.compile(
+    rf"[\s.]*(?:it\sis\s|option\s|choice\s|or\s|and\s)?(?P<letters>{_LETTER})\s?[.)]?\s*\Z"
+)
 _LONGEST = 300
 _STARS = re.compile(r"\*\*|__|\\text\s?\{\s?([^{}]*)\}|[{}$]")
 
@@ -92,7 +99,11 @@ def same_choice(answer: str, target: str) -> bool | None:
     wanted = _named(target)
     if wanted is None:
         several = _named(answer) if _TOGETHER.fullmatch(_bare(target)) else None
-        return several == frozenset(_bare(target)) if several is not None and len(several) > 1 else None
+        return (
+            several == frozenset(_bare(target))
+            if several is not None and len(several) > 1
+            else None
+        )
     found = _named(answer)
     if found is None and len(wanted) > 1:
         bare = _bare(answer)

@@ -127,7 +127,9 @@ def code_reward(
             if reference is not False:
                 solutions = references_of(row, reference if isinstance(reference, str) else None)
                 _check_sound(checks, solutions, prompt, grading)
-            passed = _passed(program_of(completion, prompt, checks.entry, _wanted(checks)), checks, grading)
+            passed = _passed(
+                program_of(completion, prompt, checks.entry, _wanted(checks)), checks, grading
+            )
             scores.append(passed / checks.total if partial else float(passed == checks.total))
         except NotGradable as reason:
             message = f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not listed)"
@@ -163,9 +165,13 @@ def _check_sound(checks: Checks, solutions: Sequence[str], prompt: Any, grading:
     key = hashlib.sha256(pickle.dumps((checks, tried, grading.limits, grading.tolerance))).digest()
     if key not in _sound:
         whole = grading._replace(partial=False)
-        programs = [program_of(solution, prompt, checks.entry, _wanted(checks)) for solution in tried]
+        programs = [
+            program_of(solution, prompt, checks.entry, _wanted(checks)) for solution in tried
+        ]
         try:
-            _sound[key] = any(_passed(program, checks, whole) == checks.total for program in programs)
+            _sound[key] = any(
+                _passed(program, checks, whole) == checks.total for program in programs
+            )
         except MachineTooSlow:
             return  # nothing is known of it: another time
         while len(_sound) > _REMEMBERED:
@@ -180,11 +186,15 @@ def _passed(code: str, checks: Checks, grading: _Grading) -> int:
         return run_tests(code, checks.setup, checks.statements, grading.limits, checks.entry)
     if not checks.calls:
         return _passed_cases(code, checks.cases, grading)
-    called = run_calls(code, checks.function, [call.arguments for call in checks.calls], grading.limits)
+    called = run_calls(
+        code, checks.function, [call.arguments for call in checks.calls], grading.limits
+    )
     passed = 0
     for call, result in zip(checks.calls, called.results, strict=False):
         if isinstance(result, dict) and "value" in result:
-            same: Callable[[Any], bool] = functools.partial(same_value, result["value"], tolerance=grading.tolerance)
+            same: Callable[[Any], bool] = functools.partial(
+                same_value, result["value"], tolerance=grading.tolerance
+            )
             unwrapped = call.wrapped and isinstance(call.wanted, list) and len(call.wanted) == 1
             passed += same(call.wanted) or (unwrapped and same(call.wanted[0]))
     return passed

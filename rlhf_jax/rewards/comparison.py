@@ -5,7 +5,9 @@ import re
 from decimal import Decimal
 from typing import Any
 
-_NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_NUMBER = re.compile(
+    r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,3})?", re.ASCII
+)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
 _PADDED = re.compile(r"[+-]?0[0-9]")
@@ -23,7 +25,9 @@ def same_output(got: str, wanted: str, tolerance: float) -> bool:
         0: as texts only.
     """
     theirs, ours = got.split(), wanted.split()
-    return len(theirs) == len(ours) and all(_same_token(a, b, tolerance) for a, b in zip(theirs, ours, strict=True))
+    return len(theirs) == len(ours) and all(
+        _same_token(a, b, tolerance) for a, b in zip(theirs, ours, strict=True)
+    )
 
 
 def same_value(got: Any, wanted: Any, tolerance: float) -> bool:
@@ -45,7 +49,11 @@ def same_value(got: Any, wanted: Any, tolerance: float) -> bool:
 def _same_token(got: str, wanted: str, tolerance: float) -> bool:
     if got == wanted:
         return True
-    if not tolerance or _PADDED.match(wanted) or not (_NUMBER.fullmatch(got) and _NUMBER.fullmatch(wanted)):
+    if (
+        not tolerance
+        or _PADDED.match(wanted)
+        or not (_NUMBER.fullmatch(got) and _NUMBER.fullmatch(wanted))
+    ):
         return False
     if _INTEGER.fullmatch(wanted):
         # 1000001 is not 1000000, though they differ by a millionth.
@@ -84,7 +92,9 @@ def _same_dict(pairs: Any, wanted: Any, tolerance: float) -> bool:
         return False
     keyed = {_key(key): value for key, value in pairs}
     expected = {_key(key): value for key, value in wanted.items()}
-    return keyed.keys() == expected.keys() and all(_same(keyed[key], expected[key], tolerance) for key in keyed)
+    return keyed.keys() == expected.keys() and all(
+        _same(keyed[key], expected[key], tolerance) for key in keyed
+    )
 
 
 def _key(key: Any) -> str:

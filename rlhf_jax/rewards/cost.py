@@ -37,7 +37,9 @@ _ROUNDING = re.compile(r"\\l?(?:floor|ceil)(?![A-Za-z])")
 _SETS = re.compile(r"\\(?:cup|cap|setminus|times)(?![A-Za-z])")
 _SERIES = re.compile(r"\\(?:sum|prod|bigcup|bigcap)(?![A-Za-z])")
 _BOUNDS = re.compile(r"(\\(?:sum|prod)\s?_\s?\{[^{}]*\})\s?\^\s?(?:\{[^{}]*\}|[0-9A-Za-z])")
-_ANALYSIS = re.compile(r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])|\\frac\s*\{\s*d\b.{0,20}\}\s*\{\s*d\s?[a-z]")
+_ANALYSIS = re.compile(
+    r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])|\\frac\s*\{\s*d\b.{0,20}\}\s*\{\s*d\s?[a-z]"
+)
 _CHOICE = re.compile(r"\\[dt]?binom|\\Gamma|\\choose|_\{?[0-9]*\}?[CP](?![A-Za-z])")
 _INTEGER = re.compile(r"[0-9]+")
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\text\{[^{}]*\}")
@@ -52,13 +54,23 @@ _OPEN, _CLOSE = "{([", "})]"
 def too_costly(text: str) -> bool:
     """Whether comparing an expression in latex might take long; the answer is found in time linear
     in the text."""
-    if len(text) > LONGEST or len(_TERM.findall(text)) > _MOST_TERMS or len(_SETS.findall(text)) > _MOST_SETS:
+    if (
+        len(text) > LONGEST
+        or len(_TERM.findall(text)) > _MOST_TERMS
+        or len(_SETS.findall(text)) > _MOST_SETS
+    ):
         return True
     if _depth(text, _OPEN, _CLOSE) > _DEEPEST or _depth(text, "([", ")]") > _DEEPEST_ROUND:
         return True
-    if _STACKED.search(text) or (_ROUNDING.search(text) and _product_of_integers(text) > _LARGEST_RANGE):
+    if _STACKED.search(text) or (
+        _ROUNDING.search(text) and _product_of_integers(text) > _LARGEST_RANGE
+    ):
         return True
-    if _ANALYSIS.search(text) or len(_MATRIX.findall(text)) > 4 or len(_FUNCTION.findall(text)) > 12:
+    if (
+        _ANALYSIS.search(text)
+        or len(_MATRIX.findall(text)) > 4
+        or len(_FUNCTION.findall(text)) > 12
+    ):
         return True
     bare = _COMMAND.sub(" ", text)
     if len(set(_SUBSCRIPTED.findall(bare))) > _MOST_NAMES or text.count("|") > _MOST_BARS:
@@ -69,7 +81,9 @@ def too_costly(text: str) -> bool:
 
 
 def _largest(text: str) -> int:
-    return max((int(number) if len(number) < 10 else 10**9 for number in _INTEGER.findall(text)), default=0)
+    return max(
+        (int(number) if len(number) < 10 else 10**9 for number in _INTEGER.findall(text)), default=0
+    )
 
 
 def _depth(text: str, opening: str, closing: str) -> int:
@@ -91,7 +105,10 @@ def _costly_choice(text: str) -> bool:
         first = _operand_after(text, mark.end())
         second = _operand_after(text, mark.end() + len(first))
         for operand in (first, second):
-            if re.search(r"[0-9!)}]\s*[\^!]", operand[:-1]) or _product_of_integers(operand) > _LARGEST_FACTORIAL:
+            if (
+                re.search(r"[0-9!)}]\s*[\^!]", operand[:-1])
+                or _product_of_integers(operand) > _LARGEST_FACTORIAL
+            ):
                 return True
     return False
 
@@ -121,7 +138,10 @@ def _costly_power(text: str) -> bool:
             return True
         if "^" in exponent and size > _LARGEST_TOWER:
             return True
-        if _product_of_integers(" ".join(_EXPONENT.findall(base))) * size > _LARGEST_NEST and "^" in base:
+        if (
+            _product_of_integers(" ".join(_EXPONENT.findall(base))) * size > _LARGEST_NEST
+            and "^" in base
+        ):
             return True
         letters = _LETTER.search(_COMMAND.sub(" ", base))
         compound = base[:1] in _OPEN or base.endswith("}")
@@ -132,7 +152,10 @@ def _costly_power(text: str) -> bool:
         if "." in exponent and size > _LARGEST_RANGE:
             return True
         if not letters:
-            logarithm += size * max(math.log10(max(_product_of_integers(base), 2)), 1.0 if compound and "." in base else 0.3)
+            logarithm += size * max(
+                math.log10(max(_product_of_integers(base), 2)),
+                1.0 if compound and "." in base else 0.3,
+            )
         if logarithm > _LARGEST_POWER or mark[0] != "^" and size > _LARGEST_DEGREE:
             return True
     return False
@@ -174,7 +197,11 @@ def _operand_after(text: str, place: int) -> str:
             depth += (text[end] in _OPEN) - (text[end] in _CLOSE)
             if depth == 0:
                 tail = text[end + 1 :].lstrip()
-                return text[place : end + 1] + ("^" if tail.startswith("^") else "") + ("!" if tail.startswith("!") else "")
+                return (
+                    text[place : end + 1]
+                    + ("^" if tail.startswith("^") else "")
+                    + ("!" if tail.startswith("!") else "")
+                )
         return text[place:]
     plain = re.match(r"[-+]?(?:[0-9.]+|\\[A-Za-z]+|.)[!^]?", text[place:], re.DOTALL)
     return plain[0] if plain else ""

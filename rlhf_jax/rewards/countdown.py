@@ -1,4 +1,5 @@
-"""Reward of the countdown task: an expression that uses each given number exactly once and equals the target."""
+"""Reward of the countdown task: an expression that uses each given number exactly once and equals
+the target."""
 
 import ast
 import operator
@@ -41,10 +42,12 @@ def countdown_reward(
     format_score: float = 0.0,
     **columns: Sequence[Any],
 ) -> list[float | None]:
-    """1 when the completion reaches the target with each number used exactly once; None for a row without a target.
+    """1 when the completion reaches the target with each number used exactly once; None for a row
+    without a target.
 
-    The expression is the marked answer (``<answer>..</answer>``, ``\\boxed{..}``, ``#### ..``), else the last line of the text;
-    of ``3+4 = 7`` only ``3+4`` is read. It is worked out exactly over its syntax tree, nothing is executed.
+    The expression is the marked answer (``<answer>..</answer>``, ``\\boxed{..}``, ``#### ..``),
+    else the last line of the text; of ``3+4 = 7`` only ``3+4`` is read. It is worked out exactly
+    over its syntax tree, nothing is executed.
 
     Args:
       prompts: unused.
@@ -58,7 +61,9 @@ def countdown_reward(
     """
     check_numbers(columns)
     scores: list[float | None] = []
-    for completion, nums, target in zip(completions, columns["nums"], columns["target"], strict=True):
+    for completion, nums, target in zip(
+        completions, columns["nums"], columns["target"], strict=True
+    ):
         if nums is None or target is None:
             scores.append(None)
             continue
@@ -75,7 +80,10 @@ def check_numbers(columns: Mapping[str, Sequence[Any]]) -> None:
     for name in ("nums", "target"):
         if name not in columns:
             present = ", ".join(sorted(columns)) or "none"
-            raise ValueError(f"reward countdown needs a column {name!r}, the data has {present}: rename it with data.columns")
+            raise ValueError(
+                f"reward countdown needs a column {name!r}, the data has {present}: rename it with "
+                "data.columns"
+            )
 
 
 def expression_of(completion: Completion) -> str:
@@ -89,7 +97,8 @@ def expression_of(completion: Completion) -> str:
 
 
 def work_out(expression: str) -> tuple[Mapping[int, int], Fraction | None] | None:
-    """(how often each number is used, exact value) of whole numbers joined by + - * / and parentheses.
+    """(how often each number is used, exact value) of whole numbers joined by + - * / and
+    parentheses.
 
     Returns:
       None when it is anything else; the value is None when it divides by zero.
@@ -120,5 +129,7 @@ def _numbers(node: ast.expr) -> Iterator[int]:
 def _value(node: ast.expr) -> Fraction:
     if isinstance(node, ast.BinOp):
         return _OPERATORS[type(node.op)](_value(node.left), _value(node.right))
-    assert isinstance(node, ast.Constant) and type(node.value) is int, "_numbers has checked the tree"
+    assert isinstance(node, ast.Constant) and type(node.value) is int, (
+        "_numbers has checked the tree"
+    )
     return Fraction(node.value)

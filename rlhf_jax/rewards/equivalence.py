@@ -23,7 +23,8 @@ from rlhf_jax.rewards.units import Unit
 from rlhf_jax.rewards.wording import VALUE
 
 _BUILT = re.compile(
-    r"\\\{\s?[A-Za-z]\s?(?:\\in\s?\\(?:mathbb\s?\{?\s?R\s?\}?|R)\s?)?(?:\\mid|\\vert|:|\|)\s?(.+?[<>=\\].*?)\\\}", re.DOTALL
+    r"\\\{\s?[A-Za-z]\s?(?:\\in\s?\\(?:mathbb\s?\{?\s?R\s?\}?|R)\s?)?(?:\\mid|\\vert|:|\|)\s?(.+?[<>=\\].*?)\\\}",
+    re.DOTALL,
 )
 """A set that is described by what holds for its members."""
 _TUPLE_NAMES = re.compile(r"\(\s?([A-Za-z](?:\s?,\s?[A-Za-z])+)\s?\)\s?=")
@@ -39,7 +40,10 @@ _PLAIN_UNITS = re.compile(
     r"(?<=[0-9a-z})])\s*(?:\\(?:text|mathrm|mbox|textrm)\{\s*)?(?<![A-Za-z])(?:(?:square|sq\.?|cubic|cu\.?)\s+units?"
     r"|units?\s*(?:squared|cubed|\}?\s*\^\s*\{?[23]\}?)?)\s*\.?\s*\}?\s*\Z"
 )
-_WITH_UNIT = re.compile(r"(.*[^\s(,;])\s?\\(?:text|mathrm|mbox)\{\s?([A-Za-z .-]*?)\s?\}\s?(\^\s?\{?[0-9]\}?)?", re.DOTALL)
+_WITH_UNIT = re.compile(
+    r"(.*[^\s(,;])\s?\\(?:text|mathrm|mbox)\{\s?([A-Za-z .-]*?)\s?\}\s?(\^\s?\{?[0-9]\}?)?",
+    re.DOTALL,
+)
 _VALUE_END = re.compile(r"(?:[0-9})]|\\pi)$")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[^{}]*\}")
@@ -70,7 +74,9 @@ def is_readable(target: str) -> bool:
     from rlhf_jax.rewards import algebra  # heavy: sympy
 
     value = _right_side(target)
-    return bool(clock(value) or ratio(value) or based(value)) or algebra.equals_itself(_expression(target)[0])
+    return bool(clock(value) or ratio(value) or based(value)) or algebra.equals_itself(
+        _expression(target)[0]
+    )
 
 
 def is_wording(text: str) -> bool:
@@ -83,7 +89,11 @@ def is_wording(text: str) -> bool:
         return False
     words = words_of(bare)
     prose = [word for word in words if len(word) > 2 or word.lower() in VALUE]
-    return bool(words) and (len(words) == len(bare.split()) or bool(prose)) and not re.search(r"[0-9]", bare)
+    return (
+        bool(words)
+        and (len(words) == len(bare.split()) or bool(prose))
+        and not re.search(r"[0-9]", bare)
+    )
 
 
 def _equivalent(answer: str, target: str) -> bool:
@@ -124,8 +134,8 @@ def _target(text: str) -> str:
 
 
 def _described(text: str) -> str:
-    r"""What the members of a set are said to fulfil: ``\{x \mid x > 1\}`` -> "x > 1"; bounds that hold
-    together are an interval."""
+    r"""What the members of a set are said to fulfil: ``\{x \mid x > 1\}`` -> "x > 1"; bounds that
+    hold together are an interval."""
     built = _BUILT.fullmatch(text)
     if built is not None and _balanced(built[1]):
         text = built[1].strip()
@@ -133,14 +143,19 @@ def _described(text: str) -> str:
 
 
 def _without_plain_units(text: str) -> str:
-    """An answer without "units", "square units" or "cubic units" behind it: they measure nothing named."""
+    """An answer without "units", "square units" or "cubic units" behind it: they measure nothing
+    named."""
     return _PLAIN_UNITS.sub("", text)
 
 
 def _without_remark(target: str) -> str:
     """A right answer without a remark in words behind it: "9 (apples)" -> "9"."""
     remark = re.fullmatch(r"(.*[^\s(])\s*\(([A-Za-z][A-Za-z' -]*)\)", target)
-    return remark[1] if remark and len(remark[2]) > 2 and are_nouns(remark[2].split(), single=True) else target
+    return (
+        remark[1]
+        if remark and len(remark[2]) > 2 and are_nouns(remark[2].split(), single=True)
+        else target
+    )
 
 
 def _bare(text: str) -> str:
@@ -156,7 +171,8 @@ class _Members:
     """An answer as a list."""
 
     def __init__(self, kind: str, parts: list[str]) -> None:
-        self.kind, self.parts = kind, parts  # kind: "one", "list", "set", or the two brackets of a tuple or interval
+        # kind: "one", "list", "set", or the two brackets of a tuple or interval
+        self.kind, self.parts = kind, parts
 
 
 def _members(text: str) -> _Members | None:
@@ -184,7 +200,9 @@ def _right_side(text: str) -> str:
     if len(signs) != 1:
         return text
     left = text[: signs[0].start()]
-    if re.search(r"[<>,;]|\\(?:le|ge|ne|lt|gt)", _inside_out(left)) or re.search(r"[+*/]|[0-9]\s*[A-Za-z]|\^", left):
+    if re.search(r"[<>,;]|\\(?:le|ge|ne|lt|gt)", _inside_out(left)) or re.search(
+        r"[+*/]|[0-9]\s*[A-Za-z]|\^", left
+    ):
         return text
     return text[signs[0].end() :].strip()
 
@@ -218,7 +236,13 @@ def _split(text: str) -> list[str] | None:
         sign = text[place]
         depth += (sign in _OPEN) - (sign in _CLOSE)
         mark = marks.get(place)
-        if mark and depth == 0 and not re.fullmatch(r"[0-9],[0-9]{3}(?![0-9]).*", text[max(place - 1, 0) : place + 6], re.DOTALL):
+        if (
+            mark
+            and depth == 0
+            and not re.fullmatch(
+                r"[0-9],[0-9]{3}(?![0-9]).*", text[max(place - 1, 0) : place + 6], re.DOTALL
+            )
+        ):
             parts.append(text[start:place])
             place = start = mark.end()
             continue
@@ -245,21 +269,34 @@ def _same_members(answer: str, target: str) -> bool:
     if ours is None or wanted is None or max(len(ours.parts), len(wanted.parts)) > _MOST_MEMBERS:
         return False
     words, others = _joined(answer), _joined(target)
-    if words and others and words != others and re.search(r"[<>]|\\(?:[lg]e|infty)", answer + target):
+    if (
+        words
+        and others
+        and words != others
+        and re.search(r"[<>]|\\(?:[lg]e|infty)", answer + target)
+    ):
         return False  # "x > 1 and x < 3" is not "x > 1 or x < 3"
     if len(_bounded(answer)) > 1 and not _bounded(target):
         return False  # "x < 1 or y > 3" is no set of numbers
     loose = {"list", "set"}
     # statements may be written as one or as several; of values each counts
     bounds = _BOUND.search(answer + target) is not None or (";" in target and "=" in target)
-    if ours.kind == "list" and wanted.kind == "one" and words == ["or"] and not _BOUND.search(answer):
+    if (
+        ours.kind == "list"
+        and wanted.kind == "one"
+        and words == ["or"]
+        and not _BOUND.search(answer)
+    ):
         return all(_equivalent(part, target) for part in ours.parts)  # "3/4 or 0.75"
     if ours.kind == wanted.kind == "one":
         return _same_expression(answer, target)
     if (ours.kind in loose) != (wanted.kind in loose):
-        # a set of one member is that member, and "x, y" stands for several statements; "(1, 2)" is neither
+        # a set of one member is that member, and "x, y" stands for several statements; "(1, 2)" is
+        # neither
         if "one" in (ours.kind, wanted.kind) and "list" not in (ours.kind, wanted.kind):
-            return len(ours.parts) == len(wanted.parts) and _equivalent(ours.parts[0], wanted.parts[0])
+            return len(ours.parts) == len(wanted.parts) and _equivalent(
+                ours.parts[0], wanted.parts[0]
+            )
         return "one" in (ours.kind, wanted.kind) and bounds and _same_expression(answer, target)
     if ours.kind in loose:
         # roots may be multiple; of solutions that are tuples one said twice is one
@@ -269,7 +306,9 @@ def _same_members(answer: str, target: str) -> bool:
             bounds and len(ours.parts) != len(wanted.parts) and _same_expression(answer, target)
         )
     if ours.kind == wanted.kind:
-        return len(ours.parts) == len(wanted.parts) and all(map(_equivalent, ours.parts, wanted.parts))
+        return len(ours.parts) == len(wanted.parts) and all(
+            map(_equivalent, ours.parts, wanted.parts)
+        )
     # one of them is a single expression: an inequality, a union of intervals, a vector
     return "one" in (ours.kind, wanted.kind) and _same_expression(answer, target)
 
@@ -287,7 +326,9 @@ def _joined(text: str) -> list[str]:
 def _same_set(ours: list[str], wanted: list[str]) -> bool:
     """Whether each has its equal on the other side."""
     covers: Callable[[str], bool] = functools.partial(_covered, wanted)
-    return all(map(covers, ours)) and all(any(_equivalent(part, want) for part in ours) for want in wanted)
+    return all(map(covers, ours)) and all(
+        any(_equivalent(part, want) for part in ours) for want in wanted
+    )
 
 
 def _same_list(ours: list[str], wanted: list[str]) -> bool:
@@ -305,7 +346,8 @@ def _same_names(answer: str, target: str) -> bool:
     """Whether tuples give values to the same names in the same order: "(y, x) = (3, -2)" is no
     answer to "(x, y) = (3, -2)" or to "(3, -2)"."""
     ours, wanted = (
-        [name.strip() for name in found[1].split(",")] if found else None for found in map(_TUPLE_NAMES.match, (answer, target))
+        [name.strip() for name in found[1].split(",")] if found else None
+        for found in map(_TUPLE_NAMES.match, (answer, target))
     )
     if ours is None or wanted is None:
         return ours is None or not set(ours) <= set("xyz") or ours == sorted(ours)
@@ -344,7 +386,12 @@ def _expression(text: str) -> tuple[str, Unit | None]:
 def _marks(text: str) -> tuple[int, ...]:
     """Marks that the parser drops: primes, dots, ordinals. They must be the same on both sides."""
     ordinals = len(re.findall(r"[0-9]\s?(?:\\text\{)?\s?\^?\{?(?:st|nd|rd|th)(?![A-Za-z])", text))
-    return text.count("'"), len(re.findall(r"\\[lcd]?dots|\.\.\.", text)), ordinals, *_subscripts(text)
+    return (
+        text.count("'"),
+        len(re.findall(r"\\[lcd]?dots|\.\.\.", text)),
+        ordinals,
+        *_subscripts(text),
+    )
 
 
 def _subscripts(text: str) -> list[int]:
@@ -354,9 +401,13 @@ def _subscripts(text: str) -> list[int]:
 def _same_case(answer: str, target: str) -> bool:
     """Whether letters that occur on both sides are written the same: the parser reads N and n, and
     Delta and delta, as one."""
-    ours, wanted = (set(_NAME.findall(_ENVIRONMENT.sub(" ", _TEXT.sub(" ", text)))) for text in (answer, target))
+    ours, wanted = (
+        set(_NAME.findall(_ENVIRONMENT.sub(" ", _TEXT.sub(" ", text)))) for text in (answer, target)
+    )
     return not any(
-        name.swapcase() in others or name.capitalize() in others - {name} or name.lower() in others - {name}
+        name.swapcase() in others
+        or name.capitalize() in others - {name}
+        or name.lower() in others - {name}
         for names, others in ((ours, wanted), (ours, ours), (wanted, wanted))
         for name in names
     )

@@ -13,7 +13,9 @@ _PHRASE = re.compile(
     r"(?:\*{1,3}(?=\s)|\*\*(?!\*))?\s{0,8}:?\s{0,8}([^\n]+)",
     re.IGNORECASE,
 )
-_CHINESE = re.compile(r"答案\s{0,8}\*{0,3}\s{0,8}(?:(?:应该|應該|应|應)?[是为為]|[：:=])\*{0,3}\s{0,8}[：:]?\s{0,8}([^\n。；]+)")
+_CHINESE = re.compile(
+    r"答案\s{0,8}\*{0,3}\s{0,8}(?:(?:应该|應該|应|應)?[是为為]|[：:=])\*{0,3}\s{0,8}[：:]?\s{0,8}([^\n。；]+)"
+)
 _HEADING = re.compile(r"\bfinal answer(?:\*\*)?:?(?:\*\*)?\s*\n\s*([^\n]+)", re.IGNORECASE)
 _FINAL = re.compile(r"\bfinal answer\b", re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")

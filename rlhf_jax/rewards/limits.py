@@ -1,7 +1,8 @@
 """How long a grader may take, and who is graded by one call. Known from the configuration alone.
 
-Two clocks. An *answer* that keeps a built-in busy is wrong, by processor time: it must not depend on what else the
-machine does. A *grader* that does not come back is a fault, by wall time: nobody's answer is wrong for it.
+Two clocks. An *answer* that keeps a built-in busy is wrong, by processor time: it must not depend
+on what else the machine does. A *grader* that does not come back is a fault, by wall time: nobody's
+answer is wrong for it.
 """
 
 from rlhf_jax.rewards.code import Limits
@@ -18,7 +19,8 @@ POOL_OPTIONS = frozenset({"timeout"})
 
 
 def is_builtin(config: RewardConfig) -> bool:
-    """Whether a reward is the library's own (a reward model included): it runs no code that a configuration names."""
+    """Whether a reward is the library's own (a reward model included): it runs no code that a
+    configuration names."""
     return config.function in REWARDS or config.function == MODEL
 
 
@@ -36,9 +38,14 @@ def cpu_seconds(config: RewardConfig) -> float | None:
     if config.function not in LIMITED:
         return None
     seconds = config.options.get("timeout", _CPU_SECONDS)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not 0 < seconds < float("inf")
+    ):
         raise ValueError(
-            f"rewards.options.timeout {seconds!r} of {config.label!r} must be a positive number: seconds of processor time"
+            f"rewards.options.timeout {seconds!r} of {config.label!r} must be a positive number: "
+            "seconds of processor time"
         )
     return float(seconds)
 

@@ -22,7 +22,8 @@ GRADED = ("prompts", "completions", "completion_ids")
 GIVEN = (*GRADED, "trainer_state", "log_extra", "log_metric")
 """Arguments that are neither data columns nor options."""
 _STANDARD = (
-    "rewards.function {name!r} belongs to Python's standard library, which holds no reward functions: "
+    "rewards.function {name!r} belongs to Python's standard library, which holds no reward "
+    "functions: "
     "write one in a file of your own, 'file.py:function'"
 )
 
@@ -42,13 +43,21 @@ class LoadedReward:
     cpu_seconds: float | None
     """Processor time after which the answer is wrong; None: no such limit."""
     own: frozenset[str]
-    """Options of a built-in: a data column of such a name ("answer", "reasoning") is no value for them."""
+    """Options of a built-in: a data column of such a name ("answer", "reasoning") is no value for
+    them."""
 
-    def arguments(self, given: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """Keyword arguments of one call: those of `GIVEN`, data columns and options, as far as the function takes them."""
+    def arguments(
+        self, given: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]
+    ) -> dict[str, Any]:
+        """Keyword arguments of one call: those of `GIVEN`, data columns and options, as far as the
+        function takes them."""
         columns = {name: values for name, values in columns.items() if name not in self.own}
         every = {**columns, **given, **self.options}
-        return every if self.takes is None else {name: value for name, value in every.items() if name in self.takes}
+        return (
+            every
+            if self.takes is None
+            else {name: value for name, value in every.items() if name in self.takes}
+        )
 
 
 def check_name(config: RewardConfig) -> None:
@@ -56,7 +65,10 @@ def check_name(config: RewardConfig) -> None:
     name = config.function
     if name in REWARDS:
         if config.batched:
-            raise ValueError(f"rewards.batched true of {name!r}: built-ins grade each completion by itself; leave it out")
+            raise ValueError(
+                f"rewards.batched true of {name!r}: built-ins grade each completion by itself; "
+                "leave it out"
+            )
         return
     place, colon, attribute = name.rpartition(":")
     if not colon:
@@ -67,7 +79,9 @@ def check_name(config: RewardConfig) -> None:
             "one's own are 'module:function' or 'file.py:function'"
         )
     if not place or not attribute:
-        raise ValueError(f"rewards.function {name!r} must be 'module:function' or 'file.py:function'")
+        raise ValueError(
+            f"rewards.function {name!r} must be 'module:function' or 'file.py:function'"
+        )
     if place.endswith(".py") and not pathlib.Path(place).is_file():
         raise ValueError(f"rewards.function {name!r}: there is no file {place}")
     if _in_standard_library(place):
@@ -77,8 +91,8 @@ def check_name(config: RewardConfig) -> None:
 def load_reward(config: RewardConfig) -> LoadedReward:
     """Imports a reward function and binds its options.
 
-    A function (or class) without any parameter of `GRADED` and without ``**kwargs`` is a factory: called once with the
-    options, it must return the reward function.
+    A function (or class) without any parameter of `GRADED` and without ``**kwargs`` is a factory:
+    called once with the options, it must return the reward function.
 
     Raises:
       ValueError: one line; no such module, attribute or option.
@@ -93,28 +107,49 @@ def load_reward(config: RewardConfig) -> LoadedReward:
     elif _is_factory(function):
         function, options = _made(config, function), {}
     if reserved := sorted(set(options) & set(GIVEN)):
-        raise ValueError(f"rewards.options of {config.function!r}: {reserved[0]!r} is what is graded, not an option")
+        raise ValueError(
+            f"rewards.options of {config.function!r}: {reserved[0]!r} is what is graded, not an "
+            "option"
+        )
     parameters = inspect.signature(function).parameters.values()
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if config.function in REWARDS or not anything:
         own = POOL_OPTIONS if config.function in LIMITED else ()
         _check_options(config, options, [*(p.name for p in named if p.name not in GIVEN), *own])
-    required = tuple(p.name for p in named if p.default is p.empty and p.name not in GIVEN and p.name not in options)
+    required = tuple(
+        p.name
+        for p in named
+        if p.default is p.empty and p.name not in GIVEN and p.name not in options
+    )
     if config.function in REWARDS and required:
         raise ValueError(f"rewards.options of {config.function!r} lack {', '.join(required)}")
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        type(function).__call__
+    )
     takes = None if anything else frozenset(p.name for p in named)
-    own = frozenset(p.name for p in named if p.kind is p.KEYWORD_ONLY) if config.function in REWARDS else frozenset()
-    return LoadedReward(function, options, takes, required, is_async, is_builtin(config), cpu_seconds(config), own)
+    own = (
+        frozenset(p.name for p in named if p.kind is p.KEYWORD_ONLY)
+        if config.function in REWARDS
+        else frozenset()
+    )
+    return LoadedReward(
+        function, options, takes, required, is_async, is_builtin(config), cpu_seconds(config), own
+    )
 
 
 def _import(name: str) -> Callable[..., Any]:
     place, _, attribute = name.rpartition(":")
     try:
-        module = _import_file(pathlib.Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        module = (
+            _import_file(pathlib.Path(place))
+            if place.endswith(".py")
+            else importlib.import_module(place)
+        )
     except (Exception, SystemExit) as error:  # whatever a stranger's module raises becomes one line
-        raise ValueError(f"rewards.function {name!r} cannot be imported: {_one_line(error)}") from error
+        raise ValueError(
+            f"rewards.function {name!r} cannot be imported: {_one_line(error)}"
+        ) from error
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -124,7 +159,8 @@ def _import(name: str) -> Callable[..., Any]:
         found = getattr(found, part)
     if not callable(found):
         raise ValueError(f"rewards.function {name!r} is {type(found).__name__}, not a function")
-    if not place.endswith(".py") and _in_standard_library(_home(found)):  # reached through another module's imports
+    # reached through another module's imports
+    if not place.endswith(".py") and _in_standard_library(_home(found)):
         raise ValueError(_STANDARD.format(name=name))
     return found
 
@@ -137,11 +173,14 @@ def _home(found: Any) -> str:
 
 
 def _in_standard_library(place: str) -> bool:
-    """Whether a module, or a Python file, belongs to Python itself: what is there runs programs and moves files."""
+    """Whether a module, or a Python file, belongs to Python itself: what is there runs programs and
+    moves files."""
     if not place.endswith(".py"):
         return place.partition(".")[0] in sys.stdlib_module_names
     path = pathlib.Path(place).resolve()
-    libraries = [pathlib.Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+    libraries = [
+        pathlib.Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")
+    ]
     inside = any(library in path.parents for library in libraries)
     return inside and not {"site-packages", "dist-packages"} & set(path.parts)
 
@@ -169,11 +208,13 @@ def _made(config: RewardConfig, factory: Callable[..., Any]) -> Callable[..., An
         made = factory(**config.options)
     except Exception as error:  # a stranger's code
         raise ValueError(
-            f"rewards.function {config.function!r} with options {dict(config.options)}: {_one_line(error)}"
+            f"rewards.function {config.function!r} with options {dict(config.options)}: "
+            f"{_one_line(error)}"
         ) from error
     if not callable(made):
         raise ValueError(
-            f"rewards.function {config.function!r} takes neither prompts nor completions, and returned {type(made).__name__}, "
+            f"rewards.function {config.function!r} takes neither prompts nor completions, and "
+            f"returned {type(made).__name__}, "
             "not a reward function"
         )
     return from_verl(made) if is_verl(made) else made
@@ -185,7 +226,8 @@ def _check_options(config: RewardConfig, options: Mapping[str, Any], known: Sequ
             near = difflib.get_close_matches(option, known, n=1)
             meant = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
-                f"rewards.options of {config.function!r} have no {option!r}: {meant}known are {', '.join(known) or 'none'}"
+                f"rewards.options of {config.function!r} have no {option!r}: {meant}known are "
+                f"{', '.join(known) or 'none'}"
             )
 
 

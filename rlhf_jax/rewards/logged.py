@@ -1,4 +1,5 @@
-"""What reward functions log by TRL's `log_extra` and `log_metric`, as columns of the completions table and metrics."""
+"""What reward functions log by TRL's `log_extra` and `log_metric`, as columns of the completions
+table and metrics."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -11,8 +12,8 @@ def table_columns(
 ) -> dict[str, list[Any]]:
     """Columns of `count` values; None where a function logged nothing.
 
-    Two functions that log the same column, and one that logs a `reserved` column (one that the table has anyway) or the
-    label of a reward, get ``label/column``.
+    Two functions that log the same column, and one that logs a `reserved` column (one that the
+    table has anyway) or the label of a reward, get ``label/column``.
     """
     columns: dict[tuple[int, str], list[Any]] = {}
     for log in logged:
@@ -25,7 +26,8 @@ def table_columns(
     return {
         f"{labels[function]}/{name}" if name in taken or names.count(name) > 1 else name: values
         for (function, name), values in columns.items()
-        if any(value is not None for value in values)  # a column of nothing has no type that other steps' files share
+        # a column of nothing has no type that other steps' files share
+        if any(value is not None for value in values)
     }
 
 

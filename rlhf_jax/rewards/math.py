@@ -5,7 +5,14 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_jax.rewards.answers import Completion, content_of, final_answer, marked_answer, opens_reasoning, targets_of
+from rlhf_jax.rewards.answers import (
+    Completion,
+    content_of,
+    final_answer,
+    marked_answer,
+    opens_reasoning,
+    targets_of,
+)
 from rlhf_jax.rewards.equivalence import equivalent, is_readable
 
 __all__ = ["equivalent", "math_reward"]
@@ -53,14 +60,18 @@ def math_reward(
     """
     scores: list[float | None] = []
     for i, completion in enumerate(completions):
-        targets = [target for target in map(_target, targets_of(columns, i) or ()) if target is not None]
+        targets = [
+            target for target in map(_target, targets_of(columns, i) or ()) if target is not None
+        ]
         if not targets:
             scores.append(None)
             continue
         opened = opens_reasoning(prompts, columns, i) if reasoning is None else reasoning
         text = content_of(completion)
         answer = final_answer(text, strict=strict, opened=opened)
-        scores.append(float(answer is not None and any(equivalent(answer, target) for target in targets)))
+        scores.append(
+            float(answer is not None and any(equivalent(answer, target) for target in targets))
+        )
     return scores
 
 
@@ -82,4 +93,8 @@ _REPORTED: list[str] = []
 def _report_first(target: str) -> None:
     if not _REPORTED:
         _REPORTED.append(target)
-        _log.warning("math cannot read the right answer %.200r: its row is left out, as is any other like it (said once)", target)
+        _log.warning(
+            "math cannot read the right answer %.200r: its row is left out, as is any other like "
+            "it (said once)",
+            target,
+        )

@@ -14,8 +14,11 @@ from rlhf_jax.types import Model, Params
 ModelRewards = Callable[[Int[Array, "B T"], Bool[Array, "B T"]], Float[np.ndarray, " B"]]
 
 
-def make_last_score(model: Model) -> Callable[[Params, Int[Array, "B T"], Bool[Array, "B T"]], Float[Array, " B"]]:
-    """Builds ``score(params, tokens, mask)``: the scalar head at the last present token, float32; NaN for an empty row. Pure.
+def make_last_score(
+    model: Model,
+) -> Callable[[Params, Int[Array, "B T"], Bool[Array, "B T"]], Float[Array, " B"]]:
+    """Builds ``score(params, tokens, mask)``: the scalar head at the last present token, float32;
+    NaN for an empty row. Pure.
 
     Args:
       model: with a scalar head.
@@ -25,40 +28,53 @@ def make_last_score(model: Model) -> Callable[[Params, Int[Array, "B T"], Bool[A
     """
     if model.scores is None:
         raise ValueError(
-            "the reward model has no scalar head: give one trained by algorithm reward_model, or *ForSequenceClassification"
+            "the reward model has no scalar head: give one trained by algorithm reward_model, or "
+            "*ForSequenceClassification"
         )
     scores = model.scores
 
-    def score(params: Params, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, " B"]:
+    def score(
+        params: Params, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, " B"]:
         last = jnp.where(mask, jnp.arange(mask.shape[1])[None, :], -1).max(axis=1)
-        read = jnp.take_along_axis(scores(params, tokens, mask), jnp.maximum(last, 0)[:, None], axis=1)[:, 0]
+        read = jnp.take_along_axis(
+            scores(params, tokens, mask), jnp.maximum(last, 0)[:, None], axis=1
+        )[:, 0]
         return jnp.where(last >= 0, read, jnp.nan).astype(jnp.float32)
 
     return score
 
 
-def make_model_rewards(model: Model, params: Params, *, mesh: Mesh, rows_at_once: int | None = None) -> ModelRewards:
+def make_model_rewards(
+    model: Model, params: Params, *, mesh: Mesh, rows_at_once: int | None = None
+) -> ModelRewards:
     """A reward model as a function of tokens: its scalar head, read at the last present token.
 
     One compilation per shape of a microbatch. Not differentiated.
 
     Args:
-      model: with a scalar head (`algorithm: reward_model`, or a ``..ForSequenceClassification`` folder with one label).
+      model: with a scalar head (`algorithm: reward_model`, or a ``..ForSequenceClassification``
+        folder with one label).
       params: its parameters, placed on the mesh.
       mesh: the device mesh; rows are divided over `data` and `fsdp`.
-      rows_at_once: rows of a forward pass at most, as many as the trainer's microbatch has, so that grading needs no more
-        memory than training; a generation batch has many times more. None: all.
+      rows_at_once: rows of a forward pass at most, as many as the trainer's microbatch has, so that
+        grading needs no more memory than training; a generation batch has many times more. None:
+        all.
 
     Returns:
-      (tokens [B, T], mask [B, T]; right-padded prompt ++ completion) -> float32 NumPy [B], reward units; NaN for a row
-      without tokens.
+      (tokens [B, T], mask [B, T]; right-padded prompt ++ completion) -> float32 NumPy [B], reward
+      units; NaN for a row without tokens.
 
     Raises:
-      ValueError: the model has no scalar head, or `rows_at_once` is not a multiple of the mesh's rows.
+      ValueError: the model has no scalar head, or `rows_at_once` is not a multiple of the mesh's
+        rows.
     """
     score, shards = jax.jit(make_last_score(model)), row_shards(mesh)
     if rows_at_once is not None and (rows_at_once < 1 or rows_at_once % shards):
-        raise ValueError(f"rows_at_once={rows_at_once} must be a positive multiple of {shards} (mesh data x fsdp)")
+        raise ValueError(
+            f"rows_at_once={rows_at_once} must be a positive multiple of {shards} (mesh data x "
+            "fsdp)"
+        )
 
     def rewards(tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[np.ndarray, " B"]:
         rows = len(tokens)
@@ -70,7 +86,9 @@ def make_model_rewards(model: Model, params: Params, *, mesh: Mesh, rows_at_once
         for start in range(0, len(padded[0]), part):
             microbatch = tuple(array[start : start + part] for array in padded)
             # read before the next one starts: two under way would hold the temporaries of two
-            found.append(np.asarray(score(params, *jax.device_put(microbatch, batch_sharding(mesh)))))
+            found.append(
+                np.asarray(score(params, *jax.device_put(microbatch, batch_sharding(mesh))))
+            )
         return np.concatenate(found)[:rows]
 
     return rewards

@@ -5,8 +5,20 @@ import re
 from fractions import Fraction
 
 _RATIO = re.compile(r"([0-9]{1,9})\s?:\s?([0-9]{1,9})(?:\s?:\s?([0-9]{1,9}))?")
-_BASED = re.compile(r"([0-9A-Fa-f]{1,60})\s?_\s?(?:\{\s?(?:\\text\{)?\s?\(?([0-9]{1,2}|[a-z]+)\)?\s?\}?\s?\}|([0-9]))")
-_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_BASED = re.compile(
+    r"([0-9A-Fa-f]{1,60})\s?_\s?(?:\{\s?(?:\\text\{)?\s?\(?([0-9]{1,2}|[a-z]+)\)?\s?\}?\s?\}|([0-9]))"
+)
+_BASES = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+}
 _BASES |= {"hex": 16, "dec": 10, "oct": 8, "bin": 2}
 _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})\s?(?:\\text\{)?\s?([AaPp])\.?\s?[Mm]\.?\s?\}?")
 
@@ -30,7 +42,11 @@ def ratio(text: str) -> tuple[str | Fraction, ...] | None:
     if len(found[2]) == 2 and len(found[1]) <= 2 and not found[3]:
         return "time", found[1].lstrip("0"), found[2]
     numbers = [int(part) for part in found.groups() if part]
-    return tuple(Fraction(number, numbers[-1]) for number in numbers) if numbers[-1] else ("ratio", found[0])
+    return (
+        tuple(Fraction(number, numbers[-1]) for number in numbers)
+        if numbers[-1]
+        else ("ratio", found[0])
+    )
 
 
 def based(text: str) -> tuple[int] | None:

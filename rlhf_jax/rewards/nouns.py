@@ -12,9 +12,12 @@ import re
 
 from rlhf_jax.rewards.wording import CHANGES_BOX, FRACTION_WORDS, GLUE, NUMERALS, SCALES, VALUE
 
-_SCALED = "|".join(sorted([*NUMERALS, *SCALES, "multi", "many", "several", "mani", "n"], key=len, reverse=True))
+_SCALED = "|".join(
+    sorted([*NUMERALS, *SCALES, "multi", "many", "several", "mani", "n"], key=len, reverse=True)
+)
 _FORM = re.compile(
-    r"[a-z]*(?:illion|illiard)(?:th)?s?|[a-z]*(?:hundred|thousand)(?:th)?s?"  # million, zillion, milliard, quintillionths
+    # million, zillion, milliard, quintillionths
+    r"[a-z]*(?:illion|illiard)(?:th)?s?|[a-z]*(?:hundred|thousand)(?:th)?s?"
     rf"|(?:{_SCALED})-?folds?"
     r"|(?:[a-z]*[uo]up?l|[a-z]*upl|tripl|trebl|doubl)(?:e[ds]?|y|ings?|ets?|icat[a-z]+)"
     r"|(?:redoubl|halv|negat|invert|revers|revert|decreas|increas|increment|decrement|reduc)[a-z]*"
@@ -29,7 +32,9 @@ _FORM = re.compile(
 )
 _NOUN = re.compile(r"[A-Za-z][A-Za-z'’]{2,}")
 _MOST_NOUNS = 4
-_PLURAL = re.compile(r"[a-z'’]+(?<![su'])s['’]?|[a-z]+[aeo]us|[a-z]*(?:menu|guru|emu|tutu|impromptu|haiku|igloo|flu)s")
+_PLURAL = re.compile(
+    r"[a-z'’]+(?<![su'])s['’]?|[a-z]+[aeo]us|[a-z]*(?:menu|guru|emu|tutu|impromptu|haiku|igloo|flu)s"
+)
 """Most plurals; "-ss" and "-us" are none ("less", "minus"), but for a few."""
 _IRREGULAR = re.compile(
     r"[a-z]*(?:men|people|children|persons|folk|feet|teeth|geese|mice|lice|fish|sheep|craft|dice|oxen|deer)"
@@ -41,9 +46,12 @@ _IRREGULAR = re.compile(
 )
 _THINGS = frozenset("bed seed weed shed sled jelly family assembly lily belly bully ally".split())
 _SAID_SO = frozenset(
-    "left total totals sq cu altogether remaining overall each apiece combined leftover together daily weekly monthly "
-    "yearly annually hourly today tomorrow yesterday tonight now away ago apart exactly approximately roughly "
-    "correct correctly too extra back remain remains red blue green yellow white black orange purple pink "
+    "left total totals sq cu altogether remaining overall each apiece combined leftover together "
+    "daily weekly monthly "
+    "yearly annually hourly today tomorrow yesterday tonight now away ago apart exactly "
+    "approximately roughly "
+    "correct correctly too extra back remain remains red blue green yellow white black orange "
+    "purple pink "
     "brown gray grey silver gold".split()
 )
 """Words that say how a count is meant, with no noun between."""
@@ -52,9 +60,12 @@ _ALONE = (["more"], ["fewer"], ["additional"])
 _HOW_OFTEN = GLUE - {"the", "of", "from", "with"}
 """Words behind "times" that count and do not multiply: "5 times a week"."""
 _FUNCTIONS = GLUE | frozenset(
-    "is are was were will would can could should may must has have had do does did be been being it he she they we "
-    "you I i this that these those his her its their our my which who whom whose when where while because since so as "
-    "if after before during until and but then with within for worth out off about what how there here also go got "
+    "is are was were will would can could should may must has have had do does did be been being "
+    "it he she they we "
+    "you I i this that these those his her its their our my which who whom whose when where while "
+    "because since so as "
+    "if after before during until and but then with within for worth out off about what how there "
+    "here also go got "
     "get gets goes needs need make makes take takes to by "
     "over up through under until till without above below beyond more and".split()
 )
@@ -79,7 +90,11 @@ def scales_box(word: str) -> bool:
     """Whether a word right behind a box belongs to the value in it ("million", "squared"), and is
     no verb of the sentence that goes on ("rounded to", "increases")."""
     lower = word.lower()
-    return lower in CHANGES_BOX or word in ("M", "B") or (alters(lower) and not lower.startswith(_GOES_ON))
+    return (
+        lower in CHANGES_BOX
+        or word in ("M", "B")
+        or (alters(lower) and not lower.startswith(_GOES_ON))
+    )
 
 
 _GOES_ON = ("round", "increas", "decreas", "reduc", "add", "modul", "percent")
@@ -98,9 +113,17 @@ def are_nouns(words: list[str], *, single: bool = False, measured: bool = False)
         return True
     if len(words) > 1 and words[0].lower() == "more":  # "5 more apples"
         words = words[1:]
-    times = bool(words) and words[0].lower() == "times" and all(word.lower() in _HOW_OFTEN for word in words[1:2])
+    times = (
+        bool(words)
+        and words[0].lower() == "times"
+        and all(word.lower() in _HOW_OFTEN for word in words[1:2])
+    )
     nouns = [word for word in words[times:] if word.lower() not in GLUE]
-    if len(nouns) > _MOST_NOUNS or len(words) > 2 * _MOST_NOUNS or (words and not nouns and not times and words != ["each"]):
+    if (
+        len(nouns) > _MOST_NOUNS
+        or len(words) > 2 * _MOST_NOUNS
+        or (words and not nouns and not times and words != ["each"])
+    ):
         return False
     if not all(_NOUN.fullmatch(word) and not changes_value(word) for word in nouns):
         return False
@@ -124,12 +147,19 @@ def are_counted(words: list[str], *, single: bool = False) -> bool:
     """
     if words in _ALONE:
         return True
-    if any(one.lower() == "of" and changes_value(other) for one, other in itertools.pairwise(words)):
+    if any(
+        one.lower() == "of" and changes_value(other) for one, other in itertools.pairwise(words)
+    ):
         return False  # "groups of ten"
     phrase = phrase_of(words)
     if any(changes_value(word) for word in phrase):
         return False
-    return not phrase or phrase[0] in _SAID_SO or any(map(_is_plural, phrase)) or (single and _is_thing(phrase))
+    return (
+        not phrase
+        or phrase[0] in _SAID_SO
+        or any(map(_is_plural, phrase))
+        or (single and _is_thing(phrase))
+    )
 
 
 def _is_plural(word: str) -> bool:

@@ -7,14 +7,20 @@ from rlhf_jax.rewards.wording import NUMERALS
 _ONES = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen "
         "seventeen eighteen nineteen".split()
     )
 }
-_TENS = {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_TENS = {
+    word: 10 * value
+    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+}
 _POWERS = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _WORD = re.compile(r"[\s-]*([A-Za-z]+)")
-_ARTICLE = re.compile(r"\A[Aa]n?\s(?=(?:hundred|thousand|million|billion|trillion|dozen)(?![A-Za-z]))")
+_ARTICLE = re.compile(
+    r"\A[Aa]n?\s(?=(?:hundred|thousand|million|billion|trillion|dozen)(?![A-Za-z]))"
+)
 _SIGN = re.compile(r"(?:negative|minus)[\s-]+(?=[0-9A-Za-z.\\$])", re.IGNORECASE)
 
 

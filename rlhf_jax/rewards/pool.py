@@ -1,11 +1,12 @@
 """Grading in processes that may hang or die: each such failure costs one completion, never the run.
 
-A worker gets a chunk of completions and reports one by one. The moment it is silent for longer than the time limit, or gone,
-it is replaced; the completion it was working on is tried once more where the machine may be to blame, else it counts as not
-graded (or, when it used up a built-in's processor time, as wrong), and the rest of its chunk goes to another worker.
+A worker gets a chunk of completions and reports one by one. The moment it is silent for longer than
+the time limit, or gone, it is replaced; the completion it was working on is tried once more where
+the machine may be to blame, else it counts as not graded (or, when it used up a built-in's
+processor time, as wrong), and the rest of its chunk goes to another worker.
 
-A function that is called with whole batches has a worker of its own: what it remembers is in one process, and no other
-grader's answers can end it.
+A function that is called with whole batches has a worker of its own: what it remembers is in one
+process, and no other grader's answers can end it.
 """
 
 import collections
@@ -26,7 +27,8 @@ from rlhf_jax.rewards.worker import Setup, frame
 
 _log = logging.getLogger(__name__)
 _ASYNC_GRACE = 2.0
-"""Async functions have the time limit inside the worker; this much later the worker itself counts as hung."""
+"""Async functions have the time limit inside the worker; this much later the worker itself counts
+as hung."""
 _MAX_STARTS_IN_VAIN = 2
 _CHUNK = 64
 _MAX_TASKS = 5000
@@ -39,7 +41,8 @@ class Outcome(NamedTuple):
     value: float
     """NaN when there is none."""
     failure: str | None = None
-    """Why there is none: "timeout", "error", "crash" or "none" (the function returned None); or "slow": it is 0 for that."""
+    """Why there is none: "timeout", "error", "crash" or "none" (the function returned None); or
+    "slow": it is 0 for that."""
     message: str = ""
 
     @property
@@ -86,7 +89,8 @@ class _Work(NamedTuple):
 
 
 class Pool:
-    """Worker processes for a fixed set of reward functions. Not thread-safe: `Rewards` holds a lock.
+    """Worker processes for a fixed set of reward functions. Not thread-safe: `Rewards` holds a
+    lock.
 
     Args:
       rewards: the functions, numbered in this order.
@@ -189,7 +193,9 @@ class Pool:
                 continue
             task = queue.popleft()
             rows = work.batch.rows(task.rows)
-            message = frame(pickle.dumps((task.function, task.batched, rows), protocol=pickle.HIGHEST_PROTOCOL))
+            message = frame(
+                pickle.dumps((task.function, task.batched, rows), protocol=pickle.HIGHEST_PROTOCOL)
+            )
             try:
                 worker.connection.settimeout(self._patience(task))
                 worker.connection.sendall(message)
@@ -211,7 +217,9 @@ class Pool:
             if ended:
                 self._failed(worker, "crash", work)
         now = time.monotonic()
-        for worker in [worker for worker in self._workers if worker in busy and worker.deadline < now]:
+        for worker in [
+            worker for worker in self._workers if worker in busy and worker.deadline < now
+        ]:
             self._failed(worker, "timeout", work)
 
     def _handle(self, worker: Worker, message: dict[str, Any], graded: Graded) -> None:
@@ -223,8 +231,10 @@ class Pool:
         if "refused" in message and task is not None:
             config = self._rewards[task.function]
             raise RewardError(
-                f"reward {config.label!r} ({config.function}) {message['refused']}: return a list with one number or None per "
-                "completion, in their order; a function that grades one completion at a time needs batched: false in rewards"
+                f"reward {config.label!r} ({config.function}) {message['refused']}: return a list "
+                "with one number or None per "
+                "completion, in their order; a function that grades one completion at a time needs "
+                "batched: false in rewards"
             )
         if "ready" in message:
             worker.ready = True
@@ -234,7 +244,9 @@ class Pool:
         elif "log" in message and task is not None:
             log = message["log"]
             rows = [task.rows[position] for position in log["rows"]]
-            graded.logged.append(Logged(task.function, rows, log["extra"], log["metrics"], log["refused"]))
+            graded.logged.append(
+                Logged(task.function, rows, log["extra"], log["metrics"], log["refused"])
+            )
         elif "row" in message and task is not None:
             self._starts_in_vain = 0
             position = message["row"]
@@ -248,7 +260,8 @@ class Pool:
                 self._remove(worker)
 
     def _failed(self, worker: Worker, kind: str, work: _Work) -> None:
-        """A worker is gone ("crash") or silent for too long ("timeout"): who is to blame, and what becomes of the rest."""
+        """A worker is gone ("crash") or silent for too long ("timeout"): who is to blame, and what
+        becomes of the rest."""
         task, left = worker.task, sorted(worker.open)
         if worker not in self._workers:
             return
@@ -263,8 +276,11 @@ class Pool:
             return
         self._starts_in_vain = 0
         if self.functions[task.function].is_async and not task.batched and len(left) > 1:
-            # Any of the calls that ran at once may be the guilty one: each gets a process of its own.
-            queue.extendleft(task._replace(rows=[task.rows[position]], last=True) for position in left)
+            # Any of the calls that ran at once may be the guilty one: each gets a process of its
+            # own.
+            queue.extendleft(
+                task._replace(rows=[task.rows[position]], last=True) for position in left
+            )
             return
         guilty = left if task.batched else left[:1]
         if rest := [task.rows[position] for position in left[len(guilty) :]]:
@@ -273,7 +289,9 @@ class Pool:
             limit = cpu_seconds(self._rewards[task.function])
             message: dict[str, Any] = {"slow": f"needs more than {limit:g} s of processor time"}
         elif self._may_be_the_machine(task, kind):
-            queue.append(task._replace(rows=[task.rows[position] for position in guilty], last=True))
+            queue.append(
+                task._replace(rows=[task.rows[position] for position in guilty], last=True)
+            )
             return
         else:
             message = {kind: "ended the process it ran in"}
@@ -281,14 +299,17 @@ class Pool:
             work.graded.outcomes[task.function, task.rows[position]] = self._outcome(task, message)
 
     def _may_be_the_machine(self, task: Task, kind: str) -> bool:
-        """Whether to try once more: a process was lost, or a built-in stood still with processor time left."""
+        """Whether to try once more: a process was lost, or a built-in stood still with processor
+        time left."""
         # A batch that failed is graded again one by one anyway (`Rewards`).
         retried = not task.last and not task.batched
         return retried and (kind == "crash" or is_builtin(self._rewards[task.function]))
 
     def _patience(self, task: Task) -> float:
         grace = _ASYNC_GRACE if self.functions[task.function].is_async else 0.0
-        return grace + wall_seconds(self._rewards[task.function], self._config, batched=task.batched)
+        return grace + wall_seconds(
+            self._rewards[task.function], self._config, batched=task.batched
+        )
 
     def _remove(self, worker: Worker) -> int:
         """Ends a worker; returns the signal that ended it."""
@@ -303,8 +324,10 @@ class Pool:
         ended = f"; the last ended {self._last_end}" if self._last_end else ""
         return (
             f"{self._starts_in_vain} reward processes ended before they graded anything "
-            f"(rewards: {names}{ended}): their own messages stand above; look for what ends the process when these "
-            f"modules are imported, whether reward_pool.memory_gb={self._config.memory_gb:g} and the machine's memory "
+            f"(rewards: {names}{ended}): their own messages stand above; look for what ends the "
+            "process when these "
+            f"modules are imported, whether reward_pool.memory_gb={self._config.memory_gb:g} and "
+            "the machine's memory "
             "suffice, and where modules start threads try reward_pool.preload=false"
         )
 
@@ -320,4 +343,8 @@ class Pool:
         for kind in ("error", "crash"):
             if kind in message:
                 return Outcome(_NAN, kind, message[kind])
-        return Outcome(_NAN, "none", "returned None") if message["value"] is None else Outcome(message["value"])
+        return (
+            Outcome(_NAN, "none", "returned None")
+            if message["value"] is None
+            else Outcome(message["value"])
+        )

@@ -49,7 +49,12 @@ class Worker:
 
     def take(self, task: Task, deadline: float) -> None:
         """Notes that the worker has been given a task."""
-        self.task, self.started, self.open, self.deadline = task, False, set(range(len(task.rows))), deadline
+        self.task, self.started, self.open, self.deadline = (
+            task,
+            False,
+            set(range(len(task.rows))),
+            deadline,
+        )
 
     def receive(self) -> tuple[list[dict[str, Any]], bool]:
         """Messages that have arrived, and whether the connection has ended."""
@@ -78,10 +83,20 @@ class Nursery:
     def __init__(self, setup: Setup) -> None:
         self._control, theirs = socket.socketpair()
         # Graders are single-threaded and stay off the accelerators.
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps([os.path.abspath(path) for path in sys.path])],
+                [
+                    sys.executable,
+                    "-c",
+                    _BOOT,
+                    str(theirs.fileno()),
+                    json.dumps([os.path.abspath(path) for path in sys.path]),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
@@ -110,7 +125,8 @@ class Nursery:
         return Worker(pid, ours)
 
     def kill(self, pid: int) -> int:
-        """Kills and reaps a worker with everything it started; returns the number of the signal that ended it, or 0."""
+        """Kills and reaps a worker with everything it started; returns the number of the signal
+        that ended it, or 0."""
         try:
             self._control.sendall(b"K" + struct.pack("!Q", pid))
             return struct.unpack("!i", self._receive(4))[0]

@@ -72,7 +72,12 @@ def quantity_of(answer: str) -> Quantity | None:
     if value is None or tail is None:
         return None
     scale, percent, unit = tail
-    symbol = (found["before"] or found["currency"] or "").replace("\\", "").replace("US$", "$").rstrip(". ")
+    symbol = (
+        (found["before"] or found["currency"] or "")
+        .replace("\\", "")
+        .replace("US$", "$")
+        .rstrip(". ")
+    )
     if symbol:
         if percent or (unit is not None and unit.measures != UNITS[symbol].measures):
             return None
@@ -82,8 +87,8 @@ def quantity_of(answer: str) -> Quantity | None:
 
 
 def names_differ(answer: str, target: str) -> bool:
-    """Whether two answers give values to two names: "y = 5" is no answer to "x = 5", f(3) none to f(2), BC none to
-    AB; of several names each (a list) nothing is said."""
+    """Whether two answers give values to two names: "y = 5" is no answer to "x = 5", f(3) none to
+    f(2), BC none to AB; of several names each (a list) nothing is said."""
     answer, target = clean(answer), clean(target)
     if len(_GIVEN.findall(answer)) > 1 and len(_GIVEN.findall(target)) > 1:
         return False
@@ -151,13 +156,23 @@ def _value(found: re.Match[str]) -> Fraction | None:
         if not int(below):
             return None
         part = Fraction(int(above), int(below))
-        return int(found["whole"]) + part if found["whole"] and part >= 0 else None if found["whole"] else part
+        return (
+            int(found["whole"]) + part
+            if found["whole"] and part >= 0
+            else None
+            if found["whole"]
+            else part
+        )
     number = Fraction(found["number"].replace(",", ""))
     if found["under"]:
         return number / int(found["under"]) if int(found["under"]) else None
     if found["above"]:
         whole = number.denominator == 1 and "." not in found["number"]
-        return number + Fraction(int(found["above"]), int(found["below"])) if whole and int(found["below"]) else None
+        return (
+            number + Fraction(int(found["above"]), int(found["below"]))
+            if whole and int(found["below"])
+            else None
+        )
     if found["period"]:
         if "." not in found["number"] + found[0][found.end("number") : found.end("number") + 1]:
             return None
@@ -184,14 +199,19 @@ def _tail(rest: str, *, single: bool) -> tuple[Fraction, bool, Unit | None] | No
         return (scale, True, None) if _only_nouns(words[sign.end() :], measured=True) else None
     if words in ("\\$", "$", "€", "£"):
         return scale, percent, UNITS[words[-1]]
-    while (first := re.match(r"[A-Za-z]+(?=\s|$)", words)) and not glued and (factor := scale_of(first[0])) is not None:
+    while (
+        (first := re.match(r"[A-Za-z]+(?=\s|$)", words))
+        and not glued
+        and (factor := scale_of(first[0])) is not None
+    ):
         scale *= factor
         words = words[first.end() :].strip()
     if not words:
         return scale, percent, unit
     if known := unit_of(words):
         unit, words = known
-        # "5m" and "5m^2" may be products of a variable; "5km" and "5 m" are not, and degrees are a sign of their own
+        # "5m" and "5m^2" may be products of a variable; "5km" and "5 m" are not, and degrees are a
+        # sign of their own
         name = re.match(rf"[A-Za-z]+|.{DEGREE}?", rest.strip())
         if glued and name and len(name[0]) == 1 and name[0].isalpha():
             return None

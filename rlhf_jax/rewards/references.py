@@ -57,7 +57,12 @@ def references_of(row: Mapping[str, Any], column: str | None) -> list[str]:
       column: the one to look at; None: those of `COLUMNS` that there are.
     """
     names = COLUMNS if column is None else (column,)
-    return [text for name in names for text in _texts(row.get(name)) if text.strip() and _is_program(text)]
+    return [
+        text
+        for name in names
+        for text in _texts(row.get(name))
+        if text.strip() and _is_program(text)
+    ]
 
 
 def name_of(row: Mapping[str, Any]) -> str:

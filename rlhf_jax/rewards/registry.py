@@ -31,7 +31,8 @@ REWARDS: dict[str, Callable[..., Any]] = {
 """Name -> function with TRL's signature."""
 
 INLINE = frozenset({"exact_match", "think_format", "length", "repetition", "overlong", "countdown"})
-"""Run in the main process: microseconds a completion, and nothing in them can hang. All others run in the pool."""
+"""Run in the main process: microseconds a completion, and nothing in them can hang. All others run
+in the pool."""
 
 SANDBOXED = frozenset({"code"})
 """Need the sandbox (`rlhf_jax.rewards.code`)."""
@@ -45,13 +46,16 @@ COLUMN_CHECKS: dict[str, Callable[[Mapping[str, Sequence[Any]]], None]] = {
 """Name -> raises ValueError when the data lacks a column that the function reads."""
 
 LIMITED = frozenset({"math", "format"})
-"""Have a limit of processor time of their own: an answer that needs more is wrong, however busy the machine is."""
+"""Have a limit of processor time of their own: an answer that needs more is wrong, however busy the
+machine is."""
 
 VERIFIABLE = frozenset(COLUMN_CHECKS)
-"""Tell right from wrong by the row: whole batches of 0 mean that the row or the answer is not read as it should be."""
+"""Tell right from wrong by the row: whole batches of 0 mean that the row or the answer is not read
+as it should be."""
 
 MODEL = "model"
-"""`function` of a reward that is a reward model (`rlhf_jax.rewards.model`); its option `path` names the folder."""
+"""`function` of a reward that is a reward model (`rlhf_jax.rewards.model`); its option `path` names
+the folder."""
 
 
 def model_path(reward: RewardConfig) -> str:
@@ -60,6 +64,7 @@ def model_path(reward: RewardConfig) -> str:
     if unknown or not isinstance(reward.options.get("path"), str):
         given = f"has the unknown option {unknown[0]!r}" if unknown else "lacks its option path"
         raise ValueError(
-            f"rewards: the reward model {reward.label!r} {given}; write {{function: model, options: {{path: FOLDER}}}}"
+            f"rewards: the reward model {reward.label!r} {given}; write {{function: model, "
+            f"options: {{path: FOLDER}}}}"
         )
     return str(reward.options["path"])

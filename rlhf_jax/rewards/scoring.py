@@ -26,13 +26,14 @@ class RewardScores(NamedTuple):
     """Grades of N completions."""
 
     total: np.ndarray
-    """float32 [N], the weighted sum. A function that returned None for a completion does not take part in its sum (as in TRL);
-    NaN when all of them did, or when one of non-zero weight failed (time, exception, crash)."""
+    """float32 [N], the weighted sum. A function that returned None for a completion does not take
+    part in its sum (as in TRL); NaN when all of them did, or when one of non-zero weight failed
+    (time, exception, crash)."""
     by_name: dict[str, np.ndarray]
     """Label -> float32 [N], unweighted; NaN = not graded."""
     failures: dict[str, int]
-    """"label/kind" -> completions; kinds: timeout, error, crash, none (not graded), slow (graded 0 for being too slow). Only
-    those that occurred."""
+    """"label/kind" -> completions; kinds: timeout, error, crash, none (not graded), slow (graded 0
+    for being too slow). Only those that occurred."""
     spoiled: np.ndarray
     """bool [N]: a function of non-zero weight failed, so that no sum is worth anything."""
     messages: dict[str, str]
@@ -46,7 +47,9 @@ class RewardScores(NamedTuple):
 class Rewards:
     """The reward functions of a run; a context manager. Made by `make_rewards`."""
 
-    def __init__(self, configs: Sequence[RewardConfig], pool: PoolConfig, reserved: Collection[str]) -> None:
+    def __init__(
+        self, configs: Sequence[RewardConfig], pool: PoolConfig, reserved: Collection[str]
+    ) -> None:
         self._configs, self._reserved = tuple(configs), frozenset(reserved)
         self._inline: dict[int, LoadedReward] = {}
         pooled = []
@@ -89,8 +92,10 @@ class Rewards:
           state: where training is, for functions that name `trainer_state`; None: at its start.
 
         Raises:
-          ValueError: unequal numbers of rows, or a function needs a column that the data does not have.
-          RewardError: a function called with several completions returned no list with a grade for each.
+          ValueError: unequal numbers of rows, or a function needs a column that the data does not
+            have.
+          RewardError: a function called with several completions returned no list with a grade for
+            each.
           RewardProcessError: its processes end whenever they start.
         """
         self._check(prompts, completions, completion_ids, columns)
@@ -110,7 +115,12 @@ class Rewards:
     def __enter__(self) -> "Rewards":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _check(
@@ -121,8 +131,14 @@ class Rewards:
         columns: Mapping[str, Sequence[Any]],
     ) -> None:
         if self._closed:
-            raise ValueError("these rewards are closed: score inside the `with make_rewards(..)` block")
-        lengths = {"prompts": len(prompts), "completions": len(completions), "completion_ids": len(completion_ids)}
+            raise ValueError(
+                "these rewards are closed: score inside the `with make_rewards(..)` block"
+            )
+        lengths = {
+            "prompts": len(prompts),
+            "completions": len(completions),
+            "completion_ids": len(completion_ids),
+        }
         lengths |= {f"column {name}": len(values) for name, values in columns.items()}
         for name, length in lengths.items():
             if length != len(completions):
@@ -138,7 +154,8 @@ class Rewards:
                 if lacking := [name for name in required if name not in columns]:
                     present = ", ".join(sorted(columns)) or "none"
                     raise ValueError(
-                        f"reward {config.label!r} needs a column {lacking[0]!r}, the data has {present}: rename it with "
+                        f"reward {config.label!r} needs a column {lacking[0]!r}, the data has "
+                        f"{present}: rename it with "
                         "data.columns, or set it in the reward's options"
                     )
 
@@ -146,41 +163,70 @@ class Rewards:
         rows = range(len(batch.completions))
         if self._pool is None or not rows:
             return {index: [] for index in self._pooled}, []
-        whole = {i for i, index in enumerate(self._pooled) if len(rows) > 1 and whole_batch(self._configs[index])}
-        graded = self._pool.run(batch, [Task(i, rows, batched=i in whole) for i in range(len(self._pooled))])
+        whole = {
+            i
+            for i, index in enumerate(self._pooled)
+            if len(rows) > 1 and whole_batch(self._configs[index])
+        }
+        graded = self._pool.run(
+            batch, [Task(i, rows, batched=i in whole) for i in range(len(self._pooled))]
+        )
         outcomes, logged = graded.outcomes, graded.logged
         if failed := [i for i in sorted(whole) if any(outcomes[i, row].is_fault for row in rows)]:
             again = self._graded_apart(self._pool, batch, failed, outcomes)
             outcomes.update(again.outcomes)
             logged += again.logged
-        by_index = {index: [outcomes[i, row] for row in rows] for i, index in enumerate(self._pooled)}
+        by_index = {
+            index: [outcomes[i, row] for row in rows] for i, index in enumerate(self._pooled)
+        }
         return by_index, [log._replace(function=self._pooled[log.function]) for log in logged]
 
     def _graded_apart(
-        self, pool: Pool, batch: Batch, functions: Sequence[int], before: Mapping[tuple[int, int], Outcome]
+        self,
+        pool: Pool,
+        batch: Batch,
+        functions: Sequence[int],
+        before: Mapping[tuple[int, int], Outcome],
     ) -> Graded:
-        """Functions whose call with the whole batch failed: first each completion alone, to find the guilty ones, then the
-        innocent ones together, since only there can the function compare them."""
+        """Functions whose call with the whole batch failed: first each completion alone, to find
+        the guilty ones, then the innocent ones together, since only there can the function compare
+        them."""
         rows = range(len(batch.completions))
         for i in functions:
             fault = next(before[i, row] for row in rows if before[i, row].is_fault)
             self._report_split(self._configs[self._pooled[i]].label, fault.message)
         alone = pool.run(batch, [Task(i, rows, last=True) for i in functions])
-        innocent = {i: [row for row in rows if not alone.outcomes[i, row].is_fault] for i in functions}
+        innocent = {
+            i: [row for row in rows if not alone.outcomes[i, row].is_fault] for i in functions
+        }
         innocent = {i: good for i, good in innocent.items() if 1 < len(good) < len(rows)}
         together = pool.run(batch, [Task(i, good, batched=True) for i, good in innocent.items()])
-        whole = {i for i, good in innocent.items() if not any(together.outcomes[i, row].is_fault for row in good)}
-        outcomes = alone.outcomes | {key: outcome for key, outcome in together.outcomes.items() if key[0] in whole}
+        whole = {
+            i
+            for i, good in innocent.items()
+            if not any(together.outcomes[i, row].is_fault for row in good)
+        }
+        outcomes = alone.outcomes | {
+            key: outcome for key, outcome in together.outcomes.items() if key[0] in whole
+        }
         logged = [log for log in alone.logged if log.function not in whole]
         return Graded(outcomes, logged + [log for log in together.logged if log.function in whole])
 
-    def _combined(self, outcomes: Mapping[int, Sequence[Outcome]], logged: Sequence[Logged], count: int) -> RewardScores:
-        total, counted, spoiled = np.zeros(count, np.float64), np.zeros(count, bool), np.zeros(count, bool)
+    def _combined(
+        self, outcomes: Mapping[int, Sequence[Outcome]], logged: Sequence[Logged], count: int
+    ) -> RewardScores:
+        total, counted, spoiled = (
+            np.zeros(count, np.float64),
+            np.zeros(count, bool),
+            np.zeros(count, bool),
+        )
         by_name: dict[str, np.ndarray] = {}
         failures: dict[str, int] = {}
         messages: dict[str, str] = {}
         for index, config in enumerate(self._configs):
-            values = np.array([outcome.value for outcome in outcomes[index]], np.float64).reshape(count)
+            values = np.array([outcome.value for outcome in outcomes[index]], np.float64).reshape(
+                count
+            )
             graded = ~np.isnan(values)
             by_name[config.label] = values.astype(np.float32)
             total += np.where(graded, config.weight * np.where(graded, values, 0.0), 0.0)
@@ -218,8 +264,10 @@ class Rewards:
         if f"{label} split" not in self._reported:
             self._reported.add(f"{label} split")
             _log.warning(
-                "reward %s %s in its call with the whole batch: each completion is now graded by a call of its own, those "
-                "without a fault then once more together (rewards.batched, reward_pool.batch_timeout)",
+                "reward %s %s in its call with the whole batch: each completion is now graded by a "
+                "call of its own, those "
+                "without a fault then once more together (rewards.batched, "
+                "reward_pool.batch_timeout)",
                 label,
                 message,
             )
@@ -231,17 +279,23 @@ class Rewards:
             _log.warning("reward %s: %s: left out", label, refused)
 
 
-def make_rewards(configs: Sequence[RewardConfig], pool: PoolConfig | None = None, *, reserved: Collection[str] = ()) -> Rewards:
+def make_rewards(
+    configs: Sequence[RewardConfig],
+    pool: PoolConfig | None = None,
+    *,
+    reserved: Collection[str] = (),
+) -> Rewards:
     """Loads reward functions and starts the processes of those that need them.
 
-    Built-ins that cannot hang (`rlhf_jax.rewards.registry.INLINE`) run in the calling process; when all are, no process is
-    started. Use it as a context manager, or call `close`; the processes also end with the calling process, however it ends.
+    Built-ins that cannot hang (`rlhf_jax.rewards.registry.INLINE`) run in the calling process; when
+    all are, no process is started. Use it as a context manager, or call `close`; the processes also
+    end with the calling process, however it ends.
 
     Args:
       configs: one or more, with different labels.
       pool: None: the defaults.
-      reserved: columns that the table of completions has anyway; one that a function logs under such a name is called
-        ``label/column``.
+      reserved: columns that the table of completions has anyway; one that a function logs under
+        such a name is called ``label/column``.
 
     Raises:
       ValueError: one line; a function or an option that does not exist, two equal labels.
@@ -251,20 +305,36 @@ def make_rewards(configs: Sequence[RewardConfig], pool: PoolConfig | None = None
         raise ValueError("rewards is empty: give at least one reward function")
     labels = [config.label for config in configs]
     if double := {label for label in labels if labels.count(label) > 1}:
-        raise ValueError(f"rewards.name {sorted(double)[0]!r} occurs twice: give each reward a name of its own")
+        raise ValueError(
+            f"rewards.name {sorted(double)[0]!r} occurs twice: give each reward a name of its own"
+        )
     return Rewards(configs, pool or PoolConfig(), reserved)
 
 
 def _inline_outcomes(reward: LoadedReward, batch: Batch) -> list[Outcome]:
     try:
-        values = numbers_of(reward.function(**reward.arguments(batch.given(), batch.columns)), len(batch.completions))
+        values = numbers_of(
+            reward.function(**reward.arguments(batch.given(), batch.columns)),
+            len(batch.completions),
+        )
     except Exception as error:
         if len(batch.completions) == 1:
             return [Outcome(_NAN, "error", f"raised {describe(error)}")]
-        return [_inline_outcomes(reward, batch.rows([row]))[0] for row in range(len(batch.completions))]
-    return [Outcome(value) if value is not None else Outcome(_NAN, "none", "returned None") for value in values]
+        return [
+            _inline_outcomes(reward, batch.rows([row]))[0] for row in range(len(batch.completions))
+        ]
+    return [
+        Outcome(value) if value is not None else Outcome(_NAN, "none", "returned None")
+        for value in values
+    ]
 
 
 def _check_sandbox(config: RewardConfig) -> None:
-    namespaces = "and namespaces" if isolation() else "without namespaces, which this system does not allow"
-    _log.info("reward %s: the sandbox was tried and holds: limits, Landlock, seccomp %s", config.label, namespaces)
+    namespaces = (
+        "and namespaces" if isolation() else "without namespaces, which this system does not allow"
+    )
+    _log.info(
+        "reward %s: the sandbox was tried and holds: limits, Landlock, seccomp %s",
+        config.label,
+        namespaces,
+    )

@@ -30,7 +30,8 @@ _WITHOUT_FORMULA = (
     r"|(?P<line>\n)"
 )
 _TOKEN = re.compile(
-    r"(?P<formula>\$\$[^$]{1,400}\$\$|(?<!\\)\$[^$\n]{1,400}(?<!\\)\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\])|" + _WITHOUT_FORMULA,
+    r"(?P<formula>\$\$[^$]{1,400}\$\$|(?<!\\)\$[^$\n]{1,400}(?<!\\)\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\])|"
+    + _WITHOUT_FORMULA,
     re.DOTALL,
 )
 _PLAIN_TOKEN = re.compile(_WITHOUT_FORMULA)
@@ -84,7 +85,11 @@ def reduced(text: str) -> str | None:
     if not sentences:
         return None
     tokens = sentences[0]
-    if len(sentences) > 1 and text[tokens[-1].end :].lstrip().startswith("—") and changes_before(_run(sentences[1])):
+    if (
+        len(sentences) > 1
+        and text[tokens[-1].end :].lstrip().startswith("—")
+        and changes_before(_run(sentences[1]))
+    ):
         return None
     head, tail = _cut(tokens)
     if tail and (tail[0].text.lower() in _HEDGES or changes_before(_run(tail))):
@@ -96,7 +101,14 @@ def reduced(text: str) -> str | None:
         return choice
     if not _words(head) or quantity_of(whole) is not None or _is_list(head):
         return whole
-    first = next((i for i, token in enumerate(head) if token.text.lower() not in _OPENERS and token.text not in "=:*"), 0)
+    first = next(
+        (
+            i
+            for i, token in enumerate(head)
+            if token.text.lower() not in _OPENERS and token.text not in "=:*"
+        ),
+        0,
+    )
     items = _items(head)
     if not items:
         return _wording(text, head)
@@ -112,7 +124,9 @@ def standing_out(text: str) -> str | None:
     text = text[-_LONGEST:]
     for sentence in reversed(_sentences(tokens)):
         head, _ = _cut(sentence)
-        if (choice := chosen_in(text[head[0].start : head[-1].end], text[head[-1].end :])) is not None:
+        if (
+            choice := chosen_in(text[head[0].start : head[-1].end], text[head[-1].end :])
+        ) is not None:
             return choice
         items = _items(sentence)
         if items:
@@ -175,14 +189,25 @@ def _cut(tokens: list[_Token]) -> tuple[list[_Token], list[_Token]]:
         word = token.text.lower() if token.kind == "word" else ""
         if word in CONNECTIVES and (answered or (word in _REASONS and 0 < i <= _MOST_SAID)):
             return tokens[:i], tokens[i + 1 :]
-        if token.text in ",(—" and answered and i + 1 < len(tokens) and tokens[i + 1].kind == "word":
+        if (
+            token.text in ",(—"
+            and answered
+            and i + 1 < len(tokens)
+            and tokens[i + 1].kind == "word"
+        ):
             following = tokens[i + 1].text.lower()
             aside = token.text == "(" and len(following) > 1 and tokens[i - 1].end < token.start
-            if aside or (token.text != "(" and following not in ("and", "or") and len(following) > 1):
+            if aside or (
+                token.text != "(" and following not in ("and", "or") and len(following) > 1
+            ):
                 return tokens[:i], tokens[i + 1 :]
             if token.text == "," and following == "or" and len(_items(tokens[:i])) == 1:
                 return tokens[:i], tokens[i + 1 :]
-        answered = answered or token.kind in ("formula", "number", "tex") or (len(word) == 1 and token.text not in ("a", "I"))
+        answered = (
+            answered
+            or token.kind in ("formula", "number", "tex")
+            or (len(word) == 1 and token.text not in ("a", "I"))
+        )
     return tokens, []
 
 
@@ -193,7 +218,11 @@ def _agree(words: str, digits: str) -> bool:
 
 
 def _words(tokens: list[_Token]) -> list[str]:
-    return [token.text for token in tokens if token.kind == "word" and len(token.text) > 1 and token.text not in _NAMES]
+    return [
+        token.text
+        for token in tokens
+        if token.kind == "word" and len(token.text) > 1 and token.text not in _NAMES
+    ]
 
 
 _NAMES = frozenset("sqrt sin cos tan log ln exp pi mod gcd lcm max min".split())
@@ -230,7 +259,9 @@ def _is_part(tokens: list[_Token], i: int) -> bool:
     if token.kind in ("number", "tex") or token.text in _NAMES:
         return True
     if token.kind == "word":
-        article = token.text in ("a", "A", "I") and i + 1 < len(tokens) and tokens[i + 1].kind == "word"
+        article = (
+            token.text in ("a", "A", "I") and i + 1 < len(tokens) and tokens[i + 1].kind == "word"
+        )
         return len(token.text) == 1 and not article
     return token.kind == "sign" and token.text in _OPERATORS
 
@@ -240,7 +271,11 @@ def _trimmed(tokens: list[_Token], start: int, end: int) -> tuple[int, int] | No
     is in it."""
     while start < end and tokens[start].kind == "sign" and tokens[start].text in "=:*_)]'’/|\\":
         start += 1
-    while start < end and tokens[end - 1].kind == "sign" and tokens[end - 1].text in "=:*_([-+/'’|\\<>":
+    while (
+        start < end
+        and tokens[end - 1].kind == "sign"
+        and tokens[end - 1].text in "=:*_([-+/'’|\\<>"
+    ):
         end -= 1
     depth = sum((t.text in "([") - (t.text in ")]") for t in tokens[start:end] if t.kind == "sign")
     if depth > 0 and tokens[start].text in "([":
@@ -268,7 +303,9 @@ def _leading(text: str, head: list[_Token], items: list[tuple[int, int]]) -> str
     return _with_unit(text, head, first, last)
 
 
-def _stated(text: str, sentence: list[_Token], items: list[tuple[int, int]], *, strict: bool) -> str | None:
+def _stated(
+    text: str, sentence: list[_Token], items: list[tuple[int, int]], *, strict: bool
+) -> str | None:
     """The expression that a sentence ends with or says that something is."""
     if any(word.lower() in CHOICES for word in _words(sentence)):
         return None
@@ -282,18 +319,30 @@ def _stated(text: str, sentence: list[_Token], items: list[tuple[int, int]], *, 
             return None
     place = items.index(chosen)
     start = chosen[0]
-    if start and sentence[start - 1].text.lower() in _SIGNS and (start == 1 or _is_said(sentence, start - 1)):
+    if (
+        start
+        and sentence[start - 1].text.lower() in _SIGNS
+        and (start == 1 or _is_said(sentence, start - 1))
+    ):
         chosen = (start - 1, chosen[1])  # "is negative 5"
     before = sentence[items[place - 1][1] + 1 : chosen[0]] if place else sentence[: chosen[0]]
-    after = sentence[chosen[1] + 1 : items[place + 1][0]] if place + 1 < len(items) else sentence[chosen[1] + 1 :]
+    after = (
+        sentence[chosen[1] + 1 : items[place + 1][0]]
+        if place + 1 < len(items)
+        else sentence[chosen[1] + 1 :]
+    )
     if denies(_words(before)) or denies(_words(after)):
         return None
     if place and _joins(before):
         return None
     spoken = [token.text.lower() for token in before if token.kind == "word"]
-    nearest = next((word for word in reversed(spoken) if word not in GLUE and word not in ("by", "to")), "")
+    nearest = next(
+        (word for word in reversed(spoken) if word not in GLUE and word not in ("by", "to")), ""
+    )
     # "increases by 5" and "we multiply 2 * 2 = 4" say 5 and 4.
-    said = {"by", "to"} & set(spoken[-2:]) or "=" in text[sentence[chosen[0]].start : sentence[chosen[1]].end]
+    said = {"by", "to"} & set(spoken[-2:]) or "=" in text[
+        sentence[chosen[0]].start : sentence[chosen[1]].end
+    ]
     changed = alters(nearest) and not said
     if nearest in BEFORE or changed:  # "twice 5", "the square root of 5", "divided by 5"
         return None
@@ -304,7 +353,9 @@ def _is_said(sentence: list[_Token], start: int) -> bool:
     before = [token.text.lower() for token in sentence[:start]]
     while before and before[-1] in _OPENERS | {"*", "$"}:
         before.pop()
-    return bool(before) and (before[-1] in _COPULAS or before[-1] in "=:≈" or before[-1].endswith("'s"))
+    return bool(before) and (
+        before[-1] in _COPULAS or before[-1] in "=:≈" or before[-1].endswith("'s")
+    )
 
 
 def _joins(between: list[_Token]) -> bool:
@@ -324,7 +375,9 @@ def _counts_times(behind: list[_Token]) -> bool:
     words = _run(behind)
     if words and words[0].lower() in _MULTIPLIED:
         return False
-    return not any(map(changes_value, words)) and (bool(words) or not behind or behind[0].kind == "sign")
+    return not any(map(changes_value, words)) and (
+        bool(words) or not behind or behind[0].kind == "sign"
+    )
 
 
 def _run(tokens: list[_Token]) -> list[str]:
@@ -340,7 +393,8 @@ def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | 
     behind = tokens[last + 1 :]
     if not behind:
         return text[start:end]
-    if any(word.lower() in CHANGES for word in _words(behind[1:])[:_NEAR]):  # "5 and a half", "5 apples times two"
+    # "5 and a half", "5 apples times two"
+    if any(word.lower() in CHANGES for word in _words(behind[1:])[:_NEAR]):
         return None
     nearest = behind[0]
     scaled = nearest.text.lower() in SCALES or nearest.text.lower() in ("percent", "pct")
@@ -349,7 +403,11 @@ def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | 
     if nearest.kind == "word":
         word = nearest.text.lower()
         if scaled:
-            return text[start : nearest.end] if quantity_of(text[start : nearest.end]) is not None else None
+            return (
+                text[start : nearest.end]
+                if quantity_of(text[start : nearest.end]) is not None
+                else None
+            )
         if word in ("more", "fewer") and len(behind) > 1 and behind[1].kind == "word":
             return text[start:end]
         spaced = nearest.start > end or tokens[last].kind == "formula"
@@ -357,18 +415,36 @@ def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | 
             taken = text[start : tokens[-1].end - len(known[1])]
             if quantity_of(taken) is not None:
                 return taken
-        if not spaced or (changes_value(word) and word not in ("and", "to", "times")) or word in NUMERALS:
+        if (
+            not spaced
+            or (changes_value(word) and word not in ("and", "to", "times"))
+            or word in NUMERALS
+        ):
             return None
         following = next((token for token in behind[1:] if token.text.lower() not in GLUE), None)
         if word == "times" and not _counts_times(behind[1:]):
             return None
-        if word in ("and", "to") and (following is None or following.kind != "word" or following.text.lower() in VALUE):
+        if word in ("and", "to") and (
+            following is None or following.kind != "word" or following.text.lower() in VALUE
+        ):
             return None
-        counted = tokens[last].kind == "number" and len(behind) > 1 and behind[1].kind in ("number", "formula")
+        counted = (
+            tokens[last].kind == "number"
+            and len(behind) > 1
+            and behind[1].kind in ("number", "formula")
+        )
         if word in ("of", "in") and counted:  # "5 of 6"
             return None
-        if known is None and word not in ("and", "to", "times") and not _counts(text[start:end], behind):
+        if (
+            known is None
+            and word not in ("and", "to", "times")
+            and not _counts(text[start:end], behind)
+        ):
             return None
-    elif nearest.kind in ("sign", "tex") and nearest.start == end and nearest.text not in ",;:.)]*\"'”?$€£":
+    elif (
+        nearest.kind in ("sign", "tex")
+        and nearest.start == end
+        and nearest.text not in ",;:.)]*\"'”?$€£"
+    ):
         return None
     return text[start:end]

@@ -1,4 +1,5 @@
-"""What a list of rewards runs: code that is not the library's own, and whether it is still the same."""
+"""What a list of rewards runs: code that is not the library's own, and whether it is still the
+same."""
 
 import ast
 import hashlib
@@ -21,8 +22,9 @@ def untrusted(configs: Sequence[RewardConfig]) -> tuple[RewardConfig, ...]:
 def fingerprint(configs: Sequence[RewardConfig]) -> str:
     """Digest of what grades: each reward's configuration and the source of functions of one's own.
 
-    Of a function in a file (or module) these are the bytes of the file and of the files beside it that it imports, and that
-    those import. Where the file lies does not matter. Built-ins count by name.
+    Of a function in a file (or module) these are the bytes of the file and of the files beside it
+    that it imports, and that those import. Where the file lies does not matter. Built-ins count by
+    name.
 
     Returns:
       64 hexadecimal digits. Rewards whose file is gone have a digest too: that of no file.
@@ -32,7 +34,14 @@ def fingerprint(configs: Sequence[RewardConfig]) -> str:
         place, _, attribute = config.function.rpartition(":")
         named = attribute if place.endswith(".py") else config.function
         options = json.dumps(dict(config.options), sort_keys=True, default=repr)
-        fields = [named, repr(config.weight), config.label, options, repr(whole_batch(config)), config.on_timeout]
+        fields = [
+            named,
+            repr(config.weight),
+            config.label,
+            options,
+            repr(whole_batch(config)),
+            config.on_timeout,
+        ]
         digest.update(json.dumps(fields).encode())
         if is_builtin(config):
             continue
@@ -83,12 +92,19 @@ def _neighbours(path: pathlib.Path) -> list[pathlib.Path]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            folder = path.parents[max(node.level - 1, 0)] if node.level <= len(path.parents) else folder
+            folder = (
+                path.parents[max(node.level - 1, 0)] if node.level <= len(path.parents) else folder
+            )
             prefix = f"{node.module}." if node.module else ""
-            names = [*([node.module] if node.module else []), *(f"{prefix}{alias.name}" for alias in node.names)]
+            names = [
+                *([node.module] if node.module else []),
+                *(f"{prefix}{alias.name}" for alias in node.names),
+            ]
         for name in names:
             if name.partition(".")[0] in sys.stdlib_module_names:
                 continue
             stem = folder.joinpath(*name.split("."))
-            found += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()]
+            found += [
+                file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()
+            ]
     return found

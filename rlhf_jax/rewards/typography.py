@@ -93,7 +93,9 @@ _LABEL = re.compile(
 _STATED = re.compile(r"[0-9\\]|\A\(?[A-Za-z]\)?\Z")
 """In what a name is given to: a number or a formula; "Paris: France" names nothing."""
 _NAMED = ("remainder", "max", "min", "maximum", "minimum")
-_GROUPING = re.compile(r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})")
+_GROUPING = re.compile(
+    r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})"
+)
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s{0,3}\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _FONTS = re.compile(
@@ -103,7 +105,9 @@ _MATRICES = re.compile(r"\\(begin|end)\s{0,3}\{[bB]?matrix\}")
 _EMPTY = re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s{0,3}\\\}")
 _POWER = re.compile(r"\*\*\s{0,3}(?:([-+]?[0-9]+(?:\.[0-9]+)?|[A-Za-z])|\(([^()]*)\))")
 _INLINE = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$")
-_DEGREES = re.compile(r"\^\s{0,3}(?:\{\s{0,3}\\circ\s{0,3}\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])")
+_DEGREES = re.compile(
+    r"\^\s{0,3}(?:\{\s{0,3}\\circ\s{0,3}\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])"
+)
 _NESTED = re.compile(r"(?<!\\)\{\s{0,3}\{((?:[^{}]|\{[^{}]*\})*)\}\s{0,3}\}")
 _DEEPEST = 4
 """Braces right in braces that are taken away."""
@@ -122,12 +126,19 @@ _LETTER_UNION = re.compile(r"(?<=[)\]])\s{0,3}[Uu]\s{0,3}(?=[(\[])")
 _AND = re.compile(r"\\text\{\s{0,3},?\s{0,3}(and|or)\s{0,3}\}")
 _EXCLAIMED = re.compile(r"[A-Za-z]{2,}[A-Za-z \t'’-]*!+")
 _TEXT = re.compile(r"\\text\{[^{}]*\}")
-_ARGUMENT = re.compile(r"\\(?:[mh]box|math[a-z]+|text[a-z]*|operatorname|begin|end)\s{0,3}\{[^{}]*\}(?:\{[lcr|]+\})?")
+_ARGUMENT = re.compile(
+    r"\\(?:[mh]box|math[a-z]+|text[a-z]*|operatorname|begin|end)\s{0,3}\{[^{}]*\}(?:\{[lcr|]+\})?"
+)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FUNCTIONS = frozenset(
-    ("sin cos tan cot sec csc log ln exp sqrt gcd lcm max min mod det lim arcsin arccos arctan inf pi").split()
+    (
+        "sin cos tan cot sec csc log ln exp sqrt gcd lcm max min mod det lim arcsin arccos arctan "
+        "inf pi"
+    ).split()
 )
-_PROSE = re.compile(rf"(?<![A-Za-z])(?!(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z]))[a-zA-Z]{{3,}}(?![A-Za-z])")
+_PROSE = re.compile(
+    rf"(?<![A-Za-z])(?!(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z]))[a-zA-Z]{{3,}}(?![A-Za-z])"
+)
 _WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z])")
 DEGREE = "°"
 
@@ -173,11 +184,18 @@ def _stripped(text: str) -> str:
         text = text.lstrip("=").rstrip(".,;: ").strip()
         if _GROUP.fullmatch(text):
             text = text[1:-1]
-        if _EXCLAIMED.fullmatch(text):  # an exclamation; after a digit, a symbol or a bracket it is a factorial
+        # an exclamation; after a digit, a symbol or a bracket it is a factorial
+        if _EXCLAIMED.fullmatch(text):
             text = text.rstrip("!")
         for opening, closing in _WRAPPERS:
             inner = text[len(opening) : -len(closing)]
-            if text.startswith(opening) and text.endswith(closing) and inner and opening not in inner and closing not in inner:
+            if (
+                text.startswith(opening)
+                and text.endswith(closing)
+                and inner
+                and opening not in inner
+                and closing not in inner
+            ):
                 text = inner
                 break
         if box := _BOX.fullmatch(text):
@@ -190,8 +208,17 @@ def _unlabelled(text: str) -> str:
     if lead := _LEADS.match(text):
         return text[lead.end() :]
     label = _LABEL.fullmatch(text)
-    words = [] if label is None else [word for word in label["words"].split() if word.lower() not in _NAMED]
-    if label is None or any(map(changes_value, words)) or denies(words) or not _STATED.search(label["rest"]):
+    words = (
+        []
+        if label is None
+        else [word for word in label["words"].split() if word.lower() not in _NAMED]
+    )
+    if (
+        label is None
+        or any(map(changes_value, words))
+        or denies(words)
+        or not _STATED.search(label["rest"])
+    ):
         return text
     return label["rest"]
 

@@ -2,8 +2,12 @@ r"""Unions of intervals, however they are written: with ``\cup``, with "or", as 
 
 import re
 
-_JOINT = re.compile(r"\\(?:cup|lor|vee)(?![A-Za-z])|(?<![A-Za-z])or(?![A-Za-z])|;|,(?=[^()\[\]]*(?:[(\[]|\Z))")
-_INTERVAL = re.compile(r"([(\[])([^()\[\],;]+|[^,;]*\([^(),;]*\)[^,;]*),([^()\[\],;]+|[^,;]*\([^(),;]*\)[^,;]*)([)\]])")
+_JOINT = re.compile(
+    r"\\(?:cup|lor|vee)(?![A-Za-z])|(?<![A-Za-z])or(?![A-Za-z])|;|,(?=[^()\[\]]*(?:[(\[]|\Z))"
+)
+_INTERVAL = re.compile(
+    r"([(\[])([^()\[\],;]+|[^,;]*\([^(),;]*\)[^,;]*),([^()\[\],;]+|[^,;]*\([^(),;]*\)[^,;]*)([)\]])"
+)
 _MEMBER = re.compile(r"\\?[A-Za-z]+\s*\\in(?![A-Za-z])\s*(.*)", re.DOTALL)
 _SIGN = re.compile(r"\\(?:leq?|geq?|leqslant|geqslant|lt|gt)(?![A-Za-z])\s*|<=|>=|[<>]")
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w\}?)?")
@@ -41,7 +45,10 @@ def as_interval(text: str) -> str | None:
       text: cleaned.
     """
     names: set[str] = set()
-    parts = [part.strip() for part in re.split(r"(?<![A-Za-z])and(?![A-Za-z])|\\(?:land|wedge)(?![A-Za-z])|,", text)]
+    parts = [
+        part.strip()
+        for part in re.split(r"(?<![A-Za-z])and(?![A-Za-z])|\\(?:land|wedge)(?![A-Za-z])|,", text)
+    ]
     if not all(_SIGN.search(part) for part in parts):
         return None
     intervals = [_interval(part, names) for part in parts]
@@ -59,7 +66,10 @@ def as_interval(text: str) -> str | None:
 
 def _is_said(text: str) -> bool:
     """Whether a text says "union" or states inequalities; "(1, 2), (3, 4)" are points."""
-    return r"\cup" in text or re.search(r"(?<![A-Za-z])or(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])", text) is not None
+    return (
+        r"\cup" in text
+        or re.search(r"(?<![A-Za-z])or(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])", text) is not None
+    )
 
 
 def _interval(part: str, names: set[str]) -> str | None:
@@ -81,7 +91,9 @@ def _interval(part: str, names: set[str]) -> str | None:
         low, high = (0, 2) if up[0] else (2, 0)
         first, last = (closed[0], closed[1]) if up[0] else (closed[1], closed[0])
         return f"{'[' if first else '('}{sides[low]},{sides[high]}{']' if last else ')'}"
-    named = [_NAME.fullmatch(side) is not None and side not in (r"\pi", r"\infty") for side in sides]
+    named = [
+        _NAME.fullmatch(side) is not None and side not in (r"\pi", r"\infty") for side in sides
+    ]
     if named[0] == named[1]:
         return None
     names.add(sides[named.index(True)])

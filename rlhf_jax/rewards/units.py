@@ -53,7 +53,15 @@ _TABLE: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "week weeks": "604800",
         },
     ),
-    "month": ("month", {"month months": "1", "yr yrs year years": "12", "decade decades": "120", "century centuries": "1200"}),
+    "month": (
+        "month",
+        {
+            "month months": "1",
+            "yr yrs year years": "12",
+            "decade decades": "120",
+            "century centuries": "1200",
+        },
+    ),
     "volume": (
         "l",
         {
@@ -77,8 +85,20 @@ _TABLE: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "celsius": ("C", {"C °C celsius Celsius": "1"}),
     "fahrenheit": ("F", {"F °F fahrenheit Fahrenheit": "1"}),
     "kelvin": ("kelvin", {"kelvin kelvins Kelvin": "1"}),
-    "information": ("bit", {"bit bits": "1", "byte bytes B": "8", "KB kB": "8000", "MB": "8000000", "GB": "8000000000"}),
-    "energy": ("J", {"J joule joules": "1", "kJ kilojoule kilojoules": "1000", "cal calorie calories": "4.184"}),
+    "information": (
+        "bit",
+        {
+            "bit bits": "1",
+            "byte bytes B": "8",
+            "KB kB": "8000",
+            "MB": "8000000",
+            "GB": "8000000000",
+        },
+    ),
+    "energy": (
+        "J",
+        {"J joule joules": "1", "kJ kilojoule kilojoules": "1000", "cal calorie calories": "4.184"},
+    ),
     "power": ("W", {"W watt watts": "1", "kW kilowatt kilowatts": "1000"}),
     "frequency": ("Hz", {"Hz hertz": "1", "kHz": "1000", "MHz": "1000000"}),
     "force": ("N", {"N newton newtons": "1", "kN": "1000"}),

@@ -1,4 +1,5 @@
-"""verl's signature of a reward function, as TRL's: ``compute_score(data_source, solution_str, ground_truth, extra_info)``."""
+"""verl's signature of a reward function, as TRL's: ``compute_score(data_source, solution_str,
+ground_truth, extra_info)``."""
 
 import functools
 import inspect
@@ -18,8 +19,9 @@ def is_verl(function: Callable[..., Any]) -> bool:
 def from_verl(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function with TRL's signature that calls verl's once per completion.
 
-    It reads the columns `ground_truth` (which verl's own rows give), `data_source` and `extra_info` (None where the data has
-    none). Of a result that is a dict, `score` is the grade and everything else goes to the completions table.
+    It reads the columns `ground_truth` (which verl's own rows give), `data_source` and `extra_info`
+    (None where the data has none). Of a result that is a dict, `score` is the grade and everything
+    else goes to the completions table.
     """
     parameters = inspect.signature(function).parameters.values()
     optional = {p.name for p in parameters} & {"data_source", "extra_info"}
@@ -35,9 +37,23 @@ def from_verl(function: Callable[..., Any]) -> Callable[..., Any]:
         columns = {"data_source": data_source, "extra_info": extra_info}
         results = []
         for row, completion in enumerate(completions):
-            given = {name: None if (values := columns[name]) is None else values[row] for name in optional}
-            results.append(function(solution_str=content_of(completion), ground_truth=ground_truth[row], **given, **options))
-        if log_extra is not None and results and all(isinstance(result, dict) for result in results):
+            given = {
+                name: None if (values := columns[name]) is None else values[row]
+                for name in optional
+            }
+            results.append(
+                function(
+                    solution_str=content_of(completion),
+                    ground_truth=ground_truth[row],
+                    **given,
+                    **options,
+                )
+            )
+        if (
+            log_extra is not None
+            and results
+            and all(isinstance(result, dict) for result in results)
+        ):
             for name in sorted(set.intersection(*(set(result) for result in results)) - {"score"}):
                 log_extra(name, [result[name] for result in results])
         return [result["score"] if isinstance(result, dict) else result for result in results]

@@ -1,4 +1,5 @@
-"""Whether the rewards of a run still tell anything: total failure ends it, suspicious batches are warned of once."""
+"""Whether the rewards of a run still tell anything: total failure ends it, suspicious batches are
+warned of once."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,13 @@ _WARN_SHARE = 0.05
 _WARN_AGAIN = 100
 """Batches between two warnings of the same function."""
 _ALL_ZERO = 10
-"""Batches in a row of nothing but 0, after which a verifiable reward is suspected of misreading its rows."""
+"""Batches in a row of nothing but 0, after which a verifiable reward is suspected of misreading its
+rows."""
 
 
 class RewardWatch:
-    """Looks at every graded training batch. Counts are of one session: a resumed run starts anew."""
+    """Looks at every graded training batch. Counts are of one session: a resumed run starts
+    anew."""
 
     def __init__(self, configs: Sequence[RewardConfig], pool: PoolConfig) -> None:
         self._configs, self._pool = tuple(configs), pool
@@ -30,7 +33,11 @@ class RewardWatch:
         self._quiet: dict[str, int] = {}
 
     def note(
-        self, total: np.ndarray, scores: RewardScores | None, texts: Sequence[str], columns: Mapping[str, Sequence[Any]]
+        self,
+        total: np.ndarray,
+        scores: RewardScores | None,
+        texts: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
     ) -> str | None:
         """Counts a batch, and warns where something looks wrong.
 
@@ -60,7 +67,9 @@ class RewardWatch:
         self._raised[label] = self._raised.get(label, 0) + 1 if raised else 0
         if self._raised[label] < self._pool.max_failed:
             return None
-        batches = "the batch" if self._raised[label] == 1 else f"{self._raised[label]} batches in a row"
+        batches = (
+            "the batch" if self._raised[label] == 1 else f"{self._raised[label]} batches in a row"
+        )
         return (
             f"reward {label!r} ({config.function}) raised on every completion of {batches}: "
             f"{scores.messages[f'{label}/error']}; mend it and give the same command again "
@@ -73,27 +82,43 @@ class RewardWatch:
             return None
         self._ungraded += 1
         failures = {} if scores is None else scores.failures
-        reasons = ", ".join(f"{name} {count}" for name, count in sorted(failures.items())) or "no reward is a number"
+        reasons = (
+            ", ".join(f"{name} {count}" for name, count in sorted(failures.items()))
+            or "no reward is a number"
+        )
         if self._ungraded >= self._pool.max_ungraded:
             return (
                 f"no completion of {self._ungraded} batches in a row got a grade "
-                f"(the last: {len(total)} completions, {reasons}); look at the rewards and at the columns they read "
+                f"(the last: {len(total)} completions, {reasons}); look at the rewards and at the "
+                "columns they read "
                 f"(reward_pool.max_ungraded={self._pool.max_ungraded})"
             )
         if self._ungraded == 1:
-            _log.warning("no completion of this batch of %d got a grade (%s): nothing is learnt from it", len(total), reasons)
+            _log.warning(
+                "no completion of this batch of %d got a grade (%s): nothing is learnt from it",
+                len(total),
+                reasons,
+            )
         return None
 
     def _warn_of_share(self, label: str, scores: RewardScores) -> None:
         self._quiet[label] = self._quiet.get(label, 0) - 1
-        found = {kind: scores.failures.get(f"{label}/{kind}", 0) for kind in ("slow", "timeout", "error", "crash")}
-        if sum(found.values()) < _WARN_SHARE * len(scores.total) or not sum(found.values()) or self._quiet[label] > 0:
+        found = {
+            kind: scores.failures.get(f"{label}/{kind}", 0)
+            for kind in ("slow", "timeout", "error", "crash")
+        }
+        if (
+            sum(found.values()) < _WARN_SHARE * len(scores.total)
+            or not sum(found.values())
+            or self._quiet[label] > 0
+        ):
             return
         self._quiet[label] = _WARN_AGAIN
         kinds = ", ".join(f"{count} {kind}" for kind, count in found.items() if count)
         first = next(scores.messages[f"{label}/{kind}"] for kind, count in found.items() if count)
         _log.warning(
-            "reward %s: %.0f %% of a batch of %d were too slow (0) or failed (not graded): %s; the first %s",
+            "reward %s: %.0f %% of a batch of %d were too slow (0) or failed (not graded): %s; the "
+            "first %s",
             label,
             100 * sum(found.values()) / len(scores.total),
             len(scores.total),
@@ -102,7 +127,11 @@ class RewardWatch:
         )
 
     def _warn_of_zeros(
-        self, config: RewardConfig, values: np.ndarray, texts: Sequence[str], columns: Mapping[str, Sequence[Any]]
+        self,
+        config: RewardConfig,
+        values: np.ndarray,
+        texts: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
     ) -> None:
         graded = np.flatnonzero(~np.isnan(values))
         if config.function not in VERIFIABLE or not len(graded):
@@ -114,10 +143,16 @@ class RewardWatch:
         row = int(graded[0])
         opened = bool(columns[OPENED_COLUMN][row]) if OPENED_COLUMN in columns else False
         answer = answer_of(texts[row], opened=opened)
-        unclosed = ", whose prompt opens <think> and which never closes it" if opened and "</think>" not in texts[row] else ""
+        unclosed = (
+            ", whose prompt opens <think> and which never closes it"
+            if opened and "</think>" not in texts[row]
+            else ""
+        )
         _log.warning(
-            "reward %s was 0 for every completion of %d batches in a row: either the task is too hard, or the rows or the "
-            "answers are not read as they are meant. Look at the format of the rows and at how completions give their answer; "
+            "reward %s was 0 for every completion of %d batches in a row: either the task is too "
+            "hard, or the rows or the "
+            "answers are not read as they are meant. Look at the format of the rows and at how "
+            "completions give their answer; "
             "one of them: row {%s}, completion ending in %r%s, read as %s",
             label,
             _ALL_ZERO,

@@ -21,7 +21,8 @@ SCALES = {
 """Words that multiply the number before them."""
 
 _PARTS = (
-    "half halves third fourth fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth millionth billionth quarter"
+    "half halves third fourth fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth "
+    "millionth billionth quarter"
 )
 _NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
@@ -67,7 +68,9 @@ path reads past them."""
 
 _ORDINALS = (
     "zeroth nth umpteenth dozenth thousandth hundredth third fifth eighth ninth twelfth "
-    + " ".join(f"{word}th" for word in _NUMBERS.split() if word[-1] not in "ye" or word == "fifteen")
+    + " ".join(
+        f"{word}th" for word in _NUMBERS.split() if word[-1] not in "ye" or word == "fifteen"
+    )
     + " "
     + " ".join(f"{word[:-1]}ieth" for word in _NUMBERS.split() if word.endswith("ty"))
 )

@@ -1,12 +1,15 @@
-"""The processes behind `rlhf_jax.rewards.pool`: a nursery that imports everything once, and the workers it forks.
+"""The processes behind `rlhf_jax.rewards.pool`: a nursery that imports everything once, and the
+workers it forks.
 
-The main process cannot fork (JAX has threads) and starting an interpreter costs a second, so one fresh process, the nursery,
-imports the reward functions and forks a worker whenever it is asked to; replacing a killed worker takes milliseconds. The
-nursery has one thread and touches neither devices nor data.
+The main process cannot fork (JAX has threads) and starting an interpreter costs a second, so one
+fresh process, the nursery, imports the reward functions and forks a worker whenever it is asked to;
+replacing a killed worker takes milliseconds. The nursery has one thread and touches neither devices
+nor data.
 
-Protocol. Main to nursery: 9 bytes, ``F`` (fork; the worker's end of a socket travels along; answer: 8 bytes, its id) or ``K``
-and a process id (kill and reap; answer: the number of the signal that ended it, 4 bytes). Main to worker: frames (8 bytes of
-length, then pickle). Worker to main: frames of JSON, one per graded completion and one for what a call logged.
+Protocol. Main to nursery: 9 bytes, ``F`` (fork; the worker's end of a socket travels along; answer:
+8 bytes, its id) or ``K`` and a process id (kill and reap; answer: the number of the signal that
+ended it, 4 bytes). Main to worker: frames (8 bytes of length, then pickle). Worker to main: frames
+of JSON, one per graded completion and one for what a call logged.
 """
 
 import ctypes
@@ -50,7 +53,8 @@ def read_frame(connection: socket.socket) -> bytes | None:
 
 
 def run_nursery(control_fd: int) -> None:
-    """Body of the nursery: import, then fork and kill as told, until the main process closes the connection or ends."""
+    """Body of the nursery: import, then fork and kill as told, until the main process closes the
+    connection or ends."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the main process decides when it is over
     parent = os.getppid()
@@ -93,14 +97,17 @@ def _run_worker(descriptor: int, setup: Setup, loaded: Sequence[LoadedReward] | 
         os.setsid()  # a group of its own: killed with all that the grader started
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends a built-in whose answer needs too much processor time
+        # ends a built-in whose answer needs too much processor time
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
         _limit_memory(setup.pool.memory_gb)
         connection = socket.socket(fileno=descriptor)
         functions = _load_all(setup) if loaded is None else loaded
         if isinstance(functions, str):
             connection.sendall(frame(json.dumps({"failed": functions}).encode()))
             return
-        connection.sendall(frame(json.dumps({"ready": [(f.required, f.is_async) for f in functions]}).encode()))
+        connection.sendall(
+            frame(json.dumps({"ready": [(f.required, f.is_async) for f in functions]}).encode())
+        )
         while (message := read_frame(connection)) is not None:
             index, batched, batch = pickle.loads(message)
             one_by_one = grade_async if functions[index].is_async else grade_each
@@ -132,8 +139,12 @@ def _load_all(setup: Setup) -> list[LoadedReward] | str:
 
 
 def _warm_up_math() -> None:
-    """Imports sympy and lets it build its tables before the workers are forked: paid for once, and by no answer."""
-    for answer, gold in ((r"\boxed{\frac{36}{2}x^2 + 1}", "1 + 18x^2"), (r"\boxed{[0,1)}", r"\left[0,1\right)")):
+    """Imports sympy and lets it build its tables before the workers are forked: paid for once, and
+    by no answer."""
+    for answer, gold in (
+        (r"\boxed{\frac{36}{2}x^2 + 1}", "1 + 18x^2"),
+        (r"\boxed{[0,1)}", r"\left[0,1\right)"),
+    ):
         REWARDS["math"](["p"], [answer], answer=[gold])
 
 
@@ -146,7 +157,8 @@ def _limit_memory(gigabytes: float) -> None:
 
 
 def _kill(pid: int) -> int:
-    """Ends a worker with all that it started; returns the signal that ended it (not ours if it was dead already)."""
+    """Ends a worker with all that it started; returns the signal that ended it (not ours if it was
+    dead already)."""
     for kill in (os.killpg, os.kill):  # the group exists only after the worker's first line
         try:
             kill(pid, signal.SIGKILL)

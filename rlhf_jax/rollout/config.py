@@ -10,31 +10,39 @@ class RolloutConfig:
     """How completions are sampled. The temperature is the algorithm's (`algorithm.temperature`)."""
 
     max_new_tokens: int = 512
-    """Tokens of a completion at most, its stop included. One that ends here without a stop is truncated."""
+    """Tokens of a completion at most, its stop included. One that ends here without a stop is
+    truncated."""
     max_prompt_len: int = 512
     """Tokens of a prompt at most."""
     prompts_per_batch: int | None = None
     """Prompts per generation batch; null: `training.batch_size`."""
     top_p: float = 1.0
-    """Sample only from the fewest most likely tokens whose probabilities reach this sum; 1 is off."""
+    """Sample only from the fewest most likely tokens whose probabilities reach this sum; 1 is
+    off."""
     top_k: int = 0
     """Sample only from this many most likely tokens; 0 is off."""
     min_p: float = 0.0
     """Sample only from tokens at least this share as likely as the likeliest; 0 is off."""
     slots: int | None = None
-    """Completions that decode at the same time. A slot that becomes free takes the next waiting completion, so that short
-    ones do not wait for the longest; null: all of a batch at once, with no refilling."""
+    """Completions that decode at the same time. A slot that becomes free takes the next waiting
+    completion, so that short ones do not wait for the longest; null: all of a batch at once, with
+    no refilling."""
     chunk: int = 16
-    """Tokens decoded in one go. Finished completions are noticed, and slots refilled, between two of these."""
+    """Tokens decoded in one go. Finished completions are noticed, and slots refilled, between two
+    of these."""
     stop: tuple[str, ...] = ()
-    """What else ends a completion, besides the tokenizer's EOS and the tokens that generation_config.json and config.json name:
-    tokens ("<|im_end|>") and texts ("\\n\\n", "Question:"), which end it with the token that completes them. Rewards see the
-    completion without its stop; all of it is trained on. Texts are looked for every `chunk` tokens, in the slots' programs."""
+    """What else ends a completion, besides the tokenizer's EOS and the tokens that
+    generation_config.json and config.json name: tokens ("<|im_end|>") and texts ("\\n\\n",
+    "Question:"), which end it with the token that completes them. Rewards see the completion
+    without its stop; all of it is trained on. Texts are looked for every `chunk` tokens, in the
+    slots' programs."""
     skip_special_tokens: bool = True
-    """Leave special tokens out of the text that rewards see; false where a reward looks for tags that are special tokens
-    ("<think>" of some models). The stop that ends a completion is left out either way."""
+    """Leave special tokens out of the text that rewards see; false where a reward looks for tags
+    that are special tokens ("<think>" of some models). The stop that ends a completion is left out
+    either way."""
     mesh: MeshConfig | None = None
-    """Another layout of the parameters for generation, such as {tensor: 8}; null: the layout of training."""
+    """Another layout of the parameters for generation, such as {tensor: 8}; null: the layout of
+    training."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "max_prompt_len", "chunk"):
@@ -51,4 +59,6 @@ class RolloutConfig:
         if not 0.0 <= self.min_p < 1.0:
             raise ValueError(f"min_p={self.min_p} must be at least 0 and below 1 (0 is off)")
         if "" in self.stop:
-            raise ValueError("stop lists an empty text, which would end every completion at once; leave it out")
+            raise ValueError(
+                "stop lists an empty text, which would end every completion at once; leave it out"
+            )

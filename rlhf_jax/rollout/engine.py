@@ -1,4 +1,5 @@
-"""Generation for a run: compiled once per shape, on a mesh, with slots that are refilled while others still decode."""
+"""Generation for a run: compiled once per shape, on a mesh, with slots that are refilled while
+others still decode."""
 
 import time
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ class GenerationStats(NamedTuple):
     tokens: int
     """Sampled tokens that count."""
     slot_steps: int
-    """Tokens that could have been sampled: slots times steps, and the first token of every completion."""
+    """Tokens that could have been sampled: slots times steps, and the first token of every
+    completion."""
     utilisation: float
     """``tokens / slot_steps``."""
     seconds: float
@@ -61,17 +63,20 @@ def make_generator(
 ) -> Generator:
     """Builds the function that samples the completions of a run.
 
-    ``generator(params, prompts[P, Tp], lengths[P], key, sampling, *, limits=None)`` takes NumPy prompts of any width and number,
-    returns a `Rollout` of NumPy arrays (P * G rows; width: the prompts' bucket + `max_new_tokens`) and `GenerationStats`, and
-    samples what `rlhf_jax.rollout.generate` samples, whatever `slots` and `chunk` are. `key` is one key, or one per completion
-    [P * G].
+    ``generator(params, prompts[P, Tp], lengths[P], key, sampling, *, limits=None)`` takes NumPy
+    prompts of any width and number, returns a `Rollout` of NumPy arrays (P * G rows; width: the
+    prompts' bucket + `max_new_tokens`) and `GenerationStats`, and samples what
+    `rlhf_jax.rollout.generate` samples, whatever `slots` and `chunk` are. `key` is one key, or one
+    per completion [P * G].
 
-    With `slots`, that many completions decode at a time, in programs of `chunk` tokens. Between two of them finished
-    completions leave and waiting ones take their places, in order. The cache of the completions is a ring that all slots write
-    at one common index; it grows when some completion needs it. Once none waits, the slots are halved as they empty.
+    With `slots`, that many completions decode at a time, in programs of `chunk` tokens. Between two
+    of them finished completions leave and waiting ones take their places, in order. The cache of
+    the completions is a ring that all slots write at one common index; it grows when some
+    completion needs it. Once none waits, the slots are halved as they empty.
 
-    A program is compiled for a bucket of prompt widths, a number of prompts (padded to 1, 2, 4 or a multiple of 8), and, with
-    `slots`, a size of the ring and a number of slots; the values of `sampling` compile nothing unless a filter is switched on.
+    A program is compiled for a bucket of prompt widths, a number of prompts (padded to 1, 2, 4 or a
+    multiple of 8), and, with `slots`, a size of the ring and a number of slots; the values of
+    `sampling` compile nothing unless a filter is switched on.
 
     Args:
       model: with `prefill` and `decode`.
@@ -83,20 +88,27 @@ def make_generator(
       prompt_buckets: widths that prompts are padded to.
       slots: None: all completions of a call decode together until the last one is done.
       chunk: tokens decoded between two looks at what is finished.
-      missing_ids: ids that no token of the tokenizer has: never sampled (`rlhf_jax.rollout.sampling.choose`).
-      string_end: finds stop strings (`FastTokenizer.string_end`). The host looks for them between two programs of `chunk` tokens,
-        so a completion decodes at most `chunk - 1` tokens too many, which are cut off: it ends with the very token that
-        completes the string, and is not truncated. All completions then decode in slots, whatever `slots` is.
+      missing_ids: ids that no token of the tokenizer has: never sampled
+        (`rlhf_jax.rollout.sampling.choose`).
+      string_end: finds stop strings (`FastTokenizer.string_end`). The host looks for them between
+        two programs of `chunk` tokens, so a completion decodes at most `chunk - 1` tokens too many,
+        which are cut off: it ends with the very token that completes the string, and is not
+        truncated. All completions then decode in slots, whatever `slots` is.
 
     Returns:
       The generator.
 
     Raises:
-      ValueError: numbers below 1, no buckets, slots that the mesh does not divide, a model without a language-model head; and
-        by the generator: prompts that are empty or wider than the last bucket, keys for another number of completions, or
-        sampling parameters out of range.
+      ValueError: numbers below 1, no buckets, slots that the mesh does not divide, a model without
+        a language-model head; and by the generator: prompts that are empty or wider than the last
+        bucket, keys for another number of completions, or sampling parameters out of range.
     """
-    for name, value in (("max_new_tokens", max_new_tokens), ("group_size", group_size), ("chunk", chunk), ("slots", slots)):
+    for name, value in (
+        ("max_new_tokens", max_new_tokens),
+        ("group_size", group_size),
+        ("chunk", chunk),
+        ("slots", slots),
+    ):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     shards = 1 if mesh is None else row_shards(mesh)
@@ -138,28 +150,50 @@ def make_generator(
         if string_end is None and (slots is None or slots >= rows):
             out, slot_steps = _run_whole(programs, params, job, settings)
         else:
-            at_once = settings._replace(slots=min(slots or padded_count(rows, shards), padded_count(rows, shards)))
+            at_once = settings._replace(
+                slots=min(slots or padded_count(rows, shards), padded_count(rows, shards))
+            )
             done, slot_steps = run_slots(programs, params, job, at_once)
-            repeated = np.repeat(job.prompts, group_size, axis=0), np.repeat(job.lengths, group_size)
-            out = assemble(*repeated, *done[:3], pad_id=pad_id, eos_ids=settings.eos_ids, stopped=done.stopped, xp=np)
+            repeated = (
+                np.repeat(job.prompts, group_size, axis=0),
+                np.repeat(job.lengths, group_size),
+            )
+            out = assemble(
+                *repeated,
+                *done[:3],
+                pad_id=pad_id,
+                eos_ids=settings.eos_ids,
+                stopped=done.stopped,
+                xp=np,
+            )
         tokens = int(np.sum(out.completion_mask))
-        return out, GenerationStats(tokens, slot_steps, tokens / max(slot_steps, 1), time.perf_counter() - began)
+        return out, GenerationStats(
+            tokens, slot_steps, tokens / max(slot_steps, 1), time.perf_counter() - began
+        )
 
     return generator
 
 
-def _fit(prompts: np.ndarray, lengths: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+def _fit(
+    prompts: np.ndarray, lengths: np.ndarray, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
     """Checks prompts and gives them the width of their bucket."""
     prompts, lengths = np.asarray(prompts, np.int32), np.asarray(lengths, np.int32)
     if len(prompts) == 0 or lengths.min() < 1:
-        raise ValueError("an empty prompt, or no prompts: a completion needs at least one token before it")
+        raise ValueError(
+            "an empty prompt, or no prompts: a completion needs at least one token before it"
+        )
     longest = int(lengths.max())
     if longest > prompts.shape[1]:
         raise ValueError(
-            f"a prompt of {longest} tokens in rows of {prompts.shape[1]}; lengths and prompts do not belong together"
+            f"a prompt of {longest} tokens in rows of {prompts.shape[1]}; lengths and prompts do "
+            "not belong together"
         )
     if longest > settings.buckets[-1]:
-        raise ValueError(f"a prompt of {longest} tokens is wider than the widest bucket {settings.buckets[-1]}; shorten it")
+        raise ValueError(
+            f"a prompt of {longest} tokens is wider than the widest bucket {settings.buckets[-1]}; "
+            "shorten it"
+        )
     width = next(bucket for bucket in settings.buckets if bucket >= longest)
     return np.pad(prompts[:, :width], ((0, 0), (0, max(0, width - prompts.shape[1])))), lengths
 
@@ -173,16 +207,22 @@ def _own_limits(limits: np.ndarray | None, num_prompts: int, settings: Settings)
 
 
 def _own_keys(key: Key, rows: int, settings: Settings) -> Key:
-    """Checks keys per completion and repeats the last one up to a number that few programs are compiled for."""
+    """Checks keys per completion and repeats the last one up to a number that few programs are
+    compiled for."""
     if key.ndim == 0:
         return key
     if key.shape != (rows,):
-        raise ValueError(f"key has shape {key.shape}, but there are {rows} completions: give one key, or one for each")
+        raise ValueError(
+            f"key has shape {key.shape}, but there are {rows} completions: give one key, or one "
+            "for each"
+        )
     padded = padded_count(rows // settings.group_size, settings.shards) * settings.group_size
     return key[np.minimum(np.arange(padded), rows - 1)]
 
 
-def _run_whole(programs: Programs, params: Params, job: Job, settings: Settings) -> tuple[Rollout, int]:
+def _run_whole(
+    programs: Programs, params: Params, job: Job, settings: Settings
+) -> tuple[Rollout, int]:
     """All completions in one program, and the slots times steps it took."""
     count, rows = padded_count(len(job.prompts), settings.shards), len(job.limits)
     prompts, lengths = pad_rows(job.prompts, count, 0), pad_rows(job.lengths, count, 1)

@@ -70,12 +70,14 @@ def generate(
     steps: tuple[str, ...] | None = None,
     missing_ids: Sequence[int] = (),
 ) -> Rollout:
-    """Samples `group_size` completions of every prompt. Pure: may be jitted, and vmapped over `params` and `key`.
+    """Samples `group_size` completions of every prompt. Pure: may be jitted, and vmapped over
+    `params` and `key`.
 
-    Each prompt is read once; its keys and values are shared by its group. What a row draws depends on the key, the row's number
-    and the token's index only, so that neither the batch nor `chunk` changes it (beyond rounding of the logits). With a key per
-    row it depends on that key and the token's index alone: give keys that are made from the prompt and the sample's number
-    where the layout of a batch must not matter.
+    Each prompt is read once; its keys and values are shared by its group. What a row draws depends
+    on the key, the row's number and the token's index only, so that neither the batch nor `chunk`
+    changes it (beyond rounding of the logits). With a key per row it depends on that key and the
+    token's index alone: give keys that are made from the prompt and the sample's number where the
+    layout of a batch must not matter.
 
     Args:
       model: with `prefill` and `decode`.
@@ -83,20 +85,22 @@ def generate(
       prompts: right-padded; what stands in the padding is not read.
       prompt_lengths: tokens of each prompt, at least 1.
       key: of all draws; or one per row, [B].
-      sampling: how tokens are chosen. Python numbers select the cheapest program; traced values a general one.
+      sampling: how tokens are chosen. Python numbers select the cheapest program; traced values a
+        general one.
       max_new_tokens: of a completion at most, EOS included. Static.
       eos_id: the token, or tokens, that end a completion. Static.
       pad_id: fills tokens off the mask.
       group_size: completions per prompt, G. Static.
       limits: each row's own maximum, at most `max_new_tokens`; a row of limit 0 stays empty.
       chunk: tokens decoded between two looks at whether all rows are finished. Static.
-      steps: which steps of sampling the program has, where `sampling` is traced and the caller knows more; None: read off
-        `sampling`. Static.
-      missing_ids: ids that no token of the tokenizer has (`FastTokenizer.missing_ids`): never sampled, see `choose`. Static.
+      steps: which steps of sampling the program has, where `sampling` is traced and the caller
+        knows more; None: read off `sampling`. Static.
+      missing_ids: ids that no token of the tokenizer has (`FastTokenizer.missing_ids`): never
+        sampled, see `choose`. Static.
 
     Returns:
-      A `Rollout` of B = P * G rows and T = Tp + `max_new_tokens` columns. Its `logps` are those of the distribution before
-      top-k, top-p and min-p, see `rlhf_jax.rollout.sampling.choose`.
+      A `Rollout` of B = P * G rows and T = Tp + `max_new_tokens` columns. Its `logps` are those of
+      the distribution before top-k, top-p and min-p, see `rlhf_jax.rollout.sampling.choose`.
 
     Raises:
       ValueError: a model without a language-model head, or one with fewer learned positions than T.
@@ -105,9 +109,13 @@ def generate(
     steps = sampling_steps(sampling) if steps is None else steps
     static = make_static(model, steps, eos_id, row_length, missing_ids)
     lengths = jnp.repeat(prompt_lengths, group_size)
-    limits = jnp.full(count, max_new_tokens) if limits is None else jnp.minimum(limits, max_new_tokens)
+    limits = (
+        jnp.full(count, max_new_tokens) if limits is None else jnp.minimum(limits, max_new_tokens)
+    )
     rows = Rows(lengths, limits, keys_of_rows(key, jnp.arange(count)))
-    prompt_cache, token, logp = start(static, params, prompts, prompt_lengths, rows.keys, sampling=sampling)
+    prompt_cache, token, logp = start(
+        static, params, prompts, prompt_lengths, rows.keys, sampling=sampling
+    )
 
     active = ~is_eos(token, static.eos_ids) & (limits > 1)
     state = Decoding(prompt_cache.empty(count, 0), token, jnp.ones_like(token), active)
@@ -122,38 +130,73 @@ def generate(
                 static, params, state, prompt_cache, rows, slot=slot, sampling=sampling, chunk=chunk
             )
             out = lax.dynamic_update_slice(out, tokens, (0, slot + 1))
-            return state, slot + chunk, out, lax.dynamic_update_slice(out_logps, logps, (0, slot + 1))
+            return (
+                state,
+                slot + chunk,
+                out,
+                lax.dynamic_update_slice(out_logps, logps, (0, slot + 1)),
+            )
 
         def unfinished(carry: Any, window: int = window) -> Bool[Array, ""]:
             return carry[0].active.any() & (carry[1] < window)
 
-        cache = carry[0].cache.empty(count, window) if carry[0].cache.slots == 0 else carry[0].cache.grown(window)
+        cache = (
+            carry[0].cache.empty(count, window)
+            if carry[0].cache.slots == 0
+            else carry[0].cache.grown(window)
+        )
         carry = (carry[0]._replace(cache=cache), *carry[1:])
         carry = lax.while_loop(unfinished, body, carry)
     state, _, out, out_logps = carry
-    completions = (out[:, :max_new_tokens], out_logps[:, :max_new_tokens], jnp.minimum(state.produced, limits))
-    return assemble(jnp.repeat(prompts, group_size, axis=0), lengths, *completions, pad_id=pad_id, eos_ids=static.eos_ids)
+    completions = (
+        out[:, :max_new_tokens],
+        out_logps[:, :max_new_tokens],
+        jnp.minimum(state.produced, limits),
+    )
+    return assemble(
+        jnp.repeat(prompts, group_size, axis=0),
+        lengths,
+        *completions,
+        pad_id=pad_id,
+        eos_ids=static.eos_ids,
+    )
 
 
 def keys_of_rows(key: Key, rows: Int[Array, " B"]) -> Key:
     """One key per row, from the row's number; or, of one key per row, those of these rows."""
     if key.ndim:
-        return key.at[rows].get(mode="clip")  # rows that only fill a shape draw what the last one draws
+        # rows that only fill a shape draw what the last one draws
+        return key.at[rows].get(mode="clip")
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 
 def make_static(
-    model: Model, steps: tuple[str, ...], eos_id: int | Sequence[int], row_length: int, missing_ids: Sequence[int] = ()
+    model: Model,
+    steps: tuple[str, ...],
+    eos_id: int | Sequence[int],
+    row_length: int,
+    missing_ids: Sequence[int] = (),
 ) -> Static:
     """Checks the model and collects what programs are compiled for."""
     if model.prefill is None or model.decode is None:
-        raise ValueError("this model has no language-model head, so it cannot generate; load it with head=None or head='value'")
+        raise ValueError(
+            "this model has no language-model head, so it cannot generate; load it with head=None "
+            "or head='value'"
+        )
     eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(int(e) for e in eos_id)
-    return Static(model.prefill, model.decode, steps, eos_ids, row_length, tuple(int(token) for token in missing_ids))
+    return Static(
+        model.prefill,
+        model.decode,
+        steps,
+        eos_ids,
+        row_length,
+        tuple(int(token) for token in missing_ids),
+    )
 
 
 def windows(max_new_tokens: int, chunk: int) -> list[int]:
-    """Sizes that the cache of the completions grows through: 64, 128, ... in whole chunks, the last one holds all."""
+    """Sizes that the cache of the completions grows through: 64, 128, ... in whole chunks, the last
+    one holds all."""
     if max_new_tokens == 1:
         return []
     last = -(-(max_new_tokens - 1) // chunk) * chunk
@@ -179,7 +222,9 @@ def start(
       (keys and values of the prompts, tokens, their log-probabilities).
     """
     present = jnp.arange(prompts.shape[1])[None, :] < prompt_lengths[:, None]
-    logits, cache = static.prefill(params, jnp.where(present, prompts, 0), prompt_lengths, row_length=static.row_length)
+    logits, cache = static.prefill(
+        params, jnp.where(present, prompts, 0), prompt_lengths, row_length=static.row_length
+    )
     bits = row_bits(row_keys, jnp.zeros(row_keys.shape, jnp.int32))
     logits = jnp.repeat(logits, len(row_keys) // len(prompts), axis=0)
     token, logp = choose(logits, bits, sampling, static.steps, static.missing_ids)
@@ -197,13 +242,15 @@ def decode_chunk(
     sampling: SamplingParams,
     chunk: int,
 ) -> tuple[Decoding, Int[Array, "B n"], Float[Array, "B n"]]:
-    """Decodes `chunk` tokens of every row; rows that are not active compute along and change nothing that counts.
+    """Decodes `chunk` tokens of every row; rows that are not active compute along and change
+    nothing that counts.
 
     Args:
       static: what the program is compiled for.
       params: parameters of the model.
       state: the rows.
-      prompt_cache: keys and values of their prompts; as many rows as the state has, or fewer, then shared by groups.
+      prompt_cache: keys and values of their prompts; as many rows as the state has, or fewer, then
+        shared by groups.
       rows: what does not change.
       slot: place in the cache for the first of these tokens; the cache is a ring.
       sampling: how tokens are chosen.

@@ -10,13 +10,21 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from rlhf_jax.rollout.generate import Decoding, Rows, decode_chunk, generate, keys_of_rows, make_static, start
+from rlhf_jax.rollout.generate import (
+    Decoding,
+    Rows,
+    decode_chunk,
+    generate,
+    keys_of_rows,
+    make_static,
+    start,
+)
 from rlhf_jax.sharding import replicated
 from rlhf_jax.types import Model, Rollout
 
 StringEnd = Callable[[Sequence[int], int], int | None]
-"""(ids of a completion so far, how many of them were looked at before) -> tokens up to and including the one that completes a
-stop string; None: none does."""
+"""(ids of a completion so far, how many of them were looked at before) -> tokens up to and
+including the one that completes a stop string; None: none does."""
 
 
 class Settings(NamedTuple):
@@ -58,13 +66,16 @@ class Programs(NamedTuple):
     whole: Callable[..., Rollout]
     """(params, prompts, lengths, limits, key, sampling, *, steps) -> rollout."""
     empty_pool: Callable[..., Any]
-    """(params, prompts, rows) -> room for the keys and values of this many prompts of that width."""
+    """(params, prompts, rows) -> room for the keys and values of this many prompts of that
+    width."""
     prefill: Callable[..., tuple[Any, Array, Array]]
-    """(params, pool, prompts, lengths, first, key, sampling, *, steps) -> (pool, first tokens, their log-probabilities)."""
+    """(params, pool, prompts, lengths, first, key, sampling, *, steps) -> (pool, first tokens,
+    their log-probabilities)."""
     empty: Callable[..., Any]
     """(pool, rows, size) -> an empty ring for completions."""
     chunk: Callable[..., tuple[Any, Array, Array, Array, Array]]
-    """(params, pool, ring, slot, slots, key, sampling, *, steps) -> (ring, tokens, logps, produced, active)."""
+    """(params, pool, ring, slot, slots, key, sampling, *, steps) -> (ring, tokens, logps, produced,
+    active)."""
     grow: Callable[..., Any]
     """(ring, size, oldest) -> a larger ring."""
     narrow: Callable[..., Any]
@@ -85,7 +96,11 @@ def make_programs(model: Model, settings: Settings) -> Programs:
     make_static(model, (), eos_ids, 0)
 
     def for_host(*arrays: Array) -> tuple[Array, ...]:
-        return arrays if mesh is None else tuple(jax.lax.with_sharding_constraint(x, replicated(mesh)) for x in arrays)
+        return (
+            arrays
+            if mesh is None
+            else tuple(jax.lax.with_sharding_constraint(x, replicated(mesh)) for x in arrays)
+        )
 
     def whole(params, prompts, lengths, limits, key, sampling, *, steps):
         out = generate(
@@ -109,12 +124,16 @@ def make_programs(model: Model, settings: Settings) -> Programs:
     def empty_pool(params, prompts, rows):
         static = make_static(model, (), eos_ids, prompts.shape[1] + limit)
         read = functools.partial(static.prefill, row_length=static.row_length)
-        _, cache = jax.eval_shape(read, params, prompts, jax.ShapeDtypeStruct(prompts.shape[:1], jnp.int32))
+        _, cache = jax.eval_shape(
+            read, params, prompts, jax.ShapeDtypeStruct(prompts.shape[:1], jnp.int32)
+        )
         return cache.empty(rows, cache.slots).pinned(mesh)
 
     def prefill(params, pool, prompts, lengths, first, key, sampling, *, steps):
         static = make_static(model, steps, eos_ids, prompts.shape[1] + limit, settings.missing_ids)
-        keys = keys_of_rows(key, first * settings.group_size + jnp.arange(prompts.shape[0] * settings.group_size))
+        keys = keys_of_rows(
+            key, first * settings.group_size + jnp.arange(prompts.shape[0] * settings.group_size)
+        )
         cache, token, logp = start(static, params, prompts, lengths, keys, sampling=sampling)
         return pool.put(cache, first).pinned(mesh), *for_host(token, logp)
 
@@ -132,8 +151,12 @@ def make_programs(model: Model, settings: Settings) -> Programs:
         whole=jax.jit(whole, static_argnames="steps"),
         empty_pool=jax.jit(empty_pool, static_argnums=2),
         prefill=jax.jit(prefill, static_argnames="steps", donate_argnames="pool"),
-        empty=jax.jit(lambda pool, rows, size: pool.empty(rows, size).pinned(mesh), static_argnums=(1, 2)),
+        empty=jax.jit(
+            lambda pool, rows, size: pool.empty(rows, size).pinned(mesh), static_argnums=(1, 2)
+        ),
         chunk=jax.jit(decode, static_argnames="steps", donate_argnames="ring"),
-        grow=jax.jit(lambda ring, size, oldest: ring.grown(size, oldest).pinned(mesh), static_argnums=1),
+        grow=jax.jit(
+            lambda ring, size, oldest: ring.grown(size, oldest).pinned(mesh), static_argnums=1
+        ),
         narrow=jax.jit(lambda ring, rows: ring.take(rows).pinned(mesh)),
     )

@@ -1,4 +1,5 @@
-"""Continuous batching: the host gives slots that became free to completions that wait, between two chunks of tokens."""
+"""Continuous batching: the host gives slots that became free to completions that wait, between two
+chunks of tokens."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from rlhf_jax.rollout.sampling import SamplingParams
 from rlhf_jax.types import Key, Params
 
 _NARROWEST = 8
-"""When no completion waits any more, the slots are halved as they empty, at most down to this share of them."""
+"""When no completion waits any more, the slots are halved as they empty, at most down to this share
+of them."""
 
 
 class Job(NamedTuple):
@@ -36,7 +38,9 @@ class Completions(NamedTuple):
     """Ended by a stop string."""
 
 
-def run_slots(programs: Programs, params: Params, job: Job, settings: Settings) -> tuple[Completions, int]:
+def run_slots(
+    programs: Programs, params: Params, job: Job, settings: Settings
+) -> tuple[Completions, int]:
     """Samples all completions of a job through the slots.
 
     The host waits for every chunk, so at most one program is ever under way.
@@ -61,7 +65,9 @@ def run_slots(programs: Programs, params: Params, job: Job, settings: Settings) 
         _end_at_string(done, row, 0, settings)
     ended = stopped | np.isin(first_tokens, settings.eos_ids)
     waiting = [row for row in range(rows) if job.limits[row] > 1 and not ended[row]][::-1]
-    held = Slots(*(np.ones(settings.slots, np.int32) for _ in range(6)), np.zeros(settings.slots, bool))  # type: ignore[call-arg]
+    held = Slots(
+        *(np.ones(settings.slots, np.int32) for _ in range(6)), np.zeros(settings.slots, bool)
+    )  # type: ignore[call-arg]
     slot, slot_steps, ring = 0, rows, None
     while waiting or held.active.any():
         _refill(held, waiting, job, first_tokens, settings.group_size)
@@ -73,7 +79,9 @@ def run_slots(programs: Programs, params: Params, job: Job, settings: Settings) 
             held, ring = Slots(*(x[keep] for x in held)), programs.narrow(ring, keep)
         if size > ring.slots:
             slot, ring = ring.slots, programs.grow(ring, size, slot)
-        ring, *news = programs.chunk(params, pool, ring, slot, held, job.key, job.sampling, steps=job.steps)
+        ring, *news = programs.chunk(
+            params, pool, ring, slot, held, job.key, job.sampling, steps=job.steps
+        )
         slot = (slot + settings.chunk) % ring.slots
         slot_steps += len(held.row) * settings.chunk
         held = _collect(done, held, settings, *jax.device_get(news))
@@ -91,23 +99,32 @@ def pad_rows(x: np.ndarray, rows: int, fill: int) -> np.ndarray:
     return np.concatenate([x, np.full((rows - len(x), *x.shape[1:]), fill, x.dtype)])
 
 
-def _fill_pool(programs: Programs, params: Params, job: Job, settings: Settings) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Keys and values of all prompts; the first token of every completion and its log-probability."""
+def _fill_pool(
+    programs: Programs, params: Params, job: Job, settings: Settings
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Keys and values of all prompts; the first token of every completion and its
+    log-probability."""
     assert settings.slots is not None
     count, rows = len(job.prompts), len(job.limits)
-    at_once = padded_count(min(count, max(1, settings.slots // settings.group_size)), settings.shards)
+    at_once = padded_count(
+        min(count, max(1, settings.slots // settings.group_size)), settings.shards
+    )
     pool_rows = -(-count // at_once) * at_once
     prompts, lengths = pad_rows(job.prompts, pool_rows, 0), pad_rows(job.lengths, pool_rows, 1)
     pool, tokens, logps = programs.empty_pool(params, prompts[:at_once], pool_rows), [], []
     for first in range(0, pool_rows, at_once):
         part = prompts[first : first + at_once], lengths[first : first + at_once]
-        pool, token, logp = programs.prefill(params, pool, *part, first, job.key, job.sampling, steps=job.steps)
+        pool, token, logp = programs.prefill(
+            params, pool, *part, first, job.key, job.sampling, steps=job.steps
+        )
         tokens.append(np.asarray(token))
         logps.append(np.asarray(logp))
     return pool, np.concatenate(tokens)[:rows], np.concatenate(logps)[:rows]
 
 
-def _refill(held: Slots, waiting: list[int], job: Job, first_tokens: np.ndarray, group_size: int) -> None:
+def _refill(
+    held: Slots, waiting: list[int], job: Job, first_tokens: np.ndarray, group_size: int
+) -> None:
     """Gives free slots to waiting completions, in order. `waiting` is reversed."""
     for slot in np.flatnonzero(~held.active):
         if not waiting:
@@ -120,16 +137,24 @@ def _refill(held: Slots, waiting: list[int], job: Job, first_tokens: np.ndarray,
 
 
 def _half(held: Slots, settings: Settings) -> np.ndarray | None:
-    """Half of the slots, with all that are active among them; None: they would not fit, or there are few slots already."""
+    """Half of the slots, with all that are active among them; None: they would not fit, or there
+    are few slots already."""
     assert settings.slots is not None
     active, half = np.flatnonzero(held.active), len(held.row) // 2
-    if len(held.row) % 2 or half % settings.shards or half < max(len(active), settings.slots / _NARROWEST):
+    if (
+        len(held.row) % 2
+        or half % settings.shards
+        or half < max(len(active), settings.slots / _NARROWEST)
+    ):
         return None
-    return np.concatenate([active, np.flatnonzero(~held.active)[: half - len(active)]]).astype(np.int32)
+    return np.concatenate([active, np.flatnonzero(~held.active)[: half - len(active)]]).astype(
+        np.int32
+    )
 
 
 def _end_at_string(done: Completions, row: int, before: int, settings: Settings) -> bool:
-    """Cuts a completion behind the token that completes a stop string, if one of those after the first `before` does."""
+    """Cuts a completion behind the token that completes a stop string, if one of those after the
+    first `before` does."""
     if settings.string_end is None:
         return False
     end = settings.string_end(done.tokens[row, : done.produced[row]].tolist(), before)
@@ -139,7 +164,8 @@ def _end_at_string(done: Completions, row: int, before: int, settings: Settings)
 
 
 def _collect(done: Completions, held: Slots, settings: Settings, *news: np.ndarray) -> Slots:
-    """Stores what a chunk produced: tokens, log-probabilities, how many of them, and which slots go on."""
+    """Stores what a chunk produced: tokens, log-probabilities, how many of them, and which slots go
+    on."""
     tokens, logps, produced, active = news
     active = active.copy()
     for slot in np.flatnonzero(held.active):

@@ -1,7 +1,9 @@
-"""From logits to a token: temperature, top-k, top-p, min-p and greedy choice, with one draw of 64 random bits per token.
+"""From logits to a token: temperature, top-k, top-p, min-p and greedy choice, with one draw of 64
+random bits per token.
 
-The inverse of the cumulative distribution takes two uniform numbers per token instead of Gumbel noise for the whole
-vocabulary, which on a CPU is half the cost of a decoding step; nothing is sorted.
+The inverse of the cumulative distribution takes two uniform numbers per token instead of Gumbel
+noise for the whole vocabulary, which on a CPU is half the cost of a decoding step; nothing is
+sorted.
 """
 
 from collections.abc import Sequence
@@ -19,11 +21,13 @@ _BLOCK = 128
 
 
 class SamplingParams(NamedTuple):
-    """How the next token is chosen. Numbers or traced scalars: changing their values compiles nothing.
+    """How the next token is chosen. Numbers or traced scalars: changing their values compiles
+    nothing.
 
-    The distribution is ``softmax(logits / temperature)``, cut first to the `top_k` likeliest tokens, then to the fewest likeliest
-    of these whose share reaches `top_p`, then to those at least `min_p` times as likely as the likeliest: the order and the
-    meaning of transformers. Tokens that are exactly as likely as the last one kept are kept too.
+    The distribution is ``softmax(logits / temperature)``, cut first to the `top_k` likeliest
+    tokens, then to the fewest likeliest of these whose share reaches `top_p`, then to those at
+    least `min_p` times as likely as the likeliest: the order and the meaning of transformers.
+    Tokens that are exactly as likely as the last one kept are kept too.
     """
 
     temperature: float | Float[Array, ""] = 1.0
@@ -56,7 +60,8 @@ def check_sampling(sampling: SamplingParams) -> None:
 
 
 def sampling_steps(sampling: SamplingParams) -> tuple[str, ...]:
-    """Which steps of `choose` these parameters need: the part of them that a program is compiled for.
+    """Which steps of `choose` these parameters need: the part of them that a program is compiled
+    for.
 
     Args:
       sampling: with numbers; a traced value needs its step whatever it turns out to be.
@@ -73,7 +78,14 @@ def sampling_steps(sampling: SamplingParams) -> tuple[str, ...]:
     else:
         chosen = ["sample"]
     values = sampling._asdict()
-    return (*chosen, *(f for f in FILTERS if isinstance(values[f], jax.core.Tracer) or float(values[f]) != neutral[f]))
+    return (
+        *chosen,
+        *(
+            f
+            for f in FILTERS
+            if isinstance(values[f], jax.core.Tracer) or float(values[f]) != neutral[f]
+        ),
+    )
 
 
 def row_bits(row_keys: Key, index: Int[Array, " B"]) -> UInt32[Array, "B 2"]:
@@ -84,9 +96,12 @@ def row_bits(row_keys: Key, index: Int[Array, " B"]) -> UInt32[Array, "B 2"]:
       index: which token of its completion each row draws.
 
     Returns:
-      Bits that depend on the row's key and the index only: not on the batch, and not on when the token is drawn.
+      Bits that depend on the row's key and the index only: not on the batch, and not on when the
+      token is drawn.
     """
-    return jax.vmap(lambda key, i: jax.random.bits(jax.random.fold_in(key, i), (2,)))(row_keys, index)
+    return jax.vmap(lambda key, i: jax.random.bits(jax.random.fold_in(key, i), (2,)))(
+        row_keys, index
+    )
 
 
 def choose(
@@ -103,23 +118,32 @@ def choose(
       bits: from `row_bits`; not read when greedy.
       sampling: how.
       steps: from `sampling_steps`.
-      missing_ids: ids that no token of the tokenizer has (the embedding has more rows, or the ids have gaps): never drawn, as
-        if their logits were -inf, before any filter. Static.
+      missing_ids: ids that no token of the tokenizer has (the embedding has more rows, or the ids
+        have gaps): never drawn, as if their logits were -inf, before any filter. Static.
 
     Returns:
-      (tokens, their log-probability in nats under ``softmax(logits / temperature)`` over *all* ids, before `missing_ids`,
-      top-k, top-p and min-p are cut away: this is what the trainer computes for the same token. Greedy: at temperature 1).
+      (tokens, their log-probability in nats under ``softmax(logits / temperature)`` over *all* ids,
+      before `missing_ids`,
+      top-k, top-p and min-p are cut away: this is what the trainer computes for the same token.
+        Greedy: at temperature 1).
     """
     rows, vocab = logits.shape
     temperature = jnp.asarray(sampling.temperature, logits.dtype)
     if "greedy" in steps:
         temperature = jnp.where(temperature == 0, 1, temperature)
     everything = logits / temperature
-    scaled = everything if not missing_ids else jnp.where(_has_token(vocab, missing_ids), everything, -jnp.inf)
+    scaled = (
+        everything
+        if not missing_ids
+        else jnp.where(_has_token(vocab, missing_ids), everything, -jnp.inf)
+    )
     blocks = -(-vocab // _BLOCK)
     short = blocks * _BLOCK - vocab
-    padded = scaled if short == 0 else jnp.pad(scaled, ((0, 0), (0, short)), constant_values=-jnp.inf)
-    table = padded.reshape(rows, blocks, _BLOCK)  # reduced over its middle axis: CPUs vectorise that
+    padded = (
+        scaled if short == 0 else jnp.pad(scaled, ((0, 0), (0, short)), constant_values=-jnp.inf)
+    )
+    # reduced over its middle axis: CPUs vectorise that
+    table = padded.reshape(rows, blocks, _BLOCK)
     peak = table.max(axis=1).max(axis=1)
     weights = jnp.exp(table - peak[:, None, None])
     columns = weights.sum(axis=1)
@@ -129,7 +153,9 @@ def choose(
         log_total = jnp.logaddexp(log_total, jax.nn.logsumexp(cut - peak[:, None], axis=1))
     if "sample" in steps:
         if set(steps) & set(FILTERS):
-            weights = jnp.where(weights >= _threshold(weights, sampling, steps)[:, None, None], weights, 0.0)
+            weights = jnp.where(
+                weights >= _threshold(weights, sampling, steps)[:, None, None], weights, 0.0
+            )
             columns = weights.sum(axis=1)
         uniforms = (bits >> 8).astype(logits.dtype) * 2.0**-24
         column = _first_beyond(columns, uniforms[:, 0])
@@ -138,7 +164,11 @@ def choose(
     if "greedy" in steps:
         ids = jnp.arange(blocks * _BLOCK, dtype=jnp.int32).reshape(1, blocks, _BLOCK)
         likeliest = jnp.where(table == peak[:, None, None], ids, vocab).min(axis=1).min(axis=1)
-        tokens = jnp.where(jnp.asarray(sampling.temperature) == 0, likeliest, tokens) if "sample" in steps else likeliest
+        tokens = (
+            jnp.where(jnp.asarray(sampling.temperature) == 0, likeliest, tokens)
+            if "sample" in steps
+            else likeliest
+        )
     taken = jnp.take_along_axis(scaled, tokens[:, None], axis=1)[:, 0]
     return tokens, taken - peak - log_total
 
@@ -151,30 +181,41 @@ def _has_token(vocab: int, missing_ids: tuple[int, ...]) -> Bool[np.ndarray, " V
 
 
 def _first_beyond(weights: Float[Array, "B C"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
-    """Index i with probability ``weights[i] / sum(weights)``; never one of weight 0, whatever rounding does."""
+    """Index i with probability ``weights[i] / sum(weights)``; never one of weight 0, whatever
+    rounding does."""
     sums = jnp.cumsum(weights, axis=1)
     beyond = (sums > (uniform * sums[:, -1])[:, None]) & (weights > 0)
     last = weights.shape[1] - 1 - jnp.argmax((weights > 0)[:, ::-1], axis=1)
     return jnp.where(beyond.any(axis=1), jnp.argmax(beyond, axis=1), last).astype(jnp.int32)
 
 
-def _threshold(weights: Float[Array, "B R C"], sampling: SamplingParams, steps: Sequence[str]) -> Float[Array, " B"]:
+def _threshold(
+    weights: Float[Array, "B R C"], sampling: SamplingParams, steps: Sequence[str]
+) -> Float[Array, " B"]:
     """The smallest weight that the filters keep; the largest weight is 1."""
     lowest = jnp.zeros(weights.shape[0], weights.dtype)
     if "top_k" in steps:
-        wanted = jnp.where(jnp.asarray(sampling.top_k) <= 0, weights[0].size, sampling.top_k).astype(weights.dtype)
-        lowest = _largest_keeping(lambda kept: kept.astype(weights.dtype), weights, jnp.broadcast_to(wanted, lowest.shape))
+        wanted = jnp.where(
+            jnp.asarray(sampling.top_k) <= 0, weights[0].size, sampling.top_k
+        ).astype(weights.dtype)
+        lowest = _largest_keeping(
+            lambda kept: kept.astype(weights.dtype), weights, jnp.broadcast_to(wanted, lowest.shape)
+        )
     if "top_p" in steps:
         share = jnp.asarray(sampling.top_p, weights.dtype)
         within = jnp.where(weights >= lowest[:, None, None], weights, 0.0)
-        cut = _largest_keeping(lambda kept: jnp.where(kept, within, 0.0), within, share * within.sum((1, 2)))
+        cut = _largest_keeping(
+            lambda kept: jnp.where(kept, within, 0.0), within, share * within.sum((1, 2))
+        )
         lowest = jnp.where(share >= 1, lowest, jnp.maximum(lowest, cut))
     if "min_p" in steps:
         lowest = jnp.maximum(lowest, jnp.asarray(sampling.min_p, weights.dtype))
     return lowest
 
 
-def _largest_keeping(amount, weights: Float[Array, "B R C"], wanted: Float[Array, " B"]) -> Float[Array, " B"]:
+def _largest_keeping(
+    amount, weights: Float[Array, "B R C"], wanted: Float[Array, " B"]
+) -> Float[Array, " B"]:
     """The largest weight w for which the tokens of weight w or more amount to what is wanted.
 
     Non-negative floats are ordered as their bits are, so 30 halvings find the exact number.

@@ -1,8 +1,10 @@
-"""Two tables: parameter name -> logical axes, logical axis -> mesh axes; and their application to whole states.
+"""Two tables: parameter name -> logical axes, logical axis -> mesh axes; and their application to
+whole states.
 
-The tables apply to any tree whose leaf paths end in a parameter's name, so optimizer moments follow their parameters:
-``opt_state/0/mu/layers/attn/q/kernel`` lies as ``params/layers/attn/q/kernel`` does. What matches no rule, and a
-dimension that does not divide, are errors: replication is asked for by name, never fallen back to.
+The tables apply to any tree whose leaf paths end in a parameter's name, so optimizer moments follow
+their parameters: ``opt_state/0/mu/layers/attn/q/kernel`` lies as ``params/layers/attn/q/kernel``
+does. What matches no rule, and a dimension that does not divide, are errors: replication is asked
+for by name, never fallen back to.
 """
 
 import math
@@ -34,7 +36,8 @@ PARAM_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)final_norm/(scale|bias)$", ("norm",)),
     (r"(^|/)score/kernel$", ("norm",)),
 )
-"""Regular expression on the "/"-joined path -> logical axis of each dimension. The first match holds."""
+"""Regular expression on the "/"-joined path -> logical axis of each dimension. The first match
+holds."""
 
 AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": BATCH_AXES,
@@ -48,10 +51,12 @@ AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
     "layers": None,
     "norm": None,
 }
-"""Logical axis -> mesh axes; None is replicated. Vectors (`norm`) are replicated: they are too small to gather."""
+"""Logical axis -> mesh axes; None is replicated. Vectors (`norm`) are replicated: they are too
+small to gather."""
 
 _REPLICATED = re.compile(r"(^|/)(v_row|v_col)/")
-"""Adafactor's factored moments have other ranks than their parameters and are small: whole on every device."""
+"""Adafactor's factored moments have other ranks than their parameters and are small: whole on every
+device."""
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -65,7 +70,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def constrain(x: Array, mesh: Mesh | None, logical_axes: Sequence[str | None]) -> Array:
-    """Pins the layout of an intermediate, such as the residual stream ``("batch", "seq", "embed")``.
+    """Pins the layout of an intermediate, such as the residual stream ``("batch", "seq",
+    "embed")``.
 
     `embed` is a parameter axis: activations keep their width whole, so here it maps to None.
 
@@ -79,7 +85,9 @@ def constrain(x: Array, mesh: Mesh | None, logical_axes: Sequence[str | None]) -
     """
     if mesh is None or mesh.size == 1:
         return x
-    spec = PartitionSpec(*(None if axis in (None, "embed") else AXIS_RULES[axis] for axis in logical_axes))
+    spec = PartitionSpec(
+        *(None if axis in (None, "embed") else AXIS_RULES[axis] for axis in logical_axes)
+    )
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
@@ -92,11 +100,12 @@ def infer_shardings(tree: Any, mesh: Mesh, *, replicate: Sequence[str] = ()) -> 
       replicate: regular expressions of names to keep whole although a rule would divide them.
 
     Returns:
-      A tree of `NamedSharding` of the same structure. Scalars and the few bookkeeping leaves are replicated.
+      A tree of `NamedSharding` of the same structure. Scalars and the few bookkeeping leaves are
+      replicated.
 
     Raises:
-      ValueError: a name that no rule matches, a rank that differs from its rule, one mesh axis used twice, or a dimension
-        that its mesh axes do not divide; the message names the leaf.
+      ValueError: a name that no rule matches, a rank that differs from its rule, one mesh axis used
+        twice, or a dimension that its mesh axes do not divide; the message names the leaf.
     """
 
     def leaf_sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -122,26 +131,38 @@ def tree_bytes_per_device(tree: Any) -> dict[jax.Device, int]:
 
 def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, replicate: Sequence[str]) -> PartitionSpec:
     scalar_like = math.prod(shape) == 1 or name.rsplit("/", 1)[-1] == "skipped"
-    if scalar_like or _REPLICATED.search(name) or any(re.search(pattern, name) for pattern in replicate):
+    if (
+        scalar_like
+        or _REPLICATED.search(name)
+        or any(re.search(pattern, name) for pattern in replicate)
+    ):
         return PartitionSpec()
     logical = next((axes for pattern, axes in PARAM_RULES if re.search(pattern, name)), None)
     if logical is None:
-        raise ValueError(f"no sharding rule matches {name!r} {shape}; add one to PARAM_RULES or list it in mesh.replicate")
+        raise ValueError(
+            f"no sharding rule matches {name!r} {shape}; add one to PARAM_RULES or list it in "
+            "mesh.replicate"
+        )
     if len(logical) != len(shape):
-        raise ValueError(f"{name!r} has shape {shape}, but its rule names {len(logical)} axes {logical}")
+        raise ValueError(
+            f"{name!r} has shape {shape}, but its rule names {len(logical)} axes {logical}"
+        )
     axes = [AXIS_RULES[axis] if axis is not None else None for axis in logical]
     _check(name, shape, axes, mesh)
     return PartitionSpec(*axes)
 
 
-def _check(name: str, shape: tuple[int, ...], axes: Sequence[str | tuple[str, ...] | None], mesh: Mesh) -> None:
+def _check(
+    name: str, shape: tuple[int, ...], axes: Sequence[str | tuple[str, ...] | None], mesh: Mesh
+) -> None:
     used: list[str] = []
     for size, axis in zip(shape, axes, strict=True):
         names = () if axis is None else (axis,) if isinstance(axis, str) else axis
         parts = math.prod(mesh.shape[n] for n in names)
         if size % parts:
             raise ValueError(
-                f"{name!r} of shape {shape}: dimension {size} does not divide over mesh axes {names} of total size {parts}; "
+                f"{name!r} of shape {shape}: dimension {size} does not divide over mesh axes "
+                f"{names} of total size {parts}; "
                 f"change the mesh, or keep it whole with mesh.replicate: ['{name.split('/')[-2]}']"
             )
         used += names

@@ -12,8 +12,18 @@ from rlhf_jax.training.optim import (
     peak_rate,
     warmup_length,
 )
-from rlhf_jax.training.state import TrainState, abstract_sharded_state, make_sharded_state, make_train_state
-from rlhf_jax.training.update import UpdateStep, make_update_step, reduce_metrics, split_microbatches
+from rlhf_jax.training.state import (
+    TrainState,
+    abstract_sharded_state,
+    make_sharded_state,
+    make_train_state,
+)
+from rlhf_jax.training.update import (
+    UpdateStep,
+    make_update_step,
+    reduce_metrics,
+    split_microbatches,
+)
 
 __all__ = [
     "DEFAULT_LEARNING_RATE",

@@ -1,8 +1,9 @@
 """Adafactor's two rules on parameters that are stacked over layers.
 
-Adafactor (Shazeer and Stern 2018, arXiv:1804.04235) factors the second moment of a *matrix* (section 3) and bounds the root mean
-square of its update (section 6). Here the parameters of all layers are one array with a leading layer axis, so both rules run
-for every layer by itself: how parameters are stored changes no result, and a spike in one layer holds back that layer alone.
+Adafactor (Shazeer and Stern 2018, arXiv:1804.04235) factors the second moment of a *matrix*
+(section 3) and bounds the root mean square of its update (section 6). Here the parameters of all
+layers are one array with a leading layer axis, so both rules run for every layer by itself: how
+parameters are stored changes no result, and a spike in one layer holds back that layer alone.
 """
 
 from typing import Any
@@ -21,11 +22,12 @@ STACKED = "layers"
 def scale_by_layer_factored_rms() -> optax.GradientTransformation:
     """`optax.scale_by_factored_rms` of every layer alone.
 
-    Without this a stack of norms [layers, width] would be factored as if it were a matrix, once there are 128 layers.
+    Without this a stack of norms [layers, width] would be factored as if it were a matrix, once
+    there are 128 layers.
 
     Returns:
-      A gradient transformation; its state is an `optax.FactoredState` whose moments lead with the layer axis where the
-      parameters do.
+      A gradient transformation; its state is an `optax.FactoredState` whose moments lead with the
+      layer axis where the parameters do.
     """
     rule = optax.scale_by_factored_rms()
 
@@ -39,10 +41,15 @@ def scale_by_layer_factored_rms() -> optax.GradientTransformation:
         leaves, structure = jax.tree_util.tree_flatten_with_path(params)
         return _joined(jnp.zeros([], jnp.int32), [one(*item) for item in leaves], structure)
 
-    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, optax.FactoredState]:
-        del params  # the rule would read their shapes and dtypes only, which are those of the gradients
+    def update(
+        updates: Params, state: Any, params: Params | None = None
+    ) -> tuple[Params, optax.FactoredState]:
+        # the rule would read their shapes and dtypes only, which are those of the gradients
+        del params
 
-        def one(path: Any, grad: Array, own: optax.FactoredState) -> tuple[Array, optax.FactoredState]:
+        def one(
+            path: Any, grad: Array, own: optax.FactoredState
+        ) -> tuple[Array, optax.FactoredState]:
             def step(grad: Array, own: optax.FactoredState) -> tuple[Array, optax.FactoredState]:
                 return rule.update(grad, own, grad)
 
@@ -56,14 +63,20 @@ def scale_by_layer_factored_rms() -> optax.GradientTransformation:
         leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
         moments = [structure.flatten_up_to(tree) for tree in (state.v_row, state.v_col, state.v)]
         owns = [optax.FactoredState(state.count, *parts) for parts in zip(*moments, strict=True)]
-        moved, states = zip(*[one(path, grad, own) for (path, grad), own in zip(leaves, owns, strict=True)], strict=True)
-        return structure.unflatten(moved), _joined(optax.safe_increment(state.count), list(states), structure)
+        moved, states = zip(
+            *[one(path, grad, own) for (path, grad), own in zip(leaves, owns, strict=True)],
+            strict=True,
+        )
+        return structure.unflatten(moved), _joined(
+            optax.safe_increment(state.count), list(states), structure
+        )
 
     return optax.GradientTransformation(init, update)
 
 
 def clip_by_layer_rms(threshold: float) -> optax.GradientTransformation:
-    """Scales the update of a matrix or vector down to a root mean square of `threshold`, every layer's by itself.
+    """Scales the update of a matrix or vector down to a root mean square of `threshold`, every
+    layer's by itself.
 
     Args:
       threshold: d of arXiv:1804.04235, section 6.
@@ -86,9 +99,12 @@ def _is_stacked(path: Any) -> bool:
 
 
 def _axes(layer: optax.FactoredState, shape: tuple[int, ...]) -> optax.FactoredState:
-    """Which moments of one layer have a layer axis: all but the count and optax's placeholders of shape (1,)."""
+    """Which moments of one layer have a layer axis: all but the count and optax's placeholders of
+    shape (1,)."""
     placeholder = (1,)
-    v_row, v_col = (None if moment.shape == placeholder else 0 for moment in (layer.v_row, layer.v_col))
+    v_row, v_col = (
+        None if moment.shape == placeholder else 0 for moment in (layer.v_row, layer.v_col)
+    )
     return optax.FactoredState(None, v_row, v_col, 0 if layer.v.shape == shape else None)
 
 

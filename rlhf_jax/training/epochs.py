@@ -1,4 +1,5 @@
-"""Several optimizer steps on one batch of completions, as one pure function: epochs x minibatches x microbatches."""
+"""Several optimizer steps on one batch of completions, as one pure function: epochs x minibatches x
+microbatches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,12 +19,17 @@ _SUMS = ("update/skipped",)
 
 
 def make_epochs(
-    update_step: UpdateStep, *, num_epochs: int = 1, num_minibatches: int = 1, mesh: Mesh | None = None
+    update_step: UpdateStep,
+    *,
+    num_epochs: int = 1,
+    num_minibatches: int = 1,
+    mesh: Mesh | None = None,
 ) -> UpdateStep:
     """Builds `num_epochs` passes over a batch, each in `num_minibatches` optimizer steps.
 
-    Rows are dealt to minibatches anew in every pass (groups need not stay together: advantages are already on the rows). Only
-    the first step still is on the policy that sampled: later ones read `old_logps` (`PolicyBatch.on_policy`).
+    Rows are dealt to minibatches anew in every pass (groups need not stay together: advantages are
+    already on the rows). Only the first step still is on the policy that sampled: later ones read
+    `old_logps` (`PolicyBatch.on_policy`).
 
     Args:
       update_step: one optimizer step, from `make_update_step`.
@@ -32,28 +38,36 @@ def make_epochs(
       mesh: keeps the rows of a minibatch divided over it.
 
     Returns:
-      (state, frozen, batch, key) -> (state, metrics). Pure. Metrics are means over the optimizer steps; `_max` and `_min` keys
-      the extremes; `update/skipped` a sum; `sampler/logp_diff` the mean over tokens of the sampling policy.
+      (state, frozen, batch, key) -> (state, metrics). Pure. Metrics are means over the optimizer
+      steps; `_max` and `_min` keys the extremes; `update/skipped` a sum; `sampler/logp_diff` the
+      mean over tokens of the sampling policy.
 
     Raises:
-      ValueError: fewer than one epoch or minibatch; when traced, the batch does not divide into minibatches.
+      ValueError: fewer than one epoch or minibatch; when traced, the batch does not divide into
+        minibatches.
     """
     for name, value in (("num_epochs", num_epochs), ("num_minibatches", num_minibatches)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     num_updates = num_epochs * num_minibatches
 
-    def epochs(state: TrainState, frozen: Params, batch: PolicyBatch, key: Key) -> tuple[TrainState, Metrics]:
+    def epochs(
+        state: TrainState, frozen: Params, batch: PolicyBatch, key: Key
+    ) -> tuple[TrainState, Metrics]:
         rows = batch.tokens.shape[0]
         if rows % num_minibatches:
-            raise ValueError(f"{rows} completions do not divide into num_minibatches={num_minibatches}")
+            raise ValueError(
+                f"{rows} completions do not divide into num_minibatches={num_minibatches}"
+            )
         if num_updates == 1:
             state, metrics = update_step(state, frozen, batch, key)
             return state, _over_updates(jax.tree.map(lambda x: x[None], metrics))
 
         def body(state: TrainState, part: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
             taken, index = part
-            minibatch = jax.tree.map(lambda x: constrain(x[taken], mesh, ("batch",) + (None,) * (x.ndim - 1)), batch)
+            minibatch = jax.tree.map(
+                lambda x: constrain(x[taken], mesh, ("batch",) + (None,) * (x.ndim - 1)), batch
+            )
             if batch.on_policy is not None:
                 minibatch = minibatch._replace(on_policy=minibatch.on_policy & (index == 0))
             return update_step(state, frozen, minibatch, jax.random.fold_in(key, index))
@@ -65,7 +79,9 @@ def make_epochs(
     return epochs
 
 
-def make_score(function: Callable[[Params, Any], Any], *, num_microbatches: int = 1) -> Callable[[Params, Any], Any]:
+def make_score(
+    function: Callable[[Params, Any], Any], *, num_microbatches: int = 1
+) -> Callable[[Params, Any], Any]:
     """Builds a forward pass over a batch in microbatches of the trainer's shape.
 
     Args:
@@ -82,18 +98,25 @@ def make_score(function: Callable[[Params, Any], Any], *, num_microbatches: int 
     def score(params: Params, batch: Any) -> Any:
         if num_microbatches == 1:
             return jax.lax.stop_gradient(function(params, batch))
-        parts = jax.lax.map(lambda part: function(params, part), split_microbatches(batch, num_microbatches))
-        return jax.tree.map(lambda x: jax.lax.stop_gradient(x.swapaxes(0, 1).reshape(-1, *x.shape[2:])), parts)
+        parts = jax.lax.map(
+            lambda part: function(params, part), split_microbatches(batch, num_microbatches)
+        )
+        return jax.tree.map(
+            lambda x: jax.lax.stop_gradient(x.swapaxes(0, 1).reshape(-1, *x.shape[2:])), parts
+        )
 
     return score
 
 
 def _deal(key: Key, rows: int, num_epochs: int, num_minibatches: int) -> Array:
-    """Row numbers of every optimizer step: [num_epochs * num_minibatches, rows / num_minibatches], a permutation per pass."""
+    """Row numbers of every optimizer step: [num_epochs * num_minibatches, rows / num_minibatches],
+    a permutation per pass."""
     if num_minibatches == 1:  # one step sees all rows: their order is of no consequence
         return jnp.broadcast_to(jnp.arange(rows)[None, :], (num_epochs, rows))
     keys = jax.random.split(key, num_epochs)
-    return jax.vmap(lambda k: jax.random.permutation(k, rows))(keys).reshape(num_epochs * num_minibatches, -1)
+    return jax.vmap(lambda k: jax.random.permutation(k, rows))(keys).reshape(
+        num_epochs * num_minibatches, -1
+    )
 
 
 def _over_updates(stacked: Metrics) -> Metrics:
@@ -108,7 +131,10 @@ def _over_updates(stacked: Metrics) -> Metrics:
             metrics[name] = value
         else:
             metrics[name] = value / count
-    if "sampler/on_policy" in metrics:  # weighted sums over the rows that were on the policy, and their weight
+    # weighted sums over the rows that were on the policy, and their weight
+    if "sampler/on_policy" in metrics:
         share = metrics["sampler/on_policy"]
-        metrics["sampler/logp_diff"] = metrics["sampler/logp_diff"] / jnp.where(share > 0, share, 1.0)
+        metrics["sampler/logp_diff"] = metrics["sampler/logp_diff"] / jnp.where(
+            share > 0, share, 1.0
+        )
     return metrics

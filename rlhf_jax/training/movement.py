@@ -1,8 +1,10 @@
-"""Whether parameters move at all: an update of less than half a unit in the last place of a number is rounded away.
+"""Whether parameters move at all: an update of less than half a unit in the last place of a number
+is rounded away.
 
-bfloat16 has 8 bits of precision, so a weight of 0.02 moves in steps of about 1e-4. A learning rate of 1e-6 then leaves most
-weights as they are, in every step anew, and the run learns next to nothing without an error. One look after the first updates
-tells: it reads some weights twice, and nothing in between.
+bfloat16 has 8 bits of precision, so a weight of 0.02 moves in steps of about 1e-4. A learning rate
+of 1e-6 then leaves most weights as they are, in every step anew, and the run learns next to nothing
+without an error. One look after the first updates tells: it reads some weights twice, and nothing
+in between.
 """
 
 import logging
@@ -30,14 +32,16 @@ _log = logging.getLogger(__name__)
 class MovementCheck:
     """Warns once when few of a run's 16-bit parameters move.
 
-    Only the layers are looked at: rows of an embedding rest when their token does not occur. Nothing is done with float32
-    parameters or a learning rate of 0.
+    Only the layers are looked at: rows of an embedding rest when their token does not occur.
+    Nothing is done with float32 parameters or a learning rate of 0.
 
     Attributes:
       due: updates from which on `look` looks; None: never, or never again.
     """
 
-    def __init__(self, params: Params, *, mesh: Mesh, learning_rate: float, warmup: int, total: int) -> None:
+    def __init__(
+        self, params: Params, *, mesh: Mesh, learning_rate: float, warmup: int, total: int
+    ) -> None:
         """Keeps some of the parameters.
 
         Args:
@@ -69,8 +73,10 @@ class MovementCheck:
         self.due, self._start = None, []
         if share < ENOUGH:
             _log.warning(
-                "after %d updates only %.1f%% of the %s weights of the layers have moved (%d looked at): updates at "
-                "optimizer.learning_rate=%g are rounded away; set model.dtype=float32 and model.compute_dtype=%s, or raise "
+                "after %d updates only %.1f%% of the %s weights of the layers have moved (%d "
+                "looked at): updates at "
+                "optimizer.learning_rate=%g are rounded away; set model.dtype=float32 and "
+                "model.compute_dtype=%s, or raise "
                 "the learning rate",
                 *(updates, 100 * share, dtype, len(moved), self._learning_rate, dtype),
             )
@@ -81,19 +87,27 @@ class MovementCheck:
         leaves = [
             leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-            if "layers" in jax.tree_util.keystr(path, simple=True, separator="/").split("/") and leaf.dtype.itemsize == 2
+            if "layers" in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+            and leaf.dtype.itemsize == 2
         ]
         each = SAMPLE // max(len(leaves), 1)
-        return jax.device_get(_take(leaves, each=each, sharding=replicated(self._mesh))) if leaves else []
+        return (
+            jax.device_get(_take(leaves, each=each, sharding=replicated(self._mesh)))
+            if leaves
+            else []
+        )
 
 
 @partial(jax.jit, static_argnames=("each", "sharding"))
 def _take(leaves: list[Array], each: int, sharding: NamedSharding) -> list[Array]:
-    """About `each` elements of every leaf, with one stride along all of its axes, whole on every device."""
+    """About `each` elements of every leaf, with one stride along all of its axes, whole on every
+    device."""
     taken = []
     for leaf in leaves:
         for axis in reversed(range(leaf.ndim)):
-            stride = min(leaf.shape[axis], max(1, math.ceil((leaf.size / each) ** (1 / (axis + 1)))))
+            stride = min(
+                leaf.shape[axis], max(1, math.ceil((leaf.size / each) ** (1 / (axis + 1))))
+            )
             leaf = leaf[(slice(None),) * axis + (slice(None, None, stride),)]
         taken.append(jax.lax.with_sharding_constraint(leaf, sharding))
     return taken

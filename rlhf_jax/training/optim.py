@@ -1,4 +1,5 @@
-"""Optimizers from configuration: an optax chain of clipping, the rule, decoupled weight decay and a schedule."""
+"""Optimizers from configuration: an optax chain of clipping, the rule, decoupled weight decay and a
+schedule."""
 
 import difflib
 import math
@@ -17,7 +18,8 @@ from rlhf_jax.types import Params
 OPTIMIZERS = ("adamw", "adafactor", "lion", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 DEFAULT_LEARNING_RATE = 1e-5
-"""Where neither a configuration nor an algorithm gives one: an optimizer made by hand, or an algorithm of a user's own."""
+"""Where neither a configuration nor an algorithm gives one: an optimizer made by hand, or an
+algorithm of a user's own."""
 INVERSE_SQRT_TIMESCALE = 10_000
 """Steps after which a rate without warm-up has fallen to 0.71 of its peak, as in transformers."""
 
@@ -28,11 +30,14 @@ class OptimizerConfig:
 
     Attributes:
       name: adamw | adafactor | lion | sgd.
-      learning_rate: peak learning rate, after warm-up; null: the algorithm's own (sft 2e-5, reward_model 1e-4, dpo, ppo, grpo
-        and dapo 1e-6; see `rlhf-jax algorithms NAME`), and 1e-5 where no algorithm says one.
-      schedule: after warm-up: constant | linear (to `min_lr_ratio` at the last step) | cosine (likewise) | inverse_sqrt (falls
-        with the root of the step, counted from the warm-up's length, or from 10000 without warm-up, as in transformers).
-      warmup_steps: steps of linear warm-up from 0 (as in transformers, the first step has rate 0 when there is one).
+      learning_rate: peak learning rate, after warm-up; null: the algorithm's own (sft 2e-5,
+        reward_model 1e-4, dpo, ppo, grpo and dapo 1e-6; see `rlhf-jax algorithms NAME`), and 1e-5
+        where no algorithm says one.
+      schedule: after warm-up: constant | linear (to `min_lr_ratio` at the last step) | cosine
+        (likewise) | inverse_sqrt (falls with the root of the step, counted from the warm-up's
+        length, or from 10000 without warm-up, as in transformers).
+      warmup_steps: steps of linear warm-up from 0 (as in transformers, the first step has rate 0
+        when there is one).
       warmup_ratio: the same as a fraction of all steps, rounded up; give one of the two.
       min_lr_ratio: final learning rate as a fraction of the peak (linear and cosine).
       b1: decay of the first moment (adamw, lion).
@@ -40,7 +45,8 @@ class OptimizerConfig:
       eps: added to the root of the second moment (adamw).
       momentum: sgd.
       weight_decay: decoupled, multiplied by the learning rate.
-      decay_exclude: regular expressions of parameter names that are not decayed; norms and biases by default.
+      decay_exclude: regular expressions of parameter names that are not decayed; norms and biases
+        by default.
       max_grad_norm: gradients of a larger global norm are scaled down to it; null: no clipping.
       moment_dtype: dtype of the first moment of adamw and lion: float32 | bfloat16.
     """
@@ -67,25 +73,42 @@ class OptimizerConfig:
         for name, value in (("b1", self.b1), ("b2", self.b2), ("momentum", self.momentum)):
             if not 0 <= value < 1:
                 raise ValueError(f"optimizer.{name}={value} must be at least 0 and below 1")
-        for name, value in (("warmup_ratio", self.warmup_ratio), ("min_lr_ratio", self.min_lr_ratio)):
+        for name, value in (
+            ("warmup_ratio", self.warmup_ratio),
+            ("min_lr_ratio", self.min_lr_ratio),
+        ):
             if not 0 <= value <= 1:
                 raise ValueError(f"optimizer.{name}={value} must lie between 0 and 1")
-        for name, number in (("learning_rate", self.learning_rate), ("weight_decay", self.weight_decay)):
+        for name, number in (
+            ("learning_rate", self.learning_rate),
+            ("weight_decay", self.weight_decay),
+        ):
             if number is not None and not 0 <= number < math.inf:
                 raise ValueError(f"optimizer.{name}={number} must be finite and not negative")
         if not 0 < self.eps < math.inf:
-            raise ValueError(f"optimizer.eps={self.eps} must be positive: a parameter without a gradient would divide 0 by 0")
+            raise ValueError(
+                f"optimizer.eps={self.eps} must be positive: a parameter without a gradient would "
+                "divide 0 by 0"
+            )
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"optimizer.max_grad_norm={self.max_grad_norm} must be positive; null switches clipping off")
+            raise ValueError(
+                f"optimizer.max_grad_norm={self.max_grad_norm} must be positive; null switches "
+                "clipping off"
+            )
         if self.warmup_steps < 0:
             raise ValueError(f"optimizer.warmup_steps={self.warmup_steps} must not be negative")
         if self.warmup_steps and self.warmup_ratio:
-            raise ValueError(f"optimizer: give warmup_steps={self.warmup_steps} or warmup_ratio={self.warmup_ratio}, not both")
+            raise ValueError(
+                f"optimizer: give warmup_steps={self.warmup_steps} or "
+                f"warmup_ratio={self.warmup_ratio}, not both"
+            )
         for pattern in self.decay_exclude:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"optimizer.decay_exclude: {pattern!r} is not a regular expression: {error}") from error
+                raise ValueError(
+                    f"optimizer.decay_exclude: {pattern!r} is not a regular expression: {error}"
+                ) from error
 
 
 def peak_rate(config: OptimizerConfig) -> float:
@@ -98,39 +121,53 @@ def warmup_length(config: OptimizerConfig, total_steps: int | None = None) -> in
     return config.warmup_steps or math.ceil(config.warmup_ratio * (total_steps or 0))
 
 
-def make_schedule(config: OptimizerConfig, *, total_steps: int | None = None) -> Callable[[Any], Any]:
+def make_schedule(
+    config: OptimizerConfig, *, total_steps: int | None = None
+) -> Callable[[Any], Any]:
     """Learning rate as a function of the number of updates made so far.
 
     Args:
       config: see `OptimizerConfig`.
-      total_steps: updates in the whole run; needed for a schedule that ends (linear, cosine) and for `warmup_ratio`.
+      total_steps: updates in the whole run; needed for a schedule that ends (linear, cosine) and
+        for `warmup_ratio`.
 
     Returns:
       An optax schedule.
 
     Raises:
-      ValueError: `total_steps` is missing where it is needed, or the warm-up is longer than the run.
+      ValueError: `total_steps` is missing where it is needed, or the warm-up is longer than the
+        run.
     """
     if total_steps is None and (config.schedule in ("linear", "cosine") or config.warmup_ratio):
-        raise ValueError(f"optimizer.schedule={config.schedule!r} needs the number of steps of the run: pass total_steps")
+        raise ValueError(
+            f"optimizer.schedule={config.schedule!r} needs the number of steps of the run: pass "
+            "total_steps"
+        )
     warmup = warmup_length(config, total_steps)
     if total_steps is not None and warmup > total_steps:
-        raise ValueError(f"optimizer.warmup_steps={warmup} is more than the {total_steps} steps of the run")
+        raise ValueError(
+            f"optimizer.warmup_steps={warmup} is more than the {total_steps} steps of the run"
+        )
     peak, rest = peak_rate(config), max(1, (total_steps or 0) - warmup)
     timescale = warmup or INVERSE_SQRT_TIMESCALE
     after = {
         "constant": lambda: optax.constant_schedule(peak),
         "linear": lambda: optax.linear_schedule(peak, peak * config.min_lr_ratio, rest),
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=config.min_lr_ratio),
-        "inverse_sqrt": lambda: lambda count: peak * jnp.sqrt(timescale / (jnp.maximum(count, 0) + timescale)),
+        "inverse_sqrt": lambda: (
+            lambda count: peak * jnp.sqrt(timescale / (jnp.maximum(count, 0) + timescale))
+        ),
     }[config.schedule]()
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, *, total_steps: int | None = None) -> optax.GradientTransformation:
-    """An optax optimizer: clip by global norm, the rule, decoupled weight decay, learning-rate schedule.
+def make_optimizer(
+    config: OptimizerConfig, *, total_steps: int | None = None
+) -> optax.GradientTransformation:
+    """An optax optimizer: clip by global norm, the rule, decoupled weight decay, learning-rate
+    schedule.
 
     Args:
       config: see `OptimizerConfig`.
@@ -144,23 +181,34 @@ def make_optimizer(config: OptimizerConfig, *, total_steps: int | None = None) -
     """
     schedule = make_schedule(config, total_steps=total_steps)
     rule = {
-        "adamw": lambda: optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=config.moment_dtype),
+        "adamw": lambda: optax.scale_by_adam(
+            config.b1, config.b2, config.eps, mu_dtype=config.moment_dtype
+        ),
         "lion": lambda: optax.scale_by_lion(config.b1, config.b2, mu_dtype=config.moment_dtype),
         "sgd": lambda: optax.trace(config.momentum) if config.momentum else optax.identity(),
         "adafactor": lambda: optax.chain(scale_by_layer_factored_rms(), clip_by_layer_rms(1.0)),
     }[config.name]()
-    clip = [optax.clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm is not None else []
+    clip = (
+        [optax.clip_by_global_norm(config.max_grad_norm)]
+        if config.max_grad_norm is not None
+        else []
+    )
     decay = []
     if config.weight_decay:
-        decay = [optax.add_decayed_weights(config.weight_decay, mask=lambda params: decay_mask(params, config.decay_exclude))]
+        decay = [
+            optax.add_decayed_weights(
+                config.weight_decay, mask=lambda params: decay_mask(params, config.decay_exclude)
+            )
+        ]
     return in_float32(optax.chain(*clip, rule, *decay, optax.scale_by_learning_rate(schedule)))
 
 
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same optimizer with moments and arithmetic in float32 whatever the parameters' dtype.
 
-    A second moment kept in bfloat16 stops moving: 0.999 of it rounds back to itself. (`moment_dtype` still sets the first
-    moment's dtype.) The updates come out in float32; `optax.apply_updates` adds them before it rounds to the parameters.
+    A second moment kept in bfloat16 stops moving: 0.999 of it rounds back to itself.
+    (`moment_dtype` still sets the first moment's dtype.) The updates come out in float32;
+    `optax.apply_updates` adds them before it rounds to the parameters.
     """
 
     def wide(tree: Any) -> Any:
@@ -169,7 +217,9 @@ def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation
     def init(params: Params) -> optax.OptState:
         return tx.init(wide(params))
 
-    def update(updates: Params, state: optax.OptState, params: Params | None = None) -> tuple[Params, optax.OptState]:
+    def update(
+        updates: Params, state: optax.OptState, params: Params | None = None
+    ) -> tuple[Params, optax.OptState]:
         return tx.update(wide(updates), state, wide(params))
 
     return optax.GradientTransformation(init, update)

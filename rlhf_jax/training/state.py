@@ -13,7 +13,8 @@ from rlhf_jax.types import Key, Params
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes, in one pytree: donated to the step, saved as one checkpoint.
+    """Everything that training changes, in one pytree: donated to the step, saved as one
+    checkpoint.
 
     Optimizer, configuration and model live in closures made by `make_*`.
     """
@@ -27,10 +28,13 @@ class TrainState(NamedTuple):
     aux: Params
     """The algorithm's own state (`Algorithm.aux`), such as the adaptive KL coefficient."""
     skipped: Int[Array, " 2"]
-    """Updates skipped because the loss or a gradient was not finite: in a row until now, and in all."""
+    """Updates skipped because the loss or a gradient was not finite: in a row until now, and in
+    all."""
 
 
-def make_train_state(params: Params, tx: optax.GradientTransformation, key: Key, *, aux: Params | None = None) -> TrainState:
+def make_train_state(
+    params: Params, tx: optax.GradientTransformation, key: Key, *, aux: Params | None = None
+) -> TrainState:
     """The state before the first step.
 
     Args:
@@ -43,7 +47,9 @@ def make_train_state(params: Params, tx: optax.GradientTransformation, key: Key,
       A `TrainState` at step 0.
     """
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, tx.init(params), key, dict(aux or {}), jnp.zeros((2,), jnp.int32))
+    return TrainState(
+        zero, params, tx.init(params), key, dict(aux or {}), jnp.zeros((2,), jnp.int32)
+    )
 
 
 def make_sharded_state(
@@ -88,7 +94,8 @@ def abstract_sharded_state(
     aux: Params | None = None,
     replicate: tuple[str, ...] = (),
 ) -> tuple[TrainState, Any]:
-    """`make_sharded_state` as shapes, dtypes and shardings alone: what a checkpoint is restored onto.
+    """`make_sharded_state` as shapes, dtypes and shardings alone: what a checkpoint is restored
+    onto.
 
     Args:
       params, tx, key, mesh, aux, replicate: as for `make_sharded_state`; nothing is consumed.
@@ -99,6 +106,10 @@ def abstract_sharded_state(
     Raises:
       ValueError: a leaf that the sharding rules cannot place.
     """
-    shapes = jax.eval_shape(lambda params, key: make_train_state(params, tx, key, aux=aux), params, key)
+    shapes = jax.eval_shape(
+        lambda params, key: make_train_state(params, tx, key, aux=aux), params, key
+    )
     shardings = infer_shardings(shapes, mesh, replicate=replicate)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings), shardings
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    ), shardings

@@ -22,25 +22,28 @@ def make_update_step(
     weigh: Callable[[Any], Any],
     num_microbatches: int = 1,
 ) -> UpdateStep:
-    """Builds one optimizer step: weights over the global batch, gradients summed over microbatches, one update.
+    """Builds one optimizer step: weights over the global batch, gradients summed over microbatches,
+    one update.
 
-    Because a loss is a weighted sum whose weights are computed once over the whole batch (`weigh`), the gradient of the
-    batch is the plain sum of its microbatches' gradients: accumulation is exact to rounding, however ragged the rows.
+    Because a loss is a weighted sum whose weights are computed once over the whole batch (`weigh`),
+    the gradient of the batch is the plain sum of its microbatches' gradients: accumulation is exact
+    to rounding, however ragged the rows.
 
-    A step whose loss or gradient is not finite leaves parameters and optimizer state as they were and is counted in
-    `TrainState.skipped`; it still advances `TrainState.step`, which is the position in the data.
+    A step whose loss or gradient is not finite leaves parameters and optimizer state as they were
+    and is counted in `TrainState.skipped`; it still advances `TrainState.step`, which is the
+    position in the data.
 
     Args:
       loss_fn: (params, frozen, batch, key) -> (loss, metrics); differentiated in `params`.
       tx: an optax optimizer.
       weigh: fills `batch.weights`; called once, on the global batch.
-      num_microbatches: parts that the batch is split into (with a stride, so that a sharded batch axis stays where it
-        is); the batch size must be a multiple of it.
+      num_microbatches: parts that the batch is split into (with a stride, so that a sharded batch
+        axis stays where it is); the batch size must be a multiple of it.
 
     Returns:
-      (state, frozen, batch, key) -> (state, metrics). Pure: jit it with the state donated. Metrics are those of the loss,
-      and `loss/total`, `grad_norm` (before clipping), `update/skipped` (0 or 1), `update/skipped_in_a_row`,
-      `update/skipped_total`.
+      (state, frozen, batch, key) -> (state, metrics). Pure: jit it with the state donated. Metrics
+      are those of the loss, and `loss/total`, `grad_norm` (before clipping), `update/skipped` (0 or
+      1), `update/skipped_in_a_row`, `update/skipped_total`.
 
     Raises:
       ValueError: (when traced) the batch does not divide into the microbatches.
@@ -49,12 +52,16 @@ def make_update_step(
         raise ValueError(f"num_microbatches={num_microbatches} must be at least 1")
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def update_step(state: TrainState, frozen: Params, batch: Any, key: Key) -> tuple[TrainState, Metrics]:
+    def update_step(
+        state: TrainState, frozen: Params, batch: Any, key: Key
+    ) -> tuple[TrainState, Metrics]:
         batch = weigh(batch)
         if num_microbatches == 1:
             (loss, metrics), grads = value_and_grad(state.params, frozen, batch, key)
         else:
-            loss, metrics, grads = _accumulate(value_and_grad, state.params, frozen, batch, key, num_microbatches)
+            loss, metrics, grads = _accumulate(
+                value_and_grad, state.params, frozen, batch, key, num_microbatches
+            )
         grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -85,9 +92,11 @@ def make_update_step(
 
 
 def split_microbatches(batch: Any, num_microbatches: int) -> Any:
-    """[B, ...] -> [n, B/n, ...] on every leaf, with a stride: microbatch i holds rows i, i+n, i+2n, ...
+    """[B, ...] -> [n, B/n, ...] on every leaf, with a stride: microbatch i holds rows i, i+n, i+2n,
+    ...
 
-    A contiguous split would move a sharded batch axis onto the microbatch axis and leave devices idle.
+    A contiguous split would move a sharded batch axis onto the microbatch axis and leave devices
+    idle.
 
     Raises:
       ValueError: B is not a multiple of n.
@@ -95,14 +104,19 @@ def split_microbatches(batch: Any, num_microbatches: int) -> Any:
 
     def split(x: Array) -> Array:
         if x.shape[0] % num_microbatches:
-            raise ValueError(f"batch size {x.shape[0]} is not a multiple of num_microbatches={num_microbatches}")
-        return x.reshape(x.shape[0] // num_microbatches, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
+            raise ValueError(
+                f"batch size {x.shape[0]} is not a multiple of num_microbatches={num_microbatches}"
+            )
+        return x.reshape(x.shape[0] // num_microbatches, num_microbatches, *x.shape[1:]).swapaxes(
+            0, 1
+        )
 
     return jax.tree.map(split, batch)
 
 
 def reduce_metrics(stacked: Metrics) -> Metrics:
-    """[n] of each metric -> its value over all parts: sum, or max/min for keys that end so (`types.Metrics`)."""
+    """[n] of each metric -> its value over all parts: sum, or max/min for keys that end so
+    (`types.Metrics`)."""
     return {name: _reducer(name)(values, axis=0) for name, values in stacked.items()}
 
 
@@ -111,17 +125,26 @@ def _reducer(name: str) -> Callable[..., Array]:
 
 
 def _accumulate(
-    value_and_grad: Callable[..., Any], params: Params, frozen: Params, batch: Any, key: Key, num_microbatches: int
+    value_and_grad: Callable[..., Any],
+    params: Params,
+    frozen: Params,
+    batch: Any,
+    key: Key,
+    num_microbatches: int,
 ) -> tuple[Array, Metrics, Params]:
     """Loss, metrics and float32 gradients summed over microbatches."""
 
     def body(total: Params, part: tuple[Any, Array]) -> tuple[Params, tuple[Array, Metrics]]:
         microbatch, index = part
-        (loss, metrics), grads = value_and_grad(params, frozen, microbatch, jax.random.fold_in(key, index))
+        (loss, metrics), grads = value_and_grad(
+            params, frozen, microbatch, jax.random.fold_in(key, index)
+        )
         total = jax.tree.map(lambda a, g: a + g.astype(a.dtype), total, grads)
         return total, (loss, metrics)
 
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params)
+    zeros = jax.tree.map(
+        lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
+    )
     parts = (split_microbatches(batch, num_microbatches), jnp.arange(num_microbatches))
     grads, (losses, metrics) = jax.lax.scan(body, zeros, parts)
     return losses.sum(), reduce_metrics(metrics), grads

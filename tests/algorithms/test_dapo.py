@@ -36,9 +36,15 @@ def test_table(ratio, advantage, loss, slope):
 @pytest.mark.parametrize("dual", [10.0, None])
 def test_loss_matches_oracle(dual):
     rng = np.random.default_rng(13)
-    logps, old, advantages = rng.normal(-2, 1, (4, 6)), rng.normal(-2, 1, (4, 6)), rng.normal(size=(4, 6))
+    logps, old, advantages = (
+        rng.normal(-2, 1, (4, 6)),
+        rng.normal(-2, 1, (4, 6)),
+        rng.normal(size=(4, 6)),
+    )
     weights = oracle.loss_weights(rng.random((4, 6)) < 0.7, "token")
-    wanted, clipped = oracle.surrogate(logps, old, advantages, weights, low=0.2, high=0.28, dual=dual)
+    wanted, clipped = oracle.surrogate(
+        logps, old, advantages, weights, low=0.2, high=0.28, dual=dual
+    )
     loss, metrics = jax.jit(lambda *xs: dapo_loss(*xs, dual_clip=dual))(
         *(jnp.asarray(x, jnp.float32) for x in (logps, old, advantages, weights))
     )
@@ -49,24 +55,42 @@ def test_loss_matches_oracle(dual):
 
 @pytest.mark.parametrize("buffer_len", [0, 4])
 def test_prepare_matches_oracle(rollout, buffer_len):
-    config = DAPOConfig(group_size=4, max_new_tokens=6, overlong_buffer_len=buffer_len, overlong_factor=0.5)
+    config = DAPOConfig(
+        group_size=4, max_new_tokens=6, overlong_buffer_len=buffer_len, overlong_factor=0.5
+    )
     batch, aux, metrics = jax.jit(dapo.make(config, make_model()).prepare)(rollout, {})
-    rewards, lengths = np.asarray(rollout.rewards, np.float64), np.asarray(rollout.completion_mask.sum(1))
-    penalties = np.array([oracle.overlong(int(n), 6, buffer_len, 0.5) if buffer_len else 0.0 for n in lengths])
+    rewards, lengths = (
+        np.asarray(rollout.rewards, np.float64),
+        np.asarray(rollout.completion_mask.sum(1)),
+    )
+    penalties = np.array(
+        [oracle.overlong(int(n), 6, buffer_len, 0.5) if buffer_len else 0.0 for n in lengths]
+    )
     groups = (rewards + penalties).reshape(4, 4)
     rows = oracle.group_advantages(groups, ~np.isnan(groups)).reshape(-1)
-    np.testing.assert_allclose(batch.advantages, np.where(rollout.completion_mask, rows[:, None], 0.0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(metrics["rewards/mean"], np.nanmean(rewards), rtol=1e-5)  # before the penalty
+    np.testing.assert_allclose(
+        batch.advantages,
+        np.where(rollout.completion_mask, rows[:, None], 0.0),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    # before the penalty
+    np.testing.assert_allclose(metrics["rewards/mean"], np.nanmean(rewards), rtol=1e-5)
     if buffer_len:
         assert penalties.min() < 0
-        np.testing.assert_allclose(metrics["rewards/overlong_penalty"], penalties[lengths > 0].mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            metrics["rewards/overlong_penalty"], penalties[lengths > 0].mean(), rtol=1e-5
+        )
     else:
         assert "rewards/overlong_penalty" not in metrics
     assert aux == {}
 
 
 def test_filtering_drops_truncated_rows_from_the_loss_only(rollout):
-    plain, filtering = (dapo.make(DAPOConfig(overlong_filtering=x, max_new_tokens=6), make_model()) for x in (False, True))
+    plain, filtering = (
+        dapo.make(DAPOConfig(overlong_filtering=x, max_new_tokens=6), make_model())
+        for x in (False, True)
+    )
     truncated = np.asarray(rollout.truncated)
     kept, dropped = plain.weigh(rollout).weights, filtering.weigh(rollout).weights
     assert (np.asarray(kept)[truncated & ~np.isnan(rollout.rewards)].sum(1) > 0).any()
@@ -82,7 +106,10 @@ def test_no_reference_is_needed():
 
 
 def test_a_punishment_needs_a_limit():
-    with pytest.raises(ValueError, match="max_new_tokens is None: give the generation limit, or overlong_buffer_len=0"):
+    with pytest.raises(
+        ValueError,
+        match="max_new_tokens is None: give the generation limit, or overlong_buffer_len=0",
+    ):
         dapo.make(DAPOConfig(), make_model())
     assert dapo.punished_tokens(DAPOConfig(max_new_tokens=20_480)) == 4096  # the paper's
     assert dapo.punished_tokens(DAPOConfig(overlong_buffer_len=0)) == 0
@@ -90,7 +117,9 @@ def test_a_punishment_needs_a_limit():
 
 def test_groups_must_be_whole(rollout):
     with pytest.raises(ValueError, match="16 completions do not divide into groups: group_size=3"):
-        dapo.make(DAPOConfig(group_size=3, overlong_buffer_len=0), make_model()).prepare(rollout, {})
+        dapo.make(DAPOConfig(group_size=3, overlong_buffer_len=0), make_model()).prepare(
+            rollout, {}
+        )
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,14 @@ def test_values_and_slopes_at_zero(loss_type, smoothing):
     x, one = jnp.full(1, -3.0), jnp.ones(1)
 
     def f(chosen, rejected):
-        return dpo_loss(chosen, rejected, x, x, one, beta=0.5, loss_type=loss_type, label_smoothing=smoothing)[0]
+        return dpo_loss(
+            chosen, rejected, x, x, one, beta=0.5, loss_type=loss_type, label_smoothing=smoothing
+        )[0]
 
     loss, (up, down) = jax.value_and_grad(f, argnums=(0, 1))(x, x)
-    np.testing.assert_allclose([loss, up[0], down[0]], AT_ZERO[loss_type, smoothing], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        [loss, up[0], down[0]], AT_ZERO[loss_type, smoothing], rtol=1e-5, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize(("loss_type", "smoothing"), SETTINGS)
@@ -80,7 +84,16 @@ def test_extreme_ratios_are_finite(loss_type, smoothing, gap):
     zero, one = jnp.zeros(1), jnp.ones(1)
 
     def f(chosen, rejected):
-        return dpo_loss(chosen, rejected, zero, zero, one, beta=1.0, loss_type=loss_type, label_smoothing=smoothing)[0]
+        return dpo_loss(
+            chosen,
+            rejected,
+            zero,
+            zero,
+            one,
+            beta=1.0,
+            loss_type=loss_type,
+            label_smoothing=smoothing,
+        )[0]
 
     loss, gradients = jax.value_and_grad(f, argnums=(0, 1))(jnp.full(1, gap), jnp.full(1, -gap))
     assert jnp.isfinite(loss) and all(jnp.isfinite(g).all() for g in gradients)
@@ -117,7 +130,10 @@ def test_bf16_and_float64():
     with jax.enable_x64(True):
         logps, weights = numbers()
         loss, _ = dpo_loss(*(jnp.asarray(x, jnp.float64) for x in (*logps, weights)))
-        wanted = sum(w * oracle.dpo(*p, beta=0.1, loss_type="sigmoid") for *p, w in zip(*logps, weights, strict=True))
+        wanted = sum(
+            w * oracle.dpo(*p, beta=0.1, loss_type="sigmoid")
+            for *p, w in zip(*logps, weights, strict=True)
+        )
         np.testing.assert_allclose(loss, wanted, rtol=1e-13)
 
 
@@ -138,7 +154,9 @@ def test_sequence_logps(world):
             logps, _ = score(params, batch.tokens[pair, side][None], batch.mask[pair, side][None])
             kept = np.asarray(logps[0])[completion[pair, side]]
             np.testing.assert_allclose(total[pair, side], kept.sum(), rtol=1e-5, atol=1e-6)
-            np.testing.assert_allclose(mean[pair, side], kept.sum() / max(len(kept), 1), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                mean[pair, side], kept.sum() / max(len(kept), 1), rtol=1e-5, atol=1e-6
+            )
     assert float(total[2, 1]) == 0.0
 
 
@@ -159,7 +177,9 @@ def test_precomputed_equals_online(world, loss_type):
     first, gradient = step(online, (0, 1))(params, {"ref": ref}, batch)
     second, other = step(cached, 0)(params, {}, scored)
     np.testing.assert_allclose(first, second, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient[0], other)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient[0], other
+    )
     assert all((g == 0).all() for g in jax.tree.leaves(gradient[1]))
 
 
@@ -168,7 +188,12 @@ def test_no_reference(world):
     algorithm = dpo.make(DPOConfig(reference="none"), model)
     loss, _ = algorithm.loss(params, {}, algorithm.weigh(batch), jax.random.key(0))
     zero = dpo.make(DPOConfig(), model)
-    wanted, _ = zero.loss(params, {}, zero.weigh(batch._replace(ref_logps=jnp.zeros(batch.tokens.shape[:2]))), jax.random.key(0))
+    wanted, _ = zero.loss(
+        params,
+        {},
+        zero.weigh(batch._replace(ref_logps=jnp.zeros(batch.tokens.shape[:2]))),
+        jax.random.key(0),
+    )
     assert float(loss) == float(wanted)
 
 
@@ -182,7 +207,10 @@ def test_no_reference(world):
         ),
         ({"label_smoothing": 0.5}, "label_smoothing=0.5 is out of range: .* label_smoothing < 0.5"),
         ({"beta": 0.0}, "beta=0.0 is out of range: .* beta > 0"),
-        ({"reference": "cached"}, "reference='cached' is not known: use one of precomputed, online, none"),
+        (
+            {"reference": "cached"},
+            "reference='cached' is not known: use one of precomputed, online, none",
+        ),
     ],
 )
 def test_bad_options(options, message):

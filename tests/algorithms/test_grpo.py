@@ -43,13 +43,26 @@ def test_loss_matches_oracle(mode, kind, jit):
 def test_kl_gradient_ignores_nan_in_padding():
     logps, old, advantages, mask, ref = arrays()
     weights = oracle.loss_weights(mask, "token")
-    dirty = [jnp.asarray(np.where(mask, x, np.nan), jnp.float32) for x in (logps, old, advantages, ref)]
+    dirty = [
+        jnp.asarray(np.where(mask, x, np.nan), jnp.float32) for x in (logps, old, advantages, ref)
+    ]
 
     def f(x):
-        return grpo_loss(x, dirty[1], dirty[2], jnp.asarray(weights, jnp.float32), ref_logps=dirty[3], kl_coef=1.0)[0]
+        return grpo_loss(
+            x,
+            dirty[1],
+            dirty[2],
+            jnp.asarray(weights, jnp.float32),
+            ref_logps=dirty[3],
+            kl_coef=1.0,
+        )[0]
 
     loss, gradient = jax.value_and_grad(f)(dirty[0])
-    assert jnp.isfinite(loss) and jnp.isfinite(gradient).all() and (np.asarray(gradient)[~mask] == 0).all()
+    assert (
+        jnp.isfinite(loss)
+        and jnp.isfinite(gradient).all()
+        and (np.asarray(gradient)[~mask] == 0).all()
+    )
 
 
 def test_k1_as_a_loss_is_refused():
@@ -58,13 +71,18 @@ def test_k1_as_a_loss_is_refused():
         lambda: grpo_loss(one, one, one, one, ref_logps=one, kl_coef=0.1, kl_kind="k1"),
         lambda: GRPOConfig(kl_kind="k1"),
     ):
-        with pytest.raises(ValueError, match="kl_kind='k1' as a loss has zero expected gradient on-policy .* use 'k3' or 'k2'"):
+        with pytest.raises(
+            ValueError,
+            match="kl_kind='k1' as a loss has zero expected gradient on-policy .* use 'k3' or 'k2'",
+        ):
             call()
 
 
 def test_a_kl_needs_a_reference():
     one = jnp.ones((1, 1))
-    with pytest.raises(ValueError, match="kl_coef=0.1 needs ref_logps: pass them, or set kl_coef=0"):
+    with pytest.raises(
+        ValueError, match="kl_coef=0.1 needs ref_logps: pass them, or set kl_coef=0"
+    ):
         grpo_loss(one, one, one, one, kl_coef=0.1)
     assert "kl/ref" not in grpo_loss(one, one, one, one)[1]
     with pytest.raises(ValueError, match="surrogate='cispoo' is not known"):
@@ -91,10 +109,14 @@ def test_prepare_matches_oracle(rollout, options, wanted):
     rewards = np.asarray(rollout.rewards, np.float64).reshape(4, 4)
     rows = wanted(rewards, ~np.isnan(rewards)).reshape(-1)
     mask = np.asarray(rollout.completion_mask)
-    np.testing.assert_allclose(batch.advantages, np.where(mask, rows[:, None], 0.0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        batch.advantages, np.where(mask, rows[:, None], 0.0), rtol=1e-4, atol=1e-6
+    )
     assert aux == {}
     np.testing.assert_allclose(metrics["rewards/mean"], np.nanmean(rewards), rtol=1e-5)
-    np.testing.assert_allclose(metrics["rewards/group_std"], np.nanstd(rewards, axis=1, ddof=1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["rewards/group_std"], np.nanstd(rewards, axis=1, ddof=1).mean(), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +137,12 @@ def test_weigh_leaves_out_ungraded_rows(rollout, options, mode, constant):
 
 @pytest.mark.parametrize(
     "options",
-    [{"level": "sequence"}, {"surrogate": "cispo"}, {"kl_coef": 0.1, "kl_kind": "k2"}, {"dual_clip": 3.0}],
+    [
+        {"level": "sequence"},
+        {"surrogate": "cispo"},
+        {"kl_coef": 0.1, "kl_kind": "k2"},
+        {"dual_clip": 3.0},
+    ],
     ids=["gspo", "cispo", "kl", "dual"],
 )
 def test_variants_train(rollout, options):
@@ -138,7 +165,9 @@ def test_equal_rewards_give_no_gradient(rollout):
     batch, _, metrics = algorithm.prepare(flat, {})
     assert (batch.advantages == 0).all() and float(metrics["rewards/zero_std_groups"]) == 1.0
     batch = algorithm.weigh(batch)
-    gradient = jax.jit(jax.grad(lambda p: algorithm.loss(p, {}, batch, jax.random.key(0))[0]))(make_params(0))
+    gradient = jax.jit(jax.grad(lambda p: algorithm.loss(p, {}, batch, jax.random.key(0))[0]))(
+        make_params(0)
+    )
     assert all((g == 0).all() for g in jax.tree.leaves(gradient))
 
 
@@ -148,7 +177,9 @@ def test_groups_of_one(rollout):
 
 
 def test_groups_must_be_whole(rollout):
-    with pytest.raises(ValueError, match="16 completions do not divide into groups: group_size=5 must divide them"):
+    with pytest.raises(
+        ValueError, match="16 completions do not divide into groups: group_size=5 must divide them"
+    ):
         grpo.make(GRPOConfig(group_size=5), make_model()).prepare(rollout, {})
 
 
@@ -159,7 +190,10 @@ def test_groups_must_be_whole(rollout):
         ({"aggregation_constant": 5}, "aggregation='sequence' with aggregation_constant=5"),
         ({"surrogate": "cispo", "level": "sequence"}, "surrogate='cispo' has a ratio per token"),
         ({"surrogate": "cispo", "dual_clip": 3.0}, "surrogate='cispo' has a ratio per token"),
-        ({"baseline": "leave_one_out"}, "baseline='leave_one_out' is not divided .* set normalize_std=false"),
+        (
+            {"baseline": "leave_one_out"},
+            "baseline='leave_one_out' is not divided .* set normalize_std=false",
+        ),
         ({"group_size": 0}, "group_size=0 is out of range"),
         ({"max_ratio": 0.2}, "max_ratio=0.2 is out of range"),
         ({"kl_kind": "k9"}, "kl_kind='k9' is not known: use one of k2, k3"),

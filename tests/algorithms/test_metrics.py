@@ -23,7 +23,13 @@ def make_rollout():
 def test_rollout_metrics():
     """The last row only completes the shape: it is in no mean."""
     got = {k: float(v) for k, v in rollout_metrics(make_rollout()).items()}
-    wanted = {"rewards/mean": 2.0, "rewards/std": 1.0, "rewards/ungraded": 1 / 3, "length/mean": 5 / 3, "length/truncated": 1 / 3}
+    wanted = {
+        "rewards/mean": 2.0,
+        "rewards/std": 1.0,
+        "rewards/ungraded": 1 / 3,
+        "length/mean": 5 / 3,
+        "length/truncated": 1 / 3,
+    }
     assert got.keys() == wanted.keys()
     np.testing.assert_allclose([got[k] for k in wanted], list(wanted.values()), rtol=1e-6)
 
@@ -33,14 +39,20 @@ def test_sampler_difference():
     sampler = jnp.array([[0.0, -1.5, -2.0], [0.0, -1.0, NAN], [0.0, -1.0, 0.0], [0.0] * 3])
     weights = jnp.where(make_rollout().completion_mask, 0.2, 0.0)
     got = sampler_metrics(make_rollout()._replace(sampler_logps=sampler), old, weights)
-    np.testing.assert_allclose([got["sampler/logp_diff"], got["sampler/logp_diff_max"]], [0.3, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        [got["sampler/logp_diff"], got["sampler/logp_diff_max"]], [0.3, 1.0], rtol=1e-6
+    )
     assert sampler_metrics(make_rollout(), old, weights) == {}
 
 
 def test_sampler_difference_leaves_out_rows_of_an_older_policy():
-    batch = make_rollout()._replace(sampler_logps=jnp.zeros((4, 3)), on_policy=jnp.array([False, True, True, False]))
+    batch = make_rollout()._replace(
+        sampler_logps=jnp.zeros((4, 3)), on_policy=jnp.array([False, True, True, False])
+    )
     weights = jnp.where(batch.completion_mask, 0.2, 0.0)
-    got = sampler_metrics(batch, jnp.where(batch.on_policy[:, None], -1.0, -9.0) * jnp.ones((4, 3)), weights)
+    got = sampler_metrics(
+        batch, jnp.where(batch.on_policy[:, None], -1.0, -9.0) * jnp.ones((4, 3)), weights
+    )
     np.testing.assert_allclose(got["sampler/on_policy"], weights[1:3].sum(), rtol=1e-6)
     np.testing.assert_allclose(got["sampler/logp_diff"] / got["sampler/on_policy"], 1.0, rtol=1e-6)
     assert float(got["sampler/logp_diff_max"]) == 1.0
@@ -48,8 +60,12 @@ def test_sampler_difference_leaves_out_rows_of_an_older_policy():
 
 def test_group_metrics():
     """A spread of 1, equal rewards, one graded completion, and a filler that is in no mean."""
-    got = group_metrics(jnp.array([[0.0, 1.0, 2.0], [0.1, 0.1, 0.1], [5.0, NAN, NAN], [NAN, NAN, NAN]]))
-    np.testing.assert_allclose([got["rewards/group_std"], got["rewards/zero_std_groups"]], [1 / 3, 2 / 3], rtol=1e-6)
+    got = group_metrics(
+        jnp.array([[0.0, 1.0, 2.0], [0.1, 0.1, 0.1], [5.0, NAN, NAN], [NAN, NAN, NAN]])
+    )
+    np.testing.assert_allclose(
+        [got["rewards/group_std"], got["rewards/zero_std_groups"]], [1 / 3, 2 / 3], rtol=1e-6
+    )
 
 
 def test_every_description_is_one_line():

@@ -20,7 +20,9 @@ def prepare(batch, aux=None, **options):
     return algorithm.prepare(batch, algorithm.aux if aux is None else aux)
 
 
-def by_hand(batch, *, kl_coef=0.05, penalty=0.0, clip=None, whiten_rewards=False, whiten=True, lam=0.95):
+def by_hand(
+    batch, *, kl_coef=0.05, penalty=0.0, clip=None, whiten_rewards=False, whiten=True, lam=0.95
+):
     """Advantages, returns and per-token KL with the oracles, float64."""
     rewards = np.asarray(batch.rewards, np.float64)
     graded = ~np.isnan(rewards)
@@ -30,7 +32,9 @@ def by_hand(batch, *, kl_coef=0.05, penalty=0.0, clip=None, whiten_rewards=False
     shaped = oracle.shaped_rewards(scores, kl, trained, kl_coef, clip)
     if whiten_rewards:
         shaped = oracle.whiten(shaped, trained, shift_mean=False)
-    advantages, returns = oracle.gae(shaped, np.asarray(batch.values, np.float64), trained, 1.0, lam)
+    advantages, returns = oracle.gae(
+        shaped, np.asarray(batch.values, np.float64), trained, 1.0, lam
+    )
     return (oracle.whiten(advantages, trained) if whiten else advantages), returns, kl
 
 
@@ -68,7 +72,9 @@ def test_no_kl_needs_no_reference(rollout):
 def test_adaptive_coefficient_lives_in_aux(rollout):
     algorithm = ppo.make(PPOConfig(kl_coef=0.1, kl_target=1.0, kl_horizon=100), make_model())
     np.testing.assert_allclose(algorithm.aux["kl_coef"], 0.1)
-    far = rollout._replace(ref_logps=jnp.where(rollout.completion_mask, rollout.old_logps - 5.0, 0.0))
+    far = rollout._replace(
+        ref_logps=jnp.where(rollout.completion_mask, rollout.old_logps - 5.0, 0.0)
+    )
     _, aux, metrics = jax.jit(algorithm.prepare)(far, algorithm.aux)
     rows = int(rollout.completion_mask.any(1).sum())
     assert rows == 15 and float(metrics["kl/coef"]) == pytest.approx(0.1)
@@ -107,9 +113,14 @@ def test_separate_and_shared_critic(rollout):
     same = jax.grad(f)({"policy": params, "critic": params}, apart)
     shared = jax.grad(f)(params, together)
     jax.tree.map(
-        lambda p, c, s: np.testing.assert_allclose(p + c, s, rtol=1e-4, atol=1e-6), same["policy"], same["critic"], shared
+        lambda p, c, s: np.testing.assert_allclose(p + c, s, rtol=1e-4, atol=1e-6),
+        same["policy"],
+        same["critic"],
+        shared,
     )
-    assert (same["policy"]["score"]["kernel"] == 0).all() and (same["critic"]["unembed"]["kernel"] == 0).all()
+    assert (same["policy"]["score"]["kernel"] == 0).all() and (
+        same["critic"]["unembed"]["kernel"] == 0
+    ).all()
 
 
 def ppo_arrays(seed=11):
@@ -124,26 +135,45 @@ def test_loss_matches_oracle(jit):
     policy, _ = oracle.surrogate(logps, old, advantages, weights)
     value = oracle.value_loss(values, old_values, returns, weights, 0.2)
     wanted = policy + 0.1 * value - 0.01 * (weights * entropy).sum()
-    arrays = [jnp.asarray(x, jnp.float32) for x in (logps, old, advantages, weights, values, old_values, returns)]
+    arrays = [
+        jnp.asarray(x, jnp.float32)
+        for x in (logps, old, advantages, weights, values, old_values, returns)
+    ]
 
     def f(*xs):
         return ppo_loss(*xs, entropy=jnp.asarray(entropy, jnp.float32), entropy_coef=0.01)
 
     loss, metrics = (jax.jit(f) if jit else f)(*arrays)
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-    np.testing.assert_allclose([metrics["loss/policy"], metrics["loss/value"]], [policy, value], rtol=1e-5)
-    np.testing.assert_allclose(metrics["policy/entropy"], (weights * entropy).sum(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        [metrics["loss/policy"], metrics["loss/value"]], [policy, value], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        metrics["policy/entropy"], (weights * entropy).sum(), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_gradients_flow_through_logps_values_and_entropy_only():
     (logps, old, advantages, values, old_values, returns, entropy), weights = ppo_arrays()
-    arrays = [jnp.asarray(x, jnp.float32) for x in (logps, old, advantages, weights, values, old_values, returns, entropy)]
+    arrays = [
+        jnp.asarray(x, jnp.float32)
+        for x in (logps, old, advantages, weights, values, old_values, returns, entropy)
+    ]
 
     def f(*xs, coef=0.01):
         return ppo_loss(*xs[:7], entropy=xs[7], entropy_coef=coef)[0]
 
     gradients = jax.grad(f, argnums=tuple(range(8)))(*arrays)
-    assert [bool((g != 0).any()) for g in gradients] == [True, False, False, False, True, False, False, True]
+    assert [bool((g != 0).any()) for g in gradients] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
     np.testing.assert_allclose(gradients[7], -0.01 * weights, rtol=1e-6)
     without = jax.grad(lambda *xs: f(*xs, coef=0.0), argnums=7)(*arrays)
     assert (without == 0).all()
@@ -153,7 +183,9 @@ def test_entropy_is_optional_but_a_bonus_needs_it():
     one = jnp.ones((1, 1))
     _, metrics = ppo_loss(one, one, one, one, one, one, one)
     assert "policy/entropy" not in metrics
-    with pytest.raises(ValueError, match="entropy_coef=0.1 needs entropy: pass it, or set entropy_coef=0"):
+    with pytest.raises(
+        ValueError, match="entropy_coef=0.1 needs entropy: pass it, or set entropy_coef=0"
+    ):
         ppo_loss(one, one, one, one, one, one, one, entropy_coef=0.1)
 
 
@@ -161,16 +193,23 @@ def test_explained_variance(rollout):
     batch, _, metrics = prepare(rollout, gae_lambda=1.0, whiten_advantages=False)
     perfect = rollout._replace(values=jnp.where(rollout.completion_mask, batch.returns, 0.0))
     assert float(metrics["value/explained_variance"]) < 0.9
-    np.testing.assert_allclose(prepare(perfect, gae_lambda=1.0)[2]["value/explained_variance"], 1.0, atol=1e-5)
-    flat = rollout._replace(rewards=jnp.zeros_like(rollout.rewards), values=jnp.zeros_like(rollout.values))
+    np.testing.assert_allclose(
+        prepare(perfect, gae_lambda=1.0)[2]["value/explained_variance"], 1.0, atol=1e-5
+    )
+    flat = rollout._replace(
+        rewards=jnp.zeros_like(rollout.rewards), values=jnp.zeros_like(rollout.values)
+    )
     assert float(prepare(flat, kl_coef=0.0)[2]["value/explained_variance"]) == 0.0
 
 
 def test_ungraded_rows_carry_no_weight(rollout):
-    """Row 1 is NaN: nothing in it reaches advantages, returns or weights, and its values do not matter."""
+    """Row 1 is NaN: nothing in it reaches advantages, returns or weights, and its values do not
+    matter."""
     algorithm = ppo.make(PPOConfig(), make_model())
     batch, _, _ = algorithm.prepare(rollout, algorithm.aux)
-    other, _, _ = algorithm.prepare(rollout._replace(values=rollout.values.at[1].set(1e6)), algorithm.aux)
+    other, _, _ = algorithm.prepare(
+        rollout._replace(values=rollout.values.at[1].set(1e6)), algorithm.aux
+    )
     for a in (batch.advantages, batch.returns, algorithm.weigh(batch).weights):
         assert (a[1] == 0).all() and jnp.isfinite(a).all()
     np.testing.assert_array_equal(batch.advantages, other.advantages)
@@ -180,20 +219,29 @@ def test_one_completion(rollout):
     one = jax.tree.map(lambda x: x[:1], rollout)
     algorithm = ppo.make(PPOConfig(kl_target=1.0), make_model())
     batch, aux, metrics = algorithm.prepare(one, algorithm.aux)
-    assert jnp.isfinite(batch.advantages).all() and all(jnp.isfinite(v) for v in (*metrics.values(), aux["kl_coef"]))
+    assert jnp.isfinite(batch.advantages).all() and all(
+        jnp.isfinite(v) for v in (*metrics.values(), aux["kl_coef"])
+    )
 
 
 def test_sequence_aggregation(rollout):
     algorithm = ppo.make(PPOConfig(aggregation="sequence"), make_model())
     sums = algorithm.weigh(rollout).weights.sum(1)
-    np.testing.assert_allclose(sums[sums > 0], 1 / 14, rtol=1e-6)  # 16 rows, one filler, one ungraded
+    # 16 rows, one filler, one ungraded
+    np.testing.assert_allclose(sums[sums > 0], 1 / 14, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kl_target": 1.0, "kl_coef": 0.0}, "kl_target=1.0 needs a coefficient to adapt: set kl_coef > 0"),
-        ({"critic": "shared", "critic_warmup": 5}, "critic_warmup=5 is for a critic of its own: set critic=separate"),
+        (
+            {"kl_target": 1.0, "kl_coef": 0.0},
+            "kl_target=1.0 needs a coefficient to adapt: set kl_coef > 0",
+        ),
+        (
+            {"critic": "shared", "critic_warmup": 5},
+            "critic_warmup=5 is for a critic of its own: set critic=separate",
+        ),
         ({"gamma": 1.5}, "gamma=1.5 is out of range"),
         ({"dual_clip": 0.5}, "dual_clip=0.5 is out of range"),
         ({"value_clip": 0.0}, "value_clip=0.0 is out of range"),

@@ -23,7 +23,9 @@ def test_matches_oracle(with_margin, center, jit):
     chosen[4], rejected[5], margin[4] = np.nan, np.inf, np.nan
 
     def f(c, r, w, m):
-        return pairwise_reward_loss(c, r, w, margin=m if with_margin else None, center_coef=center)[0]
+        return pairwise_reward_loss(c, r, w, margin=m if with_margin else None, center_coef=center)[
+            0
+        ]
 
     f = jax.value_and_grad(jax.jit(f) if jit else f, argnums=(0, 1))
     loss, gradient = f(*(jnp.asarray(x, jnp.float32) for x in (chosen, rejected, weights, margin)))
@@ -33,19 +35,26 @@ def test_matches_oracle(with_margin, center, jit):
 
 def test_gradient_by_hand():
     """Equal scores: d/dc = -1/2, d/dr = 1/2."""
-    gradient = jax.grad(lambda c, r: pairwise_reward_loss(c, r, jnp.ones(1))[0], argnums=(0, 1))(jnp.zeros(1), jnp.zeros(1))
+    gradient = jax.grad(lambda c, r: pairwise_reward_loss(c, r, jnp.ones(1))[0], argnums=(0, 1))(
+        jnp.zeros(1), jnp.zeros(1)
+    )
     np.testing.assert_allclose([gradient[0][0], gradient[1][0]], [-0.5, 0.5])
 
 
 def test_metrics():
-    _, metrics = pairwise_reward_loss(jnp.array([2.0, 0.0, 9.0]), jnp.array([1.0, 0.0, 5.0]), jnp.array([0.5, 0.5, 0.0]))
-    wanted = {"chosen": 1.0, "rejected": 0.5, "margin": 0.5, "accuracy": 0.75, "mean": 0.75}  # a tie counts half
+    _, metrics = pairwise_reward_loss(
+        jnp.array([2.0, 0.0, 9.0]), jnp.array([1.0, 0.0, 5.0]), jnp.array([0.5, 0.5, 0.0])
+    )
+    # a tie counts half
+    wanted = {"chosen": 1.0, "rejected": 0.5, "margin": 0.5, "accuracy": 0.75, "mean": 0.75}
     assert {k: float(metrics[f"rewards/{k}"]) for k in wanted} == wanted
 
 
 @pytest.mark.parametrize("gap", [50.0, -50.0, 1e4])
 def test_extreme_scores_are_finite(gap):
-    loss, gradient = jax.value_and_grad(lambda c: pairwise_reward_loss(c, jnp.zeros(1), jnp.ones(1))[0])(jnp.full(1, gap))
+    loss, gradient = jax.value_and_grad(
+        lambda c: pairwise_reward_loss(c, jnp.zeros(1), jnp.ones(1))[0]
+    )(jnp.full(1, gap))
     assert jnp.isfinite(loss) and jnp.isfinite(gradient).all()
 
 
@@ -69,7 +78,9 @@ def test_margin_of_the_batch_is_used():
     algorithm = reward_model.make(RewardModelConfig(), make_model())
     plain, _ = algorithm.loss(params, {}, algorithm.weigh(batch), jax.random.key(0))
     margin = jnp.full(batch.valid.shape, 2.0)
-    harder, _ = algorithm.loss(params, {}, algorithm.weigh(batch._replace(margin=margin)), jax.random.key(0))
+    harder, _ = algorithm.loss(
+        params, {}, algorithm.weigh(batch._replace(margin=margin)), jax.random.key(0)
+    )
     assert float(harder) > float(plain) + 0.1
 
 

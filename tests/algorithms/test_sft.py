@@ -12,12 +12,17 @@ from tests.contract.fakes import make_batch, make_model, make_params
 
 def test_loss_by_hand():
     loss, metrics = sft_loss(jnp.array([[0.0, -1.0, -3.0]]), jnp.array([[0.0, 0.5, 0.5]]))
-    assert float(loss) == 2.0 and float(metrics["loss/total"]) == 2.0 and float(metrics["loss/weight"]) == 1.0
+    assert (
+        float(loss) == 2.0
+        and float(metrics["loss/total"]) == 2.0
+        and float(metrics["loss/weight"]) == 1.0
+    )
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
 def test_packing_changes_nothing(aggregation):
-    """Two documents in two rows or in one: the same loss; the first token of each is not counted."""
+    """Two documents in two rows or in one: the same loss; the first token of each is not
+    counted."""
     algorithm = sft.make(SFTConfig(aggregation=aggregation), make_model())
     tokens = jnp.array([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]])
     mask = jnp.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
@@ -34,7 +39,11 @@ def test_packing_changes_nothing(aggregation):
 def test_token_and_sequence_averages_differ_as_they_should():
     batch, model, params = make_batch("text", 3), make_model(), make_params(0)
     logps, _ = model.token_logps(params, batch.tokens, batch.mask)
-    by_row = [np.asarray(row)[np.asarray(m)] for row, m in zip(logps, batch.completion_mask, strict=True) if m.any()]
+    by_row = [
+        np.asarray(row)[np.asarray(m)]
+        for row, m in zip(logps, batch.completion_mask, strict=True)
+        if m.any()
+    ]
     for aggregation, wanted in (
         ("token", -np.concatenate(by_row).mean()),
         ("sequence", -np.mean([row.mean() for row in by_row])),
@@ -55,6 +64,8 @@ def test_nothing_to_train_on():
 def test_one_row():
     algorithm = sft.make(SFTConfig(), make_model())
     tokens, mask = jnp.array([[1, 2]]), jnp.ones((1, 2), bool)
-    loss, _ = algorithm.loss(make_params(0), {}, algorithm.weigh(TokenBatch(tokens, mask, mask)), jax.random.key(0))
+    loss, _ = algorithm.loss(
+        make_params(0), {}, algorithm.weigh(TokenBatch(tokens, mask, mask)), jax.random.key(0)
+    )
     logps, _ = make_model().token_logps(make_params(0), tokens, mask)
     np.testing.assert_allclose(loss, -logps[0, 1], rtol=1e-6)

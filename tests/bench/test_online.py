@@ -1,4 +1,5 @@
-"""The comparisons of generation and online iterations: sides, gate, and our own side at a small size."""
+"""The comparisons of generation and online iterations: sides, gate, and our own side at a small
+size."""
 
 import argparse
 import subprocess
@@ -8,7 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax.bench import generation, grpo_iteration, grpo_sides, inputs, online_iteration, ppo_iteration, rollout_cost, sides
+from rlhf_jax.bench import (
+    generation,
+    grpo_iteration,
+    grpo_sides,
+    inputs,
+    online_iteration,
+    ppo_iteration,
+    rollout_cost,
+    sides,
+)
 from rlhf_jax.bench.low_ids import VOCAB, low_ids
 from rlhf_jax.models import ModelConfig, init_model
 
@@ -39,7 +49,8 @@ def test_low_ids_is_the_share_of_the_lower_half():
 
 
 def test_torch_sides_start_without_jax(tmp_path):
-    """`start_side` must not import the package, whose __init__ needs JAX: here any import of jax fails."""
+    """`start_side` must not import the package, whose __init__ needs JAX: here any import of jax
+    fails."""
     (tmp_path / "jax.py").write_text("raise ImportError('no JAX in this interpreter')")
     starter = sides.__file__.replace("sides.py", "start_side.py")
     for module in ("dpo_sides", "grpo_sides", "ppo_sides", "generation_sides"):
@@ -51,7 +62,10 @@ def test_torch_sides_start_without_jax(tmp_path):
             env={"PYTHONPATH": str(tmp_path)},
         )
         assert "no JAX" not in run.stderr
-        assert "the following arguments are required" in run.stderr or "not enough values to unpack" in run.stderr
+        assert (
+            "the following arguments are required" in run.stderr
+            or "not enough values to unpack" in run.stderr
+        )
 
 
 def test_sides_take_turns_and_end(tmp_path):
@@ -61,7 +75,9 @@ count = iter(range(9))
 serve(lambda: {"loss": 2.5}, lambda: {"generation": next(count)}, windows=3)
 """
     processes = {
-        name: subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        name: subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for name in ("a", "b")
     }
     answers = sides.take_turns(processes, tmp_path, rounds=3)
@@ -74,7 +90,12 @@ serve(lambda: {"loss": 2.5}, lambda: {"generation": next(count)}, windows=3)
 
 def test_no_ratio_when_the_gate_fails(capsys):
     def answers(norm):
-        return [{"loss/total": 0.5, "grad_norm": norm}, {"seconds": 9.0}, {"seconds": 2.0}, {"seconds": 4.0}]
+        return [
+            {"loss/total": 0.5, "grad_norm": norm},
+            {"seconds": 9.0},
+            {"seconds": 2.0},
+            {"seconds": 4.0},
+        ]
 
     assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(1.0001)}) == 1
     assert "x rlhf_jax" not in capsys.readouterr().out
@@ -100,7 +121,9 @@ def test_continuous_batching_wastes_less(model_params):
 
 
 def test_prefill_times_both_ways(model_params):
-    times = rollout_cost.prefill_times(*model_params, prompts=2, group_size=4, width=8, new_tokens=8, repeats=1)
+    times = rollout_cost.prefill_times(
+        *model_params, prompts=2, group_size=4, width=8, new_tokens=8, repeats=1
+    )
     assert set(times) == {"shared", "repeated"} and all(timing.low > 0 for timing in times.values())
 
 
@@ -110,7 +133,9 @@ def test_sides_are_pinned_and_told_their_threads(tmp_path):
     args = parser.parse_args(["--sides", "TRL"])
     assert (args.sides, args.windows, args.threads, args.python) == (["TRL"], 7, 2, sys.executable)
     with pytest.raises(SystemExit, match="the side 'TRL' failed"):
-        process = sides.start_side("TRL", "rlhf_jax.bench.grpo_sides", tmp_path, python=sys.executable, threads=1)
+        process = sides.start_side(
+            "TRL", "rlhf_jax.bench.grpo_sides", tmp_path, python=sys.executable, threads=1
+        )
         sides.take_turns({"TRL": process}, tmp_path, rounds=1)
     assert "the following arguments are required" in (tmp_path / "TRL.log").read_text()
 
@@ -119,14 +144,21 @@ def test_sides_are_pinned_and_told_their_threads(tmp_path):
 def test_our_side_of_a_grpo_iteration(tiny, capsys):
     assert grpo_iteration.main([*SMALL, "--prompts", "2"]) == 0
     printed = capsys.readouterr().out
-    assert f"2 prompts x {grpo_sides.GROUP} completions" in printed and "1.00 (1.00) x rlhf_jax   generation" in printed
+    assert (
+        f"2 prompts x {grpo_sides.GROUP} completions" in printed
+        and "1.00 (1.00) x rlhf_jax   generation" in printed
+    )
 
 
 @pytest.mark.slow
 def test_our_side_of_a_ppo_iteration(tiny, capsys):
     assert ppo_iteration.main([*SMALL, "--prompts", "4"]) == 0
     printed = capsys.readouterr().out
-    assert "loss/policy" in printed and "loss/value" in printed and "1.00 (1.00) x rlhf_jax   generation" in printed
+    assert (
+        "loss/policy" in printed
+        and "loss/value" in printed
+        and "1.00 (1.00) x rlhf_jax   generation" in printed
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""`rlhf-jax data`: rows as they are trained on, plain when piped, for every kind of algorithm; nothing is written."""
+"""`rlhf-jax data`: rows as they are trained on, plain when piped, for every kind of algorithm;
+nothing is written."""
 
 import json
 import pathlib
@@ -11,7 +12,8 @@ from rlhf_jax.config import load_config
 from rlhf_jax.data import byte_tokenizer
 
 MODEL = (
-    "{model_type: llama, vocab_size: 264, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16}"
+    "{model_type: llama, vocab_size: 264, hidden_size: 16, num_hidden_layers: 1, "
+    "num_attention_heads: 2, intermediate_size: 16}"
 )
 
 
@@ -35,26 +37,52 @@ def run(tmp_path, capsys, algorithm: str, rows: list[dict], *arguments: str) -> 
     return captured.out
 
 
-CHAT = [{"role": "user", "content": "Hi \x1b[31m\u202e"}, {"role": "assistant", "content": "Yes\nsir"}]
+CHAT = [
+    {"role": "user", "content": "Hi \x1b[31m\u202e"},
+    {"role": "assistant", "content": "Yes\nsir"},
+]
 
 
 def test_text(tmp_path, capsys):
     out = run(tmp_path, capsys, "sft", [{"messages": CHAT}] * 3, "--rows", "2")
     question = "<|user|>\\n\nHi \\x1b[31m\\u202e\\n\n<|assistant|>\\n\n"
-    assert f"\n--- row 1: 24 tokens, 8 trained\n{question}\u27e6Yes\\n\nsir<|endoftext|>\u27e7\n" in out
+    assert (
+        f"\n--- row 1: 24 tokens, 8 trained\n{question}\u27e6Yes\\n\nsir<|endoftext|>\u27e7\n"
+        in out
+    )
     assert "--- row 2" in out and "--- row 3" not in out
     assert "\x1b" not in out and "\u202e" not in out
-    assert "rows " in out and "72, 33.3 % trained" in out and "shortened to data.max_length 1024  0 (0.0 %)" in out
+    assert (
+        "rows " in out
+        and "72, 33.3 % trained" in out
+        and "shortened to data.max_length 1024  0 (0.0 %)" in out
+    )
     assert "an answer ends with '<|endoftext|>'" in out
 
 
 def test_shares(tmp_path, capsys):
-    rows = [{"prompt": "q" * size, "completion": "a"} for size in (5, 90, 95, 98)] + [{"prompt": "q", "completion": " "}]
-    out = run(tmp_path, capsys, "sft", rows, "--rows", "0", "data.max_length=96", "data.on_error=skip", "data.max_prompt_len=95")
+    rows = [{"prompt": "q" * size, "completion": "a"} for size in (5, 90, 95, 98)] + [
+        {"prompt": "q", "completion": " "}
+    ]
+    out = run(
+        tmp_path,
+        capsys,
+        "sft",
+        rows,
+        "--rows",
+        "0",
+        "data.max_length=96",
+        "data.on_error=skip",
+        "data.max_prompt_len=95",
+    )
     assert "shortened to data.max_length 96  2 (50.0 %)" in out
     assert "left out: empty text" in out and "1 (20.0 %)" in out
     assert "tokens a row (median 94, longest 96)" in out
-    bars = [line for line in out.splitlines() if " - " in line and line.split()[-1] != "0" and "#" in line]
+    bars = [
+        line
+        for line in out.splitlines()
+        if " - " in line and line.split()[-1] != "0" and "#" in line
+    ]
     assert [int(line.split()[-1]) for line in bars] == [1, 3]
 
 
@@ -69,7 +97,10 @@ def test_prompts(tmp_path, capsys, algorithm):
     rows = [{"prompt": CHAT[:1], "answer": "4\x07"}, {"prompt": "x" * 600, "answer": "5"}]
     overrides = ["rollout.max_prompt_len=64", "data.system_prompt=Sum.", "data.conversational=true"]
     out = run(tmp_path, capsys, algorithm, rows, *overrides)
-    assert "--- prompt 1: 23 tokens\n<|system|>\\n\nSum.\\n\n<|user|>\\n\nHi \\x1b[31m\\u202e\\n\n<|assistant|>\\n\n" in out
+    assert (
+        "--- prompt 1: 23 tokens\n<|system|>\\n\nSum.\\n\n<|user|>\\n\nHi "
+        "\\x1b[31m\\u202e\\n\n<|assistant|>\\n\n" in out
+    )
     assert "answer: '4\\x07'" in out
     assert "left out: prompt too long" in out and "1 (50.0 %)" in out
     assert OPENED not in out.partition("tokens a prompt")[0]
@@ -83,7 +114,13 @@ def test_notes_and_unrolled(tmp_path, capsys):
     )
     chat = [*CHAT[:1], {"role": "assistant", "content": "[t]a"}, *CHAT]
     (tmp_path / "mine.jinja").write_text(template)
-    out = run(tmp_path, capsys, "sft", [{"messages": chat}], f"data.chat_template={tmp_path / 'mine.jinja'}")
+    out = run(
+        tmp_path,
+        capsys,
+        "sft",
+        [{"messages": chat}],
+        f"data.chat_template={tmp_path / 'mine.jinja'}",
+    )
     assert "1 conversations into 2 rows" in out
 
 
@@ -95,24 +132,37 @@ def test_options_from_the_command_line(tmp_path, capsys):
         "data.tools=[{name: add}]",
         f"data.chat_template={tmp_path / 'mine.jinja'}",
     ]
-    out = run(tmp_path, capsys, "sft", [{"messages": [{"role": "user", "content": "q"}, CHAT[1]]}], *overrides)
+    out = run(
+        tmp_path,
+        capsys,
+        "sft",
+        [{"messages": [{"role": "user", "content": "q"}, CHAT[1]]}],
+        *overrides,
+    )
     assert '[{"name": "add"}]shortq\u27e6Yes' in out
 
 
 def test_every_stop_is_named(tmp_path, capsys):
     overrides = ["rollout.stop=['<|user|>', '\\n\\nHuman:', '###']"]
     out = run(tmp_path, capsys, "sft", [{"prompt": "q", "completion": "a"}], *overrides)
-    assert "an answer ends with '<|endoftext|>', '<|user|>', '\\\\n\\\\nHuman:', '###'" in out.splitlines()[0]
+    assert (
+        "an answer ends with '<|endoftext|>', '<|user|>', '\\\\n\\\\nHuman:', '###'"
+        in out.splitlines()[0]
+    )
 
 
 FIRST = "{% for m in messages %}first{{ m.content }}{{ eos_token }}{% endfor %}"
 
 
-def start_of_another(run_dir: pathlib.Path, *, checkpoint: bool, template: str | None = None) -> None:
+def start_of_another(
+    run_dir: pathlib.Path, *, checkpoint: bool, template: str | None = None
+) -> None:
     """What a run of this configuration left, with a tokenizer that no start of today would make."""
     run_dir.mkdir()
     byte_tokenizer().with_chat_template(FIRST).save(run_dir / "tokenizer")
-    config = load_config(run_dir.parent / "config.yaml", [f"data.chat_template={template}"] if template else [])
+    config = load_config(
+        run_dir.parent / "config.yaml", [f"data.chat_template={template}"] if template else []
+    )
     (run_dir / "config.yaml").write_text(config.to_yaml())
     if checkpoint:
         (run_dir / "checkpoints" / "3").mkdir(parents=True)
@@ -129,7 +179,9 @@ def start_of_another(run_dir: pathlib.Path, *, checkpoint: bool, template: str |
         (True, "x{{ messages[1].content }}", [], False),
     ],
 )
-def test_the_tokenizer_that_training_would_use(tmp_path, capsys, checkpoint, template, overrides, used):
+def test_the_tokenizer_that_training_would_use(
+    tmp_path, capsys, checkpoint, template, overrides, used
+):
     run(tmp_path, capsys, "sft", [{"messages": CHAT}])
     start_of_another(tmp_path / "run", checkpoint=checkpoint, template=template)
     before = sorted(tmp_path.rglob("*"))
@@ -142,11 +194,20 @@ def test_the_tokenizer_that_training_would_use(tmp_path, capsys, checkpoint, tem
 def test_the_tokenizer_of_the_run_that_is_started_from(tmp_path, capsys):
     run(tmp_path, capsys, "sft", [{"messages": CHAT}])
     start_of_another(tmp_path / "run", checkpoint=True)
-    overrides = [f"checkpoint.start_from={tmp_path / 'run'}@3", f"run_dir={tmp_path / 'next'}", "data.max_length=512"]
+    overrides = [
+        f"checkpoint.start_from={tmp_path / 'run'}@3",
+        f"run_dir={tmp_path / 'next'}",
+        "data.max_length=512",
+    ]
     assert main(["data", str(tmp_path / "config.yaml"), *overrides]) == 0
     assert "first" in capsys.readouterr().out
     template = FIRST.replace("first", "second")
-    assert main(["data", str(tmp_path / "config.yaml"), *overrides, f"data.chat_template='{template}'"]) == 0
+    assert (
+        main(
+            ["data", str(tmp_path / "config.yaml"), *overrides, f"data.chat_template='{template}'"]
+        )
+        == 0
+    )
     assert "first" not in capsys.readouterr().out
 
 
@@ -174,4 +235,7 @@ def test_colour_on_a_terminal(monkeypatch, capsys):
 
 
 def test_printable():
-    assert printable("a\tb\r\n\u0000\u2028\ue000\u00e9\U0001f600") == "a\\tb\\r\\n\n\\x00\\u2028\\ue000\u00e9\U0001f600"
+    assert (
+        printable("a\tb\r\n\u0000\u2028\ue000\u00e9\U0001f600")
+        == "a\\tb\\r\\n\n\\x00\\u2028\\ue000\u00e9\U0001f600"
+    )

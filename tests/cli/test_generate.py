@@ -1,4 +1,5 @@
-"""`rlhf-jax generate`: prompts from the command line and from files, printed and as JSON lines, errors in one line."""
+"""`rlhf-jax generate`: prompts from the command line and from files, printed and as JSON lines,
+errors in one line."""
 
 import json
 import logging
@@ -28,9 +29,13 @@ def quiet_logger():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model with the byte tokenizer; it is random, so it ends almost never."""
-    config = ModelConfig.from_hf(hf_config("qwen2", vocab_size=320, num_hidden_layers=1, max_window_layers=1))
+    config = ModelConfig.from_hf(
+        hf_config("qwen2", vocab_size=320, num_hidden_layers=1, max_window_layers=1)
+    )
     model, params = init_model(config, jax.random.key(0))
-    return export_model(tmp_path_factory.mktemp("generate") / "model", model, noisy(params), byte_tokenizer())
+    return export_model(
+        tmp_path_factory.mktemp("generate") / "model", model, noisy(params), byte_tokenizer()
+    )
 
 
 def error_of(capsys, arguments, code):
@@ -41,7 +46,18 @@ def error_of(capsys, arguments, code):
 
 
 def test_prints_completions(capsys, folder):
-    arguments = ["generate", str(folder), "-n", "2", "--max-new-tokens", "4", "--top-k", "20", "one", "a  longer prompt"]
+    arguments = [
+        "generate",
+        str(folder),
+        "-n",
+        "2",
+        "--max-new-tokens",
+        "4",
+        "--top-k",
+        "20",
+        "one",
+        "a  longer prompt",
+    ]
     assert main(arguments) == 0
     first = capsys.readouterr().out
     headers = [line for line in first.splitlines() if line.startswith("--- ")]
@@ -67,10 +83,14 @@ def test_writes_json_lines_and_a_run_is_its_export(capsys, folder, tmp_path):
     assert [row["prompt"] for row in rows] == ["one", "a longer prompt"]
     for row in rows:
         assert set(row) == {"prompt", "completion", "tokens", "truncated", "logp"}
-        assert 1 <= row["tokens"] <= 4 and row["logp"] < 0 and row["truncated"] == (row["tokens"] == 4)
+        assert (
+            1 <= row["tokens"] <= 4 and row["logp"] < 0 and row["truncated"] == (row["tokens"] == 4)
+        )
     assert "2 completions" in capsys.readouterr().out
     rows_file = tmp_path / "prompts.jsonl"
-    rows_file.write_text('{"prompt": "one"}\n{"prompt": [{"role": "user", "content": "a longer prompt"}]}\n')
+    rows_file.write_text(
+        '{"prompt": "one"}\n{"prompt": [{"role": "user", "content": "a longer prompt"}]}\n'
+    )
     assert main(["generate", str(folder), "--file", str(rows_file), *arguments]) == 0
     again = [json.loads(line) for line in output.read_text().splitlines()]
     assert again[0] == {**rows[0], "logp": pytest.approx(rows[0]["logp"], abs=1e-4)}
@@ -115,22 +135,34 @@ def test_stops(capsys, folder, tmp_path):
     assert shown.out == whole[: whole.index(whole[2:4])] + "\n" and shown.err == ""
     assert main([*arguments, "--stop", "never this", "--stop", whole[0]]) == 0
     shown = capsys.readouterr()
-    assert shown.out == "[the model ended at once]\n" and "--chat" in shown.err and shown.err.count("\n") == 1
+    assert (
+        shown.out == "[the model ended at once]\n"
+        and "--chat" in shown.err
+        and shown.err.count("\n") == 1
+    )
     assert main([*arguments, "--stop", whole[0], "--output", str(tmp_path / "out.jsonl")]) == 0
     row = json.loads((tmp_path / "out.jsonl").read_text())
     assert (row["completion"], row["tokens"], row["truncated"]) == ("", 1, False)
     shutil.copytree(folder, tmp_path / "model")
     first = byte_tokenizer().encode(whole)[0]
-    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, first]}))
+    (tmp_path / "model" / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [257, first]})
+    )
     capsys.readouterr()
     assert main(["generate", str(tmp_path / "model"), *arguments[2:]]) == 0
     assert capsys.readouterr().out == "[the model ended at once]\n"
 
 
 def test_context(capsys, tmp_path):
-    """The rotary scaling follows the context, not the rows at hand; the default is the model's longest row."""
+    """The rotary scaling follows the context, not the rows at hand; the default is the model's
+    longest row."""
     scaling = {"rope_type": "dynamic", "factor": 4.0}
-    names = {"vocab_size": 320, "num_hidden_layers": 1, "max_position_embeddings": 16, "rope_scaling": scaling}
+    names = {
+        "vocab_size": 320,
+        "num_hidden_layers": 1,
+        "max_position_embeddings": 16,
+        "rope_scaling": scaling,
+    }
     model, params = init_model(ModelConfig.from_hf(hf_config("llama", **names)), jax.random.key(0))
     scaled = export_model(tmp_path / "model", model, noisy(params), byte_tokenizer())
 
@@ -142,7 +174,10 @@ def test_context(capsys, tmp_path):
 
     assert logp() == logp("--context", "16") != logp("--context", "64")
     error = error_of(capsys, [scaled, "some words", "--max-new-tokens", 8, "--context", 17], 2)
-    assert "--context 17 is less than the longest prompt of 10 tokens with --max-new-tokens 8: give at least 18" in error
+    assert (
+        "--context 17 is less than the longest prompt of 10 tokens with --max-new-tokens 8: give "
+        "at least 18" in error
+    )
     assert "--context 0 must be at least 1" in error_of(capsys, [scaled, "x", "--context", 0], 2)
 
 
@@ -158,6 +193,8 @@ def test_errors(capsys, folder, tmp_path):
     assert "is not a folder" in error_of(capsys, [tmp_path / "absent", "x"], 4)
     assert "not allowed with" in error_of(capsys, [folder, "x", "--greedy", "--temperature", 1], 2)
     assert "unknown argument '--what'" in error_of(capsys, [folder, "x", "--what"], 2)
-    assert "its folder does not exist" in error_of(capsys, [folder, "x", "--output", tmp_path / "a" / "b.jsonl"], 2)
+    assert "its folder does not exist" in error_of(
+        capsys, [folder, "x", "--output", tmp_path / "a" / "b.jsonl"], 2
+    )
     (tmp_path / "config.yaml").write_text("")
     assert "without an export" in error_of(capsys, [tmp_path, "x"], 2)

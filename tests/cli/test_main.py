@@ -77,7 +77,18 @@ def error_of(capsys, arguments, code):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["evaluate"], ["compare"], ["data"], ["export"], ["generate"], ["models"], ["algorithms"], ["quickstart"]],
+    [
+        [],
+        ["train"],
+        ["evaluate"],
+        ["compare"],
+        ["data"],
+        ["export"],
+        ["generate"],
+        ["models"],
+        ["algorithms"],
+        ["quickstart"],
+    ],
 )
 def test_help_has_examples_and_exit_codes(capsys, command):
     assert main([*command, "--help"]) == 0
@@ -90,7 +101,9 @@ def test_help_has_examples_and_exit_codes(capsys, command):
 def test_train_help_lists_every_section_with_types_and_defaults(capsys):
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"optimizer.learning_rate  \[a number or null\] = null\n      peak learning rate", text)
+    assert re.search(
+        r"optimizer.learning_rate  \[a number or null\] = null\n      peak learning rate", text
+    )
     assert "training.max_steps  [a whole number or null] = null" in text
     assert "checkpoint.resume  [one of: auto, never, must] = auto" in text
     assert "run_dir  [text] (required)" in text
@@ -109,33 +122,60 @@ def test_version(capsys):
     [
         (
             [],
-            "no command: train, evaluate, compare, data, export, generate, models, algorithms, quickstart (see rlhf-jax --help)",
+            "no command: train, evaluate, compare, data, export, generate, models, algorithms, "
+            "quickstart (see rlhf-jax --help)",
         ),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),
-        (["train", "x.yaml", "--seed=3"], "unknown option '--seed=3'; an override has no dashes: seed=3"),
+        (
+            ["train", "x.yaml", "--seed=3"],
+            "unknown option '--seed=3'; an override has no dashes: seed=3",
+        ),
         (["models", "extra"], "unknown argument 'extra'"),
         (["export", "a", "b", "--step", "two"], "argument --step: invalid int value: 'two'"),
-        (["export", "a", "b", "--step", "2", "--best"], "argument --best: not allowed with argument --step"),
+        (
+            ["export", "a", "b", "--step", "2", "--best"],
+            "argument --best: not allowed with argument --step",
+        ),
         (
             ["algorithms", "dop"],
-            "'dop' is not an algorithm; there are sft, reward_model, dpo, ppo, grpo, dapo; did you mean 'dpo'?",
+            "'dop' is not an algorithm; there are sft, reward_model, dpo, ppo, grpo, dapo; did you "
+            "mean 'dpo'?",
         ),
         (["train", "nowhere/tini.yaml"], "nowhere/tini.yaml: no such configuration file"),
-        (["evaluate", "CONFIG", "--best"], "--step and --best choose a checkpoint of a run folder, and "),
-        (["evaluate", "."], ". holds no config.yaml, so it is no run; for a model folder: evaluate CONFIG model.path=."),
-        (["train", "CONFIG", "training.batchsize=4"], "training.batchsize: unknown key; allowed in training: batch_size, "),
+        (
+            ["evaluate", "CONFIG", "--best"],
+            "--step and --best choose a checkpoint of a run folder, and ",
+        ),
+        (
+            ["evaluate", "."],
+            ". holds no config.yaml, so it is no run; for a model folder: evaluate CONFIG "
+            "model.path=.",
+        ),
+        (
+            ["train", "CONFIG", "training.batchsize=4"],
+            "training.batchsize: unknown key; allowed in training: batch_size, ",
+        ),
         (
             ["train", "CONFIG", "training.batch_size=four"],
             "training.batch_size: 'four' is not allowed; allowed: a whole number (overr",
         ),
-        (["train", "CONFIG", "training.batch_size"], "override 'training.batch_size': write section.key=value"),
+        (
+            ["train", "CONFIG", "training.batch_size"],
+            "override 'training.batch_size': write section.key=value",
+        ),
         (
             ["train", "CONFIG", "algorithm.name=dpoo"],
             "algorithm.name: 'dpoo' is not an algorithm; allowed: sft, reward_model, dpo, ",
         ),
-        (["train", "CONFIG", "mesh.data=16", "run_dir=NEW"], "mesh data=16 x fsdp=1 x tensor=1 does not fit 8 devices"),
-        (["train", "CONFIG", "run_dir=."], "run_dir=. is not empty and holds no config.yaml, so it is no run to resume"),
+        (
+            ["train", "CONFIG", "mesh.data=16", "run_dir=NEW"],
+            "mesh data=16 x fsdp=1 x tensor=1 does not fit 8 devices",
+        ),
+        (
+            ["train", "CONFIG", "run_dir=."],
+            "run_dir=. is not empty and holds no config.yaml, so it is no run to resume",
+        ),
     ],
 )
 def test_mistakes_exit_with_2(capsys, config, tmp_path, monkeypatch, arguments, message):
@@ -149,12 +189,16 @@ def test_mistakes_exit_with_2(capsys, config, tmp_path, monkeypatch, arguments, 
 
 def test_data_mistakes_exit_with_3(capsys, config, tmp_path):
     run_dir = f"run_dir={tmp_path / 'run'}"
-    assert "absent.jsonl" in error_of(capsys, ["train", config, run_dir, f"data.path={tmp_path}/absent.jsonl"], 3)
+    assert "absent.jsonl" in error_of(
+        capsys, ["train", config, run_dir, f"data.path={tmp_path}/absent.jsonl"], 3
+    )
     (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')
     message = error_of(capsys, ["train", config, run_dir, f"data.path={tmp_path}/broken.jsonl"], 3)
     assert "broken.jsonl" in message
     (tmp_path / "empty.jsonl").touch()
-    assert "empty.jsonl" in error_of(capsys, ["train", config, run_dir, f"data.path={tmp_path}/empty.jsonl"], 3)
+    assert "empty.jsonl" in error_of(
+        capsys, ["train", config, run_dir, f"data.path={tmp_path}/empty.jsonl"], 3
+    )
 
 
 def test_model_mistakes_exit_with_4(capsys, config, tmp_path):
@@ -166,9 +210,16 @@ def test_model_mistakes_exit_with_4(capsys, config, tmp_path):
 
 
 def test_failed_training_exits_with_5(capsys, config, tmp_path):
-    diverge = ["optimizer.learning_rate=1e38", "optimizer.name=sgd", "optimizer.max_grad_norm=null", "training.max_steps=30"]
+    diverge = [
+        "optimizer.learning_rate=1e38",
+        "optimizer.name=sgd",
+        "optimizer.max_grad_norm=null",
+        "training.max_steps=30",
+    ]
     quiet = ["training.max_nonfinite=1", "training.eval_every=0", "training.save_every=0"]
-    message = error_of(capsys, ["train", config, f"run_dir={tmp_path / 'run'}", *quiet, *diverge], 5)
+    message = error_of(
+        capsys, ["train", config, f"run_dir={tmp_path / 'run'}", *quiet, *diverge], 5
+    )
     assert "not finite 2 times in a row" in message
 
 
@@ -185,8 +236,12 @@ def test_train_evaluate_export(capsys, config, run, tmp_path):
     assert main(["export", str(run), str(tmp_path / "model"), "--step", "2"]) == 0
     assert capsys.readouterr().out == f"exported model: {tmp_path / 'model'}\n"
     assert (tmp_path / "model" / "model.safetensors").exists()
-    assert "exists and is not an empty folder" in error_of(capsys, ["export", run, tmp_path / "model"], 2)
-    assert "no checkpoint of step 3; there are 2, 4" in error_of(capsys, ["export", run, tmp_path / "other", "--step", "3"], 4)
+    assert "exists and is not an empty folder" in error_of(
+        capsys, ["export", run, tmp_path / "model"], 2
+    )
+    assert "no checkpoint of step 3; there are 2, 4" in error_of(
+        capsys, ["export", run, tmp_path / "other", "--step", "3"], 4
+    )
 
 
 def test_export_best_needs_a_metric(capsys, config, tmp_path):
@@ -202,7 +257,9 @@ def test_training_again_goes_on_and_prints_the_table(capsys, config, run):
     assert re.search(r"metric +┃ +step 0 +┃ +step 4 +┃", shown.out)
     assert f"run folder: {run} (4 steps)\nexported model: {run}/export\n" in shown.out
     assert "resume after step 4" in shown.err
-    assert "never; give another run_dir" in error_of(capsys, ["train", config, "checkpoint.resume=never"], 2)
+    assert "never; give another run_dir" in error_of(
+        capsys, ["train", config, "checkpoint.resume=never"], 2
+    )
 
 
 def test_tables(capsys):
@@ -212,7 +269,9 @@ def test_tables(capsys):
     text = capsys.readouterr().out
     assert re.search(r"dpo +│ preference pairs", text) and "dapo" in text
     assert main(["algorithms", "dpo"]) == 0
-    assert "  algorithm.beta  [a number] = 0.1\n      Strength of the pull" in capsys.readouterr().out
+    assert (
+        "  algorithm.beta  [a number] = 0.1\n      Strength of the pull" in capsys.readouterr().out
+    )
 
 
 def test_error_classes_exist():
@@ -236,7 +295,9 @@ def test_only_errors_of_the_user_are_one_line(capsys, monkeypatch):
 def test_debug_shows_the_traceback(capsys):
     assert main(["train", "absent.yaml", "--debug"]) == 2
     shown = capsys.readouterr().err
-    assert "Traceback" in shown and shown.endswith("error: absent.yaml: no such configuration file\n")
+    assert "Traceback" in shown and shown.endswith(
+        "error: absent.yaml: no such configuration file\n"
+    )
 
 
 def test_an_interrupted_run_saves_and_exits_with_130(capsys, config, tmp_path):
@@ -250,11 +311,19 @@ def test_an_interrupted_run_saves_and_exits_with_130(capsys, config, tmp_path):
 
     thread = threading.Thread(target=interrupt_when_training)
     thread.start()
-    arguments = ["train", str(config), f"run_dir={run_dir}", "training.max_steps=1000000", "training.eval_every=0"]
+    arguments = [
+        "train",
+        str(config),
+        f"run_dir={run_dir}",
+        "training.max_steps=1000000",
+        "training.eval_every=0",
+    ]
     assert main([*arguments, "training.save_every=0"]) == 130
     thread.join()
     shown = capsys.readouterr()
-    assert shown.out.endswith("interrupted; the state is saved, and the same command goes on from there\n")
+    assert shown.out.endswith(
+        "interrupted; the state is saved, and the same command goes on from there\n"
+    )
     (step,) = [int(folder.name) for folder in (run_dir / "checkpoints").iterdir()]
     assert f"({step} steps)" in shown.out and step >= 3
     assert not (run_dir / "export").exists()
@@ -270,7 +339,9 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(loops, "compare", compare)
     assert main(["quickstart", str(tmp_path), "--seed", "3"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"┃ +dpo +┃ +grpo +┃", shown) and re.search(r"after +│ +0.250 +│ +0.750", shown)
+    assert re.search(r"┃ +dpo +┃ +grpo +┃", shown) and re.search(
+        r"after +│ +0.250 +│ +0.750", shown
+    )
     assert "90 s: sft 60 s, dpo 30 s" in shown
     assert f"picture of the learning curves: {tmp_path}/compare.png" in shown
 
@@ -279,7 +350,9 @@ def test_ctrl_c_exits_with_130(capsys, monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(importlib.import_module("rlhf_jax.cli.commands").COMMANDS, "models", interrupted)
+    monkeypatch.setitem(
+        importlib.import_module("rlhf_jax.cli.commands").COMMANDS, "models", interrupted
+    )
     assert main(["models"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -287,13 +360,18 @@ def test_ctrl_c_exits_with_130(capsys, monkeypatch):
 def test_a_process_answers_quickly_and_without_heavy_imports(config):
     code = (
         "import sys; from rlhf_jax.cli.main import main; code = main(sys.argv[1:]);"
-        "print([m for m in ('transformers', 'datasets', 'orbax', 'flax', 'matplotlib') if m in sys.modules]); sys.exit(code)"
+        "print([m for m in ('transformers', 'datasets', 'orbax', 'flax', 'matplotlib') if m in "
+        "sys.modules]); sys.exit(code)"
     )
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     for arguments, status in ((["--help"], 0), (["train", str(config), "seed=x"], 2)):
         begin = time.monotonic()
         result = subprocess.run(
-            [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", code, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert result.returncode == status, result.stderr
         assert result.stdout.endswith("[]\n")
@@ -331,13 +409,19 @@ rewards: REWARDS
         "[{function: 'grade:grade'}]",
     ],
 )
-def test_evaluating_a_run_folder_runs_no_foreign_reward(tmp_path, capsys, monkeypatch, rewards, target):
+def test_evaluating_a_run_folder_runs_no_foreign_reward(
+    tmp_path, capsys, monkeypatch, rewards, target
+):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     marker = tmp_path / "PWNED"
-    (tmp_path / "grade.py").write_text(f"open({str(marker)!r}, 'w')\ndef grade(prompts, completions): return [0.0]\n")
+    (tmp_path / "grade.py").write_text(
+        f"open({str(marker)!r}, 'w')\ndef grade(prompts, completions): return [0.0]\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    text = FOREIGN.replace("RUN", str(tmp_path)).replace("REWARDS", rewards.replace("HERE", str(tmp_path)))
+    text = FOREIGN.replace("RUN", str(tmp_path)).replace(
+        "REWARDS", rewards.replace("HERE", str(tmp_path))
+    )
     (tmp_path / "config.yaml").write_text(text)
     assert main(["evaluate", str(tmp_path / target)]) == 2
     assert not marker.exists()
@@ -351,4 +435,6 @@ def test_trusted_and_built_in_rewards_are_not_refused():
     own = RewardConfig(function="file.py:grade")
     with pytest.raises(ConfigError, match="'file.py:grade'"):
         check_rewards_built_in([RewardConfig(function="math"), own], pathlib.Path("run"))
-    check_rewards_built_in([RewardConfig(function="math"), RewardConfig(function="model")], pathlib.Path("run"))
+    check_rewards_built_in(
+        [RewardConfig(function="math"), RewardConfig(function="model")], pathlib.Path("run")
+    )

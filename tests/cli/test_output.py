@@ -20,7 +20,14 @@ HOSTILE = {
     "lone \ud800": "lone \\ud800",
     "line\u2028separator": "line\\u2028separator",
 }
-HARMLESS = ["plain", "tab\tand\nline", "ä 漢字 🙂", "family \U0001f468\u200d\U0001f469", "نیم\u200cفاصله", "a\\\\b"]
+HARMLESS = [
+    "plain",
+    "tab\tand\nline",
+    "ä 漢字 🙂",
+    "family \U0001f468\u200d\U0001f469",
+    "نیم\u200cفاصله",
+    "a\\\\b",
+]
 
 
 class Terminal(io.StringIO):

@@ -67,15 +67,21 @@ class Top:
 def read(text: str) -> Top:
     parsed = parse_document(text, "x.yaml")
     return build(
-        Top, parsed.tree, context=Context({key: f"x.yaml line {line}" for key, line in parsed.lines.items()}, ("section.size",))
+        Top,
+        parsed.tree,
+        context=Context(
+            {key: f"x.yaml line {line}" for key, line in parsed.lines.items()}, ("section.size",)
+        ),
     )
 
 
 def test_values_are_typed_by_their_fields():
     top = read(
         "path: 2024\n"
-        "section: {size: 1e3, rate: 1e-5, flag: true, mode: scan, name: true, buckets: [1, 2], names: [1, on], either: 5,\n"
-        "  extra: {a: 1e-3, b: [x, {c: null}], 1: on}, sampling: {temperature: 0}, maybe: {top_p: 1},\n"
+        "section: {size: 1e3, rate: 1e-5, flag: true, mode: scan, name: true, buckets: [1, 2], "
+        "names: [1, on], either: 5,\n"
+        "  extra: {a: 1e-3, b: [x, {c: null}], 1: on}, sampling: {temperature: 0}, maybe: {top_p: "
+        "1},\n"
         "  rewards: [{name: a}, {name: b, weight: 2}], pair: [1, 2]}\n"
     )
     assert top.path == "2024"
@@ -94,7 +100,9 @@ def test_values_are_typed_by_their_fields():
 
 
 def test_null_sections_and_infinite_numbers():
-    section = read("path: x\nsection: {maybe: null, sampling: null, rate: .inf, name: null}\n").section
+    section = read(
+        "path: x\nsection: {maybe: null, sampling: null, rate: .inf, name: null}\n"
+    ).section
     assert section == Section(rate=math.inf)
 
 
@@ -108,7 +116,10 @@ WHOLE_NUMBERS = "is not allowed; allowed: a list (a whole number each)"
     [
         ("sektion: {}", f"sektion: {TOP} 'section'?"),
         ("size: 3", f"size: {TOP} 'section.size'?"),
-        ("section: {sampling: {temprature: 1}}", f"section.sampling.temprature: {SAMPLING} 'section.sampling.temperature'?"),
+        (
+            "section: {sampling: {temprature: 1}}",
+            f"section.sampling.temprature: {SAMPLING} 'section.sampling.temperature'?",
+        ),
         ("section: {size: many}", "section.size: 'many' is not allowed; allowed: a whole number"),
         ("section: {size: 1.5}", "section.size: '1.5' is not allowed; allowed: a whole number"),
         ("section: {size: true}", "section.size: 'true' is not allowed; allowed: a whole number"),
@@ -116,14 +127,31 @@ WHOLE_NUMBERS = "is not allowed; allowed: a list (a whole number each)"
         ("section: {rate: yes}", "section.rate: 'yes' is not allowed; allowed: a number"),
         ("section: {rate: '1'}", "section.rate: '1' is not allowed; allowed: a number"),
         ("section: {flag: 1}", "section.flag: '1' is not allowed; allowed: true or false"),
-        ("section: {mode: scna}", "section.mode: 'scna' is not allowed; allowed: one of: auto, scan; did you mean 'scan'?"),
+        (
+            "section: {mode: scna}",
+            "section.mode: 'scna' is not allowed; allowed: one of: auto, scan; did you mean "
+            "'scan'?",
+        ),
         ("section: {buckets: 3}", f"section.buckets: '3' {WHOLE_NUMBERS}"),
         ("section: {buckets: [1, b]}", f"section.buckets: [1, 'b'] {WHOLE_NUMBERS}"),
-        ("section: {pair: [1]}", "section.pair: [1] is not allowed; allowed: a list of a number, a whole number"),
-        ("section: {rewards: [{nam: a}]}", "section.rewards[0].nam: unknown key; allowed in section.rewards[0]: name, weight"),
-        ("section: {rewards: a}", "section.rewards: 'a' is not allowed; allowed: a list (a mapping with name, weight each)"),
+        (
+            "section: {pair: [1]}",
+            "section.pair: [1] is not allowed; allowed: a list of a number, a whole number",
+        ),
+        (
+            "section: {rewards: [{nam: a}]}",
+            "section.rewards[0].nam: unknown key; allowed in section.rewards[0]: name, weight",
+        ),
+        (
+            "section: {rewards: a}",
+            "section.rewards: 'a' is not allowed; allowed: a list (a mapping with name, weight "
+            "each)",
+        ),
         ("section: 3", "section: '3' is not a section; allowed: a mapping with size, rate, "),
-        ("section: {sampling: {temperature: -1}}", "section.sampling.temperature: temperature=-1.0 must not be negative"),
+        (
+            "section: {sampling: {temperature: -1}}",
+            "section.sampling.temperature: temperature=-1.0 must not be negative",
+        ),
     ],
 )
 def test_mistakes_are_one_line_with_key_value_and_place(line, message):

@@ -12,7 +12,11 @@ from rlhf_jax.config.fields import flat
 from rlhf_jax.data import load_examples
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
-COMPARISONS = [path for path in sorted((REPO / "configs").glob("*.yaml")) if "rlhf-jax compare" in path.read_text()]
+COMPARISONS = [
+    path
+    for path in sorted((REPO / "configs").glob("*.yaml"))
+    if "rlhf-jax compare" in path.read_text()
+]
 FILES = [path for path in sorted((REPO / "configs").glob("*.yaml")) if path not in COMPARISONS]
 HEADER = {
     "command": r"rlhf-jax train configs/NAME( [\w.]+=\S+)*",
@@ -23,18 +27,29 @@ HEADER = {
 
 
 def test_there_are_configurations():
-    assert {"sft_hh", "reward_hh", "dpo_hh", "dpo_hub", "ppo_hh", "sft_gsm8k", "grpo_gsm8k", "dapo_gsm8k"} <= {
-        path.stem for path in FILES
-    }
+    assert {
+        "sft_hh",
+        "reward_hh",
+        "dpo_hh",
+        "dpo_hub",
+        "ppo_hh",
+        "sft_gsm8k",
+        "grpo_gsm8k",
+        "dapo_gsm8k",
+    } <= {path.stem for path in FILES}
 
 
 def checked_header(path, command):
     """What a file's first lines state."""
     text = path.read_text().partition("\n\n")[0]
-    header = dict(re.findall(r"^#\s+(command|hardware|minutes|metric):[ ]*(.*)$", text, re.MULTILINE))
+    header = dict(
+        re.findall(r"^#\s+(command|hardware|minutes|metric):[ ]*(.*)$", text, re.MULTILINE)
+    )
     assert list(header) == list(HEADER), "the header states command, hardware, minutes, metric"
     for name, pattern in HEADER.items():
-        wanted = pattern.replace("NAME", re.escape(path.name)).replace("rlhf-jax train", f"rlhf-jax {command}")
+        wanted = pattern.replace("NAME", re.escape(path.name)).replace(
+            "rlhf-jax train", f"rlhf-jax {command}"
+        )
         assert re.fullmatch(wanted, header[name]), f"{name}: {header[name]!r}"
     return header
 
@@ -62,22 +77,37 @@ def test_configuration(path, tmp_path):
 def test_configuration_holds_differences_only(path):
     tree = settled(parse_document(path.read_text(), path.name).tree)
     config = load_config(path)
-    needed = {"algorithm": {"name": tree["algorithm"]["name"]}, "run_dir": "x", "data": {"path": "x"}, "model": {"path": "x"}}
+    needed = {
+        "algorithm": {"name": tree["algorithm"]["name"]},
+        "run_dir": "x",
+        "data": {"path": "x"},
+        "model": {"path": "x"},
+    }
     if "rewards" in tree:
         needed["rewards"] = [{"function": f"x{index}"} for index in range(len(tree["rewards"]))]
     from_nothing = flat(make_config(needed).to_tree())
     given = {key: value for key, value in flat(tree).items() if key != "algorithm.name"}
-    repeated = [key for key, value in given.items() if key in from_nothing and flat(config.to_tree())[key] == from_nothing[key]]
+    repeated = [
+        key
+        for key, value in given.items()
+        if key in from_nothing and flat(config.to_tree())[key] == from_nothing[key]
+    ]
     assert repeated == [], "these repeat the default"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "../shared/" in path.read_text()], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if "../shared/" in path.read_text()], ids=lambda path: path.name
+)
 def test_the_command_finds_its_data(path, shared_data):
     (overrides,) = re.findall(r"command: .*\.yaml (.*)$", path.read_text(), re.MULTILINE)
     config = load_config(path, overrides.replace("../shared/data", str(shared_data)).split())
     kind = config.algorithm.data
-    train, held_out = (load_examples(config.data, kind=kind, split=split).rows for split in ("train", "eval"))
+    train, held_out = (
+        load_examples(config.data, kind=kind, split=split).rows for split in ("train", "eval")
+    )
     assert len(train) > 500 and len(held_out) >= 100
     assert not {str(row.prompt) for row in train} & {str(row.prompt) for row in held_out}
     if "gsm8k" in path.name:
-        assert train[0].prompt.endswith("?\nReason step by step and end with #### and the number.\n")
+        assert train[0].prompt.endswith(
+            "?\nReason step by step and end with #### and the number.\n"
+        )

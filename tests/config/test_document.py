@@ -6,15 +6,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_jax.config.document import Plain, parse_document, parse_value, read_scalar, render, settled
+from rlhf_jax.config.document import (
+    Plain,
+    parse_document,
+    parse_value,
+    read_scalar,
+    render,
+    settled,
+)
 from rlhf_jax.config.errors import ConfigError
 
 SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(exclude_categories=["Cs"]))
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
 )
 TREES = st.dictionaries(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
-    st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text("abc_.:- 1", min_size=1), inner), max_leaves=8),
+    st.recursive(
+        SCALARS,
+        lambda inner: st.lists(inner) | st.dictionaries(st.text("abc_.:- 1", min_size=1), inner),
+        max_leaves=8,
+    ),
 )
 
 
@@ -67,7 +82,10 @@ def test_quoted_scalars_stay_text_and_lines_are_known():
 
 
 def test_anchors_are_expanded():
-    assert settled(parse_document("a: &x {k: 1}\nb: *x\n", "x").tree) == {"a": {"k": 1}, "b": {"k": 1}}
+    assert settled(parse_document("a: &x {k: 1}\nb: *x\n", "x").tree) == {
+        "a": {"k": 1},
+        "b": {"k": 1},
+    }
 
 
 def test_empty_document_is_an_empty_mapping():
@@ -78,9 +96,18 @@ def test_empty_document_is_an_empty_mapping():
     ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3\n", "x.yaml: line 3: 'a' is given twice (first on line 1); keep one"),
-        ("s:\n  a: 1\n  a: 2\n", "x.yaml: line 3: 's.a' is given twice (first on line 2); keep one"),
-        ("- 1\n- 2\n", "x.yaml: the top level must be a mapping of sections (key: value), not a sequence"),
-        ("just text", "x.yaml: the top level must be a mapping of sections (key: value), not a scalar"),
+        (
+            "s:\n  a: 1\n  a: 2\n",
+            "x.yaml: line 3: 's.a' is given twice (first on line 2); keep one",
+        ),
+        (
+            "- 1\n- 2\n",
+            "x.yaml: the top level must be a mapping of sections (key: value), not a sequence",
+        ),
+        (
+            "just text",
+            "x.yaml: the top level must be a mapping of sections (key: value), not a scalar",
+        ),
         ("a: [1, 2\nb: 3\n", "x.yaml: not valid YAML: line 2: "),
         ("a: &x [*x]\n", "x.yaml: line 1: an alias refers to a value that contains it"),
         ("[1, 2]: 3\n", "x.yaml: line 1: a key must be plain text, not a sequence"),

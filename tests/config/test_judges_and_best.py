@@ -22,28 +22,44 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("section", ["algorithm", "evaluation"])
-@pytest.mark.parametrize(("text", "value"), [("math", "math"), ("[math, code]", ("math", "code")), ("null", None)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("math", "math"), ("[math, code]", ("math", "code")), ("null", None)]
+)
 def test_one_name_or_several(file, tmp_path, section, text, value):
     config = load_config(file, [f"{section}.accuracy_reward={text}"])
     assert config.__dict__[section].accuracy_reward == value
     dump_config(config, tmp_path / "config.yaml")
-    assert load_config(tmp_path / "config.yaml") == config and config.changes_since(tmp_path / "config.yaml") == []
+    assert (
+        load_config(tmp_path / "config.yaml") == config
+        and config.changes_since(tmp_path / "config.yaml") == []
+    )
 
 
 def test_a_wrong_name_is_one_line(file):
     with pytest.raises(ConfigError) as error:
         load_config(file, ["algorithm.accuracy_reward=[math, cod]"])
     assert str(error.value).startswith(
-        "algorithm.accuracy_reward='cod' is not among the rewards, which are math, code, format; did you mean 'code'?"
+        "algorithm.accuracy_reward='cod' is not among the rewards, which are math, code, format; "
+        "did you mean 'code'?"
     )
-    with pytest.raises(ConfigError, match="algorithm.accuracy_reward: {'a': 3} is not allowed; allowed: text or a list"):
+    with pytest.raises(
+        ConfigError,
+        match="algorithm.accuracy_reward: {'a': 3} is not allowed; allowed: text or a list",
+    ):
         load_config(file, ["algorithm.accuracy_reward={a: 3}"])
 
 
 def test_the_judges_of_a_run_decide_what_is_trained_those_of_evaluation_do_not(file, tmp_path):
     dump_config(load_config(file), tmp_path / "config.yaml")
-    assert load_config(file, ["evaluation.accuracy_reward=code"]).changes_since(tmp_path / "config.yaml") == []
-    assert load_config(file, ["algorithm.accuracy_reward=code"]).changes_since(tmp_path / "config.yaml")
+    assert (
+        load_config(file, ["evaluation.accuracy_reward=code"]).changes_since(
+            tmp_path / "config.yaml"
+        )
+        == []
+    )
+    assert load_config(file, ["algorithm.accuracy_reward=code"]).changes_since(
+        tmp_path / "config.yaml"
+    )
 
 
 def test_the_type_in_words():
@@ -70,13 +86,17 @@ def test_the_direction_of_a_metric(metric, mode, wanted):
 def test_a_metric_without_a_meaning_needs_a_direction(file, metric):
     with pytest.raises(ConfigError) as error:
         load_config(file, [f"checkpoint.best_metric={metric}"])
-    assert f"checkpoint.best_metric={metric!r} does not say whether a large or a small value is good; give best_mode=" in str(
-        error.value
+    assert (
+        f"checkpoint.best_metric={metric!r} does not say whether a large or a small value is good; "
+        "give best_mode=" in str(error.value)
     )
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["step", "split", "sample", "kept", "trained_step", "generation_batch", "ungraded_sampled"])
+@pytest.mark.parametrize(
+    "name",
+    ["step", "split", "sample", "kept", "trained_step", "generation_batch", "ungraded_sampled"],
+)
 def test_columns_of_the_completions_are_no_names(file, name):
     with pytest.raises(ConfigError, match=f"the name '{name}' is taken by a metric or column"):
         load_config(file, [f"rewards[0].name={name}"])

@@ -17,7 +17,12 @@ RATES = {"sft": 2e-5, "reward_model": 1e-4, "dpo": 1e-6, "ppo": 1e-6, "grpo": 1e
 
 def tree(name, **optimizer):
     rewards = {"rewards": [{"function": "math"}]} if name in ("ppo", "grpo", "dapo") else {}
-    common = {"algorithm": {"name": name}, "run_dir": "x", "data": {"path": "x"}, "model": {"path": "x"}}
+    common = {
+        "algorithm": {"name": name},
+        "run_dir": "x",
+        "data": {"path": "x"},
+        "model": {"path": "x"},
+    }
     return common | rewards | ({"optimizer": optimizer} if optimizer else {})
 
 
@@ -33,7 +38,10 @@ def test_a_run_takes_its_algorithms_and_writes_it_down(name, tmp_path):
     assert load_config(tmp_path / "config.yaml") == config
     assert config.changes_since(tmp_path / "config.yaml") == []
     assert make_config(tree(name, schedule="constant")).optimizer.learning_rate == RATES[name]
-    assert make_config(tree(name), ["optimizer.learning_rate=null"]).optimizer.learning_rate == RATES[name]
+    assert (
+        make_config(tree(name), ["optimizer.learning_rate=null"]).optimizer.learning_rate
+        == RATES[name]
+    )
     for rate in (0.0, 3e-4):
         assert make_config(tree(name, learning_rate=rate)).optimizer.learning_rate == rate
 
@@ -82,4 +90,6 @@ def test_the_help_names_them():
         number = re.search(rf"\b{name}\b[a-z_, ]*? (?:and [a-z_]+ )?([0-9]e-[0-9])", said)
         assert number is not None and float(number[1]) == rate, name
         assert f"optimizer.learning_rate  [a number] = {rate}\n" in describe_algorithm(name)
-    assert f"optimizer.learning_rate  [a number or null] = null\n      {said[:40]}" in describe_keys()
+    assert (
+        f"optimizer.learning_rate  [a number or null] = null\n      {said[:40]}" in describe_keys()
+    )

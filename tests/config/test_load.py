@@ -92,45 +92,85 @@ def test_overrides_are_typed_and_the_last_one_wins(file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.learning_rate=fast", "optimizer.learning_rate: 'fast' is not allowed; allowed: a number or null (override '"),
-        ("optimizer.lr=1", "optimizer.lr: unknown key; allowed in optimizer: name, learning_rate, "),
-        ("training.batchsize=1", "training.batchsize: unknown key; allowed in training: batch_size, "),
+        (
+            "optimizer.learning_rate=fast",
+            "optimizer.learning_rate: 'fast' is not allowed; allowed: a number or null (override '",
+        ),
+        (
+            "optimizer.lr=1",
+            "optimizer.lr: unknown key; allowed in optimizer: name, learning_rate, ",
+        ),
+        (
+            "training.batchsize=1",
+            "training.batchsize: unknown key; allowed in training: batch_size, ",
+        ),
         ("beta=1", "beta: unknown key; allowed at the top level: algorithm, "),
         (
             "algorithm.bta=1",
-            "algorithm.bta: unknown key; allowed in algorithm: beta, loss_type, label_smoothing, reference; did you",
+            "algorithm.bta: unknown key; allowed in algorithm: beta, loss_type, label_smoothing, "
+            "reference; did you",
         ),
         ("algorithm.loss_type=sigmiod", "algorithm.loss_type: loss_type="),
         (
             "algorithm.name=dop",
-            "algorithm.name: 'dop' is not an algorithm; allowed: sft, reward_model, dpo, ppo, grpo, dapo; did you",
+            "algorithm.name: 'dop' is not an algorithm; allowed: sft, reward_model, dpo, ppo, "
+            "grpo, dapo; did you",
         ),
         ("algorithm=dpo", "algorithm.name: 'dpo' has no name; allowed: sft, "),
-        ("training.batch_size=0", "training.batch_size=0 must be at least 1 (override 'training.batch_size=0')"),
-        ("training.num_microbatches=3", "training.num_microbatches=3 must divide batch_size=8 (override"),
-        ("training.batch_size", "override 'training.batch_size': write section.key=value, for example training.batch_size=8"),
+        (
+            "training.batch_size=0",
+            "training.batch_size=0 must be at least 1 (override 'training.batch_size=0')",
+        ),
+        (
+            "training.num_microbatches=3",
+            "training.num_microbatches=3 must divide batch_size=8 (override",
+        ),
+        (
+            "training.batch_size",
+            "override 'training.batch_size': write section.key=value, for example "
+            "training.batch_size=8",
+        ),
         ("=3", "override '=3': write section.key=value"),
         ("training..x=3", "override 'training..x=3': write section.key=value"),
         ("data.columns={a", "override 'data.columns={a': not valid YAML: line 1: "),
         ("data.path=", "data.path: '' is not allowed; allowed: text"),
-        ("data={split: x}", "data.path: required and not given; allowed: text (override 'data={split: x}')"),
+        (
+            "data={split: x}",
+            "data.path: required and not given; allowed: text (override 'data={split: x}')",
+        ),
         ("data.eval_fraction=2", "data.eval_fraction 2.0 must be from 0"),
         ("seed=-1", "seed=-1 must be from 0 to 4294967295"),
         ("seed=4294967296", "seed=4294967296 must be from 0 to 4294967295"),
-        ("mesh.replicate=['[']", "mesh.replicate: '[' is not a regular expression: unterminated character set"),
+        (
+            "mesh.replicate=['[']",
+            "mesh.replicate: '[' is not a regular expression: unterminated character set",
+        ),
         ("seed.x=1", "seed: {'x': 1} is not allowed; allowed: a whole number"),
         ("mesh.fsdp=0", "mesh.fsdp=0 must be at least 1, or -1"),
-        ("checkpoint.resume=allways", "checkpoint.resume: 'allways' is not allowed; allowed: one of: auto, never, must"),
+        (
+            "checkpoint.resume=allways",
+            "checkpoint.resume: 'allways' is not allowed; allowed: one of: auto, never, must",
+        ),
         ("checkpoint.keep_best=1", "checkpoint.keep_best=1 needs best_metric"),
         ("checkpoint.keep_last=0", "checkpoint.keep_last=0 must be at least 1"),
         (
             "model.dtype=float16",
-            "model.dtype: 'float16' is not allowed; allowed: one of: float32, bfloat16; did you mean 'bfloat16'?",
+            "model.dtype: 'float16' is not allowed; allowed: one of: float32, bfloat16; did you "
+            "mean 'bfloat16'?",
         ),
-        ("model.config={model_type: qwen2}", "model.path='runs/sft/export' and model.config are both given"),
-        ("model.path=null", "model: give model.path (a Hugging Face folder or hub id) or model.config"),
+        (
+            "model.config={model_type: qwen2}",
+            "model.path='runs/sft/export' and model.config are both given",
+        ),
+        (
+            "model.path=null",
+            "model: give model.path (a Hugging Face folder or hub id) or model.config",
+        ),
         ("run_dir=''", "run_dir is empty"),
-        ("model.remat=ful", "model.remat: 'ful' is not allowed; allowed: one of: none, full, dots, "),
+        (
+            "model.remat=ful",
+            "model.remat: 'ful' is not allowed; allowed: one of: none, full, dots, ",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(file, override, message):
@@ -147,40 +187,105 @@ BEST = ["checkpoint.keep_best=1", "checkpoint.best_metric=rewards/accuracy"]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([*BEST, "data.eval_fraction=0"], "^checkpoint.keep_best=1 needs held-out data: give data.eval_path"),
-        ([*BEST, "training.eval_every=0"], "^checkpoint.keep_best=1 needs evaluations: training.eval_every=0 must"),
+        (
+            [*BEST, "data.eval_fraction=0"],
+            "^checkpoint.keep_best=1 needs held-out data: give data.eval_path",
+        ),
+        (
+            [*BEST, "training.eval_every=0"],
+            "^checkpoint.keep_best=1 needs evaluations: training.eval_every=0 must",
+        ),
         (
             [*BEST, "training.eval_every=30"],
-            "^checkpoint.keep_best=1 needs training.save_every=100 to be a multiple of training.eval_every=30",
+            "^checkpoint.keep_best=1 needs training.save_every=100 to be a multiple of "
+            "training.eval_every=30",
         ),
-        (["model.reference=m", "algorithm.reference=none"], "^model.reference='m' has no use in this run; leave it null"),
-        (["model.reference=m", "algorithm={name: sft}"], "^model.reference='m' has no use in this run; leave it null"),
-        (["model.reference=m", "algorithm={name: reward_model}"], "^model.reference='m' has no use in this run"),
-        (["model.reference=m", *GRPO], "^model.reference='m' has no use in this run; .* with algorithm.kl_coef above 0"),
-        (["model.reference=m", *GRPO, "algorithm.name=dapo"], "^model.reference='m' has no use in this run"),
-        (["model.critic=m", *GRPO], "^model.critic='m' has no use in this run; leave it null, or choose algorithm.name=ppo"),
-        (["model.critic=m", *GRPO, "algorithm={name: ppo, critic: shared}"], "^model.critic='m' has no use in this run"),
-        (["rollout.max_new_tokens=8"], "^rollout is given, but algorithm.name=dpo samples no completions; remove the section"),
-        (["rewards=[{function: math}]"], "^rewards is given, but algorithm.name=dpo samples no completions"),
-        (["reward_pool.workers=3"], "^reward_pool is given, but algorithm.name=dpo samples no completions"),
-        (["evaluation.samples=8"], "^evaluation is given, but algorithm.name=dpo samples no completions"),
-        (["algorithm={name: grpo}"], "^rewards is empty, but algorithm.name=grpo learns from rewards; give at least one, for"),
-        ([*GRPO, "rewards=[{function: math}, {function: math}]"], "^rewards: 'math' names two of them; give each its own name"),
+        (
+            ["model.reference=m", "algorithm.reference=none"],
+            "^model.reference='m' has no use in this run; leave it null",
+        ),
+        (
+            ["model.reference=m", "algorithm={name: sft}"],
+            "^model.reference='m' has no use in this run; leave it null",
+        ),
+        (
+            ["model.reference=m", "algorithm={name: reward_model}"],
+            "^model.reference='m' has no use in this run",
+        ),
+        (
+            ["model.reference=m", *GRPO],
+            "^model.reference='m' has no use in this run; .* with algorithm.kl_coef above 0",
+        ),
+        (
+            ["model.reference=m", *GRPO, "algorithm.name=dapo"],
+            "^model.reference='m' has no use in this run",
+        ),
+        (
+            ["model.critic=m", *GRPO],
+            "^model.critic='m' has no use in this run; leave it null, or choose algorithm.name=ppo",
+        ),
+        (
+            ["model.critic=m", *GRPO, "algorithm={name: ppo, critic: shared}"],
+            "^model.critic='m' has no use in this run",
+        ),
+        (
+            ["rollout.max_new_tokens=8"],
+            "^rollout is given, but algorithm.name=dpo samples no completions; remove the section",
+        ),
+        (
+            ["rewards=[{function: math}]"],
+            "^rewards is given, but algorithm.name=dpo samples no completions",
+        ),
+        (
+            ["reward_pool.workers=3"],
+            "^reward_pool is given, but algorithm.name=dpo samples no completions",
+        ),
+        (
+            ["evaluation.samples=8"],
+            "^evaluation is given, but algorithm.name=dpo samples no completions",
+        ),
+        (
+            ["algorithm={name: grpo}"],
+            "^rewards is empty, but algorithm.name=grpo learns from rewards; give at least one, "
+            "for",
+        ),
+        (
+            [*GRPO, "rewards=[{function: math}, {function: math}]"],
+            "^rewards: 'math' names two of them; give each its own name",
+        ),
         (
             [*GRPO, "algorithm={name: dapo, accuracy_reward: maths}"],
             "^algorithm.accuracy_reward='maths' is not among the rewards, which are math",
         ),
-        ([*GRPO, "data.max_prompt_len=9"], "^data.max_prompt_len=9 is for the offline algorithms; set rollout.max_prompt_len"),
-        ([*GRPO, "rewards[1].weight=2"], r"^override 'rewards\[1\].weight=2': there is no \[1\]: the list has 1 items, counted"),
-        ([*GRPO, "rewards[0].wieght=2"], r"^rewards\[0\].wieght: unknown key; allowed in rewards\[0\]: function, .*override"),
-        ([*GRPO, "rewards[0].weight=big"], r"^rewards\[0\].weight: 'big' is not allowed; allowed: a number \(override"),
+        (
+            [*GRPO, "data.max_prompt_len=9"],
+            "^data.max_prompt_len=9 is for the offline algorithms; set rollout.max_prompt_len",
+        ),
+        (
+            [*GRPO, "rewards[1].weight=2"],
+            r"^override 'rewards\[1\].weight=2': there is no \[1\]: the list has 1 items, counted",
+        ),
+        (
+            [*GRPO, "rewards[0].wieght=2"],
+            r"^rewards\[0\].wieght: unknown key; allowed in rewards\[0\]: function, .*override",
+        ),
+        (
+            [*GRPO, "rewards[0].weight=big"],
+            r"^rewards\[0\].weight: 'big' is not allowed; allowed: a number \(override",
+        ),
         ([*GRPO, "rewards=math"], "^rewards: 'math' is not allowed; allowed: a list"),
         ([*GRPO, "evaluation.samples=-1"], "^evaluation.samples=-1 must not be negative"),
-        ([*GRPO, "evaluation.max_prompts=0"], "^evaluation.max_prompts=0 must be at least 1, or null for all"),
+        (
+            [*GRPO, "evaluation.max_prompts=0"],
+            "^evaluation.max_prompts=0 must be at least 1, or null for all",
+        ),
         ([*GRPO, "evaluation.temperature=0"], "^evaluation.temperature=0.0 must be above 0"),
         ([*GRPO, "evaluation.top_p=0"], "^evaluation.top_p=0.0 must be above 0 and at most 1"),
         ([*GRPO, "logging.completions=-1"], "^logging.completions=-1 must not be negative"),
-        ([*GRPO, "rollout.max_new_tokens=0"], "^rollout.max_new_tokens: max_new_tokens=0 must be at least 1"),
+        (
+            [*GRPO, "rollout.max_new_tokens=0"],
+            "^rollout.max_new_tokens: max_new_tokens=0 must be at least 1",
+        ),
     ],
 )
 def test_sections_that_do_not_fit_together(file, overrides, message):
@@ -199,7 +304,12 @@ def test_sections_that_do_not_fit_together(file, overrides, message):
         ["model.reference=m", *GRPO, "algorithm.kl_coef=0.1"],
         ["model.reference=m", "model.critic=r", *GRPO, "algorithm.name=ppo"],
         [*GRPO, "training.batch_size=4", "training.num_microbatches=8"],
-        [*GRPO, "rollout.mesh={tensor: 2}", "logging.save_completions=none", "evaluation.max_prompts=null"],
+        [
+            *GRPO,
+            "rollout.mesh={tensor: 2}",
+            "logging.save_completions=none",
+            "evaluation.max_prompts=null",
+        ],
         ["seed=4294967295"],
     ],
 )
@@ -208,14 +318,25 @@ def test_sections_that_fit_together(file, overrides):
 
 
 def test_rewards(file):
-    file.write_text(DPO.replace("dpo, beta: 0.05", "grpo") + "rewards:\n- function: math\n- {function: length, weight: 0.5}\n")
-    options = ["rewards[1].options={max_len: 8}", "rewards[1].options.buffer_len=4", "rewards[0].name=right", "rollout.top_k=5"]
+    file.write_text(
+        DPO.replace("dpo, beta: 0.05", "grpo")
+        + "rewards:\n- function: math\n- {function: length, weight: 0.5}\n"
+    )
+    options = [
+        "rewards[1].options={max_len: 8}",
+        "rewards[1].options.buffer_len=4",
+        "rewards[0].name=right",
+        "rollout.top_k=5",
+    ]
     config = load_config(file, options)
     length = RewardConfig(function="length", weight=0.5, options={"max_len": 8, "buffer_len": 4})
     assert config.rewards == (RewardConfig(function="math", name="right"), length)
     assert config.rollout == RolloutConfig(top_k=5) and config.is_online
     assert make_config(config.to_tree()) == config
-    with pytest.raises(ConfigError, match=r"^rewards\[1\].wieght: unknown key; .*did you mean .*weight.*dpo.yaml line 10\)$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^rewards\[1\].wieght: unknown key; .*did you mean .*weight.*dpo.yaml line 10\)$",
+    ):
         file.write_text(file.read_text().replace("weight", "wieght"))
         load_config(file)
 
@@ -223,7 +344,8 @@ def test_rewards(file):
 def test_a_mistake_in_a_file_names_the_line(file):
     file.write_text(DPO + "  warmup: 10\n")
     with pytest.raises(
-        ConfigError, match=r"optimizer.warmup: unknown key; .*did you mean 'optimizer.warmup_\w+'\? \(.*dpo.yaml line 8\)$"
+        ConfigError,
+        match=r"optimizer.warmup: unknown key; .*did you mean 'optimizer.warmup_\w+'\? \(.*dpo.yaml line 8\)$",
     ):
         load_config(file)
 
@@ -233,9 +355,14 @@ def test_missing_parts(file, tmp_path):
     with pytest.raises(ConfigError, match="^run_dir: required and not given; allowed: text$"):
         load_config(file)
     file.write_text("run_dir: x\n")
-    with pytest.raises(ConfigError, match=r"^algorithm.name: required and not given; allowed: sft, .* \{name: dpo\}$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^algorithm.name: required and not given; allowed: sft, .* \{name: dpo\}$",
+    ):
         load_config(file)
-    with pytest.raises(ConfigError, match="dpp.yaml: no such configuration file; did you mean '.*dpo.yaml'"):
+    with pytest.raises(
+        ConfigError, match="dpp.yaml: no such configuration file; did you mean '.*dpo.yaml'"
+    ):
         load_config(tmp_path / "dpp.yaml")
     with pytest.raises(ConfigError, match="no such configuration file$"):
         load_config(tmp_path / "nowhere" / "zzzzzzzz.yaml")
@@ -253,7 +380,13 @@ def test_a_model_from_config_needs_a_tokenizer(file):
 
 def test_resolved_file_reads_back_equal(file, tmp_path):
     config = load_config(
-        file, ["model.path=null", "model.config={a: [1e-5, x], b: {}}", "tokenizer=byte", "data.buckets=[8, 1024]"]
+        file,
+        [
+            "model.path=null",
+            "model.config={a: [1e-5, x], b: {}}",
+            "tokenizer=byte",
+            "data.buckets=[8, 1024]",
+        ],
     )
     dump_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
@@ -263,8 +396,16 @@ def test_resolved_file_reads_back_equal(file, tmp_path):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_reads_back_equal(name, tmp_path):
     algorithm = algorithm_config(name)()
-    rewards = (RewardConfig(function="math", options={"a": 1}),) if algorithm.data == "prompts" else ()
-    config = Config(algorithm=algorithm, run_dir="x", data=DataConfig(path="x"), model=ModelSection(path="m"), rewards=rewards)
+    rewards = (
+        (RewardConfig(function="math", options={"a": 1}),) if algorithm.data == "prompts" else ()
+    )
+    config = Config(
+        algorithm=algorithm,
+        run_dir="x",
+        data=DataConfig(path="x"),
+        model=ModelSection(path="m"),
+        rewards=rewards,
+    )
     dump_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
     assert describe_section(algorithm_config(name)), "an algorithm has options"
@@ -280,7 +421,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
     columns=st.dictionaries(TEXT, TEXT),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_values_read_back_equal(tmp_path, run_dir, path, rate, columns, seed):
     tree = {
         "algorithm": {"name": "dpo"},
@@ -291,7 +434,11 @@ def test_any_values_read_back_equal(tmp_path, run_dir, path, rate, columns, seed
         "optimizer": {"learning_rate": rate},
     }
     config = make_config(tree)
-    assert (config.run_dir, config.data.path, config.optimizer.learning_rate) == (run_dir, path, rate)
+    assert (config.run_dir, config.data.path, config.optimizer.learning_rate) == (
+        run_dir,
+        path,
+        rate,
+    )
     dump_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 
@@ -302,40 +449,69 @@ def test_stops_may_be_named_for_offline_runs(file):
 
 def test_what_may_change_between_a_run_and_its_continuation(file, tmp_path):
     dump_config(load_config(file), tmp_path / "config.yaml")
-    free = ["run_dir=elsewhere", "mesh.data=2", "training.save_every=7", "logging.wandb=true", "checkpoint.resume=must"]
+    free = [
+        "run_dir=elsewhere",
+        "mesh.data=2",
+        "training.save_every=7",
+        "logging.wandb=true",
+        "checkpoint.resume=must",
+    ]
     assert load_config(file, free).changes_since(tmp_path / "config.yaml") == []
     changed = load_config(file, ["algorithm.beta=0.2", "training.max_steps=3"])
-    assert changed.changes_since(tmp_path / "config.yaml") == ["algorithm.beta: 0.05 -> 0.2", "training.max_steps: None -> 3"]
+    assert changed.changes_since(tmp_path / "config.yaml") == [
+        "algorithm.beta: 0.05 -> 0.2",
+        "training.max_steps: None -> 3",
+    ]
 
 
 def test_what_may_change_in_an_online_run(file, tmp_path):
     dump_config(load_config(file, GRPO), tmp_path / "config.yaml")
-    free = ["reward_pool.timeout=3", "evaluation.samples=8", "rollout.slots=4", "rollout.chunk=8", "rollout.mesh={tensor: 2}"]
+    free = [
+        "reward_pool.timeout=3",
+        "evaluation.samples=8",
+        "rollout.slots=4",
+        "rollout.chunk=8",
+        "rollout.mesh={tensor: 2}",
+    ]
     assert load_config(file, [*GRPO, *free]).changes_since(tmp_path / "config.yaml") == []
-    changed = load_config(file, [*GRPO, "rollout.top_p=0.5", "rewards[0].weight=2", "rewards[0].options={a: 1}"])
+    changed = load_config(
+        file, [*GRPO, "rollout.top_p=0.5", "rewards[0].weight=2", "rewards[0].options={a: 1}"]
+    )
     assert changed.changes_since(tmp_path / "config.yaml") == [
         "rewards[0].options: {} -> None",
         "rewards[0].options.a: None -> 1",
         "rewards[0].weight: 1.0 -> 2.0",
         "rollout.top_p: 1.0 -> 0.5",
     ]
-    older = "\n".join(line for line in load_config(file, GRPO).to_yaml().splitlines() if "batched" not in line)
+    older = "\n".join(
+        line for line in load_config(file, GRPO).to_yaml().splitlines() if "batched" not in line
+    )
     (tmp_path / "config.yaml").write_text(older)
     assert load_config(file, GRPO).changes_since(tmp_path / "config.yaml") == []
 
 
 def test_a_run_made_before_an_option_existed_can_go_on(file, tmp_path):
     config = load_config(file)
-    older = [line for line in config.to_yaml().splitlines() if "label_smoothing" not in line and "pad_multiple" not in line]
+    older = [
+        line
+        for line in config.to_yaml().splitlines()
+        if "label_smoothing" not in line and "pad_multiple" not in line
+    ]
     (tmp_path / "config.yaml").write_text("\n".join(older))
     assert config.changes_since(tmp_path / "config.yaml") == []
     changed = load_config(file, ["data.pad_multiple=32", "data.columns={chosen: better}"])
     changes = changed.changes_since(tmp_path / "config.yaml")
-    assert "data.pad_multiple: 16 -> 32" in changes and "data.columns.chosen: None -> 'better'" in changes
+    assert (
+        "data.pad_multiple: 16 -> 32" in changes
+        and "data.columns.chosen: None -> 'better'" in changes
+    )
 
 
 def test_unregistered_algorithm_is_refused():
-    with pytest.raises(ValueError, match="TrainingConfig is not the configuration of an algorithm; known: SFTConfig, "):
+    with pytest.raises(
+        ValueError,
+        match="TrainingConfig is not the configuration of an algorithm; known: SFTConfig, ",
+    ):
         Config(algorithm=TrainingConfig(), run_dir="x", data=DataConfig(path="x"))
 
 
@@ -380,7 +556,9 @@ def test_every_option_is_documented():
 def test_names_of_other_libraries_lead_to_ours(tmp_path, algorithm, key, meant):
     path = tmp_path / "run.yaml"
     path.write_text(f"run_dir: x\nalgorithm: {{name: {algorithm}}}\ndata: {{path: x}}\n")
-    with pytest.raises(ConfigError, match=rf"^{key}: unknown key; .*; did you mean '{meant}'\? \(override"):
+    with pytest.raises(
+        ConfigError, match=rf"^{key}: unknown key; .*; did you mean '{meant}'\? \(override"
+    ):
         load_config(path, [f"{key}=1"])
 
 

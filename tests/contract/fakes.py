@@ -8,7 +8,8 @@ from rlhf_jax.types import Model, PairBatch, PolicyBatch, TokenBatch
 
 VOCAB, WIDTH = 17, 8
 PAD = VOCAB - 1
-"""Used on padding and nowhere else, so that its embedding shows whether padding reaches the gradient."""
+"""Used on padding and nowhere else, so that its embedding shows whether padding reaches the
+gradient."""
 
 
 def make_model(head=True):
@@ -27,30 +28,51 @@ def make_model(head=True):
         wanted = jnp.ones(tokens.shape, bool)
         if scored is not None:
             wanted = (scored[:, None, :] == jnp.arange(tokens.shape[1])[None, :, None]).any(axis=2)
-        return tuple(jnp.where(wanted, x, 0.0) for x in (token_logps(scaled, tokens), token_entropy(scaled)))
+        return tuple(
+            jnp.where(wanted, x, 0.0) for x in (token_logps(scaled, tokens), token_entropy(scaled))
+        )
 
     def scores(params, tokens, mask, *, segment_ids=None):
         return hidden(params, tokens, mask) @ params["score"]["kernel"].astype(jnp.float32)
 
-    return Model(config=None, hidden=hidden, logits=logits, token_logps=logps, scores=scores if head else None)
+    return Model(
+        config=None,
+        hidden=hidden,
+        logits=logits,
+        token_logps=logps,
+        scores=scores if head else None,
+    )
 
 
 def make_params(seed, dtype=jnp.float32):
     rng = np.random.default_rng(seed)
-    shapes = {"embed": ("embedding", (VOCAB, WIDTH)), "unembed": ("kernel", (VOCAB, WIDTH)), "score": ("kernel", (WIDTH,))}
-    return {name: {leaf: jnp.asarray(rng.normal(size=shape), dtype)} for name, (leaf, shape) in shapes.items()}
+    shapes = {
+        "embed": ("embedding", (VOCAB, WIDTH)),
+        "unembed": ("kernel", (VOCAB, WIDTH)),
+        "score": ("kernel", (WIDTH,)),
+    }
+    return {
+        name: {leaf: jnp.asarray(rng.normal(size=shape), dtype)}
+        for name, (leaf, shape) in shapes.items()
+    }
 
 
 def ragged(rng, rows, width):
-    """Right-padded tokens with prompts of 2..3 and completions of 1..width-4 tokens: (tokens, mask, completion_mask)."""
+    """Right-padded tokens with prompts of 2..3 and completions of 1..width-4 tokens: (tokens, mask,
+    completion_mask)."""
     prompts = rng.integers(2, 4, (rows, 1))
     positions = np.arange(width)[None, :]
     mask = positions < prompts + rng.integers(1, width - 3, (rows, 1))
-    return np.where(mask, rng.integers(0, PAD, (rows, width)), PAD), mask, mask & (positions >= prompts)
+    return (
+        np.where(mask, rng.integers(0, PAD, (rows, width)), PAD),
+        mask,
+        mask & (positions >= prompts),
+    )
 
 
 def make_batch(kind, seed=1, rows=16, width=10):
-    """A batch as the loop would hand it over, before scoring. The last row (or pair) only completes the shape."""
+    """A batch as the loop would hand it over, before scoring. The last row (or pair) only completes
+    the shape."""
     rng = np.random.default_rng(seed)
     sides = 2 if kind == "pairs" else 1
     tokens, mask, completion = ragged(rng, rows * sides, width)
@@ -63,7 +85,10 @@ def make_batch(kind, seed=1, rows=16, width=10):
         return TokenBatch(*arrays)
     rewards = rng.normal(size=rows)
     rewards[[1, -1]] = np.nan
-    sampler, old, ref = (jnp.asarray(np.where(completion, rng.normal(-2.0, 0.3, (rows, width)), 0.0), jnp.float32) for _ in "123")
+    sampler, old, ref = (
+        jnp.asarray(np.where(completion, rng.normal(-2.0, 0.3, (rows, width)), 0.0), jnp.float32)
+        for _ in "123"
+    )
     return PolicyBatch(
         *arrays,
         rewards=jnp.asarray(rewards, jnp.float32),

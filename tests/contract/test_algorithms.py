@@ -1,4 +1,5 @@
-"""What every algorithm in the registry must do, on a fake model. New algorithms are picked up from ALGORITHMS."""
+"""What every algorithm in the registry must do, on a fake model. New algorithms are picked up from
+ALGORITHMS."""
 
 import dataclasses
 import typing
@@ -44,7 +45,9 @@ def build(name, dtype=jnp.float32, key=0, **options):
         params = {"policy": params, "critic": make_params(7, dtype)}
     raw = make_batch(config.data, 1)
     if "ref_logps" in algorithm.needs and config.data == "pairs":
-        raw = raw._replace(ref_logps=jax.random.normal(jax.random.key(2), raw.tokens.shape[:2]) - 8.0)
+        raw = raw._replace(
+            ref_logps=jax.random.normal(jax.random.key(2), raw.tokens.shape[:2]) - 8.0
+        )
     batch, _, metrics = jax.jit(algorithm.prepare)(raw, algorithm.aux)
 
     def loss(params, frozen, batch):
@@ -52,7 +55,14 @@ def build(name, dtype=jnp.float32, key=0, **options):
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     return Case(
-        name, algorithm, params, frozen, raw, algorithm.weigh(batch), metrics, lambda params, batch: step(params, frozen, batch)
+        name,
+        algorithm,
+        params,
+        frozen,
+        raw,
+        algorithm.weigh(batch),
+        metrics,
+        lambda params, batch: step(params, frozen, batch),
     )
 
 
@@ -67,11 +77,14 @@ def case(request, cases):
 
 
 def on_padding(batch, fill):
-    """The batch with `fill` wherever a per-token array is off the completion, and another token id on padding."""
+    """The batch with `fill` wherever a per-token array is off the completion, and another token id
+    on padding."""
     off = ~batch.completion_mask
     changes = {}
     for field, value in batch._asdict().items():
-        per_token = value is not None and value.shape == batch.tokens.shape and value.dtype == jnp.float32
+        per_token = (
+            value is not None and value.shape == batch.tokens.shape and value.dtype == jnp.float32
+        )
         if per_token and field != "weights":
             changes[field] = jnp.where(off, fill, value)
     return batch._replace(**changes)
@@ -88,7 +101,9 @@ def test_jits_and_does_not_retrace(case):
     def step(params, frozen, batch, aux):
         traces.append(1)
         batch, aux, metrics = case.algorithm.prepare(batch, aux)
-        loss, more = case.algorithm.loss(params, frozen, case.algorithm.weigh(batch), jax.random.key(0))
+        loss, more = case.algorithm.loss(
+            params, frozen, case.algorithm.weigh(batch), jax.random.key(0)
+        )
         return loss, aux, metrics | more
 
     first, aux, _ = step(case.params, case.frozen, case.raw, case.algorithm.aux)
@@ -103,7 +118,9 @@ def test_jit_equals_eager(case):
     (jitted, jitted_metrics), gradient = case.gradients(case.params, case.batch)
     np.testing.assert_allclose(eager, jitted, rtol=1e-5)
     for key in metrics:
-        np.testing.assert_allclose(metrics[key], jitted_metrics[key], rtol=1e-4, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(
+            metrics[key], jitted_metrics[key], rtol=1e-4, atol=1e-6, err_msg=key
+        )
     assert any(jnp.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
 
 
@@ -111,7 +128,9 @@ def test_finite_bf16_gradients(case):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), case.params)
     (loss, metrics), gradient = case.gradients(half, case.batch)
     assert loss.dtype == jnp.float32 and jnp.isfinite(loss)
-    assert all(v.dtype == jnp.float32 and v.shape == () and jnp.isfinite(v) for v in metrics.values())
+    assert all(
+        v.dtype == jnp.float32 and v.shape == () and jnp.isfinite(v) for v in metrics.values()
+    )
     assert all(g.dtype == jnp.bfloat16 and jnp.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
@@ -125,23 +144,32 @@ def test_padding_has_zero_gradient(case):
 
 @pytest.mark.parametrize("fill", [np.nan, np.inf])
 def test_nan_on_padding_does_not_leak(case, fill):
-    dirty, _, metrics = jax.jit(case.algorithm.prepare)(on_padding(case.raw, fill), case.algorithm.aux)
+    dirty, _, metrics = jax.jit(case.algorithm.prepare)(
+        on_padding(case.raw, fill), case.algorithm.aux
+    )
     for key, value in case.metrics.items():
         assert float(metrics[key]) == float(value), key
     dirty = on_padding(case.algorithm.weigh(dirty), fill)
     (loss, metrics), gradient = case.gradients(case.params, dirty)
     (wanted, wanted_metrics), wanted_gradient = case.gradients(case.params, case.batch)
     assert float(loss) == float(wanted)
-    assert {k: float(v) for k, v in metrics.items()} == {k: float(v) for k, v in wanted_metrics.items()}
+    assert {k: float(v) for k, v in metrics.items()} == {
+        k: float(v) for k, v in wanted_metrics.items()
+    }
     jax.tree.map(np.testing.assert_array_equal, gradient, wanted_gradient)
 
 
 def test_microbatches_add_up(case):
     (whole, metrics), gradient = case.gradients(case.params, case.batch)
-    split = [case.gradients(case.params, jax.tree.map(lambda x, i=i: x[i::4], case.batch)) for i in range(4)]
+    split = [
+        case.gradients(case.params, jax.tree.map(lambda x, i=i: x[i::4], case.batch))
+        for i in range(4)
+    ]
     np.testing.assert_allclose(sum(s[0][0] for s in split), whole, rtol=1e-5)
     total = jax.tree.map(lambda *g: sum(g), *[s[1] for s in split])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), total, gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), total, gradient
+    )
     for key, value in metrics.items():
         values = [float(s[0][1][key]) for s in split]
         reduce = max if key.endswith("_max") else min if key.endswith("_min") else sum
@@ -150,7 +178,9 @@ def test_microbatches_add_up(case):
 
 def test_filler_rows_change_nothing(case):
     (loss, _), gradient = case.gradients(case.params, case.batch)
-    (other, _), other_gradient = case.gradients(case.params, case.batch._replace(tokens=case.batch.tokens.at[-1].set(3)))
+    (other, _), other_gradient = case.gradients(
+        case.params, case.batch._replace(tokens=case.batch.tokens.at[-1].set(3))
+    )
     assert (case.batch.weights[-1] == 0).all()
     assert float(loss) == float(other)
     jax.tree.map(np.testing.assert_array_equal, gradient, other_gradient)
@@ -159,8 +189,12 @@ def test_filler_rows_change_nothing(case):
 def test_scored_columns_are_enough(case):
     """Computing only the completion's columns gives the same loss; -1 is filler."""
     columns = jnp.arange(case.batch.tokens.shape[-1])
-    scored = jnp.where(case.batch.completion_mask, jnp.broadcast_to(columns, case.batch.tokens.shape), -1)
-    loss, _ = jax.jit(case.algorithm.loss)(case.params, case.frozen, case.batch._replace(scored=scored), jax.random.key(0))
+    scored = jnp.where(
+        case.batch.completion_mask, jnp.broadcast_to(columns, case.batch.tokens.shape), -1
+    )
+    loss, _ = jax.jit(case.algorithm.loss)(
+        case.params, case.frozen, case.batch._replace(scored=scored), jax.random.key(0)
+    )
     np.testing.assert_allclose(loss, case.gradients(case.params, case.batch)[0][0], rtol=1e-6)
 
 
@@ -246,9 +280,11 @@ def test_config_rejects_bad_values(name, field):
     if kind == str | list[str] | tuple[str, ...] | None:
         assert field == "accuracy_reward"  # a name that only the run knows
         return
-    if typing.get_origin(kind) is typing.Literal:  # the type checker of the tests may be faster than the class
+    # the type checker of the tests may be faster than the class
+    if typing.get_origin(kind) is typing.Literal:
         with pytest.raises(
-            (ValueError, TypeCheckError), match=rf"{field}\b.*nothing|^{field}='nothing' is not known: use one of "
+            (ValueError, TypeCheckError),
+            match=rf"{field}\b.*nothing|^{field}='nothing' is not known: use one of ",
         ):
             config(**{field: "nothing"})
         return
@@ -258,7 +294,9 @@ def test_config_rejects_bad_values(name, field):
 
 
 def test_unknown_algorithm():
-    with pytest.raises(ValueError, match=r"^algorithm='dop' is not known: use one of .* \(did you mean 'dpo'\?\)$"):
+    with pytest.raises(
+        ValueError, match=r"^algorithm='dop' is not known: use one of .* \(did you mean 'dpo'\?\)$"
+    ):
         algorithm_config("dop")
 
 
@@ -268,23 +306,35 @@ def test_on_policy_rows_have_ratio_one(name, cases):
     case = cases[name]
     batch = case.batch._replace(on_policy=jnp.ones(len(case.batch.tokens), bool), old_logps=None)
     (_, metrics), gradient = case.gradients(case.params, batch)
-    assert float(metrics["policy/ratio_max"]) == 1.0 and float(metrics["policy/clip_fraction"]) == 0.0
+    assert (
+        float(metrics["policy/ratio_max"]) == 1.0 and float(metrics["policy/clip_fraction"]) == 0.0
+    )
     np.testing.assert_allclose(metrics["sampler/on_policy"], 1.0, rtol=1e-6)
     assert any(jnp.abs(g).max() > 1e-4 for g in jax.tree.leaves(gradient))
     none = case.batch._replace(on_policy=jnp.zeros(len(case.batch.tokens), bool))
     (loss, stale), _ = case.gradients(case.params, none)
-    assert float(loss) == float(case.gradients(case.params, case.batch)[0][0]) and float(stale["sampler/on_policy"]) == 0.0
+    assert (
+        float(loss) == float(case.gradients(case.params, case.batch)[0][0])
+        and float(stale["sampler/on_policy"]) == 0.0
+    )
 
 
 @pytest.mark.parametrize("name", ["grpo", "dapo"])
 def test_importance_weights_between_sampler_and_trainer(name, cases):
-    """A sampler that agrees changes nothing; one that gave half the probability doubles the gradient, up to the cap."""
+    """A sampler that agrees changes nothing; one that gave half the probability doubles the
+    gradient, up to the cap."""
     capped, case = build(name, importance_cap=1.5), cases[name]
     on_policy = case.batch._replace(on_policy=jnp.ones(len(case.batch.tokens), bool))
     logps, _ = make_model().token_logps(case.params, on_policy.tokens, on_policy.mask)
     plain = case.gradients(case.params, on_policy)[1]
     agreeing = capped.gradients(case.params, on_policy._replace(sampler_logps=logps))
     halved = capped.gradients(case.params, on_policy._replace(sampler_logps=logps - jnp.log(2.0)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, agreeing[1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(1.5 * a, b, rtol=1e-4, atol=1e-6), plain, halved[1])
-    np.testing.assert_allclose([agreeing[0][1]["sampler/capped"], halved[0][1]["sampler/capped"]], [0.0, 1.0], atol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, agreeing[1]
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(1.5 * a, b, rtol=1e-4, atol=1e-6), plain, halved[1]
+    )
+    np.testing.assert_allclose(
+        [agreeing[0][1]["sampler/capped"], halved[0][1]["sampler/capped"]], [0.0, 1.0], atol=1e-6
+    )

@@ -1,7 +1,8 @@
-"""Chat templates written by hand in the shapes that templates on the hub have, each with its special tokens and stops.
+"""Chat templates written by hand in the shapes that templates on the hub have, each with its
+special tokens and stops.
 
-Short, but each does what is hard about its family: where the stop stands, what happens to earlier turns, what the generation
-prompt adds.
+Short, but each does what is hard about its family: where the stop stands, what happens to earlier
+turns, what the generation prompt adds.
 """
 
 from typing import NamedTuple
@@ -36,12 +37,14 @@ LLAMA3 = Shape(
     "{%- for message in messages %}"
     "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
     "{%- if 'tool_calls' in message %}"
-    "{%- if message.tool_calls | length != 1 %}{{ raise_exception('only single tool-calls at once') }}{% endif %}"
+    "{%- if message.tool_calls | length != 1 %}{{ raise_exception('only single tool-calls at "
+    "once') }}{% endif %}"
     "{%- set call = message.tool_calls[0].function %}"
     "{{- '{\"name\": \"' + call.name + '\", \"parameters\": ' + call.arguments | tojson + '}' }}"
     "{%- else %}{{ message['content'] | trim }}{% endif %}{{ '<|eot_id|>' }}"
     "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
+    "{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% "
+    "endif %}",
     ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"),
     ("<|start_header_id|>", "<|end_header_id|>"),
 )
@@ -54,14 +57,16 @@ MISTRAL = Shape(
 )
 GEMMA = Shape(
     "{{ bos_token }}{% for m in messages %}"
-    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + m.content | trim + '<end_of_turn>\\n' }}"
+    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + m.content | "
+    "trim + '<end_of_turn>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}",
     ("<eos>", "<end_of_turn>"),
     ("<start_of_turn>",),
 )
 QWEN3 = Shape(
     "{%- set ns = namespace(last=-1) %}"
-    "{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% "
+    "endfor %}"
     "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}"
     "{%- set text = m.content %}{% set thought = '' %}"
     "{%- if m.role == 'assistant' and '</think>' in text %}"
@@ -71,7 +76,8 @@ QWEN3 = Shape(
     "{{- '<think>\\n' + thought + '\\n</think>\\n\\n' }}{% endif %}"
     "{{- text + '<|im_end|>\\n' }}{% endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
-    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- "
+    "'<think>\\n\\n</think>\\n\\n' }}{% endif %}"
     "{%- endif %}",
     ("<|im_end|>", "<|endoftext|>"),
     ("<|im_start|>",),
@@ -80,13 +86,16 @@ QWEN3 = Shape(
 R1 = Shape(
     "{{ bos_token }}{%- for m in messages %}"
     "{%- if m.role == 'user' %}{{ '<|User|>' + m.content }}"
-    "{%- else %}{{ '<|Assistant|>' + m.content.split('</think>')[-1] + '<|eos|>' }}{% endif %}{% endfor %}"
+    "{%- else %}{{ '<|Assistant|>' + m.content.split('</think>')[-1] + '<|eos|>' }}{% endif %}{% "
+    "endfor %}"
     "{%- if add_generation_prompt %}{{ '<|Assistant|><think>\\n' }}{% endif %}",
     ("<|eos|>",),
     ("<|User|>", "<|Assistant|>"),
     one_row=False,
 )
-DROPS_THOUGHTS = R1._replace(template=R1.template.replace("<think>\\n' }}", "' }}"), one_row=True, keeps_thoughts=False)
+DROPS_THOUGHTS = R1._replace(
+    template=R1.template.replace("<think>\\n' }}", "' }}"), one_row=True, keeps_thoughts=False
+)
 GLM = Shape(
     "[gMASK]<sop>{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
@@ -104,7 +113,8 @@ GPT_OSS = Shape(
     "{%- if m.role == 'user' %}{{ '<|start|>user<|message|>' + m.content + '<|end|>' }}"
     "{%- elif loop.last and not add_generation_prompt %}"
     "{{- '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|return|>' }}"
-    "{%- else %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    "{%- else %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' }}{% "
+    "endif %}{% endfor %}"
     "{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}",
     ("<|return|>", "<|call|>"),
     ("<|start|>", "<|message|>", "<|end|>", "<|channel|>"),
@@ -124,7 +134,8 @@ MARKED = Shape(
     CHATML.special,
 )
 HERMES = Shape(
-    "{%- if tools %}{{- '<|im_start|>system\\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}"
+    "{%- if tools %}{{- '<|im_start|>system\\n' }}{% for tool in tools %}{{ tool | tojson }}{% "
+    "endfor %}"
     "{{- '<|im_end|>\\n' }}{% endif %}"
     "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}"
     "{%- if m.tool_calls %}{% for call in m.tool_calls %}"
@@ -142,11 +153,14 @@ PARTS = Shape(
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}",
     ("<end_of_utterance>",),
 )
-REWRITES_BOTH = Shape(  # LFM2.5: the last answer keeps its reasoning, whether or not a question follows
+# LFM2.5: the last answer keeps its reasoning, whether or not a question follows
+REWRITES_BOTH = Shape(
     "{% set ns = namespace(last=-1) %}"
-    "{% for m in messages %}{% if m.role == 'assistant' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% set ns.last = loop.index0 %}{% endif "
+    "%}{% endfor %}"
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
-    "{{ m.content if loop.index0 == ns.last else m.content.split('</think>')[-1] | trim }}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{{ m.content if loop.index0 == ns.last else m.content.split('</think>')[-1] | trim }}{{ "
+    "'<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
     CHATML.stops,
     CHATML.special,
@@ -183,4 +197,6 @@ def shaped_tokenizer(shape: Shape, stops: tuple[str, ...] | None = None) -> Fast
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     named = stops or shape.stops
     config = {"bos_token": "<bos>", "eos_token": named[0], "chat_template": shape.template}
-    return FastTokenizer(backend, config, {"eos_token_id": [backend.token_to_id(name) for name in named]})
+    return FastTokenizer(
+        backend, config, {"eos_token_id": [backend.token_to_id(name) for name in named]}
+    )

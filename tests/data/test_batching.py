@@ -12,17 +12,30 @@ from rlhf_jax.data.batching import bucket_for, choose_buckets, epoch_batches, ep
 lengths_strategy = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(np.array)
 
 
-@given(lengths=lengths_strategy, batch_size=st.integers(1, 70), seed=st.integers(0, 2**40), window=st.integers(1, 5))
-def test_an_epoch_covers_every_row_exactly_once(lengths: np.ndarray, batch_size: int, seed: int, window: int) -> None:
+@given(
+    lengths=lengths_strategy,
+    batch_size=st.integers(1, 70),
+    seed=st.integers(0, 2**40),
+    window=st.integers(1, 5),
+)
+def test_an_epoch_covers_every_row_exactly_once(
+    lengths: np.ndarray, batch_size: int, seed: int, window: int
+) -> None:
     for shuffle in (True, False):
-        batches = epoch_batches(lengths, batch_size, seed=seed, epoch=3, shuffle=shuffle, window=window)
+        batches = epoch_batches(
+            lengths, batch_size, seed=seed, epoch=3, shuffle=shuffle, window=window
+        )
         assert batches.shape == (-(-len(lengths) // batch_size), batch_size)
         assert sorted(batches[batches >= 0].tolist()) == list(range(len(lengths)))
         assert (batches >= 0).any(axis=1).all()
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
-    orders = {(seed, epoch): epoch_order(100, seed=seed, epoch=epoch) for seed in (0, 1, 2**33) for epoch in range(3)}
+    orders = {
+        (seed, epoch): epoch_order(100, seed=seed, epoch=epoch)
+        for seed in (0, 1, 2**33)
+        for epoch in range(3)
+    }
     for (seed, epoch), order in orders.items():
         np.testing.assert_array_equal(order, epoch_order(100, seed=seed, epoch=epoch))
         assert sorted(order.tolist()) == list(range(100))
@@ -56,7 +69,11 @@ def test_buckets_are_optimal(lengths: list[int], num_buckets: int) -> None:
         return sum(bucket_for(length, widths) for length in lengths)
 
     sizes = sorted({max(1, length) for length in lengths})
-    choices = [(*chosen, sizes[-1]) for count in range(num_buckets) for chosen in itertools.combinations(sizes[:-1], count)]
+    choices = [
+        (*chosen, sizes[-1])
+        for count in range(num_buckets)
+        for chosen in itertools.combinations(sizes[:-1], count)
+    ]
     assert cost(buckets) <= min(map(cost, choices)) / 0.98**num_buckets
 
 
@@ -84,7 +101,8 @@ def test_packing_keeps_every_document_whole(lengths: np.ndarray) -> None:
 
 @given(lengths=lengths_strategy)
 def test_packing_is_tight(lengths: np.ndarray) -> None:
-    """Best fit decreasing never leaves two rows that would fit into one, and stays within 11/9 of the lower bound (+1)."""
+    """Best fit decreasing never leaves two rows that would fit into one, and stays within 11/9 of
+    the lower bound (+1)."""
     filled = sorted(int(lengths[row].sum()) for row in pack(lengths, 40))
     assert len(filled) < 2 or filled[0] + filled[1] > 40
     large = int((lengths > 20).sum())

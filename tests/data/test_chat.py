@@ -1,4 +1,5 @@
-"""Chat templates: what templates on the hub use works without transformers, and nothing escapes the sandbox."""
+"""Chat templates: what templates on the hub use works without transformers, and nothing escapes the
+sandbox."""
 
 import warnings
 
@@ -9,10 +10,12 @@ from rlhf_jax.data.chat import DEFAULT_CHAT_TEMPLATE, render_chat
 
 MESSAGES = [{"role": "user", "content": "<b> & \u00e9"}, {"role": "assistant", "content": "A"}]
 CHATML = (
-    "{%- if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{% endif -%}"
+    "{%- if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou help.<|im_end|>\\n' "
+    "}}{% endif -%}"
     "{%- for message in messages %}"
     "{{- '<|im_start|>' + message.role + '\\n' }}"
-    "{%- if message.role == 'assistant' %}{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}"
+    "{%- if message.role == 'assistant' %}{% generation %}{{ message.content + '<|im_end|>' }}{% "
+    "endgeneration %}"
     "{%- else %}{{ message.content + '<|im_end|>' }}{% endif %}{{ '\\n' }}"
     "{%- if loop.index > 40 %}{% break %}{% endif %}"
     "{%- endfor %}"
@@ -20,8 +23,12 @@ CHATML = (
 )
 
 
-def render(template: str, messages=MESSAGES, *, add_generation_prompt: bool = False, **special_tokens: str) -> str:
-    return render_chat(template, messages, add_generation_prompt=add_generation_prompt, variables=special_tokens)
+def render(
+    template: str, messages=MESSAGES, *, add_generation_prompt: bool = False, **special_tokens: str
+) -> str:
+    return render_chat(
+        template, messages, add_generation_prompt=add_generation_prompt, variables=special_tokens
+    )
 
 
 @pytest.mark.parametrize("add_generation_prompt", [False, True])
@@ -30,8 +37,10 @@ def render(template: str, messages=MESSAGES, *, add_generation_prompt: bool = Fa
     [
         CHATML,
         DEFAULT_CHAT_TEMPLATE,
-        "{{ bos_token }}{% for m in messages %}{{ m | tojson }}{{ m['content'] | trim }}\n{% endfor %}",
-        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }} {{ tools is none }}",
+        "{{ bos_token }}{% for m in messages %}{{ m | tojson }}{{ m['content'] | trim }}\n{% "
+        "endfor %}",
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor "
+        "%}{{ ns.n }} {{ tools is none }}",
     ],
 )
 def test_renders_as_transformers(template: str, add_generation_prompt: bool) -> None:
@@ -39,12 +48,16 @@ def test_renders_as_transformers(template: str, add_generation_prompt: bool) -> 
         warnings.simplefilter("ignore")
         from transformers.utils.chat_template_utils import render_jinja_template
     special = {"bos_token": "<s>", "eos_token": "</s>"}
-    theirs, _ = render_jinja_template([MESSAGES], chat_template=template, add_generation_prompt=add_generation_prompt, **special)
+    theirs, _ = render_jinja_template(
+        [MESSAGES], chat_template=template, add_generation_prompt=add_generation_prompt, **special
+    )
     assert render(template, add_generation_prompt=add_generation_prompt, **special) == theirs[0]
 
 
 def test_refusal_is_one_line() -> None:
-    with pytest.raises(DataError, match=r"^the chat template refuses these messages: roles must alternate$"):
+    with pytest.raises(
+        DataError, match=r"^the chat template refuses these messages: roles must alternate$"
+    ):
         render("{{ raise_exception('roles must\n alternate') }}")
 
 
@@ -56,4 +69,5 @@ def test_sandbox() -> None:
 
 
 def test_date() -> None:
-    assert render("{{ strftime_now('%d %b %Y') }}") == "26 Jul 2024"  # not today's: tokens stay what they were
+    # not today's: tokens stay what they were
+    assert render("{{ strftime_now('%d %b %Y') }}") == "26 Jul 2024"

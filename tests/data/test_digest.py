@@ -1,4 +1,5 @@
-"""Kept arrays that are damaged are made anew: tokens of a split, and any array with a digest beside it."""
+"""Kept arrays that are damaged are made anew: tokens of a split, and any array with a digest beside
+it."""
 
 import errno
 import json
@@ -36,7 +37,11 @@ def test_no_damage_to_kept_tokens_is_used_or_ends_a_run(pairs, tmp_path, caplog)
         for a, b in zip(whole, tokens(pairs, cache), strict=True):
             np.testing.assert_array_equal(a, b, err_msg=f"{damage} {path.name}")
         lines = [record for record in caplog.records if "are damaged" in record.getMessage()]
-        assert len(lines) == 1 and "made anew" in lines[0].getMessage() and "\n" not in lines[0].getMessage()
+        assert (
+            len(lines) == 1
+            and "made anew" in lines[0].getMessage()
+            and "\n" not in lines[0].getMessage()
+        )
         count += 1
     assert count > 40
 
@@ -63,7 +68,10 @@ def test_a_disk_without_room_for_tokens_costs_time_alone(pairs, tmp_path, monkey
 
 
 def test_an_array_comes_back_as_it_was_or_not_at_all(tmp_path):
-    path, array = tmp_path / "kept" / "x.npy", np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    path, array = (
+        tmp_path / "kept" / "x.npy",
+        np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32),
+    )
     assert kept_array(path) is None
     keep_array(path, array)
     assert sorted(file.name for file in path.parent.iterdir()) == ["x.npy", "x.npy.sha256"]

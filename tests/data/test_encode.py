@@ -12,7 +12,15 @@ from rlhf_jax.data import (
     byte_tokenizer,
     load_tokenizer,
 )
-from rlhf_jax.data.encode import NO_CHAT, SECOND_BOS, Dropped, encode_rows, fit, render, render_prompt
+from rlhf_jax.data.encode import (
+    NO_CHAT,
+    SECOND_BOS,
+    Dropped,
+    encode_rows,
+    fit,
+    render,
+    render_prompt,
+)
 from rlhf_jax.data.formats import TokenExample
 from rlhf_jax.data.messages import ChatOptions
 from rlhf_jax.data.spans import EncodedRow
@@ -40,7 +48,9 @@ def encode(example, tokenizer: FastTokenizer = BYTES, **options) -> list[Encoded
 
 
 def trained_text(row: EncodedRow, tokenizer: FastTokenizer = BYTES) -> str:
-    return tokenizer.decode([token for token, flag in zip(row.ids, row.trained, strict=True) if flag])
+    return tokenizer.decode(
+        [token for token, flag in zip(row.ids, row.trained, strict=True) if flag]
+    )
 
 
 def test_prompt_and_completion() -> None:
@@ -64,7 +74,9 @@ def test_train_on_all() -> None:
     [row] = encode(TextExample("ab", "c", ""), train_on="all")
     assert row == EncodedRow([97, 98, 99, EOS], [False, True, True, True])
     tokenizer = BYTES.with_chat_template(CHATML)
-    [row] = encode(TextExample([USER], [answer("A"), USER, answer("B")], ""), tokenizer, train_on="all")
+    [row] = encode(
+        TextExample([USER], [answer("A"), USER, answer("B")], ""), tokenizer, train_on="all"
+    )
     assert row.trained == [False] + [True] * (len(row.ids) - 1)
 
 
@@ -91,7 +103,10 @@ def test_chat() -> None:
 def test_chat_trains_on_every_answer_and_on_nothing_behind_its_eos() -> None:
     tokenizer = BYTES.with_chat_template(CHATML)
     [row] = encode(TextExample([USER], [answer("A"), USER, answer("B")], ""), tokenizer)
-    assert tokenizer.decode(row.ids) == "<user>Hi<assistant>A<|endoftext|>\n<user>Hi<assistant>B<|endoftext|>"
+    assert (
+        tokenizer.decode(row.ids)
+        == "<user>Hi<assistant>A<|endoftext|>\n<user>Hi<assistant>B<|endoftext|>"
+    )
     assert trained_text(row) == "A<|endoftext|>B<|endoftext|>"
 
 
@@ -104,12 +119,17 @@ def test_chat_template_without_eos_gets_one() -> None:
 def test_chat_prompt_is_a_prefix_of_every_row() -> None:
     example = PairExample([USER], [answer("A")], [answer("BC")], None, "")
     prompt = BYTES.encode(BYTES.apply_chat_template([USER], add_generation_prompt=True))
-    assert all(row.ids[: len(prompt)] == prompt and not any(row.trained[: len(prompt)]) for row in encode(example))
+    assert all(
+        row.ids[: len(prompt)] == prompt and not any(row.trained[: len(prompt)])
+        for row in encode(example)
+    )
 
 
 def test_unstable_template_is_refused() -> None:
     tokenizer = BYTES.with_chat_template("{{ messages | length }}" + CHATML)
-    with pytest.raises(BadRow, match="the chat template changes earlier turns when an answer follows"):
+    with pytest.raises(
+        BadRow, match="the chat template changes earlier turns when an answer follows"
+    ):
         encode(TextExample([USER], [answer("A")], ""), tokenizer)
 
 
@@ -123,7 +143,9 @@ def test_bos_of_the_tokenizer_leads_plain_prompts(tmp_path) -> None:
     from tokenizers import processors
 
     tokenizer = byte_tokenizer()
-    tokenizer.backend.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 256)])
+    tokenizer.backend.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", 256)]
+    )
     tokenizer.save(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
     assert encode(TextExample("ab", "c", ""), tokenizer)[0].ids == [256, 97, 98, 99, EOS]
@@ -131,7 +153,8 @@ def test_bos_of_the_tokenizer_leads_plain_prompts(tmp_path) -> None:
     assert row == EncodedRow([256, 97, 98, EOS], [False, True, True, True])
     config = DataConfig(path="x", max_length=4)
     chunk = tokenize_chunk([TextExample("abcdef", "xy", "")], tokenizer, config)
-    assert chunk.arrays[0].tolist() == [256, 102, 120, 121]  # BOS stays when the prompt loses its start
+    # BOS stays when the prompt loses its start
+    assert chunk.arrays[0].tolist() == [256, 102, 120, 121]
 
 
 def with_bos(tmp_path) -> FastTokenizer:
@@ -139,7 +162,9 @@ def with_bos(tmp_path) -> FastTokenizer:
     from tokenizers import processors
 
     tokenizer = byte_tokenizer()
-    tokenizer.backend.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 256)])
+    tokenizer.backend.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", 256)]
+    )
     tokenizer.save(tmp_path)
     return load_tokenizer(tmp_path)
 
@@ -156,7 +181,9 @@ def test_text_that_was_rendered_before_gets_no_second_bos(tmp_path, example) -> 
     tokenizer = with_bos(tmp_path)
     assert encode(example, tokenizer)[0].ids == [256, 97, 98, 99, EOS]
     chunk = tokenize_chunk([example], tokenizer, DataConfig(path="x"))
-    assert [(where, note.kind, note.detail) for where, note in chunk.notes] == [("f:1", SECOND_BOS, "'<|bos|>'")]
+    assert [(where, note.kind, note.detail) for where, note in chunk.notes] == [
+        ("f:1", SECOND_BOS, "'<|bos|>'")
+    ]
     plain = tokenize_chunk([TextExample("ab", "<|bos|>", "f:1")], tokenizer, DataConfig(path="x"))
     assert plain.notes == [] and plain.arrays[0].tolist() == [256, 97, 98, 256, EOS]
 
@@ -164,24 +191,48 @@ def test_text_that_was_rendered_before_gets_no_second_bos(tmp_path, example) -> 
 def test_a_rendered_prompt_gets_no_second_bos(tmp_path) -> None:
     tokenizer = with_bos(tmp_path)
     config = DataConfig(path="x")
-    items = [render_prompt(PromptExample(text, {}, ""), tokenizer) for text in ("<|bos|>ab", "ab", "", "<|bos|>")]
-    assert [prompt for prompt, _ in encode_rows(items, tokenizer, config)] == [[256, 97, 98], [256, 97, 98], [256], [256]]
-    assert [[note.kind for note in item.notes] for item in items] == [[SECOND_BOS], [], [], [SECOND_BOS]]
+    items = [
+        render_prompt(PromptExample(text, {}, ""), tokenizer)
+        for text in ("<|bos|>ab", "ab", "", "<|bos|>")
+    ]
+    assert [prompt for prompt, _ in encode_rows(items, tokenizer, config)] == [
+        [256, 97, 98],
+        [256, 97, 98],
+        [256],
+        [256],
+    ]
+    assert [[note.kind for note in item.notes] for item in items] == [
+        [SECOND_BOS],
+        [],
+        [],
+        [SECOND_BOS],
+    ]
 
 
 def test_plain_text_that_ends_with_a_stop_gets_no_eos() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.stop_ids = (EOS, tokenizer.backend.token_to_id("<|reserved|>"))
-    for text, added in (("a<|reserved|>", 0), ("a<|reserved|>\n", 0), ("a<|endoftext|>", 0), ("<|reserved|>a", 1), ("a\n", 1)):
+    for text, added in (
+        ("a<|reserved|>", 0),
+        ("a<|reserved|>\n", 0),
+        ("a<|endoftext|>", 0),
+        ("<|reserved|>a", 1),
+        ("a\n", 1),
+    ):
         for example in (TextExample("q", text, ""), TextExample(None, text, "")):
             [row] = encode(example, tokenizer)
-            assert (row.ids[-1] == EOS and row.ids[-2:] != [EOS, EOS]) == (added == 1 or text.endswith("<|endoftext|>"))
-            assert len(row.ids) == len(tokenizer.encode(text.rstrip() if not added else text)) + added + (
-                example.prompt is not None
+            assert (row.ids[-1] == EOS and row.ids[-2:] != [EOS, EOS]) == (
+                added == 1 or text.endswith("<|endoftext|>")
             )
+            assert len(row.ids) == len(
+                tokenizer.encode(text.rstrip() if not added else text)
+            ) + added + (example.prompt is not None)
 
 
-@pytest.mark.parametrize("tail", ["\n", "\n\n", " \n", "\n<|endoftext|>", "<|endoftext|><|endoftext|>", "\n<|reserved|>\n"])
+@pytest.mark.parametrize(
+    "tail",
+    ["\n", "\n\n", " \n", "\n<|endoftext|>", "<|endoftext|><|endoftext|>", "\n<|reserved|>\n"],
+)
 def test_a_rendered_completion_ends_with_its_stop(tail: str) -> None:
     """As a rollout does, and as a row of the template: nothing behind it is trained on."""
     tokenizer = byte_tokenizer()
@@ -212,7 +263,9 @@ def test_token_rows_are_taken_as_they_are() -> None:
     chunk = tokenize_chunk(rows_, BYTES, config)
     assert chunk.arrays[0].tolist() == [5, 6, 7, 5, 6, 7, 8] and chunk.arrays[2].tolist() == [3, 4]
     assert chunk.arrays[1].tolist() == [False, True, True, False, True, True, True]
-    assert chunk.bad == [("f:3", "unknown token", "column 'input_ids' holds 999, the tokenizer has ids up to 263")]
+    assert chunk.bad == [
+        ("f:3", "unknown token", "column 'input_ids' holds 999, the tokenizer has ids up to 263")
+    ]
     assert chunk.shortened == 1
 
 
@@ -266,12 +319,15 @@ def answers(*lengths: int) -> EncodedRow:
         (80, (20, 18, 40), 80, 20),
         (40, (20, 18, 40), 40, 48),  # as many answers as fit beside it
         (90, (20, 18, 40), 52, 48),  # does not fit even so: what half of the row leaves
-        (55, (20, 18), 52, 48),  # nothing is lost beside half of the row: the start of the prompt goes
+        # nothing is lost beside half of the row: the start of the prompt goes
+        (55, (20, 18), 52, 48),
         (60, (70, 5), 50, 50),  # the first answer alone is too long
         (60, (70,), 50, 50),
     ],
 )
-def test_later_answers_go_before_the_question(length, completion, kept_prompt, kept_answers) -> None:
+def test_later_answers_go_before_the_question(
+    length, completion, kept_prompt, kept_answers
+) -> None:
     prompt = list(range(100, 100 + length))
     config = DataConfig(path="x", max_length=100)
     row = answers(*completion)
@@ -291,7 +347,10 @@ def test_a_question_of_a_conversation_stays_whole_where_later_turns_go() -> None
 
 def test_keep_start() -> None:
     assert cut(ANSWER, max_length=12, **KEEP_START) == [PROMPT + ANSWER[:2]]
-    assert cut(ANSWER, LONG, max_length=12, **KEEP_START) == [PROMPT + ANSWER[:2], PROMPT + LONG[:2]]
+    assert cut(ANSWER, LONG, max_length=12, **KEEP_START) == [
+        PROMPT + ANSWER[:2],
+        PROMPT + LONG[:2],
+    ]
 
 
 DROPPED = [
@@ -329,7 +388,9 @@ def test_chunk_counts_what_it_leaves_out() -> None:
         TextExample([USER], [answer("A")], "f:4"),
     ]
     tokenizer = BYTES.with_chat_template("{{ messages | length }}" + CHATML)
-    chunk = tokenize_chunk(examples, tokenizer, DataConfig(path="x", max_length=20, truncation="keep_start"))
+    chunk = tokenize_chunk(
+        examples, tokenizer, DataConfig(path="x", max_length=20, truncation="keep_start")
+    )
     assert chunk.arrays[2].tolist() == [4, 20]
     assert (dict(chunk.dropped), chunk.shortened) == ({"prompt too long": 1}, 1)
     assert [(where, reason) for where, reason, _ in chunk.bad] == [("f:4", "chat template")]

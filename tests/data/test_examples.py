@@ -29,7 +29,8 @@ def test_strict_stops_at_the_first_bad_row_and_counts_all(tmp_path) -> None:
     with pytest.raises(DataError) as caught:
         load_examples(DataConfig(path=path), kind="pairs")
     assert str(caught.value) == (
-        f"{path}:2: column 'rejected' is missing (found: prompt, chosen) (bad row 1 of 5; data.on_error=skip leaves them out)"
+        f"{path}:2: column 'rejected' is missing (found: prompt, chosen) (bad row 1 of 5; "
+        "data.on_error=skip leaves them out)"
     )
 
 
@@ -37,18 +38,32 @@ def test_invalid_json_has_file_and_line(tmp_path) -> None:
     path = write(tmp_path / "p.jsonl", [LINES[0], LINES[2]])
     with pytest.raises(DataError) as caught:
         load_examples(DataConfig(path=path), kind="pairs")
-    assert str(caught.value).startswith(f"{path}:2: invalid JSON (Expecting value: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(
+        f"{path}:2: invalid JSON (Expecting value: "
+    ) and "\n" not in str(caught.value)
 
 
 def test_skip_counts_and_logs(tmp_path, caplog) -> None:
     path = write(tmp_path / "p.jsonl", LINES)
     with caplog.at_level(logging.INFO):
         examples = load_examples(DataConfig(path=path, on_error="skip"), kind="pairs")
-    assert [(row.prompt, row.chosen, row.where) for row in examples.rows] == [("a", "b", f"{path}:1"), ("d", "e", f"{path}:6")]
-    assert examples.skipped == {"missing column": 1, "invalid JSON": 1, "null": 1, "empty text": 1, "wrong type": 1}
-    warning = next(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert [(row.prompt, row.chosen, row.where) for row in examples.rows] == [
+        ("a", "b", f"{path}:1"),
+        ("d", "e", f"{path}:6"),
+    ]
+    assert examples.skipped == {
+        "missing column": 1,
+        "invalid JSON": 1,
+        "null": 1,
+        "empty text": 1,
+        "wrong type": 1,
+    }
+    warning = next(
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    )
     assert warning == (
-        f"{path}: 5 bad rows left out: empty text 1, invalid JSON 1, missing column 1, null 1, wrong type 1; "
+        f"{path}: 5 bad rows left out: empty text 1, invalid JSON 1, missing column 1, null 1, "
+        "wrong type 1; "
         f"the first: {path}:2: column 'rejected' is missing (found: prompt, chosen)"
     )
 
@@ -57,7 +72,10 @@ def test_no_usable_row(tmp_path) -> None:
     path = write(tmp_path / "p.jsonl", LINES[1:5])
     with pytest.raises(DataError) as caught:
         load_examples(DataConfig(path=path, on_error="skip"), kind="pairs")
-    assert str(caught.value) == f"{path} has no usable row: empty text 1, invalid JSON 1, missing column 1, null 1"
+    assert (
+        str(caught.value)
+        == f"{path} has no usable row: empty text 1, invalid JSON 1, missing column 1, null 1"
+    )
     broken = write(tmp_path / "q.jsonl", ["{", "{"])
     with pytest.raises(DataError, match=r"^.*q.jsonl has no usable row: invalid JSON 2$"):
         load_examples(DataConfig(path=broken, on_error="skip"), kind="pairs")
@@ -68,12 +86,15 @@ def test_mapping_of_an_absent_column(tmp_path) -> None:
     with pytest.raises(DataError) as caught:
         load_examples(DataConfig(path=path, columns={"completion": "answer"}), kind="text")
     assert str(caught.value) == (
-        f"data.columns maps completion to 'answer', which {path} does not have: other columns are prompt, chosen, rejected"
+        f"data.columns maps completion to 'answer', which {path} does not have: other columns are "
+        "prompt, chosen, rejected"
     )
 
 
 def test_mapping_and_max_examples(tmp_path) -> None:
-    path = write(tmp_path / "p.jsonl", [json.dumps({"q": f"{n}?", "a": {"b": str(n)}}) for n in range(9)])
+    path = write(
+        tmp_path / "p.jsonl", [json.dumps({"q": f"{n}?", "a": {"b": str(n)}}) for n in range(9)]
+    )
     config = DataConfig(path=path, columns={"prompt": "q", "completion": "a.b"}, max_examples=4)
     rows = load_examples(config, kind="text").rows
     assert [(row.prompt, row.completion) for row in rows] == [(f"{n}?", str(n)) for n in range(4)]
@@ -85,13 +106,21 @@ def test_unknown_kind(tmp_path) -> None:
 
 
 def rows_with_shared_prompts(path: pathlib.Path, count: int = 60) -> str:
-    return write(path, [json.dumps({"prompt": f"p{n % 20}", "chosen": f"c{n}", "rejected": "r"}) for n in range(count)])
+    return write(
+        path,
+        [
+            json.dumps({"prompt": f"p{n % 20}", "chosen": f"c{n}", "rejected": "r"})
+            for n in range(count)
+        ],
+    )
 
 
 @pytest.mark.parametrize("options", [{"eval_fraction": 0.2}, {"eval_size": 12}])
 def test_held_out_rows_share_no_prompt_with_training(tmp_path, options: dict) -> None:
     config = DataConfig(path=rows_with_shared_prompts(tmp_path / "p.jsonl"), **options)
-    train, held_out = (load_examples(config, kind="pairs", split=split).rows for split in ("train", "eval"))
+    train, held_out = (
+        load_examples(config, kind="pairs", split=split).rows for split in ("train", "eval")
+    )
     assert len(held_out) == 12 and len(train) == 48
     assert not {row.prompt for row in train} & {row.prompt for row in held_out}
     places = [row.where for row in [*train, *held_out]]
@@ -120,10 +149,18 @@ def test_held_out_bare_texts(tmp_path) -> None:
 
 
 def test_held_out_from_elsewhere(tmp_path) -> None:
-    one, two = write(tmp_path / "train.jsonl", LINES[:1]), write(tmp_path / "test.jsonl", LINES[5:6])
-    for config in (DataConfig(path=one, eval_path=two), DataConfig(path=str(tmp_path), eval_split="test")):
+    one, two = (
+        write(tmp_path / "train.jsonl", LINES[:1]),
+        write(tmp_path / "test.jsonl", LINES[5:6]),
+    )
+    for config in (
+        DataConfig(path=one, eval_path=two),
+        DataConfig(path=str(tmp_path), eval_split="test"),
+    ):
         assert [row.prompt for row in load_examples(config, kind="pairs").rows] == ["a"]
-        assert [row.prompt for row in load_examples(config, kind="pairs", split="eval").rows] == ["d"]
+        assert [row.prompt for row in load_examples(config, kind="pairs", split="eval").rows] == [
+            "d"
+        ]
 
 
 def test_held_out_errors(tmp_path) -> None:
@@ -131,15 +168,21 @@ def test_held_out_errors(tmp_path) -> None:
     with pytest.raises(DataError) as caught:
         load_examples(DataConfig(path=path), kind="pairs", split="eval")
     assert str(caught.value) == (
-        "no held-out rows: set one of data.eval_path, data.eval_split, data.eval_fraction, data.eval_size"
+        "no held-out rows: set one of data.eval_path, data.eval_split, data.eval_fraction, "
+        "data.eval_size"
     )
-    with pytest.raises(DataError, match=r"^holding out 2 of the 2 rows of .* leaves none to train on$"):
+    with pytest.raises(
+        DataError, match=r"^holding out 2 of the 2 rows of .* leaves none to train on$"
+    ):
         load_examples(DataConfig(path=path, eval_size=2), kind="pairs")
 
 
 def test_iterate_texts(tmp_path) -> None:
     chat = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "v"}]
-    path = write(tmp_path / "p.jsonl", [LINES[0], json.dumps({"prompt": chat[:1], "chosen": "w", "rejected": "x"})])
+    path = write(
+        tmp_path / "p.jsonl",
+        [LINES[0], json.dumps({"prompt": chat[:1], "chosen": "w", "rejected": "x"})],
+    )
     config = DataConfig(path=path)
     assert list(iterate_texts(config, kind="pairs")) == ["a", "b", "c", "u", "w", "x"]
     assert list(iterate_texts(config, kind="text")) == ["a", "b", "u", "w"]
@@ -148,10 +191,14 @@ def test_iterate_texts(tmp_path) -> None:
 
 def test_real_transcripts(shared_data) -> None:
     path = str(shared_data / "hh-rlhf" / "pairs.jsonl")
-    with pytest.raises(DataError, match=r"pairs.jsonl:70: column 'chosen' has an empty answer \(bad row 1 of 4;"):
+    with pytest.raises(
+        DataError, match=r"pairs.jsonl:70: column 'chosen' has an empty answer \(bad row 1 of 4;"
+    ):
         load_examples(DataConfig(path=path), kind="pairs")
     config = DataConfig(path=path, on_error="skip", eval_fraction=0.1)
-    train, held_out = (load_examples(config, kind="pairs", split=split) for split in ("train", "eval"))
+    train, held_out = (
+        load_examples(config, kind="pairs", split=split) for split in ("train", "eval")
+    )
     assert (len(train.rows), len(held_out.rows), train.skipped) == (896, 100, {"empty text": 4})
     by_place = {row.where: row for row in [*train.rows, *held_out.rows]}
     for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), start=1):
@@ -167,15 +214,20 @@ def test_real_transcripts(shared_data) -> None:
 def test_real_bare_transcripts_hold_out_the_same_prompts(shared_data) -> None:
     """SFT on whole transcripts must not have seen the prompts that DPO is judged on."""
     path = str(shared_data / "hh-rlhf" / "pairs.jsonl")
-    pairs = load_examples(DataConfig(path=path, on_error="skip", eval_fraction=0.1), kind="pairs", split="eval").rows
+    pairs = load_examples(
+        DataConfig(path=path, on_error="skip", eval_fraction=0.1), kind="pairs", split="eval"
+    ).rows
     bare = DataConfig(path=path, format="text", columns={"text": "chosen"}, eval_fraction=0.1)
     trained_on = {row.where for row in load_examples(bare, kind="text").rows}
-    assert len(trained_on & {row.where for row in pairs}) <= 1  # 4 rows more are read, so one prompt may change sides
+    # 4 rows more are read, so one prompt may change sides
+    assert len(trained_on & {row.where for row in pairs}) <= 1
 
 
 def test_real_questions(shared_data) -> None:
     config = DataConfig(
-        path=str(shared_data / "gsm8k"), columns={"prompt": "question", "completion": "answer"}, eval_split="test"
+        path=str(shared_data / "gsm8k"),
+        columns={"prompt": "question", "completion": "answer"},
+        eval_split="test",
     )
     assert len(load_examples(config, kind="text").rows) == 7473
     assert len(load_examples(config, kind="text", split="eval").rows) == 600

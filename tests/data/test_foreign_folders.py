@@ -1,4 +1,5 @@
-"""Folders of any making: what their templates, tokenizers and code may do, and that each failure is one line."""
+"""Folders of any making: what their templates, tokenizers and code may do, and that each failure is
+one line."""
 
 import json
 import subprocess
@@ -27,8 +28,14 @@ def render(template, **variables):
     [
         ("{{ 1 / 0 }}", "refuses these messages: ZeroDivisionError: division by zero"),
         ("{{ (1.5 * n) | int }}", "refuses these messages: OverflowError: "),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses these messages: RecursionError: "),
-        ("{{ messages[0].nope.nope }}", "refuses these messages: 'dict object' has no attribute 'nope'"),
+        (
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "refuses these messages: RecursionError: ",
+        ),
+        (
+            "{{ messages[0].nope.nope }}",
+            "refuses these messages: 'dict object' has no attribute 'nope'",
+        ),
         ("{{ messages[0]['content'] + 1 }}", "refuses these messages: TypeError: "),
         ("{{ '%d' % 'x' }}", "refuses these messages: TypeError: "),
         ("{{ raise_exception('x' * 5000) }}", "refuses these messages: xxx"),
@@ -37,15 +44,23 @@ def render(template, **variables):
 def test_what_a_template_raises_is_one_line(template, message):
     with pytest.raises(DataError) as caught:
         render(template, n=float("inf"))
-    assert message in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert (
+        message in str(caught.value)
+        and "\n" not in str(caught.value)
+        and len(str(caught.value)) < 400
+    )
 
 
 def test_a_template_without_end_is_stopped(monkeypatch):
     monkeypatch.setattr(budget, "SECONDS", 0.3)
     began = time.thread_time()
-    with pytest.raises(DataError, match="stopped on these messages: it takes more than 0.3 s of processor time"):
+    with pytest.raises(
+        DataError, match="stopped on these messages: it takes more than 0.3 s of processor time"
+    ):
         render(LOOP)
-    with pytest.raises(DataError, match="is refused: it takes more than 0.3 s of processor time for one message"):
+    with pytest.raises(
+        DataError, match="is refused: it takes more than 0.3 s of processor time for one message"
+    ):
         byte_tokenizer().with_chat_template(LOOP)
     assert time.thread_time() - began < 3
     assert render("{{ messages[0].content }}") == "Hi", "what comes after is not struck"
@@ -53,7 +68,9 @@ def test_a_template_without_end_is_stopped(monkeypatch):
 
 def test_a_template_that_grows_is_stopped(monkeypatch):
     monkeypatch.setattr(budget, "MEMORY", 2**28)
-    with pytest.raises(DataError, match="stopped on these messages: it takes more than 0.25 GiB of memory"):
+    with pytest.raises(
+        DataError, match="stopped on these messages: it takes more than 0.25 GiB of memory"
+    ):
         render(DOUBLING)
 
 
@@ -99,7 +116,10 @@ def test_templates_may_refuse_the_probe_or_use_many_digits():
 
 def test_the_date_is_fixed_in_every_form():
     assert render("{{ strftime_now('%d %b %Y %% %-m/%-d %H:%M%') }}") == "26 Jul 2024 % 7/26 00:00%"
-    assert render("  {% if strftime_now is defined %}{{ strftime_now('%Y') }}\n{% endif %}\n") == "2024\n"
+    assert (
+        render("  {% if strftime_now is defined %}{{ strftime_now('%Y') }}\n{% endif %}\n")
+        == "2024\n"
+    )
     inside = "{% macro f() %}{{ strftime_now('%B') | upper }}{% endmacro %}{{ f() }} {{ strftime_now('%Y') | int + 1 }}"
     assert render(inside) == "JULY 2025"
 
@@ -107,7 +127,10 @@ def test_the_date_is_fixed_in_every_form():
 def test_a_tool_template_is_taken_where_there_are_tools(tmp_path):
     byte_tokenizer().save(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools[0].name }}"}]
+    named = [
+        {"name": "default", "template": "plain"},
+        {"name": "tool_use", "template": "{{ tools[0].name }}"},
+    ]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": named}))
     tokenizer = load_tokenizer(tmp_path)
     tokenizer.save(tmp_path / "again")
@@ -133,9 +156,14 @@ def test_no_code_of_a_folder_is_run(tmp_path, has_fast):
     mark = tmp_path / "ran"
     folder = tmp_path / "model"
     byte_tokenizer().save(folder)
-    (folder / "custom.py").write_text(f"open({str(mark)!r}, 'w')\nfrom transformers import PreTrainedTokenizerFast as Mine\n")
+    (folder / "custom.py").write_text(
+        f"open({str(mark)!r}, 'w')\nfrom transformers import PreTrainedTokenizerFast as Mine\n"
+    )
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    config |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["custom.Mine", "custom.Mine"]}}
+    config |= {
+        "tokenizer_class": "Mine",
+        "auto_map": {"AutoTokenizer": ["custom.Mine", "custom.Mine"]},
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     script = f"""if True:
         from rlhf_jax.data import DataError, load_tokenizer
@@ -148,13 +176,17 @@ def test_no_code_of_a_folder_is_run(tmp_path, has_fast):
     if not has_fast:
         (folder / "tokenizer.json").unlink()
     # "y" is what a user might answer to "Do you wish to run the custom code?"
-    done = subprocess.run([sys.executable, "-c", script], input="y\ny\n", capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", script], input="y\ny\n", capture_output=True, text=True, timeout=300
+    )
     assert not mark.exists()
     assert "PyTorch" not in done.stderr and "Traceback" not in done.stderr
     assert done.stdout.count("\n") == 1
     if has_fast:
         assert done.stdout == "read\n"
-        assert "auto_map" not in json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+        assert "auto_map" not in json.loads(
+            (tmp_path / "saved" / "tokenizer_config.json").read_text()
+        )
     else:
         assert done.stdout.startswith(f"transformers cannot convert the tokenizer in {folder}")
 
@@ -168,7 +200,11 @@ def test_odd_files_are_one_line(tmp_path):
         ("tokenizer_config.json", json.dumps({**config, "chat_template": 3}), "."),
         ("tokenizer_config.json", json.dumps({**config, "eos_token": 3}), "."),
         ("tokenizer_config.json", json.dumps({**config, "added_tokens_decoder": [1]}), "."),
-        ("tokenizer_config.json", json.dumps({**config, "pad_token": "<nope>"}), "pad_token '<nope>' is not in its vocabulary"),
+        (
+            "tokenizer_config.json",
+            json.dumps({**config, "pad_token": "<nope>"}),
+            "pad_token '<nope>' is not in its vocabulary",
+        ),
         ("tokenizer.json", "{}", "cannot be read"),
     ):
         before = (tmp_path / name).read_text()
@@ -181,8 +217,11 @@ def test_odd_files_are_one_line(tmp_path):
 
 
 def test_special_tokens_that_are_only_words_are_found_as_after_saving(tmp_path):
-    """A folder's special tokens become added tokens when it is read, which are found inside words too: so before saving."""
-    backend = tokenizers.Tokenizer(models.WordLevel({"0": 0, "1": 1, "14": 2, "4": 3}, unk_token="0"))
+    """A folder's special tokens become added tokens when it is read, which are found inside words
+    too: so before saving."""
+    backend = tokenizers.Tokenizer(
+        models.WordLevel({"0": 0, "1": 1, "14": 2, "4": 3}, unk_token="0")
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = FastTokenizer(backend, {"eos_token": "1", "pad_token": "0"})
     tokenizer.save(tmp_path)

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_jax.data import DataConfig, DataError, Loader, byte_tokenizer, make_loader, prefetch, tokenize
+from rlhf_jax.data import (
+    DataConfig,
+    DataError,
+    Loader,
+    byte_tokenizer,
+    make_loader,
+    prefetch,
+    tokenize,
+)
 from tests.data.shapes import CHATML, PHI3, QWEN3, R1, shaped_tokenizer
 
 BYTES = byte_tokenizer()
@@ -26,12 +34,19 @@ def write(path: pathlib.Path, rows: list[dict]) -> str:
 def text_rows(count: int) -> list[dict]:
     draw = np.random.default_rng(0)
     sizes = draw.integers(1, 30, (count, 2))
-    return [{"prompt": f"{n}:" + "p" * int(a), "completion": "c" * int(b)} for n, (a, b) in enumerate(sizes)]
+    return [
+        {"prompt": f"{n}:" + "p" * int(a), "completion": "c" * int(b)}
+        for n, (a, b) in enumerate(sizes)
+    ]
 
 
 def pair_rows(count: int) -> list[dict]:
     return [
-        {"prompt": row["prompt"], "chosen": row["completion"], "rejected": f"no{row['completion'][: n % 7]}"}
+        {
+            "prompt": row["prompt"],
+            "chosen": row["completion"],
+            "rejected": f"no{row['completion'][: n % 7]}",
+        }
         for n, row in enumerate(text_rows(count))
     ]
 
@@ -77,7 +92,11 @@ def test_text_batches_hold_the_rows(text_path: str) -> None:
         batch, indices = loader.batch(step), loader.indices(step)
         assert batch.tokens.shape[0] == 4 and batch.tokens.shape[1] in loader.buckets
         assert batch.scored.shape[1] <= batch.tokens.shape[1] and batch.segment_ids is None
-        assert (batch.tokens.dtype, batch.mask.dtype, batch.completion_mask.dtype) == (np.int32, np.bool_, np.bool_)
+        assert (batch.tokens.dtype, batch.mask.dtype, batch.completion_mask.dtype) == (
+            np.int32,
+            np.bool_,
+            np.bool_,
+        )
         check_scored(batch.scored, batch.completion_mask)
         for place, index in enumerate(indices):
             if index < 0:
@@ -89,7 +108,9 @@ def test_text_batches_hold_the_rows(text_path: str) -> None:
             assert batch.tokens[place, : len(ids)].tolist() == ids
             assert (batch.tokens[place, len(ids) :] == PAD).all()
             assert np.flatnonzero(batch.mask[place]).tolist() == list(range(len(ids)))
-            assert np.flatnonzero(batch.completion_mask[place]).tolist() == list(range(len(prompt), len(ids)))
+            assert np.flatnonzero(batch.completion_mask[place]).tolist() == list(
+                range(len(prompt), len(ids))
+            )
             seen.append(index)
     assert sorted(seen) == list(range(41))
 
@@ -122,7 +143,9 @@ def test_margins(tmp_path) -> None:
 def test_packing_and_order(text_path: str, packing: bool) -> None:
     """Every token of every example is there once, whatever the layout."""
     loader = text_loader(text_path, packing=packing)
-    expected = sorted([*row["prompt"].encode(), *row["completion"].encode(), EOS] for row in text_rows(41))
+    expected = sorted(
+        [*row["prompt"].encode(), *row["completion"].encode(), EOS] for row in text_rows(41)
+    )
     found = []
     for step in range(loader.batches_per_epoch):
         batch = loader.batch(step)
@@ -140,11 +163,22 @@ def test_packing_and_order(text_path: str, packing: bool) -> None:
 
 
 def test_packed_texts_never_predict_across_documents(tmp_path) -> None:
-    loader = text_loader(write(tmp_path / "t.jsonl", [{"text": "abc"}, {"text": "de"}]), batch_size=1, packing=True)
+    loader = text_loader(
+        write(tmp_path / "t.jsonl", [{"text": "abc"}, {"text": "de"}]), batch_size=1, packing=True
+    )
     batch = loader.batch(0)
     assert batch.tokens[0, :7].tolist() == [97, 98, 99, EOS, 100, 101, EOS]
     assert batch.segment_ids[0, :8].tolist() == [1, 1, 1, 1, 2, 2, 2, 0]
-    assert batch.completion_mask[0, :8].tolist() == [False, True, True, True, False, True, True, False]
+    assert batch.completion_mask[0, :8].tolist() == [
+        False,
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert batch.scored[0, :6].tolist() == [1, 2, 3, 5, 6, -1]
 
 
@@ -162,7 +196,9 @@ def test_random_access(pair_path: str, step: int, seed: int) -> None:
 def test_epochs_and_seeds_differ(pair_path: str) -> None:
     def order(loader: Loader, epoch: int) -> list[int]:
         first = epoch * loader.batches_per_epoch
-        return np.concatenate([loader.indices(first + n) for n in range(loader.batches_per_epoch)]).tolist()
+        return np.concatenate(
+            [loader.indices(first + n) for n in range(loader.batches_per_epoch)]
+        ).tolist()
 
     loader, other = pair_loader(pair_path), pair_loader(pair_path, seed=1)
     assert order(loader, 0) != order(loader, 1) != order(other, 1)
@@ -184,7 +220,10 @@ def test_one_example_and_large_batches(tmp_path) -> None:
     one = text_loader(write(tmp_path / "t.jsonl", text_rows(1)), batch_size=4)
     assert one.batches_per_epoch == 1
     for step in range(3):
-        assert one.indices(step).tolist().count(-1) == 3 and one.batch(step).mask.any(axis=1).sum() == 1
+        assert (
+            one.indices(step).tolist().count(-1) == 3
+            and one.batch(step).mask.any(axis=1).sum() == 1
+        )
     few = pair_loader(write(tmp_path / "p.jsonl", pair_rows(3)), batch_size=50)
     assert few.batch(0).valid.sum() == 3 and few.batch(0).tokens.shape[0] == 50
 
@@ -193,8 +232,14 @@ def test_few_shapes_and_little_padding(tmp_path, caplog) -> None:
     path = write(tmp_path / "t.jsonl", text_rows(600))
     with caplog.at_level("INFO", "rlhf_jax"):
         loader = text_loader(path, batch_size=8, num_buckets=3)
-    assert f"75 batches an epoch, tokens fill {100 * loader.padding_efficiency:.0f} % of their places" in caplog.text
-    shapes = {(batch.tokens.shape, batch.scored.shape) for batch in map(loader.batch, range(3 * loader.batches_per_epoch))}
+    assert (
+        f"75 batches an epoch, tokens fill {100 * loader.padding_efficiency:.0f} % of their places"
+        in caplog.text
+    )
+    shapes = {
+        (batch.tokens.shape, batch.scored.shape)
+        for batch in map(loader.batch, range(3 * loader.batches_per_epoch))
+    }
     assert len(loader.buckets) <= 3 and len(loader.scored_buckets) <= 2 and len(shapes) <= 6
     unsorted = text_loader(path, batch_size=8, num_buckets=3, length_window=1)
     assert loader.padding_efficiency > 0.75 > unsorted.padding_efficiency + 0.1
@@ -205,7 +250,10 @@ def test_few_shapes_and_little_padding(tmp_path, caplog) -> None:
 
 def test_buckets_by_hand(text_path: str) -> None:
     loader = text_loader(text_path, buckets=(16, 64))
-    assert {loader.batch(step).tokens.shape[1] for step in range(loader.batches_per_epoch)} == {16, 64}
+    assert {loader.batch(step).tokens.shape[1] for step in range(loader.batches_per_epoch)} == {
+        16,
+        64,
+    }
 
 
 def test_fingerprint(text_path: str, tmp_path) -> None:
@@ -214,7 +262,15 @@ def test_fingerprint(text_path: str, tmp_path) -> None:
     copy.write_bytes(pathlib.Path(text_path).read_bytes())
     same = [
         text_loader(str(copy)),
-        text_loader(text_path, batch_size=7, seed=3, packing=True, num_proc=1, shuffle=False, length_window=2),
+        text_loader(
+            text_path,
+            batch_size=7,
+            seed=3,
+            packing=True,
+            num_proc=1,
+            shuffle=False,
+            length_window=2,
+        ),
     ]
     assert {loader.fingerprint for loader in same} == {base}
     copy.write_text(copy.read_text().replace("0:", "x:"))
@@ -243,14 +299,20 @@ def test_cache(pair_path: str, tmp_path, caplog) -> None:
     config = DataConfig(path=pair_path, max_length=64)
 
     def make(batch_size: int) -> Loader:
-        return make_loader(config, BYTES, kind="pairs", batch_size=batch_size, seed=0, cache_dir=tmp_path / "cache")
+        return make_loader(
+            config, BYTES, kind="pairs", batch_size=batch_size, seed=0, cache_dir=tmp_path / "cache"
+        )
 
     first = make(4)
     [folder] = (tmp_path / "cache").iterdir()
     with caplog.at_level(logging.INFO):
         second = make(4)
     assert any(f"read from {folder}" in record.getMessage() for record in caplog.records)
-    assert (second.fingerprint, second.skipped, second.shortened) == (first.fingerprint, first.skipped, first.shortened)
+    assert (second.fingerprint, second.skipped, second.shortened) == (
+        first.fingerprint,
+        first.skipped,
+        first.shortened,
+    )
     for step in range(first.batches_per_epoch):
         assert_same(first.batch(step), second.batch(step))
 
@@ -259,7 +321,12 @@ def test_cache_keeps_what_was_left_out(tmp_path) -> None:
     rows = [*text_rows(3), {"prompt": "x"}, {"prompt": "p" * 90, "completion": "c"}]
     path = write(tmp_path / "t.jsonl", rows)
     config = DataConfig(path=path, on_error="skip", max_length=64, truncation="drop")
-    loaders = [make_loader(config, BYTES, kind="text", batch_size=2, seed=0, cache_dir=str(tmp_path / "cache")) for _ in range(2)]
+    loaders = [
+        make_loader(
+            config, BYTES, kind="text", batch_size=2, seed=0, cache_dir=str(tmp_path / "cache")
+        )
+        for _ in range(2)
+    ]
     assert [loader.skipped for loader in loaders] == [{"missing column": 1, "too long": 1}] * 2
     assert [loader.num_examples for loader in loaders] == [3, 3]
 
@@ -276,22 +343,36 @@ def test_a_dead_process_is_one_line(tmp_path, monkeypatch) -> None:
     path = write(tmp_path / "t.jsonl", text_rows(600))
     monkeypatch.setattr(tokenize, "_start_worker", os._exit)
     monkeypatch.setattr(tokenize, "_worker_setup", lambda *_: (3,))
-    with pytest.raises(DataError, match=r"^a tokenisation process died: guard the script with if __name__ == '__main__', or"):
+    with pytest.raises(
+        DataError,
+        match=r"^a tokenisation process died: guard the script with if __name__ == '__main__', or",
+    ):
         text_loader(path, num_proc=2)
 
 
 def test_held_out_split(text_path: str) -> None:
     config = DataConfig(path=text_path, max_length=64, eval_size=5)
-    train, held_out = (make_loader(config, BYTES, kind="text", batch_size=4, seed=0, split=split) for split in ("train", "eval"))
+    train, held_out = (
+        make_loader(config, BYTES, kind="text", batch_size=4, seed=0, split=split)
+        for split in ("train", "eval")
+    )
     assert (train.num_examples, held_out.num_examples) == (36, 5)
     assert train.fingerprint != held_out.fingerprint
 
 
 LOADER_ERRORS = [
-    ({}, {"kind": "prompts"}, "kind 'prompts' has no batches: text or pairs (prompts have make_prompt_loader)"),
+    (
+        {},
+        {"kind": "prompts"},
+        "kind 'prompts' has no batches: text or pairs (prompts have make_prompt_loader)",
+    ),
     ({}, {"batch_size": 0}, "batch_size 0 must be at least 1"),
     ({"packing": True}, {"kind": "pairs"}, "data.packing is for SFT only: pairs keep a row each"),
-    ({"train_on": "all"}, {"kind": "pairs"}, "data.train_on 'all' is for SFT only: pairs are scored on their completions"),
+    (
+        {"train_on": "all"},
+        {"kind": "pairs"},
+        "data.train_on 'all' is for SFT only: pairs are scored on their completions",
+    ),
     (
         {"max_length": 3, "truncation": "drop"},
         {},
@@ -303,13 +384,20 @@ LOADER_ERRORS = [
 @pytest.mark.parametrize(("options", "arguments", "message"), LOADER_ERRORS)
 def test_errors(text_path: str, options: dict, arguments: dict, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        make_loader(DataConfig(path=text_path, **options), BYTES, **{"kind": "text", "batch_size": 4, "seed": 0, **arguments})
+        make_loader(
+            DataConfig(path=text_path, **options),
+            BYTES,
+            **{"kind": "text", "batch_size": 4, "seed": 0, **arguments},
+        )
     assert str(caught.value) == message.format(path=text_path)
 
 
 def test_template_errors_name_the_row(tmp_path) -> None:
     chat = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "v"}]
-    path = write(tmp_path / "m.jsonl", [{"messages": chat}, {"messages": [{"role": "tool", "content": "x"}, *chat]}])
+    path = write(
+        tmp_path / "m.jsonl",
+        [{"messages": chat}, {"messages": [{"role": "tool", "content": "x"}, *chat]}],
+    )
     template = (
         "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no tool here') }}{% endif %}"
         "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -317,7 +405,8 @@ def test_template_errors_name_the_row(tmp_path) -> None:
     with pytest.raises(DataError) as caught:
         text_loader(path, chat_template=template)
     assert str(caught.value) == (
-        f"{path}:2: the chat template refuses these messages: no tool here (bad row 1 of 1; data.on_error=skip leaves them out)"
+        f"{path}:2: the chat template refuses these messages: no tool here (bad row 1 of 1; "
+        "data.on_error=skip leaves them out)"
     )
     loader = text_loader(path, chat_template=template, on_error="skip")
     assert (loader.num_examples, loader.skipped) == (1, {"chat template": 1})
@@ -370,15 +459,25 @@ def test_real_pairs(shared_data) -> None:
     path = str(shared_data / "hh-rlhf" / "pairs.jsonl")
     config = DataConfig(path=path, on_error="skip", eval_fraction=0.1, max_length=512)
     pairs = make_loader(config, BYTES, kind="pairs", batch_size=8, seed=0)
-    assert pairs.num_examples + pairs.skipped.get("no difference", 0) == 896 and pairs.skipped["empty text"] == 4
+    assert (
+        pairs.num_examples + pairs.skipped.get("no difference", 0) == 896
+        and pairs.skipped["empty text"] == 4
+    )
     assert pairs.padding_efficiency > 0.6
     batch = pairs.batch(0)
     assert batch.valid.all() and (batch.completion_mask.sum(axis=-1) > 0).all()
-    first = [batch.tokens[:, side] * ~batch.completion_mask[:, side] * batch.mask[:, side] for side in (0, 1)]
+    first = [
+        batch.tokens[:, side] * ~batch.completion_mask[:, side] * batch.mask[:, side]
+        for side in (0, 1)
+    ]
     width = int((~batch.completion_mask & batch.mask).sum(axis=-1).min())
     np.testing.assert_array_equal(first[0][:, :width], first[1][:, :width])
     packed = make_loader(
-        DataConfig(path=path, on_error="skip", max_length=512, packing=True), BYTES, kind="text", batch_size=8, seed=0
+        DataConfig(path=path, on_error="skip", max_length=512, packing=True),
+        BYTES,
+        kind="text",
+        batch_size=8,
+        seed=0,
     )
     assert packed.padding_efficiency > 0.95 and packed.num_examples == 996
 
@@ -398,11 +497,14 @@ def test_unrolled_conversations_are_said_and_kept(tmp_path, caplog) -> None:
     for _ in range(2):  # the second time from the cache
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            loader = make_loader(config, tokenizer, kind="text", batch_size=3, seed=0, cache_dir=tmp_path / "cache")
+            loader = make_loader(
+                config, tokenizer, kind="text", batch_size=3, seed=0, cache_dir=tmp_path / "cache"
+            )
         assert f"{path} (train): unrolled: 1 conversations into 2 rows" in caplog.text
         assert loader.num_examples == 3
         texts = [
-            tokenizer.decode(row[mask].tolist()) for row, mask in zip(loader.batch(0).tokens, loader.batch(0).mask, strict=True)
+            tokenizer.decode(row[mask].tolist())
+            for row, mask in zip(loader.batch(0).tokens, loader.batch(0).mask, strict=True)
         ]
         assert sorted(texts) == sorted(
             [
@@ -419,14 +521,19 @@ def test_held_out_conversations_are_cut_before_they_are_unrolled(tmp_path) -> No
     rows = [{"messages": [{"role": "user", "content": f"q{n}"}, *THINKING[1:]]} for n in range(8)]
     config = DataConfig(path=write(tmp_path / "m.jsonl", rows), eval_size=3)
     tokenizer = shaped_tokenizer(QWEN3)
-    sides = [make_loader(config, tokenizer, kind="text", batch_size=16, seed=0, split=split) for split in ("train", "eval")]
+    sides = [
+        make_loader(config, tokenizer, kind="text", batch_size=16, seed=0, split=split)
+        for split in ("train", "eval")
+    ]
     assert [side.num_examples for side in sides] == [10, 6]
 
 
 def test_a_template_without_a_stop_is_refused_before_the_rows(tmp_path) -> None:
     path = write(tmp_path / "m.jsonl", [{"messages": THINKING[2:]}])
     foreign = shaped_tokenizer(CHATML, stops=("<|endoftext|>",))
-    with pytest.raises(DataError, match=r"the tokenizer's chat template ends an answer with '<\|im_end\|>'"):
+    with pytest.raises(
+        DataError, match=r"the tokenizer's chat template ends an answer with '<\|im_end\|>'"
+    ):
         make_loader(DataConfig(path=path), foreign, kind="text", batch_size=1, seed=0)
     plain = write(tmp_path / "t.jsonl", [{"prompt": "q", "completion": "a"}])
     make_loader(DataConfig(path=plain), foreign, kind="text", batch_size=1, seed=0)
@@ -441,7 +548,11 @@ def test_stops_are_part_of_the_fingerprint_and_reach_the_processes(tmp_path) -> 
         made[num_proc] = make_loader(config, tokenizer, kind="text", batch_size=600, seed=0)
     assert_same(made[1].batch(0), made[2].batch(0))
     other = make_loader(
-        DataConfig(path=path), shaped_tokenizer(PHI3, stops=("<|endoftext|>",)), kind="text", batch_size=1, seed=0
+        DataConfig(path=path),
+        shaped_tokenizer(PHI3, stops=("<|endoftext|>",)),
+        kind="text",
+        batch_size=1,
+        seed=0,
     )
     assert other.fingerprint != made[1].fingerprint == made[2].fingerprint
 
@@ -456,30 +567,53 @@ def test_kwargs_and_tools_are_part_of_the_fingerprint(text_path: str) -> None:
 
 
 def test_rows_that_lose_something_are_a_warning(tmp_path, caplog) -> None:
-    path = write(tmp_path / "t.jsonl", [{"prompt": "q" * size, "completion": "a"} for size in (10, 80, 90, 20)])
+    path = write(
+        tmp_path / "t.jsonl",
+        [{"prompt": "q" * size, "completion": "a"} for size in (10, 80, 90, 20)],
+    )
     with caplog.at_level(logging.WARNING):
         text_loader(path)
-    assert caplog.messages == [f"{path} (train): 2 of 4 rows (50.0 %) shortened to data.max_length 64"]
+    assert caplog.messages == [
+        f"{path} (train): 2 of 4 rows (50.0 %) shortened to data.max_length 64"
+    ]
 
 
 def test_notes_are_said_once_with_the_first_row(tmp_path, caplog) -> None:
-    rows = [{"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]} for n in range(5)]
+    rows = [
+        {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]}
+        for n in range(5)
+    ]
     path = write(tmp_path / "m.jsonl", rows)
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             config = DataConfig(path=path)
-            make_loader(config, shaped_tokenizer(R1), kind="text", batch_size=1, seed=0, cache_dir=tmp_path / "cache")
+            make_loader(
+                config,
+                shaped_tokenizer(R1),
+                kind="text",
+                batch_size=1,
+                seed=0,
+                cache_dir=tmp_path / "cache",
+            )
         [message] = caplog.messages
-        assert "the chat template leaves '<think>\\n', the end of its generation prompt, out of finished answers: 5" in message
+        assert (
+            "the chat template leaves '<think>\\n', the end of its generation prompt, out of "
+            "finished answers: 5" in message
+        )
         assert message.endswith("(the first: " + (f"{path}:1)"))
 
 
 def test_token_rows_through_the_loader(tmp_path) -> None:
     rows = [{"input_ids": [n, 1, 2], "labels": [-100, 1, 2]} for n in range(10)]
     config = DataConfig(path=write(tmp_path / "t.jsonl", rows), eval_size=4)
-    train, held_out = (make_loader(config, BYTES, kind="text", batch_size=10, seed=0, split=split) for split in ("train", "eval"))
-    first = sorted(train.batch(0).tokens[:, 0].tolist()[:6] + held_out.batch(0).tokens[:, 0].tolist()[:4])
+    train, held_out = (
+        make_loader(config, BYTES, kind="text", batch_size=10, seed=0, split=split)
+        for split in ("train", "eval")
+    )
+    first = sorted(
+        train.batch(0).tokens[:, 0].tolist()[:6] + held_out.batch(0).tokens[:, 0].tolist()[:4]
+    )
     assert first == list(range(10))
     assert train.batch(0).completion_mask[0].tolist()[:4] == [False, True, True, False]
     with pytest.raises(DataError, match="a bare text has no prompt for data.prompt_template"):

@@ -1,4 +1,5 @@
-"""Messages that say of themselves whether they are trained on, and texts that the chat template was put around before."""
+"""Messages that say of themselves whether they are trained on, and texts that the chat template was
+put around before."""
 
 import json
 import logging
@@ -25,10 +26,27 @@ from tests.data.shapes import CHATML, GEMMA, MARKED, NO_STOP, QWEN3, R1, SHAPES,
 from tests.data.test_turns import rows_of, spans
 
 Q, R, S = ({"role": "user", "content": text} for text in ("What is 2+2?", "And 3+3?", "And 4+4?"))
-A, B, C = ({"role": "assistant", "content": text} for text in ("It is four.", "That makes six.", "Eight."))
-OFF = ({"weight": 0}, {"train": False}, {"training": False}, {"loss": False}, {"loss_mask": 0}, {"train": 0})
+A, B, C = (
+    {"role": "assistant", "content": text} for text in ("It is four.", "That makes six.", "Eight.")
+)
+OFF = (
+    {"weight": 0},
+    {"train": False},
+    {"training": False},
+    {"loss": False},
+    {"loss_mask": 0},
+    {"train": 0},
+)
 OFF += ({"weight": 0.0}, {"weight": False}, {"train": 0.0})
-ON = ({"weight": 1}, {"train": True}, {"training": True}, {"loss_mask": 1}, {"weight": None}, {"train": None}, {})
+ON = (
+    {"weight": 1},
+    {"train": True},
+    {"training": True},
+    {"loss_mask": 1},
+    {"weight": None},
+    {"train": None},
+    {},
+)
 ON += ({"weight": 1.0}, {"weight": True}, {"train": 1.0})
 
 
@@ -51,7 +69,10 @@ def test_an_answer_that_is_marked_is_not_trained_on(name: str) -> None:
     plain = texts(shape, rows_of(encode([Q, A, R, B, S, C], shape)))
     assert len(plain) == 3
     for place in range(3):
-        marked = [{**answer, "weight": 0} if index == place else answer for index, answer in enumerate(answers)]
+        marked = [
+            {**answer, "weight": 0} if index == place else answer
+            for index, answer in enumerate(answers)
+        ]
         made = encode([Q, marked[0], R, marked[1], S, marked[2]], shape)
         assert not made.bad and not made.dropped
         found = texts(shape, rows_of(made))
@@ -64,8 +85,14 @@ def test_an_answer_that_is_marked_is_not_trained_on(name: str) -> None:
 @pytest.mark.parametrize("off", OFF)
 def test_every_spelling(off: dict) -> None:
     assert texts(CHATML, rows_of(encode([Q, {**A, **off}, R, B]))) == ["That makes six.<|im_end|>"]
-    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", **off}, {"from": "human", "value": "r"}]
-    example = make_example({"conversations": [*turns, {"from": "gpt", "value": "b"}]}, "messages", "text", "f:1")
+    turns = [
+        {"from": "human", "value": "q"},
+        {"from": "gpt", "value": "a", **off},
+        {"from": "human", "value": "r"},
+    ]
+    example = make_example(
+        {"conversations": [*turns, {"from": "gpt", "value": "b"}]}, "messages", "text", "f:1"
+    )
     made = tokenize_chunk([example], shaped_tokenizer(CHATML), DataConfig(path="x"))
     assert texts(CHATML, rows_of(made)) == ["b<|im_end|>"]
 
@@ -95,12 +122,17 @@ def test_nothing_to_train_on_is_left_out_and_counted(shape) -> None:
 
 @pytest.mark.parametrize("shape", [CHATML, MARKED, QWEN3])
 def test_pairs(shape) -> None:
-    columns = {"prompt": [Q], "chosen": [{**A, "weight": 0}, R, B], "rejected": [{**A, "weight": 0}, R, C]}
+    columns = {
+        "prompt": [Q],
+        "chosen": [{**A, "weight": 0}, R, B],
+        "rejected": [{**A, "weight": 0}, R, C],
+    }
     pair = make_example(columns, "preference", "pairs", "f:1")
     made = tokenize_chunk([pair], shaped_tokenizer(shape), DataConfig(path="x"))
     ended = [text.removeprefix("<think>\n\n</think>\n\n") for text in texts(shape, rows_of(made))]
     assert ended == ["That makes six.<|im_end|>", "Eight.<|im_end|>"]
-    assert REWRITTEN not in [note.kind for _, note in made.notes]  # one answer is trained on, and none is lost
+    # one answer is trained on, and none is lost
+    assert REWRITTEN not in [note.kind for _, note in made.notes]
 
 
 BAD_MARKS = [
@@ -112,7 +144,10 @@ BAD_MARKS = [
     ({"train": "false"}, "has train 'false', which must be true or false"),
     ({"training": [1]}, "has training '[1]', which must be true or false"),
     ({"loss": 0.3}, "has loss '0.3', which must be true or false"),
-    ({"weight": 0, "train": True}, "says both that it is trained on and that it is not (weight, train)"),
+    (
+        {"weight": 0, "train": True},
+        "says both that it is trained on and that it is not (weight, train)",
+    ),
 ]
 
 
@@ -154,7 +189,9 @@ def test_a_rendered_prompt_that_is_wrapped_again_is_said(name: str, tmp_path, ca
         make_loader(config, tokenizer, kind="text", batch_size=1, seed=0)
         make_loader(config, tokenizer, kind="pairs", batch_size=1, seed=0)
         make_prompt_loader(config, tokenizer, max_prompt_len=256, seed=0)
-    told = [text for text in caplog.messages if "were rendered before get a second wrapping" in text]
+    told = [
+        text for text in caplog.messages if "were rendered before get a second wrapping" in text
+    ]
     assert len(told) == 3
     assert all("1 conversations hold" in text and "rows.jsonl:2)" in text for text in told)
 
@@ -190,10 +227,18 @@ RESERVED = [
 def test_arguments_that_are_no_variables(name: str, instead: str) -> None:
     with pytest.raises(DataError) as error:
         DataConfig(path="x", chat_template_kwargs={name: True})
-    assert f"data.chat_template_kwargs holds {name!r}, which is no variable of a template: {instead}" in str(error.value)
+    assert (
+        f"data.chat_template_kwargs holds {name!r}, which is no variable of a template: {instead}"
+        in str(error.value)
+    )
     with pytest.raises(BadRow) as bad:
-        make_example({"messages": [Q, A], "chat_template_kwargs": {name: True}}, "messages", "text", "f:1")
-    assert f"column 'chat_template_kwargs' holds {name!r}" in bad.value.detail and instead in bad.value.detail
+        make_example(
+            {"messages": [Q, A], "chat_template_kwargs": {name: True}}, "messages", "text", "f:1"
+        )
+    assert (
+        f"column 'chat_template_kwargs' holds {name!r}" in bad.value.detail
+        and instead in bad.value.detail
+    )
 
 
 def test_names_of_variables_are_texts() -> None:
@@ -202,7 +247,16 @@ def test_names_of_variables_are_texts() -> None:
 
 
 def test_parquet_null_marks(tmp_path) -> None:
-    rows = [{"messages": [{**Q, "weight": None}, {**A, "weight": 0}, {**R, "weight": None}, {**B, "weight": None}]}]
+    rows = [
+        {
+            "messages": [
+                {**Q, "weight": None},
+                {**A, "weight": 0},
+                {**R, "weight": None},
+                {**B, "weight": None},
+            ]
+        }
+    ]
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
     [example] = load_examples(DataConfig(path=str(tmp_path / "rows.jsonl")), kind="text").rows
     assert example.completion == [{**A, "train": False}, R, B]
@@ -211,7 +265,8 @@ def test_parquet_null_marks(tmp_path) -> None:
 READS = (
     "{% macro head(role) %}{{ '<|im_start|>' + role + style | default('') + '\n' }}{% endmacro %}"
     "{% set thinking = enable_thinking | default(true) %}{{ head('system') if thinking }}"
-    "{% for message in messages %}{{ head(message.role) + message.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% for message in messages %}{{ head(message.role) + message.content + '<|im_end|>\n' }}{% "
+    "endfor %}"
     "{% if add_generation_prompt %}{{ head('assistant') }}{% endif %}"
 )
 
@@ -222,10 +277,15 @@ READS = (
         ({"enable_thinking": False}, ""),
         ({"style": "x"}, ""),
         ({"enable_thinkng": False}, "'enable_thinkng'"),
-        ({"enable_thinking": False, "message": 1, "raise_exception": 2}, "'message' and 'raise_exception'"),
+        (
+            {"enable_thinking": False, "message": 1, "raise_exception": 2},
+            "'message' and 'raise_exception'",
+        ),
     ],
 )
-def test_a_variable_that_the_template_does_not_read_is_noted(variables: dict, unread: str, tmp_path, caplog) -> None:
+def test_a_variable_that_the_template_does_not_read_is_noted(
+    variables: dict, unread: str, tmp_path, caplog
+) -> None:
     """In a row and in the options, of answers and of prompts."""
     tokenizer = shaped_tokenizer(CHATML).with_chat_template(READS)
     plain = {"messages": [Q, A]}
@@ -245,16 +305,24 @@ def test_a_variable_that_the_template_does_not_read_is_noted(variables: dict, un
                 make(config)
             assert ("reads no variable" in caplog.text) == bool(unread)
             if unread:
-                assert f"reads no variable {unread}" in caplog.text and f"the first: {path}:{first}" in caplog.text
+                assert (
+                    f"reads no variable {unread}" in caplog.text
+                    and f"the first: {path}:{first}" in caplog.text
+                )
                 assert f"no effect in {3 - first} conversations" in caplog.text
 
 
 def test_the_template_of_tools_is_the_one_that_is_asked(tmp_path) -> None:
     templates = {"default": READS, "tool_use": READS.replace("enable_thinking", "citations")}
     tokenizer = shaped_tokenizer(CHATML)
-    tokenizer = type(tokenizer)(tokenizer.backend, {**tokenizer.config, "chat_template": templates}, tokenizer.generation)
+    tokenizer = type(tokenizer)(
+        tokenizer.backend, {**tokenizer.config, "chat_template": templates}, tokenizer.generation
+    )
     row = {"messages": [Q, A], "chat_template_kwargs": {"citations": True}}
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     for columns, expected in ((row, 1), ({**row, "tools": [tool]}, 0)):
         example = make_example(columns, "messages", "text", "f:1")
-        assert len([note for note in message_notes(example, tokenizer) if note.kind == UNREAD]) == expected
+        assert (
+            len([note for note in message_notes(example, tokenizer) if note.kind == UNREAD])
+            == expected
+        )

@@ -1,4 +1,5 @@
-"""Reading files, folders, saved datasets and the hub: rows with their place, and one-line errors."""
+"""Reading files, folders, saved datasets and the hub: rows with their place, and one-line
+errors."""
 
 import gzip
 import json
@@ -31,7 +32,9 @@ def columns(path, split: str = "train") -> list:
     return [row.columns for row in read(path, split)]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "lines.json", "a.csv", "a.csv.gz", "a.parquet"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.jsonl.gz", "a.json", "lines.json", "a.csv", "a.csv.gz", "a.parquet"]
+)
 def test_every_file_type_gives_the_same_rows(tmp_path, name: str) -> None:
     path = tmp_path / name
     data = datasets.Dataset.from_list(ROWS)
@@ -42,7 +45,11 @@ def test_every_file_type_gives_the_same_rows(tmp_path, name: str) -> None:
         content = (tmp_path / "plain.csv").read_bytes()
         path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     else:
-        text = json.dumps(ROWS) if name == "a.json" else "".join(json.dumps(row) + "\n" for row in ROWS)
+        text = (
+            json.dumps(ROWS)
+            if name == "a.json"
+            else "".join(json.dumps(row) + "\n" for row in ROWS)
+        )
         path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     assert columns(path) == ROWS
 
@@ -52,11 +59,25 @@ def test_places(tmp_path) -> None:
     path.write_text('{"text": "a"}\n\n{"text": \n[1]\n{"text": "b"}', encoding="utf-8")
     rows = read(path)
     assert [row.where for row in rows] == [f"{path}:1", f"{path}:3", f"{path}:4", f"{path}:5"]
-    assert [row.error and row.error.reason for row in rows] == [None, "invalid JSON", "wrong type", None]
+    assert [row.error and row.error.reason for row in rows] == [
+        None,
+        "invalid JSON",
+        "wrong type",
+        None,
+    ]
     table = tmp_path / "a.csv"
-    table.write_text('text,n\n"two\nlines",1\nfour,2\nfive\nsix,3,4\n"sev"en,5\neight,6\n', encoding="utf-8")
+    table.write_text(
+        'text,n\n"two\nlines",1\nfour,2\nfive\nsix,3,4\n"sev"en,5\neight,6\n', encoding="utf-8"
+    )
     rows = read(table)
-    assert [row.where for row in rows] == [f"{table}:2", f"{table}:4", f"{table}:5", f"{table}:6", f"{table}:7", f"{table}:8"]
+    assert [row.where for row in rows] == [
+        f"{table}:2",
+        f"{table}:4",
+        f"{table}:5",
+        f"{table}:6",
+        f"{table}:7",
+        f"{table}:8",
+    ]
     assert [row.error is not None for row in rows] == [False, False, True, True, True, False]
     assert {row.error.reason for row in rows if row.error} == {"invalid CSV"}
     assert rows[0].columns == {"text": "two\nlines", "n": "1"}
@@ -70,7 +91,12 @@ def test_a_line_separator_in_a_text_ends_no_line(tmp_path) -> None:
 
 def test_verl_rows(tmp_path) -> None:
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "2+2?"}]
-    row = {"data_source": "d", "prompt": chat, "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {"index": 0}}
+    row = {
+        "data_source": "d",
+        "prompt": chat,
+        "reward_model": {"style": "rule", "ground_truth": "4"},
+        "extra_info": {"index": 0},
+    }
     datasets.Dataset.from_list([row]).to_parquet(str(tmp_path / "v.parquet"))
     [example] = load_examples(DataConfig(path=str(tmp_path / "v.parquet")), kind="prompts").rows
     assert example.prompt == chat
@@ -100,14 +126,18 @@ def test_folder_without_split_names_is_train(tmp_path) -> None:
     write_jsonl(tmp_path / "part1.jsonl", ROWS[:2])
     write_jsonl(tmp_path / "part2.jsonl", ROWS[2:])
     assert columns(tmp_path) == ROWS
-    with pytest.raises(DataError, match=r"^split 'test' is not in .*: found no file named by split$"):
+    with pytest.raises(
+        DataError, match=r"^split 'test' is not in .*: found no file named by split$"
+    ):
         read(tmp_path, "test")
 
 
 def test_saved_datasets(tmp_path) -> None:
     data = datasets.Dataset.from_list(ROWS)
     data.save_to_disk(str(tmp_path / "one"))
-    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(str(tmp_path / "two"))
+    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(
+        str(tmp_path / "two")
+    )
     assert columns(tmp_path / "one") == columns(tmp_path / "two") == ROWS
     assert columns(tmp_path / "two", "test") == ROWS[:1]
     with pytest.raises(DataError, match=r"^split 'dev' is not in .*two: it has test, train$"):
@@ -119,7 +149,9 @@ def test_hub_name(tmp_path, monkeypatch) -> None:
 
     def load_dataset(name, subset=None, *, data_dir=None, split=None):
         asked.append((name, subset, data_dir, split))
-        return datasets.Dataset.from_parquet(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache"))
+        return datasets.Dataset.from_parquet(
+            str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache")
+        )
 
     datasets.Dataset.from_list(ROWS).to_parquet(str(tmp_path / "a.parquet"))
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -136,7 +168,10 @@ def test_hub_offline_is_one_line() -> None:
     with pytest.raises(DataError) as caught:
         read("no_such_owner/no_such_name")
     message = str(caught.value)
-    assert message.startswith("'no_such_owner/no_such_name' is neither a file nor a folder, and split 'train' of a hub dataset")
+    assert message.startswith(
+        "'no_such_owner/no_such_name' is neither a file nor a folder, and split 'train' of a hub "
+        "dataset"
+    )
     assert "\n" not in message
 
 
@@ -144,28 +179,60 @@ def test_missing_file_names_the_nearest(tmp_path) -> None:
     write_jsonl(tmp_path / "pairs.jsonl")
     with pytest.raises(DataError) as caught:
         read(tmp_path / "pair.jsonl")
-    assert str(caught.value) == f"data file {tmp_path}/pair.jsonl does not exist; nearest: {tmp_path}/pairs.jsonl"
+    assert (
+        str(caught.value)
+        == f"data file {tmp_path}/pair.jsonl does not exist; nearest: {tmp_path}/pairs.jsonl"
+    )
     with pytest.raises(DataError) as caught:
         read(tmp_path / "zzz" / "b.csv")
-    assert str(caught.value) == f"data file {tmp_path}/zzz/b.csv does not exist (nothing of that name in {tmp_path})"
+    assert (
+        str(caught.value)
+        == f"data file {tmp_path}/zzz/b.csv does not exist (nothing of that name in {tmp_path})"
+    )
 
 
 GZIP = gzip.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(200)), mtime=0)
 UNREADABLE = [
-    ("a.txt", b"x", "{path} is not a data file that can be read: expected one of .jsonl, .json, .csv, .parquet (.gz allowed)"),
-    ("a.json", b"[{]", "{path} is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 3 (char 2)"),
+    (
+        "a.txt",
+        b"x",
+        "{path} is not a data file that can be read: expected one of .jsonl, .json, .csv, .parquet "
+        "(.gz allowed)",
+    ),
+    (
+        "a.json",
+        b"[{]",
+        "{path} is not valid JSON: Expecting property name enclosed in double quotes: line 1 "
+        "column 3 (char 2)",
+    ),
     (
         "a.jsonl",
         b'{"text": "a"}\n{"text": "\xff"}\n',
         "{path}:2: invalid UTF-8 (byte 0xff): save the file as UTF-8 (bad row 1 of 1",
     ),
-    ("a.csv", b"text\na\n\xe9\n", "{path}:3: invalid UTF-8 (byte 0xe9): save the file as UTF-8 (bad row 1 of 1"),
+    (
+        "a.csv",
+        b"text\na\n\xe9\n",
+        "{path}:3: invalid UTF-8 (byte 0xe9): save the file as UTF-8 (bad row 1 of 1",
+    ),
     ("a.csv", b"t\xe9xt\na\n", "{path}:1: invalid UTF-8 (byte 0xe9): save the file as UTF-8"),
-    ("a.json", b'[{"text": "a"},\n{"text": "\xff"}]', "{path}:2: invalid UTF-8 (byte 0xff): save the file as UTF-8"),
+    (
+        "a.json",
+        b'[{"text": "a"},\n{"text": "\xff"}]',
+        "{path}:2: invalid UTF-8 (byte 0xff): save the file as UTF-8",
+    ),
     ("a.json", b"[" * 200_000, "{path} is not valid JSON: nested too deeply"),
-    ("c.jsonl.gz", GZIP[:10] + b"\xff" * 20 + GZIP[30:], "{path} is not a whole gzip file: Error -3 while decompressing data"),
+    (
+        "c.jsonl.gz",
+        GZIP[:10] + b"\xff" * 20 + GZIP[30:],
+        "{path} is not a whole gzip file: Error -3 while decompressing data",
+    ),
     ("a.jsonl.gz", b"plain", "{path} is not a whole gzip file: Not a gzipped file (b'pl')"),
-    ("b.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9, mtime=0)[:-9], "{path} is not a whole gzip file: "),
+    (
+        "b.jsonl.gz",
+        gzip.compress(b'{"text": "a"}\n' * 9, mtime=0)[:-9],
+        "{path} is not a whole gzip file: ",
+    ),
     ("a.parquet", b"PAR1 nonsense", "{path} cannot be read as parquet: "),
     ("a.jsonl", b"", "{path} is empty: it holds no rows"),
     ("a.csv", b"", "{path} is empty: it holds no rows"),
@@ -195,10 +262,16 @@ def test_unreadable_file(tmp_path, name: str, content: bytes, message: str) -> N
 )
 def test_a_spoiled_line_costs_one_row(tmp_path, name: str, line: bytes, reason: str) -> None:
     path = tmp_path / name
-    good = [b"text", b"a", b"b"] if name == "a.csv" else [b'{"text": "a"}', b'{"text": "a"}', b'{"text": "b"}']
+    good = (
+        [b"text", b"a", b"b"]
+        if name == "a.csv"
+        else [b'{"text": "a"}', b'{"text": "a"}', b'{"text": "b"}']
+    )
     path.write_bytes(b"\n".join([*good[:2], line, good[2]]) + b"\n")
     examples = load_examples(DataConfig(path=str(path), on_error="skip"), kind="text")
-    assert [row.completion for row in examples.rows][-2:] == ["a", "b"] and examples.skipped == {reason: 1}
+    assert [row.completion for row in examples.rows][-2:] == ["a", "b"] and examples.skipped == {
+        reason: 1
+    }
     assert [row.where for row in read(path) if row.error] == [f"{path}:3"]
 
 
@@ -206,12 +279,20 @@ def test_line_ends(tmp_path) -> None:
     for end in (b"\n", b"\r\n", b"\r"):
         (tmp_path / "a.csv").write_bytes(end.join([b"text", b"a", b"b", b""]))
         (tmp_path / "a.jsonl").write_bytes(end.join([b'{"text": "a"}', b'{"text": "b"}', b""]))
-        assert columns(tmp_path / "a.csv") == columns(tmp_path / "a.jsonl") == [{"text": "a"}, {"text": "b"}]
+        assert (
+            columns(tmp_path / "a.csv")
+            == columns(tmp_path / "a.jsonl")
+            == [{"text": "a"}, {"text": "b"}]
+        )
 
 
 @pytest.mark.parametrize("name", ["file", "saved", "synthetic:arithmetic", "folder"])
 def test_options_that_cannot_apply_are_refused(tmp_path, name: str) -> None:
-    place = name if name.startswith("synthetic") else str(tmp_path / "p.jsonl" if name == "file" else tmp_path / name)
+    place = (
+        name
+        if name.startswith("synthetic")
+        else str(tmp_path / "p.jsonl" if name == "file" else tmp_path / name)
+    )
     if name == "file":
         write_jsonl(tmp_path / "p.jsonl")
     elif name == "saved":
@@ -227,13 +308,18 @@ def test_options_that_cannot_apply_are_refused(tmp_path, name: str) -> None:
     else:
         with pytest.raises(DataError) as caught:
             load_examples(config, kind="text", split="eval")
-        assert str(caught.value).startswith(f"split 'test' is not in {place}, which has no splits: leave data.split as 'train'")
+        assert str(caught.value).startswith(
+            f"split 'test' is not in {place}, which has no splits: leave data.split as 'train'"
+        )
         with pytest.raises(DataError, match=r"^split 'test' is not in "):
             source_fingerprint(Source(place, "test"), "text")
     for option in ("subset", "data_dir"):
         with pytest.raises(DataError) as caught:
             load_examples(DataConfig(path=place, **{option: "x"}), kind="text")
-        assert str(caught.value) == f"data.{option} 'x' is for hub datasets, {place} is not one: remove it or change the path"
+        assert (
+            str(caught.value)
+            == f"data.{option} 'x' is for hub datasets, {place} is not one: remove it or change the path"
+        )
 
 
 def test_hub_options_stay_with_the_hub_dataset(tmp_path) -> None:
@@ -248,7 +334,9 @@ def test_hub_options_stay_with_the_hub_dataset(tmp_path) -> None:
 
 
 def test_empty_folder_and_broken_dataset(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"^folder .* holds no data file: expected .jsonl, .json, .csv, .parquet$"):
+    with pytest.raises(
+        DataError, match=r"^folder .* holds no data file: expected .jsonl, .json, .csv, .parquet$"
+    ):
         read(tmp_path)
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(DataError, match=r"^.* cannot be read as a saved dataset: "):
@@ -261,7 +349,10 @@ def test_fingerprint_is_of_the_content(tmp_path) -> None:
     three = write_jsonl(tmp_path / "three.jsonl", ROWS[:2])
     prints = [source_fingerprint(Source(path, "train"), "text") for path in (one, two, three)]
     assert prints[0] == prints[1] != prints[2]
-    generated = [source_fingerprint(Source(f"synthetic:arithmetic?seed={seed}", "train"), "text") for seed in (0, 0, 1)]
+    generated = [
+        source_fingerprint(Source(f"synthetic:arithmetic?seed={seed}", "train"), "text")
+        for seed in (0, 0, 1)
+    ]
     assert generated[0] == generated[1] != generated[2]
     datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
     assert len(source_fingerprint(Source(str(tmp_path / "saved"), "train"), "text")) == 64
@@ -277,17 +368,26 @@ def _with_image_schema(place: str) -> pyarrow.Table:
     return table.replace_schema_metadata({b"huggingface": json.dumps(schema).encode()})
 
 
-@pytest.mark.parametrize("place", ["http://127.0.0.1:9/x.png", "{folder}/secret.png", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "place", ["http://127.0.0.1:9/x.png", "{folder}/secret.png", "file:///etc/passwd"]
+)
 def test_reading_a_parquet_file_opens_nothing_that_it_names(tmp_path, place: str) -> None:
     (tmp_path / "secret.png").write_bytes(b"secret")
     place = place.format(folder=tmp_path)
     pyarrow.parquet.write_table(_with_image_schema(place), tmp_path / "x.parquet")
-    assert columns(tmp_path / "x.parquet") == [{"prompt": "a", "picture": {"bytes": None, "path": place}}]
+    assert columns(tmp_path / "x.parquet") == [
+        {"prompt": "a", "picture": {"bytes": None, "path": place}}
+    ]
 
 
 def test_reading_a_saved_dataset_opens_nothing_that_it_names(tmp_path) -> None:
     stored = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    table = pyarrow.table({"prompt": ["a"], "picture": pyarrow.array([{"bytes": None, "path": "/etc/passwd"}], stored)})
+    table = pyarrow.table(
+        {
+            "prompt": ["a"],
+            "picture": pyarrow.array([{"bytes": None, "path": "/etc/passwd"}], stored),
+        }
+    )
     datasets.Dataset(table).save_to_disk(tmp_path)
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     (tmp_path / "dataset_info.json").write_text(json.dumps({**info, "features": IMAGE.to_dict()}))
@@ -295,7 +395,9 @@ def test_reading_a_saved_dataset_opens_nothing_that_it_names(tmp_path) -> None:
 
 
 def test_json_columns_of_parquet_are_objects(tmp_path) -> None:
-    features = datasets.Features({"prompt": datasets.Value("string"), "tools": datasets.List(datasets.Json())})
+    features = datasets.Features(
+        {"prompt": datasets.Value("string"), "tools": datasets.List(datasets.Json())}
+    )
     rows = [{"prompt": "a", "tools": [{"name": "f"}, {"type": "x"}]}]
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "x.parquet")
     assert columns(tmp_path / "x.parquet") == rows
@@ -329,9 +431,13 @@ def test_a_json_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch
         read(tmp_path / "x.json.gz")
 
 
-@pytest.mark.parametrize("text", ['[{"text": "a"}, {"text": "b"}]', '[\n  {"text": "a"},\n  {"text": "b"}\n]\n'])
+@pytest.mark.parametrize(
+    "text", ['[{"text": "a"}, {"text": "b"}]', '[\n  {"text": "a"},\n  {"text": "b"}\n]\n']
+)
 def test_an_array_in_a_file_of_json_lines_is_named(text, tmp_path):
     (tmp_path / "rows.jsonl").write_text(text)
     row = next(iter(read_rows(Source(str(tmp_path / "rows.jsonl"), "train"), "text")))
     assert row.error is not None and row.where.endswith("rows.jsonl:1")
-    assert row.error.detail.endswith("; a file that is one JSON array must be named .json, in .jsonl each line is an object")
+    assert row.error.detail.endswith(
+        "; a file that is one JSON array must be named .json, in .jsonl each line is an object"
+    )

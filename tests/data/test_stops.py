@@ -1,4 +1,5 @@
-"""One set of stops: of the tokenizer, of a folder's files, of `rollout.stop`; and answers without them."""
+"""One set of stops: of the tokenizer, of a folder's files, of `rollout.stop`; and answers without
+them."""
 
 import json
 import pickle
@@ -7,7 +8,14 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from rlhf_jax.data import DataError, FastTokenizer, byte_tokenizer, load_tokenizer, read_generation, train_tokenizer
+from rlhf_jax.data import (
+    DataError,
+    FastTokenizer,
+    byte_tokenizer,
+    load_tokenizer,
+    read_generation,
+    train_tokenizer,
+)
 
 BYTES = byte_tokenizer()
 
@@ -28,7 +36,8 @@ def folder_of(tmp_path, tokenizer=BYTES, **files):
         ({"eos_token_id": 10}, {}, (257, 10)),
         ({"eos_token_id": [257, 261, 10]}, {"eos_token_id": 260}, (257, 261, 10, 260)),
         ({"eos_token_id": None}, {"eos_token_id": [257, 260]}, (257, 260)),
-        ({"eos_token_id": [10, 264, 151_643, -1]}, {"eos_token_id": 264}, (257, 10)),  # ids that no token has
+        # ids that no token has
+        ({"eos_token_id": [10, 264, 151_643, -1]}, {"eos_token_id": 264}, (257, 10)),
         ({}, {"text_config": {"eos_token_id": [1, 106]}}, (257, 1, 106)),
     ],
 )
@@ -39,13 +48,22 @@ def test_stops_of_a_folder(tmp_path, generation, config, expected):
     tokenizer.save(tmp_path / "run")  # into the run folder, and on resume
     again = load_tokenizer(tmp_path / "run")
     assert again.stop_ids == expected and again.fingerprint() == tokenizer.fingerprint()
-    assert json.loads((tmp_path / "run" / "generation_config.json").read_text())["eos_token_id"] == list(expected)
-    assert again.with_chat_template("{{ 1 }}").stop_ids == pickle.loads(pickle.dumps(again)).stop_ids == expected
+    assert json.loads((tmp_path / "run" / "generation_config.json").read_text())[
+        "eos_token_id"
+    ] == list(expected)
+    assert (
+        again.with_chat_template("{{ 1 }}").stop_ids
+        == pickle.loads(pickle.dumps(again)).stop_ids
+        == expected
+    )
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
     for contents, message in (
-        ('{"eos_token_id": "</s>"}', "eos_token_id '</s>' is neither a number nor a list of numbers"),
+        (
+            '{"eos_token_id": "</s>"}',
+            "eos_token_id '</s>' is neither a number nor a list of numbers",
+        ),
         ('{"eos_token_id": [1, true]}', "eos_token_id '\\[1, True\\]' is neither"),
         ("[1]", "generation_config.json holds a list, expected an object in braces"),
         ("{", "generation_config.json is not valid JSON"),
@@ -63,7 +81,8 @@ def test_sampling_defaults_travel_with_the_stops(tmp_path):
     written = load_tokenizer(folder).generation_config()
     # without _from_model_config, for which transformers would take config.json's one id
     assert written == {**given, "eos_token_id": [257, 10], "bos_token_id": 256, "pad_token_id": 258}
-    other = BYTES.with_stops(generation=read_generation(tmp_path))  # config.tokenizer and model.path name different places
+    # config.tokenizer and model.path name different places
+    other = BYTES.with_stops(generation=read_generation(tmp_path))
     assert other.stop_ids == (257, 10) and other.generation_config()["top_p"] == 0.95
 
 
@@ -78,9 +97,13 @@ def test_entries_of_rollout_stop(trained):
     newline = trained.encode("\n")
     assert len(newline) == 1
     one = BYTES.with_stops(["\n", "<|user|>", "a", "\u010a"])
-    assert one.stop_ids == (257, 10, 260, 97) and one.stop_strings == (), "no other token holds these bytes"
+    assert one.stop_ids == (257, 10, 260, 97) and one.stop_strings == (), (
+        "no other token holds these bytes"
+    )
     two = trained.with_stops(["\n"])
-    assert two.stop_ids == (eos, *newline) and two.stop_strings == ("\n",), "a newline also comes in a token of two"
+    assert two.stop_ids == (eos, *newline) and two.stop_strings == ("\n",), (
+        "a newline also comes in a token of two"
+    )
     three = trained.with_stops(["<|user|>", "Question:", "zq", "\u20ac"])
     assert three.stop_ids[:2] == (eos, trained.backend.token_to_id("<|user|>"))
     assert {"zq", "\u20ac"} <= set(three.stop_strings), "texts of several tokens"
@@ -91,7 +114,9 @@ def test_entries_of_rollout_stop(trained):
 def test_stop_strings_survive_a_folder(trained, tmp_path):
     trained.with_stops(["zq"]).save(tmp_path)
     again = load_tokenizer(tmp_path)
-    assert again.stop_strings == ("zq",) and pickle.loads(pickle.dumps(again)).stop_strings == ("zq",)
+    assert again.stop_strings == ("zq",) and pickle.loads(pickle.dumps(again)).stop_strings == (
+        "zq",
+    )
     assert "stop_strings" not in json.loads((tmp_path / "generation_config.json").read_text()), (
         "transformers' generate would then ask every caller for a tokenizer"
     )
@@ -107,9 +132,14 @@ def test_answers_without_their_stop(trained):
     assert strings.decode_answer(ids("a END")) == "a "
     assert strings.decode_answer(ids("x<|tool|>:")) == "x"
     assert strings.decode_answer(ids("x<|user|>y<|tool|>:")) == "xy"
-    assert strings.decode_answer(ids("x<|user|>y<|tool|>:"), skip_special_tokens=False) == "x<|user|>y"
+    assert (
+        strings.decode_answer(ids("x<|user|>y<|tool|>:"), skip_special_tokens=False) == "x<|user|>y"
+    )
     named = BYTES.with_stops(["user"])  # what a special token is called is no text
-    assert named.decode_answer(ids("a<|user|>b")) == "ab" and named.string_end()(ids("a<|user|>b"), 0) is None
+    assert (
+        named.decode_answer(ids("a<|user|>b")) == "ab"
+        and named.string_end()(ids("a<|user|>b"), 0) is None
+    )
     assert named.decode_answer(ids("a<|user|>b user"), skip_special_tokens=False) == "a<|user|>b "
     assert trained.with_stops(["\n"]).decode_answer(trained.encode("a b\n\n")) == "a b"
     end = strings.string_end()
@@ -138,9 +168,14 @@ def test_a_folder_without_eos_token(tmp_path):
 
     assert load_tokenizer(write({}, {"eos_token_id": 2})).eos_id == 2
     assert load_tokenizer(write({"eos_token": None}, {"eos_token_id": [2, 3]})).stop_ids == (2, 3)
-    assert load_tokenizer(write({"model_max_length": 1024}, {"model_type": "gpt2"})).eos_id == 3, "GPT2Tokenizer's default"
+    assert load_tokenizer(write({"model_max_length": 1024}, {"model_type": "gpt2"})).eos_id == 3, (
+        "GPT2Tokenizer's default"
+    )
     assert load_tokenizer(write({"tokenizer_class": "GPT2TokenizerFast"})).eos_id == 3
     assert load_tokenizer(write({"eos_token": "<|end|>"}, {"eos_token_id": 3})).stop_ids == (2, 3)
     for config in ({"model_type": "llama"}, {"eos_token_id": 77}, {"model_type": ["x"]}, {}):
-        with pytest.raises(DataError, match="the tokenizer has no eos_token: add one to its tokenizer_config.json, or an"):
+        with pytest.raises(
+            DataError,
+            match="the tokenizer has no eos_token: add one to its tokenizer_config.json, or an",
+        ):
             load_tokenizer(write({}, config))

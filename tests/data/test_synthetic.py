@@ -19,8 +19,14 @@ def total(prompt: str) -> str:
 
 def test_the_three_readings_share_their_prompts() -> None:
     path = "synthetic:arithmetic?size=500&max_operand=30&noise=0.25&seed=3"
-    text, pairs, prompts = (list(synthetic_rows(path, kind)) for kind in ("text", "pairs", "prompts"))
-    assert [row["prompt"] for row in text] == [row["prompt"] for row in pairs] == [row["prompt"] for row in prompts]
+    text, pairs, prompts = (
+        list(synthetic_rows(path, kind)) for kind in ("text", "pairs", "prompts")
+    )
+    assert (
+        [row["prompt"] for row in text]
+        == [row["prompt"] for row in pairs]
+        == [row["prompt"] for row in prompts]
+    )
     for row in pairs:
         assert row["chosen"] == total(row["prompt"]) != row["rejected"]
     assert all(row["answer"] == total(row["prompt"]) for row in prompts)
@@ -37,7 +43,9 @@ def operands(path: str) -> list[tuple[int, int]]:
 def test_operands() -> None:
     plain = operands("synthetic:arithmetic?size=3000&min_operand=10")
     assert min(map(min, plain)) == 10 and max(map(max, plain)) <= 89  # 99 + 10 carries
-    assert all(left % 10 + right % 10 <= 9 and left // 10 + right // 10 <= 9 for left, right in plain)
+    assert all(
+        left % 10 + right % 10 <= 9 and left // 10 + right // 10 <= 9 for left, right in plain
+    )
     carrying = operands("synthetic:arithmetic?size=3000&max_operand=30&carry=true")
     assert min(map(min, carrying)) == 0 and max(map(max, carrying)) == 30
     assert any(left % 10 + right % 10 > 9 for left, right in carrying)
@@ -46,12 +54,16 @@ def test_operands() -> None:
 def test_mistakes_are_one_digit() -> None:
     for row in synthetic_rows("synthetic:arithmetic?size=500&carry=true", "pairs"):
         right, wrong = row["chosen"], row["rejected"]
-        assert len(right) == len(wrong) and sum(a != b for a, b in zip(right, wrong, strict=True)) == 1
+        assert (
+            len(right) == len(wrong) and sum(a != b for a, b in zip(right, wrong, strict=True)) == 1
+        )
         assert str(int(wrong)) == wrong
 
 
 def test_reproducible_from_the_seed() -> None:
-    one, two, three = (list(synthetic_rows(f"synthetic:arithmetic?seed={seed}", "pairs")) for seed in (0, 0, 1))
+    one, two, three = (
+        list(synthetic_rows(f"synthetic:arithmetic?seed={seed}", "pairs")) for seed in (0, 0, 1)
+    )
     assert one == two != three
     assert len(one) == 4000
 
@@ -64,7 +76,9 @@ def test_noise_bounds(noise: int) -> None:
 
 def test_read_as_data() -> None:
     config = DataConfig(path="synthetic:arithmetic?size=200", eval_size=20)
-    train, held_out = (load_examples(config, kind="pairs", split=split).rows for split in ("train", "eval"))
+    train, held_out = (
+        load_examples(config, kind="pairs", split=split).rows for split in ("train", "eval")
+    )
     assert len(train) + len(held_out) == 200 and len(held_out) >= 20
     assert not {row.prompt for row in train} & {row.prompt for row in held_out}
     assert load_examples(config, kind="prompts").rows[0].columns.keys() == {"answer"}
@@ -93,12 +107,25 @@ TASK_PATHS = [
 @pytest.mark.parametrize("path", TASK_PATHS)
 def test_every_task_is_text_pairs_and_prompts_of_one_work(path: str) -> None:
     path += f"{'&' if '?' in path else '?'}size=400&noise=0.3&seed=7"
-    text, pairs, prompts = (list(synthetic_rows(path, kind)) for kind in ("text", "pairs", "prompts"))
-    assert [row["prompt"] for row in text] == [row["prompt"] for row in pairs] == [row["prompt"] for row in prompts]
-    assert text == list(synthetic_rows(path, "text")) != list(synthetic_rows(path.replace("seed=7", "seed=8"), "text"))
+    text, pairs, prompts = (
+        list(synthetic_rows(path, kind)) for kind in ("text", "pairs", "prompts")
+    )
+    assert (
+        [row["prompt"] for row in text]
+        == [row["prompt"] for row in pairs]
+        == [row["prompt"] for row in prompts]
+    )
+    assert (
+        text
+        == list(synthetic_rows(path, "text"))
+        != list(synthetic_rows(path.replace("seed=7", "seed=8"), "text"))
+    )
     assert [row["chosen"] for row in pairs] == [row["answer"] for row in prompts]
     right = [row["completion"] == pair["chosen"] for row, pair in zip(text, pairs, strict=True)]
-    assert all(ok or row["completion"] == pair["rejected"] for ok, row, pair in zip(right, text, pairs, strict=True))
+    assert all(
+        ok or row["completion"] == pair["rejected"]
+        for ok, row, pair in zip(right, text, pairs, strict=True)
+    )
     assert 0.62 < sum(right) / 400 < 0.78
 
 
@@ -119,7 +146,11 @@ def worked_out(prompt: str) -> int:
 
 
 def test_arithmetic_of_chosen_difficulty() -> None:
-    hard = list(synthetic_rows("synthetic:arithmetic?digits=3&terms=4&ops=+-*&carry=true&size=300", "prompts"))
+    hard = list(
+        synthetic_rows(
+            "synthetic:arithmetic?digits=3&terms=4&ops=+-*&carry=true&size=300", "prompts"
+        )
+    )
     for row in hard:
         assert re.fullmatch(r"[1-9]\d\d([-+*][1-9]\d\d){3}=", row["prompt"])
         assert row["answer"] == str(worked_out(row["prompt"]))
@@ -145,7 +176,10 @@ def test_sorting() -> None:
         assert row["chosen"] == "".join(sorted(row["prompt"][:-1])) and len(row["chosen"]) == 7
         assert sum(a != b for a, b in zip(row["chosen"], row["rejected"], strict=True)) == 2
     lengths = set()
-    for row in synthetic_rows("synthetic:sorting?items=numbers&min_length=2&length=4&descending=true&max_number=9", "pairs"):
+    for row in synthetic_rows(
+        "synthetic:sorting?items=numbers&min_length=2&length=4&descending=true&max_number=9",
+        "pairs",
+    ):
         given = [int(item) for item in row["prompt"][:-1].split(" ")]
         assert row["chosen"] == " ".join(map(str, sorted(given, reverse=True))) != row["rejected"]
         assert max(given) <= 9
@@ -154,9 +188,15 @@ def test_sorting() -> None:
 
 
 def test_countdown_problems() -> None:
-    for row in synthetic_rows("synthetic:countdown?numbers=4&max_number=12&max_target=40&size=200", "prompts"):
+    for row in synthetic_rows(
+        "synthetic:countdown?numbers=4&max_number=12&max_target=40&size=200", "prompts"
+    ):
         assert row["prompt"] == f"{' '.join(map(str, row['nums']))} -> {row['target']}:"
-        assert len(row["nums"]) == 4 and 1 <= min(row["nums"]) <= max(row["nums"]) <= 12 and 1 <= row["target"] <= 40
+        assert (
+            len(row["nums"]) == 4
+            and 1 <= min(row["nums"]) <= max(row["nums"]) <= 12
+            and 1 <= row["target"] <= 40
+        )
 
 
 def test_every_option_of_a_task_is_checked_by_name() -> None:
@@ -166,13 +206,20 @@ def test_every_option_of_a_task_is_checked_by_name() -> None:
 
 
 WRONG = [
-    ("synthetic:chess", "synthetic task 'chess' is unknown: known are arithmetic, countdown, sorting"),
+    (
+        "synthetic:chess",
+        "synthetic task 'chess' is unknown: known are arithmetic, countdown, sorting",
+    ),
     (
         "synthetic:arithmetic?sise=3",
-        "synthetic:arithmetic has no option 'sise': options are size, min_operand, max_operand, digits, terms, ops, "
+        "synthetic:arithmetic has no option 'sise': options are size, min_operand, max_operand, "
+        "digits, terms, ops, "
         "carry, noise, seed",
     ),
-    ("synthetic:arithmetic?size=many", "synthetic:arithmetic option size='many' is not a valid int"),
+    (
+        "synthetic:arithmetic?size=many",
+        "synthetic:arithmetic option size='many' is not a valid int",
+    ),
     ("synthetic:arithmetic?noise=", "synthetic:arithmetic option noise='' is not a valid float"),
     ("synthetic:arithmetic?noise=2", "synthetic:arithmetic needs noise from 0 to 1, got 2.0"),
     ("synthetic:arithmetic?size=0", "synthetic:arithmetic needs size of at least 1, got 0"),
@@ -181,12 +228,24 @@ WRONG = [
         "synthetic:arithmetic?min_operand=9&max_operand=9",
         "synthetic:arithmetic needs 0 <= min_operand < max_operand, got 9 and 9",
     ),
-    ("synthetic:arithmetic?min_operand=55", "synthetic:arithmetic with min_operand=55 needs carry=true"),
-    ("synthetic:arithmetic?digits=2&terms=10", "synthetic:arithmetic with digits=2 needs carry=true"),
+    (
+        "synthetic:arithmetic?min_operand=55",
+        "synthetic:arithmetic with min_operand=55 needs carry=true",
+    ),
+    (
+        "synthetic:arithmetic?digits=2&terms=10",
+        "synthetic:arithmetic with digits=2 needs carry=true",
+    ),
     ("synthetic:arithmetic?terms=1", "synthetic:arithmetic needs terms of at least 2, got 1"),
     ("synthetic:arithmetic?digits=-1", "synthetic:arithmetic needs digits of at least 0, got -1"),
-    ("synthetic:arithmetic?ops=%2B/", "synthetic:arithmetic needs ops out of +-*, each once, got '+/'"),
-    ("synthetic:arithmetic?ops=++", "synthetic:arithmetic needs ops out of +-*, each once, got '++'"),
+    (
+        "synthetic:arithmetic?ops=%2B/",
+        "synthetic:arithmetic needs ops out of +-*, each once, got '+/'",
+    ),
+    (
+        "synthetic:arithmetic?ops=++",
+        "synthetic:arithmetic needs ops out of +-*, each once, got '++'",
+    ),
     ("synthetic:arithmetic?ops=", "synthetic:arithmetic needs ops out of +-*, each once, got ''"),
     ("synthetic:arithmetic?ops=*", "synthetic:arithmetic with ops=* needs carry=true"),
     (
@@ -201,12 +260,22 @@ WRONG = [
     ("synthetic:countdown?ops=^", "synthetic:countdown needs ops out of +-*/, each once, got '^'"),
     (
         "synthetic:countdown?numbers=9&ops=+&max_target=8",
-        "synthetic:countdown finds hardly any problem with numbers=9, ops=+ and max_target=8: raise max_target",
+        "synthetic:countdown finds hardly any problem with numbers=9, ops=+ and max_target=8: "
+        "raise max_target",
     ),
     ("synthetic:sorting?length=1", "synthetic:sorting needs length of at least 2, got 1"),
-    ("synthetic:sorting?min_length=6", "synthetic:sorting needs min_length from 2 to length=5, or 0, got 6"),
-    ("synthetic:sorting?items=words", "synthetic:sorting needs items=letters or numbers, got words"),
-    ("synthetic:sorting?items=numbers&max_number=0", "synthetic:sorting needs max_number of at least 1, got 0"),
+    (
+        "synthetic:sorting?min_length=6",
+        "synthetic:sorting needs min_length from 2 to length=5, or 0, got 6",
+    ),
+    (
+        "synthetic:sorting?items=words",
+        "synthetic:sorting needs items=letters or numbers, got words",
+    ),
+    (
+        "synthetic:sorting?items=numbers&max_number=0",
+        "synthetic:sorting needs max_number of at least 1, got 0",
+    ),
     ("synthetic:sorting?noise=-1", "synthetic:sorting needs noise from 0 to 1, got -1.0"),
 ]
 

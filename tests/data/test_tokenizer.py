@@ -68,7 +68,10 @@ def test_small_text_gives_a_small_vocabulary() -> None:
 
 
 def test_vocab_size_too_small() -> None:
-    with pytest.raises(DataError, match=r"^vocab_size 100 is too small: a byte-level vocabulary needs at least 264$"):
+    with pytest.raises(
+        DataError,
+        match=r"^vocab_size 100 is too small: a byte-level vocabulary needs at least 264$",
+    ):
         train_tokenizer(["a"], 100)
 
 
@@ -80,12 +83,18 @@ def test_chat_template_ends_answers_with_eos() -> None:
 
 
 def test_saved_folder_reads_back_equal(trained: FastTokenizer, tmp_path) -> None:
-    for number, tokenizer in enumerate((BYTES, trained, BYTES.with_chat_template("{{ messages[0]['content'] }}"))):
+    for number, tokenizer in enumerate(
+        (BYTES, trained, BYTES.with_chat_template("{{ messages[0]['content'] }}"))
+    ):
         folder = tmp_path / str(number)
         tokenizer.save(folder)
         again = load_tokenizer(folder)
         assert again.fingerprint() == tokenizer.fingerprint()
-        assert (again.eos_id, again.pad_id, again.bos_id) == (tokenizer.eos_id, tokenizer.pad_id, tokenizer.bos_id)
+        assert (again.eos_id, again.pad_id, again.bos_id) == (
+            tokenizer.eos_id,
+            tokenizer.pad_id,
+            tokenizer.bos_id,
+        )
         assert again.apply_chat_template(MESSAGES) == tokenizer.apply_chat_template(MESSAGES)
 
 
@@ -97,9 +106,13 @@ def hf():
     return transformers
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "gpt2"])
+@pytest.mark.parametrize(
+    "model_type", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "gpt2"]
+)
 @pytest.mark.parametrize("which", ["byte", "trained"])
-def test_transformers_reads_the_same_ids(hf, trained: FastTokenizer, tmp_path, model_type: str, which: str) -> None:
+def test_transformers_reads_the_same_ids(
+    hf, trained: FastTokenizer, tmp_path, model_type: str, which: str
+) -> None:
     tokenizer = BYTES if which == "byte" else trained
     tokenizer.save(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
@@ -114,24 +127,41 @@ def test_transformers_reads_the_same_ids(hf, trained: FastTokenizer, tmp_path, m
             tokenizer.bos_id,
         )
         assert len(theirs) == tokenizer.vocab_size
-        assert theirs.apply_chat_template(MESSAGES, tokenize=False) == tokenizer.apply_chat_template(MESSAGES)
+        assert theirs.apply_chat_template(
+            MESSAGES, tokenize=False
+        ) == tokenizer.apply_chat_template(MESSAGES)
 
 
 def test_decomposed_text_is_exact_in_transformers(hf, tmp_path) -> None:
     BYTES.save(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     text = "e\u0301"
-    assert hf.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))(text).input_ids == BYTES.encode(text)
-    assert hf.AutoTokenizer.from_pretrained(str(tmp_path))(text).input_ids == BYTES.encode("\u00e9")  # its own class: NFC
+    assert hf.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))(
+        text
+    ).input_ids == BYTES.encode(text)
+    # its own class: NFC
+    assert hf.AutoTokenizer.from_pretrained(str(tmp_path))(text).input_ids == BYTES.encode("\u00e9")
 
 
 def test_folder_with_vocabulary_files_only_goes_through_transformers(hf, tmp_path) -> None:
     """GPT-2's old form: vocab.json + merges.txt, no tokenizer.json."""
-    vocab = {**{token: index for token, index in BYTES.backend.get_vocab(with_added_tokens=False).items()}, "ab": 256}
+    vocab = {
+        **{
+            token: index
+            for token, index in BYTES.backend.get_vocab(with_added_tokens=False).items()
+        },
+        "ab": 256,
+    }
     (tmp_path / "vocab.json").write_text(json.dumps({**vocab, "<|endoftext|>": 257}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>"})
+        json.dumps(
+            {
+                "tokenizer_class": "GPT2Tokenizer",
+                "eos_token": "<|endoftext|>",
+                "bos_token": "<|endoftext|>",
+            }
+        )
     )
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.encode("abc") == [256, 99]
@@ -140,7 +170,9 @@ def test_folder_with_vocabulary_files_only_goes_through_transformers(hf, tmp_pat
 
 
 def _word_folder(folder, *, post_processor=None, **config) -> None:
-    backend = tokenizers.Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "<unk>": 4}, unk_token="<unk>"))
+    backend = tokenizers.Tokenizer(
+        models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "<unk>": 4}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     if post_processor is not None:
         backend.post_processor = post_processor
@@ -160,13 +192,18 @@ def test_llama_style_bos_prefix_and_missing_pad(tmp_path) -> None:
 
 def test_template_files(tmp_path) -> None:
     _word_folder(
-        tmp_path, eos_token="</s>", chat_template=[{"name": "default", "template": "one"}, {"name": "tool", "template": "x"}]
+        tmp_path,
+        eos_token="</s>",
+        chat_template=[{"name": "default", "template": "one"}, {"name": "tool", "template": "x"}],
     )
     assert load_tokenizer(tmp_path).chat_template == "one"
     (tmp_path / "chat_template.jinja").write_text("two")
     assert load_tokenizer(tmp_path).chat_template == "two"
     (tmp_path / "mine.jinja").write_text("three")
-    assert load_tokenizer(tmp_path, chat_template=str(tmp_path / "mine.jinja")).chat_template == "three"
+    assert (
+        load_tokenizer(tmp_path, chat_template=str(tmp_path / "mine.jinja")).chat_template
+        == "three"
+    )
     assert load_tokenizer("byte", chat_template="{{ 4 }}").apply_chat_template(MESSAGES) == "4"
 
 
@@ -188,7 +225,9 @@ def test_errors_are_one_line(tmp_path) -> None:
 
 def test_broken_folders(tmp_path) -> None:
     _word_folder(tmp_path, bos_token="<s>")
-    with pytest.raises(DataError, match="the tokenizer has no eos_token: add one to its tokenizer_config.json"):
+    with pytest.raises(
+        DataError, match="the tokenizer has no eos_token: add one to its tokenizer_config.json"
+    ):
         load_tokenizer(tmp_path)
     _word_folder(tmp_path, eos_token="<nope>")
     with pytest.raises(DataError, match="eos_token '<nope>' is not in its vocabulary"):

@@ -1,4 +1,5 @@
-"""Conversations as the model sees them, over templates of all shapes: what is trained, in which context, and what is said."""
+"""Conversations as the model sees them, over templates of all shapes: what is trained, in which
+context, and what is said."""
 
 import logging
 import re
@@ -49,13 +50,25 @@ def thought(reasoning: str, text: str) -> Message:
 
 CONVERSATIONS = {
     "ua": [user("What is 2+2?"), answer("It is four.")],
-    "uaua": [user("What is 2+2?"), answer("It is four."), user("And 3+3?"), answer("That makes six.")],
+    "uaua": [
+        user("What is 2+2?"),
+        answer("It is four."),
+        user("And 3+3?"),
+        answer("That makes six."),
+    ],
     "think": [user("What is 2+2?"), thought("Let me add.", "It is four.")],
-    "thinks": [user("What is 2+2?"), thought("Add.", "It is four."), user("And 3+3?"), thought("Again.", "Six.")],
+    "thinks": [
+        user("What is 2+2?"),
+        thought("Add.", "It is four."),
+        user("And 3+3?"),
+        thought("Again.", "Six."),
+    ],
 }
 
 
-def chunk(tokenizer: FastTokenizer, messages: list[Message], chat: ChatOptions = NO_OPTIONS, **options):
+def chunk(
+    tokenizer: FastTokenizer, messages: list[Message], chat: ChatOptions = NO_OPTIONS, **options
+):
     config = DataConfig(path="x", max_length=4096, **options)
     return tokenize_chunk([TextExample(messages[:1], messages[1:], "f:1", chat)], tokenizer, config)
 
@@ -100,7 +113,11 @@ def test_every_answer_is_trained_on_with_its_stop(name: str, conversation: str) 
         assert span[-1] in tokenizer.stop_ids and not set(span[:-1]) & set(tokenizer.stop_ids)
         written = squeeze(tokenizer.decode(span))
         assert squeeze(text.split("</think>")[-1]) in written
-        assert not any(squeeze(message["content"]) in written for message in messages if message["role"] == "user")
+        assert not any(
+            squeeze(message["content"]) in written
+            for message in messages
+            if message["role"] == "user"
+        )
         keeps = all(squeeze(part) in written for part in re.split("</?think>", text))
         assert keeps or is_noted, "reasoning was left out in silence"
     if conversation == "ua":
@@ -115,7 +132,8 @@ def test_every_answer_is_trained_on_with_its_stop(name: str, conversation: str) 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("name", [name for name in SHAPES if name not in ("r1",)])
 def test_what_stands_before_an_answer_is_what_the_model_sees(name: str, conversation: str) -> None:
-    """The last answer of every row begins where sampling begins: behind history and generation prompt."""
+    """The last answer of every row begins where sampling begins: behind history and generation
+    prompt."""
     tokenizer, messages = shaped_tokenizer(SHAPES[name]), CONVERSATIONS[conversation]
     rows = rows_of(chunk(tokenizer, messages))
     places = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
@@ -123,20 +141,29 @@ def test_what_stands_before_an_answer_is_what_the_model_sees(name: str, conversa
         begin = len(row.ids) - len(spans(row)[-1])
         history = messages[:place]
         if name == "parts":
-            history = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in history]
+            history = [
+                {**message, "content": [{"type": "text", "text": message["content"]}]}
+                for message in history
+            ]
         if name == "glm":  # the stop is the next message's head: the row without it has EOS
             assert row.ids[-1] == tokenizer.eos_id
         assert row.ids[:begin] == tokenizer.encode(tokenizer.apply_chat_template(history, True))
 
 
 def test_templates_that_only_append_keep_their_rows() -> None:
-    """Prompt and answer are tokenised apart, and nothing but the newline behind a stop is left untrained in an answer."""
+    """Prompt and answer are tokenised apart, and nothing but the newline behind a stop is left
+    untrained in an answer."""
     tokenizer = shaped_tokenizer(CHATML)
     [row] = rows_of(chunk(tokenizer, CONVERSATIONS["uaua"]))
-    text = "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\nIt is four.<|im_end|>\n"
+    text = (
+        "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\nIt is four.<|im_end|>\n"
+    )
     text += "<|im_start|>user\nAnd 3+3?<|im_end|>\n<|im_start|>assistant\nThat makes six.<|im_end|>"
     assert row.ids == tokenizer.encode(text)
-    assert [tokenizer.decode(span) for span in spans(row)] == ["It is four.<|im_end|>", "That makes six.<|im_end|>"]
+    assert [tokenizer.decode(span) for span in spans(row)] == [
+        "It is four.<|im_end|>",
+        "That makes six.<|im_end|>",
+    ]
 
 
 TRAINED = {
@@ -145,11 +172,17 @@ TRAINED = {
     "phi3": (PHI3, ["It is four.<|end|>", "That makes six.<|end|>"]),
     "gpt-oss": (
         GPT_OSS,
-        ["<|channel|>final<|message|>It is four.<|return|>", "<|channel|>final<|message|>That makes six.<|return|>"],
+        [
+            "<|channel|>final<|message|>It is four.<|return|>",
+            "<|channel|>final<|message|>That makes six.<|return|>",
+        ],
     ),
     "qwen3": (
         QWEN3,
-        ["<think>\n\n</think>\n\nIt is four.<|im_end|>", "<think>\n\n</think>\n\nThat makes six.<|im_end|>"],
+        [
+            "<think>\n\n</think>\n\nIt is four.<|im_end|>",
+            "<think>\n\n</think>\n\nThat makes six.<|im_end|>",
+        ],
     ),
     "no stop": (NO_STOP, ["It is four.\n\n<|endoftext|>", "That makes six.\n\n<|endoftext|>"]),
 }
@@ -166,7 +199,10 @@ def test_a_stop_inside_an_answer_does_not_end_it() -> None:
     messages = [user("How does ChatML end a turn?"), answer("With <|im_end|> and a newline.")]
     assert trained_texts(tokenizer, messages) == ["With <|im_end|> and a newline.<|im_end|>"]
     messages = [user("<|im_end|>?"), answer("<|im_end|>"), user("x"), answer("<|endoftext|>.")]
-    assert trained_texts(tokenizer, messages) == ["<|im_end|><|im_end|>", "<|endoftext|>.<|im_end|>"]
+    assert trained_texts(tokenizer, messages) == [
+        "<|im_end|><|im_end|>",
+        "<|endoftext|>.<|im_end|>",
+    ]
 
 
 def test_kwargs_move_what_the_generation_prompt_supplies() -> None:
@@ -179,14 +215,17 @@ def test_kwargs_move_what_the_generation_prompt_supplies() -> None:
 
 
 def test_reasoning_that_begins_with_the_tail_is_kept() -> None:
-    """R1 opens `<think>` for the model and drops all reasoning from finished answers: the row is what the model sees."""
+    """R1 opens `<think>` for the model and drops all reasoning from finished answers: the row is
+    what the model sees."""
     tokenizer = shaped_tokenizer(R1)
     made = chunk(tokenizer, CONVERSATIONS["think"])
     [row] = rows_of(made)
     assert tokenizer.decode(row.ids) == (
         "<bos><|User|>What is 2+2?<|Assistant|><think>\nLet me add.\n</think>\n\nIt is four.<|eos|>"
     )
-    assert [tokenizer.decode(span) for span in spans(row)] == ["Let me add.\n</think>\n\nIt is four.<|eos|>"]
+    assert [tokenizer.decode(span) for span in spans(row)] == [
+        "Let me add.\n</think>\n\nIt is four.<|eos|>"
+    ]
     assert made.notes == []
 
 
@@ -196,15 +235,27 @@ def test_a_lost_tail_is_noted() -> None:
     [row] = rows_of(made)
     assert tokenizer.decode(row.ids) == "<bos><|User|>What is 2+2?<|Assistant|>It is four.<|eos|>"
     assert [tokenizer.decode(span) for span in spans(row)] == ["It is four.<|eos|>"]
-    assert [(where, note.kind, note.detail) for where, note in made.notes] == [("f:1", LOST_TAIL, "'<think>\\n'")]
+    assert [(where, note.kind, note.detail) for where, note in made.notes] == [
+        ("f:1", LOST_TAIL, "'<think>\\n'")
+    ]
 
 
-BEGINS = ["<", "<b>bold</b>", "<th>head</th>", "<thinking> aloud", "<think", "<|User|> is a token", "It is four."]
+BEGINS = [
+    "<",
+    "<b>bold</b>",
+    "<th>head</th>",
+    "<thinking> aloud",
+    "<think",
+    "<|User|> is a token",
+    "It is four.",
+]
 
 
 @pytest.mark.parametrize("text", BEGINS)
 @pytest.mark.parametrize("one_token", [False, True])
-def test_an_answer_that_begins_like_the_tail_keeps_its_first_characters(text: str, one_token: bool) -> None:
+def test_an_answer_that_begins_like_the_tail_keeps_its_first_characters(
+    text: str, one_token: bool
+) -> None:
     tokenizer = shaped_tokenizer(R1._replace(special=(*R1.special, "<think>")) if one_token else R1)
     for history in ([user("Is <b> a tag?")], [user("<"), answer("<think>"), user("<think>?")]):
         made = tokenize_chunk([TextExample(history, [answer(text)], "f:1")], tokenizer, CONFIG)
@@ -216,10 +267,15 @@ def test_an_answer_that_begins_like_the_tail_keeps_its_first_characters(text: st
 
 @pytest.mark.parametrize("one_token", [False, True])
 @pytest.mark.parametrize("begin", ["<think>", "<think>\n", "<think>\n\n", "<think> "])
-def test_an_answer_that_begins_with_the_whole_tail_goes_on_behind_it(begin: str, one_token: bool) -> None:
-    """The generation prompt supplies it, whether it is one token or several; what follows it is trained on."""
+def test_an_answer_that_begins_with_the_whole_tail_goes_on_behind_it(
+    begin: str, one_token: bool
+) -> None:
+    """The generation prompt supplies it, whether it is one token or several; what follows it is
+    trained on."""
     tokenizer = shaped_tokenizer(R1._replace(special=(*R1.special, "<think>")) if one_token else R1)
-    made = tokenize_chunk([TextExample([user("2+2?")], [answer(begin + "Four")], "f:1")], tokenizer, CONFIG)
+    made = tokenize_chunk(
+        [TextExample([user("2+2?")], [answer(begin + "Four")], "f:1")], tokenizer, CONFIG
+    )
     [row] = rows_of(made)
     text = tokenizer.decode(row.ids)
     assert text.startswith("<bos><|User|>2+2?<|Assistant|><think>\n") and text.count("<think>") == 1
@@ -234,16 +290,30 @@ def test_what_the_template_drops_is_noted() -> None:
     made = chunk(shaped_tokenizer(DROPS_THOUGHTS), CONVERSATIONS["thinks"])
     assert [(note.kind, note.detail) for _, note in made.notes] == [(DROPPED, "reasoning")] * 2
     separate = [user("q"), {**answer("Six."), "reasoning_content": "Add."}]
-    assert [note.detail for _, note in chunk(shaped_tokenizer(CHATML), separate).notes] == ["reasoning"]
-    call = {"role": "assistant", "content": "Wait.", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
-    assert [note.detail for _, note in chunk(shaped_tokenizer(CHATML), [user("q"), call]).notes] == ["tool call"]
+    assert [note.detail for _, note in chunk(shaped_tokenizer(CHATML), separate).notes] == [
+        "reasoning"
+    ]
+    call = {
+        "role": "assistant",
+        "content": "Wait.",
+        "tool_calls": [{"function": {"name": "add", "arguments": {}}}],
+    }
+    assert [
+        note.detail for _, note in chunk(shaped_tokenizer(CHATML), [user("q"), call]).notes
+    ] == ["tool call"]
 
 
 def test_an_answer_of_which_nothing_is_left_is_a_bad_row() -> None:
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+    call = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "add", "arguments": {}}}],
+    }
     template = CHATML.template.replace("message.content", "(message.content or '')")
     made = chunk(shaped_tokenizer(CHATML._replace(template=template)), [user("q"), call])
-    assert made.bad == [("f:1", "chat template", "the chat template writes nothing of an answer (its tool call)")]
+    assert made.bad == [
+        ("f:1", "chat template", "the chat template writes nothing of an answer (its tool call)")
+    ]
 
 
 @pytest.mark.parametrize("marked", [False, True])
@@ -257,29 +327,64 @@ def test_an_answer_of_which_nothing_is_left_is_a_bad_row() -> None:
         ("i", None, "It is 3", None),
     ],
 )
-def test_a_call_is_looked_for_in_the_piece_of_its_own_message(called, content, later, missing, marked) -> None:
+def test_a_call_is_looked_for_in_the_piece_of_its_own_message(
+    called, content, later, missing, marked
+) -> None:
     """Not in what the answer says itself, in another answer, or in a stop."""
     shape = MARKED if marked else CHATML
-    template = shape.template.replace("message.content", "(message.content or '')").replace("m.content", "(m.content or '')")
-    call = {"role": "assistant", "content": content, "tool_calls": [{"function": {"name": called, "arguments": {}}}]}
-    made = chunk(shaped_tokenizer(shape._replace(template=template)), [user("1+2?"), call, user("And?"), answer(later)])
+    template = shape.template.replace("message.content", "(message.content or '')").replace(
+        "m.content", "(m.content or '')"
+    )
+    call = {
+        "role": "assistant",
+        "content": content,
+        "tool_calls": [{"function": {"name": called, "arguments": {}}}],
+    }
+    made = chunk(
+        shaped_tokenizer(shape._replace(template=template)),
+        [user("1+2?"), call, user("And?"), answer(later)],
+    )
     if missing is None:
-        assert made.bad == [("f:1", "chat template", "the chat template writes nothing of an answer (its tool call)")]
+        assert made.bad == [
+            (
+                "f:1",
+                "chat template",
+                "the chat template writes nothing of an answer (its tool call)",
+            )
+        ]
     else:
-        assert [(note.kind, note.detail) for _, note in made.notes] == [(DROPPED, part) for part in missing] and not made.bad
+        assert [(note.kind, note.detail) for _, note in made.notes] == [
+            (DROPPED, part) for part in missing
+        ] and not made.bad
 
 
 def test_calls_that_are_written_are_found_in_whatever_form() -> None:
-    call = {"role": "assistant", "content": "I call f.", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
-    for written in ('{"name": "f"}', "<function=f>{}</function>", "functions.f:0", "to=functions.f<|x|>", "[f(a=1)]", "call:f{}"):
+    call = {
+        "role": "assistant",
+        "content": "I call f.",
+        "tool_calls": [{"function": {"name": "f", "arguments": {}}}],
+    }
+    for written in (
+        '{"name": "f"}',
+        "<function=f>{}</function>",
+        "functions.f:0",
+        "to=functions.f<|x|>",
+        "[f(a=1)]",
+        "call:f{}",
+    ):
         assert dropped_parts(call, f"I call f. {written}<|endoftext|>") == []
         assert dropped_parts(call, f"{written}I call f.<|endoftext|>") == []
     assert dropped_parts(call, "I call f. <function=fg>{}</function>") == ["tool call"]
 
 
 def test_a_template_that_rewrites_the_first_message_is_refused() -> None:
-    tokenizer = shaped_tokenizer(CHATML._replace(template="{{ messages | length }}" + CHATML.template))
-    with pytest.raises(BadRow, match="changes earlier turns when an answer follows, so prompt and answer cannot be told apart"):
+    tokenizer = shaped_tokenizer(
+        CHATML._replace(template="{{ messages | length }}" + CHATML.template)
+    )
+    with pytest.raises(
+        BadRow,
+        match="changes earlier turns when an answer follows, so prompt and answer cannot be told apart",
+    ):
         render_all(TextExample([user("Hi")], [answer("A")], ""), tokenizer)
 
 
@@ -287,7 +392,9 @@ def test_a_history_that_is_rewritten_with_the_answer() -> None:
     tokenizer = shaped_tokenizer(REWRITES_BOTH)
     rows = rows_of(chunk(tokenizer, CONVERSATIONS["thinks"]))
     assert len(rows) == 2
-    assert "Add.\n</think>" in tokenizer.decode(rows[1].ids), "the model still sees the reasoning before"
+    assert "Add.\n</think>" in tokenizer.decode(rows[1].ids), (
+        "the model still sees the reasoning before"
+    )
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
@@ -297,18 +404,28 @@ def test_marks_are_transformers_marks(conversation: str) -> None:
         from transformers import PreTrainedTokenizerFast
     tokenizer = shaped_tokenizer(MARKED)
     theirs = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend, bos_token="<bos>", eos_token="<|im_end|>", chat_template=MARKED.template
+        tokenizer_object=tokenizer.backend,
+        bos_token="<bos>",
+        eos_token="<|im_end|>",
+        chat_template=MARKED.template,
     )
     messages = CONVERSATIONS[conversation]
-    expected = theirs.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    expected = theirs.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
     [row] = rows_of(chunk(tokenizer, messages))
     newline = tokenizer.encode("\n")
     assert row.ids + newline == expected["input_ids"]
     mask = [bool(flag) for flag in expected["assistant_masks"]][: len(row.ids)]
     different = [index for index, flag in enumerate(row.trained) if flag != mask[index]]
     assert all(row.ids[index : index + 1] == newline and mask[index] for index in different)
-    assert all(row.ids[index - 1] == tokenizer.eos_id for index in different), "the newline behind the stop alone"
-    assert len(different) == len([message for message in messages if message["role"] == "assistant"]) - 1
+    assert all(row.ids[index - 1] == tokenizer.eos_id for index in different), (
+        "the newline behind the stop alone"
+    )
+    assert (
+        len(different)
+        == len([message for message in messages if message["role"] == "assistant"]) - 1
+    )
 
 
 def test_marks_without_their_stop_get_it() -> None:
@@ -317,7 +434,9 @@ def test_marks_without_their_stop_get_it() -> None:
         "{{- message.content }}\n        {%- endgeneration %}{{ '<|im_end|>\\n' }}",
     )
     assert template != MARKED.template
-    assert trained_texts(shaped_tokenizer(MARKED._replace(template=template)), CONVERSATIONS["uaua"]) == [
+    assert trained_texts(
+        shaped_tokenizer(MARKED._replace(template=template)), CONVERSATIONS["uaua"]
+    ) == [
         "It is four.<|im_end|>",
         "That makes six.<|im_end|>",
     ]
@@ -354,7 +473,10 @@ def test_pairs_of_several_answers_train_on_the_last_where_the_template_rewrites(
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 CALL_FORMS = {
-    "object": {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1, "b": "x"}}}]},
+    "object": {
+        "role": "assistant",
+        "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1, "b": "x"}}}],
+    },
     "text": {
         "role": "assistant",
         "content": None,
@@ -381,36 +503,50 @@ def test_tool_calls(name: str, form: str) -> None:
 
 
 def test_arguments_as_text_where_the_template_concatenates() -> None:
-    template = HERMES.template.replace("call.function.arguments | tojson + '}", "call.function.arguments + '}")
+    template = HERMES.template.replace(
+        "call.function.arguments | tojson + '}", "call.function.arguments + '}"
+    )
     template = template.replace("{{- m.content }}", "{{- m.content + '' }}")
     tokenizer = shaped_tokenizer(HERMES._replace(template=template))
     for form in CALL_FORMS.values():
         texts = trained_texts(tokenizer, [user("1+2?"), {"content": None, **form}, *LATER])
         assert '{"a": 1, "b": "x"}}' in texts[0]
-    printed = HERMES.template.replace("call.function.arguments | tojson", "call.function.arguments ~ ''")
+    printed = HERMES.template.replace(
+        "call.function.arguments | tojson", "call.function.arguments ~ ''"
+    )
     texts = trained_texts(
-        shaped_tokenizer(HERMES._replace(template=printed)), [user("1+2?"), {"content": None, **CALL_FORMS["object"]}, *LATER]
+        shaped_tokenizer(HERMES._replace(template=printed)),
+        [user("1+2?"), {"content": None, **CALL_FORMS["object"]}, *LATER],
     )
     assert '{"a": 1, "b": "x"}' in texts[0], "an object printed as Python writes it is no JSON"
 
 
 def test_a_content_that_is_not_there_is_not_printed() -> None:
-    template = HERMES.template.replace("{%- if m.tool_calls %}", "{%- if m.tool_calls %}{{- m.content }}")
+    template = HERMES.template.replace(
+        "{%- if m.tool_calls %}", "{%- if m.tool_calls %}{{- m.content }}"
+    )
     tokenizer = shaped_tokenizer(HERMES._replace(template=template))
-    [first, _] = trained_texts(tokenizer, [user("None?"), {"content": None, **CALL_FORMS["object"]}, *LATER])
+    [first, _] = trained_texts(
+        tokenizer, [user("None?"), {"content": None, **CALL_FORMS["object"]}, *LATER]
+    )
     assert "None" not in first
 
 
 def test_foreign_stop_is_refused() -> None:
-    """ChatML on a base model whose EOS is another token: rollouts would run on behind every answer."""
+    """ChatML on a base model whose EOS is another token: rollouts would run on behind every
+    answer."""
     tokenizer = shaped_tokenizer(CHATML, stops=("<|endoftext|>",))
     with pytest.raises(DataError) as caught:
         check_stops(tokenizer, CONFIG)
     assert str(caught.value) == (
-        "the tokenizer's chat template ends an answer with '<|im_end|>', at which no rollout stops (that is '<|endoftext|>'): "
-        "name it in rollout.stop, in eos_token_id of the model's generation_config.json, or as the tokenizer's eos_token"
+        "the tokenizer's chat template ends an answer with '<|im_end|>', at which no rollout stops "
+        "(that is '<|endoftext|>'): "
+        "name it in rollout.stop, in eos_token_id of the model's generation_config.json, or as the "
+        "tokenizer's eos_token"
     )
-    with pytest.raises(DataError, match=r"^data.chat_template 'mine.jinja' ends an answer with '<\|im_end\|>'"):
+    with pytest.raises(
+        DataError, match=r"^data.chat_template 'mine.jinja' ends an answer with '<\|im_end\|>'"
+    ):
         check_stops(tokenizer, DataConfig(path="x", chat_template="mine.jinja"))
     with pytest.raises(DataError, match="ends an answer with '<end_of_turn>'"):
         check_stops(shaped_tokenizer(GEMMA, stops=("<eos>",)), CONFIG)
@@ -419,11 +555,18 @@ def test_foreign_stop_is_refused() -> None:
 def test_check_of_stops_lets_the_others_pass(caplog) -> None:
     for shape in SHAPES.values():
         check_stops(shaped_tokenizer(shape), CONFIG)
-    with pytest.raises(DataError, match=r"ends an answer with no token that stops a rollout .* data.append_eos is false"):
+    with pytest.raises(
+        DataError,
+        match=r"ends an answer with no token that stops a rollout .* data.append_eos is false",
+    ):
         check_stops(shaped_tokenizer(NO_STOP), DataConfig(path="x", append_eos=False))
-    check_stops(shaped_tokenizer(LLAMA3._replace(template="{{ raise_exception('tools!') }}")), CONFIG)
+    check_stops(
+        shaped_tokenizer(LLAMA3._replace(template="{{ raise_exception('tools!') }}")), CONFIG
+    )
     assert not caplog.records
-    template = MARKED.template.replace("+ '<|im_end|>\\n' }}\n        {%- endgen", "+ '\\n' }}\n        {%- endgen")
+    template = MARKED.template.replace(
+        "+ '<|im_end|>\\n' }}\n        {%- endgen", "+ '\\n' }}\n        {%- endgen"
+    )
     with caplog.at_level(logging.WARNING):
         check_stops(shaped_tokenizer(MARKED._replace(template=template)), CONFIG)
     assert "do not teach the model to stop" in caplog.text

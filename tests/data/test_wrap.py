@@ -6,8 +6,15 @@ import pytest
 
 from rlhf_jax.data import DataConfig, DataError, load_examples
 
-ROWS = [{"prompt": f"{n}+1?", "completion": str(n + 1), "chosen": str(n + 1), "rejected": "0"} for n in range(20)]
-CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "1+1?"}]
+ROWS = [
+    {"prompt": f"{n}+1?", "completion": str(n + 1), "chosen": str(n + 1), "rejected": "0"}
+    for n in range(20)
+]
+CHAT = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "yes?"},
+    {"role": "user", "content": "1+1?"},
+]
 
 
 @pytest.fixture
@@ -40,7 +47,9 @@ def test_conversation_of_plain_rows(path):
     pair = one(path, "pairs", conversational=True)
     assert (pair.prompt, pair.chosen, pair.rejected) == (user, right, wrong)
     system = {"role": "system", "content": "Sum."}
-    asked = one(path, "prompts", conversational=True, system_prompt="Sum.", prompt_template="{prompt}!")
+    asked = one(
+        path, "prompts", conversational=True, system_prompt="Sum.", prompt_template="{prompt}!"
+    )
     assert asked.prompt == [system, {"role": "user", "content": "0+1?!"}]
 
 
@@ -57,7 +66,10 @@ def test_system_prompt_is_for_conversations_without_one(tmp_path):
 def test_the_split_does_not_depend_on_what_is_around(path):
     plain, wrapped = (
         load_examples(DataConfig(path=path, eval_size=5, **options), kind=kind, split="eval").rows
-        for kind, options in (("text", {}), ("prompts", {"prompt_template": "Q: {prompt}", "conversational": True}))
+        for kind, options in (
+            ("text", {}),
+            ("prompts", {"prompt_template": "Q: {prompt}", "conversational": True}),
+        )
     )
     assert [row.where for row in plain] == [row.where for row in wrapped]
     assert [row.prompt[0]["content"] for row in wrapped] == [f"Q: {row.prompt}" for row in plain]
@@ -66,16 +78,32 @@ def test_the_split_does_not_depend_on_what_is_around(path):
 @pytest.mark.parametrize(
     ("row", "options", "message"),
     [
-        ({"text": "a b"}, {"prompt_template": "{prompt}!"}, "a bare text has no prompt for data.prompt_template, data.conver"),
-        ({"text": "a b"}, {"conversational": True}, "a bare text has no prompt for data.prompt_template, data.conversational"),
-        (ROWS[0], {"system_prompt": "x"}, "data.system_prompt needs conversations: set data.conversational true"),
+        (
+            {"text": "a b"},
+            {"prompt_template": "{prompt}!"},
+            "a bare text has no prompt for data.prompt_template, data.conver",
+        ),
+        (
+            {"text": "a b"},
+            {"conversational": True},
+            "a bare text has no prompt for data.prompt_template, data.conversational",
+        ),
+        (
+            ROWS[0],
+            {"system_prompt": "x"},
+            "data.system_prompt needs conversations: set data.conversational true",
+        ),
         (
             {"prompt": "\n\nHuman: a\n\nAssistant:", "completion": " b"},
             {"conversational": True},
-            "the prompt is a transcript with turns of its own, no single question: set data.transcript true",
+            "the prompt is a transcript with turns of its own, no single question: set "
+            "data.transcript true",
         ),
         (
-            {"prompt": [{"role": "system", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+            {
+                "prompt": [{"role": "system", "content": "a"}],
+                "completion": [{"role": "assistant", "content": "b"}],
+            },
             {"prompt_template": "{prompt}!"},
             "data.prompt_template needs a user message, the prompt has none",
         ),
@@ -89,5 +117,7 @@ def test_errors(tmp_path, row, options, message):
 
 
 def test_a_template_without_a_place():
-    with pytest.raises(DataError, match=r"^data.prompt_template 'Q: ' has no \{prompt\}, the place of the prompt$"):
+    with pytest.raises(
+        DataError, match=r"^data.prompt_template 'Q: ' has no \{prompt\}, the place of the prompt$"
+    ):
         DataConfig(path="x", prompt_template="Q: ")

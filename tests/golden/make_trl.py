@@ -2,9 +2,11 @@
 
     python tests/golden/make_trl.py --old-trl FOLDER
 
-Needs torch, transformers and trl (see the versions in the file it wrote); no test needs them. TRL's loss methods are called on a
-stand-in for the trainer and for the model, so that the log-probabilities are ours and every other line is TRL's. `--old-trl` is a
-checkout of TRL at f2cd57710ae345ea6428ae95363267fcf38a3dc8, the last with PPO (its masked functions) and the overlong reward.
+Needs torch, transformers and trl (see the versions in the file it wrote); no test needs them. TRL's
+loss methods are called on a stand-in for the trainer and for the model, so that the
+log-probabilities are ours and every other line is TRL's. `--old-trl` is a checkout of TRL at
+f2cd57710ae345ea6428ae95363267fcf38a3dc8, the last with PPO (its masked functions) and the overlong
+reward.
 """
 
 import argparse
@@ -72,13 +74,23 @@ def dpo_cases():
     completion = np.concatenate([np.zeros((2 * pairs, 1), np.int64), mask], axis=1)
     logps = RNG.normal(-2.0, 1.0, (2 * pairs, width)) * mask
     ref = (RNG.normal(-2.0, 1.0, (2 * pairs, width)) * mask).sum(1)
-    settings = [("sigmoid", 0.0), ("ipo", 0.0), ("hinge", 0.0), ("robust", 0.1), ("apo_zero", 0.0), ("apo_down", 0.0)]
+    settings = [
+        ("sigmoid", 0.0),
+        ("ipo", 0.0),
+        ("hinge", 0.0),
+        ("robust", 0.1),
+        ("apo_zero", 0.0),
+        ("apo_down", 0.0),
+    ]
     for beta in (0.1, 0.5):
         for loss_type, smoothing in settings:
             scored = tensor(logps, grad=True)
             other = torch.zeros(2 * pairs, width, dtype=torch.float64)
             outputs = types.SimpleNamespace(
-                log_probs=scored, entropy=other, mean_logits=other, is_top1=torch.zeros(2 * pairs, width, dtype=torch.bool)
+                log_probs=scored,
+                entropy=other,
+                mean_logits=other,
+                is_top1=torch.zeros(2 * pairs, width, dtype=torch.bool),
             )
             me = trainer(
                 ld_alpha=None,
@@ -97,7 +109,9 @@ def dpo_cases():
                 "ref_chosen_logps": tensor(ref[:pairs]),
                 "ref_rejected_logps": tensor(ref[pairs:]),
             }
-            loss = trl.DPOTrainer._compute_loss(me, lambda outputs=outputs, **kwargs: outputs, inputs, False)
+            loss = trl.DPOTrainer._compute_loss(
+                me, lambda outputs=outputs, **kwargs: outputs, inputs, False
+            )
             loss.backward()
             metrics = {k: v[0] for k, v in me._metrics["train"].items() if k.startswith("rewards/")}
             yield {
@@ -112,7 +126,8 @@ def dpo_cases():
 
 
 def cdpo_cases():
-    """cDPO: DPOTrainer ignores label_smoothing on sigmoid, CPOTrainer has it (with a reference of 0)."""
+    """cDPO: DPOTrainer ignores label_smoothing on sigmoid, CPOTrainer has it (with a reference of
+    0)."""
     for smoothing in (0.0, 0.1, 0.3):
         chosen, rejected = RNG.normal(0.0, 8.0, 6), RNG.normal(0.0, 8.0, 6)
         me = trainer(alpha=0.0, loss_type="sigmoid", beta=0.2, label_smoothing=smoothing)
@@ -134,7 +149,9 @@ def reward_cases():
         def model(logits=logits, **inputs):
             return types.SimpleNamespace(logits=logits)
 
-        inputs = {"attention_mask": torch.ones(12, 3)} | ({"margin": tensor(margins)} if margin else {})
+        inputs = {"attention_mask": torch.ones(12, 3)} | (
+            {"margin": tensor(margins)} if margin else {}
+        )
         loss = trl.RewardTrainer.compute_loss(me, model, inputs)
         loss.backward()
         yield {
@@ -153,7 +170,10 @@ def grpo_cases():
     lengths = RNG.integers(1, width + 1, rows)
     mask = (np.arange(width)[None, :] < lengths[:, None]).astype(np.float64)
     old = RNG.normal(-1.5, 0.5, (rows, width)) * mask
-    logps, ref = old + RNG.normal(0.0, 0.3, old.shape) * mask, old + RNG.normal(0.0, 0.3, old.shape) * mask
+    logps, ref = (
+        old + RNG.normal(0.0, 0.3, old.shape) * mask,
+        old + RNG.normal(0.0, 0.3, old.shape) * mask,
+    )
     advantages = RNG.normal(size=rows)
     settings = [
         {"loss_type": "grpo"},
@@ -162,21 +182,37 @@ def grpo_cases():
         {"loss_type": "dapo", "epsilon_high": 0.28},
         {"loss_type": "bnpo"},
         {"loss_type": "cispo", "epsilon_high": 1.2},
-        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon_low": 0.03, "epsilon_high": 0.04},
+        {
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+            "epsilon_low": 0.03,
+            "epsilon_high": 0.04,
+        },
     ]
     for setting in settings:
-        options = {"epsilon_low": 0.2, "epsilon_high": 0.2, "beta": 0.0, "importance_sampling_level": "token"} | setting
+        options = {
+            "epsilon_low": 0.2,
+            "epsilon_high": 0.2,
+            "beta": 0.0,
+            "importance_sampling_level": "token",
+        } | setting
         scored = tensor(logps, grad=True)
         me = trainer(
             **options,
-            args=types.SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+            args=types.SimpleNamespace(
+                delta=None, use_bias_correction_kl=False, steps_per_generation=1
+            ),
             top_entropy_quantile=1.0,
             off_policy_mask_threshold=None,
             use_vllm=False,
             max_completion_length=width,
             current_gradient_accumulation_steps=1,
             _entropy_bonus_enabled=False,
-            _get_per_token_logps_and_entropies=lambda *args, scored=scored, **kwargs: (scored, torch.zeros_like(scored), None),
+            _get_per_token_logps_and_entropies=lambda *args, scored=scored, **kwargs: (
+                scored,
+                torch.zeros_like(scored),
+                None,
+            ),
         )
         inputs = {
             "prompt_ids": torch.zeros(rows, 1, dtype=torch.int64),
@@ -204,15 +240,39 @@ def grpo_cases():
 
 
 def grpo_advantage_cases():
-    """A real GRPOTrainer with a model of a few weights and a reward function that returns what we want."""
+    """A real GRPOTrainer with a model of a few weights and a reward function that returns what we
+    want."""
     words = {word: i for i, word in enumerate(["<pad>", "<eos>", "a", "b"])}
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="a")),
         pad_token="<pad>",
         eos_token="<eos>",
     )
-    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
-    rewards = [1.0, 0.0, 0.5, 0.0, 0.25, 0.25, 0.25, 0.25, 2.0, None, -1.0, 0.5, None, None, 3.0, None]
+    shape = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+    }
+    rewards = [
+        1.0,
+        0.0,
+        0.5,
+        0.0,
+        0.25,
+        0.25,
+        0.25,
+        0.25,
+        2.0,
+        None,
+        -1.0,
+        0.5,
+        None,
+        None,
+        3.0,
+        None,
+    ]
     for scale in ("group", "none"):
         with tempfile.TemporaryDirectory() as folder:
             args = trl.GRPOConfig(
@@ -236,7 +296,12 @@ def grpo_advantage_cases():
             )
             made.model.train()
             advantages = made._generate_and_score_completions([{"prompt": "a"}] * 16)["advantages"]
-        yield {"scale": scale, "group_size": 4, "rewards": rewards, "advantages": numbers(advantages)}
+        yield {
+            "scale": scale,
+            "group_size": 4,
+            "rewards": rewards,
+            "advantages": numbers(advantages),
+        }
 
 
 def sft_cases():
@@ -266,23 +331,45 @@ def old_functions(path, names):
 
 
 def old_cases(folder):
-    ppo = old_functions(folder / "trl/experimental/ppo/ppo_trainer.py", {"masked_mean", "masked_var", "masked_whiten"})
-    rewards = old_functions(folder / "trl/rewards/other_rewards.py", {"get_soft_overlong_punishment", "_SoftOverlongPunishment"})
+    ppo = old_functions(
+        folder / "trl/experimental/ppo/ppo_trainer.py",
+        {"masked_mean", "masked_var", "masked_whiten"},
+    )
+    rewards = old_functions(
+        folder / "trl/rewards/other_rewards.py",
+        {"get_soft_overlong_punishment", "_SoftOverlongPunishment"},
+    )
     x, mask = RNG.normal(2.0, 3.0, (4, 6)), RNG.random((4, 6)) < 0.6
-    whitened = {str(shift): ppo["masked_whiten"](tensor(x), torch.tensor(mask), shift).tolist() for shift in (True, False)}
+    whitened = {
+        str(shift): ppo["masked_whiten"](tensor(x), torch.tensor(mask), shift).tolist()
+        for shift in (True, False)
+    }
     lengths = [0, 10, 79, 80, 81, 90, 100, 101, 150]
     penalty = rewards["get_soft_overlong_punishment"](max_completion_len=100, soft_punish_cache=20)
     return {
         "whiten": {"x": numbers(x), "mask": numbers(mask.astype(int)), "whitened": whitened},
-        "overlong": {"lengths": lengths, "max_len": 100, "buffer_len": 20, "penalties": penalty([[0] * n for n in lengths])},
+        "overlong": {
+            "lengths": lengths,
+            "max_len": 100,
+            "buffer_len": 20,
+            "penalties": penalty([[0] * n for n in lengths]),
+        },
     }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--old-trl", type=pathlib.Path, required=True, help="checkout of TRL f2cd5771")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--old-trl", type=pathlib.Path, required=True, help="checkout of TRL f2cd5771"
+    )
     arguments = parser.parse_args()
-    versions = {"trl": trl.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
+    versions = {
+        "trl": trl.__version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
     versions["old_trl"] = "f2cd57710ae345ea6428ae95363267fcf38a3dc8"
     made = {
         "made_by": "tests/golden/make_trl.py",

@@ -2,8 +2,9 @@
 
     python tests/golden/make_verl.py --verl FOLDER
 
-FOLDER is a checkout of verl at b178a3cd56f58b2d502255daba591e92833930a7. Needs torch and transformers; no test needs them. The
-files are loaded one by one, with empty stand-ins for verl's configuration classes and for packages the functions do not use.
+FOLDER is a checkout of verl at b178a3cd56f58b2d502255daba591e92833930a7. Needs torch and
+transformers; no test needs them. The files are loaded one by one, with empty stand-ins for verl's
+configuration classes and for packages the functions do not use.
 """
 
 import argparse
@@ -76,8 +77,17 @@ def load_verl(folder):
     core = load(folder, "verl.trainer.ppo.core_algos")
     manager = load(folder, "verl.workers.reward_manager.dapo").DAPORewardManager
     source = folder / "verl/trainer/ppo/ray_trainer.py"
-    penalty = [n for n in ast.parse(source.read_text()).body if getattr(n, "name", None) == "apply_kl_penalty"]
-    scope = {"torch": torch, "core_algos": core, "DataProto": None, "masked_mean": core.verl_F.masked_mean}
+    penalty = [
+        n
+        for n in ast.parse(source.read_text()).body
+        if getattr(n, "name", None) == "apply_kl_penalty"
+    ]
+    scope = {
+        "torch": torch,
+        "core_algos": core,
+        "DataProto": None,
+        "masked_mean": core.verl_F.masked_mean,
+    }
     exec(compile(ast.Module(penalty, []), str(source), "exec"), scope)
     return core, manager, scope["apply_kl_penalty"]
 
@@ -100,10 +110,14 @@ def gae_cases(core):
     for gamma, lam in ((1.0, 0.95), (1.0, 1.0), (0.9, 0.8)):
         mask = ragged(4, 7)
         rewards, values = RNG.normal(size=(4, 7)), RNG.normal(size=(4, 7))
-        advantages, returns = core.compute_gae_advantage_return(tensor(rewards), tensor(values), tensor(mask), gamma, lam)
+        advantages, returns = core.compute_gae_advantage_return(
+            tensor(rewards), tensor(values), tensor(mask), gamma, lam
+        )
         inputs = {"rewards": rewards, "values": values, "mask": mask}
         outputs = {"whitened": advantages, "returns": returns}
-        yield {"gamma": gamma, "gae_lambda": lam} | {k: numbers(v) for k, v in (inputs | outputs).items()}
+        yield {"gamma": gamma, "gae_lambda": lam} | {
+            k: numbers(v) for k, v in (inputs | outputs).items()
+        }
 
 
 def group_cases(core):
@@ -118,7 +132,11 @@ def group_cases(core):
     yield {
         "rewards": numbers(rewards),
         "grpo": shaped(core.compute_grpo_outcome_advantage(flat.clone(), one, index)),
-        "dr_grpo": shaped(core.compute_grpo_outcome_advantage(flat.clone(), one, index, norm_adv_by_std_in_grpo=False)),
+        "dr_grpo": shaped(
+            core.compute_grpo_outcome_advantage(
+                flat.clone(), one, index, norm_adv_by_std_in_grpo=False
+            )
+        ),
         "rloo": shaped(core.compute_rloo_outcome_advantage(flat.clone(), one, index)),
     }
 
@@ -133,7 +151,11 @@ def policy_cases(core):
     by_row = np.repeat(RNG.normal(size=(rows, 1)), width, axis=1)
     settings = [
         ("vanilla", "token-mean", {"clip_ratio": 0.2, "clip_ratio_c": 3.0}),
-        ("vanilla", "token-mean", {"clip_ratio": 0.2, "clip_ratio_high": 0.28, "clip_ratio_c": 1.3}),
+        (
+            "vanilla",
+            "token-mean",
+            {"clip_ratio": 0.2, "clip_ratio_high": 0.28, "clip_ratio_c": 1.3},
+        ),
         ("vanilla", "seq-mean-token-mean", {"clip_ratio": 0.2, "clip_ratio_c": 10.0}),
         ("gspo", "seq-mean-token-mean", {"clip_ratio": 0.1}),
         ("cispo", "token-mean", {"clip_ratio_low": 1.0, "clip_ratio_high": 0.5, "clip_ratio": 0.2}),
@@ -144,10 +166,20 @@ def policy_cases(core):
             tensor(old), scored, tensor(used), tensor(mask), aggregation, ActorConfig(**options)
         )
         loss.backward()
-        inputs = {"logps": logps, "old": old, "advantages": used, "mask": mask, "gradient": scored.grad}
-        yield {"loss_name": name, "aggregation": aggregation, "options": options, "loss": loss.item(), "metrics": metrics} | {
-            k: numbers(v) for k, v in inputs.items()
+        inputs = {
+            "logps": logps,
+            "old": old,
+            "advantages": used,
+            "mask": mask,
+            "gradient": scored.grad,
         }
+        yield {
+            "loss_name": name,
+            "aggregation": aggregation,
+            "options": options,
+            "loss": loss.item(),
+            "metrics": metrics,
+        } | {k: numbers(v) for k, v in inputs.items()}
 
 
 def value_cases(core):
@@ -155,21 +187,37 @@ def value_cases(core):
     values, old, returns = RNG.normal(size=(3, 4, 6))
     for clip in (0.2, 0.5):
         moved = tensor(values, grad=True)
-        loss, fraction = core.compute_value_loss(moved, tensor(returns), tensor(old), tensor(mask), clip)
+        loss, fraction = core.compute_value_loss(
+            moved, tensor(returns), tensor(old), tensor(mask), clip
+        )
         loss.backward()
-        inputs = {"values": values, "old": old, "returns": returns, "mask": mask, "gradient": moved.grad}
-        yield {"clip": clip, "loss": loss.item(), "clip_fraction": fraction.item()} | {k: numbers(v) for k, v in inputs.items()}
+        inputs = {
+            "values": values,
+            "old": old,
+            "returns": returns,
+            "mask": mask,
+            "gradient": moved.grad,
+        }
+        yield {"clip": clip, "loss": loss.item(), "clip_fraction": fraction.item()} | {
+            k: numbers(v) for k, v in inputs.items()
+        }
 
 
 def kl_cases(core):
     logps, ref = RNG.normal(-2.0, 0.7, (2, 3, 4))
     for kind in ("k1", "k2", "k3"):
         estimate = core.kl_penalty(tensor(logps), tensor(ref), kind)
-        yield {"kind": kind, "logps": numbers(logps), "ref": numbers(ref), "estimate": numbers(estimate)}
+        yield {
+            "kind": kind,
+            "logps": numbers(logps),
+            "ref": numbers(ref),
+            "estimate": numbers(estimate),
+        }
 
 
 def penalty_cases(core, apply_kl_penalty):
-    """KL-shaped rewards, and one step of the adaptive controller. Rows are full, so that token and sequence means agree."""
+    """KL-shaped rewards, and one step of the adaptive controller. Rows are full, so that token and
+    sequence means agree."""
     rows, width = 4, 5
     old, ref = RNG.normal(-2.0, 0.7, (2, rows, width))
     scores = RNG.normal(size=rows)
@@ -179,7 +227,12 @@ def penalty_cases(core, apply_kl_penalty):
     class Batch(dict):
         batch_size = (rows,)
 
-    fields = {"old_log_probs": old, "ref_log_prob": ref, "response_mask": np.ones((rows, width)), "token_level_scores": placed}
+    fields = {
+        "old_log_probs": old,
+        "ref_log_prob": ref,
+        "response_mask": np.ones((rows, width)),
+        "token_level_scores": placed,
+    }
     for target in (0.01, 0.2, 5.0):
         controller = core.AdaptiveKLController(0.1, target, 1000)
         data = types.SimpleNamespace(batch=Batch({k: tensor(v) for k, v in fields.items()}))
@@ -201,8 +254,12 @@ def overlong_cases(manager):
     """Lengths up to the limit: beyond it verl's penalty goes on growing and ours is clamped."""
     lengths, width = [1, 12, 13, 15, 18, 20], 20
     config = types.SimpleNamespace(enable=True, len=8, penalty_factor=0.5, log=False)
-    tokenizer = types.SimpleNamespace(decode=lambda ids, skip_special_tokens: "answer", eos_token="</s>")
-    made = manager(tokenizer, 0, lambda **kwargs: 0.0, max_resp_len=width, overlong_buffer_cfg=config)
+    tokenizer = types.SimpleNamespace(
+        decode=lambda ids, skip_special_tokens: "answer", eos_token="</s>"
+    )
+    made = manager(
+        tokenizer, 0, lambda **kwargs: 0.0, max_resp_len=width, overlong_buffer_cfg=config
+    )
     made._extract_reward_from_rm_scores = lambda data, return_dict: None
 
     class Rows(list):
@@ -213,11 +270,18 @@ def overlong_cases(manager):
         tokens = torch.zeros(width, dtype=torch.int64)
         extra = {"reward_model": {"ground_truth": ""}, "data_source": "none"}
         return types.SimpleNamespace(
-            batch={"prompts": tokens[:1], "responses": tokens, "attention_mask": mask}, non_tensor_batch=extra
+            batch={"prompts": tokens[:1], "responses": tokens, "attention_mask": mask},
+            non_tensor_batch=extra,
         )
 
     rewards = made(Rows(row(n) for n in lengths)).sum(1)
-    yield {"lengths": lengths, "max_len": width, "buffer_len": 8, "factor": 0.5, "penalties": numbers(rewards)}
+    yield {
+        "lengths": lengths,
+        "max_len": width,
+        "buffer_len": 8,
+        "factor": 0.5,
+        "penalties": numbers(rewards),
+    }
 
 
 def masked_cases(core):
@@ -227,19 +291,30 @@ def masked_cases(core):
         "x": numbers(x),
         "mask": numbers(mask),
         "mean": core.verl_F.masked_mean(tensor(x), tensor(mask)).item(),
-        "whitened": {str(s): numbers(core.verl_F.masked_whiten(tensor(x), tensor(mask), s)) for s in (True, False)},
+        "whitened": {
+            str(s): numbers(core.verl_F.masked_whiten(tensor(x), tensor(mask), s))
+            for s in (True, False)
+        },
         "logits": numbers(logits),
         "entropy": numbers(core.verl_F.entropy_from_logits(tensor(logits))),
     }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verl", type=pathlib.Path, required=True, help=f"checkout of verl {COMMIT[:8]}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--verl", type=pathlib.Path, required=True, help=f"checkout of verl {COMMIT[:8]}"
+    )
     core, manager, apply_kl_penalty = load_verl(parser.parse_args().verl)
     made = {
         "made_by": "tests/golden/make_verl.py",
-        "versions": {"verl": COMMIT, "transformers": transformers.__version__, "torch": torch.__version__},
+        "versions": {
+            "verl": COMMIT,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+        },
         "gae": list(gae_cases(core)),
         "groups": list(group_cases(core)),
         "policy": list(policy_cases(core)),

@@ -1,4 +1,5 @@
-"""Our losses and advantages against values that TRL, verl and transformers computed (see make_trl.py and make_verl.py)."""
+"""Our losses and advantages against values that TRL, verl and transformers computed (see
+make_trl.py and make_verl.py)."""
 
 import json
 import pathlib
@@ -35,10 +36,16 @@ def test_versions_are_recorded():
         assert pathlib.Path(HERE, pathlib.Path(made["made_by"]).name).is_file()
 
 
-@pytest.mark.parametrize("case", TRL["dpo"], ids=lambda c: f"{c['options']['loss_type']}-{c['options']['beta']}")
+@pytest.mark.parametrize(
+    "case", TRL["dpo"], ids=lambda c: f"{c['options']['loss_type']}-{c['options']['beta']}"
+)
 def test_trl_dpo(case):
-    """Through `make`, whose model hands out TRL's log-probabilities: sums, length division for IPO, loss, gradient, rewards."""
-    logps, mask = np.pad(case["logps"], ((0, 0), (1, 0))), np.pad(case["completion_mask"], ((0, 0), (1, 0)))
+    """Through `make`, whose model hands out TRL's log-probabilities: sums, length division for IPO,
+    loss, gradient, rewards."""
+    logps, mask = (
+        np.pad(case["logps"], ((0, 0), (1, 0))),
+        np.pad(case["completion_mask"], ((0, 0), (1, 0))),
+    )
     pairs = len(logps) // 2
 
     def paired(x):
@@ -62,8 +69,11 @@ def test_trl_dpo(case):
     step = jax.jit(jax.value_and_grad(algorithm.loss, has_aux=True))
     (loss, metrics), gradient = step({"logps": array(paired(logps))}, {}, batch, jax.random.key(0))
     close(loss, case["loss"])
-    close(gradient["logps"][..., 1:], paired(np.asarray(case["gradient"]) * case["completion_mask"]))
-    if case["options"]["loss_type"] != "ipo":  # TRL reports sums there; ours are per token, like the loss
+    close(
+        gradient["logps"][..., 1:], paired(np.asarray(case["gradient"]) * case["completion_mask"])
+    )
+    # TRL reports sums there; ours are per token, like the loss
+    if case["options"]["loss_type"] != "ipo":
         close(metrics["rewards/chosen"], case["metrics"]["rewards/chosen"])
         close(metrics["rewards/margin"], case["metrics"]["rewards/margins"])
         close(metrics["rewards/accuracy"], case["metrics"]["rewards/accuracies"])
@@ -87,7 +97,9 @@ def test_trl_reward(case):
     def f(c, r):
         return pairwise_reward_loss(c, r, weights, margin=margin, center_coef=case["center_coef"])
 
-    (loss, metrics), gradient = jax.value_and_grad(f, argnums=(0, 1), has_aux=True)(chosen, rejected)
+    (loss, metrics), gradient = jax.value_and_grad(f, argnums=(0, 1), has_aux=True)(
+        chosen, rejected
+    )
     close(loss, case["loss"])
     close(jnp.concatenate(gradient), case["gradient"])
     close(metrics["rewards/accuracy"], case["accuracy"])
@@ -131,7 +143,9 @@ def test_trl_grpo(case):
 @pytest.mark.parametrize("case", TRL["grpo_advantages"], ids=lambda c: c["scale"])
 def test_trl_group_advantages(case):
     """None is NaN: outside the statistics, advantage 0."""
-    rewards = array([np.nan if r is None else r for r in case["rewards"]]).reshape(-1, case["group_size"])
+    rewards = array([np.nan if r is None else r for r in case["rewards"]]).reshape(
+        -1, case["group_size"]
+    )
     got = ops.group_advantages(rewards, normalize_std=case["scale"] == "group")
     close(got.reshape(-1), case["advantages"], rtol=1e-4)
 
@@ -151,7 +165,9 @@ def test_transformers_sft():
 
 def test_trl_overlong_and_whitening():
     case = TRL["overlong"]
-    got = ops.overlong_penalty(jnp.asarray(case["lengths"]), max_len=case["max_len"], buffer_len=case["buffer_len"])
+    got = ops.overlong_penalty(
+        jnp.asarray(case["lengths"]), max_len=case["max_len"], buffer_len=case["buffer_len"]
+    )
     close(got, case["penalties"])
     case = TRL["whiten"]
     for shift_mean in (True, False):
@@ -163,7 +179,11 @@ def test_trl_overlong_and_whitening():
 def test_verl_gae(case):
     mask = boolean(case["mask"])
     advantages, returns = ops.gae(
-        array(case["rewards"]), array(case["values"]), mask, gamma=case["gamma"], gae_lambda=case["gae_lambda"]
+        array(case["rewards"]),
+        array(case["values"]),
+        mask,
+        gamma=case["gamma"],
+        gae_lambda=case["gae_lambda"],
     )
     close(returns, np.asarray(case["returns"]) * case["mask"])
     close(ops.masked_whiten(advantages, mask), np.asarray(case["whitened"]) * case["mask"])
@@ -178,19 +198,29 @@ def test_verl_group_advantages():
 
 
 @pytest.mark.parametrize(
-    "case", VERL["policy"], ids=lambda c: f"{c['loss_name']}-{c['aggregation']}-{c['options']['clip_ratio']}"
+    "case",
+    VERL["policy"],
+    ids=lambda c: f"{c['loss_name']}-{c['aggregation']}-{c['options']['clip_ratio']}",
 )
 def test_verl_policy_loss(case):
     options, mask = case["options"], boolean(case["mask"])
-    low, high = (options.get(name, options["clip_ratio"]) for name in ("clip_ratio_low", "clip_ratio_high"))
+    low, high = (
+        options.get(name, options["clip_ratio"]) for name in ("clip_ratio_low", "clip_ratio_high")
+    )
     weights = ops.loss_weights(mask, "token" if case["aggregation"] == "token-mean" else "sequence")
 
     def f(logps):
         fixed = (array(case["old"]), array(case["advantages"]), weights)
         if case["loss_name"] == "cispo":
             return ops.cispo_loss(logps, *fixed, min_ratio=1 - low, max_ratio=1 + high)
-        level, dual = ("sequence", None) if case["loss_name"] == "gspo" else ("token", options["clip_ratio_c"])
-        return ops.clipped_surrogate_loss(logps, *fixed, clip_low=low, clip_high=high, dual_clip=dual, level=level)
+        level, dual = (
+            ("sequence", None)
+            if case["loss_name"] == "gspo"
+            else ("token", options["clip_ratio_c"])
+        )
+        return ops.clipped_surrogate_loss(
+            logps, *fixed, clip_low=low, clip_high=high, dual_clip=dual, level=level
+        )
 
     (loss, metrics), gradient = jax.jit(jax.value_and_grad(f, has_aux=True))(array(case["logps"]))
     close(loss, case["loss"])
@@ -206,7 +236,9 @@ def test_verl_value_loss(case):
     weights = ops.loss_weights(boolean(case["mask"]))
 
     def f(values):
-        return ops.clipped_value_loss(values, array(case["old"]), array(case["returns"]), weights, clip=case["clip"])
+        return ops.clipped_value_loss(
+            values, array(case["old"]), array(case["returns"]), weights, clip=case["clip"]
+        )
 
     (loss, metrics), gradient = jax.value_and_grad(f, has_aux=True)(array(case["values"]))
     close(loss, case["loss"])
@@ -223,10 +255,14 @@ def test_verl_kl_estimates(case):
 def test_verl_kl_shaped_rewards_and_controller(case):
     old = array(case["old"])
     kl = ops.kl_estimate(old, array(case["ref"]), "k1")
-    got = ops.kl_shaped_rewards(array(case["scores"]), kl, jnp.ones(old.shape, bool), kl_coef=case["kl_coef"])
+    got = ops.kl_shaped_rewards(
+        array(case["scores"]), kl, jnp.ones(old.shape, bool), kl_coef=case["kl_coef"]
+    )
     close(got, case["rewards"])
     close(kl.mean(), case["current_kl"])
-    coef = ops.adaptive_kl_coef(case["kl_coef"], kl.mean(), old.shape[0], target=case["target"], horizon=case["horizon"])
+    coef = ops.adaptive_kl_coef(
+        case["kl_coef"], kl.mean(), old.shape[0], target=case["target"], horizon=case["horizon"]
+    )
     close(coef, case["next_coef"])
 
 

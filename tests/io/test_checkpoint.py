@@ -26,20 +26,31 @@ TX = make_optimizer(OptimizerConfig(weight_decay=0.1, schedule="constant"))
 
 def make_state(seed: int = 0, width: int = 8, tx: optax.GradientTransformation = TX) -> TrainState:
     key = jax.random.key(seed)
-    params = {"embed": {"embedding": jax.random.normal(key, (16, width))}, "final_norm": {"scale": jnp.ones(width)}}
+    params = {
+        "embed": {"embedding": jax.random.normal(key, (16, width))},
+        "final_norm": {"scale": jnp.ones(width)},
+    }
     params["half"] = {"kernel": jax.random.normal(key, (3,)).astype(jnp.bfloat16)}
-    state = make_train_state(params, tx, jax.random.fold_in(key, 1), aux={"kl_coef": jnp.float32(0.1)})
+    state = make_train_state(
+        params, tx, jax.random.fold_in(key, 1), aux={"kl_coef": jnp.float32(0.1)}
+    )
     updates, opt_state = tx.update(jax.tree.map(lambda x: x * 0.1, params), state.opt_state, params)
-    return state._replace(params=optax.apply_updates(params, updates), opt_state=opt_state, step=jnp.int32(1))
+    return state._replace(
+        params=optax.apply_updates(params, updates), opt_state=opt_state, step=jnp.int32(1)
+    )
 
 
 def abstract(state: TrainState, sharding: Any = None) -> TrainState:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), state)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), state
+    )
 
 
 def assert_same_bits(left: Any, right: Any) -> None:
     def words(x: jax.Array) -> np.ndarray:
-        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        return np.asarray(
+            jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        )
 
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
@@ -70,7 +81,11 @@ def test_no_chatter(tmp_path, state, caplog, capfd):
         checkpointer.save(1, state, {})
         checkpointer.save(2, state, {}, metrics={"m": 1.0})
         checkpointer.restore(2, abstract(state))
-    assert [record for record in caplog.records if record.levelname != "DEBUG" and "jax" not in record.name] == []
+    assert [
+        record
+        for record in caplog.records
+        if record.levelname != "DEBUG" and "jax" not in record.name
+    ] == []
     assert capfd.readouterr() == ("", "")
 
 
@@ -101,7 +116,12 @@ def test_keeps_newest_and_best(tmp_path, state):
     scores = {1: 0.1, 2: 0.9, 3: float("nan"), 4: 0.3, 5: None, 6: 0.2}
     with Checkpointer(tmp_path / "ck", keep_last=2, keep_best=1, best_metric="acc") as checkpointer:
         for step, score in scores.items():
-            checkpointer.save(step, state, {"step": step}, metrics=None if score is None else {"acc": score, "loss": 1.0})
+            checkpointer.save(
+                step,
+                state,
+                {"step": step},
+                metrics=None if score is None else {"acc": score, "loss": 1.0},
+            )
         checkpointer.wait()
         assert checkpointer.all_steps() == [2, 5, 6]
         assert checkpointer.best_step() == 2
@@ -113,7 +133,9 @@ def test_keeps_newest_and_best(tmp_path, state):
 def test_another_best_metric_on_resume(tmp_path, state):
     with Checkpointer(tmp_path / "ck", keep_last=1, keep_best=1, best_metric="acc") as checkpointer:
         checkpointer.save(1, state, {}, metrics={"acc": 0.9})
-    with Checkpointer(tmp_path / "ck", keep_last=1, keep_best=1, best_metric="loss", best_mode="min") as checkpointer:
+    with Checkpointer(
+        tmp_path / "ck", keep_last=1, keep_best=1, best_metric="loss", best_mode="min"
+    ) as checkpointer:
         assert checkpointer.best_step() is None
         checkpointer.save(2, state, {}, metrics={"acc": 0.1, "loss": 2.0})
         checkpointer.save(3, state, {}, metrics={"acc": 0.1, "loss": 3.0})
@@ -142,10 +164,14 @@ def test_params_alone_with_cast_and_another_mesh(tmp_path, state):
         again, _ = checkpointer.restore(1, abstract(sharded))
         assert again.params["embed"]["embedding"].sharding == rows
         assert_same_bits(again, state)
-        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), state.params)
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), state.params
+        )
         params = checkpointer.restore_params(None, wanted)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-        np.testing.assert_array_equal(params["half"]["kernel"], state.params["half"]["kernel"].astype(jnp.float32))
+        np.testing.assert_array_equal(
+            params["half"]["kernel"], state.params["half"]["kernel"].astype(jnp.float32)
+        )
 
 
 def test_unfinished_checkpoints_are_removed(tmp_path, state, caplog):
@@ -184,14 +210,33 @@ def test_errors_are_one_line(tmp_path, state):
     wide = abstract(make_state(width=9))
     sgd = abstract(make_state(tx=make_optimizer(OptimizerConfig(name="sgd", schedule="constant"))))
     fewer = {name: leaf for name, leaf in abstract(state).params.items() if name != "half"}
-    double = abstract(state).params | {"final_norm": {"scale": jax.ShapeDtypeStruct((8,), jnp.float16, sharding=None)}}
+    double = abstract(state).params | {
+        "final_norm": {"scale": jax.ShapeDtypeStruct((8,), jnp.float16, sharding=None)}
+    }
     cases = [
         ("absent", None, abstract(state), r"absent: no such checkpoint folder$"),
         ("empty", None, abstract(state), r"empty: holds no complete checkpoint$"),
         ("ck", 4, abstract(state), r"ck: no checkpoint of step 4; there are 3$"),
-        ("ck", 3, wide, r"3: params/embed/embedding has shape \(16, 8\) in the checkpoint, but \(16, 9\) is wanted$"),
-        ("ck", 3, sgd, r"3: opt_state/.* is not in the checkpoint: it was saved from another model or optimizer$"),
-        ("ck", 3, change(state, params=fewer), r"3: params/half/kernel is in the checkpoint but not wanted: "),
+        (
+            "ck",
+            3,
+            wide,
+            r"3: params/embed/embedding has shape \(16, 8\) in the checkpoint, but \(16, 9\) is "
+            r"wanted$",
+        ),
+        (
+            "ck",
+            3,
+            sgd,
+            r"3: opt_state/.* is not in the checkpoint: it was saved from another model or "
+            r"optimizer$",
+        ),
+        (
+            "ck",
+            3,
+            change(state, params=fewer),
+            r"3: params/half/kernel is in the checkpoint but not wanted: ",
+        ),
         (
             "ck",
             3,
@@ -200,10 +245,16 @@ def test_errors_are_one_line(tmp_path, state):
         ),
     ]
     for folder, step, wanted, message in cases:
-        with Checkpointer(tmp_path / folder) as checkpointer, pytest.raises(CheckpointError, match=message) as error:
+        with (
+            Checkpointer(tmp_path / folder) as checkpointer,
+            pytest.raises(CheckpointError, match=message) as error,
+        ):
             checkpointer.restore(step, wanted)
         assert "\n" not in str(error.value)
-    with Checkpointer(tmp_path / "ck") as checkpointer, pytest.raises(CheckpointError, match="no checkpoint.best_metric"):
+    with (
+        Checkpointer(tmp_path / "ck") as checkpointer,
+        pytest.raises(CheckpointError, match="no checkpoint.best_metric"),
+    ):
         checkpointer.best_step()
     with pytest.raises(ValueError, match="keep_best=1 needs best_metric"):
         Checkpointer(tmp_path, keep_best=1)
@@ -245,7 +296,10 @@ def test_a_killed_save_leaves_the_last_complete_step(tmp_path):
     with Checkpointer(tmp_path / "ck") as checkpointer:
         step = checkpointer.latest_step()
         assert step is not None and step >= 3
-        wanted = State({"w": jax.ShapeDtypeStruct((1 << 21,), jnp.float32)}, jax.eval_shape(lambda: jax.random.key(0)))
+        wanted = State(
+            {"w": jax.ShapeDtypeStruct((1 << 21,), jnp.float32)},
+            jax.eval_shape(lambda: jax.random.key(0)),
+        )
         state, meta = checkpointer.restore(step, wanted)
         assert meta == {"step": step}
         assert np.unique(state.params["w"]).tolist() == [float(step)]

@@ -1,4 +1,5 @@
-"""The table of everything that is generated: one schema, whole steps in a file, exact after a resume."""
+"""The table of everything that is generated: one schema, whole steps in a file, exact after a
+resume."""
 
 import errno
 import json
@@ -10,7 +11,17 @@ import pytest
 from rlhf_jax.io import COMPLETION_COLUMNS, CompletionsWriter, Resumed, completions
 
 REWARDS = ("maths", "form")
-FIXED = ["step", "split", "sample", "kept", "trained_step", "generation_batch", "prompt_index", "prompt", "completion"]
+FIXED = [
+    "step",
+    "split",
+    "sample",
+    "kept",
+    "trained_step",
+    "generation_batch",
+    "prompt_index",
+    "prompt",
+    "completion",
+]
 
 
 def writer(folder, resumed=None, kind="parquet"):
@@ -54,12 +65,22 @@ def test_one_schema_for_training_and_evaluation(tmp_path):
         table.add(rows_of(1, 0, 2))
         table.trained([(0, 0), (0, 1)], 1)
     for path in folder.rglob("*.parquet"):
-        assert pyarrow.parquet.read_schema(path).names == [*FIXED, *REWARDS, "reward", "tokens", "truncated"]
+        assert pyarrow.parquet.read_schema(path).names == [
+            *FIXED,
+            *REWARDS,
+            "reward",
+            "tokens",
+            "truncated",
+        ]
     assert set(COMPLETION_COLUMNS) == {*FIXED, "reward", "tokens", "truncated"}
     rows = read(folder)
     assert [row["split"] for row in rows].count("eval") == 2 and len(rows) == 6
     held_out = next(row for row in rows if row["split"] == "eval")
-    assert held_out["sample"] == -1 and held_out["generation_batch"] is None and held_out["trained_step"] is None
+    assert (
+        held_out["sample"] == -1
+        and held_out["generation_batch"] is None
+        and held_out["trained_step"] is None
+    )
     assert [row["maths"] for row in rows if row["split"] == "train"] == [1.0, None, 1.0, None]
     assert {row["trained_step"] for row in rows if row["split"] == "train"} == {1}
 
@@ -98,12 +119,16 @@ def test_groups_carried_over_are_marked_when_they_are_trained_on(tmp_path, monke
         table.trained([(1, 0)], 2)
         table.flush()
         table.trained([(0, 2)], 3)
-    found = [(row["generation_batch"], row["prompt_index"], row["kept"], row["trained_step"]) for row in read(tmp_path)][::2]
+    found = [
+        (row["generation_batch"], row["prompt_index"], row["kept"], row["trained_step"])
+        for row in read(tmp_path)
+    ][::2]
     assert found == [(0, 0, True, 1), (0, 1, False, None), (0, 2, True, 3), (1, 0, True, 2)]
 
 
 def story(table, upto, start=1):
-    """Steps of two generation batches; a group is carried from each step to the next. Stops after a number of batches."""
+    """Steps of two generation batches; a group is carried from each step to the next. Stops after a
+    number of batches."""
     for step in range(start, 7):
         for part in range(2):
             draw = 2 * (step - 1) + part
@@ -116,7 +141,8 @@ def story(table, upto, start=1):
 
 @pytest.mark.parametrize("draws", [0, 2, 3, 4])
 def test_what_was_generated_after_the_checkpoint_is_dropped(tmp_path, draws):
-    """A run that goes on from a checkpoint, also one in the middle of a step, leaves the table of one that was not killed."""
+    """A run that goes on from a checkpoint, also one in the middle of a step, leaves the table of
+    one that was not killed."""
     with writer(tmp_path / "whole") as table:
         story(table, upto=12)
     table = writer(tmp_path / "broken")
@@ -134,7 +160,8 @@ def test_what_was_generated_after_the_checkpoint_is_dropped(tmp_path, draws):
 
 
 def test_an_evaluation_that_is_made_again_stands_there_once(tmp_path):
-    """Killed between the completions and the row of metrics that says that the evaluation was made."""
+    """Killed between the completions and the row of metrics that says that the evaluation was
+    made."""
     with writer(tmp_path) as table:
         for step in (0, 2):
             table.add(rows_of(step, None, 1, split="eval"))
@@ -171,7 +198,11 @@ def test_the_format_may_change_on_resume(tmp_path):
         table.add(rows_of(1, 0, 1))
         table.add(rows_of(2, 1, 1))
     lines = [json.loads(line) for line in (tmp_path / files(tmp_path)[0]).read_text().splitlines()]
-    assert lines[1]["maths"] is None and lines[1]["reward"] is None and lines[0]["completion"] == "answer 0 0"
+    assert (
+        lines[1]["maths"] is None
+        and lines[1]["reward"] is None
+        and lines[0]["completion"] == "answer 0 0"
+    )
     with writer(tmp_path, Resumed(1, 1)) as table:
         table.add(rows_of(2, 1, 1))
     assert files(tmp_path) == ["train/from-step-00000001.parquet"]
@@ -189,7 +220,11 @@ def test_any_prompt_can_be_written(tmp_path, text):
     with writer(tmp_path) as table:
         table.add(rows_of(1, 0, 1) | {"prompt": [text, text]})
     assert [row["prompt"] for row in read(tmp_path)] == [
-        None if text is None else "half a pair ?" if isinstance(text, str) else '[{"type": "text", "text": "x"}]'
+        None
+        if text is None
+        else "half a pair ?"
+        if isinstance(text, str)
+        else '[{"type": "text", "text": "x"}]'
     ] * 2
 
 
@@ -203,12 +238,18 @@ def test_what_functions_logged_survives_a_resume(tmp_path, kind):
     if kind == "parquet":
         rows = read(tmp_path)
     else:
-        rows = [json.loads(line) for file in sorted(tmp_path.rglob("*.jsonl")) for line in file.read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for file in sorted(tmp_path.rglob("*.jsonl"))
+            for line in file.read_text().splitlines()
+        ]
     assert [row["note"] for row in rows] == ["seen 1"] * 2 + ["seen 2"] * 2 + [None] * 2
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_a_full_disk_does_not_hide_the_error_that_ended_the_run(tmp_path, monkeypatch, caplog, kind):
+def test_a_full_disk_does_not_hide_the_error_that_ended_the_run(
+    tmp_path, monkeypatch, caplog, kind
+):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -220,5 +261,8 @@ def test_a_full_disk_does_not_hide_the_error_that_ended_the_run(tmp_path, monkey
         raise KeyboardInterrupt
     [record] = caplog.records
     assert record.levelname == "WARNING" and place in record.getMessage()
-    with pytest.raises(OSError, match=re.escape(place)), writer(tmp_path / "completions", kind=kind) as table:
+    with (
+        pytest.raises(OSError, match=re.escape(place)),
+        writer(tmp_path / "completions", kind=kind) as table,
+    ):
         table.add(rows_of(1, 0, 1))

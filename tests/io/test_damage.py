@@ -49,7 +49,10 @@ def outcome(folder: pathlib.Path) -> str:
     except CheckpointError as error:
         text = str(error)
         assert exit_code(error) == 4 and "\n" not in text
-        assert f"{folder / '6'}" in text and f"the checkpoint of step 4 is whole: remove {folder / '6'} to go on" in text
+        assert (
+            f"{folder / '6'}" in text
+            and f"the checkpoint of step 4 is whole: remove {folder / '6'} to go on" in text
+        )
         assert f"checkpoint.start_from={folder.parent}@4" in text
         return "refused"
     try:
@@ -75,7 +78,10 @@ def flip(path: pathlib.Path, place: float = 0.5) -> None:
 
 
 def largest(folder: pathlib.Path) -> pathlib.Path:
-    return max((path for path in folder.rglob("*") if path.is_file() and path.parent.name == "d"), key=lambda p: p.stat().st_size)
+    return max(
+        (path for path in folder.rglob("*") if path.is_file() and path.parent.name == "d"),
+        key=lambda p: p.stat().st_size,
+    )
 
 
 @pytest.mark.parametrize("item", ["params", "rest"])
@@ -86,7 +92,14 @@ def test_a_flipped_bit_of_an_array_is_found(folder, item, capfd):
 
 
 @pytest.mark.parametrize(
-    "item", ["meta/metadata", "params/_METADATA", "rest/_METADATA", "_CHECKPOINT_METADATA", "params/manifest.ocdbt"]
+    "item",
+    [
+        "meta/metadata",
+        "params/_METADATA",
+        "rest/_METADATA",
+        "_CHECKPOINT_METADATA",
+        "params/manifest.ocdbt",
+    ],
 )
 @pytest.mark.parametrize("data", [b"", b"\x8c\x00", b"{}", b"[1"])
 def test_an_unreadable_description_is_one_line(folder, item, data):
@@ -100,23 +113,35 @@ def test_parameters_alone_are_compared_too(folder):
     with Checkpointer(folder) as checkpointer:
         checkpointer.restore_params(6, wanted)
     flip(largest(folder / "6" / "params"))
-    with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError, match="6/params .*step 4 is whole"):
+    with (
+        Checkpointer(folder) as checkpointer,
+        pytest.raises(CheckpointError, match="6/params .*step 4 is whole"),
+    ):
         checkpointer.restore_params(6, wanted)
 
 
 def test_a_checkpoint_is_called_whole_only_when_all_of_it_is(folder):
     (folder / "6" / "meta" / "metadata").write_text("{")
-    with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError, match="step 4 is whole"):
+    with (
+        Checkpointer(folder) as checkpointer,
+        pytest.raises(CheckpointError, match="step 4 is whole"),
+    ):
         checkpointer.read_meta()
     flip(largest(folder / "4" / "rest"))
-    with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError, match="no other checkpoint is whole"):
+    with (
+        Checkpointer(folder) as checkpointer,
+        pytest.raises(CheckpointError, match="no other checkpoint is whole"),
+    ):
         checkpointer.read_meta()
 
 
 def test_when_no_other_is_whole(folder):
     for step in ("4", "6"):
         flip(largest(folder / step / "params"))
-    with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError, match="no other checkpoint is whole: start again"):
+    with (
+        Checkpointer(folder) as checkpointer,
+        pytest.raises(CheckpointError, match="no other checkpoint is whole: start again"),
+    ):
         checkpointer.restore(6, abstract(make_state(0, width=64)))
 
 
@@ -124,7 +149,9 @@ def test_when_no_other_is_whole(folder):
 def test_a_changed_evaluation_does_not_choose_another_checkpoint(folder, text):
     (folder / "6" / "metrics" / "metrics").write_text(text)
     with Checkpointer(folder, best_metric="accuracy") as checkpointer:
-        with pytest.raises(CheckpointError, match="6/metrics/metrics (is damaged|cannot be read)") as error:
+        with pytest.raises(
+            CheckpointError, match="6/metrics/metrics (is damaged|cannot be read)"
+        ) as error:
             checkpointer.best_step()
     assert "\n" not in str(error.value)
 
@@ -145,11 +172,17 @@ def test_parts_that_do_not_fit_are_left_out(folder):
     wide = wide._replace(aux={"kl_coef": jnp.zeros(3)})
     with Checkpointer(folder) as checkpointer:
         found = checkpointer.restore_parts(6, abstract(wide))
-    assert set(found.unfit) == {"aux"} and "aux/kl_coef has shape () in the checkpoint, but (3,)" in found.unfit["aux"]
+    assert (
+        set(found.unfit) == {"aux"}
+        and "aux/kl_coef has shape () in the checkpoint, but (3,)" in found.unfit["aux"]
+    )
     assert set(found.fields) == {"params", "opt_state", "key", "step", "skipped"}
     assert_same_bits(found.fields["opt_state"], make_state(0, width=64).opt_state)
     flip(largest(folder / "6" / "rest"))
-    with Checkpointer(folder) as checkpointer, pytest.raises(CheckpointError, match="6/rest .*step 4 is whole"):
+    with (
+        Checkpointer(folder) as checkpointer,
+        pytest.raises(CheckpointError, match="6/rest .*step 4 is whole"),
+    ):
         checkpointer.restore_parts(6, abstract(wide))
 
 
@@ -178,14 +211,21 @@ def test_every_bit_counts(name):
             data = bytearray(host.tobytes())
             data[place] ^= 1 << bit
             changed = jnp.asarray(np.frombuffer(bytes(data), host.dtype).reshape(host.shape))
-            seen.add(params_fingerprint({"x": jax.random.wrap_key_data(changed) if name == "key" else changed}))
+            seen.add(
+                params_fingerprint(
+                    {"x": jax.random.wrap_key_data(changed) if name == "key" else changed}
+                )
+            )
     assert len(seen) == (4 if name == "bool" else 10)
     assert params_fingerprint({"y": tree}) not in seen
 
 
 def test_changes_that_cancel_in_a_plain_sum_are_found():
     x = trees()["float32"]
-    seen = {params_fingerprint(tree) for tree in (x, x.at[0, 0].mul(-1), x.at[:2, 0].mul(-1), x[::-1], x.at[0].set(x[1]), x * 0)}
+    seen = {
+        params_fingerprint(tree)
+        for tree in (x, x.at[0, 0].mul(-1), x.at[:2, 0].mul(-1), x[::-1], x.at[0].set(x[1]), x * 0)
+    }
     assert len(seen) == 6
 
 
@@ -199,7 +239,9 @@ def test_the_mesh_does_not_matter():
 def test_no_changed_letter_of_a_sealed_meta_goes_unnoticed():
     import json
 
-    sealed = Meta(run=META, fingerprints={"params": "v2:ab"}, layouts={"params": "cd"}, metrics={"m": 0.5})
+    sealed = Meta(
+        run=META, fingerprints={"params": "v2:ab"}, layouts={"params": "cd"}, metrics={"m": 0.5}
+    )
     text = json.dumps(seal(sealed))
     assert unseal(json.loads(text)) == sealed
     for place in range(len(text)):
@@ -245,7 +287,9 @@ def small_disk(tmp_path):
     """A disk of 6 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
     yield place
@@ -255,10 +299,20 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 def test_a_disk_that_fills_up_while_saving(small_disk):
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
-    done = subprocess.run([sys.executable, "-c", FULL, str(small_disk / "ck")], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(small_disk / "ck")],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     error, steps = done.stdout.splitlines()
-    assert error.startswith(f"{small_disk / 'ck' / '3'} could not be saved: No space left on device (1.7 MB free); ")
-    assert "the checkpoint of step 2 is whole: mend the cause and start the same command again" in error
+    assert error.startswith(
+        f"{small_disk / 'ck' / '3'} could not be saved: No space left on device (1.7 MB free); "
+    )
+    assert (
+        "the checkpoint of step 2 is whole: mend the cause and start the same command again"
+        in error
+    )
     assert steps == "[1, 2]" and done.stderr == ""
     assert sorted(os.listdir(small_disk / "ck")) == ["1", "2"]
 
@@ -283,7 +337,9 @@ def test_a_save_that_fails_in_the_background_is_noticed_at_the_next_step(tmp_pat
         checkpointer.wait()
         checkpointer.check()
         checkpointer.save(2, state, {})
-        with pytest.raises(CheckpointError, match=r"ck/2 could not be saved: No space left .*step 1 is whole"):
+        with pytest.raises(
+            CheckpointError, match=r"ck/2 could not be saved: No space left .*step 1 is whole"
+        ):
             for _ in range(1000):
                 checkpointer.check()
                 jax.block_until_ready(jnp.ones(1000).sum())

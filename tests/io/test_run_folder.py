@@ -23,8 +23,15 @@ from rlhf_jax.io import (
 
 
 def config(path, **changes: str) -> Config:
-    tree = {"algorithm": {"name": "dpo"}, "run_dir": str(path), "data": {"path": "x"}, "model": {"path": "m"}}
-    return make_config(tree, [f"{key.replace('__', '.')}={value}" for key, value in changes.items()])
+    tree = {
+        "algorithm": {"name": "dpo"},
+        "run_dir": str(path),
+        "data": {"path": "x"},
+        "model": {"path": "m"},
+    }
+    return make_config(
+        tree, [f"{key.replace('__', '.')}={value}" for key, value in changes.items()]
+    )
 
 
 def run(path, *, steps=range(1, 4), resume_step=None, **changes):
@@ -39,10 +46,22 @@ def run(path, *, steps=range(1, 4), resume_step=None, **changes):
 def test_what_a_run_leaves(tmp_path):
     folder = run(tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "log.txt", "metrics.png", "tensorboard", ".lock"}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "log.txt",
+        "metrics.png",
+        "tensorboard",
+        ".lock",
+    }
     assert (tmp_path / "run" / "config.yaml").read_text() == config(tmp_path / "run").to_yaml()
     last = folder.last_metrics()
-    assert last == {"loss/total": 0.25, "rewards/accuracy": 0.75, "train/loss/total": pytest.approx(1 / 3), "train/lr": 0.1}
+    assert last == {
+        "loss/total": 0.25,
+        "rewards/accuracy": 0.75,
+        "train/loss/total": pytest.approx(1 / 3),
+        "train/lr": 0.1,
+    }
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "step 1/3: loss 1.0000, left unknown\n" in log
     assert "step 3/3: loss 0.3333, left 0:00:00\n" in log
@@ -52,30 +71,46 @@ def test_what_a_run_leaves(tmp_path):
 
 def test_outputs_can_be_switched_off(tmp_path):
     run(tmp_path / "run", logging__tensorboard="false", logging__plot="false")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "metrics.jsonl", "log.txt", ".lock"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "log.txt",
+        ".lock",
+    }
 
 
 def test_logging_is_left_as_it_was(tmp_path):
     logger = logging.getLogger("rlhf_jax")
     before = (logger.level, list(logger.handlers))
     run(tmp_path / "run")
-    with pytest.raises(MetricsError, match="needs the package wandb"), pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.raises(MetricsError, match="needs the package wandb"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setitem(sys.modules, "wandb", None)
         run(tmp_path / "other", logging__wandb="true")
     assert (logger.level, logger.handlers) == before
 
 
 def test_an_error_is_noted_in_the_log_file(tmp_path):
-    with pytest.raises(ZeroDivisionError), RunFolder(config(tmp_path / "run"), progress=False) as folder:
+    with (
+        pytest.raises(ZeroDivisionError),
+        RunFolder(config(tmp_path / "run"), progress=False) as folder,
+    ):
         folder.start(total_steps=3)
         folder.write(1, {"loss/total": math.nan})
         raise ZeroDivisionError("on\npurpose")
-    assert "ERROR stopped: ZeroDivisionError: on purpose" in (tmp_path / "run" / "log.txt").read_text()
+    assert (
+        "ERROR stopped: ZeroDivisionError: on purpose" in (tmp_path / "run" / "log.txt").read_text()
+    )
     assert not (tmp_path / "run" / "metrics.png").exists()
 
 
 def untimed(folder):
-    return [{name: value for name, value in row.items() if name != "time/elapsed"} for row in read_metrics(folder)]
+    return [
+        {name: value for name, value in row.items() if name != "time/elapsed"}
+        for row in read_metrics(folder)
+    ]
 
 
 def test_resuming_keeps_rows_up_to_the_checkpoint(tmp_path):
@@ -91,15 +126,29 @@ def test_resuming_keeps_rows_up_to_the_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "resume_step", "message"),
     [
-        ({"checkpoint__resume": "never"}, 3, "is not empty and checkpoint.resume=never; give another run_dir, or resume=auto$"),
-        ({"checkpoint__resume": "must"}, None, "holds no complete checkpoint and checkpoint.resume=must; "),
+        (
+            {"checkpoint__resume": "never"},
+            3,
+            "is not empty and checkpoint.resume=never; give another run_dir, or resume=auto$",
+        ),
+        (
+            {"checkpoint__resume": "must"},
+            None,
+            "holds no complete checkpoint and checkpoint.resume=must; ",
+        ),
         (
             {"algorithm__beta": "0.2"},
             3,
-            r"holds a run with another configuration \(algorithm.beta: 0.1 -> 0.2\); give another run_dir; to go on from .*run "
-            r"with changes, start the same command with run_dir=.*run-2 checkpoint.start_from=.*run$",
+            r"holds a run with another configuration \(algorithm.beta: 0.1 -> 0.2\); give another "
+            r"run_dir; to go on from .*run "
+            r"with changes, start the same command with run_dir=.*run-2 "
+            r"checkpoint.start_from=.*run$",
         ),
-        ({"algorithm__beta": "0.2", "seed": "1"}, None, r"another configuration \(algorithm.beta: 0.1 -> 0.2 and 1 more\); "),
+        (
+            {"algorithm__beta": "0.2", "seed": "1"},
+            None,
+            r"another configuration \(algorithm.beta: 0.1 -> 0.2 and 1 more\); ",
+        ),
     ],
 )
 def test_two_runs_are_not_mixed(tmp_path, changes, resume_step, message):
@@ -113,7 +162,9 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
     quiet = {"logging__plot": "false", "logging__tensorboard": "false"}
     with RunFolder(config(tmp_path / "run", **quiet), progress=False):
         log = (tmp_path / "run" / "log.txt").read_text()
-        with pytest.raises(RunFolderError, match="run is in use by another process; wait for it") as error:
+        with pytest.raises(
+            RunFolderError, match="run is in use by another process; wait for it"
+        ) as error:
             run(tmp_path / "run", **quiet)
         assert "\n" not in str(error.value)
         assert (tmp_path / "run" / "log.txt").read_text() == log
@@ -143,8 +194,14 @@ def test_what_a_start_leaves_that_found_no_room_for_the_configuration_is_no_run(
     [
         (lambda path: path.write_text(""), "has no rows, the checkpoint is of step 3"),
         (lambda path: path.unlink(), "has no rows, the checkpoint is of step 3"),
-        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "has no rows, the checkpoint is of step 3"),
-        (lambda path: path.write_text(path.read_text().splitlines()[0] + "\n"), "ends at step 1, the checkpoint is of step 3"),
+        (
+            lambda path: path.write_bytes(bytes(path.stat().st_size)),
+            "has no rows, the checkpoint is of step 3",
+        ),
+        (
+            lambda path: path.write_text(path.read_text().splitlines()[0] + "\n"),
+            "ends at step 1, the checkpoint is of step 3",
+        ),
         (lambda path: path.write_bytes(path.read_bytes() + bytes(100)), None),
         (lambda path: path.write_text(path.read_text()[:-4]), None),
     ],
@@ -185,13 +242,17 @@ class FullDisk:
 
 
 def test_a_full_disk_does_not_hide_the_error_that_ended_the_run(tmp_path, caplog, capfd):
-    with pytest.raises(ZeroDivisionError, match="on purpose"), RunFolder(config(tmp_path / "run"), progress=False) as folder:
+    with (
+        pytest.raises(ZeroDivisionError, match="on purpose"),
+        RunFolder(config(tmp_path / "run"), progress=False) as folder,
+    ):
         folder.start(total_steps=3)
         folder._sinks[0]._file = FullDisk(folder._sinks[0]._file)
         folder._log_file.stream = FullDisk(folder._log_file.stream)
         raise ZeroDivisionError("on purpose")
     assert (
-        f"closing {tmp_path / 'run'}: [Errno 28] No space left on device: '{tmp_path / 'run' / 'metrics.jsonl'}'" in caplog.text
+        f"closing {tmp_path / 'run'}: [Errno 28] No space left on device: "
+        f"'{tmp_path / 'run' / 'metrics.jsonl'}'" in caplog.text
     )
     assert caplog.text.count("log.txt cannot be written") == 1
     assert "Traceback" not in capfd.readouterr().err
@@ -218,7 +279,10 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
 def test_folders_of_something_else_are_refused(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
-    with pytest.raises(RunFolderError, match="thesis is not empty and holds no config.yaml, so it is no run to resume"):
+    with pytest.raises(
+        RunFolderError,
+        match="thesis is not empty and holds no config.yaml, so it is no run to resume",
+    ):
         RunFolder(config(tmp_path / "thesis"))
     with pytest.raises(RunFolderError, match=r"chapter1.tex is a file; give a folder"):
         RunFolder(config(tmp_path / "thesis" / "chapter1.tex"))
@@ -229,7 +293,10 @@ def test_folders_of_something_else_are_refused(tmp_path):
 
 
 def test_a_start_that_failed_early_can_be_repeated_with_another_configuration(tmp_path):
-    with pytest.raises(ValueError, match="no data"), RunFolder(config(tmp_path / "run"), progress=False):
+    with (
+        pytest.raises(ValueError, match="no data"),
+        RunFolder(config(tmp_path / "run"), progress=False),
+    ):
         for name in ("tokenizer", "cache"):
             (tmp_path / "run" / name).mkdir()
         raise ValueError("no data")
@@ -255,16 +322,25 @@ def test_a_service_that_refuses_leaves_the_earlier_session_as_it_was(tmp_path, m
     with pytest.raises(MetricsError, match="no login"):
         run(tmp_path / "run", resume_step=2, logging__wandb="true", **quiet)
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
-    assert [row["step"] for row in read_metrics(tmp_path / "run") if row["split"] == "train"] == [1, 2, 3]
+    assert [row["step"] for row in read_metrics(tmp_path / "run") if row["split"] == "train"] == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_a_refused_start_leaves_the_earlier_session_as_it_was(tmp_path):
     quiet = {"logging__plot": "false", "logging__tensorboard": "false"}
     run(tmp_path / "run", **quiet)
-    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "metrics.jsonl")}
+    before = {
+        name: (tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "metrics.jsonl")
+    }
     changed = config(tmp_path / "run", **quiet, training__save_every="7")
     for resume_step in (2, None):  # row 3 goes when the run goes on
-        with pytest.raises(ValueError, match="refused"), RunFolder(changed, resume_step=resume_step, progress=False):
+        with (
+            pytest.raises(ValueError, match="refused"),
+            RunFolder(changed, resume_step=resume_step, progress=False),
+        ):
             raise ValueError("refused")
         assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
     with RunFolder(changed, resume_step=2, progress=False) as folder:
@@ -301,7 +377,12 @@ def test_live_display_shows_loss_throughput_and_time_left(capsys, monkeypatch):
         for step in range(1, 5):
             progress.update(step, {"loss/total": 0.5, "tokens_per_second": 1234.0})
     shown = capsys.readouterr().err
-    assert "dpo" in shown and "4/4" in shown and "left" in shown and "loss 0.5000 tokens/s 1,234" in shown
+    assert (
+        "dpo" in shown
+        and "4/4" in shown
+        and "left" in shown
+        and "loss 0.5000 tokens/s 1,234" in shown
+    )
 
 
 def test_describe_metrics_falls_back_to_the_first_three():
@@ -312,7 +393,13 @@ def test_plot_of_a_long_run_with_missing_values(tmp_path):
     sink = JsonlSink(tmp_path / "metrics.jsonl")
     for step in range(1, 50):
         sink.write(
-            step, {"loss/total": math.nan if step == 7 else 1 / step, "rewards/accuracy": 0.5, "lr": 0.1, "grad_norm": 1.0}
+            step,
+            {
+                "loss/total": math.nan if step == 7 else 1 / step,
+                "rewards/accuracy": 0.5,
+                "lr": 0.1,
+                "grad_norm": 1.0,
+            },
         )
     sink.close()
     image = plot_run(tmp_path / "metrics.jsonl", tmp_path / "x.png")
@@ -328,15 +415,23 @@ def test_a_run_dir_that_cannot_be_made_is_named(tmp_path, place):
     (tmp_path / "rows.jsonl").touch()
     with pytest.raises(RunFolderError) as error:
         run(tmp_path / place)
-    assert str(error.value).startswith(f"run_dir={tmp_path / place} cannot be written (Not a directory: ")
+    assert str(error.value).startswith(
+        f"run_dir={tmp_path / place} cannot be written (Not a directory: "
+    )
     assert str(error.value).endswith("; give another run_dir")
 
 
 def test_a_run_dir_in_which_the_system_makes_no_folders():
-    with pytest.raises(RunFolderError, match=r"^run_dir=/proc/x cannot be written \(No such file or directory: /proc/x\)"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"^run_dir=/proc/x cannot be written \(No such file or directory: /proc/x\)",
+    ):
         run("/proc/x")
 
 
 def test_a_row_before_the_start_is_refused(tmp_path):
-    with RunFolder(config(tmp_path / "run")) as folder, pytest.raises(RuntimeError, match=r"call RunFolder\.start"):
+    with (
+        RunFolder(config(tmp_path / "run")) as folder,
+        pytest.raises(RuntimeError, match=r"call RunFolder\.start"),
+    ):
         folder.write(1, {"loss": 1.0})

@@ -21,7 +21,14 @@ def lines(path):
 
 def test_rows_are_strict_json_and_flushed(tmp_path):
     sink = JsonlSink(tmp_path / "metrics.jsonl")
-    values = {"a": jnp.float32(0.1), "b": 2, "c": float("nan"), "d": -math.inf, "e": np.float64(0.1), "f": jnp.bfloat16(0.5)}
+    values = {
+        "a": jnp.float32(0.1),
+        "b": 2,
+        "c": float("nan"),
+        "d": -math.inf,
+        "e": np.float64(0.1),
+        "f": jnp.bfloat16(0.5),
+    }
     sink.write(3, values)
     sink.write(jnp.int32(4), {"loss": math.inf}, split="eval")
     written = lines(tmp_path / "metrics.jsonl")
@@ -80,7 +87,10 @@ def test_a_new_run_starts_an_empty_file(tmp_path):
 def test_damage_is_reported_with_its_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "split": "train"}\ngarbage\n{"step": 2, "split": "train"}\n')
-    with pytest.raises(MetricsError, match=r"metrics.jsonl line 2 is not JSON: the file was changed by something else$"):
+    with pytest.raises(
+        MetricsError,
+        match=r"metrics.jsonl line 2 is not JSON: the file was changed by something else$",
+    ):
         JsonlSink(path, resume_step=2)
     with pytest.raises(MetricsError, match="no such metrics file$"):
         read_metrics(tmp_path / "absent.jsonl")
@@ -117,7 +127,13 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
         sink = WandbSink(tmp_path, project="p", name="n", config={"seed": 0})
         sink.write(step, {"loss": jnp.float32(0.5)}, split="eval")
         sink.close()
-    common = {"project": "p", "name": "n", "dir": str(tmp_path), "config": {"seed": 0}, "resume": "allow"}
+    common = {
+        "project": "p",
+        "name": "n",
+        "dir": str(tmp_path),
+        "config": {"seed": 0},
+        "resume": "allow",
+    }
     axis = ("define", ("*",), {"step_metric": "step"})
     assert calls == [
         ("init", common | {"id": None}),
@@ -132,13 +148,16 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
 
 
 class Service:
-    """Weights & Biases as far as it matters here: a row with a step below the run's own is dropped."""
+    """Weights & Biases as far as it matters here: a row with a step below the run's own is
+    dropped."""
 
     def __init__(self):
         self.rows, self.last, self.axes = [], 0, {}
 
     def init(self, *, id, **options):
-        return types.SimpleNamespace(id="abc", define_metric=self.define_metric, log=self.log, finish=lambda: None)
+        return types.SimpleNamespace(
+            id="abc", define_metric=self.define_metric, log=self.log, finish=lambda: None
+        )
 
     def define_metric(self, name, *, step_metric):
         self.axes[name] = step_metric
@@ -153,7 +172,8 @@ class Service:
 def test_wandb_loses_no_row_of_a_run_that_was_killed_and_resumed(tmp_path, monkeypatch):
     service = Service()
     monkeypatch.setitem(sys.modules, "wandb", service)
-    for steps, session in ((range(1, 8), 1.0), (range(5, 10), 2.0)):  # killed after step 7, resumed from step 4
+    # killed after step 7, resumed from step 4
+    for steps, session in ((range(1, 8), 1.0), (range(5, 10), 2.0)):
         sink = WandbSink(tmp_path, project="p", name="n", config={})
         for step in steps:
             sink.write(step, {"session": session})
@@ -161,14 +181,19 @@ def test_wandb_loses_no_row_of_a_run_that_was_killed_and_resumed(tmp_path, monke
     assert service.axes == {"*": "step"}
     resumed = [row["step"] for row in service.rows if row.get("train/session") == 2.0]
     assert resumed == [5, 6, 7, 8, 9]
-    assert [row["step"] for row in service.rows if "eval/session" in row] == [*range(1, 8), *range(5, 10)]
+    assert [row["step"] for row in service.rows if "eval/session" in row] == [
+        *range(1, 8),
+        *range(5, 10),
+    ]
 
 
 def test_a_part_that_wandb_lacks_is_named(tmp_path, monkeypatch):
     (tmp_path / "wandb.py").write_text("import a_part_of_it_that_is_missing\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    with pytest.raises(MetricsError, match=r"package wandb \(which needs a_part_of_it_that_is_missing\): pip"):
+    with pytest.raises(
+        MetricsError, match=r"package wandb \(which needs a_part_of_it_that_is_missing\): pip"
+    ):
         WandbSink(tmp_path, project="p", name="n", config={})
 
 
@@ -177,12 +202,17 @@ def test_wandb_that_cannot_start_is_one_line(tmp_path, monkeypatch):
         raise RuntimeError("api_key not configured\n(no-tty)")
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    with pytest.raises(MetricsError, match=r"wandb.init failed: api_key not configured \(no-tty\); log in") as error:
+    with pytest.raises(
+        MetricsError, match=r"wandb.init failed: api_key not configured \(no-tty\); log in"
+    ) as error:
         WandbSink(tmp_path, project="p", name="n", config={})
     assert "\n" not in str(error.value)
 
 
 def test_wandb_must_be_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MetricsError, match=r"logging.wandb=true needs the package wandb: pip install 'rlhf_jax\[wandb\]'"):
+    with pytest.raises(
+        MetricsError,
+        match=r"logging.wandb=true needs the package wandb: pip install 'rlhf_jax\[wandb\]'",
+    ):
         WandbSink(tmp_path, project="p", name="n", config={})

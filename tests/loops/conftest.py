@@ -6,7 +6,14 @@ import pathlib
 
 import pytest
 
-from rlhf_jax.algorithms import DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, RewardModelConfig, SFTConfig
+from rlhf_jax.algorithms import (
+    DAPOConfig,
+    DPOConfig,
+    GRPOConfig,
+    PPOConfig,
+    RewardModelConfig,
+    SFTConfig,
+)
 from rlhf_jax.config import CheckpointConfig, Config, LoggingConfig, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig
 from rlhf_jax.rewards import PoolConfig, RewardConfig
@@ -26,15 +33,25 @@ MODEL = {
     "tie_word_embeddings": True,
 }
 PATIENT = PoolConfig(timeout=120.0)
-"""Runs are compared bit by bit, and a grade that a busy machine takes too long for is missing in one of them."""
+"""Runs are compared bit by bit, and a grade that a busy machine takes too long for is missing in
+one of them."""
 ALGORITHMS = {"sft": SFTConfig(), "reward_model": RewardModelConfig(), "dpo": DPOConfig()}
 
 
 @pytest.fixture
 def tiny_config(tmp_path):
-    """(algorithm name, **section replacements) -> Config of a run of 8 steps; `model`, `data`, ... are dicts of fields."""
+    """(algorithm name, **section replacements) -> Config of a run of 8 steps; `model`, `data`, ...
+    are dicts of fields."""
 
-    def build(name: str, *, run_dir: pathlib.Path | None = None, seed: int = 0, algorithm=None, rewards=(), **sections) -> Config:
+    def build(
+        name: str,
+        *,
+        run_dir: pathlib.Path | None = None,
+        seed: int = 0,
+        algorithm=None,
+        rewards=(),
+        **sections,
+    ) -> Config:
         config = Config(
             algorithm=algorithm or ALGORITHMS[name],
             run_dir=str(run_dir or tmp_path / name),
@@ -50,7 +67,10 @@ def tiny_config(tmp_path):
             checkpoint=CheckpointConfig(),
             logging=LoggingConfig(tensorboard=False, plot=False),
         )
-        changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
+        changed = {
+            name: dataclasses.replace(getattr(config, name), **fields)
+            for name, fields in sections.items()
+        }
         return dataclasses.replace(config, **changed)
 
     return build
@@ -80,7 +100,8 @@ def online_config(tiny_config):
             name,
             algorithm=algorithm or ONLINE[name],
             rewards=rewards,
-            training={"batch_size": 4, "max_steps": 4, "eval_every": 2, "save_every": 2} | (training or {}),
+            training={"batch_size": 4, "max_steps": 4, "eval_every": 2, "save_every": 2}
+            | (training or {}),
             rollout={"max_new_tokens": 4, "max_prompt_len": 16} | (rollout or {}),
             evaluation={"samples": 2, "max_prompts": 6},
             **options,

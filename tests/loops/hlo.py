@@ -20,6 +20,9 @@ def collectives(text: str) -> list[Collective]:
     for line in text.splitlines():
         match = _OP.search(line)
         if match:
-            shapes = tuple(tuple(int(n) for n in dims.split(",") if n) for dims in _SHAPE.findall(match["result"]))
+            shapes = tuple(
+                tuple(int(n) for n in dims.split(",") if n)
+                for dims in _SHAPE.findall(match["result"])
+            )
             found.append(Collective(match["op"], shapes))
     return found

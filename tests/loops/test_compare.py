@@ -23,7 +23,12 @@ def config(tmp_path_factory):
     tree["common"]["data"] |= {"path": "synthetic:arithmetic?size=64&digits=3", "eval_size": 8}
     tree["common"]["logging"] |= {"plot": False}
     tree["prompts"]["evaluation"] = {"samples": 2, "max_prompts": 8}
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    small = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     tree["start"]["config"] |= {
         "training": SHORT,
         "optimizer": {},
@@ -45,7 +50,10 @@ def found(config):
 @pytest.mark.slow
 def test_every_run_starts_from_the_same_model(found):
     assert [run.name for run in found.runs] == ["dpo", "ppo", "grpo", "dapo"]
-    before = [{name: value for name, value in run.curve[0].items() if name != "seconds"} for run in found.runs]
+    before = [
+        {name: value for name, value in run.curve[0].items() if name != "seconds"}
+        for run in found.runs
+    ]
     assert all(first == before[0] for first in before)
     assert "accuracy/mean@2" in before[0] and found.metric == "accuracy/mean@2"
 
@@ -55,7 +63,12 @@ def test_curves_hold_every_measurement(found):
     steps = {run.name: [point["step"] for point in run.curve] for run in found.runs}
     assert steps == {"dpo": [0, 1, 2], "ppo": [0, 2], "grpo": [0, 2], "dapo": [0, 2]}
     assert all(0 < run.curve[-1]["seconds"] <= run.seconds for run in found.runs)
-    assert {run.name: run.samples for run in found.runs} == {"dpo": 0, "ppo": 64, "grpo": 64, "dapo": 64}
+    assert {run.name: run.samples for run in found.runs} == {
+        "dpo": 0,
+        "ppo": 64,
+        "grpo": 64,
+        "dapo": 64,
+    }
     assert all(math.isfinite(run.entropy) for run in found.runs[1:])
 
 
@@ -91,7 +104,12 @@ def test_bytes_are_those_of_the_arrays(config, found):
 
 def measured(name, seed, values):
     curve = [
-        {"step": 10.0 * index, "seconds": 2.0 * index, "accuracy/mean@2": value, "accuracy/greedy": value}
+        {
+            "step": 10.0 * index,
+            "seconds": 2.0 * index,
+            "accuracy/mean@2": value,
+            "accuracy/greedy": value,
+        }
         for index, value in enumerate(values)
     ]
     return Measured(name, "grpo", seed, curve, 7.5, 2_000_000, 640, math.nan)
@@ -106,7 +124,11 @@ def test_steps_and_seconds_to_reach_are_those_of_the_first_measurement_above():
 
 
 def test_the_table_has_mean_and_deviation_over_seeds():
-    runs = [measured("a", 0, [0.2, 0.5]), measured("a", 1, [0.2, 0.7]), measured("b", 0, [0.2, 0.2])]
+    runs = [
+        measured("a", 0, [0.2, 0.5]),
+        measured("a", 1, [0.2, 0.7]),
+        measured("b", 0, [0.2, 0.2]),
+    ]
     columns, rows = table(runs, "accuracy/mean@2", 0.6, reach=0.9)
     line = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
     assert line["a"]["accuracy before"] == "0.200"
@@ -118,9 +140,15 @@ def test_the_table_has_mean_and_deviation_over_seeds():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["runs[2].config.algorithm.name=grop"], "grpo: algorithm.name: 'grop' is not an algorithm"),
+        (
+            ["runs[2].config.algorithm.name=grop"],
+            "grpo: algorithm.name: 'grop' is not an algorithm",
+        ),
         (["runs[2].config.algorithm.group_siz=4"], "grpo: algorithm.group_siz: unknown key"),
-        (["runs[1].config.model.critic=export:critic"], "ppo: 'export:critic' names no earlier run of the comparison"),
+        (
+            ["runs[1].config.model.critic=export:critic"],
+            "ppo: 'export:critic' names no earlier run of the comparison",
+        ),
         (["runs[1].name=dpo"], "'dpo' names two runs"),
         (["seeds=[1, 1]"], "seeds=[1, 1] must be at least one, and all different"),
         (["prompts.data={}"], "unknown section 'data'; allowed: rollout, rewards"),
@@ -135,7 +163,9 @@ def test_mistakes_are_one_line_before_anything_is_trained(overrides, message):
 
 
 def test_the_shipped_file_is_the_quickstart(pytestconfig):
-    file = load_compare(pytestconfig.rootpath / "configs" / "compare_arithmetic.yaml", ["run_dir=runs/quickstart"])
+    file = load_compare(
+        pytestconfig.rootpath / "configs" / "compare_arithmetic.yaml", ["run_dir=runs/quickstart"]
+    )
     assert file == quickstart_config()
 
 

@@ -23,19 +23,28 @@ class Prompts:
 
     def indices(self, start, count):
         places = range(start, start + count)
-        return np.array([self.order(place // self.num_examples)[place % self.num_examples] for place in places])
+        return np.array(
+            [self.order(place // self.num_examples)[place % self.num_examples] for place in places]
+        )
 
 
 def setup_of(count, wanted):
-    config = types.SimpleNamespace(rollout=RolloutConfig(prompts_per_batch=wanted), training=TrainingConfig())
+    config = types.SimpleNamespace(
+        rollout=RolloutConfig(prompts_per_batch=wanted), training=TrainingConfig()
+    )
     return types.SimpleNamespace(config=config, prompts=Prompts(count))
 
 
-@pytest.mark.parametrize(("count", "left", "wanted"), [(12, 2, 4), (12, 5, 4), (12, 11, 4), (12, 1, 4), (30, 20, 7), (9, 4, 4)])
+@pytest.mark.parametrize(
+    ("count", "left", "wanted"),
+    [(12, 2, 4), (12, 5, 4), (12, 11, 4), (12, 1, 4), (30, 20, 7), (9, 4, 4)],
+)
 def test_no_prompt_comes_twice_in_a_batch_and_every_epoch_has_each_once(count, left, wanted):
     setup, rng = setup_of(count, wanted), np.random.default_rng(left)
     alive = set(rng.permutation(count)[:left].tolist())
-    position = Position(place=int(rng.integers(0, count)), retired=tuple(sorted(set(range(count)) - alive)))
+    position = Position(
+        place=int(rng.integers(0, count)), retired=tuple(sorted(set(range(count)) - alive))
+    )
     start, drawn, places = position.place, [], []
     for _ in range(40):
         indices, place = draw_prompts(setup, position)

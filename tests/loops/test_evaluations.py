@@ -1,4 +1,5 @@
-"""Evaluations of whole runs: which checkpoint is best, names and failures, signals, two tasks, what is left on disk."""
+"""Evaluations of whole runs: which checkpoint is best, names and failures, signals, two tasks, what
+is left on disk."""
 
 import dataclasses
 import json
@@ -45,7 +46,8 @@ def never(prompts, completions, **columns):
 
 @pytest.fixture
 def tasks(tmp_path):
-    """(data section, function: names of rewards -> their configurations) of 24 prompts, half of each kind."""
+    """(data section, function: names of rewards -> their configurations) of 24 prompts, half of
+    each kind."""
     rows = [{"prompt": f"{i:02d}:", "kind": ("maths", "code")[i % 2]} for i in range(24)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tasks.py").write_text(TASKS)
@@ -71,7 +73,9 @@ def log_of(run_dir):
 def test_dapo_trains_on_both_tasks_and_leaves_one_table(online_config, tasks):
     """Each verifier abstains from the other's rows; nothing names them."""
     data, rewards = tasks
-    config = online_config("dapo", data=data, rewards=rewards("maths", "code"), training={"max_steps": 5})
+    config = online_config(
+        "dapo", data=data, rewards=rewards("maths", "code"), training={"max_steps": 5}
+    )
     result = train(config, progress=False)
     rows = [row for row in read_metrics(result.run_dir) if row["split"] == "train"]
     table = table_of(result.run_dir)
@@ -89,12 +93,16 @@ def test_dapo_trains_on_both_tasks_and_leaves_one_table(online_config, tasks):
     assert set(by_task.index) == {True, False} and by_task.min() >= 0.25 * by_task.sum()
     assert all(row["data/groups_unjudged"] == 0 for row in rows)
     held_out = table[table.split == "eval"]
-    assert len(held_out) == 4 * 6 * (1 + 2)  # before, twice in the middle of and after training; greedy and two samples
+    # before, twice in the middle of and after training; greedy and two samples
+    assert len(held_out) == 4 * 6 * (1 + 2)
     for row in evaluations_of(result.run_dir):
         mine = held_out[held_out.step == row["step"]]
         greedy, sampled = mine[mine["sample"] == -1], mine[mine["sample"] >= 0]
-        assert sorted(greedy.prompt_index) == list(range(6)) and greedy.generation_batch.isna().all()
-        assert row["accuracy/greedy"] == pytest.approx((greedy.reward > 0).mean())  # both tasks are judged
+        assert (
+            sorted(greedy.prompt_index) == list(range(6)) and greedy.generation_batch.isna().all()
+        )
+        # both tasks are judged
+        assert row["accuracy/greedy"] == pytest.approx((greedy.reward > 0).mean())
         assert row["accuracy/mean@2"] == pytest.approx((sampled.reward > 0).mean())
         assert (greedy.maths.isna() == greedy.prompt.str[1].astype(int) % 2).all() and (
             greedy.code.isna() != greedy.maths.isna()
@@ -107,8 +115,12 @@ def test_a_solved_task_ends_like_a_run(online_config, tasks):
     algorithm = dataclasses.replace(ONLINE["dapo"], max_generation_batches=2)
     config = online_config("dapo", algorithm=algorithm, data=data, rewards=rewards("solved"))
     result = train(config, progress=False)
-    assert (result.steps, result.interrupted) == (0, False) and (result.export_dir / "config.json").exists()
-    assert result.metrics["accuracy/greedy"] == 1.0 and "the task is solved" in log_of(config.run_dir)
+    assert (result.steps, result.interrupted) == (0, False) and (
+        result.export_dir / "config.json"
+    ).exists()
+    assert result.metrics["accuracy/greedy"] == 1.0 and "the task is solved" in log_of(
+        config.run_dir
+    )
     before = values(config.run_dir)
     again = train(config, progress=False)
     assert (again.steps, again.interrupted) == (0, False) and values(config.run_dir) == before
@@ -124,7 +136,9 @@ def test_steps_that_cannot_be_filled_are_left_out_and_counted(online_config, tas
     assert [row["data/steps_skipped"] for row in rows] == [1, 2, 3, 4] and result.steps == 4
     assert [row["step"] for row in evaluations_of(result.run_dir)] == [0, 2, 4]
     table = table_of(result.run_dir)
-    assert (table[table.split == "train"].reward == 0).all() and len(table[table.split == "train"]) == 4 * 16
+    assert (table[table.split == "train"].reward == 0).all() and len(
+        table[table.split == "train"]
+    ) == 4 * 16
     assert not table.kept.any() and table.trained_step.isna().all()
 
 
@@ -145,8 +159,14 @@ def test_a_judge_that_fails_is_counted_and_not_ranked(online_config, tasks):
     for row in evaluations_of(run_dir):
         assert row["accuracy/greedy"] == row["accuracy/mean@2"] == row["accuracy/pass@2"] == 1.0
         assert row["rewards/ungraded"] == row["rewards/ungraded_sampled"] == pytest.approx(down / 6)
-        assert row["rewards/failed/half_down/error"] == down and row["rewards/failed_sampled/half_down/error"] == 2 * down
-    assert f"step 1 is not ranked by accuracy/greedy: {100 * down / 6:.0f} % of its held-out completions" in log_of(run_dir)
+        assert (
+            row["rewards/failed/half_down/error"] == down
+            and row["rewards/failed_sampled/half_down/error"] == 2 * down
+        )
+    assert (
+        f"step 1 is not ranked by accuracy/greedy: {100 * down / 6:.0f} % of its held-out "
+        "completions" in log_of(run_dir)
+    )
     with pytest.raises(ValueError, match="no checkpoint is ranked by accuracy/greedy"):
         best_step(run_dir)
 
@@ -166,9 +186,12 @@ def stop_in_evaluation(patch, number):
     return calls
 
 
-@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_a_signal_during_an_evaluation_is_honoured_at_once(online_config, tasks, tmp_path, number):
-    """The evaluations of steps 0, 2 and 4: the state is saved, the evaluation is dropped, and made when the run goes on."""
+    """The evaluations of steps 0, 2 and 4: the state is saved, the evaluation is dropped, and made
+    when the run goes on."""
     data, rewards = tasks
     options = {
         "data": data,
@@ -238,7 +261,8 @@ def test_a_signal_during_an_offline_evaluation(tiny_config, tmp_path):
 
 
 def test_the_best_loss_is_the_smallest(tiny_config, tmp_path, caplog):
-    """Without best_mode: the loss falls, so that the last checkpoint is best, and is the only one that is kept."""
+    """Without best_mode: the loss falls, so that the last checkpoint is best, and is the only one
+    that is kept."""
     config = tiny_config(
         "sft",
         training={"max_steps": 4, "eval_every": 1, "save_every": 1},
@@ -249,24 +273,34 @@ def test_the_best_loss_is_the_smallest(tiny_config, tmp_path, caplog):
     losses = {row["step"]: row["loss/total"] for row in evaluations_of(result.run_dir)}
     wanted = min(range(1, 5), key=losses.get)
     assert wanted == 4 and best_step(result.run_dir) == 4
-    assert sorted(int(path.name) for path in (result.run_dir / "checkpoints").iterdir() if path.name.isdigit()) == [4]
+    assert sorted(
+        int(path.name) for path in (result.run_dir / "checkpoints").iterdir() if path.name.isdigit()
+    ) == [4]
     log = log_of(result.run_dir)
     for step in range(1, 5):
         assert f"best so far: step {step}, loss/total={losses[step]:.6g}" in log
     assert (
-        f"best checkpoint: step 4, loss/total={losses[4]:.6g}; to get it: rlhf-jax export {config.run_dir} FOLDER --best" in log
+        f"best checkpoint: step 4, loss/total={losses[4]:.6g}; to get it: rlhf-jax export "
+        f"{config.run_dir} FOLDER --best" in log
     )
-    assert (export(config.run_dir, str(tmp_path / "best"), best=True) / "model.safetensors").exists()
+    assert (
+        export(config.run_dir, str(tmp_path / "best"), best=True) / "model.safetensors"
+    ).exists()
 
 
 def test_an_offline_metric_that_is_not_measured(tiny_config):
-    """At the evaluation before the first step, and when the run goes on, before anything is computed."""
+    """At the evaluation before the first step, and when the run goes on, before anything is
+    computed."""
     options = {"training": {"max_steps": 2}}
     with pytest.raises(ConfigError) as error:
         train(tiny_config("sft", checkpoint={"best_metric": "loss/totel"}, **options))
-    assert str(error.value).endswith("; did you mean 'loss/total'?") and "\n" not in str(error.value)
+    assert str(error.value).endswith("; did you mean 'loss/total'?") and "\n" not in str(
+        error.value
+    )
     train(tiny_config("sft", **options))
-    with pytest.raises(ConfigError, match="'loss/totel' is not measured .*did you mean 'loss/total'"):
+    with pytest.raises(
+        ConfigError, match="'loss/totel' is not measured .*did you mean 'loss/total'"
+    ):
         train(tiny_config("sft", checkpoint={"best_metric": "loss/totel"}, **options))
 
 
@@ -277,8 +311,12 @@ def test_an_online_metric_that_is_not_measured(online_config, started, monkeypat
     if started:
         train(config, progress=False)
     monkeypatch.setattr(online, "evaluate_prompts", None)
-    wrong = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, best_metric="accuracy/mean@4"))
-    with pytest.raises(ConfigError, match=r"'accuracy/mean@4' is not measured .*did you mean 'accuracy/mean@2'"):
+    wrong = dataclasses.replace(
+        config, checkpoint=dataclasses.replace(config.checkpoint, best_metric="accuracy/mean@4")
+    )
+    with pytest.raises(
+        ConfigError, match=r"'accuracy/mean@4' is not measured .*did you mean 'accuracy/mean@2'"
+    ):
         train(wrong, progress=False)
 
 

@@ -1,4 +1,5 @@
-"""Runs in one program: the same figures as stepping by hand, several seeds at once, and dynamic sampling of a fixed shape."""
+"""Runs in one program: the same figures as stepping by hand, several seeds at once, and dynamic
+sampling of a fixed shape."""
 
 import dataclasses
 import functools
@@ -26,7 +27,13 @@ from rlhf_jax.loops.fused import (
 )
 from rlhf_jax.models import init_model
 from rlhf_jax.rollout import SamplingParams, generate
-from rlhf_jax.training import OptimizerConfig, make_epochs, make_optimizer, make_train_state, make_update_step
+from rlhf_jax.training import (
+    OptimizerConfig,
+    make_epochs,
+    make_optimizer,
+    make_train_state,
+    make_update_step,
+)
 from rlhf_jax.types import PairBatch, PolicyBatch, Rollout, TokenBatch
 from tests.contract.fakes import make_batch, make_model, make_params
 from tests.models.tiny import tiny
@@ -65,13 +72,20 @@ def policy():
 def prompts():
     lengths = np.tile([2, 3], 4).astype(np.int32)
     tokens = np.random.default_rng(0).integers(0, 10, (8, 3)).astype(np.int32)
-    return PromptSet(jnp.asarray(np.where(np.arange(3)[None, :] < lengths[:, None], tokens, 11)), jnp.asarray(lengths))
+    return PromptSet(
+        jnp.asarray(np.where(np.arange(3)[None, :] < lengths[:, None], tokens, 11)),
+        jnp.asarray(lengths),
+    )
 
 
 def loop(config, model, tx=None, num_steps=2, batch_size=4, **options):
-    size = FusedConfig(num_steps=num_steps, batch_size=batch_size, eval_every=options.pop("eval_every", 0))
+    size = FusedConfig(
+        num_steps=num_steps, batch_size=batch_size, eval_every=options.pop("eval_every", 0)
+    )
     options = {"shape": SHAPE, "reward": share_of_wanted} | options
-    return make_fused_loop(config, model, optax.sgd(0.5) if tx is None else tx, size=size, **options)
+    return make_fused_loop(
+        config, model, optax.sgd(0.5) if tx is None else tx, size=size, **options
+    )
 
 
 def close(a, b, tolerance):
@@ -82,10 +96,18 @@ def by_hand(model, params, prompts, config, num_steps):
     """The same run through the public pieces, one jitted call after another."""
     algorithm, tx = ALGORITHMS["grpo"](config, model), optax.sgd(0.5)
     update = make_update_step(algorithm.loss, tx, weigh=algorithm.weigh)
-    epochs = quick_jit(make_epochs(update, num_epochs=config.num_epochs, num_minibatches=config.num_minibatches))
+    epochs = quick_jit(
+        make_epochs(update, num_epochs=config.num_epochs, num_minibatches=config.num_minibatches)
+    )
     sample = quick_jit(
         functools.partial(
-            generate, model, sampling=SamplingParams(), max_new_tokens=4, eos_id=EOS, pad_id=11, group_size=config.group_size
+            generate,
+            model,
+            sampling=SamplingParams(),
+            max_new_tokens=4,
+            eos_id=EOS,
+            pad_id=11,
+            group_size=config.group_size,
         )
     )
     score = quick_jit(lambda params, batch: model.token_logps(params, batch.tokens, batch.mask)[0])
@@ -94,7 +116,12 @@ def by_hand(model, params, prompts, config, num_steps):
         key, collect_key, update_key = jax.random.split(state.key, 3)
         order_key, sample_key = jax.random.split(collect_key)
         rows = jax.random.permutation(order_key, 8)[:4]
-        rollout = sample(state.params, prompts.tokens[rows], prompts.lengths[rows], jax.random.fold_in(sample_key, 0))
+        rollout = sample(
+            state.params,
+            prompts.tokens[rows],
+            prompts.lengths[rows],
+            jax.random.fold_in(sample_key, 0),
+        )
         batch = PolicyBatch(
             rollout.tokens,
             rollout.mask,
@@ -121,9 +148,14 @@ def test_fused_is_stepping_by_hand(policy, prompts, single):
     state, history = single
     expected, seen = by_hand(*policy, prompts, GRPO, 2)
     close(state.params, expected.params, 1e-6)
-    assert int(state.step) == 4 and (jax.random.key_data(state.key) == jax.random.key_data(expected.key)).all()
+    assert (
+        int(state.step) == 4
+        and (jax.random.key_data(state.key) == jax.random.key_data(expected.key)).all()
+    )
     for name, values in history.steps.items():
-        np.testing.assert_allclose(values, [step[name] for step in seen], rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            values, [step[name] for step in seen], rtol=1e-4, atol=1e-5, err_msg=name
+        )
     assert history.steps["sampler/logp_diff_max"].max() < 1e-5
     assert history.evaluations == {}
 
@@ -157,27 +189,48 @@ def test_traced_coefficients_give_the_loss_of_plain_numbers(name):
         return algorithm.loss(params, {}, algorithm.weigh(batch), KEY)[0]
 
     traced = quick_jit(lambda **values: loss(with_traced(config, **values)))(**values)
-    assert float(traced) == pytest.approx(float(loss(dataclasses.replace(config, **values))), rel=1e-5)
+    assert float(traced) == pytest.approx(
+        float(loss(dataclasses.replace(config, **values))), rel=1e-5
+    )
     assert float(traced) != pytest.approx(float(loss(config)), rel=1e-2)
 
 
 def ppo(policy, critic):
     """(config, model, parameters) of PPO with a critic of its own or on the policy's trunk."""
     model, params = policy
-    config = PPOConfig(group_size=4, num_epochs=2, num_minibatches=2, critic=critic, kl_coef=0.01, kl_target=10.0)
+    config = PPOConfig(
+        group_size=4, num_epochs=2, num_minibatches=2, critic=critic, kl_coef=0.01, kl_target=10.0
+    )
     if critic == "shared":
         return config, *init_model(CONFIG, jax.random.key(0), head="value")
     critic_model, critic_params = init_model(CONFIG, jax.random.key(1), head="reward")
-    return config, model._replace(scores=critic_model.scores), {"policy": params, "critic": critic_params}
+    return (
+        config,
+        model._replace(scores=critic_model.scores),
+        {"policy": params, "critic": critic_params},
+    )
 
 
-DAPO = DAPOConfig(group_size=4, num_minibatches=2, max_new_tokens=4, overlong_buffer_len=0, max_generation_batches=2)
+DAPO = DAPOConfig(
+    group_size=4,
+    num_minibatches=2,
+    max_new_tokens=4,
+    overlong_buffer_len=0,
+    max_generation_batches=2,
+)
 
 
 def test_grpo_learns_to_say_one_token_and_is_evaluated_on_the_way(policy, prompts):
     model, params = policy
     evaluate = make_evaluate(model, share_of_wanted, SHAPE, samples=2)
-    run = loop(GRPOConfig(group_size=4), model, optax.adam(0.03), num_steps=30, eval_every=15, evaluate=evaluate)
+    run = loop(
+        GRPOConfig(group_size=4),
+        model,
+        optax.adam(0.03),
+        num_steps=30,
+        eval_every=15,
+        evaluate=evaluate,
+    )
     _, history = quick_jit(run)(params, prompts, prompts, KEY)
     rewards, evaluations = history.steps["rewards/mean"], history.evaluations
     assert rewards.shape == (30,) and rewards[:3].mean() < 0.4 and rewards[-3:].mean() > 0.9
@@ -190,16 +243,21 @@ def test_grpo_learns_to_say_one_token_and_is_evaluated_on_the_way(policy, prompt
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_ppo_learns_to_say_one_token(policy, prompts, critic):
     config, model, params = ppo(policy, critic)
-    state, history = quick_jit(loop(config, model, optax.adam(0.03), num_steps=15, batch_size=8))(params, prompts, None, KEY)
+    state, history = quick_jit(loop(config, model, optax.adam(0.03), num_steps=15, batch_size=8))(
+        params, prompts, None, KEY
+    )
     rewards = history.steps["rewards/mean"]
     assert rewards[:2].mean() < 0.4 and rewards[-3:].mean() > 0.9
     assert int(state.step) == 15 * 2 * 2
-    assert history.steps["kl/coef"][0] == pytest.approx(0.01) and float(state.aux["kl_coef"]) != 0.01
+    assert (
+        history.steps["kl/coef"][0] == pytest.approx(0.01) and float(state.aux["kl_coef"]) != 0.01
+    )
 
 
 @pytest.mark.slow
 def test_dapo_learns_to_say_one_token_from_mixed_groups_only(policy, prompts):
-    """With rewards that do not differ there is no group to learn from, and then nothing moves, weight decay included."""
+    """With rewards that do not differ there is no group to learn from, and then nothing moves,
+    weight decay included."""
     model, params = policy
 
     def starts_as_wanted(rollout, is_given):
@@ -207,11 +265,22 @@ def test_dapo_learns_to_say_one_token_from_mixed_groups_only(policy, prompts):
         first = jnp.take_along_axis(rollout.tokens, said[:, None], axis=1)[:, 0]
         return ((first == WANTED) | is_given).astype(jnp.float32)
 
-    run = quick_jit(loop(DAPO, model, optax.adamw(0.03, weight_decay=0.1), num_steps=16, reward=starts_as_wanted))
+    run = quick_jit(
+        loop(
+            DAPO, model, optax.adamw(0.03, weight_decay=0.1), num_steps=16, reward=starts_as_wanted
+        )
+    )
     state, history = run(params, prompts._replace(answers=jnp.zeros(8, bool)), None, KEY)
     steps = history.steps
-    solved, failed = (steps[f"data/groups_all_{kind}"] / steps["data/groups_generated"] for kind in ("right", "wrong"))
-    assert failed[0] > solved[0] and solved[-2:].mean() > 0.5 > failed[-2:].mean() and steps["data/groups_kept"].max() == 4
+    solved, failed = (
+        steps[f"data/groups_all_{kind}"] / steps["data/groups_generated"]
+        for kind in ("right", "wrong")
+    )
+    assert (
+        failed[0] > solved[0]
+        and solved[-2:].mean() > 0.5 > failed[-2:].mean()
+        and steps["data/groups_kept"].max() == 4
+    )
     assert (steps["data/generation_batches"] <= 2).all()
     state, history = run(params, prompts._replace(answers=jnp.ones(8, bool)), None, KEY)
     close(state.params, params, 0)
@@ -223,19 +292,26 @@ RIGHT, WRONG, MIXED = 0, 1, 2
 
 def graded_by_kind(rollout, kinds):
     """All right, all wrong, or every other completion right."""
-    return jnp.where(kinds == MIXED, jnp.arange(kinds.shape[0]) % 2, kinds == RIGHT).astype(jnp.float32)
+    return jnp.where(kinds == MIXED, jnp.arange(kinds.shape[0]) % 2, kinds == RIGHT).astype(
+        jnp.float32
+    )
 
 
 @pytest.fixture(scope="module")
 def collected(policy, prompts):
-    """Kinds of the 8 prompts -> what dynamic sampling collects in at most 2 batches of 4 prompts."""
+    """Kinds of the 8 prompts -> what dynamic sampling collects in at most 2 batches of 4
+    prompts."""
     model, params = policy
     collect = quick_jit(make_collect(DAPO, model, batch_size=4, shape=SHAPE, reward=graded_by_kind))
 
     def run(kinds):
-        asked = prompts._replace(tokens=prompts.tokens.at[:, 0].set(jnp.arange(8)), answers=jnp.array(kinds))
+        asked = prompts._replace(
+            tokens=prompts.tokens.at[:, 0].set(jnp.arange(8)), answers=jnp.array(kinds)
+        )
         batch, metrics = collect(params, asked, KEY)
-        return jax.tree.map(np.asarray, batch), {name.removeprefix("data/"): float(x) for name, x in metrics.items()}
+        return jax.tree.map(np.asarray, batch), {
+            name.removeprefix("data/"): float(x) for name, x in metrics.items()
+        }
 
     return run
 
@@ -268,12 +344,23 @@ def test_too_few_mixed_groups_leave_filler_without_weight(policy, collected):
     kinds = np.full(8, RIGHT)
     kinds[5] = MIXED
     batch, counts = collected(kinds)
-    assert counts["generation_batches"] == 2 and counts["groups_kept"] == 1 and counts["groups_all_right"] == 7
+    assert (
+        counts["generation_batches"] == 2
+        and counts["groups_kept"] == 1
+        and counts["groups_all_right"] == 7
+    )
     assert first_tokens(batch).tolist() == [5]
-    assert np.isnan(batch.rewards[4:]).all() and not batch.completion_mask[4:].any() and not batch.mask[4:].any()
+    assert (
+        np.isnan(batch.rewards[4:]).all()
+        and not batch.completion_mask[4:].any()
+        and not batch.mask[4:].any()
+    )
     algorithm = ALGORITHMS["dapo"](DAPO, policy[0])
     weighed = algorithm.weigh(algorithm.prepare(jax.tree.map(jnp.asarray, batch), {})[0])
-    assert float(weighed.weights[:4].sum()) == pytest.approx(1.0) and not np.asarray(weighed.weights[4:]).any()
+    assert (
+        float(weighed.weights[:4].sum()) == pytest.approx(1.0)
+        and not np.asarray(weighed.weights[4:]).any()
+    )
     assert not np.asarray(weighed.advantages[4:]).any()
 
 
@@ -282,14 +369,23 @@ def test_fit_trains_offline_algorithms(policy):
     """SFT learns a fixed row; DPO with the reference in the step opens a margin."""
     model, params = policy
     tokens = jnp.tile(jnp.array([[1, 2, 3, 4]]), (8, 1))
-    everything, completion = jnp.ones((8, 4), bool), jnp.tile(jnp.array([[False, False, True, True]]), (8, 1))
+    everything, completion = (
+        jnp.ones((8, 4), bool),
+        jnp.tile(jnp.array([[False, False, True, True]]), (8, 1)),
+    )
     size = FusedConfig(num_steps=20, batch_size=4, eval_every=10)
 
     def evaluate(params, held_out, key):
-        return {"eval/logp": model.token_logps(params, held_out, jnp.ones_like(held_out, bool))[0][0, 3]}
+        return {
+            "eval/logp": model.token_logps(params, held_out, jnp.ones_like(held_out, bool))[0][0, 3]
+        }
 
-    fit = make_fused_fit(ALGORITHMS["sft"](SFTConfig(), model), optax.adam(0.03), size=size, evaluate=evaluate)
-    state, history = quick_jit(fit)(params, TokenBatch(tokens, everything, completion), tokens[:1], KEY)
+    fit = make_fused_fit(
+        ALGORITHMS["sft"](SFTConfig(), model), optax.adam(0.03), size=size, evaluate=evaluate
+    )
+    state, history = quick_jit(fit)(
+        params, TokenBatch(tokens, everything, completion), tokens[:1], KEY
+    )
     assert history.steps["loss/total"].shape == (20,) and history.steps["loss/total"][-1] < 0.5
     assert history.evaluations["eval/logp"][-1] > history.evaluations["eval/logp"][0] + 1
 
@@ -303,18 +399,23 @@ def test_fit_trains_offline_algorithms(policy):
 
 def test_answers_are_compared_token_for_token_with_eos():
     tokenizer = byte_tokenizer()
-    batch = PromptBatch(np.arange(2), np.ones((2, 3), np.int32), np.array([2, 3]), ["", ""], {"answer": [7, "12"]})
+    batch = PromptBatch(
+        np.arange(2), np.ones((2, 3), np.int32), np.array([2, 3]), ["", ""], {"answer": [7, "12"]}
+    )
     prompts = make_prompt_set(batch, tokenizer)
     eos, pad = tokenizer.eos_id, tokenizer.pad_id
     assert prompts.answers.tokens.tolist() == [[ord("7"), eos, pad], [ord("1"), ord("2"), eos]]
     assert prompts.answers.lengths.tolist() == [2, 3]
-    completions = [("7", [2]), ("7", [2, 9]), ("77", [2]), ("1", [2]), ("7", [])]  # text, then EOS (and more), or cut
+    # text, then EOS (and more), or cut
+    completions = [("7", [2]), ("7", [2, 9]), ("77", [2]), ("1", [2]), ("7", [])]
     rows, spans = [], []
     for text, ending in completions:
         ids = [1, 1, *text.encode(), *([eos] if ending[:1] else []), *ending[1:]]
         rows.append((ids + [pad] * 6)[:6])
         spans.append([False] * 2 + [True] * (len(ids) - 2) + [False] * (6 - len(ids)))
-    rollout = Rollout(jnp.array(rows), jnp.array(spans), jnp.array(spans), jnp.zeros((5, 6)), jnp.zeros(5, bool))
+    rollout = Rollout(
+        jnp.array(rows), jnp.array(spans), jnp.array(spans), jnp.zeros((5, 6)), jnp.zeros(5, bool)
+    )
     assert exact_answer(rollout, encode_answers(["7"] * 5, tokenizer)).tolist() == [1, 0, 0, 0, 0]
     with pytest.raises(ValueError, match="column='solution'.*answer"):
         make_prompt_set(batch, tokenizer, column="solution")

@@ -1,4 +1,5 @@
-"""What is drawn in an evaluation depends on the seed, the prompt and the number of the sample alone."""
+"""What is drawn in an evaluation depends on the seed, the prompt and the number of the sample
+alone."""
 
 import dataclasses
 import json
@@ -23,27 +24,41 @@ def test_a_key_for_every_sample_of_every_prompt():
 
 @pytest.fixture
 def drawn(online_config, mixed_task, tmp_path):
-    """A run of 12 held-out prompts whose completions are right when they begin with an even token."""
+    """A run of 12 held-out prompts whose completions are right when they begin with an even
+    token."""
     data, rewards = mixed_task
     rows = [{"prompt": f"{'x' * (i % 5)}{i:02d}:", "kind": "mixed"} for i in range(24)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = online_config("grpo", algorithm=GRPOConfig(group_size=2), data=data | {"eval_size": 12}, rewards=rewards)
-    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, samples=4, max_prompts=12))
+    config = online_config(
+        "grpo", algorithm=GRPOConfig(group_size=2), data=data | {"eval_size": 12}, rewards=rewards
+    )
+    return dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, samples=4, max_prompts=12)
+    )
 
 
 def changed(config, size):
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, eval_batch_size=size))
+    return dataclasses.replace(
+        config, training=dataclasses.replace(config.training, eval_batch_size=size)
+    )
 
 
 def test_the_batch_size_changes_no_metric_of_an_evaluation(drawn):
     setup = make_online_setup(drawn)
     with setup.grader:
         found = [
-            evaluate_prompts(setup._replace(config=changed(drawn, size)), setup.params, seed=0).metrics for size in (3, 4, 12)
+            evaluate_prompts(
+                setup._replace(config=changed(drawn, size)), setup.params, seed=0
+            ).metrics
+            for size in (3, 4, 12)
         ]
-        other = evaluate_prompts(setup._replace(config=changed(drawn, 12)), setup.params, seed=1).metrics
+        other = evaluate_prompts(
+            setup._replace(config=changed(drawn, 12)), setup.params, seed=1
+        ).metrics
     assert 0 < found[0]["accuracy/mean@4"] < 1
-    assert found[1] == pytest.approx(found[0], abs=1e-6) and found[2] == pytest.approx(found[0], abs=1e-6)
+    assert found[1] == pytest.approx(found[0], abs=1e-6) and found[2] == pytest.approx(
+        found[0], abs=1e-6
+    )
     assert other["accuracy/mean@4"] != found[0]["accuracy/mean@4"]
 
 
@@ -53,6 +68,8 @@ def test_the_mesh_and_the_command_change_no_metric(drawn):
     wide = dataclasses.replace(drawn, mesh=dataclasses.replace(drawn.mesh, data=2, fsdp=2))
     assert evaluate(changed(wide, 4)) == pytest.approx(expected, abs=1e-6)
     fewer = dataclasses.replace(
-        drawn, algorithm=GRPOConfig(group_size=8), training=dataclasses.replace(drawn.training, batch_size=3)
+        drawn,
+        algorithm=GRPOConfig(group_size=8),
+        training=dataclasses.replace(drawn.training, batch_size=3),
     )
     assert evaluate(fewer) == pytest.approx(expected, abs=1e-6)

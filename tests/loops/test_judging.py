@@ -1,4 +1,5 @@
-"""Who judges: named rewards in their order, verifiers of several tasks, and never a reward for form by accident."""
+"""Who judges: named rewards in their order, verifiers of several tasks, and never a reward for form
+by accident."""
 
 import dataclasses
 
@@ -20,7 +21,11 @@ def parts(*columns):
 
 def verdict(judge, columns, total=None, tasks=None):
     values = parts(*columns)
-    total = np.where(np.isnan(values).all(1), NAN, np.nansum(values, 1)) if total is None else np.array(total, np.float32)
+    total = (
+        np.where(np.isnan(values).all(1), NAN, np.nansum(values, 1))
+        if total is None
+        else np.array(total, np.float32)
+    )
     tasks = judge.learn(total, values, {}) if tasks is None else tasks
     right, judged = judge.correct(total, values, tasks)
     return right.tolist(), judged.tolist()
@@ -28,22 +33,33 @@ def verdict(judge, columns, total=None, tasks=None):
 
 def test_two_verifiers_that_share_no_row_judge_one_after_the_other():
     judge = Judge(("maths", "code"), (0,), (1,))
-    assert verdict(judge, [[1, 0, NAN, NAN], [NAN, NAN, 1, 0]]) == ([True, False, True, False], [True] * 4)
+    assert verdict(judge, [[1, 0, NAN, NAN], [NAN, NAN, 1, 0]]) == (
+        [True, False, True, False],
+        [True] * 4,
+    )
 
 
 def test_a_reward_for_form_does_not_judge_what_the_verifier_leaves_out():
     judge = Judge(("maths", "form"), (0,), (1,))
-    assert verdict(judge, [[1, 0, NAN, NAN], [1, 1, 1, 1]]) == ([True, False, False, False], [True, True, False, False])
+    assert verdict(judge, [[1, 0, NAN, NAN], [1, 1, 1, 1]]) == (
+        [True, False, False, False],
+        [True, True, False, False],
+    )
 
 
 def test_without_evidence_nothing_is_judged_and_evidence_stays():
-    """A batch with rows of the second task alone does not say whether the second reward is its verifier."""
+    """A batch with rows of the second task alone does not say whether the second reward is its
+    verifier."""
     judge = Judge(("maths", "code"), (0,), (1,))
     alone = [[NAN, NAN], [1, 0]]
     assert verdict(judge, alone) == ([False, False], [False, False])
     tasks = judge.learn(np.ones(2), parts([1, NAN], [NAN, 1]), {})
-    assert tasks == {"code": True} and verdict(judge, alone, tasks=tasks) == ([True, False], [True, True])
-    later = judge.learn(np.ones(1), parts([1], [1]), tasks)  # it also grades what maths grades: it was form after all
+    assert tasks == {"code": True} and verdict(judge, alone, tasks=tasks) == (
+        [True, False],
+        [True, True],
+    )
+    # it also grades what maths grades: it was form after all
+    later = judge.learn(np.ones(1), parts([1], [1]), tasks)
     assert later == {"code": False} and judge.learn(np.ones(1), parts([1], [NAN]), later) == later
 
 
@@ -63,15 +79,38 @@ def test_named_judges_are_asked_in_their_order(online_config):
     rewards = tuple(RewardConfig(function="exact_match", name=name) for name in ("a", "b", "c"))
     judge = make_judge(online_config("grpo", rewards=rewards), ("c", "a"))
     assert (judge.judges, judge.candidates) == ((2, 0), ())
-    assert verdict(judge, [[1, 1, NAN], [1, 1, 1], [0, NAN, NAN]]) == ([False, True, False], [True, True, False])
+    assert verdict(judge, [[1, 1, NAN], [1, 1, 1], [0, NAN, NAN]]) == (
+        [False, True, False],
+        [True, True, False],
+    )
 
 
 def test_built_in_rewards_for_form_are_no_candidates(online_config):
-    functions = ("math", "think_format", "format", "length", "repetition", "overlong", "code", "exact_match", "countdown")
-    judge = make_judge(online_config("grpo", rewards=tuple(RewardConfig(function=name) for name in functions)), None)
+    functions = (
+        "math",
+        "think_format",
+        "format",
+        "length",
+        "repetition",
+        "overlong",
+        "code",
+        "exact_match",
+        "countdown",
+    )
+    judge = make_judge(
+        online_config("grpo", rewards=tuple(RewardConfig(function=name) for name in functions)),
+        None,
+    )
     assert [functions[index] for index in judge.candidates] == ["code", "exact_match", "countdown"]
-    for names, judges in ((("length", "format", "code"), (2,)), (("format", "length"), (0,)), (("format", "model"), ())):
-        rewards = tuple(RewardConfig(function=name, options={"path": "x"} if name == "model" else {}) for name in names)
+    for names, judges in (
+        (("length", "format", "code"), (2,)),
+        (("format", "length"), (0,)),
+        (("format", "model"), ()),
+    ):
+        rewards = tuple(
+            RewardConfig(function=name, options={"path": "x"} if name == "model" else {})
+            for name in names
+        )
         assert make_judge(online_config("grpo", rewards=rewards), None).judges == judges
 
 
@@ -81,8 +120,11 @@ def test_which_option_decides(online_config):
     config = online_config("dapo", algorithm=dapo, rewards=rewards)
     assert training_judge(config).judges == held_out_judge(config).judges == (1,)
 
-    other = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, accuracy_reward="a"))
-    assert training_judge(other).judges == (1,) and held_out_judge(other).judges == (0,)  # what is trained does not change
+    other = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, accuracy_reward="a")
+    )
+    # what is trained does not change
+    assert training_judge(other).judges == (1,) and held_out_judge(other).judges == (0,)
     grpo = dataclasses.replace(other, algorithm=ONLINE["grpo"])
     assert training_judge(grpo).judges == held_out_judge(grpo).judges == (0,)
 
@@ -94,7 +136,10 @@ def test_which_option_decides(online_config):
         (("a", "x"), "evaluation.accuracy_reward='x' is not among the rewards"),
         (("a", "a"), "evaluation.accuracy_reward: 'a' stands there twice"),
         ((), r"evaluation.accuracy_reward=\[\] names nothing"),
-        (("a", "model"), "evaluation.accuracy_reward: 'model' is a reward model, which grades everything"),
+        (
+            ("a", "model"),
+            "evaluation.accuracy_reward: 'model' is a reward model, which grades everything",
+        ),
     ],
 )
 def test_names_that_cannot_judge(online_config, named, message):
@@ -106,7 +151,9 @@ def test_names_that_cannot_judge(online_config, named, message):
     )
     config = online_config("grpo", rewards=rewards)
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, accuracy_reward=named))
+        dataclasses.replace(
+            config, evaluation=dataclasses.replace(config.evaluation, accuracy_reward=named)
+        )
 
 
 def answers(columns, texts=None, failures=None):
@@ -119,23 +166,35 @@ def answers(columns, texts=None, failures=None):
 
 
 def test_every_accuracy_is_a_mean_over_judged_rows():
-    """Four prompts of two samples; the grader failed on one sample of the first prompt and on the whole last prompt."""
+    """Four prompts of two samples; the grader failed on one sample of the first prompt and on the
+    whole last prompt."""
     judge = Judge(("grade",), (0,), ())
     greedy = answers([[[1], [0], [NAN], [NAN]]], failures={"grade/error": 2})
-    sampled = answers([[[1, NAN], [0, 1], [0, 0], [NAN, NAN]]], texts=list("12345678"), failures={"grade/error": 3})
+    sampled = answers(
+        [[[1, NAN], [0, 1], [0, 0], [NAN, NAN]]],
+        texts=list("12345678"),
+        failures={"grade/error": 3},
+    )
     metrics = metrics_of(judge, greedy, sampled)
     assert metrics["accuracy/greedy"] == 0.5 and metrics["rewards/greedy"] == 0.5
     assert metrics["accuracy/mean@2"] == 2 / 5 and metrics["accuracy/pass@2"] == 2 / 3
-    assert metrics["accuracy/maj@2"] == pytest.approx((1 + 0.5 + 0) / 3)  # the second: a tie of a right and a wrong answer
+    # the second: a tie of a right and a wrong answer
+    assert metrics["accuracy/maj@2"] == pytest.approx((1 + 0.5 + 0) / 3)
     assert metrics["rewards/ungraded"] == 0.5 and metrics["rewards/ungraded_sampled"] == 3 / 8
-    assert metrics["rewards/failed/grade/error"] == 2 and metrics["rewards/failed_sampled/grade/error"] == 3
+    assert (
+        metrics["rewards/failed/grade/error"] == 2
+        and metrics["rewards/failed_sampled/grade/error"] == 3
+    )
     assert {name for name in metrics if "failed" not in name} == set(metric_names(judge, 2))
 
 
 def test_a_mean_over_nothing_is_left_out():
     judge = Judge(("grade",), (0,), ())
     metrics = metrics_of(judge, answers([[[NAN], [NAN]]]), answers([[[NAN, NAN], [NAN, NAN]]]))
-    assert not any(name.startswith("accuracy/") or name in ("rewards/greedy", "rewards/sampled") for name in metrics)
+    assert not any(
+        name.startswith("accuracy/") or name in ("rewards/greedy", "rewards/sampled")
+        for name in metrics
+    )
     assert metrics["rewards/ungraded"] == metrics["rewards/ungraded_sampled"] == 1.0
 
 
@@ -149,6 +208,13 @@ def test_two_tasks_are_judged_as_one_whole():
 
 def test_without_a_judge_there_is_no_accuracy():
     judge = Judge(("model",), (), ())
-    assert not any(name.startswith("accuracy/") for name in metrics_of(judge, answers([[[1.0]]]), None))
-    assert metric_names(judge, 0) == ["rewards/greedy", "rewards/ungraded", "length/greedy", "length/truncated_greedy"]
+    assert not any(
+        name.startswith("accuracy/") for name in metrics_of(judge, answers([[[1.0]]]), None)
+    )
+    assert metric_names(judge, 0) == [
+        "rewards/greedy",
+        "rewards/ungraded",
+        "length/greedy",
+        "length/truncated_greedy",
+    ]
     assert verdict(judge, [[0.5, -1.0, NAN]]) == ([True, False, False], [True, True, False])

@@ -1,4 +1,5 @@
-"""SFT, reward model and DPO give the same parameters on every mesh, without moving logits or whole stacks of layers."""
+"""SFT, reward model and DPO give the same parameters on every mesh, without moving logits or whole
+stacks of layers."""
 
 import functools
 import itertools
@@ -59,13 +60,20 @@ def _batch(name):
 def _steps(name, mesh, layers):
     """Three steps; returns (compiled HLO, state bytes per device, host parameters)."""
     head = "reward" if name == "reward_model" else None
-    # SGD: Adam would blow the rounding noise of gradients that are zero in theory (key biases) up to whole steps
+    # SGD: Adam would blow the rounding noise of gradients that are zero in theory (key biases) up
+    # to whole steps
     tx = make_optimizer(OptimizerConfig(name="sgd", learning_rate=0.3, schedule="constant"))
-    model, params = init_model(_model_config(), jax.random.key(0), mesh=mesh, layers=layers, head=head)
+    model, params = init_model(
+        _model_config(), jax.random.key(0), mesh=mesh, layers=layers, head=head
+    )
     algorithm = ALGORITHMS[name](CONFIGS[name], model)
     state, shardings = make_sharded_state(params, tx, jax.random.key(1), mesh=mesh)
     held = tree_bytes_per_device((state.params, state.opt_state))
-    step = jax.jit(make_update_step(algorithm.loss, tx, weigh=algorithm.weigh), donate_argnums=0, out_shardings=(shardings, None))
+    step = jax.jit(
+        make_update_step(algorithm.loss, tx, weigh=algorithm.weigh),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
     batch, key = place_batch(_batch(name), mesh), jax.random.key(2)
     compiled = step.lower(state, {}, batch, key).compile()
     for _ in range(STEPS):
@@ -80,7 +88,10 @@ def _single(name):
 
 
 def _leaves(params):
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    return [
+        (jax.tree_util.keystr(path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]
 
 
 QUICK = {
@@ -101,9 +112,19 @@ def test_parameters_equal_the_single_device_ones(name, mesh_name, layers):
     text, held, params = _steps(name, mesh, layers)
     _, single_held, single = _single(name)
     for (path, one), (_, many) in zip(_leaves(single), _leaves(params), strict=True):
-        np.testing.assert_allclose(many, one, atol=1e-5, rtol=0, err_msg=f"{name} {mesh_name} {path}")
-    start = init_model(_model_config(), jax.random.key(0), head="reward" if name == "reward_model" else None)[1]
-    assert max(np.abs(a - b).max() for (_, a), (_, b) in zip(_leaves(start), _leaves(single), strict=True)) > 1e-3
+        np.testing.assert_allclose(
+            many, one, atol=1e-5, rtol=0, err_msg=f"{name} {mesh_name} {path}"
+        )
+    start = init_model(
+        _model_config(), jax.random.key(0), head="reward" if name == "reward_model" else None
+    )[1]
+    assert (
+        max(
+            np.abs(a - b).max()
+            for (_, a), (_, b) in zip(_leaves(start), _leaves(single), strict=True)
+        )
+        > 1e-3
+    )
     _check_collectives(text, params, name, mesh_name)
     if mesh_name != "data8":
         # all but the vectors (norms, biases, the score head) is divided by 8
@@ -115,10 +136,16 @@ def _check_collectives(text, params, name, mesh_name):
     assert found, "a step on 8 devices communicates"
     rows = ROWS if name == "sft" else 2 * ROWS
     stacks = {
-        leaf.shape: path for path, leaf in _leaves(params) if leaf.shape[0] == LAYERS and math.prod(leaf.shape) > LAYERS * 96
+        leaf.shape: path
+        for path, leaf in _leaves(params)
+        if leaf.shape[0] == LAYERS and math.prod(leaf.shape) > LAYERS * 96
     }
     for collective in found:
         for shape in collective.shapes:
-            assert VOCAB not in shape[-1:] or math.prod(shape) < rows * WIDTH * VOCAB // 8, f"{collective} moves logits"
+            assert VOCAB not in shape[-1:] or math.prod(shape) < rows * WIDTH * VOCAB // 8, (
+                f"{collective} moves logits"
+            )
             if mesh_name != "data8":
-                assert shape not in stacks, f"{collective} moves the whole stack {stacks.get(shape)}"
+                assert shape not in stacks, (
+                    f"{collective} moves the whole stack {stacks.get(shape)}"
+                )

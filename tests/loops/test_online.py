@@ -39,7 +39,9 @@ def bad(prompts, completions, number, **columns):
 
 
 def arrays(run_dir, step=None):
-    params = load_checkpoint(pathlib.Path(run_dir), step, mesh=make_mesh({}, devices=jax.devices()[:1]))[1]
+    params = load_checkpoint(
+        pathlib.Path(run_dir), step, mesh=make_mesh({}, devices=jax.devices()[:1])
+    )[1]
     return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
 
 
@@ -50,7 +52,9 @@ def rows_of(run_dir, split="train"):
 @pytest.mark.parametrize("name", ["ppo", "grpo", "dapo"])
 def test_a_run_from_start_to_export(online_config, mixed_task, name, tmp_path):
     data, rewards = mixed_task
-    algorithm = dataclasses.replace(ONLINE["dapo"], dynamic_sampling=False) if name == "dapo" else None
+    algorithm = (
+        dataclasses.replace(ONLINE["dapo"], dynamic_sampling=False) if name == "dapo" else None
+    )
     config = online_config(name, algorithm=algorithm, data=data | {"eval_size": 6}, rewards=rewards)
     result = train(config, progress=False)
     assert result.steps == 4 and not result.interrupted
@@ -59,14 +63,23 @@ def test_a_run_from_start_to_export(online_config, mixed_task, name, tmp_path):
     if name != "ppo":  # one update: the whole first step is on the policy
         assert first["policy/ratio_max"] == 1.0 and first["sampler/on_policy"] == pytest.approx(1.0)
     else:
-        assert first["sampler/on_policy"] == pytest.approx(0.25) and "value/explained_variance" in first
+        assert (
+            first["sampler/on_policy"] == pytest.approx(0.25)
+            and "value/explained_variance" in first
+        )
         policies = [arrays(result.run_dir, step) for step in (2, 4)]
         assert any((a != b).any() for a, b in zip(*policies, strict=True))
         critic, _ = load_pretrained(result.run_dir / "critic", head="reward")
         assert critic.scores is not None
     held_out = rows_of(result.run_dir, "eval")
     assert [row["step"] for row in held_out] == [0, 2, 4]
-    assert {"accuracy/greedy", "accuracy/mean@2", "accuracy/pass@2", "accuracy/maj@2", "rewards/sampled"} <= held_out[0].keys()
+    assert {
+        "accuracy/greedy",
+        "accuracy/mean@2",
+        "accuracy/pass@2",
+        "accuracy/maj@2",
+        "rewards/sampled",
+    } <= held_out[0].keys()
     table = pandas.read_parquet(result.run_dir / "completions")
     first = table[(table.split == "train") & (table.step == 1)]
     assert len(first) == 4 * ONLINE[name].group_size and set(first.grade) <= {0.0, 1.0}
@@ -107,10 +120,18 @@ def stop_in_call(monkeypatch, number):
     monkeypatch.setattr(collect, "generate_groups", generate)
 
 
-def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mixed_task, tmp_path, monkeypatch):
-    """Half the prompts always solved, a quarter never: full batches, right counts, and a stop in the middle of a refill."""
+def test_dynamic_sampling_fills_every_batch_and_loses_nothing(
+    online_config, mixed_task, tmp_path, monkeypatch
+):
+    """Half the prompts always solved, a quarter never: full batches, right counts, and a stop in
+    the middle of a refill."""
     data, rewards = mixed_task
-    options = {"data": data, "rewards": rewards, "rollout": {"prompts_per_batch": 6}, "training": {"batch_size": 3}}
+    options = {
+        "data": data,
+        "rewards": rewards,
+        "rollout": {"prompts_per_batch": 6},
+        "training": {"batch_size": 3},
+    }
     whole = train(online_config("dapo", run_dir=tmp_path / "whole", **options), progress=False)
     rows, carried = rows_of(whole.run_dir), 0.0
     assert len(rows) == 4 and max(row["data/generation_batches"] for row in rows) > 1
@@ -135,7 +156,9 @@ def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mix
         assert values(whole.run_dir) == values(resumed.run_dir)
         for a, b in zip(arrays(whole.run_dir), arrays(resumed.run_dir), strict=True):
             np.testing.assert_array_equal(a, b)
-        tables = [pandas.read_parquet(result.run_dir / "completions") for result in (whole, resumed)]
+        tables = [
+            pandas.read_parquet(result.run_dir / "completions") for result in (whole, resumed)
+        ]
         assert tables[0].equals(tables[1])
     table = tables[0]
     carried = table[table.trained_step > table.step]
@@ -145,10 +168,16 @@ def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mix
 
 @pytest.mark.parametrize("num_minibatches", [1, 2])
 def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_minibatches):
-    """They divide by the log-probabilities of the policy that sampled them, also where those of the others are scored."""
+    """They divide by the log-probabilities of the policy that sampled them, also where those of the
+    others are scored."""
     data, rewards = mixed_task
     algorithm = dataclasses.replace(ONLINE["dapo"], num_minibatches=num_minibatches, num_epochs=1)
-    options = {"data": data, "rewards": rewards, "rollout": {"prompts_per_batch": 12}, "training": {"batch_size": 2}}
+    options = {
+        "data": data,
+        "rewards": rewards,
+        "rollout": {"prompts_per_batch": 12},
+        "training": {"batch_size": 2},
+    }
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
         inner = online.make_score_step
@@ -160,13 +189,18 @@ def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_miniba
                 out = score(params, frozen, batch)
                 if out.old_logps is not None and not bool(out.on_policy.all()):
                     stale = ~np.asarray(out.on_policy)
-                    seen["stale"] = np.asarray(out.old_logps)[stale], np.asarray(out.sampler_logps)[stale]
+                    seen["stale"] = (
+                        np.asarray(out.old_logps)[stale],
+                        np.asarray(out.sampler_logps)[stale],
+                    )
                 return out
 
             return spy
 
         patch.setattr(online, "make_score_step", make_score_step)
-        rows = rows_of(train(online_config("dapo", algorithm=algorithm, **options), progress=False).run_dir)
+        rows = rows_of(
+            train(online_config("dapo", algorithm=algorithm, **options), progress=False).run_dir
+        )
     if num_minibatches == 2:
         np.testing.assert_array_equal(*seen["stale"])
     later = [row for row in rows if row["data/groups_carried"] > 0]
@@ -178,14 +212,23 @@ def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_miniba
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"after 2 generation batches .* 0 of 3 groups have a right and a wrong answer: of 12 generated, 12 are all wrong"),
-        ({"on_cap": "raise"}, r"the same command goes on with algorithm.on_cap=skip, a larger algorithm.max_gen"),
+        (
+            {},
+            r"after 2 generation batches .* 0 of 3 groups have a right and a wrong answer: of 12 "
+            r"generated, 12 are all wrong",
+        ),
+        (
+            {"on_cap": "raise"},
+            r"the same command goes on with algorithm.on_cap=skip, a larger algorithm.max_gen",
+        ),
     ],
 )
 def test_an_unsolvable_task_ends(online_config, mixed_task, options, message, tmp_path):
     data, rewards = mixed_task
     path = tmp_path / "never.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"{i}:", "kind": "never"}) + "\n" for i in range(8)))
+    path.write_text(
+        "".join(json.dumps({"prompt": f"{i}:", "kind": "never"}) + "\n" for i in range(8))
+    )
     algorithm = dataclasses.replace(ONLINE["dapo"], max_generation_batches=2, **options)
     config = online_config(
         "dapo",
@@ -203,25 +246,41 @@ def test_a_partly_filled_batch_is_trained_on_at_the_cap(online_config, mixed_tas
     data, rewards = mixed_task
     algorithm = dataclasses.replace(ONLINE["dapo"], max_generation_batches=1)
     training = {"batch_size": 12, "max_steps": 2}
-    config = online_config("dapo", algorithm=algorithm, data=data, rewards=rewards, training=training)
+    config = online_config(
+        "dapo", algorithm=algorithm, data=data, rewards=rewards, training=training
+    )
     with caplog.at_level("WARNING"):
         rows = rows_of(train(config, progress=False).run_dir)
-    assert all(0 < row["data/groups_trained"] < 12 and row["loss/weight"] == pytest.approx(1) for row in rows)
-    assert "groups have a right and a wrong answer" in caplog.text and "training on those" in caplog.text
+    assert all(
+        0 < row["data/groups_trained"] < 12 and row["loss/weight"] == pytest.approx(1)
+        for row in rows
+    )
+    assert (
+        "groups have a right and a wrong answer" in caplog.text
+        and "training on those" in caplog.text
+    )
 
 
 def test_solved_prompts_are_retired(online_config, mixed_task):
     data, rewards = mixed_task
     algorithm = dataclasses.replace(ONLINE["dapo"], retire_pass_rate=1.0, max_generation_batches=50)
-    config = online_config("dapo", algorithm=algorithm, data=data, rewards=rewards, training={"batch_size": 4, "max_steps": 6})
+    config = online_config(
+        "dapo",
+        algorithm=algorithm,
+        data=data,
+        rewards=rewards,
+        training={"batch_size": 4, "max_steps": 6},
+    )
     rows = rows_of(train(config, progress=False).run_dir)
     retired = [row.get("data/prompts_retired", 0.0) for row in rows]
-    assert retired == sorted(retired) and retired[-1] >= 12  # the prompts that are always solved, after an epoch
+    # the prompts that are always solved, after an epoch
+    assert retired == sorted(retired) and retired[-1] >= 12
     assert rows[-1]["data/groups_all_right"] <= rows[0]["data/groups_all_right"]
 
 
 def test_bad_graders_do_not_stop_a_run(online_config, tmp_path):
-    """One hangs, one raises, one kills its process, one returns None: NaN for these completions, counted, and the run goes on."""
+    """One hangs, one raises, one kills its process, one returns None: NaN for these completions,
+    counted, and the run goes on."""
     (tmp_path / "bad.py").write_text(BAD)
     rows = [{"prompt": f"{i}:", "number": i} for i in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -234,32 +293,54 @@ def test_bad_graders_do_not_stop_a_run(online_config, tmp_path):
     )
     config = dataclasses.replace(config, reward_pool=PoolConfig(workers=2, timeout=1.0))
     for row in rows_of(train(config, progress=False).run_dir):
-        counts = {name.removeprefix("rewards/failed/bad/"): row[name] for name in row if name.startswith("rewards/failed/")}
+        counts = {
+            name.removeprefix("rewards/failed/bad/"): row[name]
+            for name in row
+            if name.startswith("rewards/failed/")
+        }
         assert counts == {"timeout": 4, "error": 4, "crash": 4, "none": 2}
         assert row["rewards/ungraded"] == pytest.approx(14 / 16) and np.isfinite(row["loss/total"])
 
 
 @pytest.mark.slow
-def test_slots_and_several_generation_batches_change_nothing_but_the_schedule(online_config, tmp_path):
+def test_slots_and_several_generation_batches_change_nothing_but_the_schedule(
+    online_config, tmp_path
+):
     """Continuous batching draws the same completions."""
     plain = train(online_config("grpo", run_dir=tmp_path / "plain"), progress=False)
-    slots = train(online_config("grpo", run_dir=tmp_path / "slots", rollout={"slots": 5, "chunk": 2}), progress=False)
-    assert [row["rewards/mean"] for row in rows_of(plain.run_dir)] == [row["rewards/mean"] for row in rows_of(slots.run_dir)]
+    slots = train(
+        online_config("grpo", run_dir=tmp_path / "slots", rollout={"slots": 5, "chunk": 2}),
+        progress=False,
+    )
+    assert [row["rewards/mean"] for row in rows_of(plain.run_dir)] == [
+        row["rewards/mean"] for row in rows_of(slots.run_dir)
+    ]
     for a, b in zip(arrays(plain.run_dir), arrays(slots.run_dir), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_a_reward_model_grades_and_starts_the_critic(online_config, tiny_config, tmp_path):
     rewards = train(
-        tiny_config("reward_model", run_dir=tmp_path / "rm", training={"max_steps": 2, "eval_every": 0}), progress=False
+        tiny_config(
+            "reward_model", run_dir=tmp_path / "rm", training={"max_steps": 2, "eval_every": 0}
+        ),
+        progress=False,
     )
     model = RewardConfig(function="model", options={"path": str(rewards.export_dir)})
-    config = online_config("ppo", rewards=(model, RewardConfig(function="exact_match", weight=0.5)), training={"max_steps": 1})
+    config = online_config(
+        "ppo",
+        rewards=(model, RewardConfig(function="exact_match", weight=0.5)),
+        training={"max_steps": 1},
+    )
     row = rows_of(train(config, progress=False).run_dir)[0]
-    assert row["rewards/mean"] == pytest.approx(row["rewards/model"] + 0.5 * row["rewards/exact_match"], abs=1e-5)
+    assert row["rewards/mean"] == pytest.approx(
+        row["rewards/model"] + 0.5 * row["rewards/exact_match"], abs=1e-5
+    )
 
 
 def test_batches_that_do_not_divide(online_config):
     config = online_config("ppo", algorithm=PPOConfig(num_minibatches=3))
-    with pytest.raises(ValueError, match=r"are 4 rows, which must be a multiple of 3 \(num_minibatches=3 x"):
+    with pytest.raises(
+        ValueError, match=r"are 4 rows, which must be a multiple of 3 \(num_minibatches=3 x"
+    ):
         train(config, progress=False)

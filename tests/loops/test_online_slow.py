@@ -57,7 +57,9 @@ def test_meshes_agree(name, mesh, single, online_config, mixed_task, tmp_path):
         result = train(config, progress=False)
         rows = pyarrow.parquet.read_table(result.run_dir / "completions" / "eval").to_pylist()
         greedy = [row["completion"] for row in rows if row["step"] == 3 and row["sample"] == GREEDY]
-        return [np.asarray(x) for x in jax.tree.leaves(load_pretrained(result.export_dir)[1])], greedy
+        return [
+            np.asarray(x) for x in jax.tree.leaves(load_pretrained(result.export_dir)[1])
+        ], greedy
 
     if name not in single:
         single[name] = run("single", {})
@@ -74,7 +76,10 @@ def test_generation_may_use_another_layout(online_config, mixed_task, tmp_path):
     options = {"data": data, "rewards": rewards, "optimizer": SGD, "mesh": {"fsdp": 8}}
     same = train(online_config("grpo", run_dir=tmp_path / "same", **options), progress=False)
     rollout = {"mesh": MeshConfig(data=4, fsdp=1, tensor=2)}
-    other = train(online_config("grpo", run_dir=tmp_path / "other", rollout=rollout, **options), progress=False)
+    other = train(
+        online_config("grpo", run_dir=tmp_path / "other", rollout=rollout, **options),
+        progress=False,
+    )
     for a, b in zip(arrays(same.run_dir), arrays(other.run_dir), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -100,7 +105,11 @@ def test_nothing_is_compiled_after_the_warm_up(online_config, monkeypatch):
         config = online_config(
             "grpo",
             algorithm=GRPOConfig(group_size=2),
-            data={"path": "synthetic:arithmetic?size=400&max_operand=99999&carry=true", "num_buckets": 2, "pad_multiple": 4},
+            data={
+                "path": "synthetic:arithmetic?size=400&max_operand=99999&carry=true",
+                "num_buckets": 2,
+                "pad_multiple": 4,
+            },
             training={"max_steps": 60, "eval_every": 0, "save_every": 0},
             rollout={"max_new_tokens": 6},
         )
@@ -112,7 +121,8 @@ def test_nothing_is_compiled_after_the_warm_up(online_config, monkeypatch):
 
 @pytest.mark.slow
 def test_killed_in_the_middle_of_a_refill(online_config, mixed_task, tmp_path):
-    """SIGKILL at any moment: the run that goes on ends with the bits of one that never was killed."""
+    """SIGKILL at any moment: the run that goes on ends with the bits of one that never was
+    killed."""
     data, rewards = mixed_task
     options = {
         "data": data,
@@ -120,8 +130,12 @@ def test_killed_in_the_middle_of_a_refill(online_config, mixed_task, tmp_path):
         "rollout": {"prompts_per_batch": 6},
         "training": {"batch_size": 3, "max_steps": 30, "save_every": 4, "eval_every": 0},
     }
-    whole = online_config("dapo", run_dir=tmp_path / "whole", algorithm=ALGORITHMS["dapo"], **options)
-    broken = online_config("dapo", run_dir=tmp_path / "broken", algorithm=ALGORITHMS["dapo"], **options)
+    whole = online_config(
+        "dapo", run_dir=tmp_path / "whole", algorithm=ALGORITHMS["dapo"], **options
+    )
+    broken = online_config(
+        "dapo", run_dir=tmp_path / "broken", algorithm=ALGORITHMS["dapo"], **options
+    )
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -129,8 +143,17 @@ def test_killed_in_the_middle_of_a_refill(online_config, mixed_task, tmp_path):
 
     def start(config, name):
         dump_config(config, tmp_path / f"{name}.yaml")
-        command = [sys.executable, "-m", "rlhf_jax", "train", str(tmp_path / f"{name}.yaml"), "--no-progress"]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-m",
+            "rlhf_jax",
+            "train",
+            str(tmp_path / f"{name}.yaml"),
+            "--no-progress",
+        ]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     assert start(whole, "whole").wait(timeout=240) == 0
     kills = 0

@@ -1,4 +1,5 @@
-"""Going on: longer, from another run, with other rewards, with damaged caches, after a hangup, on a full disk."""
+"""Going on: longer, from another run, with other rewards, with damaged caches, after a hangup, on a
+full disk."""
 
 import dataclasses
 import errno
@@ -27,22 +28,31 @@ SHORT = {"eval_every": 0, "save_every": 4}
 
 def changed(config, **sections):
     return dataclasses.replace(
-        config, **{name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
+        config,
+        **{
+            name: dataclasses.replace(getattr(config, name), **fields)
+            for name, fields in sections.items()
+        },
     )
 
 
 def test_a_finished_run_may_be_made_longer(tiny_config, tmp_path, caplog):
-    whole = train(tiny_config("dpo", run_dir=tmp_path / "whole", training={"max_steps": 12, **SHORT}))
+    whole = train(
+        tiny_config("dpo", run_dir=tmp_path / "whole", training={"max_steps": 12, **SHORT})
+    )
     config = tiny_config("dpo", run_dir=tmp_path / "parts", training={"max_steps": 8, **SHORT})
     train(config)
     longer = changed(config, training={"max_steps": 12})
     assert train(longer).steps == 12
     assert "12 steps instead of 8: the schedule is that of the new number" in caplog.text
-    for a, b in zip(params_of(tmp_path / "parts" / "export"), params_of(whole.export_dir), strict=True):
+    for a, b in zip(
+        params_of(tmp_path / "parts" / "export"), params_of(whole.export_dir), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     for steps in (8, 11):
         with pytest.raises(
-            RunFolderError, match=f"max_steps makes {steps} steps, but the run in .* for 12: it may only grow"
+            RunFolderError,
+            match=f"max_steps makes {steps} steps, but the run in .* for 12: it may only grow",
         ) as e:
             train(changed(config, training={"max_steps": steps}))
         assert "\n" not in str(e.value) and "checkpoint.start_from=" in str(e.value)
@@ -65,9 +75,14 @@ def test_a_longer_cosine_is_that_of_the_new_number_of_steps(tiny_config, caplog)
 
 
 def test_an_unchanged_start_from_gives_the_same_bits(tiny_config, tmp_path, caplog):
-    whole = train(tiny_config("dpo", run_dir=tmp_path / "whole", training={"max_steps": 8, **SHORT}))
+    whole = train(
+        tiny_config("dpo", run_dir=tmp_path / "whole", training={"max_steps": 8, **SHORT})
+    )
     config = tiny_config(
-        "dpo", run_dir=tmp_path / "second", training={"max_steps": 8, **SHORT}, checkpoint={"start_from": f"{whole.run_dir}@4"}
+        "dpo",
+        run_dir=tmp_path / "second",
+        training={"max_steps": 8, **SHORT},
+        checkpoint={"start_from": f"{whole.run_dir}@4"},
     )
     with caplog.at_level(logging.INFO):
         result = train(config)
@@ -81,19 +96,29 @@ def test_an_unchanged_start_from_gives_the_same_bits(tiny_config, tmp_path, capl
 
 
 def test_changes_are_allowed_and_listed(tiny_config, tmp_path, caplog):
-    first = train(tiny_config("dpo", run_dir=tmp_path / "first", training={"max_steps": 4, **SHORT}))
+    first = train(
+        tiny_config("dpo", run_dir=tmp_path / "first", training={"max_steps": 4, **SHORT})
+    )
     refused = tiny_config(
-        "dpo", run_dir=tmp_path / "first", training={"max_steps": 6, **SHORT}, optimizer={"learning_rate": 1e-4}
+        "dpo",
+        run_dir=tmp_path / "first",
+        training={"max_steps": 6, **SHORT},
+        optimizer={"learning_rate": 1e-4},
     )
     with pytest.raises(RunFolderError, match="learning_rate: 0.003 -> 0.0001") as error:
         train(refused)
     offered = str(error.value).partition("start the same command with run_dir=")[2]
     run_dir, start_from = offered.split(" checkpoint.start_from=")
     assert (run_dir, start_from) == (f"{first.run_dir}-2", str(first.run_dir))
-    onward = dataclasses.replace(changed(refused, checkpoint={"start_from": start_from}), run_dir=run_dir)
+    onward = dataclasses.replace(
+        changed(refused, checkpoint={"start_from": start_from}), run_dir=run_dir
+    )
     with caplog.at_level(logging.INFO):
         result = train(onward)
-    assert "optimizer.learning_rate: 0.003 -> 0.0001" in caplog.text and "training.max_steps: 4 -> 6" in caplog.text
+    assert (
+        "optimizer.learning_rate: 0.003 -> 0.0001" in caplog.text
+        and "training.max_steps: 4 -> 6" in caplog.text
+    )
     rows = [row for row in read_metrics(result.run_dir) if row["split"] == "train"]
     assert [row["step"] for row in rows] == [5, 6] and rows[0]["lr"] == pytest.approx(1e-4)
     other = changed(onward, optimizer={"name": "lion"})
@@ -104,11 +129,17 @@ def test_changes_are_allowed_and_listed(tiny_config, tmp_path, caplog):
 
 @pytest.mark.slow
 def test_other_data_begin_with_their_first_row(tiny_config, tmp_path, caplog):
-    first = train(tiny_config("sft", run_dir=tmp_path / "first", training={"max_steps": 5, **SHORT}))
+    first = train(
+        tiny_config("sft", run_dir=tmp_path / "first", training={"max_steps": 5, **SHORT})
+    )
     start = {"start_from": str(first.run_dir)}
     data = {"path": "synthetic:arithmetic?size=44&max_operand=8"}
     config = tiny_config(
-        "sft", run_dir=tmp_path / "b", data=data, checkpoint=start, training={"max_steps": None, "num_epochs": 1, **SHORT}
+        "sft",
+        run_dir=tmp_path / "b",
+        data=data,
+        checkpoint=start,
+        training={"max_steps": None, "num_epochs": 1, **SHORT},
     )
     result = train(config)
     assert result.steps == 5 + 4 and "the run begins with the first of them" in caplog.text
@@ -133,9 +164,14 @@ def test_what_cannot_be_started_from(tiny_config, tmp_path):
 
 
 def test_another_kind_of_data_is_refused(tiny_config, tmp_path):
-    first = train(tiny_config("sft", run_dir=tmp_path / "first", training={"max_steps": 2, **SHORT}))
+    first = train(
+        tiny_config("sft", run_dir=tmp_path / "first", training={"max_steps": 2, **SHORT})
+    )
     config = tiny_config("dpo", checkpoint={"start_from": str(first.run_dir)})
-    with pytest.raises(RunFolderError, match="is a run of sft on text, this one is of dpo on pairs: .*model.path=.*export"):
+    with pytest.raises(
+        RunFolderError,
+        match="is a run of sft on text, this one is of dpo on pairs: .*model.path=.*export",
+    ):
         train(config)
 
 
@@ -149,24 +185,46 @@ def test_start_from_names_runs_and_steps(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_online_run_starts_from_another_with_its_groups(online_config, mixed_task, tmp_path, caplog):
+def test_an_online_run_starts_from_another_with_its_groups(
+    online_config, mixed_task, tmp_path, caplog
+):
     data, rewards = mixed_task
     algorithm = DAPOConfig(group_size=4, overlong_buffer_len=2)
     options = {"data": data, "rewards": rewards, "rollout": {"prompts_per_batch": 12}}
     training = {"batch_size": 2, "save_every": 1}
-    whole = train(online_config("dapo", run_dir=tmp_path / "whole", algorithm=algorithm, training=training, **options))
+    whole = train(
+        online_config(
+            "dapo", run_dir=tmp_path / "whole", algorithm=algorithm, training=training, **options
+        )
+    )
     with Checkpointer(whole.run_dir / "checkpoints") as checkpointer:
         pending = checkpointer.read_meta(3)["pending"]
     assert pending > 0
     start = {"checkpoint": {"start_from": f"{whole.run_dir}@3"}}
-    same = online_config("dapo", run_dir=tmp_path / "same", algorithm=algorithm, training=training, **options, **start)
+    same = online_config(
+        "dapo",
+        run_dir=tmp_path / "same",
+        algorithm=algorithm,
+        training=training,
+        **options,
+        **start,
+    )
     result = train(same)
     for a, b in zip(arrays(result.run_dir, 4), arrays(whole.run_dir, 4), strict=True):
         np.testing.assert_array_equal(a, b)
     assert rows_of(result.run_dir)[0]["data/groups_carried"] == pending
     caplog.clear()
     longer = options | {"rollout": {"prompts_per_batch": 12, "max_new_tokens": 6}}
-    train(online_config("dapo", run_dir=tmp_path / "longer", algorithm=algorithm, training=training, **longer, **start))
+    train(
+        online_config(
+            "dapo",
+            run_dir=tmp_path / "longer",
+            algorithm=algorithm,
+            training=training,
+            **longer,
+            **start,
+        )
+    )
     assert f"{pending} groups carried over in" in caplog.text and "are left out" in caplog.text
     assert rows_of(tmp_path / "longer")[0]["data/groups_carried"] == 0
 
@@ -175,13 +233,22 @@ def test_an_online_run_starts_from_another_with_its_groups(online_config, mixed_
 def test_the_kl_coefficient_is_taken_over(online_config, tmp_path):
     first = train(online_config("ppo", run_dir=tmp_path / "first"))
     config = online_config(
-        "ppo", run_dir=tmp_path / "second", training={"max_steps": 5}, checkpoint={"start_from": str(first.run_dir)}
+        "ppo",
+        run_dir=tmp_path / "second",
+        training={"max_steps": 5},
+        checkpoint={"start_from": str(first.run_dir)},
     )
-    coefficients = [rows_of(folder)[-1]["kl/coef"] for folder in (first.run_dir, train(config).run_dir)]
-    assert coefficients[0] != coefficients[1] and coefficients[1] == pytest.approx(coefficients[0], rel=0.2)
+    coefficients = [
+        rows_of(folder)[-1]["kl/coef"] for folder in (first.run_dir, train(config).run_dir)
+    ]
+    assert coefficients[0] != coefficients[1] and coefficients[1] == pytest.approx(
+        coefficients[0], rel=0.2
+    )
 
 
-def test_a_changed_reward_file_is_told_on_resume(online_config, mixed_task, tmp_path, monkeypatch, caplog):
+def test_a_changed_reward_file_is_told_on_resume(
+    online_config, mixed_task, tmp_path, monkeypatch, caplog
+):
     data, rewards = mixed_task
     config = online_config("grpo", data=data, rewards=rewards)
     stop_in_call(monkeypatch, 3)
@@ -208,7 +275,9 @@ def test_damaged_reference_logps_are_computed_anew(tiny_config, tmp_path, caplog
     config = tiny_config("dpo", run_dir=tmp_path / "run", training={"max_steps": 2, **SHORT})
     train(config)
     whole = values(config.run_dir)
-    kept = {path: path.read_bytes() for path in (tmp_path / "run" / "cache").glob("ref_logps-*.npy")}
+    kept = {
+        path: path.read_bytes() for path in (tmp_path / "run" / "cache").glob("ref_logps-*.npy")
+    }
     assert len(kept) == 2
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     shutil.rmtree(tmp_path / "run" / "export")
@@ -229,7 +298,9 @@ def hangups():
 
 
 @pytest.mark.usefixtures("hangups")
-@pytest.mark.parametrize("signals", ["SIGHUP", "SIGHUP SIGHUP SIGHUP", "SIGTERM SIGHUP", "SIGHUP SIGTERM"])
+@pytest.mark.parametrize(
+    "signals", ["SIGHUP", "SIGHUP SIGHUP SIGHUP", "SIGTERM SIGHUP", "SIGHUP SIGTERM"]
+)
 def test_a_hangup_asks_and_never_kills(signals):
     with StopRequest() as stop:
         for name in signals.split():
@@ -262,15 +333,23 @@ def test_a_hangup_saves(tiny_config):
     watcher = _signal_at(config.run_dir, 5, signal.SIGHUP)
     result = train(config)
     watcher.join()
-    assert result.interrupted and (pathlib.Path(config.run_dir) / "checkpoints" / str(result.steps)).is_dir()
+    assert (
+        result.interrupted
+        and (pathlib.Path(config.run_dir) / "checkpoints" / str(result.steps)).is_dir()
+    )
 
 
-@pytest.mark.parametrize(("free", "told"), [(10**12, "are kept"), (400_000, "the disk will be full"), (1000, None)])
+@pytest.mark.parametrize(
+    ("free", "told"), [(10**12, "are kept"), (400_000, "the disk will be full"), (1000, None)]
+)
 def test_room_is_compared_at_the_start(tiny_config, monkeypatch, caplog, free, told):
     monkeypatch.setattr(space, "free_bytes", lambda path: free)
     config = tiny_config("sft", training={"max_steps": 2, "eval_every": 0, "save_every": 1})
     if told is None:
-        with pytest.raises(RunFolderError, match=r"not even one checkpoint fits: a checkpoint is 3\d\d kB, 2 are kept") as error:
+        with pytest.raises(
+            RunFolderError,
+            match=r"not even one checkpoint fits: a checkpoint is 3\d\d kB, 2 are kept",
+        ) as error:
             train(config)
         assert exit_code(error.value) == 2 and "\n" not in str(error.value)
         return
@@ -286,12 +365,15 @@ def test_a_full_disk_while_exporting_costs_nothing(tiny_config, monkeypatch):
 
     def full(tensors, path, metadata):
         pathlib.Path(path).write_bytes(b"half")
-        raise export.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise export.SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
     config = tiny_config("sft", training={"max_steps": 2, "eval_every": 0})
     monkeypatch.setattr(export, "save_file", full)
     with pytest.raises(
-        OSError, match=r"No space left on device \(the checkpoint of step 2 is whole.*model.safetensors'"
+        OSError,
+        match=r"No space left on device \(the checkpoint of step 2 is whole.*model.safetensors'",
     ) as error:
         train(config)
     assert error.value.errno == errno.ENOSPC and exit_code(error.value) == 1
@@ -307,7 +389,10 @@ def test_a_damaged_checkpoint_is_refused_by_every_command(tiny_config, capsys, m
     run_dir = pathlib.Path(train(config).run_dir)
     logger = logging.getLogger("rlhf_jax")
     monkeypatch.setattr(logger, "propagate", logger.propagate)
-    file = max((run_dir / "checkpoints" / "4" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    file = max(
+        (run_dir / "checkpoints" / "4" / "params").rglob("d/*"),
+        key=lambda path: path.stat().st_size,
+    )
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))
@@ -317,8 +402,16 @@ def test_a_damaged_checkpoint_is_refused_by_every_command(tiny_config, capsys, m
         ["evaluate", str(run_dir)],
     ):
         assert main(command) == 4
-        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1 and "checkpoints/4/params" in errors[0] and "the checkpoint of step 2 is whole" in errors[0]
+        errors = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")
+        ]
+        assert (
+            len(errors) == 1
+            and "checkpoints/4/params" in errors[0]
+            and "the checkpoint of step 2 is whole" in errors[0]
+        )
     assert main(["export", str(run_dir), str(run_dir / "again"), "--step", "2"]) == 0
     shutil.rmtree(run_dir / "checkpoints" / "4")  # what the message offers
-    assert main(["train", str(run_dir / "config.yaml"), "--no-progress", "training.max_steps=6"]) == 0
+    assert (
+        main(["train", str(run_dir / "config.yaml"), "--no-progress", "training.max_steps=6"]) == 0
+    )

@@ -1,4 +1,5 @@
-"""A run whose rewards do not grade: it ends with the reason, and nothing shows a mean over nothing as 0."""
+"""A run whose rewards do not grade: it ends with the reason, and nothing shows a mean over nothing
+as 0."""
 
 import dataclasses
 import errno
@@ -43,7 +44,9 @@ def judged_by(online_config, tmp_path):
 
     def build(function, name="grpo", *, algorithm=None, **pool):
         (tmp_path / "judges.py").write_text(JUDGES)
-        (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": f"{i}:", "answer": "x"}) + "\n" for i in range(8)))
+        (tmp_path / "rows.jsonl").write_text(
+            "".join(json.dumps({"prompt": f"{i}:", "answer": "x"}) + "\n" for i in range(8))
+        )
         config = online_config(
             name,
             algorithm=algorithm,
@@ -61,9 +64,14 @@ def test_a_bug_in_the_reward_ends_the_run_at_once(judged_by):
     with pytest.raises(TrainingError) as raised:
         train(config, progress=False)
     message = str(raised.value)
-    assert "reward 'broken'" in message and "TypeError: unsupported operand" in message and "\n" not in message
+    assert (
+        "reward 'broken'" in message
+        and "TypeError: unsupported operand" in message
+        and "\n" not in message
+    )
     assert "raised on every completion of the batch" in message
-    with pytest.raises(TrainingError, match="reward 'broken'"):  # it can be given again, and goes on from where it was
+    # it can be given again, and goes on from where it was
+    with pytest.raises(TrainingError, match="reward 'broken'"):
         train(config, progress=False)
 
 
@@ -72,26 +80,48 @@ def test_means_over_nothing_are_absent(judged_by):
     with pytest.raises(TrainingError, match="2 batches in a row"):
         train(config, progress=False)
     [row] = rows_of(config.run_dir)
-    absent = {"rewards/mean", "rewards/std", "rewards/broken", "rewards/group_std", "rewards/zero_std_groups", "data/accuracy"}
+    absent = {
+        "rewards/mean",
+        "rewards/std",
+        "rewards/broken",
+        "rewards/group_std",
+        "rewards/zero_std_groups",
+        "data/accuracy",
+    }
     assert not absent & {name for name, value in row.items() if value is not None}
-    assert row["rewards/ungraded"] == 1.0 and row["rewards/failed/broken/error"] == 16 and row["data/groups_ungraded"] == 4
+    assert (
+        row["rewards/ungraded"] == 1.0
+        and row["rewards/failed/broken/error"] == 16
+        and row["data/groups_ungraded"] == 4
+    )
 
 
 def test_dapo_does_not_take_ungraded_groups_for_wrong_ones(judged_by):
-    config = judged_by("silent", "dapo", algorithm=dataclasses.replace(ONLINE["dapo"], max_generation_batches=2))
-    with pytest.raises(TrainingError, match="of 8 generated, 0 are all wrong, 0 all right, 8 not graded"):
+    config = judged_by(
+        "silent", "dapo", algorithm=dataclasses.replace(ONLINE["dapo"], max_generation_batches=2)
+    )
+    with pytest.raises(
+        TrainingError, match="of 8 generated, 0 are all wrong, 0 all right, 8 not graded"
+    ):
         train(config, progress=False)
 
 
 def test_batches_without_one_grade_end_the_run(judged_by):
-    with pytest.raises(TrainingError, match="no completion of 2 batches in a row got a grade .*silent/none 16"):
+    with pytest.raises(
+        TrainingError, match="no completion of 2 batches in a row got a grade .*silent/none 16"
+    ):
         train(judged_by("silent", max_ungraded=2), progress=False)
 
 
-def test_a_result_of_another_length_ends_the_run_and_nothing_is_lost(judged_by, monkeypatch, caplog):
+def test_a_result_of_another_length_ends_the_run_and_nothing_is_lost(
+    judged_by, monkeypatch, caplog
+):
     """In the second step; a disk that is full then does not hide why."""
     config = judged_by("single")
-    with pytest.raises(RewardError, match="reward 'single' .*judges.py:single.* returned 1 values for 16 completions") as raised:
+    with pytest.raises(
+        RewardError,
+        match="reward 'single' .*judges.py:single.* returned 1 values for 16 completions",
+    ) as raised:
         train(config, progress=False)
     assert exit_code(raised.value) == 5
     with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
@@ -114,7 +144,8 @@ def test_what_a_function_logs_arrives(judged_by):
     run_dir = train(config, progress=False).run_dir
     rows = rows_of(run_dir)
     assert [row["rewards/logs/step"] for row in rows] == [0.0, 1.0]
-    assert [row["rewards/logs/share"] for row in rows] == [0.0, 0.5]  # 4 of the 4 prompts that are trained on, in 2 steps
+    # 4 of the 4 prompts that are trained on, in 2 steps
+    assert [row["rewards/logs/share"] for row in rows] == [0.0, 0.5]
     held_out = rows_of(run_dir, "eval")
     for suffix in ("", "_sampled"):
         assert [row[f"rewards/logs/step{suffix}"] for row in held_out] == [0.0, 2.0]

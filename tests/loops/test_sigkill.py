@@ -1,4 +1,5 @@
-"""A DPO run killed with SIGKILL three times at random steps ends with the bits of one that never was."""
+"""A DPO run killed with SIGKILL three times at random steps ends with the bits of one that never
+was."""
 
 import os
 import pathlib
@@ -23,7 +24,10 @@ STEPS = 60
 
 def _start(config, path):
     dump_config(config, path)
-    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(path.parent / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(path.parent / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     command = [sys.executable, "-m", "rlhf_jax", "train", str(path), "--no-progress"]
     with path.with_suffix(".log").open("a") as log:
         return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=log)
@@ -36,7 +40,9 @@ def _last_step(run_dir):
 
 
 def _arrays(run_dir):
-    params = load_checkpoint(pathlib.Path(run_dir), STEPS, mesh=make_mesh({}, devices=jax.devices()[:1]))[1]
+    params = load_checkpoint(
+        pathlib.Path(run_dir), STEPS, mesh=make_mesh({}, devices=jax.devices()[:1])
+    )[1]
     return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
 
 

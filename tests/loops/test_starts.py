@@ -1,4 +1,5 @@
-"""Starts that take over another run, or are refused: what rules, what is applied, what is left on disk."""
+"""Starts that take over another run, or are refused: what rules, what is applied, what is left on
+disk."""
 
 import dataclasses
 import json
@@ -24,8 +25,13 @@ BYTES = byte_tokenizer()
 
 def test_another_optimizer_goes_on_at_the_rate_that_is_logged(tiny_config, tmp_path):
     """Plain gradient steps: what they move the parameters by is the rate."""
-    first = train(tiny_config("sft", run_dir=tmp_path / "first", training={"max_steps": 4, **SHORT}))
-    start = {"checkpoint": {"start_from": str(first.run_dir)}, "training": {"max_steps": 8, "eval_every": 0, "save_every": 1}}
+    first = train(
+        tiny_config("sft", run_dir=tmp_path / "first", training={"max_steps": 4, **SHORT})
+    )
+    start = {
+        "checkpoint": {"start_from": str(first.run_dir)},
+        "training": {"max_steps": 8, "eval_every": 0, "save_every": 1},
+    }
     plain = {"name": "sgd", "momentum": 0.0, "max_grad_norm": None}
 
     def step_five(name, **optimizer):
@@ -33,10 +39,13 @@ def test_another_optimizer_goes_on_at_the_rate_that_is_logged(tiny_config, tmp_p
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(offline, "is_save_step", lambda step, training: step == 5)
             run_dir = train(changed(config, checkpoint={"keep_last": 9})).run_dir
-        return arrays(run_dir, 5), [row["lr"] for row in read_metrics(run_dir) if row["split"] == "train"]
+        return arrays(run_dir, 5), [
+            row["lr"] for row in read_metrics(run_dir) if row["split"] == "train"
+        ]
 
     falling, rates = step_five("falling", schedule="linear", learning_rate=0.5)
-    np.testing.assert_allclose(rates, [0.25, 0.1875, 0.125, 0.0625], rtol=1e-5)  # of 8 steps, the first four made before
+    # of 8 steps, the first four made before
+    np.testing.assert_allclose(rates, [0.25, 0.1875, 0.125, 0.0625], rtol=1e-5)
     constant, _ = step_five("constant", schedule="constant", learning_rate=rates[0])
     before = arrays(first.run_dir, 4)
     for a, b, c in zip(falling, constant, before, strict=True):
@@ -52,20 +61,38 @@ def source_of(run_dir, *changes):
 def test_the_stops_of_another_run_are_not_taken_over(online_config, tmp_path, tokenizer):
     def build(name, *stops):
         rollout = {"stop": stops}
-        return dataclasses.replace(online_config("grpo", run_dir=tmp_path / name, rollout=rollout), tokenizer=tokenizer)
+        return dataclasses.replace(
+            online_config("grpo", run_dir=tmp_path / name, rollout=rollout), tokenizer=tokenizer
+        )
 
-    first, second, same = build("first", "END", "g"), build("second", "STOP"), build("same", "END", "g")
+    first, second, same = (
+        build("first", "END", "g"),
+        build("second", "STOP"),
+        build("same", "END", "g"),
+    )
     theirs = make_tokenizer(first, pathlib.Path(first.run_dir), "prompts")
     assert theirs.stop_strings == ("END",) and len(theirs.stop_ids) == 2
-    resume.take_tokenizer(second, source_of(first.run_dir, "rollout.stop[0]: 'END' -> 'STOP'", "rollout.stop[1]: 'g' -> None"))
+    resume.take_tokenizer(
+        second,
+        source_of(
+            first.run_dir, "rollout.stop[0]: 'END' -> 'STOP'", "rollout.stop[1]: 'g' -> None"
+        ),
+    )
     ours = make_tokenizer(second, pathlib.Path(second.run_dir), "prompts")
     assert ours.stop_strings == ("STOP",) and ours.stop_ids == (theirs.eos_id,)
     assert ours.backend.to_str() == theirs.backend.to_str()
-    again = make_tokenizer(second, pathlib.Path(second.run_dir), "prompts")  # when the new run is resumed
+    # when the new run is resumed
+    again = make_tokenizer(second, pathlib.Path(second.run_dir), "prompts")
     assert again.fingerprint() == ours.fingerprint()
     resume.take_tokenizer(same, source_of(first.run_dir))
-    assert make_tokenizer(same, pathlib.Path(same.run_dir), "prompts").fingerprint() == theirs.fingerprint()
-    prompts = [make_prompts(config, tokens)[0].fingerprint for config, tokens in ((first, theirs), (second, ours))]
+    assert (
+        make_tokenizer(same, pathlib.Path(same.run_dir), "prompts").fingerprint()
+        == theirs.fingerprint()
+    )
+    prompts = [
+        make_prompts(config, tokens)[0].fingerprint
+        for config, tokens in ((first, theirs), (second, ours))
+    ]
     assert prompts[0] == prompts[1], "prompts are the same whatever ends their completions"
 
 
@@ -74,11 +101,14 @@ def test_other_stops_rule_and_keep_the_place_in_the_prompts(online_config, tmp_p
     first = train(online_config("grpo", run_dir=tmp_path / "first", rollout={"stop": ("1", "2")}))
     start = {"checkpoint": {"start_from": str(first.run_dir)}, "training": {"max_steps": 5}}
     with caplog.at_level(logging.INFO):
-        result = train(online_config("grpo", run_dir=tmp_path / "second", rollout={"stop": ("3",)}, **start))
+        result = train(
+            online_config("grpo", run_dir=tmp_path / "second", rollout={"stop": ("3",)}, **start)
+        )
     assert "rollout.stop" in caplog.text and "differ from those of" not in caplog.text
     ids = json.loads((result.export_dir / "generation_config.json").read_text())["eos_token_id"]
     assert ids == [257, *(BYTES.encode("3"))]
-    assert rows_of(result.run_dir)[0]["data/epoch"] == pytest.approx(20 / 48)  # as if the first run had gone on
+    # as if the first run had gone on
+    assert rows_of(result.run_dir)[0]["data/epoch"] == pytest.approx(20 / 48)
 
 
 def test_a_refused_resume_changes_nothing_on_disk(tiny_config, monkeypatch):
@@ -100,19 +130,23 @@ def test_a_refused_resume_changes_nothing_on_disk(tiny_config, monkeypatch):
 
 
 def test_a_refused_start_leaves_no_run(online_config, tiny_config, tmp_path):
-    """A reward function that cannot be imported is known when the grader starts: the last thing to refuse a run."""
+    """A reward function that cannot be imported is known when the grader starts: the last thing to
+    refuse a run."""
     (tmp_path / "judge.py").write_text("import nothing_of_that_name")
     config = online_config("grpo", rewards=(RewardConfig(function=f"{tmp_path / 'judge.py'}:f"),))
     with pytest.raises(ValueError, match="cannot be imported"):
         train(config)
-    assert not {"config.yaml", "metrics.jsonl", "tokenizer", "completions"} & set(os.listdir(config.run_dir))
+    assert not {"config.yaml", "metrics.jsonl", "tokenizer", "completions"} & set(
+        os.listdir(config.run_dir)
+    )
     other = tiny_config("sft", run_dir=config.run_dir, training={"max_steps": 1, "eval_every": 0})
     assert train(other).steps == 1  # in the same folder
 
 
 @pytest.mark.parametrize("max_steps", [4, 7])
 def test_the_last_evaluation_is_made_up_for(tiny_config, tmp_path, max_steps):
-    """Killed in the evaluation of the last step, then started again as it was or with more steps."""
+    """Killed in the evaluation of the last step, then started again as it was or with more
+    steps."""
     config = tiny_config("sft", training={"max_steps": 4, "eval_every": 3, "save_every": 2})
     inner = offline.evaluate_loader
 
@@ -139,34 +173,57 @@ def test_fewer_steps_than_are_made_are_answered_with_what_works(tiny_config):
     train(config)
     with pytest.raises(RunFolderError) as error:
         train(changed(config, training={"max_steps": 2}))
-    assert "; ask for 5 steps or more, or for others in a new run_dir; to go on from " in str(error.value)
+    assert "; ask for 5 steps or more, or for others in a new run_dir; to go on from " in str(
+        error.value
+    )
     assert str(error.value).endswith(f" checkpoint.start_from={config.run_dir} and 5 steps or more")
     onward = changed(config, training={"max_steps": 5}, checkpoint={"start_from": config.run_dir})
-    assert train(dataclasses.replace(onward, run_dir=f"{config.run_dir}-2")).steps == 5  # what the message offers
+    # what the message offers
+    assert train(dataclasses.replace(onward, run_dir=f"{config.run_dir}-2")).steps == 5
     assert train(changed(config, training={"max_steps": 5})).steps == 5
 
 
 @pytest.mark.parametrize("is_online", [False, True])
-def test_a_run_without_held_out_rows_says_that_nothing_is_evaluated(tiny_config, online_config, caplog, is_online):
+def test_a_run_without_held_out_rows_says_that_nothing_is_evaluated(
+    tiny_config, online_config, caplog, is_online
+):
     training = {"max_steps": 1, "eval_every": 5, "save_every": 0}
     make = online_config if is_online else tiny_config
     train(make("grpo" if is_online else "sft", training=training, data={"eval_size": 0}))
-    said = [record for record in caplog.records if record.getMessage().startswith("nothing is evaluated: no held-out data")]
+    said = [
+        record
+        for record in caplog.records
+        if record.getMessage().startswith("nothing is evaluated: no held-out data")
+    ]
     assert [record.levelno for record in said] == [logging.WARNING]
     assert said[0].getMessage().endswith("; training.eval_every=5 has no effect")
 
 
 @pytest.mark.parametrize("is_online", [False, True])
 @pytest.mark.parametrize("learned", [False, True])
-def test_rows_beyond_what_the_model_was_made_for(tiny_config, online_config, caplog, is_online, learned):
+def test_rows_beyond_what_the_model_was_made_for(
+    tiny_config, online_config, caplog, is_online, learned
+):
     model = {"config": {**MODEL, "max_position_embeddings": 8}}
     if learned:
-        gpt2 = {"model_type": "gpt2", "vocab_size": 320, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 8}
+        gpt2 = {
+            "model_type": "gpt2",
+            "vocab_size": 320,
+            "n_embd": 32,
+            "n_layer": 1,
+            "n_head": 2,
+            "n_positions": 8,
+        }
         model = {"config": gpt2}
     setup = make_online_setup if is_online else make_setup
-    config = (online_config if is_online else tiny_config)("grpo" if is_online else "sft", model=model)
+    config = (online_config if is_online else tiny_config)(
+        "grpo" if is_online else "sft", model=model
+    )
     if learned:
-        with pytest.raises(ValueError, match=r"tokens exceed the model's 8 learned positions; shorten (rollout|data)\."):
+        with pytest.raises(
+            ValueError,
+            match=r"tokens exceed the model's 8 learned positions; shorten (rollout|data)\.",
+        ):
             setup(config)
         return
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,5 @@
-"""One set of stops from the folder to the export: rollouts, texts of rewards, penalties, `generate`."""
+"""One set of stops from the folder to the export: rollouts, texts of rewards, penalties,
+`generate`."""
 
 import dataclasses
 import json
@@ -28,10 +29,15 @@ NAMED = (261, 100, 101)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An untrained model of 320 rows with the 264 tokens of the bytes; three ids end its answers, and one more in config.json."""
-    model, params = init_model(ModelConfig.from_hf(MODEL | {"num_hidden_layers": 1}), jax.random.key(0))
+    """An untrained model of 320 rows with the 264 tokens of the bytes; three ids end its answers,
+    and one more in config.json."""
+    model, params = init_model(
+        ModelConfig.from_hf(MODEL | {"num_hidden_layers": 1}), jax.random.key(0)
+    )
     path = export_model(tmp_path_factory.mktemp("stops") / "model", model, noisy(params), BYTES)
-    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": list(NAMED), "top_k": 50, "temperature": 0.7}))
+    (path / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": list(NAMED), "top_k": 50, "temperature": 0.7})
+    )
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "eos_token_id": [257, 102]}))
     return path
@@ -40,18 +46,31 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def online(tiny_config, folder):
     def build(**sections) -> Config:
-        config = tiny_config("sft", algorithm=GRPOConfig(group_size=4), rewards=(RewardConfig(function="exact_match"),))
+        config = tiny_config(
+            "sft",
+            algorithm=GRPOConfig(group_size=4),
+            rewards=(RewardConfig(function="exact_match"),),
+        )
         config = dataclasses.replace(config, tokenizer=None, model=ModelSection(path=str(folder)))
-        sections = {"rollout": {"max_new_tokens": 40, "max_prompt_len": 16}, "data": {"max_length": 1024}} | sections
-        changed = {name: dataclasses.replace(config.__dict__[name], **fields) for name, fields in sections.items()}
+        sections = {
+            "rollout": {"max_new_tokens": 40, "max_prompt_len": 16},
+            "data": {"max_length": 1024},
+        } | sections
+        changed = {
+            name: dataclasses.replace(config.__dict__[name], **fields)
+            for name, fields in sections.items()
+        }
         return dataclasses.replace(config, **changed)
 
     return build
 
 
 def test_rollouts_end_at_every_stop_and_the_export_lists_them(online, folder, tmp_path):
-    """The acceptance line of issue 8; "END" stands for strings, "f" and "<|tool|>" for tokens of rollout.stop."""
-    setup = make_online_setup(online(rollout={"max_new_tokens": 40, "max_prompt_len": 16, "stop": ("<|tool|>", "g")}))
+    """The acceptance line of issue 8; "END" stands for strings, "f" and "<|tool|>" for tokens of
+    rollout.stop."""
+    setup = make_online_setup(
+        online(rollout={"max_new_tokens": 40, "max_prompt_len": 16, "stop": ("<|tool|>", "g")})
+    )
     stops = (257, *NAMED, 102, 262, 103)
     assert setup.tokenizer.stop_ids == stops
     prompts = setup.prompts.take(np.arange(8))
@@ -62,18 +81,26 @@ def test_rollouts_end_at_every_stop_and_the_export_lists_them(online, folder, tm
     used = set()
     for row, text in enumerate(grades_of):
         ids = rollout.tokens[row][rollout.completion_mask[row]].tolist()
-        assert not set(ids[:-1]) & set(stops) and max(ids) < 264, "ends at the first stop; only tokens of the tokenizer"
-        assert rollout.truncated[row] == (ids[-1] not in stops) and (len(ids) == 40 or ids[-1] in stops)
+        assert not set(ids[:-1]) & set(stops) and max(ids) < 264, (
+            "ends at the first stop; only tokens of the tokenizer"
+        )
+        assert rollout.truncated[row] == (ids[-1] not in stops) and (
+            len(ids) == 40 or ids[-1] in stops
+        )
         answer = ids if rollout.truncated[row] else ids[:-1]
         assert text == BYTES.decode(answer, skip_special_tokens=True)
         used |= set(ids[-1:]) & set(stops)
     assert len(used) >= 4 and used & set(NAMED) and not rollout.truncated.all()
 
-    again = make_tokenizer(setup.config, setup.run_dir, "prompts")  # as on resume: from the run folder
+    # as on resume: from the run folder
+    again = make_tokenizer(setup.config, setup.run_dir, "prompts")
     assert again.stop_ids == stops and again.fingerprint() == setup.tokenizer.fingerprint()
     exported = export_model(tmp_path / "export", setup.policy, setup.params, again)
     written = json.loads((exported / "generation_config.json").read_text())
-    assert written["eos_token_id"] == list(stops) and (written["top_k"], written["temperature"]) == (50, 0.7)
+    assert written["eos_token_id"] == list(stops) and (
+        written["top_k"],
+        written["temperature"],
+    ) == (50, 0.7)
     assert load_tokenizer(exported).stop_ids == stops
 
 
@@ -83,7 +110,9 @@ def test_a_tokenizer_of_another_folder_keeps_the_models_stops(online, tmp_path):
     tokenizer = make_tokenizer(config, tmp_path / "run", "prompts")
     known = set(tokenizer.backend.get_vocab(with_added_tokens=True).values())
     assert tokenizer.stop_ids == tuple(
-        dict.fromkeys([tokenizer.eos_id, *(token for token in (*NAMED, 257, 102) if token in known)])
+        dict.fromkeys(
+            [tokenizer.eos_id, *(token for token in (*NAMED, 257, 102) if token in known)]
+        )
     )
     assert len(tokenizer.stop_ids) > 3 and tokenizer.generation_config()["top_k"] == 50
 
@@ -102,8 +131,12 @@ def test_hidden_tags_are_said(online, caplog, tmp_path):
         return caplog.text
 
     assert "'<think>'" in warnings_of(RewardConfig(function="think_format"))
-    assert "'<|begin|>'" in warnings_of(RewardConfig(function="format", options={"pattern": r"<\|begin\|>.*"}))
-    assert "rollout.skip_special_tokens=false" in warnings_of(RewardConfig(function="x.py:f", options={"tags": ["<think>"]}))
+    assert "'<|begin|>'" in warnings_of(
+        RewardConfig(function="format", options={"pattern": r"<\|begin\|>.*"})
+    )
+    assert "rollout.skip_special_tokens=false" in warnings_of(
+        RewardConfig(function="x.py:f", options={"tags": ["<think>"]})
+    )
     assert warnings_of(RewardConfig(function="format", options={"pattern": "<answer>.*"})) == ""
     assert warnings_of(RewardConfig(function="think_format"), skip_special_tokens=False) == ""
     ids = [*tokenizer.encode("<think>a"), tokenizer.eos_id]
@@ -112,7 +145,8 @@ def test_hidden_tags_are_said(online, caplog, tmp_path):
 
 @pytest.mark.parametrize("own_pad", [True, False])
 def test_a_classifier_has_no_pad_id_that_ends_texts(tmp_path, own_pad):
-    """transformers scores the last token that is not the pad id: with pad = EOS the one before EOS."""
+    """transformers scores the last token that is not the pad id: with pad = EOS the one before
+    EOS."""
     config = {name: value for name, value in BYTES.config.items() if own_pad or name != "pad_token"}
     tokenizer = type(BYTES)(BYTES.backend, config)
     model, params = init_model(ModelConfig.from_hf(MODEL), jax.random.key(0), head="reward")
@@ -122,4 +156,6 @@ def test_a_classifier_has_no_pad_id_that_ends_texts(tmp_path, own_pad):
     assert written["pad_token_id"] == (258 if own_pad else None) and written["eos_token_id"] == 257
     language, weights = init_model(ModelConfig.from_hf(MODEL), jax.random.key(0))
     folder = export_model(tmp_path / "language", language, weights, tokenizer)
-    assert json.loads((folder / "config.json").read_text())["pad_token_id"] == (258 if own_pad else 257)
+    assert json.loads((folder / "config.json").read_text())["pad_token_id"] == (
+        258 if own_pad else 257
+    )

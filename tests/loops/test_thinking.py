@@ -21,13 +21,27 @@ def _batch(tokenizer, texts):
     tokens = np.full((len(rows), max(map(len, rows)) + 3), tokenizer.pad_id, np.int32)
     for row, ids in zip(tokens, rows, strict=True):
         row[: len(ids)] = ids
-    return PromptBatch(np.arange(len(rows)), tokens, np.array([len(ids) for ids in rows]), list(texts), {})
+    return PromptBatch(
+        np.arange(len(rows)), tokens, np.array([len(ids) for ids in rows]), list(texts), {}
+    )
 
 
 def test_the_rendered_prompt_tells():
     tokenizer = byte_tokenizer()
-    texts = ["question<think>\n", "question", "<think></think>\n\n", "a <think> b", "x" * 40 + "<think>"]
-    assert opened_by_prompt(tokenizer, _batch(tokenizer, texts)).tolist() == [True, False, False, False, True]
+    texts = [
+        "question<think>\n",
+        "question",
+        "<think></think>\n\n",
+        "a <think> b",
+        "x" * 40 + "<think>",
+    ]
+    assert opened_by_prompt(tokenizer, _batch(tokenizer, texts)).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_special_token_opens_it_too():
@@ -48,8 +62,15 @@ def test_a_grader_tells_its_rewards_what_the_template_opened():
         evaluation=EvaluationConfig(),
     )
     prompts = _batch(tokenizer, ["<user>q<think>\n", "<user>q"])
-    prompts = prompts._replace(prompts=[[{"role": "user", "content": "q"}]] * 2, columns={"answer": ["4", "4"]})
-    texts = ["2 and 2</think> The answer is 4.", "The answer is 4.", "<think>2</think> 4", "The answer is 4."]
+    prompts = prompts._replace(
+        prompts=[[{"role": "user", "content": "q"}]] * 2, columns={"answer": ["4", "4"]}
+    )
+    texts = [
+        "2 and 2</think> The answer is 4.",
+        "The answer is 4.",
+        "<think>2</think> 4",
+        "The answer is 4.",
+    ]
     rows = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
     tokens = np.full((4, max(map(len, rows))), tokenizer.pad_id, np.int32)
     mask = np.zeros(tokens.shape, bool)
@@ -61,6 +82,9 @@ def test_a_grader_tells_its_rewards_what_the_template_opened():
     assert grades.opened.tolist() == [True, True, False, False]
     assert grades.parts.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
     seen = []
-    grader._watch = types.SimpleNamespace(note=lambda total, scores, texts, columns: seen.append(columns))
+    grader._watch = types.SimpleNamespace(
+        note=lambda total, scores, texts, columns: seen.append(columns)
+    )
     grader.check(prompts, grades)
-    assert seen == [{"answer": ["4"] * 4, "prompt_opens_think": [True, True, False, False]}]  # what warnings read answers by
+    # what warnings read answers by
+    assert seen == [{"answer": ["4"] * 4, "prompt_opens_think": [True, True, False, False]}]

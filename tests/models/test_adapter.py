@@ -11,12 +11,18 @@ from tests.models.tiny import FAMILY_NAMES, max_difference, tiny
 
 
 def paths(tree):
-    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def test_parameter_names_and_shapes():
     tree = abstract_params(tiny("qwen2", tie_word_embeddings=False), "value")
-    shapes = {jax.tree_util.keystr(p, simple=True, separator="/"): s.shape for p, s in jax.tree_util.tree_leaves_with_path(tree)}
+    shapes = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): s.shape
+        for p, s in jax.tree_util.tree_leaves_with_path(tree)
+    }
     assert shapes == {
         "embed/embedding": (64, 32),
         "unembed/kernel": (64, 32),
@@ -41,7 +47,9 @@ def test_parameter_names_and_shapes():
 def test_every_parameter_has_a_sharding_rule(family):
     for head in (None, "reward", "value"):
         tree = abstract_params(tiny(family), head, "bfloat16")
-        shardings = infer_shardings(tree, make_mesh({"fsdp": 2, "tensor": 2}, devices=jax.devices()[:4]))
+        shardings = infer_shardings(
+            tree, make_mesh({"fsdp": 2, "tensor": 2}, devices=jax.devices()[:4])
+        )
         assert paths(tree) == paths(shardings)
         assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("bfloat16")}
 
@@ -55,7 +63,9 @@ def test_fresh_weights_do_not_depend_on_the_head():
     assert (np.asarray(scored.pop("score")["kernel"]) == 0).all()
     assert max_difference(plain, scored) == 0
     assert max_difference(plain, other) > 0.1
-    assert (np.asarray(plain["layers"]["attn_norm"]["scale"]) == 0).all(), "Gemma stores the scale minus one"
+    assert (np.asarray(plain["layers"]["attn_norm"]["scale"]) == 0).all(), (
+        "Gemma stores the scale minus one"
+    )
     assert abs(float(jnp.std(plain["layers"]["mlp"]["up"]["kernel"])) - 0.2) < 0.02
 
 
@@ -91,7 +101,9 @@ def test_a_mesh_changes_nothing(family, layers, sizes):
             return jnp.where(mask, logps, 0.0).sum() / mask.sum()
 
         place = {} if mesh is None else {"out_shardings": (None, infer_shardings(params, mesh))}
-        batch = (tokens, mask) if mesh is None else jax.device_put((tokens, mask), batch_sharding(mesh))
+        batch = (
+            (tokens, mask) if mesh is None else jax.device_put((tokens, mask), batch_sharding(mesh))
+        )
         return params, jax.jit(jax.value_and_grad(loss), **place)(params, *batch)
 
     single, (loss, grads) = outcome(None)

@@ -1,4 +1,5 @@
-"""The implementations of attention against the reference: values, gradients, exactness, sharding, memory."""
+"""The implementations of attention against the reference: values, gradients, exactness, sharding,
+memory."""
 
 import re
 
@@ -30,7 +31,12 @@ def documents(batch, length):
 
 def results(implementation, q, k, v, cotangent, **options):
     def run(q, k, v):
-        out, pull = jax.vjp(lambda *a: attention(*a, scale=H**-0.5, implementation=implementation, **options), q, k, v)
+        out, pull = jax.vjp(
+            lambda *a: attention(*a, scale=H**-0.5, implementation=implementation, **options),
+            q,
+            k,
+            v,
+        )
         return out, *pull(cotangent)
 
     return jax.jit(run)(q, k, v)
@@ -75,17 +81,29 @@ def test_reference_equals_the_definition():
         seen = [s for s in range(t + 1) if t - s < 5 and ids[b, s] == ids[b, t]]
         scores = 3.0 * np.tanh(0.4 * np.array([q[b, t, n] @ k[b, s, n // 2] for s in seen]) / 3.0)
         weights = np.exp(scores - scores.max())
-        out[b, t, n] = sum(w * v[b, s, n // 2] for w, s in zip(weights / weights.sum(), seen, strict=True))
+        out[b, t, n] = sum(
+            w * v[b, s, n // 2] for w, s in zip(weights / weights.sum(), seen, strict=True)
+        )
     q, k, v, _ = inputs(length=12)
     for name in ("xla", "blocked"):
-        options = dict(segment_ids=jnp.asarray(ids), window=5, softcap=3.0, scale=0.4, implementation=name)
-        assert_close(jax.jit(lambda q, k, v, options=options: attention(q, k, v, **options))(q, k, v), out, 1e-5)
+        options = dict(
+            segment_ids=jnp.asarray(ids), window=5, softcap=3.0, scale=0.4, implementation=name
+        )
+        assert_close(
+            jax.jit(lambda q, k, v, options=options: attention(q, k, v, **options))(q, k, v),
+            out,
+            1e-5,
+        )
 
 
 def test_float64_stays_float64():
     with jax.enable_x64(True):
         arrays = inputs(length=100, dtype=jnp.float64)
-        for a, b in zip(results("blocked", *arrays, softcap=2.0), results("xla", *arrays, softcap=2.0), strict=True):
+        for a, b in zip(
+            results("blocked", *arrays, softcap=2.0),
+            results("xla", *arrays, softcap=2.0),
+            strict=True,
+        ):
             assert a.dtype == jnp.float64
             assert_close(a, b, 1e-12)
 
@@ -153,7 +171,9 @@ def test_sharded_without_gathering_batch_or_sequence():
     sharded = [jax.device_put(x, heads) for x in arrays]
 
     def run(q, k, v, c):
-        out, pull = jax.vjp(lambda *a: attention(*a, scale=H**-0.5, implementation="blocked"), q, k, v)
+        out, pull = jax.vjp(
+            lambda *a: attention(*a, scale=H**-0.5, implementation="blocked"), q, k, v
+        )
         return out, *pull(c)
 
     compiled = jax.jit(run, out_shardings=(heads,) * 4).lower(*sharded).compile()
@@ -165,7 +185,11 @@ def test_sharded_without_gathering_batch_or_sequence():
 def test_auto_is_blocked_on_cpu():
     q, k, v, _ = inputs(length=20)
     texts = [
-        jax.jit(lambda q, k, v, name=name: attention(q, k, v, scale=0.3, softcap=5.0, implementation=name))
+        jax.jit(
+            lambda q, k, v, name=name: attention(
+                q, k, v, scale=0.3, softcap=5.0, implementation=name
+            )
+        )
         .lower(q, k, v)
         .as_text()
         for name in ("auto", "blocked", "xla")

@@ -1,4 +1,5 @@
-"""Saved folders of every family load in transformers with equal logits and rewards. Needs torch (the `bench` extra)."""
+"""Saved folders of every family load in transformers with equal logits and rewards. Needs torch
+(the `bench` extra)."""
 
 import pathlib
 

@@ -1,4 +1,5 @@
-"""Logits and rewards equal those that transformers computed for the stored folders (see make_golden.py)."""
+"""Logits and rewards equal those that transformers computed for the stored folders (see
+make_golden.py)."""
 
 import json
 
@@ -11,7 +12,9 @@ from tests.models.tiny import CASES, FAMILY_NAMES, GOLDEN
 
 
 def test_every_family_has_a_golden():
-    types = {json.loads((GOLDEN / case / "config.json").read_text())["model_type"] for case in CASES}
+    types = {
+        json.loads((GOLDEN / case / "config.json").read_text())["model_type"] for case in CASES
+    }
     assert types == set(FAMILY_NAMES)
 
 
@@ -21,7 +24,8 @@ def test_versions_are_recorded():
 
 
 CONTEXT = {"llama_dynamic": 20}
-"""Transformers stretches by the longest row of the batch; here that is the context, which has to be said."""
+"""Transformers stretches by the longest row of the batch; here that is the context, which has to be
+said."""
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if not name.endswith("reward")])

@@ -1,4 +1,5 @@
-"""Loading and saving folders: round trips, shards, heads, casts, meshes; every broken folder is one clear line."""
+"""Loading and saving folders: round trips, shards, heads, casts, meshes; every broken folder is one
+clear line."""
 
 import json
 import logging
@@ -11,7 +12,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from rlhf_jax.models import ModelConfigError, ModelLoadError, init_model, load_pretrained, read_config, save_pretrained
+from rlhf_jax.models import (
+    ModelConfigError,
+    ModelLoadError,
+    init_model,
+    load_pretrained,
+    read_config,
+    save_pretrained,
+)
 from rlhf_jax.models.checkpoint import Checkpoint
 from rlhf_jax.sharding import make_mesh
 from tests.models.tiny import CASES, FAMILY_NAMES, GOLDEN, max_difference, noisy, tiny
@@ -101,14 +109,22 @@ def test_casts_on_save_and_on_load(dtype, tmp_path):
     _, wide = load_pretrained(tmp_path)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(same)} == {dtype}
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(wide)} == {"float32"}
-    assert max_difference(jax.tree.map(lambda x: x.astype(dtype).astype(jnp.float32), params), wide) == 0
+    assert (
+        max_difference(jax.tree.map(lambda x: x.astype(dtype).astype(jnp.float32), params), wide)
+        == 0
+    )
     with pytest.raises(ValueError, match="dtype='int8' cannot be saved"):
         save_pretrained(tmp_path, model, params, dtype="int8")
 
 
 def test_extra_config_sets_token_ids_but_not_the_architecture(tmp_path):
     model, params = init_model(tiny("llama"), jax.random.key(0))
-    save_pretrained(tmp_path, model, params, extra_config={"bos_token_id": 1, "eos_token_id": [2, 5], "pad_token_id": 0})
+    save_pretrained(
+        tmp_path,
+        model,
+        params,
+        extra_config={"bos_token_id": 1, "eos_token_id": [2, 5], "pad_token_id": 0},
+    )
     config = read_config(tmp_path)
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, (2, 5), 0)
     with pytest.raises(ValueError, match="extra_config changes norm_eps"):
@@ -131,7 +147,9 @@ def test_reward_model_round_trip(tied, tmp_path):
         assert max_difference(params, loaded) == 0
     refused(tmp_path, "pass head='reward'")
     edit_config(tmp_path, architectures=["LlamaForCausalLM"])
-    refused(tmp_path, "score.weight", "pass head=") if tied else refused(tmp_path, "lm_head.weight", "missing")
+    refused(tmp_path, "score.weight", "pass head=") if tied else refused(
+        tmp_path, "lm_head.weight", "missing"
+    )
 
 
 def test_value_head_lies_beside_the_language_model(tmp_path):
@@ -169,7 +187,9 @@ def test_loaded_and_saved_in_shards(case, sizes, tmp_path):
     assert max_difference(whole, parts) == 0
     kernel = parts["layers"]["attn"]["o"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
-    _, replicated = load_pretrained(GOLDEN / case, head=head, mesh=mesh, replicate=("attn/o/kernel",))
+    _, replicated = load_pretrained(
+        GOLDEN / case, head=head, mesh=mesh, replicate=("attn/o/kernel",)
+    )
     assert replicated["layers"]["attn"]["o"]["kernel"].sharding.is_fully_replicated
 
 
@@ -196,8 +216,14 @@ def test_names_without_prefix_and_of_multimodal_models(tmp_path, caplog):
         renamed = {prefix + name.removeprefix("model."): array for name, array in tensors.items()}
         if "language" in prefix:
             renamed["vision_tower.patch.weight"] = np.ones((2, 2), np.float32)
-            outer = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": config}
-            (folder / "config.json").write_text(json.dumps({**outer, "vision_config": {"hidden_size": 8}}))
+            outer = {
+                "model_type": "gemma3",
+                "architectures": ["Gemma3ForConditionalGeneration"],
+                "text_config": config,
+            }
+            (folder / "config.json").write_text(
+                json.dumps({**outer, "vision_config": {"hidden_size": 8}})
+            )
         save_file(renamed, folder / "model.safetensors")
         with caplog.at_level(logging.INFO):
             model, params = load_pretrained(folder)
@@ -208,10 +234,20 @@ def test_names_without_prefix_and_of_multimodal_models(tmp_path, caplog):
 
 def test_a_copy_of_tied_weights_must_be_equal(tmp_path):
     folder = copy("qwen2", tmp_path)
-    edit(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].copy()}))
+    edit(
+        folder,
+        lambda tensors: tensors.update(
+            {"lm_head.weight": tensors["model.embed_tokens.weight"].copy()}
+        ),
+    )
     _, params = load_pretrained(folder)
     assert "unembed" not in params
-    edit(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}))
+    edit(
+        folder,
+        lambda tensors: tensors.update(
+            {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}
+        ),
+    )
     refused(folder, "tie_word_embeddings", "lm_head.weight", "differs")
 
 
@@ -224,7 +260,9 @@ def test_broken_tensors_are_named(tmp_path):
     edit(folder, lambda tensors: tensors.update({name: tensors[name][:-1]}))
     refused(folder, name, "(23, 16)", "(24, 16)")
     folder = copy("qwen2", tmp_path / "c")
-    edit(folder, lambda tensors: tensors.update({"model.layers.2.mlp.up_proj.weight": tensors[name]}))
+    edit(
+        folder, lambda tensors: tensors.update({"model.layers.2.mlp.up_proj.weight": tensors[name]})
+    )
     refused(folder, "model.layers.2.mlp.up_proj.weight", "unexpected", "qwen2")
     folder = copy("qwen2", tmp_path / "d")
     edit(folder, lambda tensors: tensors.update({name: tensors[name].astype(np.int8)}))
@@ -259,7 +297,9 @@ def test_a_broken_index_is_named(tmp_path):
     path = folder / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     first = sorted(set(index["weight_map"].values()))[0]
-    path.write_text(json.dumps({**index, "weight_map": {**index["weight_map"], "extra.weight": first}}))
+    path.write_text(
+        json.dumps({**index, "weight_map": {**index["weight_map"], "extra.weight": first}})
+    )
     refused(folder, "extra.weight", first)
     path.write_text(json.dumps({"metadata": {}}))
     refused(folder, "weight_map")
@@ -270,14 +310,26 @@ def test_a_broken_index_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "file",
-    ["../elsewhere/secret.safetensors", "/etc/secret.safetensors", "a\\\\b.safetensors", "..", "", "weights.bin", 3, None, ["x"]],
+    [
+        "../elsewhere/secret.safetensors",
+        "/etc/secret.safetensors",
+        "a\\\\b.safetensors",
+        "..",
+        "",
+        "weights.bin",
+        3,
+        None,
+        ["x"],
+    ],
 )
 def test_an_index_names_only_files_of_its_folder(tmp_path, file):
     folder = copy("qwen2", tmp_path / "model")
     (tmp_path / "elsewhere").mkdir()
     tensors = (folder / "model.safetensors").rename(tmp_path / "elsewhere" / "secret.safetensors")
     names = load_file(tensors)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, file)}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, file)})
+    )
     refused(folder, "which is no .safetensors file of this folder", repr(file))
 
 

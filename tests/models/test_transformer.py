@@ -1,4 +1,5 @@
-"""The forward pass: execution choices change nothing, packed documents are isolated, padding is harmless."""
+"""The forward pass: execution choices change nothing, packed documents are isolated, padding is
+harmless."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,8 @@ def loss_and_grads(model, params, segment_ids=None):
 
 @pytest.fixture(scope="module")
 def gemma():
-    """Four layers: a scan over two periods (sliding, full); every feature of the decoder but biases."""
+    """Four layers: a scan over two periods (sliding, full); every feature of the decoder but
+    biases."""
     config = tiny("gemma3_text", final_logit_softcapping=5.0)
     model, params = init_model(config, jax.random.key(0), layers="scan")
     params = noisy(params)
@@ -51,7 +53,9 @@ def test_remat_keeps_less(qwen):
 
     def kept(remat):
         model = make_model(config, layers="unroll", remat=remat)
-        residuals = jax.eval_shape(lambda p: jax.vjp(lambda p: model.hidden(p, tokens, mask), p)[1], params)
+        residuals = jax.eval_shape(
+            lambda p: jax.vjp(lambda p: model.hidden(p, tokens, mask), p)[1], params
+        )
         return sum(leaf.size for leaf in jax.tree.leaves(residuals))
 
     assert kept("full") < kept("save_attention") < kept("dots_no_batch") < kept("none")
@@ -84,7 +88,9 @@ def test_token_logps_are_those_of_the_logits(gemma):
 
     @jax.jit
     def both(params):
-        return model.logits(params, tokens, mask), *model.token_logps(params, tokens, mask, temperature=0.7)
+        return model.logits(params, tokens, mask), *model.token_logps(
+            params, tokens, mask, temperature=0.7
+        )
 
     logits, logps, entropy = both(params)
     logits = np.asarray(logits, np.float64) / 0.7
@@ -114,12 +120,17 @@ def test_scored_columns_agree_with_all_columns(gemma):
     chosen = np.zeros(tokens.shape, bool)
     chosen[:, 2] = True
     chosen[0, [5, 9, 19]] = True
-    np.testing.assert_allclose(np.asarray(some), np.where(chosen & mask, np.asarray(logps), 0.0), atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(some), np.where(chosen & mask, np.asarray(logps), 0.0), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "gpt2"])
 def test_packed_documents_are_isolated_exactly(family):
-    model, params = init_model(tiny(family, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 2}), jax.random.key(0))
+    model, params = init_model(
+        tiny(family, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 2}),
+        jax.random.key(0),
+    )
     params = noisy(params)
     rng = np.random.default_rng(3)
     tokens = rng.integers(1, 64, (2, 24)).astype(np.int32)
@@ -144,7 +155,9 @@ def test_packed_documents_are_isolated_exactly(family):
 
 
 def test_padding_does_not_reach_real_tokens():
-    model, params = init_model(tiny("mistral", num_hidden_layers=2), jax.random.key(0), head="reward")
+    model, params = init_model(
+        tiny("mistral", num_hidden_layers=2), jax.random.key(0), head="reward"
+    )
     params = noisy(params)
     tokens, mask = ragged()
     apply = jax.jit(lambda t: model.scores(params, t, mask))
@@ -171,9 +184,15 @@ def test_layer_plan_groups_periods_and_runs():
 def test_unstack_returns_layers_and_one_concatenated_gradient():
     stacked = {"a": jnp.arange(6.0).reshape(3, 2)}
     assert [layer["a"].tolist() for layer in unstack(stacked, 3)] == [[0, 1], [2, 3], [4, 5]]
-    grads = jax.grad(lambda p: sum((i + 1) * layer["a"].sum() for i, layer in enumerate(unstack(p, 3))))(stacked)
+    grads = jax.grad(
+        lambda p: sum((i + 1) * layer["a"].sum() for i, layer in enumerate(unstack(p, 3)))
+    )(stacked)
     assert grads["a"].tolist() == [[1, 1], [2, 2], [3, 3]]
-    assert "pad" not in str(jax.make_jaxpr(jax.grad(lambda p: sum(layer["a"].sum() for layer in unstack(p, 3))))(stacked))
+    assert "pad" not in str(
+        jax.make_jaxpr(jax.grad(lambda p: sum(layer["a"].sum() for layer in unstack(p, 3))))(
+            stacked
+        )
+    )
 
 
 def test_rows_longer_than_learned_positions_are_refused():
@@ -184,7 +203,14 @@ def test_rows_longer_than_learned_positions_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("remat", "some"), ("layers", "loop"), ("compute_dtype", "int8"), ("attention", "flash"), ("head", "q")]
+    ("name", "value"),
+    [
+        ("remat", "some"),
+        ("layers", "loop"),
+        ("compute_dtype", "int8"),
+        ("attention", "flash"),
+        ("head", "q"),
+    ],
 )
 def test_unknown_choices_list_what_is_allowed(name, value):
     with pytest.raises(ValueError, match=rf"{name}='{value}' is unknown; allowed: ") as caught:

@@ -23,7 +23,14 @@ SIZES = {
     "max_position_embeddings": 64,
     "initializer_range": 0.2,
 }
-GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 40, "initializer_range": 0.2}
+GPT2 = {
+    "vocab_size": 64,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 40,
+    "initializer_range": 0.2,
+}
 EXTRA: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "mlp_bias": True},
     "qwen2": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
@@ -40,7 +47,12 @@ FAMILY_NAMES = tuple(EXTRA)
 def hf_config(family: str, **changes: Any) -> dict[str, Any]:
     """config.json of a tiny model."""
     sizes = {k: v for k, v in SIZES.items() if family != "phi3" or k != "head_dim"}
-    return {"model_type": family, **(GPT2 if family == "gpt2" else sizes), **EXTRA[family], **changes}
+    return {
+        "model_type": family,
+        **(GPT2 if family == "gpt2" else sizes),
+        **EXTRA[family],
+        **changes,
+    }
 
 
 def tiny(family: str, **changes: Any) -> ModelConfig:
@@ -53,12 +65,18 @@ def noisy(params: Any, seed: int = 7) -> Any:
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(seed)
     return jax.tree.unflatten(
-        structure, [leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32).astype(leaf.dtype) for leaf in leaves]
+        structure,
+        [
+            leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32).astype(leaf.dtype)
+            for leaf in leaves
+        ],
     )
 
 
 @functools.cache
-def ragged(rows: int = 3, length: int = 20, vocab: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def ragged(
+    rows: int = 3, length: int = 20, vocab: int = 64, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Right-padded tokens and mask; the first row is full."""
     rng = np.random.default_rng(seed)
     lengths = np.concatenate([[length], rng.integers(3, length, rows - 1)])
@@ -68,4 +86,8 @@ def ragged(rows: int = 3, length: int = 20, vocab: int = 64, seed: int = 0) -> t
 
 def max_difference(a: Any, b: Any) -> float:
     """Largest absolute difference of two trees of equal structure."""
-    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(np.asarray(x) - np.asarray(y)).max()), a, b)))
+    return max(
+        jax.tree.leaves(
+            jax.tree.map(lambda x, y: float(np.abs(np.asarray(x) - np.asarray(y)).max()), a, b)
+        )
+    )

@@ -29,7 +29,8 @@ def test_is_stored_as_source(path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("default")  # Jupyter's own; those of the library are errors everywhere else
+# Jupyter's own; those of the library are errors everywhere else
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_and_its_assertions_hold(path, tmp_path, monkeypatch):
     """A cell that raises, the assertions at the end included, fails the test with its traceback."""

@@ -15,7 +15,11 @@ NAN = float("nan")
 @pytest.mark.parametrize("jit", [False, True])
 def test_gae_matches_oracle(gamma, lam, jit):
     rng = np.random.default_rng(4)
-    rewards, values, mask = rng.normal(size=(5, 9)), rng.normal(size=(5, 9)), rng.random((5, 9)) < 0.6
+    rewards, values, mask = (
+        rng.normal(size=(5, 9)),
+        rng.normal(size=(5, 9)),
+        rng.random((5, 9)) < 0.6,
+    )
     mask[2] = False
     rewards[~mask], values[~mask] = np.nan, np.inf
     wanted = oracle.gae(rewards, values, mask, gamma, lam)
@@ -23,13 +27,16 @@ def test_gae_matches_oracle(gamma, lam, jit):
     def f(r, v, m):
         return gae(r, v, m, gamma=gamma, gae_lambda=lam)
 
-    got = (jax.jit(f) if jit else f)(jnp.asarray(rewards, jnp.float32), jnp.asarray(values, jnp.float32), jnp.asarray(mask))
+    got = (jax.jit(f) if jit else f)(
+        jnp.asarray(rewards, jnp.float32), jnp.asarray(values, jnp.float32), jnp.asarray(mask)
+    )
     for a, b in zip(got, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_gae_by_hand():
-    """gamma 1, lambda 0.5, rewards 0 0 1, values 0.5 0.4 0.8: deltas -0.1 0.4 0.2; A = 0.15, 0.5, 0.2."""
+    """gamma 1, lambda 0.5, rewards 0 0 1, values 0.5 0.4 0.8: deltas -0.1 0.4 0.2; A = 0.15, 0.5,
+    0.2."""
     rewards, values = jnp.array([[0.0, 0.0, 1.0]]), jnp.array([[0.5, 0.4, 0.8]])
     advantages, returns = gae(rewards, values, jnp.ones((1, 3), bool), gae_lambda=0.5)
     np.testing.assert_allclose(advantages, [[0.15, 0.5, 0.2]], rtol=1e-6)
@@ -63,7 +70,9 @@ def groups(seed=5):
     return rewards, valid
 
 
-@pytest.mark.parametrize(("std", "eps", "ddof"), [(True, 1e-4, 1), (True, 1e-6, 0), (False, 1e-4, 1)])
+@pytest.mark.parametrize(
+    ("std", "eps", "ddof"), [(True, 1e-4, 1), (True, 1e-6, 0), (False, 1e-4, 1)]
+)
 @pytest.mark.parametrize("jit", [False, True])
 def test_group_advantages_match_oracle(std, eps, ddof, jit):
     rewards, valid = groups()
@@ -72,7 +81,12 @@ def test_group_advantages_match_oracle(std, eps, ddof, jit):
         return group_advantages(r, v, normalize_std=std, eps=eps, ddof=ddof)
 
     got = (jax.jit(f) if jit else f)(jnp.asarray(rewards, jnp.float32), jnp.asarray(valid))
-    np.testing.assert_allclose(got, oracle.group_advantages(rewards, valid, std=std, eps=eps, ddof=ddof), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        got,
+        oracle.group_advantages(rewards, valid, std=std, eps=eps, ddof=ddof),
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -93,7 +107,9 @@ def test_equal_rewards_give_exactly_zero(estimator, reward, size):
 @pytest.mark.parametrize("estimator", [group_advantages, leave_one_out_advantages])
 def test_group_of_one_and_group_of_none(estimator):
     np.testing.assert_array_equal(estimator(jnp.array([[3.0]])), [[0.0]])
-    np.testing.assert_array_equal(estimator(jnp.array([[NAN, NAN], [2.0, NAN]])), [[0.0, 0.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(
+        estimator(jnp.array([[NAN, NAN], [2.0, NAN]])), [[0.0, 0.0], [0.0, 0.0]]
+    )
 
 
 @pytest.mark.parametrize("estimator", [group_advantages, leave_one_out_advantages])
@@ -109,7 +125,9 @@ def test_gae_has_no_gradient():
     ones = jnp.ones((1, 3))
     gradient = jax.grad(lambda v: gae(ones, v, ones > 0)[0].sum())(ones)
     assert (gradient == 0).all()
-    assert gae(ones.astype(jnp.bfloat16), ones.astype(jnp.bfloat16), ones > 0)[0].dtype == jnp.float32
+    assert (
+        gae(ones.astype(jnp.bfloat16), ones.astype(jnp.bfloat16), ones > 0)[0].dtype == jnp.float32
+    )
 
 
 def test_group_advantages_by_hand():

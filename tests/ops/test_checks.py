@@ -24,7 +24,9 @@ def test_choice_without_a_near_name():
     ],
 )
 def test_range(value, limits, wanted):
-    with pytest.raises(ValueError, match=f"^x={value!r} is out of range: give a finite number with {wanted}$"):
+    with pytest.raises(
+        ValueError, match=f"^x={value!r} is out of range: give a finite number with {wanted}$"
+    ):
         check_range("x", value, **limits)
 
 

@@ -19,7 +19,9 @@ def test_example(function):
     )
     assert test.examples, f"{function.__name__} has no Example"
     report: list[str] = []
-    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
+    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(
+        test, out=report.append
+    )
     assert result.failed == 0, "".join(report)
 
 

@@ -38,7 +38,12 @@ def inputs(dtype=jnp.float32, vocab=V):
 def results(fn, hidden, unembed, cotangents):
     """Values, and gradients of a random combination of both outputs."""
     value = jax.jit(fn)(hidden, unembed)
-    grads = jax.jit(jax.grad(lambda h, w: sum((x * c).sum() for x, c in zip(fn(h, w), cotangents, strict=True)), (0, 1)))
+    grads = jax.jit(
+        jax.grad(
+            lambda h, w: sum((x * c).sum() for x, c in zip(fn(h, w), cotangents, strict=True)),
+            (0, 1),
+        )
+    )
     return *value, *grads(hidden, unembed)
 
 
@@ -47,16 +52,23 @@ def relative(a, b):
     return np.abs(a - b).max() / np.abs(b).max()
 
 
-@pytest.mark.parametrize("temperature, softcap, block", [(1.0, None, None), (0.7, None, 64), (1.3, 5.0, 100), (1.0, 2.0, 300)])
+@pytest.mark.parametrize(
+    "temperature, softcap, block",
+    [(1.0, None, None), (0.7, None, 64), (1.3, 5.0, 100), (1.0, 2.0, 300)],
+)
 def test_equals_the_plain_form(temperature, softcap, block):
     hidden, unembed, tokens, cotangents = inputs()
     fused = results(
-        lambda h, w: fused_token_logps(h, w, tokens, temperature=temperature, softcap=softcap, block=block),
+        lambda h, w: fused_token_logps(
+            h, w, tokens, temperature=temperature, softcap=softcap, block=block
+        ),
         hidden,
         unembed,
         cotangents,
     )
-    expected = results(lambda h, w: plain(h, w, tokens, temperature, softcap), hidden, unembed, cotangents)
+    expected = results(
+        lambda h, w: plain(h, w, tokens, temperature, softcap), hidden, unembed, cotangents
+    )
     for a, b in zip(fused, expected, strict=True):
         assert relative(a, b) < 1e-5
 
@@ -64,7 +76,12 @@ def test_equals_the_plain_form(temperature, softcap, block):
 def test_float64_stays_float64():
     with jax.enable_x64(True):
         hidden, unembed, tokens, cotangents = inputs(jnp.float64)
-        fused = results(lambda h, w: fused_token_logps(h, w, tokens, temperature=0.5), hidden, unembed, cotangents)
+        fused = results(
+            lambda h, w: fused_token_logps(h, w, tokens, temperature=0.5),
+            hidden,
+            unembed,
+            cotangents,
+        )
         expected = results(lambda h, w: plain(h, w, tokens, 0.5), hidden, unembed, cotangents)
         for a, b in zip(fused, expected, strict=True):
             assert a.dtype == jnp.float64
@@ -73,8 +90,15 @@ def test_float64_stays_float64():
 
 def test_bf16_operands_have_float32_statistics():
     hidden, unembed, tokens, cotangents = inputs(jnp.bfloat16)
-    fused = results(lambda h, w: fused_token_logps(h, w, tokens, block=64), hidden, unembed, cotangents)
-    exact = results(lambda h, w: plain(h, w, tokens), hidden.astype(jnp.float32), unembed.astype(jnp.float32), cotangents)
+    fused = results(
+        lambda h, w: fused_token_logps(h, w, tokens, block=64), hidden, unembed, cotangents
+    )
+    exact = results(
+        lambda h, w: plain(h, w, tokens),
+        hidden.astype(jnp.float32),
+        unembed.astype(jnp.float32),
+        cotangents,
+    )
     assert [x.dtype for x in fused] == [jnp.float32, jnp.float32, jnp.bfloat16, jnp.bfloat16]
     for a, b in zip(fused[:2], exact[:2], strict=True):
         assert relative(a, b) < 1e-5
@@ -84,7 +108,9 @@ def test_bf16_operands_have_float32_statistics():
 
 def test_large_logits_do_not_overflow():
     hidden, unembed, tokens, _ = inputs()
-    logps, entropy = jax.jit(lambda h: fused_token_logps(h, unembed, tokens, block=64))(hidden * 1e4)
+    logps, entropy = jax.jit(lambda h: fused_token_logps(h, unembed, tokens, block=64))(
+        hidden * 1e4
+    )
     expected, expected_entropy = plain(hidden * 1e4, unembed, tokens)
     assert relative(logps, expected) < 1e-5
     np.testing.assert_allclose(entropy, expected_entropy, atol=1e-5)
@@ -92,7 +118,9 @@ def test_large_logits_do_not_overflow():
 
 def test_temperature_and_softcap_may_be_traced():
     hidden, unembed, tokens, _ = inputs()
-    traced = jax.jit(lambda t, c: fused_token_logps(hidden, unembed, tokens, temperature=t, softcap=c))(0.7, 5.0)
+    traced = jax.jit(
+        lambda t, c: fused_token_logps(hidden, unembed, tokens, temperature=t, softcap=c)
+    )(0.7, 5.0)
     for a, b in zip(traced, plain(hidden, unembed, tokens, 0.7, 5.0), strict=True):
         assert relative(a, b) < 1e-5
 
@@ -104,7 +132,12 @@ def test_scored_columns_equal_the_full_result_and_others_are_zero():
     for row, columns in enumerate(np.asarray(scored)):
         kept[row, columns[columns >= 0]] = True
     masked = tuple(c * kept for c in cotangents)
-    fused = results(lambda h, w: fused_token_logps(h, w, tokens, scored=scored, block=64), hidden, unembed, cotangents)
+    fused = results(
+        lambda h, w: fused_token_logps(h, w, tokens, scored=scored, block=64),
+        hidden,
+        unembed,
+        cotangents,
+    )
     expected = results(lambda h, w: plain(h, w, tokens), hidden, unembed, masked)
     for a, b in zip(fused[:2], expected[:2], strict=True):
         np.testing.assert_allclose(a, b * kept, rtol=1e-5, atol=1e-5)
@@ -150,7 +183,8 @@ def flops(fn):
 
 
 def test_unused_entropy_costs_nothing():
-    """Its accumulator is gone from the compiled loop, forward and backward, also when it is only a stopped metric."""
+    """Its accumulator is gone from the compiled loop, forward and backward, also when it is only a
+    stopped metric."""
 
     def both(h, w, t):
         return fused_token_logps(h, w, t, block=100)
@@ -183,30 +217,57 @@ def test_sharded_equals_one_device(mesh, use_scored):
     scored = jnp.array([[1, 5, 8], [3, -1, -1], [-1, -1, -1], [8, 2, -1]]) if use_scored else None
 
     def run(h, w, mesh):
-        return fused_token_logps(h, w, tokens, scored=scored, mesh=mesh, block=64, softcap=5.0, temperature=0.8)
+        return fused_token_logps(
+            h, w, tokens, scored=scored, mesh=mesh, block=64, softcap=5.0, temperature=0.8
+        )
 
     expected = results(lambda h, w: run(h, w, None), hidden, unembed, cotangents)
     rows, vocab = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P("tensor"))
-    sharded = results(lambda h, w: run(h, w, mesh), jax.device_put(hidden, rows), jax.device_put(unembed, vocab), cotangents)
+    sharded = results(
+        lambda h, w: run(h, w, mesh),
+        jax.device_put(hidden, rows),
+        jax.device_put(unembed, vocab),
+        cotangents,
+    )
     for a, b in zip(sharded, expected, strict=True):
         assert relative(a, b) < 1e-5
 
 
 def collective_shapes(text):
-    found = re.findall(r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
-    return [tuple(int(n) for n in dims.split(",") if n) for result in found for dims in re.findall(r"\[([\d,]*)\]", result)]
+    found = re.findall(
+        r"= (.*?) "
+        r"(?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(",
+        text,
+    )
+    return [
+        tuple(int(n) for n in dims.split(",") if n)
+        for result in found
+        for dims in re.findall(r"\[([\d,]*)\]", result)
+    ]
 
 
 def test_no_collective_holds_logits(mesh):
-    """Only row statistics, the gradient of the states and the gradient of the weight cross devices."""
+    """Only row statistics, the gradient of the states and the gradient of the weight cross
+    devices."""
     vocab = 304
     hidden, unembed, tokens, _ = inputs(vocab=vocab)
-    rows, shards = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P(("tensor", "fsdp")))
-    args = jax.device_put(hidden, rows), jax.device_put(unembed, shards), jax.device_put(tokens, rows)
-    step = jax.jit(jax.grad(lambda h, w, t: fused_token_logps(h, w, t, mesh=mesh)[0].sum(), (0, 1)), out_shardings=(rows, shards))
+    rows, shards = (
+        NamedSharding(mesh, P(("data", "fsdp"))),
+        NamedSharding(mesh, P(("tensor", "fsdp"))),
+    )
+    args = (
+        jax.device_put(hidden, rows),
+        jax.device_put(unembed, shards),
+        jax.device_put(tokens, rows),
+    )
+    step = jax.jit(
+        jax.grad(lambda h, w, t: fused_token_logps(h, w, t, mesh=mesh)[0].sum(), (0, 1)),
+        out_shardings=(rows, shards),
+    )
     shapes = collective_shapes(step.lower(*args).compile().as_text())
     assert shapes
-    weights = {(vocab // 2, D), (vocab // 4, D)}  # gathered over fsdp; summed and scattered over fsdp
+    # gathered over fsdp; summed and scattered over fsdp
+    weights = {(vocab // 2, D), (vocab // 4, D)}
     for shape in shapes:
         assert shape in weights or not {vocab, vocab // 2, vocab // 4} & set(shape), shape
 
@@ -238,5 +299,7 @@ def test_what_does_not_divide_over_the_mesh_is_an_error(mesh):
 def test_memory_at_the_size_of_qwen():
     """Compiled only, nothing runs: N=2048, D=896, V=151936 float32."""
     sides = compile_sides(2048, 896, 151936, "float32")
-    plain_bytes, fused_bytes = (sides[name].memory_analysis().temp_size_in_bytes for name in ("plain", "fused"))
+    plain_bytes, fused_bytes = (
+        sides[name].memory_analysis().temp_size_in_bytes for name in ("plain", "fused")
+    )
     assert plain_bytes >= 20 * fused_bytes

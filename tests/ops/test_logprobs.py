@@ -56,7 +56,9 @@ def test_entropy_gradient_is_minus_p_times_logp_plus_entropy(sample):
     got = jax.grad(lambda z: token_entropy(z).sum())(logits)
     logps = jax.nn.log_softmax(logits[:, :-1])
     entropy = token_entropy(logits)[:, 1:, None]
-    np.testing.assert_allclose(got[:, :-1], -jnp.exp(logps) * (logps + entropy), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        got[:, :-1], -jnp.exp(logps) * (logps + entropy), rtol=1e-4, atol=1e-6
+    )
     assert (got[:, -1] == 0).all()
 
 
@@ -70,8 +72,12 @@ def test_plain_form_agrees_with_fused_form():
     np.testing.assert_allclose(entropy, token_entropy(logits), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("difference", "wanted", "slope"), [(0.5, 0.5, 1.0), (50.0, 20.0, 0.0), (-50.0, -20.0, 0.0)])
+@pytest.mark.parametrize(
+    ("difference", "wanted", "slope"), [(0.5, 0.5, 1.0), (50.0, 20.0, 0.0), (-50.0, -20.0, 0.0)]
+)
 def test_log_ratio_is_clamped_with_no_gradient_beyond(difference, wanted, slope):
-    value, gradient = jax.value_and_grad(lambda x: log_ratio(x, jnp.float32(-1.0)))(jnp.float32(difference - 1.0))
+    value, gradient = jax.value_and_grad(lambda x: log_ratio(x, jnp.float32(-1.0)))(
+        jnp.float32(difference - 1.0)
+    )
     assert (float(value), float(gradient)) == (wanted, slope)
     assert float(jax.grad(log_ratio, argnums=1)(jnp.float32(0.3), jnp.float32(0.1))) == 0.0

@@ -36,7 +36,9 @@ def test_masked_mean(mask, wanted):
 
 
 @pytest.mark.parametrize("shift_mean", [True, False])
-@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: jax.jit(f, static_argnames="shift_mean")], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, lambda f: jax.jit(f, static_argnames="shift_mean")], ids=["eager", "jit"]
+)
 def test_masked_whiten_matches_oracle(shift_mean, wrap):
     rng = np.random.default_rng(1)
     x, mask = rng.normal(3.0, 2.0, (4, 7)), rng.random((4, 7)) < 0.6
@@ -58,7 +60,9 @@ def test_predicted_mask_drops_first_tokens():
     mask = jnp.ones((2, 6), bool)
     np.testing.assert_array_equal(predicted_mask(mask).astype(int), [[0, 1, 1, 1, 1, 1]] * 2)
     segments = jnp.array([[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 2, 2]])
-    np.testing.assert_array_equal(predicted_mask(mask, segments).astype(int), [[0, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 1]])
+    np.testing.assert_array_equal(
+        predicted_mask(mask, segments).astype(int), [[0, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 1]]
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32, jnp.float32])

@@ -12,7 +12,8 @@ from tests.oracles import policy as oracle
 ONE = jnp.ones((1, 1))
 
 # Hand-derived, eps_low = eps_high = 0.2, one token of weight 1:
-# (ratio, advantage, loss = -min(r A, clip(r) A), d loss / d logps = -r A where the plain term is the smaller one, else 0)
+# (ratio, advantage, loss = -min(r A, clip(r) A), d loss / d logps = -r A where the plain term is
+# the smaller one, else 0)
 CLIP_TABLE = [
     (0.5, 2.0, -1.0, -1.0),  # far below, good action: not clipped, it may come back
     (0.9, 2.0, -1.8, -1.8),  # inside
@@ -42,19 +43,30 @@ def to_jax(*arrays, dtype=jnp.float32):
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_clip_table(ratio, advantage, loss, slope, level):
     def f(logps):
-        return clipped_surrogate_loss(logps, jnp.full((1, 1), -2.0), advantage * ONE, ONE, level=level)
+        return clipped_surrogate_loss(
+            logps, jnp.full((1, 1), -2.0), advantage * ONE, ONE, level=level
+        )
 
-    (got, metrics), gradient = jax.value_and_grad(f, has_aux=True)(jnp.full((1, 1), -2.0 + np.log(ratio)))
+    (got, metrics), gradient = jax.value_and_grad(f, has_aux=True)(
+        jnp.full((1, 1), -2.0 + np.log(ratio))
+    )
     np.testing.assert_allclose([got, gradient[0, 0]], [loss, slope], rtol=1e-5, atol=1e-6)
     assert float(metrics["policy/clip_fraction"]) == (slope == 0.0)
     assert float(metrics["policy/clip_fraction_low"]) == (slope == 0.0 and ratio < 1)
     np.testing.assert_allclose(metrics["policy/ratio_max"], ratio, rtol=1e-5)
-    np.testing.assert_allclose(metrics["policy/approx_kl"], ratio - 1 - np.log(ratio), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        metrics["policy/approx_kl"], ratio - 1 - np.log(ratio), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "slope", "bound"),
-    [(4.0, -1.0, 3.0, 0.0, 1), (2.0, -1.0, 2.0, 2.0, 0), (0.5, -1.0, 0.8, 0.0, 0), (4.0, 1.0, -1.2, 0.0, 0)],
+    [
+        (4.0, -1.0, 3.0, 0.0, 1),
+        (2.0, -1.0, 2.0, 2.0, 0),
+        (0.5, -1.0, 0.8, 0.0, 0),
+        (4.0, 1.0, -1.2, 0.0, 0),
+    ],
 )
 def test_dual_clip_table(ratio, advantage, loss, slope, bound):
     """c = 3: only a negative advantage with a ratio above 3 is held, at c * |A|."""
@@ -62,20 +74,26 @@ def test_dual_clip_table(ratio, advantage, loss, slope, bound):
     def f(logps):
         return clipped_surrogate_loss(logps, 0 * ONE, advantage * ONE, ONE, dual_clip=3.0)
 
-    (got, metrics), gradient = jax.value_and_grad(f, has_aux=True)(jnp.full((1, 1), np.log(ratio), jnp.float32))
+    (got, metrics), gradient = jax.value_and_grad(f, has_aux=True)(
+        jnp.full((1, 1), np.log(ratio), jnp.float32)
+    )
     np.testing.assert_allclose([got, gradient[0, 0]], [loss, slope], rtol=1e-5, atol=1e-6)
     assert float(metrics["policy/dual_clip_fraction"]) == bound
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
-@pytest.mark.parametrize(("low", "high", "dual"), [(0.2, 0.2, None), (0.1, 0.4, None), (0.2, 0.28, 1.5)])
+@pytest.mark.parametrize(
+    ("low", "high", "dual"), [(0.2, 0.2, None), (0.1, 0.4, None), (0.2, 0.28, 1.5)]
+)
 @pytest.mark.parametrize("jit", [False, True])
 def test_matches_oracle(level, low, high, dual, jit):
     arrays = batch()
     wanted, clipped = oracle.surrogate(*arrays, low=low, high=high, dual=dual, level=level)
 
     def f(*xs):
-        return clipped_surrogate_loss(*xs, clip_low=low, clip_high=high, dual_clip=dual, level=level)
+        return clipped_surrogate_loss(
+            *xs, clip_low=low, clip_high=high, dual_clip=dual, level=level
+        )
 
     loss, metrics = (jax.jit(f) if jit else f)(*to_jax(*arrays))
     np.testing.assert_allclose(loss, wanted, rtol=1e-5, atol=1e-7)
@@ -100,10 +118,16 @@ def test_on_policy_gradient_is_reinforce(loss):
 def test_sequence_level_gradient_is_the_row_mean():
     """On policy: d/d logps_t = -(1/n) sum_s w_s A_s, the same on each token of the row."""
     logps, _, advantages, weights = to_jax(*batch())
-    gradient = jax.grad(lambda x: clipped_surrogate_loss(x, logps, advantages, weights, level="sequence")[0])(logps)
+    gradient = jax.grad(
+        lambda x: clipped_surrogate_loss(x, logps, advantages, weights, level="sequence")[0]
+    )(logps)
     live = weights != 0
-    share = (weights * advantages).sum(1, keepdims=True) / jnp.maximum(live.sum(1, keepdims=True), 1)
-    np.testing.assert_allclose(gradient, jnp.where(live, jnp.broadcast_to(-share, live.shape), 0), rtol=1e-5, atol=1e-8)
+    share = (weights * advantages).sum(1, keepdims=True) / jnp.maximum(
+        live.sum(1, keepdims=True), 1
+    )
+    np.testing.assert_allclose(
+        gradient, jnp.where(live, jnp.broadcast_to(-share, live.shape), 0), rtol=1e-5, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("loss", [clipped_surrogate_loss, cispo_loss, clipped_value_loss])
@@ -116,7 +140,9 @@ def test_padding_never_leaks(loss, poison):
     (got, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(*dirty)
     (wanted, wanted_metrics), wanted_gradient = jax.value_and_grad(loss, has_aux=True)(*clean)
     assert float(got) == float(wanted)
-    assert {k: float(v) for k, v in metrics.items()} == {k: float(v) for k, v in wanted_metrics.items()}
+    assert {k: float(v) for k, v in metrics.items()} == {
+        k: float(v) for k, v in wanted_metrics.items()
+    }
     np.testing.assert_array_equal(gradient, wanted_gradient)
     assert (np.asarray(gradient)[off] == 0).all()
 
@@ -131,8 +157,12 @@ def test_only_the_first_argument_carries_gradients(loss):
 @pytest.mark.parametrize("loss", [clipped_surrogate_loss, cispo_loss, clipped_value_loss])
 def test_nothing_to_train_on(loss):
     logps, old, advantages, weights = to_jax(*batch())
-    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(logps, old, advantages, 0 * weights)
-    assert float(value) == 0 and (gradient == 0).all() and all(float(v) == 0 for v in metrics.values())
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
+        logps, old, advantages, 0 * weights
+    )
+    assert (
+        float(value) == 0 and (gradient == 0).all() and all(float(v) == 0 for v in metrics.values())
+    )
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -141,7 +171,11 @@ def test_nothing_to_train_on(loss):
 def test_extreme_ratios_are_finite(level, gap, advantage):
     def f(logps):
         return clipped_surrogate_loss(
-            logps, jnp.full((1, 2), -60.0), jnp.full((1, 2), advantage), jnp.full((1, 2), 0.5), level=level
+            logps,
+            jnp.full((1, 2), -60.0),
+            jnp.full((1, 2), advantage),
+            jnp.full((1, 2), 0.5),
+            level=level,
         )
 
     (value, metrics), gradient = jax.value_and_grad(f, has_aux=True)(jnp.full((1, 2), -60.0 + gap))
@@ -153,7 +187,9 @@ def test_extreme_ratios_are_finite(level, gap, advantage):
 def test_bf16_inputs_compute_in_float32(loss):
     half = to_jax(*batch(), dtype=jnp.bfloat16)
     (got, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(*half)
-    assert got.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16 and jnp.isfinite(gradient).all()
+    assert (
+        got.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16 and jnp.isfinite(gradient).all()
+    )
     assert all(v.dtype == jnp.float32 for v in metrics.values())
     exact, _ = loss(*[x.astype(jnp.float32) for x in half])
     assert float(got) == float(exact)
@@ -170,7 +206,9 @@ def test_microbatches_add_up(loss, mode):
     np.testing.assert_allclose(sum(p[0] for p in parts), whole, rtol=1e-5)
     for key, value in metrics.items():
         values = [float(p[1][key]) for p in parts]
-        np.testing.assert_allclose(max(values) if key.endswith("_max") else sum(values), value, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            max(values) if key.endswith("_max") else sum(values), value, rtol=1e-5, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -187,7 +225,8 @@ def test_cispo_matches_oracle(jit):
 
 
 def test_cispo_keeps_the_sign_of_the_gradient():
-    """A good, unlikely token with a large ratio: its probability must rise (EasyDeL's gradient flips here)."""
+    """A good, unlikely token with a large ratio: its probability must rise (EasyDeL's gradient
+    flips here)."""
     gradient = jax.grad(lambda x: cispo_loss(x, x - 3.0, ONE, ONE)[0])(jnp.full((1, 1), -5.0))
     np.testing.assert_allclose(gradient, -5.0)
 
@@ -219,10 +258,18 @@ def test_value_loss_matches_oracle(clip):
 @pytest.mark.parametrize(
     ("loss", "options", "message"),
     [
-        (clipped_surrogate_loss, {"level": "row"}, "level='row' is not known: use one of token, sequence"),
+        (
+            clipped_surrogate_loss,
+            {"level": "row"},
+            "level='row' is not known: use one of token, sequence",
+        ),
         (clipped_surrogate_loss, {"clip_low": -0.1}, "clip_low=-0.1 is out of range"),
         (clipped_surrogate_loss, {"clip_high": float("nan")}, "clip_high=nan"),
-        (clipped_surrogate_loss, {"dual_clip": 1.0}, "dual_clip=1.0 is out of range: give a finite number with dual_clip > 1"),
+        (
+            clipped_surrogate_loss,
+            {"dual_clip": 1.0},
+            "dual_clip=1.0 is out of range: give a finite number with dual_clip > 1",
+        ),
         (cispo_loss, {"max_ratio": 0.2}, "max_ratio=0.2 .* max_ratio >= 1"),
         (cispo_loss, {"min_ratio": 2.0}, "min_ratio=2.0 .* min_ratio >= 0 and min_ratio <= 1"),
         (clipped_value_loss, {"clip": 0.0}, "clip=0.0 .* clip > 0"),
@@ -243,4 +290,6 @@ def test_coefficients_may_be_traced():
     arrays = to_jax(*batch())
     highs = jnp.array([0.1, 0.4])
     losses = jax.vmap(lambda high: clipped_surrogate_loss(*arrays, clip_high=high)[0])(highs)
-    np.testing.assert_allclose(losses, [clipped_surrogate_loss(*arrays, clip_high=float(h))[0] for h in highs], rtol=1e-5)
+    np.testing.assert_allclose(
+        losses, [clipped_surrogate_loss(*arrays, clip_high=float(h))[0] for h in highs], rtol=1e-5
+    )

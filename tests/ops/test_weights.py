@@ -23,7 +23,11 @@ def batch(packed):
 
 @pytest.mark.parametrize(("mode", "constant"), MODES)
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: jax.jit(f, static_argnames=("mode", "constant"))], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda f: f, lambda f: jax.jit(f, static_argnames=("mode", "constant"))],
+    ids=["eager", "jit"],
+)
 def test_matches_oracle(mode, constant, packed, wrap):
     mask, segments = batch(packed)
     ids = None if segments is None else jnp.asarray(segments)
@@ -36,7 +40,9 @@ def test_matches_oracle(mode, constant, packed, wrap):
 @pytest.mark.parametrize("packed", [False, True])
 def test_sums_to_one(mode, packed):
     mask, segments = batch(packed)
-    weights = loss_weights(jnp.asarray(mask), mode, segment_ids=None if segments is None else jnp.asarray(segments))
+    weights = loss_weights(
+        jnp.asarray(mask), mode, segment_ids=None if segments is None else jnp.asarray(segments)
+    )
     np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-6)
 
 
@@ -44,7 +50,9 @@ def test_sums_to_one(mode, packed):
 @pytest.mark.parametrize("packed", [False, True])
 def test_empty_batch_has_zero_weights(mode, constant, packed):
     ids = jnp.zeros((2, 3), jnp.int32) if packed else None
-    assert (loss_weights(jnp.zeros((2, 3), bool), mode, constant=constant, segment_ids=ids) == 0).all()
+    assert (
+        loss_weights(jnp.zeros((2, 3), bool), mode, constant=constant, segment_ids=ids) == 0
+    ).all()
 
 
 def test_packing_changes_nothing():
@@ -67,7 +75,12 @@ def test_float64_under_x64():
 @pytest.mark.parametrize(
     ("mode", "constant", "message"),
     [
-        ("tokens", None, "mode='tokens' is not known: use one of token, sequence, constant .did you mean 'token'?"),
+        (
+            "tokens",
+            None,
+            "mode='tokens' is not known: use one of token, sequence, constant .did you mean "
+            "'token'?",
+        ),
         ("constant", None, "constant=None: give a positive constant"),
         ("constant", 0, "constant=0: give a positive constant"),
         ("constant", float("nan"), "constant=nan: give a positive constant"),

@@ -1,4 +1,5 @@
-"""Policy losses, estimators and rewards as float64 NumPy loops, written from the papers. No jax here."""
+"""Policy losses, estimators and rewards as float64 NumPy loops, written from the papers. No jax
+here."""
 
 import math
 
@@ -104,7 +105,11 @@ def value_loss(values, old, returns, weights, clip):
     for index in np.ndindex(*values.shape):
         if weights[index] != 0:
             near = old[index] + min(max(values[index] - old[index], -clip), clip)
-            total += weights[index] * max((values[index] - returns[index]) ** 2, (near - returns[index]) ** 2) / 2
+            total += (
+                weights[index]
+                * max((values[index] - returns[index]) ** 2, (near - returns[index]) ** 2)
+                / 2
+            )
     return total
 
 
@@ -118,7 +123,9 @@ def gae(rewards, values, mask, gamma, lam):
             after = values[b, kept[i + 1]] if i + 1 < len(kept) else 0.0
             deltas.append(rewards[b, t] + gamma * after - values[b, t])
         for i, t in enumerate(kept):
-            advantages[b, t] = sum((gamma * lam) ** (j - i) * deltas[j] for j in range(i, len(kept)))
+            advantages[b, t] = sum(
+                (gamma * lam) ** (j - i) * deltas[j] for j in range(i, len(kept))
+            )
             returns[b, t] = advantages[b, t] + values[b, t]
     return advantages, returns
 
@@ -126,11 +133,15 @@ def gae(rewards, values, mask, gamma, lam):
 def group_advantages(rewards, valid, *, std=True, eps=1e-4, ddof=1):
     out = np.zeros(rewards.shape)
     for p in range(rewards.shape[0]):
-        members = [g for g in range(rewards.shape[1]) if valid[p, g] and not math.isnan(rewards[p, g])]
+        members = [
+            g for g in range(rewards.shape[1]) if valid[p, g] and not math.isnan(rewards[p, g])
+        ]
         if len({float(rewards[p, g]) for g in members}) < 2:
             continue
         mean = sum(rewards[p, g] for g in members) / len(members)
-        spread = math.sqrt(sum((rewards[p, g] - mean) ** 2 for g in members) / (len(members) - ddof))
+        spread = math.sqrt(
+            sum((rewards[p, g] - mean) ** 2 for g in members) / (len(members) - ddof)
+        )
         for g in members:
             out[p, g] = (rewards[p, g] - mean) / ((spread + eps) if std else 1.0)
     return out
@@ -139,7 +150,9 @@ def group_advantages(rewards, valid, *, std=True, eps=1e-4, ddof=1):
 def leave_one_out(rewards, valid):
     out = np.zeros(rewards.shape)
     for p in range(rewards.shape[0]):
-        members = [g for g in range(rewards.shape[1]) if valid[p, g] and not math.isnan(rewards[p, g])]
+        members = [
+            g for g in range(rewards.shape[1]) if valid[p, g] and not math.isnan(rewards[p, g])
+        ]
         for g in members:
             others = [rewards[p, j] for j in members if j != g]
             if others:

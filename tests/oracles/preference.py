@@ -18,7 +18,9 @@ def dpo(chosen, rejected, ref_chosen, ref_rejected, *, beta, loss_type, smoothin
     h = up - down
     return {
         "sigmoid": lambda: (1 - smoothing) * nll(beta * h) + smoothing * nll(-beta * h),
-        "robust": lambda: ((1 - smoothing) * nll(beta * h) - smoothing * nll(-beta * h)) / (1 - 2 * smoothing),
+        "robust": lambda: (
+            ((1 - smoothing) * nll(beta * h) - smoothing * nll(-beta * h)) / (1 - 2 * smoothing)
+        ),
         "ipo": lambda: (h - 0.5 / beta) ** 2,
         "hinge": lambda: max(0.0, 1 - beta * h),
         "apo_zero": lambda: sigmoid(-beta * up) + sigmoid(beta * down),

@@ -1,4 +1,5 @@
-"""Imports go downward only, and packages of one layer do not import each other (DESIGN section 2)."""
+"""Imports go downward only, and packages of one layer do not import each other (DESIGN section
+2)."""
 
 import ast
 import pathlib
@@ -57,8 +58,12 @@ def test_imports_go_downward(path):
         other = parts[1]
         if other == "__version__":
             continue
-        assert other in LAYERS, f"{path}:{node.lineno} imports {name}, a package that no layer names"
-        assert LAYERS[other] < LAYERS[own], f"{path}:{node.lineno} {own} (L{LAYERS[own]}) imports {name} (L{LAYERS[other]})"
+        assert other in LAYERS, (
+            f"{path}:{node.lineno} imports {name}, a package that no layer names"
+        )
+        assert LAYERS[other] < LAYERS[own], (
+            f"{path}:{node.lineno} {own} (L{LAYERS[own]}) imports {name} (L{LAYERS[other]})"
+        )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -70,8 +75,14 @@ def test_no_private_and_no_torch_imports(path):
             assert _package(path) == "bench", f"{path}:{node.lineno} imports {name} outside bench/"
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            assert not HEAVY & {name.split(".")[0] for name in names}, f"{path}:{node.lineno} imports an extra at module level"
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
+            assert not HEAVY & {name.split(".")[0] for name in names}, (
+                f"{path}:{node.lineno} imports an extra at module level"
+            )
 
 
 def test_no_algorithm_imports_another():
@@ -89,7 +100,8 @@ def test_no_algorithm_imports_another():
 def test_import_is_light_and_has_no_side_effects():
     heavy = ("transformers", "datasets", "pydantic", "torch", "matplotlib", "rich", "tensorboardX")
     code = (
-        f"import sys, rlhf_jax; loaded = [m for m in {heavy} if m in sys.modules]; assert not loaded, loaded; "
+        f"import sys, rlhf_jax; loaded = [m for m in {heavy} if m in sys.modules]; assert not "
+        "loaded, loaded; "
         "import jax; jax.config.update('jax_num_cpu_devices', 3); assert jax.device_count() == 3"
     )  # the number of devices can only be set while no backend has been started
     subprocess.run([sys.executable, "-c", code], check=True)

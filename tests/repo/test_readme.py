@@ -1,4 +1,5 @@
-"""The README is true: its Python runs, its commands parse, its metrics table is the library's, the links of its files exist."""
+"""The README is true: its Python runs, its commands parse, its metrics table is the library's, the
+links of its files exist."""
 
 import pathlib
 import re
@@ -28,7 +29,9 @@ def test_python_blocks_run():
 
 
 def _commands() -> list[str]:
-    lines = [line.split("  #")[0].strip() for block in _blocks("bash") for line in block.splitlines()]
+    lines = [
+        line.split("  #")[0].strip() for block in _blocks("bash") for line in block.splitlines()
+    ]
     return [line for line in lines if line.startswith("rlhf-jax ")]
 
 
@@ -53,9 +56,9 @@ def test_metrics_table_is_the_librarys():
 
 
 def test_no_placeholder_is_left():
-    assert not re.findall(r"\b[A-Z]+_[A-Z]+\b", README.replace("RLHF_JAX_SHARED", "").replace("JAX_PLATFORMS", "")), (
-        "a figure is missing"
-    )
+    assert not re.findall(
+        r"\b[A-Z]+_[A-Z]+\b", README.replace("RLHF_JAX_SHARED", "").replace("JAX_PLATFORMS", "")
+    ), "a figure is missing"
 
 
 def test_both_commands_install_with_the_constraints():

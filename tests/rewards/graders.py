@@ -31,7 +31,9 @@ def _act(word):
         bytearray(10**12)
     if word == "daemon" and os.fork() == 0:
         time.sleep(1000)
-    return {"none": None, "nan": float("nan"), "infinite": float("inf"), "text": "much"}.get(word, float(len(word)))
+    return {"none": None, "nan": float("nan"), "infinite": float("inf"), "text": "much"}.get(
+        word, float(len(word))
+    )
 
 
 def by_word(prompts, completions, completion_ids=None, **kwargs):
@@ -54,14 +56,20 @@ def relative(completions, **kwargs):
 
 
 def with_columns(completions, answer, bonus=0.0):
-    return [float(completion == right) + bonus for completion, right in zip(completions, answer, strict=True)]
+    return [
+        float(completion == right) + bonus
+        for completion, right in zip(completions, answer, strict=True)
+    ]
 
 
 def everything(prompts, completions, completion_ids, answer, **kwargs):
     trl = {kwargs.pop(name) for name in ("trainer_state", "log_extra", "log_metric")}
     assert completions[0][0]["role"] == "assistant" and set(kwargs) == {"level"} and len(trl) == 3
     rows = zip(prompts, completion_ids, completions, answer, strict=True)
-    return [len(prompt) + 10 * len(ids) + (said[0]["content"] == right) for prompt, ids, said, right in rows]
+    return [
+        len(prompt) + 10 * len(ids) + (said[0]["content"] == right)
+        for prompt, ids, said, right in rows
+    ]
 
 
 def make_soft_limit(limit, slope=1.0):
@@ -84,7 +92,8 @@ class Longer:
 
 
 def alarmed(completions, **kwargs):
-    """Uses signal.alarm, as many graders do: it works because functions run in the main thread of their process."""
+    """Uses signal.alarm, as many graders do: it works because functions run in the main thread of
+    their process."""
 
     def too_late(*_):
         raise TimeoutError("alarm")
@@ -155,7 +164,8 @@ not_callable = 3
 
 
 def rank(completions, **kwargs):
-    """Compares the completions of a batch, as functions written for TRL may: the place of each by its length."""
+    """Compares the completions of a batch, as functions written for TRL may: the place of each by
+    its length."""
     for completion in completions:
         _act(completion)
     order = sorted(range(len(completions)), key=lambda i: len(completions[i]))
@@ -192,7 +202,10 @@ def logs_badly(completions, log_extra, log_metric, **kwargs):
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, bonus=0.0):
     """verl's signature."""
-    return {"score": (solution_str == ground_truth) + bonus, "source": f"{data_source}/{extra_info['index']}"}
+    return {
+        "score": (solution_str == ground_truth) + bonus,
+        "source": f"{data_source}/{extra_info['index']}",
+    }
 
 
 async def on_one_loop(completions, **kwargs):

@@ -1,6 +1,8 @@
-"""Snippets that try to get out of the sandbox, to bring the machine down, or to be graded right without being right.
+"""Snippets that try to get out of the sandbox, to bring the machine down, or to be graded right
+without being right.
 
-`OUTSIDE` stands for a folder outside the sandbox; a snippet that gets through leaves traces there, or prints LEAKED.
+`OUTSIDE` stands for a folder outside the sandbox; a snippet that gets through leaves traces there,
+or prints LEAKED.
 """
 
 SNIPPETS = {
@@ -183,7 +185,8 @@ raise SystemExit(1)
     "syntax error": "def f(:",
     "null bytes": "print(1)\x00",
 }
-"""Programs; none may pass, none may leave anything behind. `HIDDEN`: whether files outside cannot even be seen."""
+"""Programs; none may pass, none may leave anything behind. `HIDDEN`: whether files outside cannot
+even be seen."""
 
 CHEATS = {
     "prints a success marker": "print('OK', 'PPPP', 'all tests passed', flush=True)",

@@ -1,4 +1,5 @@
-"""Ordinary Python: modules with tests that pass in a plain interpreter, and programs with their input and output."""
+"""Ordinary Python: modules with tests that pass in a plain interpreter, and programs with their
+input and output."""
 
 FUNCTIONS = {
     "int": (
@@ -1705,18 +1706,27 @@ match input().split():
         "add 1 2",
         "3",
     ),
-    "/dev/stdin": ("f = open('/dev/stdin')\nf.readline()\nprint(sum(map(int, f.readline().split())))", "2\n1 2", "3"),
+    "/dev/stdin": (
+        "f = open('/dev/stdin')\nf.readline()\nprint(sum(map(int, f.readline().split())))",
+        "2\n1 2",
+        "3",
+    ),
     "/dev/stdin of pathlib": (
         "import pathlib\nprint(sum(map(int, pathlib.Path('/dev/stdin').read_text().split())))",
         "1 2",
         "3",
     ),
     "os.open of /dev/stdin": (
-        "import os\nd = os.open('/dev/stdin', os.O_RDONLY)\nprint(sum(map(int, os.read(d, 100).split())))",
+        "import os\nd = os.open('/dev/stdin', os.O_RDONLY)\nprint(sum(map(int, os.read(d, "
+        "100).split())))",
         "1 2",
         "3",
     ),
-    "descriptors by path": ("open('/dev/stdout', 'w').write(open('/proc/self/fd/0').read())", "1 2", "1 2"),
+    "descriptors by path": (
+        "open('/dev/stdout', 'w').write(open('/proc/self/fd/0').read())",
+        "1 2",
+        "1 2",
+    ),
     "sys.stdin replaced": ("import sys\nsys.stdin = open('/dev/fd/0')\nprint(input())", "12", "12"),
     "bits": ("print('000101')", "", "000101"),
     "a number as a float": ("print(2 / 2)", "", "1"),
@@ -1746,4 +1756,5 @@ print(1)
         " ".join(str(i % 10) for i in range(200000)),
     ),
 }
-"""Name -> program, its input, its output. Those whose name has "file" in it write one, which takes namespaces."""
+"""Name -> program, its input, its output. Those whose name has "file" in it write one, which takes
+namespaces."""

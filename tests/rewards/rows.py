@@ -1,4 +1,5 @@
-"""Rows in the formats of public data sets, written by hand: columns, a right completion, wrong ones."""
+"""Rows in the formats of public data sets, written by hand: columns, a right completion, wrong
+ones."""
 
 import base64
 import json
@@ -69,7 +70,9 @@ ROWS = {
     "APPS, function": Row(
         {
             "problem_id": 1,
-            "input_output": json.dumps({"fn_name": "total", "inputs": [[[1, 2]], [[]]], "outputs": [[3], [0]]}),
+            "input_output": json.dumps(
+                {"fn_name": "total", "inputs": [[[1, 2]], [[]]], "outputs": [[3], [0]]}
+            ),
             "solutions": json.dumps([METHOD]),
         },
         METHOD,
@@ -89,7 +92,11 @@ ROWS = {
         (PAIR.replace("b, a", "a, b"),),
     ),
     "APPS, whole numbers as keys": Row(
-        {"input_output": json.dumps({"fn_name": "inv", "inputs": [[{"1": 2}]], "outputs": [{"2": 1}]})},
+        {
+            "input_output": json.dumps(
+                {"fn_name": "inv", "inputs": [[{"1": 2}]], "outputs": [{"2": 1}]}
+            )
+        },
         "def inv(d): return {v: k for k, v in d.items()}",
         ("def inv(d): return d", "def inv(d): return {k: v + 1 for k, v in d.items()}"),
     ),
@@ -152,8 +159,12 @@ ROWS = {
     "LiveCodeBench, program": Row(
         {
             "question_id": "abc300_a",
-            "public_test_cases": json.dumps([{"input": "3\n", "output": "1 4 9\n", "testtype": "stdin"}]),
-            "private_test_cases": packed([{"input": "4\n", "output": "1 4 9 16\n", "testtype": "stdin"}]),
+            "public_test_cases": json.dumps(
+                [{"input": "3\n", "output": "1 4 9\n", "testtype": "stdin"}]
+            ),
+            "private_test_cases": packed(
+                [{"input": "4\n", "output": "1 4 9 16\n", "testtype": "stdin"}]
+            ),
             "metadata": "{}",
         },
         SQUARES,
@@ -163,8 +174,12 @@ ROWS = {
         {
             "question_id": "2730",
             "starter_code": "class Solution:\n    def total(self, numbers: List[int]) -> int:\n        ",
-            "public_test_cases": json.dumps([{"input": "[1, 2]", "output": "3", "testtype": "functional"}]),
-            "private_test_cases": packed([{"input": "[5, -5, 1]", "output": "1", "testtype": "functional"}]),
+            "public_test_cases": json.dumps(
+                [{"input": "[1, 2]", "output": "3", "testtype": "functional"}]
+            ),
+            "private_test_cases": packed(
+                [{"input": "[5, -5, 1]", "output": "1", "testtype": "functional"}]
+            ),
             "metadata": json.dumps({"func_name": "total"}),
         },
         METHOD,
@@ -177,7 +192,9 @@ ROWS = {
     "LiveCodeBench, private cases as JSON": Row(
         {
             "public_test_cases": [],
-            "private_test_cases": json.dumps([{"input": '[1]\n"x"', "output": '["x", [1]]', "testtype": "functional"}]),
+            "private_test_cases": json.dumps(
+                [{"input": '[1]\n"x"', "output": '["x", [1]]', "testtype": "functional"}]
+            ),
             "metadata": {"func_name": "swap"},
         },
         PAIR,

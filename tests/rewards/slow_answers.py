@@ -1,4 +1,5 @@
-"""Answers that keep an algebra system busy, and honest ones of the same look. Gold of all hostile ones: 5, or what is named."""
+"""Answers that keep an algebra system busy, and honest ones of the same look. Gold of all hostile
+ones: 5, or what is named."""
 
 HOSTILE = [
     "7^{99999999}",
@@ -41,7 +42,9 @@ HOSTILE = [
     r"\log(\log(\log(10^{10^{10^{10}}})))",
     r"\begin{pmatrix}1&1\\1&0\end{pmatrix}^{99999999}",
     r"\begin{pmatrix}" + r"\\".join("&".join("abcdef") for _ in range(40)) + r"\end{pmatrix}",
-    r"\det\begin{pmatrix}" + r"\\".join("&".join(f"a_{{{i}{j}}}" for j in range(8)) for i in range(8)) + r"\end{pmatrix}",
+    r"\det\begin{pmatrix}"
+    + r"\\".join("&".join(f"a_{{{i}{j}}}" for j in range(8)) for i in range(8))
+    + r"\end{pmatrix}",
     "7^{99999999} \\mod 13",
     r"2^{1000000007} \pmod{10}",
     "9" * 5000,

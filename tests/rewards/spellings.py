@@ -200,7 +200,19 @@ CHANGED = [
 ]
 """What holds a number (not 0) and has another value."""
 
-CHANGED_UNLESS_SMALL = ["@!", "(@)!", "@!!", "@^2", "@**2", "@^{3}", "@²", r"\frac{1}{@}", "1/@", "-@", r"-\boxed{@}"]
+CHANGED_UNLESS_SMALL = [
+    "@!",
+    "(@)!",
+    "@!!",
+    "@^2",
+    "@**2",
+    "@^{3}",
+    "@²",
+    r"\frac{1}{@}",
+    "1/@",
+    "-@",
+    r"-\boxed{@}",
+]
 """The same, for a number that is not 0, 1 or 2."""
 
 MARKS = [
@@ -342,7 +354,25 @@ NOT_CHANGED = [
 ]
 """What holds a number and something beside it, and answers with the number."""
 
-LETTERS = ["N", "n", "P", "p", r"\Delta", r"\delta", r"\Gamma", r"\gamma", "x", "X", "x_1", "x_2", "2x", "x^2", "n!", "2n", "n+1"]
+LETTERS = [
+    "N",
+    "n",
+    "P",
+    "p",
+    r"\Delta",
+    r"\delta",
+    r"\Gamma",
+    r"\gamma",
+    "x",
+    "X",
+    "x_1",
+    "x_2",
+    "2x",
+    "x^2",
+    "n!",
+    "2n",
+    "n+1",
+]
 """Answers of letters, all different."""
 
 UNITS = {
@@ -380,12 +410,14 @@ def spelled_number(rng):
     if kind == 2:
         above, below = rng.randrange(1, 60), rng.randrange(2, 40)
         value = Fraction(above, below)
-        return rng.choice([f"{above}/{below}", rf"\frac{{{above}}}{{{below}}}", rf"\dfrac{{{above}}}{{{below}}}"]), value
+        return rng.choice(
+            [f"{above}/{below}", rf"\frac{{{above}}}{{{below}}}", rf"\dfrac{{{above}}}{{{below}}}"]
+        ), value
     if kind == 3:
         base, exponent = rng.randrange(2, 13), rng.randrange(-6, 12)
-        return rng.choice([f"{base}^{{{exponent}}}", f"{base}**{exponent}", rf"{base} ^ {{{exponent}}}"]), Fraction(
-            base
-        ) ** exponent
+        return rng.choice(
+            [f"{base}^{{{exponent}}}", f"{base}**{exponent}", rf"{base} ^ {{{exponent}}}"]
+        ), Fraction(base) ** exponent
     if kind == 4:
         n = rng.randrange(0, 13)
         return rng.choice([f"{n}!", rf"{n} !", rf"({n})!"]), Fraction(math.factorial(n))
@@ -395,13 +427,21 @@ def spelled_number(rng):
         return rng.choice([f"{n} {scale}", rf"{n}\text{{ {scale}}}"]), Fraction(n * SCALES[scale])
     if kind == 6:
         whole, above, below = rng.randrange(1, 9), rng.randrange(1, 7), rng.randrange(7, 12)
-        return rng.choice([f"{whole} {above}/{below}", rf"{whole}\frac{{{above}}}{{{below}}}"]), whole + Fraction(above, below)
+        return rng.choice(
+            [f"{whole} {above}/{below}", rf"{whole}\frac{{{above}}}{{{below}}}"]
+        ), whole + Fraction(above, below)
     if kind == 7:
         digits, exponent = rng.randrange(1, 100), rng.randrange(-8, 9)
         value = Fraction(digits) * Fraction(10) ** exponent
         return rng.choice(
-            [rf"{digits} \times 10^{{{exponent}}}", f"{digits}e{exponent}", rf"{digits}\cdot10^{{{exponent}}}"]
+            [
+                rf"{digits} \times 10^{{{exponent}}}",
+                f"{digits}e{exponent}",
+                rf"{digits}\cdot10^{{{exponent}}}",
+            ]
         ), value
     top = rng.randrange(2, 12)
     below = rng.randrange(0, top + 1)
-    return rng.choice([rf"\binom{{{top}}}{{{below}}}", rf"\dbinom{{{top}}}{{{below}}}"]), Fraction(math.comb(top, below))
+    return rng.choice([rf"\binom{{{top}}}{{{below}}}", rf"\dbinom{{{top}}}{{{below}}}"]), Fraction(
+        math.comb(top, below)
+    )

@@ -10,11 +10,28 @@ from rlhf_jax.rewards.equivalence import equivalent, is_readable
 from rlhf_jax.rewards.math import math_reward
 
 NO_VALUE = [
-    *(r"\frac{\infty}{\infty}", r"\infty-\infty", r"1^\infty", r"0\cdot\infty", r"\infty^0", r"\frac{0}{0}", "0^{i}"),
+    *(
+        r"\frac{\infty}{\infty}",
+        r"\infty-\infty",
+        r"1^\infty",
+        r"0\cdot\infty",
+        r"\infty^0",
+        r"\frac{0}{0}",
+        "0^{i}",
+    ),
     *(r"\log_0 0", r"1\le i\le 5", "i>3", r"|x|<i", "[i,5]", r"\max(1,i)", r"\min(i,2)"),
     *("i!", r"\binom{i}{2}", r"5 \bmod i", r"\gcd(i,5)", r"\sum_{k=1}^{i}k", r"\log_i i", "(1,i)"),
-    *(r"\begin{pmatrix}1&2\\2&4\end{pmatrix}^{-1}", r"\begin{pmatrix}1\\2\end{pmatrix}\begin{pmatrix}1\\2\end{pmatrix}"),
-    *(r"\begin{pmatrix}1&2\\3\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}+1", "0<1", "1=1", "x=x"),
+    *(
+        r"\begin{pmatrix}1&2\\2&4\end{pmatrix}^{-1}",
+        r"\begin{pmatrix}1\\2\end{pmatrix}\begin{pmatrix}1\\2\end{pmatrix}",
+    ),
+    *(
+        r"\begin{pmatrix}1&2\\3\end{pmatrix}",
+        r"\begin{pmatrix}1\\2\end{pmatrix}+1",
+        "0<1",
+        "1=1",
+        "x=x",
+    ),
 ]
 GOLDS = [
     "5",
@@ -70,33 +87,103 @@ def test_memory_is_no_answer(monkeypatch):
 def test_nothing_that_is_written_raises():
     rng = random.Random(0)
     pieces = [
-        *(r"\infty", "i", "0", "1", "x", "-", "+", "^", "_", "<", r"\le", "=", ",", "!", "|", "%", ":", ".", "/", r"\pm"),
-        *("(", ")", "[", "]", "{", "}", r"\{", r"\}", r"\frac{1}{0}", r"\sqrt{-1}", r"\log_0", r"\max(", r"\gcd(", r"\lfloor"),
-        *(r"\rfloor", r"\binom{i}{-1}", r"\cup", r"\in", r"\mathbb{R}", r"\emptyset", r"\text{ and }", " or ", r"\mid", "e3"),
-        *(r"\begin{pmatrix}", r"\end{pmatrix}", "&", r"\\", "^T", "^{-1}", "2:05", " p.m.", "万", "个", r"\langle", r"\rangle"),
+        *(
+            r"\infty",
+            "i",
+            "0",
+            "1",
+            "x",
+            "-",
+            "+",
+            "^",
+            "_",
+            "<",
+            r"\le",
+            "=",
+            ",",
+            "!",
+            "|",
+            "%",
+            ":",
+            ".",
+            "/",
+            r"\pm",
+        ),
+        *(
+            "(",
+            ")",
+            "[",
+            "]",
+            "{",
+            "}",
+            r"\{",
+            r"\}",
+            r"\frac{1}{0}",
+            r"\sqrt{-1}",
+            r"\log_0",
+            r"\max(",
+            r"\gcd(",
+            r"\lfloor",
+        ),
+        *(
+            r"\rfloor",
+            r"\binom{i}{-1}",
+            r"\cup",
+            r"\in",
+            r"\mathbb{R}",
+            r"\emptyset",
+            r"\text{ and }",
+            " or ",
+            r"\mid",
+            "e3",
+        ),
+        *(
+            r"\begin{pmatrix}",
+            r"\end{pmatrix}",
+            "&",
+            r"\\",
+            "^T",
+            "^{-1}",
+            "2:05",
+            " p.m.",
+            "万",
+            "个",
+            r"\langle",
+            r"\rangle",
+        ),
     ]
-    texts = [rf"\boxed{{{''.join(rng.choices(pieces, k=rng.randrange(1, 6)))}}}" for _ in range(150)]
+    texts = [
+        rf"\boxed{{{''.join(rng.choices(pieces, k=rng.randrange(1, 6)))}}}" for _ in range(150)
+    ]
     for gold in ("5", "(1,2)", "x>3", r"\mathbb{R}"):
         assert set(math_reward(None, texts, answer=[gold] * len(texts))) <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize(("answer", "target"), [("i>3", "i>3"), ("3<i", "i>3"), (r"1\le i\le 5", r"1\le i\le 5")])
+@pytest.mark.parametrize(
+    ("answer", "target"), [("i>3", "i>3"), ("3<i", "i>3"), (r"1\le i\le 5", r"1\le i\le 5")]
+)
 def test_a_compared_i_is_a_letter(answer, target):
     assert equivalent(answer, target) and is_readable(target)
 
 
 def test_an_i_in_an_expression_is_imaginary():
-    assert equivalent(r"\sqrt{-1}", "i") and equivalent("z = 3+4i", "3+4i") and equivalent("i^2", "-1")
+    assert (
+        equivalent(r"\sqrt{-1}", "i") and equivalent("z = 3+4i", "3+4i") and equivalent("i^2", "-1")
+    )
 
 
 @pytest.mark.parametrize(
-    "everything", [r"x>-\infty", r"x\ge -\infty", r"-\infty<x<\infty", r"x<+\infty", r"x^2\ge 0", "x=x", "0<1"]
+    "everything",
+    [r"x>-\infty", r"x\ge -\infty", r"-\infty<x<\infty", r"x<+\infty", r"x^2\ge 0", "x=x", "0<1"],
 )
 def test_what_holds_for_all_numbers_is_not_the_empty_set(everything):
     assert not equivalent(everything, r"\emptyset") and not equivalent(r"\emptyset", everything)
 
 
-@pytest.mark.parametrize("everything", [r"x>-\infty", r"-\infty<x<\infty", r"x<+\infty", r"(-\infty,\infty)", r"\mathbb{R}"])
+@pytest.mark.parametrize(
+    "everything",
+    [r"x>-\infty", r"-\infty<x<\infty", r"x<+\infty", r"(-\infty,\infty)", r"\mathbb{R}"],
+)
 def test_all_numbers(everything):
     assert equivalent(everything, r"\mathbb{R}") and equivalent(everything, r"(-\infty,\infty)")
     assert not equivalent(everything, "(0,1)") and not equivalent("x>3", r"\mathbb{R}")

@@ -54,7 +54,14 @@ def test_answer_of(text, answer):
 
 
 def test_equal_answers_have_one_normal_form():
-    written = ["#### 0.5", r"\boxed{\frac{1}{2}}", r"\boxed{\frac{2}{4}}", "The answer is 1/2.", "<answer>.50</answer>", "5e-1"]
+    written = [
+        "#### 0.5",
+        r"\boxed{\frac{1}{2}}",
+        r"\boxed{\frac{2}{4}}",
+        "The answer is 1/2.",
+        "<answer>.50</answer>",
+        "5e-1",
+    ]
     assert {answer_of(text) for text in written} == {"1/2"}
 
 
@@ -129,10 +136,15 @@ def test_targets_may_be_several_or_none():
     columns = {"answer": [["a", "b"], None, []]}
     assert targets_of(columns, 0) == ("a", "b")
     assert targets_of(columns, 1) is None and target_of(columns, 2) is None
-    with pytest.raises(ValueError, match=r"no column with the right answer: question; .*data\.columns"):
+    with pytest.raises(
+        ValueError, match=r"no column with the right answer: question; .*data\.columns"
+    ):
         target_of({"question": ["x"]}, 0)
 
 
 def test_content_of_a_conversation_is_its_last_message():
-    assert content_of([{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]) == "b"
+    assert (
+        content_of([{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}])
+        == "b"
+    )
     assert content_of([{"role": "assistant", "content": None}]) == ""

@@ -11,7 +11,9 @@ times ten; divided by 2; multiplied by three; minus 2; plus 1; squared; doubled;
 per million; in hundreds of dollars; which is wrong; but mistaken""".replace("\n", " ")
 RESTATES = """half of 10; twice as many as before; one third of fifteen; the square root of 25; rounded to the nearest integer;
 rounded up; in dollars; in total; apples; the number of times he ran; as required; as shown above; since it is odd;
-because 2 + 3 = 5; less than 7; which is odd; not 6; by symmetry; namely the last one; up to sign; a prime""".replace("\n", " ")
+because 2 + 3 = 5; less than 7; which is odd; not 6; by symmetry; namely the last one; up to sign; a prime""".replace(
+    "\n", " "
+)
 
 
 def _phrases(text):
@@ -36,10 +38,20 @@ def test_what_says_where_the_value_comes_from(phrase, reward):
 
 
 def test_words_alone():
-    assert changes_before(["Doubled"]) and changes_before(["half"]) and not changes_before(["half", "of"])
-    assert not changes_before([]) and not changes_before(["percent"]) and changes_before(["apples", "doubled"])
+    assert (
+        changes_before(["Doubled"])
+        and changes_before(["half"])
+        and not changes_before(["half", "of"])
+    )
+    assert (
+        not changes_before([])
+        and not changes_before(["percent"])
+        and changes_before(["apples", "doubled"])
+    )
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("eighteen (18)", 1.0), ("eighteen (19)", 0.0), ("18 (eighteen)", 1.0)])
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("eighteen (18)", 1.0), ("eighteen (19)", 0.0), ("18 (eighteen)", 1.0)]
+)
 def test_a_number_in_words_and_in_digits(text, wanted):
     assert math_reward(None, [f"The answer is {text}."], answer=["18"]) == [wanted]

@@ -1,4 +1,5 @@
-"""Functions of one's own get the whole batch, as from TRL; a fault among it costs its own completion."""
+"""Functions of one's own get the whole batch, as from TRL; a fault among it costs its own
+completion."""
 
 import logging
 import pathlib
@@ -16,7 +17,9 @@ NAN = np.nan
 
 def _open(*functions, timeout=0.5, workers=2, **fields):
     configs = [RewardConfig(function=f"{GRADERS}:{function}", **fields) for function in functions]
-    return make_rewards(configs, PoolConfig(timeout=timeout, workers=workers), reserved=COMPLETION_COLUMNS)
+    return make_rewards(
+        configs, PoolConfig(timeout=timeout, workers=workers), reserved=COMPLETION_COLUMNS
+    )
 
 
 def _score(rewards, words, columns=None, **more):
@@ -30,7 +33,10 @@ def test_a_function_may_compare_the_completions_of_a_batch():
         assert _score(rewards, ["ccc", "bb", "dddd", "a"]).total.tolist() == [0.0] * 4
 
 
-@pytest.mark.parametrize(("word", "kind"), [("raise", "error"), ("exit", "crash"), ("hang", "timeout"), ("infinite", None)])
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [("raise", "error"), ("exit", "crash"), ("hang", "timeout"), ("infinite", None)],
+)
 def test_one_bad_completion_costs_itself_and_the_others_are_still_compared(word, kind, caplog):
     words = ["ccc", word, "bb", "dddd", "a"]
     with _open("rank", timeout=0.3) as rewards:
@@ -38,7 +44,11 @@ def test_one_bad_completion_costs_itself_and_the_others_are_still_compared(word,
     expected = [2.0, NAN, 1.0, 3.0, 0.0] if kind else [2.0, 4.0, 1.0, 3.0, 0.0]
     np.testing.assert_array_equal(scores.total, expected)
     assert scores.failures == ({f"rank/{kind}": 1} if kind else {})
-    told = [r for r in caplog.records if r.levelno == logging.WARNING and "call with the whole batch" in r.getMessage()]
+    told = [
+        r
+        for r in caplog.records
+        if r.levelno == logging.WARNING and "call with the whole batch" in r.getMessage()
+    ]
     assert len(told) == (1 if kind else 0)
 
 
@@ -61,9 +71,16 @@ def test_what_holds_no_list_of_grades_is_an_error_at_once(function, caplog):
     with _open(function) as rewards, pytest.raises(RewardError, match=FORMS[function]) as raised:
         _score(rewards, ["a", "bb", "ccc"])
     message = str(raised.value)
-    assert message.startswith(f"reward '{function}' ({GRADERS}:{function}) returned") and "\n" not in message
-    assert "a list with one number or None per completion" in message and "batched: false" in message
-    assert not [record for record in caplog.records if "call with the whole batch" in record.getMessage()]
+    assert (
+        message.startswith(f"reward '{function}' ({GRADERS}:{function}) returned")
+        and "\n" not in message
+    )
+    assert (
+        "a list with one number or None per completion" in message and "batched: false" in message
+    )
+    assert not [
+        record for record in caplog.records if "call with the whole batch" in record.getMessage()
+    ]
 
 
 @pytest.mark.parametrize("function", ["process_id", "generated"])
@@ -78,7 +95,10 @@ def test_functions_of_single_rows_and_generators(function):
 def test_a_wrong_form_of_a_single_row_is_its_error():
     with _open("by_key", batched=False) as rewards:
         scores = _score(rewards, ["a", "bb"])
-    assert scores.failures == {"by_key/error": 2} and "returned a dict with the keys" in scores.messages["by_key/error"]
+    assert (
+        scores.failures == {"by_key/error": 2}
+        and "returned a dict with the keys" in scores.messages["by_key/error"]
+    )
 
 
 def test_state_is_in_one_process_for_the_whole_run(by_word_and_counter):
@@ -97,12 +117,16 @@ def test_an_exception_does_not_lose_the_state(by_word_and_counter):
     """The call with all, four calls alone and one with the three that are left: six later."""
     before = _score(by_word_and_counter, ["x"] * 4).by_name["counter"][0]
     scores = _score(by_word_and_counter, ["x", "raise", "x", "x"])
-    np.testing.assert_array_equal(scores.by_name["counter"], [before + 6, NAN, before + 6, before + 6])
+    np.testing.assert_array_equal(
+        scores.by_name["counter"], [before + 6, NAN, before + 6, before + 6]
+    )
 
 
 @pytest.fixture(scope="module")
 def by_word_and_counter():
-    configs = [RewardConfig(function=f"{GRADERS}:{name}", weight=0.5) for name in ("by_word", "counter")]
+    configs = [
+        RewardConfig(function=f"{GRADERS}:{name}", weight=0.5) for name in ("by_word", "counter")
+    ]
     with make_rewards(configs, PoolConfig(timeout=0.3, workers=1)) as rewards:
         yield rewards
 
@@ -112,11 +136,17 @@ def test_what_trl_passes_besides():
         state = TrainerState(global_step=7, max_steps=2, epoch=0.5)
         scores = _score(rewards, ["a", "bcd"], state=state)
         assert scores.total.tolist() == [207.0, 207.0]
-        assert scores.extra == {"shout": ["A", "BCD"], "size": [1.0, 3.0], "told/reward": ["its own"] * 2}
+        assert scores.extra == {
+            "shout": ["A", "BCD"],
+            "size": [1.0, 3.0],
+            "told/reward": ["its own"] * 2,
+        }
         assert scores.metrics == {"told/length": 2.0}
         # after a fault the innocent ones are called together again, and that is what is logged
         scores = _score(rewards, ["a", "raise", "bcd"])
-        assert scores.extra["shout"] == ["A", None, "BCD"] and scores.metrics == {"told/length": 2.0}
+        assert scores.extra["shout"] == ["A", None, "BCD"] and scores.metrics == {
+            "told/length": 2.0
+        }
         assert scores.total[[0, 2]].tolist() == [0.0, 0.0] and scores.failures == {"told/error": 1}
 
 
@@ -130,7 +160,9 @@ def test_two_functions_that_log_the_same_column():
     configs = [RewardConfig(function=f"{GRADERS}:told", name=name) for name in ("one", "two")]
     with make_rewards(configs, PoolConfig(workers=1), reserved=COMPLETION_COLUMNS) as rewards:
         scores = _score(rewards, ["a"] * 2)
-    assert sorted(scores.extra) == sorted(f"{label}/{name}" for label in ("one", "two") for name in ("shout", "size", "reward"))
+    assert sorted(scores.extra) == sorted(
+        f"{label}/{name}" for label in ("one", "two") for name in ("shout", "size", "reward")
+    )
     assert scores.metrics == {"one/length": 1.0, "two/length": 1.0}
 
 
@@ -140,8 +172,15 @@ def test_what_cannot_be_kept_of_a_log_is_said(caplog):
         _score(rewards, ["a", "b"])
     assert scores.total.tolist() == [1.0, 1.0] and scores.extra == {} and scores.metrics == {}
     told = [record.getMessage() for record in caplog.records]
-    assert told.count("reward logs_badly: log_extra('short', ..) got 1 values for 2 completions: left out") == 1
-    assert told.count("reward logs_badly: log_metric('nan', ..) got no finite number: left out") == 1
+    assert (
+        told.count(
+            "reward logs_badly: log_extra('short', ..) got 1 values for 2 completions: left out"
+        )
+        == 1
+    )
+    assert (
+        told.count("reward logs_badly: log_metric('nan', ..) got no finite number: left out") == 1
+    )
 
 
 def test_async_functions_get_the_batch_and_keep_their_event_loop():
@@ -151,18 +190,28 @@ def test_async_functions_get_the_batch_and_keep_their_event_loop():
 
 
 def test_verls_signature():
-    columns = {"ground_truth": ["a", "b"], "data_source": ["s", "t"], "extra_info": [{"index": 1}, {"index": 2}], "other": [1, 2]}
+    columns = {
+        "ground_truth": ["a", "b"],
+        "data_source": ["s", "t"],
+        "extra_info": [{"index": 1}, {"index": 2}],
+        "other": [1, 2],
+    }
     with _open("compute_score", options={"bonus": 0.5}) as rewards:
         scores = _score(rewards, ["a", "c"], columns)
         chat = [[{"role": "assistant", "content": "b"}]] * 2
         assert _score(rewards, chat, columns).total.tolist() == [0.5, 1.5]
-        with pytest.raises(ValueError, match="reward 'compute_score' needs a column 'ground_truth'"):
+        with pytest.raises(
+            ValueError, match="reward 'compute_score' needs a column 'ground_truth'"
+        ):
             _score(rewards, ["a"], {"answer": ["a"]})
     assert scores.total.tolist() == [1.5, 0.5] and scores.extra == {"source": ["s/1", "t/2"]}
 
 
 def test_built_ins_are_not_called_with_batches():
-    with pytest.raises(ValueError, match="rewards.batched true of 'math': built-ins grade each completion by itself"):
+    with pytest.raises(
+        ValueError,
+        match="rewards.batched true of 'math': built-ins grade each completion by itself",
+    ):
         make_rewards([RewardConfig(function="math", batched=True)])
 
 

@@ -27,11 +27,13 @@ from rlhf_jax.rewards.blocks import bound_names, code_of, defines, parsed
         ("\ufeff```python\nx = 1\n```", "x = 1\n"),
         ("\ufeffx = 1", "x = 1"),
         (
-            "```python\ndef f():\n    '''Example:\n    ```\n    f()\n    ```\n    '''\n    return 1\n```\nDone.",
+            "```python\ndef f():\n    '''Example:\n    ```\n    f()\n    ```\n    '''\n    return "
+            "1\n```\nDone.",
             "def f():\n    '''Example:\n    ```\n    f()\n    ```\n    '''\n    return 1\n",
         ),
         (
-            "```python\ndef f():\n    '''\n```python\nf()\n```\n'''\n    return 1\n```\nand\n```\n1\n```",
+            "```python\ndef f():\n    '''\n```python\nf()\n```\n'''\n    return "
+            "1\n```\nand\n```\n1\n```",
             "def f():\n    '''\n```python\nf()\n```\n'''\n    return 1\n",
         ),
         ("```python\ndef f(:\n```\nBetter:\n```python\nx = 2\n```", "x = 2\n"),
@@ -158,5 +160,10 @@ for k in l: m = (n := 1)
 with o as p: pass
 """
     assert bound_names(parsed(code).body) == {"a", "d", "f", "g", "I", "k", "m", "n", "p"}
-    assert defines(code, "g") and defines(code, "I().j") and not defines(code, "h") and not defines("def g(:", "g")
+    assert (
+        defines(code, "g")
+        and defines(code, "I().j")
+        and not defines(code, "h")
+        and not defines("def g(:", "g")
+    )
     assert parsed("\x00") is None and parsed("(" * 10_000) is None

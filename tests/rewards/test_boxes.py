@@ -65,7 +65,15 @@ def test_retraction(behind, value):
 
 
 @pytest.mark.parametrize(
-    "behind", ["", ". It is 6 o'clock.", ". That is right.", ". Wait, let me check.", " and no more", ". So it is."]
+    "behind",
+    [
+        "",
+        ". It is 6 o'clock.",
+        ". That is right.",
+        ". Wait, let me check.",
+        " and no more",
+        ". So it is.",
+    ],
 )
 def test_no_retraction(behind):
     assert retraction(behind) is None

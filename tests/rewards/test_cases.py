@@ -193,5 +193,7 @@ def test_columns_that_may_hold_tests():
         match="the data has no column with tests: answer; needed is one of tests, test_cases",
     ):
         check_present({"answer": ["x"]})
-    with pytest.raises(ValueError, match=r"column 'tests', row 0: tests are statements, .* not list"):
+    with pytest.raises(
+        ValueError, match=r"column 'tests', row 0: tests are statements, .* not list"
+    ):
         checks_of({"tests": [1, 2]})

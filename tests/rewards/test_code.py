@@ -68,7 +68,9 @@ def test_numbers_and_their_tolerance():
 def test_time_is_for_all_cases_together():
     program = "import time\ntime.sleep(0.4)\nprint(1)"
     cases = [[{"input": "", "output": "1"}] * 5]
-    assert code_reward(None, [program], timeout=1.0, partial=True, tests=cases) == [pytest.approx(0.4)]
+    assert code_reward(None, [program], timeout=1.0, partial=True, tests=cases) == [
+        pytest.approx(0.4)
+    ]
 
 
 def test_many_cases_cost_one_start():
@@ -119,7 +121,9 @@ def test_tests_that_ask_nothing_are_no_tests(test, text, caplog):
 def test_what_is_no_solution_earns_nothing(text):
     tests = [*ADD, "try:\n    add(None, 1)\nexcept Exception: pass", "assert add"]
     assert code_reward(None, [text], partial=True, tests=[tests]) == [0.0]
-    assert code_reward(None, [text], partial=True, tests=[{"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}]) == [0.0]
+    assert code_reward(
+        None, [text], partial=True, tests=[{"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}]
+    ) == [0.0]
     assert code_reward(None, [text], tests=[[{"input": "", "output": "7"}]]) == [0.0]
 
 
@@ -127,13 +131,15 @@ def test_what_is_no_solution_earns_nothing(text):
     ("test", "reason"),
     [
         (
-            "import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as f: hello()\nassert f.getvalue() == 'hi'",
+            "import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as f: "
+            "hello()\nassert f.getvalue() == 'hi'",
             "redirect_stdout",
         ),
         ("import sys, io\nsys.stdout = io.StringIO()\nhello()", r"sys\.stdout"),
         ("def test_it(capsys):\n    hello()\n    assert capsys.readouterr().out == 'hi'", "capsys"),
         (
-            "from unittest.mock import patch\nwith patch('builtins.input', return_value='3'): assert hello() == 3",
+            "from unittest.mock import patch\nwith patch('builtins.input', return_value='3'): "
+            "assert hello() == 3",
             "patch",
         ),
         ("import unittest.mock as mock\nwith mock.patch('builtins.print') as p: hello()", "patch"),
@@ -166,7 +172,9 @@ def test_rows_that_cannot_be_read_are_said_once(caplog):
     ]
     assert code_reward(None, ["def f(x): return x"] * 10, tests=unreadable * 2) == [None] * 10
     assert len(caplog.records) == len(unreadable)
-    with pytest.raises(ValueError, match=r"column 'tests', row 0: tests are statements, .* not list"):
+    with pytest.raises(
+        ValueError, match=r"column 'tests', row 0: tests are statements, .* not list"
+    ):
         code_reward(None, ["x"], tests=[[1, 2]])
     with pytest.raises(
         ValueError,
@@ -191,10 +199,17 @@ def test_rows_whose_own_solution_fails_are_named_and_left_out(caplog):
         "solution": [WRONG, RIGHT, "In words.", None],
     }
     assert code_reward(None, [RIGHT] * 4, **columns) == [None, 1.0, 1.0, 1.0]
-    assert "task_id 'a' is left out: its own solution fails its tests" in caplog.text and len(caplog.records) == 1
+    assert (
+        "task_id 'a' is left out: its own solution fails its tests" in caplog.text
+        and len(caplog.records) == 1
+    )
     assert code_reward(None, [RIGHT] * 4, reference=False, **columns) == [1.0] * 4
-    assert code_reward(None, [RIGHT], reference="mine", tests=[ADD], mine=[WRONG], solution=[RIGHT]) == [None]
-    assert code_reward(None, [RIGHT], tests=[ADD], solutions=[[WRONG, "int main() {}", RIGHT]]) == [1.0]
+    assert code_reward(
+        None, [RIGHT], reference="mine", tests=[ADD], mine=[WRONG], solution=[RIGHT]
+    ) == [None]
+    assert code_reward(None, [RIGHT], tests=[ADD], solutions=[[WRONG, "int main() {}", RIGHT]]) == [
+        1.0
+    ]
 
 
 def test_a_row_s_own_solution_is_graded_once(monkeypatch):
@@ -202,7 +217,12 @@ def test_a_row_s_own_solution_is_graded_once(monkeypatch):
     run_tests = code.run_tests
     monkeypatch.setattr(code, "run_tests", lambda *args: ran.append(args[0]) or run_tests(*args))
     tests = ["assert add(2, 2) == 4"]
-    assert code_reward(None, [RIGHT] * 3, tests=[tests] * 3, solution=["def add(*a): return sum(a)"] * 3) == [1.0] * 3
+    assert (
+        code_reward(
+            None, [RIGHT] * 3, tests=[tests] * 3, solution=["def add(*a): return sum(a)"] * 3
+        )
+        == [1.0] * 3
+    )
     assert sum("sum(a)" in program for program in ran) == 1 and len(ran) == 4
 
 
@@ -218,7 +238,9 @@ def test_waiting_for_the_machine_is_nobody_s_fault(monkeypatch, caplog):
 
 def test_code_in_long_and_broken_fences_takes_linear_time():
     long = "```" + "a" * 100_000
-    assert code_reward(None, [long, f"{long}\n{RIGHT}", "```\n" * 50_000], tests=[ADD] * 3)[0] == 0.0
+    assert (
+        code_reward(None, [long, f"{long}\n{RIGHT}", "```\n" * 50_000], tests=[ADD] * 3)[0] == 0.0
+    )
 
 
 def test_hostile_completions_in_a_batch():
@@ -237,14 +259,18 @@ def test_hostile_completions_in_a_batch():
     tests = [["assert add(1, 2) == 3"]] * len(completions)
     config = RewardConfig(function="code", options={"timeout": 0.6, "memory_mb": 256})
     with make_rewards([config], PoolConfig(workers=2, timeout=20.0)) as rewards:
-        scores = rewards.score(["p"] * len(completions), completions, [[1]] * len(completions), {"tests": tests})
+        scores = rewards.score(
+            ["p"] * len(completions), completions, [[1]] * len(completions), {"tests": tests}
+        )
     assert scores.total.tolist() == [1.0] + [0.0] * len(names) + [1.0] and scores.failures == {}
 
 
 def test_idioms_as_a_reward():
     names = ["Decimal", "own subclass of ValueError", "async function", "names without an import"]
     rows = [FUNCTIONS[name] for name in names]
-    assert code_reward(None, [module for module, _ in rows], tests=[[test] for _, test in rows]) == [1.0] * len(rows)
+    assert code_reward(
+        None, [module for module, _ in rows], tests=[[test] for _, test in rows]
+    ) == [1.0] * len(rows)
 
 
 def test_rows_without_tests_are_refused_by_name():
@@ -295,7 +321,12 @@ _TWICE = "class Solution:\n    def add(self, a, b):\n        return a + b"
 )
 def test_forms_of_an_answer_that_models_give(form, score, definition):
     if definition is _ADD:
-        columns = {"tests": [["assert add(1, 2) == 3"], ["from solution import add\nassert add(2, 2) == 4"]]}
+        columns = {
+            "tests": [
+                ["assert add(1, 2) == 3"],
+                ["from solution import add\nassert add(2, 2) == 4"],
+            ]
+        }
     else:
         calls = {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}
         columns = {"input_output": [calls, calls]}

@@ -22,19 +22,28 @@ def _here(name):
     ("make", "message"),
     [
         (lambda: RewardConfig(function=""), "rewards.function is empty"),
-        (lambda: RewardConfig(function="math", weight=float("nan")), "rewards.weight nan of 'math'"),
+        (
+            lambda: RewardConfig(function="math", weight=float("nan")),
+            "rewards.weight nan of 'math'",
+        ),
         (lambda: RewardConfig(function="math", name=" "), "rewards.name of 'math' is empty"),
         (lambda: PoolConfig(workers=0), "reward_pool.workers 0 must be at least 1"),
         (
             lambda: RewardConfig(function="f.py:g", on_timeout="zero"),
             "rewards.on_timeout 'zero' of 'f.py:g' must be none or wrong",
         ),
-        (lambda: PoolConfig(batch_timeout=0.0), "reward_pool.batch_timeout 0.0 must be a positive number"),
+        (
+            lambda: PoolConfig(batch_timeout=0.0),
+            "reward_pool.batch_timeout 0.0 must be a positive number",
+        ),
         (lambda: PoolConfig(max_failed=0), "reward_pool.max_failed 0 must be at least 1"),
         (lambda: PoolConfig(max_ungraded=0), "reward_pool.max_ungraded 0 must be at least 1"),
         (lambda: PoolConfig(max_tasks=0), "reward_pool.max_tasks 0 must be at least 1"),
         (lambda: PoolConfig(timeout=0.0), "reward_pool.timeout 0.0 must be a positive number"),
-        (lambda: PoolConfig(memory_gb=float("inf")), "reward_pool.memory_gb inf must be a positive number"),
+        (
+            lambda: PoolConfig(memory_gb=float("inf")),
+            "reward_pool.memory_gb inf must be a positive number",
+        ),
     ],
 )
 def test_bad_options(make, message):
@@ -58,7 +67,11 @@ def test_labels():
         (_here("by_wort"), {}, "has no 'by_wort'; did you mean 'by_word'"),
         (_here("not_callable"), {}, "is int, not a function"),
         ("overlong", {"max_len": 5}, "rewards.options of 'overlong' lack buffer_len"),
-        ("overlong", {"max_len": 5, "bufer_len": 2}, "have no 'bufer_len': did you mean 'buffer_len'"),
+        (
+            "overlong",
+            {"max_len": 5, "bufer_len": 2},
+            "have no 'bufer_len': did you mean 'buffer_len'",
+        ),
         ("math", {"answer": 1}, "rewards.options of 'math' have no 'answer': known are strict"),
         (_here("with_columns"), {"bonuss": 1}, "have no 'bonuss': did you mean 'bonus'"),
         (_here("by_word"), {"prompts": 1}, "'prompts' is what is graded, not an option"),
@@ -84,7 +97,9 @@ def test_a_module_that_raises_is_one_line(tmp_path):
 
 def test_a_file_may_import_its_neighbours(tmp_path, monkeypatch):
     (tmp_path / "rewards_neighbour.py").write_text("SCORE = 4.0")
-    (tmp_path / "rewards_mine.py").write_text("import rewards_neighbour\ndef f(completions): return [rewards_neighbour.SCORE]")
+    (tmp_path / "rewards_mine.py").write_text(
+        "import rewards_neighbour\ndef f(completions): return [rewards_neighbour.SCORE]"
+    )
     monkeypatch.chdir(tmp_path)
     assert _load("rewards_mine.py:f").function(completions=["x"]) == [4.0]
 
@@ -93,11 +108,17 @@ def test_what_functions_take():
     loaded = _load(_here("with_columns"), bonus=1.0)
     assert loaded.required == ("answer",) and not loaded.is_async
     given = {"prompts": ["p"], "completions": ["a"], "completion_ids": [[1]]}
-    assert loaded.arguments(given, {"answer": ["a"], "level": [3]}) == {"completions": ["a"], "answer": ["a"], "bonus": 1.0}
+    assert loaded.arguments(given, {"answer": ["a"], "level": [3]}) == {
+        "completions": ["a"],
+        "answer": ["a"],
+        "bonus": 1.0,
+    }
     assert _load(_here("by_word_async")).is_async
     assert _load(_here("by_word")).takes is None
 
 
 def test_factories_and_classes():
-    assert _load(_here("make_soft_limit"), limit=3, slope=2.0).function(completion_ids=[[1] * 5]) == [-4.0]
+    assert _load(_here("make_soft_limit"), limit=3, slope=2.0).function(
+        completion_ids=[[1] * 5]
+    ) == [-4.0]
     assert _load(_here("Longer"), than=2).function(completions=["abc"]) == [True]

@@ -1,4 +1,5 @@
-"""The countdown reward: right, wrong, and hostile expressions; every generated solution is right and every mistake wrong."""
+"""The countdown reward: right, wrong, and hostile expressions; every generated solution is right
+and every mistake wrong."""
 
 import pytest
 
@@ -74,11 +75,17 @@ def test_format_score_is_for_the_right_numbers_only():
 
 
 def test_a_row_without_target_is_not_graded():
-    assert countdown_reward(["p", "p"], ["1+1", "1+1"], nums=[[1, 1], None], target=[2, 2]) == [1.0, None]
+    assert countdown_reward(["p", "p"], ["1+1", "1+1"], nums=[[1, 1], None], target=[2, 2]) == [
+        1.0,
+        None,
+    ]
 
 
 def test_missing_column():
-    with pytest.raises(ValueError, match="^reward countdown needs a column 'target', the data has nums: rename it with data"):
+    with pytest.raises(
+        ValueError,
+        match="^reward countdown needs a column 'target', the data has nums: rename it with data",
+    ):
         countdown_reward(["p"], ["1"], nums=[[1]])
 
 
@@ -86,7 +93,10 @@ def test_expression_of_takes_the_last_line():
     assert expression_of("1+1\n\n2+2 = 4\n") == "2+2"
 
 
-@pytest.mark.parametrize("options", ["", "numbers=5&max_number=30&max_target=200", "numbers=2&ops=+&max_number=9", "ops=-/"])
+@pytest.mark.parametrize(
+    "options",
+    ["", "numbers=5&max_number=30&max_target=200", "numbers=2&ops=+&max_number=9", "ops=-/"],
+)
 def test_generated_problems(options):
     path = f"synthetic:countdown?size=300&{options}"
     prompts, pairs = (list(synthetic_rows(path, kind)) for kind in ("prompts", "pairs"))
@@ -98,6 +108,10 @@ def test_generated_problems(options):
 
 def test_by_name():
     assert REWARDS["countdown"] is countdown_reward
-    with make_rewards([RewardConfig(function="countdown", options={"format_score": 0.5})], PoolConfig()) as rewards:
-        scores = rewards.score(["p", "p"], ["1+2", "1*2"], [[1], [1]], {"nums": [[1, 2]] * 2, "target": [3, 3]})
+    with make_rewards(
+        [RewardConfig(function="countdown", options={"format_score": 0.5})], PoolConfig()
+    ) as rewards:
+        scores = rewards.score(
+            ["p", "p"], ["1+2", "1*2"], [[1], [1]], {"nums": [[1, 2]] * 2, "target": [3, 3]}
+        )
     assert scores.total.tolist() == [1.0, 0.5] and scores.failures == {}

@@ -337,7 +337,9 @@ def test_different(answer, target):
     assert exact_match_reward(None, [rf"\boxed{{{answer}}}"], answer=[target]) == [0.0]
 
 
-@pytest.mark.parametrize("answer", ["2 million", "10!", "2**3", "5 or 6", r"\delta", "N", "x+1", "(1,2)", "1010_2", "B"])
+@pytest.mark.parametrize(
+    "answer", ["2 million", "10!", "2**3", "5 or 6", r"\delta", "N", "x+1", "(1,2)", "1010_2", "B"]
+)
 def test_an_answer_equals_itself(answer):
     assert equivalent(answer, answer) and is_readable(answer)
 
@@ -351,7 +353,12 @@ def test_members_are_read_inside_brackets_only():
 
 
 def test_small_differences_are_not_rounded_away():
-    for one, other in [("10^{-40}", "10^{-41}"), (r"\pi", r"\pi + 10^{-15}"), (r"10^{-30}x", r"10^{-31}x"), ("1e-9", "1e-10")]:
+    for one, other in [
+        ("10^{-40}", "10^{-41}"),
+        (r"\pi", r"\pi + 10^{-15}"),
+        (r"10^{-30}x", r"10^{-31}x"),
+        ("1e-9", "1e-10"),
+    ]:
         assert not equivalent(one, other)
 
 

@@ -2,7 +2,12 @@
 
 import pytest
 
-from rlhf_jax.rewards.extraction import after_reasoning, final_answer, marked_answer, unmarked_answer
+from rlhf_jax.rewards.extraction import (
+    after_reasoning,
+    final_answer,
+    marked_answer,
+    unmarked_answer,
+)
 from rlhf_jax.rewards.math import math_reward
 
 
@@ -34,7 +39,11 @@ from rlhf_jax.rewards.math import math_reward
         ("The answer is 5, 6 and 7.", "5, 6 and 7"),
         ("The answer is $x=5$ if $n=6$.", "$x=5$"),
         ("The answer to the question is 104.", "104"),
-        (r"\boxed{104} is my first guess. Final Answer: The final answer is 105. I hope it is correct.", "105"),
+        (
+            r"\boxed{104} is my first guess. Final Answer: The final answer is 105. I hope it is "
+            r"correct.",
+            "105",
+        ),
         (r"The answer is not 5. So \boxed{6}", "6"),
         (r"$x = -\boxed{5}$", "-5"),
         (r"\boxed{2} million", "2 million"),

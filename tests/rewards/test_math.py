@@ -75,13 +75,22 @@ def test_different(answer, target):
 
 
 def test_reward_reads_marks_and_gsm8k_solutions():
-    completions = ["#### 18", r"so \boxed{\frac{36}{2}}", "it is 18", "17", "18 at first, then\n#### 17", ""]
+    completions = [
+        "#### 18",
+        r"so \boxed{\frac{36}{2}}",
+        "it is 18",
+        "17",
+        "18 at first, then\n#### 17",
+        "",
+    ]
     solution = "She sells 9 eggs at $2.\n#### 18"
     assert math_reward(None, completions, answer=[solution] * 6) == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
     assert math_reward(None, completions[:3], strict=True, answer=[solution] * 3) == [1.0, 1.0, 0.0]
     assert math_reward(None, ["#### 1"], answer=[None]) == [None]
     assert math_reward(None, ["#### 2"], answer=[["1", "2"]]) == [1.0]
-    assert math_reward(None, [[{"role": "assistant", "content": r"\boxed{2}"}]], ground_truth=[r"\boxed{2}"]) == [1.0]
+    assert math_reward(
+        None, [[{"role": "assistant", "content": r"\boxed{2}"}]], ground_truth=[r"\boxed{2}"]
+    ) == [1.0]
 
 
 def test_a_gold_that_cannot_be_read_leaves_its_row_out(caplog):
@@ -91,7 +100,11 @@ def test_a_gold_that_cannot_be_read_leaves_its_row_out(caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert math_reward(None, [r"\boxed{5}"] * 4, answer=golds) == [None, None, None, 1.0]
-    named = [record.getMessage() for record in caplog.records if "cannot read the right answer" in record.getMessage()]
+    named = [
+        record.getMessage()
+        for record in caplog.records
+        if "cannot read the right answer" in record.getMessage()
+    ]
     assert len(named) == 1 and r"\\frac{" in named[0]
     assert math_reward(None, [r"\boxed{5}"], answer=[[r"\frac{", "5"]]) == [1.0]
 
@@ -100,14 +113,21 @@ def test_slow_answers_are_wrong_at_once():
     assert len(HOSTILE) == len(HONEST) == 54
     equivalent("x", "y + 1")  # imports sympy
     start = time.process_time()
-    assert math_reward(None, [rf"\boxed{{{answer}}}" for answer in HOSTILE], answer=["5"] * 54) == [0.0] * 54
+    assert (
+        math_reward(None, [rf"\boxed{{{answer}}}" for answer in HOSTILE], answer=["5"] * 54)
+        == [0.0] * 54
+    )
     assert time.process_time() - start < 3.0
 
 
 @pytest.mark.slow
 def test_a_batch_of_slow_and_honest_answers_in_the_pool():
-    answers = [pair for both in zip(HOSTILE, HONEST, strict=True) for pair in ((both[0], "5"), both[1])]
+    answers = [
+        pair for both in zip(HOSTILE, HONEST, strict=True) for pair in ((both[0], "5"), both[1])
+    ]
     texts, golds = [rf"\boxed{{{answer}}}" for answer, _ in answers], [gold for _, gold in answers]
-    with make_rewards([RewardConfig(function="math")], PoolConfig(workers=2, timeout=60.0)) as rewards:
+    with make_rewards(
+        [RewardConfig(function="math")], PoolConfig(workers=2, timeout=60.0)
+    ) as rewards:
         scores = rewards.score(["q"] * 108, texts, [[1]] * 108, {"answer": golds})
     assert scores.total.tolist() == [0.0, 1.0] * 54 and scores.failures == {}

@@ -26,11 +26,15 @@ def _model():
 @pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 1}, {"data": 2, "fsdp": 4}], ids=str)
 def test_score_is_read_at_the_last_present_token(mesh):
     devices = jax.devices()[: mesh["data"] * mesh["fsdp"]]
-    rewards = make_model_rewards(_model(), {"scale": jnp.float32(0.5)}, mesh=make_mesh(mesh, devices=devices))
+    rewards = make_model_rewards(
+        _model(), {"scale": jnp.float32(0.5)}, mesh=make_mesh(mesh, devices=devices)
+    )
     tokens = np.arange(1, 33, dtype=np.int32).reshape(8, 4)
     lengths = np.array([4, 3, 2, 1, 4, 1, 2, 0])
     mask = np.arange(4)[None, :] < lengths[:, None]
-    expected = [0.5 * tokens[row, :length].sum() if length else np.nan for row, length in enumerate(lengths)]
+    expected = [
+        0.5 * tokens[row, :length].sum() if length else np.nan for row, length in enumerate(lengths)
+    ]
     scores = rewards(tokens, mask)
     assert isinstance(scores, np.ndarray) and scores.dtype == np.float32
     np.testing.assert_array_equal(scores, np.array(expected, np.float32))
@@ -39,11 +43,15 @@ def test_score_is_read_at_the_last_present_token(mesh):
 def test_a_model_without_head_is_refused():
     with pytest.raises(ValueError, match="the reward model has no scalar head"):
         make_model_rewards(_model()._replace(scores=None), {}, mesh=make_mesh({}))
-    with pytest.raises(ValueError, match=r"rows_at_once=3 must be a positive multiple of 8 \(mesh data x fsdp\)"):
+    with pytest.raises(
+        ValueError, match=r"rows_at_once=3 must be a positive multiple of 8 \(mesh data x fsdp\)"
+    ):
         make_model_rewards(_model(), {}, mesh=make_mesh({"data": 8}), rows_at_once=3)
 
 
-@pytest.mark.parametrize(("rows", "at_once", "passes"), [(8, 2, [2] * 4), (7, 4, [4, 4]), (3, 4, [3]), (5, None, [5])])
+@pytest.mark.parametrize(
+    ("rows", "at_once", "passes"), [(8, 2, [2] * 4), (7, 4, [4, 4]), (3, 4, [3]), (5, None, [5])]
+)
 def test_microbatches_change_no_score(rows, at_once, passes):
     seen = []
     model = _model()
@@ -56,20 +64,32 @@ def test_microbatches_change_no_score(rows, at_once, passes):
     tokens = np.arange(1, 4 * rows + 1, dtype=np.int32).reshape(rows, 4)
     mask = np.arange(4)[None, :] < (np.arange(rows) % 5)[:, None]
     whole = make_model_rewards(model, {"scale": jnp.float32(0.5)}, mesh=mesh)(tokens, mask)
-    parts = make_model_rewards(model._replace(scores=scores), {"scale": jnp.float32(0.5)}, mesh=mesh, rows_at_once=at_once)
+    parts = make_model_rewards(
+        model._replace(scores=scores), {"scale": jnp.float32(0.5)}, mesh=mesh, rows_at_once=at_once
+    )
     np.testing.assert_array_equal(parts(tokens, mask), whole)
     jax.effects_barrier()
     assert seen == passes
 
 
 def test_temporaries_shrink_with_the_microbatch():
-    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
-    model, params = init_model(ModelConfig.from_hf({"model_type": "llama", **sizes}), jax.random.key(0), head="reward")
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
+    model, params = init_model(
+        ModelConfig.from_hf({"model_type": "llama", **sizes}), jax.random.key(0), head="reward"
+    )
     score = jax.jit(make_last_score(model))
 
     def temporaries(rows):
         shape = (rows, 64)
-        compiled = score.lower(params, jax.ShapeDtypeStruct(shape, np.int32), jax.ShapeDtypeStruct(shape, bool)).compile()
+        compiled = score.lower(
+            params, jax.ShapeDtypeStruct(shape, np.int32), jax.ShapeDtypeStruct(shape, bool)
+        ).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(64) > 6 * temporaries(8)

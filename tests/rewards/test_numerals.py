@@ -71,4 +71,6 @@ def test_graded(reward):
         for form in (r"\boxed{@}", "The answer is @.", "#### @"):
             texts = [form.replace("@", answer) for answer, _ in pairs]
             scores = reward(None, texts, answer=[gold for _, gold in pairs])
-            assert [text for text, score in zip(texts, scores, strict=True) if score != wanted] == []
+            assert [
+                text for text, score in zip(texts, scores, strict=True) if score != wanted
+            ] == []

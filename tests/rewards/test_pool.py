@@ -51,7 +51,13 @@ def by_word():
 
 
 def test_bad_graders_in_one_batch(by_word, caplog):
-    words = ["good"] * 5 + ["hang", "raise", "none", "exit"] + ["good"] * 30 + ["kill", "loop", "segfault"] + ["good"] * 5
+    words = (
+        ["good"] * 5
+        + ["hang", "raise", "none", "exit"]
+        + ["good"] * 30
+        + ["kill", "loop", "segfault"]
+        + ["good"] * 5
+    )
     start = time.monotonic()
     with caplog.at_level(logging.INFO):
         scores = _score(by_word, words)
@@ -59,9 +65,16 @@ def test_bad_graders_in_one_batch(by_word, caplog):
     good = np.array([word == "good" for word in words])
     np.testing.assert_array_equal(scores.total[good], 4.0)
     assert np.isnan(scores.total[~good]).all()
-    assert scores.failures == {"by_word/timeout": 2, "by_word/error": 1, "by_word/none": 1, "by_word/crash": 3}
+    assert scores.failures == {
+        "by_word/timeout": 2,
+        "by_word/error": 1,
+        "by_word/none": 1,
+        "by_word/crash": 3,
+    }
     assert scores.total.dtype == np.float32 and scores.by_name["by_word"].dtype == np.float32
-    messages = [record.getMessage() for record in caplog.records if "by_word" in record.getMessage()]
+    messages = [
+        record.getMessage() for record in caplog.records if "by_word" in record.getMessage()
+    ]
     assert len(messages) == 4, "each kind once"
     assert any("KeyError: 'no such thing'" in message for message in messages)
 
@@ -102,7 +115,9 @@ def test_async_functions_run_together_and_fail_alone():
         assert scores.total.tolist() == [4.0] * 40
         words = ["good"] * 3 + ["sleeps", "raise", "exit", "none"] + ["good"] * 20
         scores = _score(rewards, words)
-        assert scores.failures == {f"by_word_async/{kind}": 1 for kind in ("timeout", "error", "crash", "none")}
+        assert scores.failures == {
+            f"by_word_async/{kind}": 1 for kind in ("timeout", "error", "crash", "none")
+        }
         assert np.isfinite(scores.total).tolist() == [word == "good" for word in words]
 
 
@@ -124,11 +139,15 @@ def test_functions_can_be_imported_in_each_worker():
     config = RewardConfig(function=f"{GRADERS}:where_it_runs", batched=False)
     with make_rewards([config], PoolConfig(workers=1, preload=False)) as rewards:
         scores = _score(rewards, ["abc", "exit", "ab"])
-    assert scores.failures == {"where_it_runs/crash": 1} and scores.total[[0, 2]].tolist() == [1.0, 1.0]
+    assert scores.failures == {"where_it_runs/crash": 1} and scores.total[[0, 2]].tolist() == [
+        1.0,
+        1.0,
+    ]
 
 
 def test_ctrl_c_leaves_a_usable_pool(by_word):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job started in the background begins with it ignored
+    # a job started in the background begins with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
@@ -164,7 +183,9 @@ def test_a_killed_worker_takes_its_children_along():
             os.killpg(group, 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_nothing_outlives_the_run(number):
     code = f"""
 from rlhf_jax.rewards import PoolConfig, RewardConfig, make_rewards
@@ -172,7 +193,9 @@ rewards = make_rewards([RewardConfig(function={f"{GRADERS}:by_word"!r}, batched=
 print(rewards._pool._nursery._process.pid, *[worker.pid for worker in rewards._pool._workers], flush=True)
 rewards.score(["p"] * 2, ["loop", "hang"], [[1]] * 2, {{}})
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 3
@@ -193,7 +216,9 @@ def test_a_lost_nursery_is_replaced(by_word):
 def test_a_module_that_kills_its_process_is_an_error_not_a_loop(tmp_path, preload):
     bad = tmp_path / "bad.py"
     bad.write_text("import os\nos._exit(7)")
-    with pytest.raises(RewardProcessError, match="reward processes ended before they graded anything") as raised:
+    with pytest.raises(
+        RewardProcessError, match="reward processes ended before they graded anything"
+    ) as raised:
         make_rewards([RewardConfig(function=f"{bad}:f")], PoolConfig(workers=1, preload=preload))
     message = str(raised.value)
     assert f"{bad}:f" in message and "reward_pool.memory_gb=8" in message and "\n" not in message

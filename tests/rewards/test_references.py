@@ -69,4 +69,6 @@ def test_references(row, found):
 
 def test_names_of_rows():
     assert references_of({"mine": "x = 1", "solution": "y = 1"}, "mine") == ["x = 1"]
-    assert name_of({"task_id": 11, "id": "b"}) == "task_id 11" and name_of({}).startswith("a row without a name")
+    assert name_of({"task_id": 11, "id": "b"}) == "task_id 11" and name_of({}).startswith(
+        "a row without a name"
+    )

@@ -37,7 +37,9 @@ LOOSE = [
 ]
 
 
-@pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["namespaces", "no namespaces"])
+@pytest.fixture(
+    params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["namespaces", "no namespaces"]
+)
 def layers(request, monkeypatch):
     """With namespaces, as far as this system allows them, and without."""
     namespaces = isolation() and request.param
@@ -56,7 +58,8 @@ def landlock(request, monkeypatch):
 
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
-    """A folder that the code must not reach, a port that it must not reach, a variable that it must not read."""
+    """A folder that the code must not reach, a port that it must not reach, a variable that it must
+    not read."""
     kept = tmp_path / "kept"
     kept.write_text("secret")
     monkeypatch.setenv("MY_SECRET", "x")
@@ -65,7 +68,11 @@ def outside(tmp_path, monkeypatch):
         yield tmp_path, server.getsockname()[1]
         with pytest.raises(BlockingIOError):
             server.accept()
-    assert os.listdir(tmp_path) == ["kept"] and kept.read_text() == "secret" and kept.stat().st_mode & 0o777
+    assert (
+        os.listdir(tmp_path) == ["kept"]
+        and kept.read_text() == "secret"
+        and kept.stat().st_mode & 0o777
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +88,11 @@ def nothing_left():
 
 def _files():
     """Around the folder in which the sandbox lies, and where the probe leaves its files."""
-    around = {path for path in pathlib.Path(run.__file__).parents[1].rglob("*") if "__pycache__" not in path.parts}
+    around = {
+        path
+        for path in pathlib.Path(run.__file__).parents[1].rglob("*")
+        if "__pycache__" not in path.parts
+    }
     return around | set(pathlib.Path("/").glob("*escaped*"))
 
 
@@ -108,7 +119,11 @@ def test_hostile_programs(name, layers, landlock, outside):
 
 
 def _aimed(code, folder, port, namespaces):
-    return code.replace("OUTSIDE", str(folder)).replace("PORT", str(port)).replace("HIDDEN", str(namespaces))
+    return (
+        code.replace("OUTSIDE", str(folder))
+        .replace("PORT", str(port))
+        .replace("HIDDEN", str(namespaces))
+    )
 
 
 @pytest.mark.parametrize("name", CHEATS)
@@ -148,7 +163,9 @@ def test_ordinary_programs(name, layers):
 
 
 def test_what_is_wrong_stays_wrong(layers):
-    module = "def echo(x): return x\nLIMIT = [1, 2]\nclass Stack: pass\ndef leave(): raise SystemExit(0)"
+    module = (
+        "def echo(x): return x\nLIMIT = [1, 2]\nclass Stack: pass\ndef leave(): raise SystemExit(0)"
+    )
     wrong = [
         "assert echo(1) == 2",
         "assert echo([1]) != [1]",
@@ -308,7 +325,9 @@ os.execve(sys.executable, [sys.executable, "-B", "-c", CODE], {"PYTHONPATH": ROO
 def _as_nobody(code):
     """What code prints when a user without rights runs it."""
     if os.geteuid() != 0:
-        pytest.skip("becoming another user takes root; the other tests have just run as one who is not")
+        pytest.skip(
+            "becoming another user takes root; the other tests have just run as one who is not"
+        )
     root = pathlib.Path(run.__file__).parents[3]
     stubs = "".join(
         f"import sys, types; sys.modules[{name!r}] = types.ModuleType({name!r}); "
@@ -432,6 +451,10 @@ def test_only_the_code_reward_uses_the_sandbox():
         if "rlhf_jax.rewards.sandbox" in path.read_text() and "sandbox" not in path.parent.parts
     }
     imports = {
-        name for name in users if re.search(r"^from rlhf_jax\.rewards\.sandbox", (package / name).read_text(), re.MULTILINE)
+        name
+        for name in users
+        if re.search(
+            r"^from rlhf_jax\.rewards\.sandbox", (package / name).read_text(), re.MULTILINE
+        )
     }
     assert imports == {"rewards/code.py"}

@@ -1,4 +1,5 @@
-"""A slow answer is wrong by processor time; a machine that stands still makes nobody's answer wrong."""
+"""A slow answer is wrong by processor time; a machine that stands still makes nobody's answer
+wrong."""
 
 import contextlib
 import os
@@ -23,7 +24,10 @@ BUSY = "(a+)+b"
 
 
 def _format(limit, **pool):
-    return make_rewards([RewardConfig(function="format", options={"pattern": BUSY, "timeout": limit})], PoolConfig(**pool))
+    return make_rewards(
+        [RewardConfig(function="format", options={"pattern": BUSY, "timeout": limit})],
+        PoolConfig(**pool),
+    )
 
 
 def _score(rewards, words, **columns):
@@ -50,14 +54,21 @@ def test_an_answer_that_needs_too_much_processor_time_is_wrong():
 
 
 def test_a_busy_machine_makes_no_answer_wrong():
-    """Six more processes on the cores: by the clock each of the 21s takes longer than the limit, which one of 40 alone reaches.
+    """Six more processes on the cores: by the clock each of the 21s takes longer than the limit,
+    which one of 40 alone reaches.
 
-    A fit is told from a mistake by the letter at the end: those of 21 letters are right, and need the time to be found so.
+    A fit is told from a mistake by the letter at the end: those of 21 letters are right, and need
+    the time to be found so.
     """
     pattern = {"pattern": "(a+)+[^a]|a{21}c?", "timeout": 0.5}
-    with _busy_machine(6), make_rewards([RewardConfig(function="format", options=pattern)], PoolConfig()) as rewards:
+    with (
+        _busy_machine(6),
+        make_rewards([RewardConfig(function="format", options=pattern)], PoolConfig()) as rewards,
+    ):
         scores = _score(rewards, ["a" * 21] * 6 + ["a" * 40] + ["aab"] * 6)
-    assert scores.total.tolist() == [1.0] * 6 + [0.0] + [1.0] * 6 and scores.failures == {"format/slow": 1}
+    assert scores.total.tolist() == [1.0] * 6 + [0.0] + [1.0] * 6 and scores.failures == {
+        "format/slow": 1
+    }
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), OverflowError("large")])
@@ -101,7 +112,9 @@ def test_a_process_lost_once_is_tried_again(tmp_path):
         "        os._exit(3)\n"
         "    return [1.0]\n"
     )
-    config = RewardConfig(function=f"{tmp_path / 'once.py'}:once", options={"marks": str(tmp_path)}, batched=False)
+    config = RewardConfig(
+        function=f"{tmp_path / 'once.py'}:once", options={"marks": str(tmp_path)}, batched=False
+    )
     with make_rewards([config], PoolConfig(workers=2)) as rewards:
         scores = _score(rewards, ["one", "always", "two", "three"])
     np.testing.assert_array_equal(scores.total, [1.0, np.nan, 1.0, 1.0])
@@ -112,10 +125,20 @@ def test_a_process_lost_once_is_tried_again(tmp_path):
 def test_hostile_answers_among_honest_ones():
     """Every honest answer is right and every hostile one wrong: none is left out of its group."""
     assert len(HOSTILE) == len(HONEST) == 54
-    words = [text for hostile, (honest, _) in zip(HOSTILE, HONEST, strict=True) for text in (hostile, honest)]
-    golds = [gold for _, honest in zip(HOSTILE, HONEST, strict=True) for gold in (GOLD_OF_HOSTILE, honest)]
+    words = [
+        text
+        for hostile, (honest, _) in zip(HOSTILE, HONEST, strict=True)
+        for text in (hostile, honest)
+    ]
+    golds = [
+        gold
+        for _, honest in zip(HOSTILE, HONEST, strict=True)
+        for gold in (GOLD_OF_HOSTILE, honest)
+    ]
     with make_rewards([RewardConfig(function="math")], PoolConfig(workers=2)) as rewards:
         scores = _score(rewards, words, answer=golds)
     wrong = [i // 2 for i, value in enumerate(scores.total) if value != i % 2]
-    assert not wrong, [(HOSTILE[i][:60], HONEST[i], scores.total[2 * i], scores.total[2 * i + 1]) for i in wrong]
+    assert not wrong, [
+        (HOSTILE[i][:60], HONEST[i], scores.total[2 * i], scores.total[2 * i + 1]) for i in wrong
+    ]
     assert set(scores.failures) <= {"math/slow"}

@@ -34,7 +34,11 @@ def _failed(texts, scores, wanted):
 @pytest.mark.parametrize("reward", [math_reward, exact_match_reward])
 def test_honest_spellings(gold, reward):
     number = int(gold)
-    texts = [form.replace("@", written) for form in SPELLINGS for written in {gold, f"{number:,}", gold + ".00"}]
+    texts = [
+        form.replace("@", written)
+        for form in SPELLINGS
+        for written in {gold, f"{number:,}", gold + ".00"}
+    ]
     assert _failed(texts, _grade(texts, gold, reward), 1.0) == []
     if abs(number) >= 1000:
         assert _failed(texts, _grade(texts, f"{number:,}", reward), 1.0) == []
@@ -51,7 +55,18 @@ def test_what_changes_the_value_is_never_dropped(gold, mark):
 @pytest.mark.parametrize("number", [2, 3, 5, 7, 10])
 def test_small_numbers_and_the_words_of_the_reports(number):
     gold = str(number)
-    words = ["million", "hundred", "dozen", "squared", "plus four", "minus", "over four", "halves", "third", "modulo three"]
+    words = [
+        "million",
+        "hundred",
+        "dozen",
+        "squared",
+        "plus four",
+        "minus",
+        "over four",
+        "halves",
+        "third",
+        "modulo three",
+    ]
     texts = [rf"\boxed{{{gold} {word}}}" for word in words]
     assert _failed(texts, _grade(texts, gold), 0.0) == []
     assert _failed(texts, _grade(texts, gold, exact_match_reward), 0.0) == []
@@ -78,7 +93,10 @@ def _values_differ(rng, count):
                 continue
         elif kind == 6:
             number = rng.randrange(3, 1000)
-            text, gold = rng.choice(CHANGED + CHANGED_UNLESS_SMALL).replace("@", str(number)), str(number)
+            text, gold = (
+                rng.choice(CHANGED + CHANGED_UNLESS_SMALL).replace("@", str(number)),
+                str(number),
+            )
         elif kind < 9:
             one, other = rng.choice(list(UNITS)), rng.choice(list(UNITS))
             n, m = rng.randrange(1, 60), rng.randrange(1, 60)
@@ -112,7 +130,9 @@ def _values_agree(rng, count):
     while len(cases) < count:
         text, value = spelled_number(rng)
         others = by_value.setdefault(value, set())
-        cases += [(rng.choice(MARKS).replace("@", text), other) for other in sorted(others - {text})[:2]]
+        cases += [
+            (rng.choice(MARKS).replace("@", text), other) for other in sorted(others - {text})[:2]
+        ]
         others.add(text)
     return cases[:count]
 

@@ -30,7 +30,9 @@ GRADERS = pathlib.Path(__file__).with_name("graders.py")
 def test_nothing_of_the_standard_library_is_a_reward(function, options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").write_text("secret")
-    with pytest.raises(ValueError, match="standard library, which holds no reward functions") as raised:
+    with pytest.raises(
+        ValueError, match="standard library, which holds no reward functions"
+    ) as raised:
         load_reward(RewardConfig(function=function, options=options))
     assert "\n" not in str(raised.value) and not (tmp_path / "OWNED").exists()
     with pytest.raises(ValueError):
@@ -56,7 +58,10 @@ def test_ones_own_file_may_bind_what_it_likes(tmp_path):
 
 
 def test_what_is_built_in():
-    own = [RewardConfig(function=name) for name in ("mine.py:f", "package.module:f", "math:f", "math.py:math")]
+    own = [
+        RewardConfig(function=name)
+        for name in ("mine.py:f", "package.module:f", "math:f", "math.py:math")
+    ]
     built_in = [RewardConfig(function=name) for name in ("math", "code", "model")]
     assert [is_builtin(config) for config in (*own, *built_in)] == [False] * 4 + [True] * 3
     assert untrusted([built_in[0], own[0], built_in[1], own[1]]) == (own[0], own[1])
@@ -64,7 +69,9 @@ def test_what_is_built_in():
 
 @pytest.fixture
 def mine(tmp_path):
-    (tmp_path / "mine.py").write_text("from neighbour import g\ndef f(completions): return [g(c) for c in completions]\n")
+    (tmp_path / "mine.py").write_text(
+        "from neighbour import g\ndef f(completions): return [g(c) for c in completions]\n"
+    )
     (tmp_path / "neighbour.py").write_text("import os, farther\ndef g(c): return 1.0\n")
     (tmp_path / "farther.py").write_text("X = 1\n")
     (tmp_path / "unrelated.py").write_text("X = 1\n")
@@ -72,7 +79,10 @@ def mine(tmp_path):
 
 
 def _mine(folder, **fields):
-    return [RewardConfig(function="math"), RewardConfig(function=f"{folder / 'mine.py'}:f", **fields)]
+    return [
+        RewardConfig(function="math"),
+        RewardConfig(function=f"{folder / 'mine.py'}:f", **fields),
+    ]
 
 
 def test_the_fingerprint_is_of_what_is_run(mine, tmp_path_factory):
@@ -94,7 +104,14 @@ def test_the_fingerprint_is_of_what_is_run(mine, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"weight": 2.0}, {"options": {"a": 1}}, {"batched": False}, {"on_timeout": "wrong"}, {"name": "other"}]
+    "fields",
+    [
+        {"weight": 2.0},
+        {"options": {"a": 1}},
+        {"batched": False},
+        {"on_timeout": "wrong"},
+        {"name": "other"},
+    ],
 )
 def test_the_fingerprint_is_of_the_configuration_too(mine, fields):
     assert fingerprint(_mine(mine, **fields)) != fingerprint(_mine(mine))
@@ -105,7 +122,9 @@ def test_the_fingerprint_of_a_module_imports_nothing(tmp_path, monkeypatch):
     package = tmp_path / "tried_package"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    (package / "grade.py").write_text("from . import more\nfrom .more import x\nraise RuntimeError('imported')\n")
+    (package / "grade.py").write_text(
+        "from . import more\nfrom .more import x\nraise RuntimeError('imported')\n"
+    )
     (package / "more.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     config = [RewardConfig(function="tried_package.grade:f")]

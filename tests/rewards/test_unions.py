@@ -48,6 +48,8 @@ def test_points_are_no_intervals():
     assert math_reward(None, texts, answer=["(1,2), (3,4)"] * 2) == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("text", ["x<1", "5 or 6", "x<1 or 5", r"A \cup B", "x<1<y or x>3", r"(1,2)\cup", "1<2 or x<3"])
+@pytest.mark.parametrize(
+    "text", ["x<1", "5 or 6", "x<1 or 5", r"A \cup B", "x<1<y or x>3", r"(1,2)\cup", "1<2 or x<3"]
+)
 def test_what_is_no_union_of_intervals(text):
     assert as_union(text) is None

@@ -21,7 +21,9 @@ def _scores(by_name, failures=(), messages=()):
 
 
 def _note(watch, scores, texts=None, **columns):
-    return watch.note(scores.total, scores, texts or ["The answer is 7"] * len(scores.total), columns)
+    return watch.note(
+        scores.total, scores, texts or ["The answer is 7"] * len(scores.total), columns
+    )
 
 
 def _judge(**fields):
@@ -29,14 +31,18 @@ def _judge(**fields):
 
 
 def _failed(count, errors):
-    return _scores({"judge": [NAN] * errors + [1.0] * (count - errors)}, {"judge/error": errors} if errors else {})
+    return _scores(
+        {"judge": [NAN] * errors + [1.0] * (count - errors)},
+        {"judge/error": errors} if errors else {},
+    )
 
 
 def test_the_first_batch_in_which_every_completion_raised_ends_a_run():
     watch = RewardWatch([_judge()], PoolConfig())
     assert _note(watch, _failed(8, 7)) is None
     assert _note(watch, _failed(8, 8)) == (
-        "reward 'judge' (my.py:judge) raised on every completion of the batch: KeyError: 'anwser'; mend it and give the same "
+        "reward 'judge' (my.py:judge) raised on every completion of the batch: KeyError: 'anwser'; "
+        "mend it and give the same "
         "command again (reward_pool.max_failed=1; more for a service that comes back)"
     )
 
@@ -44,12 +50,17 @@ def test_the_first_batch_in_which_every_completion_raised_ends_a_run():
 def test_more_batches_may_fail_when_asked_for_and_only_in_a_row():
     watch = RewardWatch([_judge()], PoolConfig(max_failed=3))
     said = [_note(watch, _failed(8, errors)) for errors in (8, 8, 7, 8, 8, 8)]
-    assert said[:5] == [None] * 5 and "raised on every completion of 3 batches in a row: KeyError" in said[5]
+    assert (
+        said[:5] == [None] * 5
+        and "raised on every completion of 3 batches in a row: KeyError" in said[5]
+    )
 
 
 def test_a_reward_that_is_only_logged_ends_nothing():
     watch = RewardWatch([_judge(weight=0.0), RewardConfig(function="length")], PoolConfig())
-    scores = _scores({"judge": [NAN] * 4, "length": [1.0] * 4}, {"judge/error": 4})._replace(total=np.ones(4, np.float32))
+    scores = _scores({"judge": [NAN] * 4, "length": [1.0] * 4}, {"judge/error": 4})._replace(
+        total=np.ones(4, np.float32)
+    )
     assert _note(watch, scores) is None
 
 
@@ -57,9 +68,14 @@ def test_a_reward_that_is_only_logged_ends_nothing():
 def test_many_batches_without_one_grade_end_a_run(kind):
     watch = RewardWatch([_judge()], PoolConfig(max_ungraded=3))
     nothing, something = _scores({"judge": [NAN] * 4}, {f"judge/{kind}": 4}), _failed(4, 0)
-    said = [_note(watch, scores) for scores in (nothing, nothing, something, nothing, nothing, nothing)]
+    said = [
+        _note(watch, scores) for scores in (nothing, nothing, something, nothing, nothing, nothing)
+    ]
     assert said[:5] == [None] * 5
-    assert f"no completion of 3 batches in a row got a grade (the last: 4 completions, judge/{kind} 4)" in said[5]
+    assert (
+        f"no completion of 3 batches in a row got a grade (the last: 4 completions, judge/{kind} 4)"
+        in said[5]
+    )
     assert "reward_pool.max_ungraded=3" in said[5]
 
 
@@ -75,12 +91,16 @@ def test_reward_models_alone():
 def test_a_warning_from_five_per_cent_on(kind, caplog):
     watch = RewardWatch([_judge()], PoolConfig())
     for count in (0, 4):
-        assert _note(watch, _scores({"judge": [1.0] * 100}, {f"judge/{kind}": count} if count else {})) is None
+        assert (
+            _note(watch, _scores({"judge": [1.0] * 100}, {f"judge/{kind}": count} if count else {}))
+            is None
+        )
     assert not caplog.records, "4 of 100"
     for _ in range(100):
         _note(watch, _scores({"judge": [1.0] * 100}, {f"judge/{kind}": 5}))
     assert [record.getMessage() for record in caplog.records] == [
-        f"reward judge: 5 % of a batch of 100 were too slow (0) or failed (not graded): 5 {kind}; the first KeyError: 'anwser'"
+        f"reward judge: 5 % of a batch of 100 were too slow (0) or failed (not graded): 5 {kind}; "
+        "the first KeyError: 'anwser'"
     ]
     _note(watch, _scores({"judge": [1.0] * 100}, {f"judge/{kind}": 5}))
     assert len(caplog.records) == 2, "again after a hundred batches"
@@ -117,12 +137,18 @@ def test_a_verifiable_reward_of_nothing_but_zeros_is_warned_of_once(caplog):
     ("text", "told"),
     [
         ("so 6. The answer is 7", "never closes it, read as no answer"),
-        ("so 6.</think>The answer is 8", "completion ending in 'so 6.</think>The answer is 8', read as the answer '8'"),
+        (
+            "so 6.</think>The answer is 8",
+            "completion ending in 'so 6.</think>The answer is 8', read as the answer '8'",
+        ),
     ],
 )
 def test_the_warning_of_zeros_reads_answers_as_the_rewards_do(text, told, caplog):
     """Whose prompt opened <think>: the answer in a block that is not closed is none."""
-    watch, zero = RewardWatch([RewardConfig(function="exact_match")], PoolConfig()), _scores({"exact_match": [0.0] * 4})
+    watch, zero = (
+        RewardWatch([RewardConfig(function="exact_match")], PoolConfig()),
+        _scores({"exact_match": [0.0] * 4}),
+    )
     for _ in range(10):
         _note(watch, zero, [text] * 4, answer=["9"] * 4, prompt_opens_think=[True] * 4)
     [record] = caplog.records

@@ -24,13 +24,22 @@ def policy():
 
 
 def generator(model=None, **options):
-    settings = {"mesh": None, "max_new_tokens": 90, "eos_ids": (3,), "pad_id": 0, "group_size": 3, "prompt_buckets": (8, 12)}
+    settings = {
+        "mesh": None,
+        "max_new_tokens": 90,
+        "eos_ids": (3,),
+        "pad_id": 0,
+        "group_size": 3,
+        "prompt_buckets": (8, 12),
+    }
     return make_generator(model or policy()[0], **{**settings, **options})
 
 
 def run(sampling=None, *, limits=LIMITS, params=None, **options):
     params = policy()[1] if params is None else params
-    return generator(**options)(params, TOKENS, LENGTHS, jax.random.key(1), sampling or SamplingParams(), limits=limits)
+    return generator(**options)(
+        params, TOKENS, LENGTHS, jax.random.key(1), sampling or SamplingParams(), limits=limits
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +80,9 @@ def test_utilisation_on_log_normal_lengths():
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(16), 0.8, 256).round().astype(int), 1, 64)
     engine = generator(max_new_tokens=64, eos_ids=(), group_size=8, slots=32, chunk=4)
-    out, stats = engine(policy()[1], *ragged_prompts(32, rng), jax.random.key(0), SamplingParams(), limits=lengths)
+    out, stats = engine(
+        policy()[1], *ragged_prompts(32, rng), jax.random.key(0), SamplingParams(), limits=lengths
+    )
     assert (out.completion_mask.sum(1) == lengths).all()
     assert stats.utilisation > 0.85
 
@@ -86,14 +97,20 @@ def ragged_prompts(count, rng, width=12):
 def test_nothing_compiles_after_warm_up():
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, seconds, **_: compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+        lambda name, seconds, **_: (
+            compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+        )
     )
     params, rng = policy()[1], np.random.default_rng(0)
-    engines = [generator(slots=slots, max_new_tokens=20, group_size=1, chunk=4) for slots in (None, 2)]
+    engines = [
+        generator(slots=slots, max_new_tokens=20, group_size=1, chunk=4) for slots in (None, 2)
+    ]
 
     def generation(seed, width, engine, limits):
         sampling = SamplingParams(1.0 + 0.01 * seed, top_p=0.99 - 0.01 * (seed % 7))
-        engine(params, *ragged_prompts(4, rng, width), jax.random.key(seed), sampling, limits=limits)
+        engine(
+            params, *ragged_prompts(4, rng, width), jax.random.key(seed), sampling, limits=limits
+        )
 
     for width in (8, 12):
         for engine in engines:
@@ -106,7 +123,9 @@ def test_nothing_compiles_after_warm_up():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize(
+    "axes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}]
+)
 @pytest.mark.parametrize("slots", [None, 8])
 @pytest.mark.parametrize("layers", ["unroll", "scan"])
 def test_meshes_give_the_same_tokens(axes, slots, layers):
@@ -179,11 +198,16 @@ def test_with_a_key_for_every_completion_the_batch_changes_no_draw(keyed, some, 
     keys, whole = keyed
     some, group_size = np.array(some), options.get("group_size", 3)
     rows = (3 * some[:, None] + np.arange(group_size)).reshape(-1)
-    made, _ = generator(**KEYED | options)(policy()[1], TOKENS[some], LENGTHS[some], keys[rows], SamplingParams())
+    made, _ = generator(**KEYED | options)(
+        policy()[1], TOKENS[some], LENGTHS[some], keys[rows], SamplingParams()
+    )
     assert (made.tokens == whole.tokens[rows]).all() and (made.mask == whole.mask[rows]).all()
 
 
 def test_keys_for_another_number_of_completions():
     keys = jax.random.split(jax.random.key(5), 14)
-    with pytest.raises(ValueError, match=r"key has shape \(14,\), but there are 15 completions: give one key, or one for each"):
+    with pytest.raises(
+        ValueError,
+        match=r"key has shape \(14,\), but there are 15 completions: give one key, or one for each",
+    ):
         generator()(policy()[1], TOKENS, LENGTHS, keys, SamplingParams())

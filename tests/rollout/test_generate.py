@@ -1,4 +1,5 @@
-"""Generation as one function: against the forward pass, groups, limits, stops, layouts of the loop."""
+"""Generation as one function: against the forward pass, groups, limits, stops, layouts of the
+loop."""
 
 import functools
 
@@ -20,13 +21,22 @@ LENGTHS = MASK.sum(1).astype(np.int32)
 @functools.cache
 def policy(family="qwen2", **options):
     sizes = {"num_hidden_layers": 2, "max_window_layers": 1} if family == "qwen2" else {}
-    model, params = init_model(tiny(family, max_position_embeddings=256, **sizes), jax.random.key(0), **options)
+    model, params = init_model(
+        tiny(family, max_position_embeddings=256, **sizes), jax.random.key(0), **options
+    )
     return model, noisy(params)
 
 
 @functools.cache
 def compiled(model, **options):
-    settings = {"sampling": SamplingParams(1.3), "max_new_tokens": 12, "eos_id": EOS, "pad_id": PAD, "chunk": 4, **options}
+    settings = {
+        "sampling": SamplingParams(1.3),
+        "max_new_tokens": 12,
+        "eos_id": EOS,
+        "pad_id": PAD,
+        "chunk": 4,
+        **options,
+    }
 
     def call(params, prompts, lengths, key, limits):
         return generate(model, params, prompts, lengths, key, limits=limits, **settings)
@@ -36,7 +46,11 @@ def compiled(model, **options):
 
 def run(prompts=TOKENS, lengths=LENGTHS, *, start=None, key=1, limits=None, **options):
     model, params = start or policy()
-    limits = np.full(len(prompts) * options.get("group_size", 1), 99, np.int32) if limits is None else limits
+    limits = (
+        np.full(len(prompts) * options.get("group_size", 1), 99, np.int32)
+        if limits is None
+        else limits
+    )
     out = compiled(model, **options)(params, prompts, lengths, jax.random.key(key), limits)
     return jax.tree.map(np.asarray, out)
 
@@ -90,21 +104,29 @@ def test_a_group_shares_what_repeated_prompts_compute(grouped):
 
 def test_neither_chunk_nor_layer_loop_nor_padding_changes_a_token(grouped):
     wide = np.where(MASK, TOKENS, 10**6)
-    assert completions(run(wide, start=policy(layers="scan"), group_size=3, chunk=5)) == completions(grouped)
+    assert completions(
+        run(wide, start=policy(layers="scan"), group_size=3, chunk=5)
+    ) == completions(grouped)
     assert completions(run(group_size=3, key=2)) != completions(grouped)
 
 
 def test_limits_of_rows(grouped):
     limits = np.array([1, 2, 5, 12, 0, 3, 12, 99, 4, 7, 8, 12], np.int32)
     out = run(group_size=3, limits=limits)
-    expected = [ids[: min(limit, 12)] for ids, limit in zip(completions(grouped), limits, strict=True)]
+    expected = [
+        ids[: min(limit, 12)] for ids, limit in zip(completions(grouped), limits, strict=True)
+    ]
     assert completions(out) == expected
     assert out.truncated.tolist() == [not ids or ids[-1] not in EOS for ids in expected]
 
 
 def test_one_token_one_prompt_of_one_token():
     out = run(TOKENS[:1, :1], LENGTHS[:1] * 0 + 1, max_new_tokens=1, eos_id=())
-    assert out.tokens.shape == (1, 2) and out.completion_mask.tolist() == [[False, True]] and out.truncated.tolist() == [True]
+    assert (
+        out.tokens.shape == (1, 2)
+        and out.completion_mask.tolist() == [[False, True]]
+        and out.truncated.tolist() == [True]
+    )
     assert recomputed_error(*policy(), out, 1.3)[0] < 1e-5
 
 
@@ -124,7 +146,14 @@ def test_seeds_and_parameters_under_vmap():
     model, params = policy()
     both = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p]), params)
     keys = jax.random.split(jax.random.key(9), 2)
-    options = {"sampling": SamplingParams(1.3), "max_new_tokens": 12, "eos_id": 3, "pad_id": PAD, "chunk": 4, "group_size": 2}
+    options = {
+        "sampling": SamplingParams(1.3),
+        "max_new_tokens": 12,
+        "eos_id": 3,
+        "pad_id": PAD,
+        "chunk": 4,
+        "group_size": 2,
+    }
     call = functools.partial(generate, model, **options)
     out = jax.jit(jax.vmap(lambda params, key: call(params, TOKENS, LENGTHS, key)))(both, keys)
     alone = jax.jit(call)
@@ -143,13 +172,20 @@ def test_bfloat16_computes_and_is_near_its_trainer():
 
 
 def test_sizes_of_the_cache():
-    assert windows(12, 16) == [16] and windows(65, 16) == [64] and windows(300, 16) == [64, 128, 256, 304] and windows(1, 4) == []
+    assert (
+        windows(12, 16) == [16]
+        and windows(65, 16) == [64]
+        and windows(300, 16) == [64, 128, 256, 304]
+        and windows(1, 4) == []
+    )
     assert windows(100, 48) == [96, 144]
 
 
 def test_errors():
     model, params = init_model(tiny("gpt2"), jax.random.key(0))
-    with pytest.raises(ValueError, match="rows of 41 tokens exceed the model's 40 learned positions"):
+    with pytest.raises(
+        ValueError, match="rows of 41 tokens exceed the model's 40 learned positions"
+    ):
         run(start=(model, params), max_new_tokens=32)
     model, params = init_model(tiny("qwen2"), jax.random.key(0), head="reward")
     assert model.prefill is None and model.decode is None

@@ -1,4 +1,5 @@
-"""Greedy completions equal those of transformers' `generate`, token for token (see make_golden.py)."""
+"""Greedy completions equal those of transformers' `generate`, token for token (see
+make_golden.py)."""
 
 import functools
 import json
@@ -14,27 +15,50 @@ from tests.models.tiny import CASES, FAMILY_NAMES
 from tests.models.tiny import GOLDEN as MODELS
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden.json").read_text())
-ONE_EACH = ("gemma2", "gemma3_text", "gpt2", "llama_llama3", "mistral", "phi3_partial", "qwen2_sliding", "qwen3")
+ONE_EACH = (
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "llama_llama3",
+    "mistral",
+    "phi3_partial",
+    "qwen2_sliding",
+    "qwen3",
+)
 FAST = ("gemma2", "gemma3_text", "gpt2", "phi3_partial", "qwen2_sliding")
 """What the other families have is in one of these; they are slow-marked."""
-NAMES = tuple(pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in sorted(GOLDEN["cases"]))
+NAMES = tuple(
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+    for name in sorted(GOLDEN["cases"])
+)
 
 
 def complete(name, layers, eos):
     case = GOLDEN["cases"][name]
     model, params = load_pretrained(MODELS / name, layers=layers)
     lengths = np.array([len(prompt) for prompt in case["prompts"]])
-    prompts = np.full((len(lengths), lengths.max()), 10**6, np.int32)  # what stands in the padding is not read
+    # what stands in the padding is not read
+    prompts = np.full((len(lengths), lengths.max()), 10**6, np.int32)
     for row, prompt in zip(prompts, case["prompts"], strict=True):
         row[: len(prompt)] = prompt
-    options = {"sampling": SamplingParams(0.0), "max_new_tokens": GOLDEN["new_tokens"], "eos_id": eos, "pad_id": 0, "chunk": 4}
-    out = jax.jit(functools.partial(generate, model, **options))(params, prompts, lengths, jax.random.key(0))
+    options = {
+        "sampling": SamplingParams(0.0),
+        "max_new_tokens": GOLDEN["new_tokens"],
+        "eos_id": eos,
+        "pad_id": 0,
+        "chunk": 4,
+    }
+    out = jax.jit(functools.partial(generate, model, **options))(
+        params, prompts, lengths, jax.random.key(0)
+    )
     tokens, mask = np.asarray(out.tokens), np.asarray(out.completion_mask)
     return out, [tokens[row][mask[row]].tolist() for row in range(len(lengths))]
 
 
 def test_every_family_and_the_versions_are_recorded():
-    types = {json.loads((MODELS / name / "config.json").read_text())["model_type"] for name in ONE_EACH}
+    types = {
+        json.loads((MODELS / name / "config.json").read_text())["model_type"] for name in ONE_EACH
+    }
     assert types == set(FAMILY_NAMES) and set(ONE_EACH) <= set(GOLDEN["cases"]) <= set(CASES)
     assert set(GOLDEN["versions"]) == {"python", "torch", "transformers"}
 
@@ -46,9 +70,14 @@ def test_greedy_equals_transformers(name):
     assert np.asarray(out.truncated).all()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "llama_yarn" else pytest.mark.slow) for n in GOLDEN["cases"]])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n == "llama_yarn" else pytest.mark.slow) for n in GOLDEN["cases"]],
+)
 def test_stops_at_eos_as_transformers_does(name):
     case = GOLDEN["cases"][name]
     out, completions = complete(name, "auto", tuple(case["eos"]))
     assert completions == case["stopped"]
-    assert np.asarray(out.truncated).tolist() == [answer[-1] not in case["eos"] for answer in completions]
+    assert np.asarray(out.truncated).tolist() == [
+        answer[-1] not in case["eos"] for answer in completions
+    ]

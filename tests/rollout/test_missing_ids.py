@@ -1,4 +1,5 @@
-"""Ids that no token has are never sampled, and the reported log-probabilities stay those of the trainer."""
+"""Ids that no token has are never sampled, and the reported log-probabilities stay those of the
+trainer."""
 
 import functools
 
@@ -14,23 +15,30 @@ from tests.models.tiny import noisy, ragged, tiny
 from tests.rollout.test_sampling import CASES, DRAWS, bits_of, filtered
 
 VOCAB = 300
-MISSING = (0, 17, 18, 130, *range(290, 300))  # the first id, gaps, and rows of the embedding behind the last token
+# the first id, gaps, and rows of the embedding behind the last token
+MISSING = (0, 17, 18, 130, *range(290, 300))
 GAPS = (5, 6, 20, *range(60, 64))
 PROMPTS, MASK = ragged(2, 6)
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "missing"))
 def draw(logits, bits, sampling, steps, missing):
-    return choose(jnp.broadcast_to(logits[None], (bits.shape[0], VOCAB)), bits, sampling, steps, missing)
+    return choose(
+        jnp.broadcast_to(logits[None], (bits.shape[0], VOCAB)), bits, sampling, steps, missing
+    )
 
 
 @pytest.mark.parametrize("sampling", [*CASES, SamplingParams(0.0)], ids=str)
 def test_only_tokens_are_drawn(sampling):
-    """Also where nearly all the mass lies on ids without tokens, and everything else underflows beside it."""
+    """Also where nearly all the mass lies on ids without tokens, and everything else underflows
+    beside it."""
     for likely in (0.0, 30.0, 3000.0):
         logits = np.random.default_rng(1).standard_normal(VOCAB).astype(np.float32) * 2
         logits[list(MISSING)] += likely
-        tokens, logps = map(np.asarray, draw(jnp.asarray(logits), bits_of(DRAWS), sampling, sampling_steps(sampling), MISSING))
+        tokens, logps = map(
+            np.asarray,
+            draw(jnp.asarray(logits), bits_of(DRAWS), sampling, sampling_steps(sampling), MISSING),
+        )
         assert not np.isin(tokens, MISSING).any()
         scaled = logits.astype(np.float64) / (sampling.temperature or 1.0)
         whole = scaled - scaled.max() - np.log(np.exp(scaled - scaled.max()).sum())
@@ -56,14 +64,33 @@ def test_rollouts_hold_tokens_only(sampling):
     options = {"max_new_tokens": 24, "pad_id": 0, "group_size": 8}
     key, lengths = jax.random.key(1), MASK.sum(1)
     plain = generate(model, params, PROMPTS, lengths, key, sampling=sampling, eos_id=(), **options)
-    out = generate(model, params, PROMPTS, lengths, key, sampling=sampling, eos_id=(), missing_ids=GAPS, **options)
+    out = generate(
+        model,
+        params,
+        PROMPTS,
+        lengths,
+        key,
+        sampling=sampling,
+        eos_id=(),
+        missing_ids=GAPS,
+        **options,
+    )
     if sampling.temperature:
         assert np.isin(plain.tokens[plain.completion_mask], GAPS).any(), "nothing would be left out"
     assert not np.isin(out.tokens[out.completion_mask], GAPS).any()
-    scored, _ = model.token_logps(params, out.tokens, out.mask, temperature=sampling.temperature or 1.0)
+    scored, _ = model.token_logps(
+        params, out.tokens, out.mask, temperature=sampling.temperature or 1.0
+    )
     assert np.abs(np.where(out.completion_mask, scored - out.logps, 0)).max() < 1e-5
     engine = make_generator(
-        model, mesh=None, eos_ids=(), prompt_buckets=(6,), slots=4, chunk=8, missing_ids=(*GAPS, 64, 1000), **options
+        model,
+        mesh=None,
+        eos_ids=(),
+        prompt_buckets=(6,),
+        slots=4,
+        chunk=8,
+        missing_ids=(*GAPS, 64, 1000),
+        **options,
     )
     slots, _ = engine(params, PROMPTS, lengths, key, sampling)
     assert (slots.tokens == np.asarray(out.tokens)).all()

@@ -15,7 +15,9 @@ DRAWS = 20_000
 
 @functools.partial(jax.jit, static_argnames="steps")
 def draw(logits, bits, sampling, steps):
-    return choose(jnp.broadcast_to(logits[None], (bits.shape[0], logits.shape[0])), bits, sampling, steps)
+    return choose(
+        jnp.broadcast_to(logits[None], (bits.shape[0], logits.shape[0])), bits, sampling, steps
+    )
 
 
 def bits_of(rows, seed=0):
@@ -54,7 +56,10 @@ CASES = [
 def test_distribution_by_chi_square(sampling):
     logits = np.random.default_rng(1).standard_normal(300).astype(np.float32) * 2
     tokens, logps = draw(logits, bits_of(DRAWS), sampling, sampling_steps(sampling))
-    counts, expected = np.bincount(np.asarray(tokens), minlength=300), DRAWS * filtered(logits, sampling)
+    counts, expected = (
+        np.bincount(np.asarray(tokens), minlength=300),
+        DRAWS * filtered(logits, sampling),
+    )
     assert counts[expected == 0].sum() == 0
     common = expected >= 5
     degrees = common.sum() - (0 if (expected[~common] > 0).any() else 1)
@@ -68,12 +73,15 @@ def test_distribution_by_chi_square(sampling):
 
 @pytest.mark.parametrize("sampling", CASES[3:], ids=str)
 def test_filters_are_exact_with_many_ties_and_when_everything_is_traced(sampling):
-    logits = np.round(np.random.default_rng(2).standard_normal(500) * 3).astype(np.float32) + 0.01 * (np.arange(500) % 3)
+    logits = np.round(np.random.default_rng(2).standard_normal(500) * 3).astype(
+        np.float32
+    ) + 0.01 * (np.arange(500) % 3)
     traced = SamplingParams(*(jnp.asarray(value) for value in sampling))
     every = ("greedy", "sample", "top_k", "top_p", "min_p")
     tokens = draw(logits, bits_of(5000), traced, every)[0]
     probs = filtered(logits, sampling)
-    kept = {float(value) for value in logits[probs > 0]}  # transformers cuts ties by position, we keep them
+    # transformers cuts ties by position, we keep them
+    kept = {float(value) for value in logits[probs > 0]}
     assert {float(value) for value in logits[np.asarray(tokens)]} == kept
     same = draw(logits, bits_of(5000), sampling, sampling_steps(sampling))[0]
     assert (tokens == same).all()

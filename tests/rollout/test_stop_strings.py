@@ -1,4 +1,5 @@
-"""Stop strings: a completion ends with the very token that completes one, whatever the chunk and the slots are."""
+"""Stop strings: a completion ends with the very token that completes one, whatever the chunk and
+the slots are."""
 
 import functools
 
@@ -39,7 +40,9 @@ def rollouts(stops, slots, chunk):
         chunk=chunk,
         string_end=make_string_end(stops, text_of),
     )
-    return engine(noisy(params), PROMPTS, MASK.sum(1), jax.random.key(3), SamplingParams(), limits=LIMITS)
+    return engine(
+        noisy(params), PROMPTS, MASK.sum(1), jax.random.key(3), SamplingParams(), limits=LIMITS
+    )
 
 
 @pytest.mark.parametrize(("slots", "chunk"), [(None, 7), (5, 4)])
@@ -50,7 +53,11 @@ def test_a_completion_ends_where_the_string_is_complete(slots, chunk):
     for row, limit in enumerate(LIMITS):
         whole = plain.tokens[row][plain.completion_mask[row]].tolist()
         kept = out.tokens[row][out.completion_mask[row]].tolist()
-        first = (count for count in range(1, len(whole) + 1) if any(stop in text_of(whole[:count]) for stop in STOPS))
+        first = (
+            count
+            for count in range(1, len(whole) + 1)
+            if any(stop in text_of(whole[:count]) for stop in STOPS)
+        )
         count = next(first, None)
         ends += count is not None
         assert kept == whole[: count or len(whole)] and len(kept) <= limit
@@ -61,7 +68,9 @@ def test_a_completion_ends_where_the_string_is_complete(slots, chunk):
 
 def test_the_search_looks_at_every_way_a_string_can_come():
     def end_of(pieces, strings, step=1):
-        end = make_string_end(strings, lambda ids: b"".join(pieces[i] for i in ids).decode(errors="replace"))
+        end = make_string_end(
+            strings, lambda ids: b"".join(pieces[i] for i in ids).decode(errors="replace")
+        )
         assert end is not None
         for count in range(step, len(pieces) + step, step):
             found = end(list(range(min(count, len(pieces)))), count - step)
@@ -73,8 +82,14 @@ def test_the_search_looks_at_every_way_a_string_can_come():
     for step in (1, 2, 3, 50):
         assert end_of([b"x", b"En", b"d", b"y"], ("End",), step) == 3, "in several tokens"
         assert end_of([b"x", b"a\n\nb", b"y"], ("\n",), step) == 2, "inside a token"
-        assert end_of([b"x", b"\xe2", b"\x82", b"\xac", b"y"], ("\u20ac",), step) == 4, "bytes of one character"
+        assert end_of([b"x", b"\xe2", b"\x82", b"\xac", b"y"], ("\u20ac",), step) == 4, (
+            "bytes of one character"
+        )
         assert end_of([b"x", b"\xe2", b"\x82"], ("\u20ac",), step) is None
-        assert end_of([b"ab", b"cd", b"ef"], ("cdef", "bc"), step) == 2, "the one that is complete first"
-        assert end_of([b"E", *[b""] * 10, b"nd", b"y"], ("End",), step) == 12, "tokens that write nothing"
+        assert end_of([b"ab", b"cd", b"ef"], ("cdef", "bc"), step) == 2, (
+            "the one that is complete first"
+        )
+        assert end_of([b"E", *[b""] * 10, b"nd", b"y"], ("End",), step) == 12, (
+            "tokens that write nothing"
+        )
     assert end_of([b"x"] * 500 + [b"E", b"n", b"d"], ("End",), 16) == 503

@@ -8,7 +8,11 @@ from rlhf_jax.sharding import MeshConfig, make_mesh
 
 def test_rest_axis_takes_all_devices():
     assert dict(make_mesh(MeshConfig()).shape) == {"data": 1, "fsdp": 8, "tensor": 1}
-    assert dict(make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2)).shape) == {
+        "data": 2,
+        "fsdp": 2,
+        "tensor": 2,
+    }
 
 
 def test_mapping_leaves_out_axes_of_size_one():
@@ -28,7 +32,10 @@ def test_smaller_mesh_says_so(caplog):
     [
         ({"data": 0}, "mesh.data=0"),
         ({"data": -1, "fsdp": -1}, "only one axis may be -1"),
-        ({"replicate": ("embed", "(")}, r"^mesh.replicate: '\(' is not a regular expression: missing \), unterminated"),
+        (
+            {"replicate": ("embed", "(")},
+            r"^mesh.replicate: '\(' is not a regular expression: missing \), unterminated",
+        ),
     ],
 )
 def test_bad_config(kwargs, message):

@@ -6,7 +6,13 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax.sharding import batch_sharding, constrain, infer_shardings, make_mesh, tree_bytes_per_device
+from rlhf_jax.sharding import (
+    batch_sharding,
+    constrain,
+    infer_shardings,
+    make_mesh,
+    tree_bytes_per_device,
+)
 
 MESH = {"fsdp": 4, "tensor": 2}
 
@@ -17,7 +23,10 @@ def _params():
         "final_norm": {"scale": jnp.zeros(16)},
         "layers": {
             "attn_norm": {"scale": jnp.zeros((2, 16))},
-            "attn": {"q": {"kernel": jnp.zeros((2, 16, 4, 8))}, "k": {"kernel": jnp.zeros((2, 16, 2, 8))}},
+            "attn": {
+                "q": {"kernel": jnp.zeros((2, 16, 4, 8))},
+                "k": {"kernel": jnp.zeros((2, 16, 2, 8))},
+            },
             "mlp": {"down": {"kernel": jnp.zeros((2, 32, 16))}},
         },
     }
@@ -39,7 +48,11 @@ def test_parameters_follow_their_rules():
 def test_moments_follow_their_parameters(tx):
     mesh, params = make_mesh(MESH), _params()
     expected = _specs(params, mesh)
-    moments = [s for s in jax.tree.leaves(_specs(tx.init(params), mesh), is_leaf=lambda x: isinstance(x, P)) if s != P()]
+    moments = [
+        s
+        for s in jax.tree.leaves(_specs(tx.init(params), mesh), is_leaf=lambda x: isinstance(x, P))
+        if s != P()
+    ]
     flat = jax.tree.leaves(expected, is_leaf=lambda x: isinstance(x, P))
     assert moments and len(moments) % len(flat) == 0
     for start in range(0, len(moments), len(flat)):
@@ -67,7 +80,9 @@ def test_indivisible_dimension_is_an_error_and_can_be_replicated():
 
 def test_wrong_rank_is_an_error():
     with pytest.raises(ValueError, match="its rule names 3 axes"):
-        infer_shardings({"layers": {"mlp": {"up": {"kernel": jnp.zeros((16, 32))}}}}, make_mesh(MESH))
+        infer_shardings(
+            {"layers": {"mlp": {"up": {"kernel": jnp.zeros((16, 32))}}}}, make_mesh(MESH)
+        )
 
 
 def test_bytes_per_device_and_batch_layout():
@@ -84,5 +99,7 @@ def test_constrain_pins_rows_and_is_the_identity_without_a_mesh():
     x = jnp.arange(8.0 * 2 * 4).reshape(8, 2, 4)
     assert constrain(x, None, ("batch", "seq", "embed")) is x
     pinned = jax.jit(lambda x: constrain(x * 2, mesh, ("batch", "seq", "embed")))(x)
-    assert pinned.sharding.is_equivalent_to(jax.sharding.NamedSharding(mesh, P(("data", "fsdp"))), 3)
+    assert pinned.sharding.is_equivalent_to(
+        jax.sharding.NamedSharding(mesh, P(("data", "fsdp"))), 3
+    )
     assert (pinned == x * 2).all()

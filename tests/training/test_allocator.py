@@ -32,10 +32,13 @@ print(min(windows))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_temporaries_are_not_faulted_in_again():
     def run(mode):
-        done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True
+        )
         return int(done.stdout)
 
-    # the least of six windows: a result that another thread frees late can make the heap grow once more in some of them
+    # the least of six windows: a result that another thread frees late can make the heap grow once
+    # more in some of them
     default, retained = run("default"), run("retain")
     assert default > 4 * 3072 * 3072 * 4 // 4096 // 2
     assert retained < default / 4

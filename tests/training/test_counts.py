@@ -1,4 +1,5 @@
-"""What a schedule has counted is the rate that is applied, also in the new state of another optimizer."""
+"""What a schedule has counted is the rate that is applied, also in the new state of another
+optimizer."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,9 @@ BOTH = {"policy": PARAMS, "critic": PARAMS}
 
 
 def sgd(**fields):
-    return OptimizerConfig(name="sgd", momentum=0.0, max_grad_norm=None, schedule="linear", learning_rate=1.0, **fields)
+    return OptimizerConfig(
+        name="sgd", momentum=0.0, max_grad_norm=None, schedule="linear", learning_rate=1.0, **fields
+    )
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd"])
@@ -34,7 +37,8 @@ def test_updates_are_counted(name, weight_decay):
     new = with_updates(tx.init(PARAMS), 5)
     assert int(schedule_count(new)) == 5
     counts = [int(leaf) for leaf in jax.tree.leaves(new) if leaf.dtype == jnp.int32]
-    assert sorted(counts) == [0] * (len(counts) - 1) + [5]  # moments are new, and so is what their bias is corrected by
+    # moments are new, and so is what their bias is corrected by
+    assert sorted(counts) == [0] * (len(counts) - 1) + [5]
 
 
 def test_a_new_state_goes_on_at_the_rate_of_its_count():
@@ -46,7 +50,9 @@ def test_a_new_state_goes_on_at_the_rate_of_its_count():
 @pytest.mark.parametrize(("updates", "counted"), [(0, 0), (2, 0), (3, 0), (5, 2)])
 def test_a_policy_that_rested(updates, counted):
     """In the first three updates the critic moved alone."""
-    tx = make_policy_critic_optimizer(sgd(), critic_learning_rate=2.0, critic_warmup=3, total_steps=13)
+    tx = make_policy_critic_optimizer(
+        sgd(), critic_learning_rate=2.0, critic_warmup=3, total_steps=13
+    )
     lived = tx.init(BOTH)
     for _ in range(updates):
         _, lived = tx.update({"policy": ONES, "critic": ONES}, lived, BOTH)

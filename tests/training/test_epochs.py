@@ -23,7 +23,9 @@ KEY = jax.random.key(0)
 def build(num_epochs=1, num_minibatches=1, num_microbatches=1):
     algorithm = ALGORITHMS["grpo"](GRPOConfig(group_size=4), make_model(head=False))
     tx = optax.sgd(0.5)
-    update = make_update_step(algorithm.loss, tx, weigh=algorithm.weigh, num_microbatches=num_microbatches)
+    update = make_update_step(
+        algorithm.loss, tx, weigh=algorithm.weigh, num_microbatches=num_microbatches
+    )
     epochs = jax.jit(make_epochs(update, num_epochs=num_epochs, num_minibatches=num_minibatches))
     return algorithm, tx, update, epochs
 
@@ -31,7 +33,9 @@ def build(num_epochs=1, num_minibatches=1, num_microbatches=1):
 @pytest.fixture(scope="module")
 def batch():
     raw = make_batch("prompts")
-    raw = raw._replace(on_policy=jnp.ones(16, bool), old_logps=None, rewards=jnp.nan_to_num(raw.rewards, nan=0.5))
+    raw = raw._replace(
+        on_policy=jnp.ones(16, bool), old_logps=None, rewards=jnp.nan_to_num(raw.rewards, nan=0.5)
+    )
     algorithm, _, _, _ = build()
     prepared, _, _ = algorithm.prepare(raw, {})
     logps, _ = make_model().token_logps(make_params(0), raw.tokens, raw.mask)
@@ -53,14 +57,23 @@ def test_two_epochs_are_two_updates(batch):
     by_hand = make_train_state(make_params(0), tx, KEY)
     seen = []
     for on_policy in (True, False):
-        by_hand, step_metrics = update(by_hand, {}, batch._replace(on_policy=jnp.full(16, on_policy)), KEY)
+        by_hand, step_metrics = update(
+            by_hand, {}, batch._replace(on_policy=jnp.full(16, on_policy)), KEY
+        )
         seen.append(step_metrics)
     assert int(state.step) == 2
     close(state.params, by_hand.params)
     assert float(seen[0]["policy/ratio_max"]) == 1.0 < float(seen[1]["policy/ratio_max"])
     np.testing.assert_allclose(metrics["policy/ratio_max"], seen[1]["policy/ratio_max"], rtol=1e-5)
-    np.testing.assert_allclose(metrics["loss/total"], (seen[0]["loss/total"] + seen[1]["loss/total"]) / 2, rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(metrics["sampler/logp_diff"], seen[0]["sampler/logp_diff"], rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["loss/total"],
+        (seen[0]["loss/total"] + seen[1]["loss/total"]) / 2,
+        rtol=1e-4,
+        atol=1e-7,
+    )
+    np.testing.assert_allclose(
+        metrics["sampler/logp_diff"], seen[0]["sampler/logp_diff"], rtol=1e-5
+    )
     assert float(metrics["sampler/on_policy"]) == pytest.approx(0.5)
 
 
@@ -71,7 +84,9 @@ def test_every_row_is_in_one_minibatch(batch):
     marked = batch._replace(rewards=jnp.arange(16.0))
 
     def spy(state, frozen, minibatch, key):
-        jax.debug.callback(lambda rows: seen.append(np.asarray(rows)), minibatch.rewards, ordered=True)
+        jax.debug.callback(
+            lambda rows: seen.append(np.asarray(rows)), minibatch.rewards, ordered=True
+        )
         return state._replace(step=state.step + 1), {"loss/total": jnp.float32(0)}
 
     state, _ = jax.jit(make_epochs(spy, num_epochs=2, num_minibatches=4))(
@@ -99,7 +114,9 @@ def test_score_keeps_the_order(batch):
         return model.token_logps(params, batch.tokens, batch.mask)[0]
 
     whole = logps(params, batch)
-    np.testing.assert_allclose(make_score(logps, num_microbatches=4)(params, batch), whole, rtol=1e-6)
+    np.testing.assert_allclose(
+        make_score(logps, num_microbatches=4)(params, batch), whole, rtol=1e-6
+    )
     gradient = jax.grad(lambda p: make_score(logps, num_microbatches=4)(p, batch).sum())(params)
     assert all((g == 0).all() for g in jax.tree.leaves(gradient))
 
@@ -113,8 +130,12 @@ def test_bad_numbers(batch):
 
 
 def test_critic_has_its_own_rate_and_a_head_start():
-    config = OptimizerConfig(name="sgd", momentum=0.0, learning_rate=0.1, schedule="constant", max_grad_norm=None)
-    tx = make_policy_critic_optimizer(config, critic_learning_rate=1.0, critic_warmup=2, total_steps=4)
+    config = OptimizerConfig(
+        name="sgd", momentum=0.0, learning_rate=0.1, schedule="constant", max_grad_norm=None
+    )
+    tx = make_policy_critic_optimizer(
+        config, critic_learning_rate=1.0, critic_warmup=2, total_steps=4
+    )
     params = {"policy": {"w": jnp.ones(2)}, "critic": {"w": jnp.ones(2)}}
     state, gradient = tx.init(params), jax.tree.map(jnp.ones_like, params)
     policy, critic = [], []

@@ -14,17 +14,26 @@ from rlhf_jax.training.movement import SAMPLE
 
 
 def moved(dtype, rate, *, updates=20, look_at=None, caplog):
-    """The share found after some updates of AdamW on weights of deviation 0.02, and what the log says."""
+    """The share found after some updates of AdamW on weights of deviation 0.02, and what the log
+    says."""
     mesh = make_mesh({}, devices=jax.devices()[:1])
     kernel = 0.02 * np.random.default_rng(0).standard_normal((2, 64, 96))
-    params = {"layers": {"mlp": {"up": {"kernel": jnp.asarray(kernel, dtype)}}}, "embed": {"embedding": jnp.ones((4, 4), dtype)}}
-    tx = make_optimizer(OptimizerConfig(learning_rate=rate, schedule="constant", max_grad_norm=None))
+    params = {
+        "layers": {"mlp": {"up": {"kernel": jnp.asarray(kernel, dtype)}}},
+        "embed": {"embedding": jnp.ones((4, 4), dtype)},
+    }
+    tx = make_optimizer(
+        OptimizerConfig(learning_rate=rate, schedule="constant", max_grad_norm=None)
+    )
     check = MovementCheck(params, mesh=mesh, learning_rate=rate, warmup=0, total=updates)
     state, found = tx.init(params), []
 
     @jax.jit
     def step(params, state, number):
-        grads = jax.tree.map(lambda x: jax.random.normal(jax.random.fold_in(jax.random.key(0), number), x.shape), params)
+        grads = jax.tree.map(
+            lambda x: jax.random.normal(jax.random.fold_in(jax.random.key(0), number), x.shape),
+            params,
+        )
         changes, state = tx.update(grads, state, params)
         return optax.apply_updates(params, changes), state
 
@@ -42,7 +51,10 @@ def test_the_share_that_moved_in_bfloat16(rate, warns, caplog):
     assert found[:-1] == [None] * 19 and found[-1] == pytest.approx(exact, abs=0.02)
     assert (exact < 0.5) == warns == ("rounded away" in log)
     if warns:
-        assert f"after 20 updates only {100 * found[-1]:.1f}% of the bfloat16 weights of the layers have moved" in log
+        assert (
+            f"after 20 updates only {100 * found[-1]:.1f}% of the bfloat16 weights of the layers "
+            "have moved" in log
+        )
         assert f"optimizer.learning_rate={rate:g}" in log and "model.dtype=float32" in log
 
 
@@ -63,4 +75,12 @@ def test_it_waits_for_the_warm_up_and_looks_once():
     assert check.look(other, 26) == 0.5
     assert check.look(other, 27) is None
     assert MovementCheck(params, mesh=mesh, learning_rate=1.0, warmup=90, total=100).due == 100
-    assert sum(part.size for part in MovementCheck(params, mesh=mesh, learning_rate=1.0, warmup=0, total=1)._start) <= SAMPLE
+    assert (
+        sum(
+            part.size
+            for part in MovementCheck(
+                params, mesh=mesh, learning_rate=1.0, warmup=0, total=1
+            )._start
+        )
+        <= SAMPLE
+    )

@@ -7,17 +7,27 @@ import optax
 import pytest
 
 from rlhf_jax.sharding import batch_sharding, infer_shardings, make_mesh, tree_bytes_per_device
-from rlhf_jax.training import OptimizerConfig, make_optimizer, make_sharded_state, make_train_state, make_update_step
+from rlhf_jax.training import (
+    OptimizerConfig,
+    make_optimizer,
+    make_sharded_state,
+    make_train_state,
+    make_update_step,
+)
 from rlhf_jax.training.update import reduce_metrics, split_microbatches
 from rlhf_jax.types import TokenBatch
 
 
 def _loss(params, frozen, batch, key):
-    """Weighted squared error of an embedding lookup: ragged rows, so that a mean of means would be wrong."""
+    """Weighted squared error of an embedding lookup: ragged rows, so that a mean of means would be
+    wrong."""
     del frozen, key
     pred = params["embed"]["embedding"][batch.tokens].sum(-1)
     error = (pred - batch.tokens) ** 2
-    metrics = {"error": (batch.weights * error).sum(), "error_max": jnp.where(batch.mask, error, -jnp.inf).max()}
+    metrics = {
+        "error": (batch.weights * error).sum(),
+        "error_max": jnp.where(batch.mask, error, -jnp.inf).max(),
+    }
     return (batch.weights * error).sum(), metrics
 
 
@@ -29,7 +39,9 @@ def _weigh(batch):
 def _batch(rows=8, width=6):
     rng = np.random.default_rng(0)
     mask = np.arange(width) < rng.integers(1, width + 1, rows)[:, None]
-    return TokenBatch(jnp.asarray(rng.integers(0, 16, (rows, width))), jnp.asarray(mask), jnp.asarray(mask))
+    return TokenBatch(
+        jnp.asarray(rng.integers(0, 16, (rows, width))), jnp.asarray(mask), jnp.asarray(mask)
+    )
 
 
 def _state(tx, scale=0.1):
@@ -40,11 +52,15 @@ def _state(tx, scale=0.1):
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_microbatches_equal_the_full_batch(parts):
     tx, batch = optax.sgd(0.1), _batch()
-    full, m_full = make_update_step(_loss, tx, weigh=_weigh)(_state(tx), {}, batch, jax.random.key(0))
+    full, m_full = make_update_step(_loss, tx, weigh=_weigh)(
+        _state(tx), {}, batch, jax.random.key(0)
+    )
     split, m_split = jax.jit(make_update_step(_loss, tx, weigh=_weigh, num_microbatches=parts))(
         _state(tx), {}, batch, jax.random.key(0)
     )
-    np.testing.assert_allclose(full.params["embed"]["embedding"], split.params["embed"]["embedding"], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        full.params["embed"]["embedding"], split.params["embed"]["embedding"], rtol=1e-6, atol=1e-7
+    )
     assert m_full.keys() == m_split.keys()
     for name in m_full:
         np.testing.assert_allclose(m_full[name], m_split[name], rtol=1e-6)
@@ -58,7 +74,9 @@ def test_split_is_strided_and_refuses_a_remainder():
 
 
 def test_metrics_reduce_by_their_names():
-    reduced = reduce_metrics({"a": jnp.array([1.0, 2.0]), "b_max": jnp.array([1.0, 5.0]), "c_min": jnp.array([1.0, 5.0])})
+    reduced = reduce_metrics(
+        {"a": jnp.array([1.0, 2.0]), "b_max": jnp.array([1.0, 5.0]), "c_min": jnp.array([1.0, 5.0])}
+    )
     assert {k: float(v) for k, v in reduced.items()} == {"a": 3.0, "b_max": 5.0, "c_min": 1.0}
 
 
@@ -106,7 +124,9 @@ def test_sharded_state_is_created_in_shards_and_steps_alike():
     many, m_many = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)(
         state, {}, jax.device_put(batch, batch_sharding(mesh)), jax.random.key(0)
     )
-    np.testing.assert_allclose(one.params["embed"]["embedding"], many.params["embed"]["embedding"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        one.params["embed"]["embedding"], many.params["embed"]["embedding"], rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_allclose(m_one["grad_norm"], m_many["grad_norm"], rtol=1e-5)
 
 

@@ -12,10 +12,11 @@
 | `countdown`  | `3 5 2 -> 16:`   | `(3+5)*2`    | `countdown`, on the columns `nums` and `target`   |
 | `sorting`    | `dbac=`          | `abcd`       | `exact_match`, on the column `answer`             |
 
-Read as text (SFT) the answers are imperfect: a share `noise` of them holds a plausible mistake, so that a model that imitates
-them well is still wrong as often. Read as pairs (reward model, DPO) the right answer is chosen and such a mistake rejected. Read
-as prompts (PPO, GRPO, DAPO) the right answer, or what it takes to check one, is in columns. The same prompts come in the same
-order in all three, and all is a function of the options.
+Read as text (SFT) the answers are imperfect: a share `noise` of them holds a plausible mistake, so
+that a model that imitates them well is still wrong as often. Read as pairs (reward model, DPO) the
+right answer is chosen and such a mistake rejected. Read as prompts (PPO, GRPO, DAPO) the right
+answer, or what it takes to check one, is in columns. The same prompts come in the same order in all
+three, and all is a function of the options.
 """
 
 import dataclasses
@@ -33,7 +34,11 @@ from rlhf_jax.data.synthetic.sorting import SortingTask
 __all__ = ["TASKS", "Problem", "Task", "is_synthetic", "parse_task", "synthetic_rows"]
 
 PREFIX = "synthetic:"
-TASKS: dict[str, type] = {"arithmetic": ArithmeticTask, "countdown": CountdownTask, "sorting": SortingTask}
+TASKS: dict[str, type] = {
+    "arithmetic": ArithmeticTask,
+    "countdown": CountdownTask,
+    "sorting": SortingTask,
+}
 _BOOLS = {"true": True, "false": False}
 
 
@@ -57,11 +62,15 @@ def parse_task(path: str) -> Task:
         key, _, value = part.partition("=")
         value = urllib.parse.unquote(value)  # a plus stays a plus
         if key not in fields:
-            raise DataError(f"synthetic:{name} has no option {key!r}: options are {', '.join(fields)}")
+            raise DataError(
+                f"synthetic:{name} has no option {key!r}: options are {', '.join(fields)}"
+            )
         try:
             options[key] = _BOOLS[value] if fields[key] is bool else fields[key](value)
         except (ValueError, KeyError):
-            raise DataError(f"synthetic:{name} option {key}={value!r} is not a valid {fields[key].__name__}") from None
+            raise DataError(
+                f"synthetic:{name} option {key}={value!r} is not a valid {fields[key].__name__}"
+            ) from None
     return TASKS[name](**options)
 
 
@@ -70,8 +79,8 @@ def synthetic_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
 
     Args:
         path: see the module.
-        kind: "text" gives `prompt`+`completion`, "pairs" `prompt`+`chosen`+`rejected`, "prompts" `prompt`+`answer` and what else
-            the reward needs.
+        kind: "text" gives `prompt`+`completion`, "pairs" `prompt`+`chosen`+`rejected`, "prompts"
+            `prompt`+`answer` and what else the reward needs.
     """
     task = parse_task(path)
     draw = random.Random(task.seed)
@@ -79,7 +88,10 @@ def synthetic_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
         problem = task.problem(draw)
         is_wrong = draw.random() < task.noise
         if kind == "text":
-            yield {"prompt": problem.prompt, "completion": problem.mistake if is_wrong else problem.answer}
+            yield {
+                "prompt": problem.prompt,
+                "completion": problem.mistake if is_wrong else problem.answer,
+            }
         elif kind == "pairs":
             yield {"prompt": problem.prompt, "chosen": problem.answer, "rejected": problem.mistake}
         else:

@@ -1,7 +1,8 @@
 """Sums, differences and products in digits: "12+7=" wants "19".
 
-By default no column carries, which makes the task one that a model of a million parameters picks up in some hundred steps and
-then does right on sums it never saw. It grows harder with `digits`, `terms`, `ops` and `carry`. A mistake is one wrong digit.
+By default no column carries, which makes the task one that a model of a million parameters picks up
+in some hundred steps and then does right on sums it never saw. It grows harder with `digits`,
+`terms`, `ops` and `carry`. A mistake is one wrong digit.
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ class ArithmeticTask:
     """Sums, differences and products of whole numbers, worked out with the usual precedence."""
 
     size: int = 4000
-    """Rows. There are 1,980 different sums of two-digit numbers without carry; more rows repeat them with other mistakes."""
+    """Rows. There are 1,980 different sums of two-digit numbers without carry; more rows repeat
+    them with other mistakes."""
     min_operand: int = _RANGE[0]
     max_operand: int = _RANGE[1]
     """Operands are drawn from `min_operand` to `max_operand`, both included."""
@@ -44,15 +46,24 @@ class ArithmeticTask:
         if self.digits < 0:
             raise DataError(f"synthetic:arithmetic needs digits of at least 0, got {self.digits}")
         if self.digits and (self.min_operand, self.max_operand) != _RANGE:
-            raise DataError("synthetic:arithmetic takes either digits or min_operand and max_operand, not both")
+            raise DataError(
+                "synthetic:arithmetic takes either digits or min_operand and max_operand, not both"
+            )
         if not 0 <= self.min_operand < self.max_operand:
             raise DataError(
-                f"synthetic:arithmetic needs 0 <= min_operand < max_operand, got {self.min_operand} and {self.max_operand}"
+                "synthetic:arithmetic needs 0 <= min_operand < max_operand, got "
+                f"{self.min_operand} and {self.max_operand}"
             )
         if not self.carry and "*" in self.ops:
             raise DataError(f"synthetic:arithmetic with ops={self.ops} needs carry=true")
-        if not self.carry and self.ops == "+" and _carries([self.operands[0]] * self.terms, "+" * (self.terms - 1)):
-            name, value = ("digits", self.digits) if self.digits else ("min_operand", self.min_operand)
+        if (
+            not self.carry
+            and self.ops == "+"
+            and _carries([self.operands[0]] * self.terms, "+" * (self.terms - 1))
+        ):
+            name, value = (
+                ("digits", self.digits) if self.digits else ("min_operand", self.min_operand)
+            )
             raise DataError(f"synthetic:arithmetic with {name}={value} needs carry=true")
 
     @property
@@ -69,10 +80,15 @@ class ArithmeticTask:
             terms = [draw.randint(lowest, highest) for _ in range(self.terms)]
             ops = [draw.choice(self.ops) if len(self.ops) > 1 else self.ops for _ in terms[1:]]
             if self.carry or not _carries(terms, ops):
-                prompt = str(terms[0]) + "".join(f"{op}{term}" for op, term in zip(ops, terms[1:], strict=True))
+                prompt = str(terms[0]) + "".join(
+                    f"{op}{term}" for op, term in zip(ops, terms[1:], strict=True)
+                )
                 answer = str(_result(terms, ops))
                 return Problem(f"{prompt}=", answer, _slip(answer, draw))
-        raise DataError("synthetic:arithmetic finds hardly any problem of this kind without carry: set carry=true")
+        raise DataError(
+            "synthetic:arithmetic finds hardly any problem of this kind without carry: set "
+            "carry=true"
+        )
 
 
 def _result(terms: Sequence[int], ops: Sequence[str]) -> int:
@@ -89,10 +105,13 @@ def _result(terms: Sequence[int], ops: Sequence[str]) -> int:
 
 
 def _carries(terms: Sequence[int], ops: Sequence[str]) -> bool:
-    """Whether a column carries or borrows when sums and differences are worked out from the left."""
+    """Whether a column carries or borrows when sums and differences are worked out from the
+    left."""
     total = terms[0]
     for op, term in zip(ops, terms[1:], strict=True):
-        columns = [(int(a), int(b)) for a, b in zip(str(total)[::-1], str(term)[::-1], strict=False)]
+        columns = [
+            (int(a), int(b)) for a, b in zip(str(total)[::-1], str(term)[::-1], strict=False)
+        ]
         if op == "+" and any(a + b > 9 for a, b in columns):
             return True
         if op == "-" and (term > total or any(a < b for a, b in columns)):
@@ -106,5 +125,7 @@ def _slip(answer: str, draw: random.Random) -> str:
     sign, digits = ("-", answer[1:]) if answer.startswith("-") else ("", answer)
     place = draw.randrange(len(digits))
     lowest = "1" if place == 0 and len(answer) > 1 else "0"
-    digit = draw.choice([digit for digit in "0123456789" if digit >= lowest and digit != digits[place]])
+    digit = draw.choice(
+        [digit for digit in "0123456789" if digit >= lowest and digit != digits[place]]
+    )
     return sign + digits[:place] + digit + digits[place + 1 :]

@@ -1,7 +1,9 @@
-"""Countdown: reach a target from given numbers, each used exactly once, with + - * /. "3 5 2 -> 16:" wants "(3+5)*2".
+"""Countdown: reach a target from given numbers, each used exactly once, with + - * /. "3 5 2 ->
+16:" wants "(3+5)*2".
 
-Many answers are right, so the reward is `countdown` (`rlhf_jax.rewards.countdown`), which works the expression out; the column
-`answer` holds one solution. A mistake has one wrong operator, or a number that was not given where only that can go wrong.
+Many answers are right, so the reward is `countdown` (`rlhf_jax.rewards.countdown`), which works the
+expression out; the column `answer` holds one solution. A mistake has one wrong operator, or a
+number that was not given where only that can go wrong.
 """
 
 import dataclasses
@@ -27,7 +29,8 @@ _RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CountdownTask:
-    """Reach a target from numbers. Every intermediate result of the solution in `answer` is a positive whole number."""
+    """Reach a target from numbers. Every intermediate result of the solution in `answer` is a
+    positive whole number."""
 
     size: int = 4000
     """Rows."""
@@ -48,7 +51,10 @@ class CountdownTask:
         check_operators("countdown", self.ops, "+-*/")
         for name, least in (("numbers", 2), ("max_number", 1), ("max_target", 1)):
             if self.__dict__[name] < least:
-                raise DataError(f"synthetic:countdown needs {name} of at least {least}, got {self.__dict__[name]}")
+                raise DataError(
+                    f"synthetic:countdown needs {name} of at least {least}, got "
+                    f"{self.__dict__[name]}"
+                )
 
     def problem(self, draw: random.Random) -> Problem:
         """The next problem."""
@@ -59,15 +65,22 @@ class CountdownTask:
             if solution is not None and target is not None and target <= self.max_target:
                 prompt = f"{' '.join(map(str, numbers))} -> {target}:"
                 mistake = draw.choice(_mistakes(solution, target, self.ops))
-                return Problem(prompt, _text(solution), _text(mistake), {"nums": numbers, "target": int(target)})
+                return Problem(
+                    prompt,
+                    _text(solution),
+                    _text(mistake),
+                    {"nums": numbers, "target": int(target)},
+                )
         raise DataError(
-            f"synthetic:countdown finds hardly any problem with numbers={self.numbers}, ops={self.ops} and "
+            f"synthetic:countdown finds hardly any problem with numbers={self.numbers}, "
+            f"ops={self.ops} and "
             f"max_target={self.max_target}: raise max_target"
         )
 
 
 def _combine(numbers: list[int], ops: str, draw: random.Random) -> Expression | None:
-    """Joins two of the numbers at a time at random; None when a result is no positive whole number."""
+    """Joins two of the numbers at a time at random; None when a result is no positive whole
+    number."""
     pool: list[Expression] = list(numbers)
     while len(pool) > 1:
         left, right = (pool.pop(draw.randrange(len(pool))) for _ in range(2))
@@ -91,8 +104,13 @@ def _value(expression: Expression) -> Fraction | None:
 
 
 def _mistakes(solution: Any, target: Fraction, ops: str) -> list[Expression]:
-    """Expressions with one operator changed that miss the target, or else with one number changed."""
-    wrong = [changed for changed in _other_operator(solution, ops) if _value(changed) not in (None, target)]
+    """Expressions with one operator changed that miss the target, or else with one number
+    changed."""
+    wrong = [
+        changed
+        for changed in _other_operator(solution, ops)
+        if _value(changed) not in (None, target)
+    ]
     return wrong or list(_other_number(solution))
 
 
@@ -122,6 +140,8 @@ def _text(expression: Expression) -> str:
     one, other = _text(left), _text(right)
     if not isinstance(left, int) and _RANK[left[0]] < _RANK[op]:
         one = f"({one})"
-    if not isinstance(right, int) and (_RANK[right[0]] < _RANK[op] or (_RANK[right[0]] == _RANK[op] and op in "-/")):
+    if not isinstance(right, int) and (
+        _RANK[right[0]] < _RANK[op] or (_RANK[right[0]] == _RANK[op] and op in "-/")
+    ):
         other = f"({other})"
     return f"{one}{op}{other}"

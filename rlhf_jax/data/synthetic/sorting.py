@@ -1,4 +1,5 @@
-"""Sorting: "dbac=" wants "abcd", "31 4 15=" wants "4 15 31". A mistake has two neighbours in the wrong order."""
+"""Sorting: "dbac=" wants "abcd", "31 4 15=" wants "4 15 31". A mistake has two neighbours in the
+wrong order."""
 
 import dataclasses
 import random
@@ -34,20 +35,30 @@ class SortingTask:
         if self.length < 2:
             raise DataError(f"synthetic:sorting needs length of at least 2, got {self.length}")
         if self.min_length and not 2 <= self.min_length <= self.length:
-            raise DataError(f"synthetic:sorting needs min_length from 2 to length={self.length}, or 0, got {self.min_length}")
+            raise DataError(
+                f"synthetic:sorting needs min_length from 2 to length={self.length}, or 0, got "
+                f"{self.min_length}"
+            )
         if self.items not in ITEMS:
             raise DataError(f"synthetic:sorting needs items={' or '.join(ITEMS)}, got {self.items}")
         if self.max_number < 1:
-            raise DataError(f"synthetic:sorting needs max_number of at least 1, got {self.max_number}")
+            raise DataError(
+                f"synthetic:sorting needs max_number of at least 1, got {self.max_number}"
+            )
 
     def problem(self, draw: random.Random) -> Problem:
         """The next problem."""
         length = draw.randint(self.min_length, self.length) if self.min_length else self.length
         values: list[int] = []
         while len(set(values)) < 2:
-            values = [draw.randint(0, 25 if self.items == "letters" else self.max_number) for _ in range(length)]
+            values = [
+                draw.randint(0, 25 if self.items == "letters" else self.max_number)
+                for _ in range(length)
+            ]
         right = sorted(values, reverse=self.descending)
-        place = draw.choice([place for place in range(length - 1) if right[place] != right[place + 1]])
+        place = draw.choice(
+            [place for place in range(length - 1) if right[place] != right[place + 1]]
+        )
         wrong = [*right[:place], right[place + 1], right[place], *right[place + 2 :]]
         return Problem(f"{self._text(values)}=", self._text(right), self._text(wrong))
 

@@ -1,12 +1,14 @@
-"""Whole runs in one program, for tiny models: `lax.scan` over the steps inside one jit, several seeds or settings under vmap.
+"""Whole runs in one program, for tiny models: `lax.scan` over the steps inside one jit, several
+seeds or settings under vmap.
 
     generate -> reward -> score -> prepare -> epochs        PPO, GRPO, DAPO, when the reward is a jittable function of tokens
     draw rows -> update                                     SFT, DPO, reward models, when the data is arrays
 
-Algorithms, generation, epochs and the update step are those of the ordinary loops; only the host is missing. Nothing here is
-jitted: wrap what `make_fused_loop` returns, for example ``jax.jit(jax.vmap(run, (None, None, None, 0)))`` for several seeds. On a
-CPU ``lax.map`` in place of vmap gives the same and is about as fast.
-A vmapped run equals a single one to rounding, not bit by bit, and sampling lets rounding grow with the steps.
+Algorithms, generation, epochs and the update step are those of the ordinary loops; only the host is
+missing. Nothing here is jitted: wrap what `make_fused_loop` returns, for example
+``jax.jit(jax.vmap(run, (None, None, None, 0)))`` for several seeds. On a CPU ``lax.map`` in place
+of vmap gives the same and is about as fast. A vmapped run equals a single one to rounding, not bit
+by bit, and sampling lets rounding grow with the steps.
 """
 
 import functools
@@ -23,12 +25,25 @@ from jaxtyping import Array
 from rlhf_jax.algorithms import ALGORITHMS, PPOConfig
 from rlhf_jax.algorithms.ppo import split_params, token_values
 from rlhf_jax.config import algorithm_name
-from rlhf_jax.loops.fused.rollouts import GenerationShape, OnlineConfig, PromptSet, RewardFn, make_collect
-from rlhf_jax.training import TrainState, make_epochs, make_score, make_train_state, make_update_step
+from rlhf_jax.loops.fused.rollouts import (
+    GenerationShape,
+    OnlineConfig,
+    PromptSet,
+    RewardFn,
+    make_collect,
+)
+from rlhf_jax.training import (
+    TrainState,
+    make_epochs,
+    make_score,
+    make_train_state,
+    make_update_step,
+)
 from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
 
 Evaluate: TypeAlias = Callable[[Params, Any, Key], Metrics]
-"""(parameters, held-out data, key) -> metrics; gets the policy's tree alone where there is a critic beside it."""
+"""(parameters, held-out data, key) -> metrics; gets the policy's tree alone where there is a critic
+beside it."""
 
 Run: TypeAlias = Callable[[Params, Any, Any, Key], tuple[TrainState, "History"]]
 """(initial parameters, training data, held-out data or None, key) -> (final state, history)."""
@@ -40,7 +55,8 @@ class History(NamedTuple):
     steps: Metrics
     """[num_steps] each."""
     evaluations: Metrics
-    """[num_steps / eval_every + 1] each: before the first step, and after every `eval_every` steps; empty without evaluation."""
+    """[num_steps / eval_every + 1] each: before the first step, and after every `eval_every` steps;
+    empty without evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +76,10 @@ class FusedConfig:
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
         if self.eval_every < 0 or (self.eval_every and self.num_steps % self.eval_every):
-            raise ValueError(f"eval_every={self.eval_every} must divide num_steps={self.num_steps}, or be 0 for no evaluation")
+            raise ValueError(
+                f"eval_every={self.eval_every} must divide num_steps={self.num_steps}, or be 0 for "
+                "no evaluation"
+            )
 
 
 def make_fused_loop(
@@ -75,31 +94,41 @@ def make_fused_loop(
 ) -> Run:
     """Builds a whole run of PPO, GRPO or DAPO.
 
-    The reference of the KL, where the algorithm has one, is the policy that the run starts from. See
-    `make_collect` for what dynamic sampling does here.
+    The reference of the KL, where the algorithm has one, is the policy that the run starts from.
+    See `make_collect` for what dynamic sampling does here.
 
     Args:
       config: of the algorithm; its floats may be traced (`with_traced`).
-      model: policy; for PPO with a critic of its own `policy_model._replace(scores=critic_model.scores)`.
+      model: policy; for PPO with a critic of its own
+        `policy_model._replace(scores=critic_model.scores)`.
       tx: optimizer of all parameters.
       size: steps, prompts per step, microbatches, evaluations.
       shape: what generation is compiled for.
       reward: of completions.
-      evaluate: usually `make_evaluate(...)`; must be given if and only if `size.eval_every` is not 0.
+      evaluate: usually `make_evaluate(...)`; must be given if and only if `size.eval_every` is not
+        0.
 
     Returns:
-      (params, prompts: `PromptSet`, held_out: whatever `evaluate` reads or None, key) -> (state, history). Pure.
+      (params, prompts: `PromptSet`, held_out: whatever `evaluate` reads or None, key) -> (state,
+      history). Pure.
 
     Raises:
-      ValueError: `evaluate` and `eval_every` do not go together; an option that the fused loop has not.
+      ValueError: `evaluate` and `eval_every` do not go together; an option that the fused loop has
+        not.
     """
     algorithm = ALGORITHMS[algorithm_name(config)](config, model)
     collect = make_collect(config, model, batch_size=size.batch_size, shape=shape, reward=reward)
     fill = make_fill(config, algorithm, model, num_microbatches=size.num_microbatches)
-    update = make_update_step(algorithm.loss, tx, weigh=algorithm.weigh, num_microbatches=size.num_microbatches)
-    epochs = make_epochs(update, num_epochs=config.num_epochs, num_minibatches=config.num_minibatches)
+    update = make_update_step(
+        algorithm.loss, tx, weigh=algorithm.weigh, num_microbatches=size.num_microbatches
+    )
+    epochs = make_epochs(
+        update, num_epochs=config.num_epochs, num_minibatches=config.num_minibatches
+    )
 
-    def run(params: Params, prompts: PromptSet, held_out: Any, key: Key) -> tuple[TrainState, History]:
+    def run(
+        params: Params, prompts: PromptSet, held_out: Any, key: Key
+    ) -> tuple[TrainState, History]:
         reference = policy_of(config, params)
 
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
@@ -108,9 +137,12 @@ def make_fused_loop(
             batch = fill(state.params, reference, batch)
             batch, aux, prepared = algorithm.prepare(batch, state.aux)
             new, updated = epochs(state._replace(key=key, aux=aux), {}, batch, update_key)
-            if "data/groups_kept" in metrics:  # no group was mixed: nothing to learn, so momentum must not move anything
+            # no group was mixed: nothing to learn, so momentum must not move anything
+            if "data/groups_kept" in metrics:
                 found = metrics["data/groups_kept"] > 0
-                params, opt_state = _where(found, (new.params, new.opt_state), (state.params, state.opt_state))
+                params, opt_state = _where(
+                    found, (new.params, new.opt_state), (state.params, state.opt_state)
+                )
                 new = new._replace(params=params, opt_state=opt_state)
             return new, metrics | prepared | updated
 
@@ -135,8 +167,8 @@ def make_fused_fit(
 ) -> Run:
     """Builds a whole run on data that is there already: SFT, reward models, DPO.
 
-    Every step draws `size.batch_size` different rows. The reference of DPO, where the loss computes it, is the model that the
-    run starts from.
+    Every step draws `size.batch_size` different rows. The reference of DPO, where the loss computes
+    it, is the model that the run starts from.
 
     Args:
       algorithm: of SFT, a reward model or DPO.
@@ -145,19 +177,24 @@ def make_fused_fit(
       evaluate: must be given if and only if `size.eval_every` is not 0.
 
     Returns:
-      (params, data: a batch of all rows, held_out: whatever `evaluate` reads or None, key) -> (state, history). Pure.
+      (params, data: a batch of all rows, held_out: whatever `evaluate` reads or None, key) ->
+      (state, history). Pure.
 
     Raises:
       ValueError: `evaluate` and `eval_every` do not go together.
     """
-    update = make_update_step(algorithm.loss, tx, weigh=algorithm.weigh, num_microbatches=size.num_microbatches)
+    update = make_update_step(
+        algorithm.loss, tx, weigh=algorithm.weigh, num_microbatches=size.num_microbatches
+    )
 
     def run(params: Params, data: Any, held_out: Any, key: Key) -> tuple[TrainState, History]:
         frozen = {"ref": params} if "ref" in algorithm.frozen else {}
 
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             key, draw_key, update_key = jax.random.split(state.key, 3)
-            rows = jax.random.choice(draw_key, data.tokens.shape[0], (size.batch_size,), replace=False)
+            rows = jax.random.choice(
+                draw_key, data.tokens.shape[0], (size.batch_size,), replace=False
+            )
             batch = jax.tree.map(lambda x: jnp.asarray(x)[rows], data)
             return update(state._replace(key=key), frozen, batch, update_key)
 
@@ -166,7 +203,9 @@ def make_fused_fit(
             return evaluate(state.params, held_out, key)
 
         state_key, eval_key = jax.random.split(key)
-        return _scan(step, judge, make_train_state(params, tx, state_key, aux=algorithm.aux), eval_key, size)
+        return _scan(
+            step, judge, make_train_state(params, tx, state_key, aux=algorithm.aux), eval_key, size
+        )
 
     _check_evaluation(evaluate, size)
     return run
@@ -175,9 +214,11 @@ def make_fused_fit(
 def make_fill(
     config: OnlineConfig, algorithm: Algorithm, model: Model, *, num_microbatches: int = 1
 ) -> Callable[[Params, Params, PolicyBatch], PolicyBatch]:
-    """Builds the scoring of a rollout: what `Algorithm.needs` names, and `old_logps` when there are several updates.
+    """Builds the scoring of a rollout: what `Algorithm.needs` names, and `old_logps` when there are
+    several updates.
 
-    One update alone divides by its own log-probabilities (`PolicyBatch.on_policy`), so nothing is scored for it.
+    One update alone divides by its own log-probabilities (`PolicyBatch.on_policy`), so nothing is
+    scored for it.
 
     Args:
       config: of the algorithm.
@@ -190,14 +231,18 @@ def make_fill(
     """
 
     def logps(params: Params, batch: PolicyBatch) -> Array:
-        return model.token_logps(params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature)[0]
+        return model.token_logps(
+            params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature
+        )[0]
 
     def values(params: Params, batch: PolicyBatch) -> Array:
         return token_values(model, params, batch)
 
     score = make_score(logps, num_microbatches=num_microbatches)
     judge = make_score(values, num_microbatches=num_microbatches)
-    needs = set(algorithm.needs) | ({"old_logps"} if config.num_epochs * config.num_minibatches > 1 else set())
+    needs = set(algorithm.needs) | (
+        {"old_logps"} if config.num_epochs * config.num_minibatches > 1 else set()
+    )
 
     def fill(params: Params, reference: Params, batch: PolicyBatch) -> PolicyBatch:
         filled = {}
@@ -249,7 +294,8 @@ def _scan(
         state, metrics = lax.cond(index < count, train, lambda state: (state, blank), state)
         return state, (metrics, evaluated)
 
-    state, (metrics, evaluations) = lax.scan(stretch, state, jnp.arange(count + 1))  # one program for all evaluations
+    # one program for all evaluations
+    state, (metrics, evaluations) = lax.scan(stretch, state, jnp.arange(count + 1))
     return state, History(jax.tree.map(lambda x: x[:count].reshape(-1), metrics), evaluations)
 
 

@@ -1,4 +1,5 @@
-"""Completions inside one program: prompts drawn, sampled and rewarded, dynamic sampling, evaluation. See `loop`."""
+"""Completions inside one program: prompts drawn, sampled and rewarded, dynamic sampling,
+evaluation. See `loop`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,10 +39,12 @@ class GenerationShape:
     max_new_tokens: int
     """Tokens of a completion at most, EOS included."""
     eos_id: int | tuple[int, ...]
-    """What ends a completion: a token, or `FastTokenizer.stop_ids`. Stop strings need the host and have no place here."""
+    """What ends a completion: a token, or `FastTokenizer.stop_ids`. Stop strings need the host and
+    have no place here."""
     pad_id: int
     missing_ids: tuple[int, ...] = ()
-    """Ids that no token has, which are never sampled: `FastTokenizer.missing_ids(model.config.vocab_size)`."""
+    """Ids that no token has, which are never sampled:
+    `FastTokenizer.missing_ids(model.config.vocab_size)`."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -49,7 +52,8 @@ class GenerationShape:
 
     @property
     def chunk(self) -> int:
-        """Tokens decoded between two looks at whether all rows are finished: short completions want no more than they have."""
+        """Tokens decoded between two looks at whether all rows are finished: short completions want
+        no more than they have."""
         return max(1, min(16, self.max_new_tokens - 1))
 
 
@@ -93,21 +97,29 @@ def sample(
         pad_id=shape.pad_id,
         missing_ids=shape.missing_ids,
     )
-    rewards = reward(rollout, jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), prompts.answers))
+    rewards = reward(
+        rollout, jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), prompts.answers)
+    )
     return PolicyBatch(
         rollout.tokens,
         rollout.mask,
         rollout.completion_mask,
         rewards.astype(jnp.float32),
         rollout.truncated,
-        scored=jnp.repeat(prompts.lengths, group_size)[:, None] + jnp.arange(shape.max_new_tokens)[None, :],
+        scored=jnp.repeat(prompts.lengths, group_size)[:, None]
+        + jnp.arange(shape.max_new_tokens)[None, :],
         sampler_logps=rollout.logps,
         on_policy=jnp.ones(rewards.shape, bool),
     )
 
 
 def make_evaluate(
-    model: Model, reward: RewardFn, shape: GenerationShape, *, samples: int = 4, temperature: float = 1.0
+    model: Model,
+    reward: RewardFn,
+    shape: GenerationShape,
+    *,
+    samples: int = 4,
+    temperature: float = 1.0,
 ) -> Callable[[Params, PromptSet, Key], Metrics]:
     """Builds the evaluation of a policy on held-out prompts.
 
@@ -119,14 +131,22 @@ def make_evaluate(
       temperature: of these.
 
     Returns:
-      (params, prompts, key) -> metrics: eval/greedy (mean reward of the greedy completions), eval/mean@k (of the sampled ones),
-      eval/pass@k (share of prompts with at least one right answer in k). Pure.
+      (params, prompts, key) -> metrics: eval/greedy (mean reward of the greedy completions),
+      eval/mean@k (of the sampled ones), eval/pass@k (share of prompts with at least one right
+      answer in k). Pure.
     """
 
     def evaluate(params: Params, prompts: PromptSet, key: Key) -> Metrics:
         def rewards(temperature: float, group_size: int) -> Float[Array, "P G"]:
             batch = sample(
-                model, params, prompts, key, shape=shape, reward=reward, temperature=temperature, group_size=group_size
+                model,
+                params,
+                prompts,
+                key,
+                shape=shape,
+                reward=reward,
+                temperature=temperature,
+                group_size=group_size,
             )
             return batch.rewards.reshape(-1, group_size)
 
@@ -145,10 +165,12 @@ def make_collect(
 ) -> Callable[[Params, PromptSet, Key], tuple[PolicyBatch, Metrics]]:
     """Builds the first half of a step: prompts drawn, completed and rewarded.
 
-    Prompts come in a random order without repetition until all were asked in this step. DAPO's dynamic sampling generates
-    batches until `batch_size` groups are mixed or `max_generation_batches` is reached, and takes the first ones. This
-    differs from the online loop: surplus groups are dropped, not carried over to the next step, and when too few are found the
-    rest of the batch is filler rows without weight (`on_cap="train_partial"`); a step that finds none changes no parameter.
+    Prompts come in a random order without repetition until all were asked in this step. DAPO's
+    dynamic sampling generates batches until `batch_size` groups are mixed or
+    `max_generation_batches` is reached, and takes the first ones. This differs from the online
+    loop: surplus groups are dropped, not carried over to the next step, and when too few are found
+    the rest of the batch is filler rows without weight (`on_cap="train_partial"`); a step that
+    finds none changes no parameter.
 
     Args:
       config: of PPO, GRPO or DAPO.
@@ -158,23 +180,32 @@ def make_collect(
       reward: of the completions; for dynamic sampling, above 0 is right.
 
     Returns:
-      (params of the policy, prompts, key) -> (batch of P * group_size rows, metrics). Metrics of dynamic sampling:
-      data/generation_batches, data/groups_generated, data/groups_kept, data/groups_all_right, data/groups_all_wrong.
+      (params of the policy, prompts, key) -> (batch of P * group_size rows, metrics). Metrics of
+      dynamic sampling: data/generation_batches, data/groups_generated, data/groups_kept,
+        data/groups_all_right, data/groups_all_wrong.
 
     Raises:
       ValueError: an option of DAPO that exists in the online loop only.
     """
     group_size = config.group_size
 
-    def draw(params: Params, prompts: PromptSet, key: Key, index: int | Int[Array, ""]) -> PolicyBatch:
-        """The generation batch of this number; all numbers of a step share one order of the prompts."""
+    def draw(
+        params: Params, prompts: PromptSet, key: Key, index: int | Int[Array, ""]
+    ) -> PolicyBatch:
+        """The generation batch of this number; all numbers of a step share one order of the
+        prompts."""
         order_key, sample_key = jax.random.split(key)
         count = prompts.tokens.shape[0]
         order = jax.random.permutation(order_key, count)
         rows = order[(index * batch_size + jnp.arange(batch_size)) % count]
         taken = jax.tree.map(lambda x: x[rows], prompts)
         sample_key = jax.random.fold_in(sample_key, index)
-        options: dict[str, Any] = {"temperature": config.temperature, "group_size": group_size, "shape": shape, "reward": reward}
+        options: dict[str, Any] = {
+            "temperature": config.temperature,
+            "group_size": group_size,
+            "shape": shape,
+            "reward": reward,
+        }
         return sample(model, params, taken, sample_key, **options)
 
     def collect_one(params: Params, prompts: PromptSet, key: Key) -> tuple[PolicyBatch, Metrics]:
@@ -188,7 +219,10 @@ def make_collect(
         ("retire_pass_rate", config.retire_pass_rate, None),
     ):
         if value != only:
-            raise ValueError(f"{name}={value!r} exists in the online loop only: the fused loop has {name}={only!r}")
+            raise ValueError(
+                f"{name}={value!r} exists in the online loop only: the fused loop has "
+                f"{name}={only!r}"
+            )
     most = config.max_generation_batches
 
     def collect(params: Params, prompts: PromptSet, key: Key) -> tuple[PolicyBatch, Metrics]:
@@ -215,7 +249,8 @@ class _Collected(NamedTuple):
     """The groups kept so far."""
 
     batch: PolicyBatch
-    """Places not filled yet hold rows without a completion and with the reward NaN: they carry no weight."""
+    """Places not filled yet hold rows without a completion and with the reward NaN: they carry no
+    weight."""
     batches: Int[Array, ""]
     kept: Int[Array, ""]
     """Mixed groups found, those that no longer fitted included."""
@@ -227,14 +262,16 @@ def _empty(like: PolicyBatch, pad_id: int) -> _Collected:
     zero = jnp.zeros((), jnp.int32)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     tokens, rewards, scored = (
-        jnp.full_like(x, filler) for x, filler in ((blank.tokens, pad_id), (blank.rewards, jnp.nan), (blank.scored, -1))
+        jnp.full_like(x, filler)
+        for x, filler in ((blank.tokens, pad_id), (blank.rewards, jnp.nan), (blank.scored, -1))
     )
     blank = blank._replace(tokens=tokens, rewards=rewards, scored=scored)
     return _Collected(blank, zero, zero, zero, zero)
 
 
 def _add(carry: _Collected, new: PolicyBatch, group_size: int) -> _Collected:
-    """The mixed groups of one more generation batch, as many as there is room for, behind those that are there."""
+    """The mixed groups of one more generation batch, as many as there is room for, behind those
+    that are there."""
     rewards = new.rewards.reshape(-1, group_size)
     graded = ~jnp.isnan(rewards)
     mixed = mixed_groups(rewards > 0, graded)
@@ -243,7 +280,12 @@ def _add(carry: _Collected, new: PolicyBatch, group_size: int) -> _Collected:
 
     def put(old: Array, rows: Array) -> Array:
         in_groups = (groups, group_size, *old.shape[1:])
-        return old.reshape(in_groups).at[place].set(rows.reshape(in_groups), mode="drop").reshape(old.shape)
+        return (
+            old.reshape(in_groups)
+            .at[place]
+            .set(rows.reshape(in_groups), mode="drop")
+            .reshape(old.shape)
+        )
 
     right, wrong = jnp.any((rewards > 0) & graded, axis=1), jnp.any((rewards <= 0) & graded, axis=1)
     return _Collected(

@@ -1,4 +1,5 @@
-"""Prompts with known answers as arrays, and a reward that compares tokens: what a fused run learns from."""
+"""Prompts with known answers as arrays, and a reward that compares tokens: what a fused run learns
+from."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,9 @@ class Answers(NamedTuple):
     lengths: Int[Array, " N"]
 
 
-def make_prompt_set(batch: PromptBatch, tokenizer: FastTokenizer, *, column: str = "answer") -> PromptSet:
+def make_prompt_set(
+    batch: PromptBatch, tokenizer: FastTokenizer, *, column: str = "answer"
+) -> PromptSet:
     """Prompts of a loader with their answers as tokens.
 
     Args:
@@ -35,8 +38,15 @@ def make_prompt_set(batch: PromptBatch, tokenizer: FastTokenizer, *, column: str
       ValueError: there is no such column.
     """
     if column not in batch.columns:
-        raise ValueError(f"column={column!r} is not in the data: columns are {', '.join(sorted(batch.columns)) or 'none'}")
-    return PromptSet(jnp.asarray(batch.tokens), jnp.asarray(batch.lengths), encode_answers(batch.columns[column], tokenizer))
+        raise ValueError(
+            f"column={column!r} is not in the data: columns are "
+            f"{', '.join(sorted(batch.columns)) or 'none'}"
+        )
+    return PromptSet(
+        jnp.asarray(batch.tokens),
+        jnp.asarray(batch.lengths),
+        encode_answers(batch.columns[column], tokenizer),
+    )
 
 
 def encode_answers(answers: Sequence[Any], tokenizer: FastTokenizer) -> Answers:
@@ -49,7 +59,10 @@ def encode_answers(answers: Sequence[Any], tokenizer: FastTokenizer) -> Answers:
     Returns:
       Arrays of N rows.
     """
-    rows = [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch([str(answer) for answer in answers])]
+    rows = [
+        [*ids, tokenizer.eos_id]
+        for ids in tokenizer.encode_batch([str(answer) for answer in answers])
+    ]
     lengths = np.array([len(row) for row in rows], np.int32)
     tokens = np.full((len(rows), int(lengths.max())), tokenizer.pad_id, np.int32)
     for place, row in enumerate(rows):
@@ -65,6 +78,10 @@ def exact_answer(rollout: Rollout, answers: Answers) -> Float[Array, " B"]:
       answers: of their prompts, one a row.
     """
     place = jnp.cumsum(rollout.completion_mask, axis=1) - 1
-    wanted = jnp.take_along_axis(answers.tokens, jnp.clip(place, 0, answers.tokens.shape[1] - 1), axis=1)
+    wanted = jnp.take_along_axis(
+        answers.tokens, jnp.clip(place, 0, answers.tokens.shape[1] - 1), axis=1
+    )
     agrees = jnp.all((rollout.tokens == wanted) | ~rollout.completion_mask, axis=1)
-    return (agrees & (jnp.sum(rollout.completion_mask, axis=1) == answers.lengths)).astype(jnp.float32)
+    return (agrees & (jnp.sum(rollout.completion_mask, axis=1) == answers.lengths)).astype(
+        jnp.float32
+    )

@@ -1,4 +1,5 @@
-"""Hyper-parameters as traced values, so that one program trains several settings of them at once."""
+"""Hyper-parameters as traced values, so that one program trains several settings of them at
+once."""
 
 import copy
 import dataclasses
@@ -13,12 +14,13 @@ T = TypeVar("T")
 def with_traced(config: T, **values: Any) -> T:
     """A configuration in which some numbers are traced values.
 
-    Inside a function that is vmapped over learning rates or clip ranges, build the configuration with ordinary numbers (they are
-    checked), put the traced ones in with this function, and make the algorithm, the optimizer and the loop from the result.
+    Inside a function that is vmapped over learning rates or clip ranges, build the configuration
+    with ordinary numbers (they are checked), put the traced ones in with this function, and make
+    the algorithm, the optimizer and the loop from the result.
 
-    Only fields that are floats can be traced, as they are factors and bounds inside a loss; sizes and choices decide what is
-    compiled. Traced values are not checked. A traced coefficient counts as used: `kl_coef` then needs the reference even where
-    its value is 0.
+    Only fields that are floats can be traced, as they are factors and bounds inside a loss; sizes
+    and choices decide what is compiled. Traced values are not checked. A traced coefficient counts
+    as used: `kl_coef` then needs the reference even where its value is 0.
 
     Args:
       config: a frozen dataclass such as `GRPOConfig` or `OptimizerConfig`.
@@ -37,7 +39,8 @@ def with_traced(config: T, **values: Any) -> T:
         check_choice(f"field of {type(config).__name__}", name, names)
         if float not in (kinds[name], *typing.get_args(kinds[name])):
             raise ValueError(
-                f"{type(config).__name__}.{name} decides what is compiled: only fields that are floats can be traced"
+                f"{type(config).__name__}.{name} decides what is compiled: only fields that are "
+                "floats can be traced"
             )
         object.__setattr__(copied, name, value)
     return copied

@@ -28,7 +28,9 @@ class Borrowed:
 
     def __init__(self, encode: Callable[[Any, wire.Objects], Any]) -> None:
         self._encode = encode
-        self._kept: collections.OrderedDict[tuple[int | None, str], tuple[Any, Any, Any]] = collections.OrderedDict()
+        self._kept: collections.OrderedDict[tuple[int | None, str], tuple[Any, Any, Any]] = (
+            collections.OrderedDict()
+        )
 
     def keep(self, owner: Any, number: int | None, name: str, value: Any) -> None:
         """Remembers what an attribute held.

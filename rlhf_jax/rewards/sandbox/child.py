@@ -172,9 +172,17 @@ def _run_defined(names: "Names", before: set[str]) -> None:
     cases."""
     for name in [name for name in names if name not in before]:
         value = names[name]
-        if isinstance(value, types.FunctionType) and name.startswith("test_") and not value.__code__.co_argcount:
+        if (
+            isinstance(value, types.FunctionType)
+            and name.startswith("test_")
+            and not value.__code__.co_argcount
+        ):
             value()
-        elif isinstance(value, type) and not isinstance(value, proxies.RemoteClass) and issubclass(value, unittest.TestCase):
+        elif (
+            isinstance(value, type)
+            and not isinstance(value, proxies.RemoteClass)
+            and issubclass(value, unittest.TestCase)
+        ):
             for method in unittest.defaultTestLoader.getTestCaseNames(value):
                 value(method).debug()
 
@@ -198,7 +206,9 @@ class Names(dict[str, Any]):
         self.lacking = peer.request("find", None, "__name__")[0] != "value"
         nodes = [node for code in codes for node in ast.walk(ast.parse(code))]
         self._modules = {
-            node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            node.value.id
+            for node in nodes
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         } & sys.stdlib_module_names
         tested = entry.partition(".")[0].partition("(")[0]
         if tested:
@@ -222,7 +232,11 @@ class Names(dict[str, Any]):
         Raises:
           Exception: `absent`, when it has none.
         """
-        kind, value = self._peer.request("find", None, name) if not name.startswith("__") else ("absent", None)
+        kind, value = (
+            self._peer.request("find", None, name)
+            if not name.startswith("__")
+            else ("absent", None)
+        )
         if kind == "value":
             if isinstance(value, proxies.RemoteClass) and name[:1].isupper():
                 type.__setattr__(value, "_own", True)

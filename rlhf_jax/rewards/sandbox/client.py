@@ -16,7 +16,8 @@ PACKAGES = ("numpy",)
 _HERE = os.path.dirname(os.path.abspath(__file__))
 BOOT = (
     "import sys, types\n"
-    "for name, path in zip(('rlhf_jax', 'rlhf_jax.rewards', 'rlhf_jax.rewards.sandbox'), sys.argv[1:]):\n"
+    "for name, path in zip(('rlhf_jax', 'rlhf_jax.rewards', 'rlhf_jax.rewards.sandbox'), "
+    "sys.argv[1:]):\n"
     "    sys.modules[name] = types.ModuleType(name); sys.modules[name].__path__ = [path]\n"
     "from rlhf_jax.rewards.sandbox.server import main; main()"
 )
@@ -123,7 +124,9 @@ def send(message: bytes, descriptors: list[int], server: Server | None) -> None:
             if server in _servers:
                 _servers.remove(server)
                 server.close()
-            raise RuntimeError(f"the process that starts sandboxed ones has ended: {error}") from None
+            raise RuntimeError(
+                f"the process that starts sandboxed ones has ended: {error}"
+            ) from None
 
 
 def memory_file(content: bytes) -> int:

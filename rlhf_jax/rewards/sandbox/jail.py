@@ -100,22 +100,41 @@ def places(extra: Sequence[str]) -> Places:
     own = f"{sys.base_prefix}/lib"
     system = [p for p in ("/lib", "/lib64", "/usr/lib", "/usr/lib64") if os.path.isdir(p)]
     multiarch = [f"{p}/{sysconfig.get_config_var('MULTIARCH')}" for p in ("/lib", "/usr/lib")]
-    if any(os.path.isdir(p) for p in multiarch):  # Debian: libraries have folders of their own, packages lie beside them
+    # Debian: libraries have folders of their own, packages lie beside them
+    if any(os.path.isdir(p) for p in multiarch):
         readable = multiarch + [p for p in system if p.endswith("64")]
     else:
         readable = list(system)
     if own not in system and os.path.isdir(own):
-        readable += [f"{own}/{name}" for name in os.listdir(own) if name.startswith(_INTERPRETER_LIBRARIES) and ".so" in name]
-    covered = [f"{p}/{name}" for p in [*standard, "/usr/lib/python3"] for name in ("site-packages", "dist-packages")]
+        readable += [
+            f"{own}/{name}"
+            for name in os.listdir(own)
+            if name.startswith(_INTERPRETER_LIBRARIES) and ".so" in name
+        ]
+    covered = [
+        f"{p}/{name}"
+        for p in [*standard, "/usr/lib/python3"]
+        for name in ("site-packages", "dist-packages")
+    ]
     for folder in standard:
-        readable += [path for name in os.listdir(folder) if (path := f"{folder}/{name}") not in covered]
+        readable += [
+            path for name in os.listdir(folder) if (path := f"{folder}/{name}") not in covered
+        ]
     trees = [*system, own, *standard, "/usr/share/zoneinfo", *_DEVICES, *extra]
     pages = _pages()
     return Places(
         trees=tuple(path for path in dict.fromkeys(trees) if os.path.exists(path)),
         covered=tuple(path for path in dict.fromkeys(covered) if os.path.isdir(path)),
-        readable=tuple(path for path in dict.fromkeys([*readable, "/usr/share/zoneinfo", *extra]) if os.path.exists(path)),
-        folder=next(folder for folder in _FOLDERS if not any(tree.startswith(f"{folder}/") for tree in trees)),
+        readable=tuple(
+            path
+            for path in dict.fromkeys([*readable, "/usr/share/zoneinfo", *extra])
+            if os.path.exists(path)
+        ),
+        folder=next(
+            folder
+            for folder in _FOLDERS
+            if not any(tree.startswith(f"{folder}/") for tree in trees)
+        ),
         size=pages[0],
         data=pages[1],
     )
@@ -202,7 +221,11 @@ def _new_root(seen: Places) -> None:
     _check(_libc.unshare(_CLONE_MOUNTS), "a namespace of mounts")
     _check(_libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None), "private mounts")
     # Nothing of what is shown may lie below the place, which hides it.
-    free = [p for p in _PLACES if os.path.isdir(p) and not any(tree.startswith(f"{p}/") for tree in seen.trees)]
+    free = [
+        p
+        for p in _PLACES
+        if os.path.isdir(p) and not any(tree.startswith(f"{p}/") for tree in seen.trees)
+    ]
     if not free:
         raise OSError(
             errno.ENOENT,
@@ -243,7 +266,9 @@ def _new_root(seen: Places) -> None:
     os.chdir("/")
 
 
-def _mount(source: bytes, target: str, kind: bytes | None, flags: int, options: bytes | None) -> None:
+def _mount(
+    source: bytes, target: str, kind: bytes | None, flags: int, options: bytes | None
+) -> None:
     _check(_libc.mount(source, target.encode(), kind, flags, options), f"mount on {target}")
 
 

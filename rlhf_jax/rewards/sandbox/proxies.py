@@ -2,8 +2,8 @@
 
 Whether an object of the candidate's equals data is *not* the candidate's business, or an object
 that equals everything would be right everywhere. It may say so only of objects of classes that the
-tests call by name (``Vector(1, 2) == (1, 2)``), and then not of all values at once: decoys are asked
-for, too. What derives from a built-in type is compared as that type's value, here.
+tests call by name (``Vector(1, 2) == (1, 2)``), and then not of all values at once: decoys are
+asked for, too. What derives from a built-in type is compared as that type's value, here.
 """
 
 import functools
@@ -72,7 +72,9 @@ class RemoteClass(type):
         if type.__instancecheck__(cls, instance):
             return True
         # Abstract classes and protocols decide for themselves, of their own side's objects.
-        return cls is not Proxy and is_proxy(instance) and _remote(cls, "isinstance", instance) is True
+        return (
+            cls is not Proxy and is_proxy(instance) and _remote(cls, "isinstance", instance) is True
+        )
 
 
 class Proxy(metaclass=RemoteClass):
@@ -152,7 +154,9 @@ def is_proxy(value: Any) -> bool:
 
 def _is_own(value: Proxy) -> bool:
     """Whether its class, or that of what it was computed from, is one that a test calls by name."""
-    return bool(object.__getattribute__(value, "_made") or type.__getattribute__(type(value), "_own"))
+    return bool(
+        object.__getattribute__(value, "_made") or type.__getattribute__(type(value), "_own")
+    )
 
 
 def _forward(operation: str) -> Callable[..., Any]:
@@ -175,7 +179,10 @@ def _arithmetic(operation: str) -> Callable[[Any, Any], Any]:
             if not (made or derived):
                 return NotImplemented
             if operation in ORDERED:
-                return _remote(self, operation, other) is True and _remote(self, ORDERED[operation], other) is not True
+                return (
+                    _remote(self, operation, other) is True
+                    and _remote(self, ORDERED[operation], other) is not True
+                )
         result = _remote(self, operation, other, *modulus)
         if made and is_proxy(result):
             object.__setattr__(result, "_made", True)
@@ -188,7 +195,8 @@ def _swapped(compute: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return lambda own, other: compute(other, own)
 
 
-_BUILT_IN: dict[str, Callable[..., Any]] = {"divmod": divmod, "pow": pow}  # `pow` may have a modulus
+# `pow` may have a modulus
+_BUILT_IN: dict[str, Callable[..., Any]] = {"divmod": divmod, "pow": pow}
 _BINARY: dict[str, Callable[..., Any]] = {
     name: _BUILT_IN.get(name) or vars(operator)[f"__{name}__"] for name in [*REFLECTED, *ORDERED]
 }
@@ -260,9 +268,14 @@ def make_class(name: str, bases: tuple[type, ...], ask: Ask, number: int) -> Rem
     }
     kinds: list[tuple[type, ...]] = [real, real[:1]]
     for root, mixin in ((BaseException, _OfError), (object, _OfImmutable)):
-        chosen = tuple(base for base in real if issubclass(base, root) and not issubclass(base, Proxy))
+        chosen = tuple(
+            base for base in real if issubclass(base, root) and not issubclass(base, Proxy)
+        )
         if chosen:
-            kinds = [bases if issubclass(bases[0], mixin) else (mixin, *bases) for bases in (chosen, chosen[:1])]
+            kinds = [
+                bases if issubclass(bases[0], mixin) else (mixin, *bases)
+                for bases in (chosen, chosen[:1])
+            ]
             break
     for kind in kinds:
         try:
@@ -316,7 +329,9 @@ def make_value(kind: type, value: Any, number: int) -> Any:
     return made
 
 
-def make_error(kind: type, args: tuple[Any, ...], fields: dict[str, Any], text: str, number: int) -> BaseException:
+def make_error(
+    kind: type, args: tuple[Any, ...], fields: dict[str, Any], text: str, number: int
+) -> BaseException:
     """An exception like one on the other side.
 
     Args:
@@ -355,7 +370,9 @@ def _remote(target: Any, operation: str, *args: Any, **kwargs: Any) -> Any:
     if is_proxy(target):
         ask = object.__getattribute__(target, "_ask")
     else:
-        ask = type.__getattribute__(target if isinstance(target, RemoteClass) else type(target), "_class_ask")
+        ask = type.__getattribute__(
+            target if isinstance(target, RemoteClass) else type(target), "_class_ask"
+        )
     return ask(operation, target, *args, **kwargs)
 
 

@@ -20,7 +20,8 @@ _STARRED += "fractions decimal"
 """``from .. import *`` of these stands in front of every solution in LiveCodeBench's grader (in
 APPS' and PRIME's in part)."""
 _PLAIN = (
-    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json time os"
+    "string re datetime collections heapq bisect copy math random statistics itertools functools "
+    "operator io sys json time os"
 )
 _MORE = "array asyncio base64 calendar cmath contextlib dataclasses enum hashlib inspect numbers queue secrets struct tempfile "
 _MORE += "textwrap threading traceback types unittest unittest.mock uuid weakref zlib pprint string.templatelib zoneinfo"
@@ -64,7 +65,9 @@ def usual_names() -> dict[str, Any]:
     names: dict[str, Any] = {}
     for module in _STARRED.split():
         loaded = sys.modules[module]
-        public = getattr(loaded, "__all__", [name for name in dir(loaded) if not name.startswith("_")])
+        public = getattr(
+            loaded, "__all__", [name for name in dir(loaded) if not name.startswith("_")]
+        )
         names |= {name: getattr(loaded, name) for name in public}
     names |= {name: sys.modules[name] for name in _PLAIN.split()}
     if "numpy" in sys.modules:
@@ -99,7 +102,11 @@ def open_standard_streams() -> None:
 def open_streams_by_path() -> None:
     """Lets a program open its standard streams by their names: there are no such files here."""
     numbers = {f"/dev/{name}": number for number, name in enumerate(("stdin", "stdout", "stderr"))}
-    numbers |= {f"{folder}/{number}": number for folder in ("/dev/fd", "/proc/self/fd") for number in range(3)}
+    numbers |= {
+        f"{folder}/{number}": number
+        for folder in ("/dev/fd", "/proc/self/fd")
+        for number in range(3)
+    }
     plain, low = io.open, os.open
 
     def number_of(file: Any) -> int | None:

@@ -65,7 +65,9 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "aiter": lambda value: value.__aiter__(),
     "anext": lambda value: _await(value.__anext__()),
     "aenter": lambda manager: _await(manager.__aenter__()),
-    "aexit": lambda manager, error: _await(manager.__aexit__(type(error) if error is not None else None, error, None)),
+    "aexit": lambda manager, error: _await(
+        manager.__aexit__(type(error) if error is not None else None, error, None)
+    ),
     "await": _await,
     "asdict": dataclasses.asdict,
     "astuple": dataclasses.astuple,
@@ -176,7 +178,8 @@ class Peer:
         return result
 
     def lend_dataclasses(self) -> None:
-        """Makes `asdict` and its like here work on the other side's objects, whose fields are there."""
+        """Makes `asdict` and its like here work on the other side's objects, whose fields are
+        there."""
         for name in ("asdict", "astuple", "fields"):
             here = getattr(dataclasses, name)
 
@@ -231,14 +234,20 @@ class Peer:
         objects: wire.Objects,
     ) -> Any:
         if self._namespace is None:
-            if operation not in _FOR_GUESTS or not (isinstance(target, list) and target[:1] == ["yours"]):
+            if operation not in _FOR_GUESTS or not (
+                isinstance(target, list) and target[:1] == ["yours"]
+            ):
                 raise PermissionError(operation)
             if operation in ("getattr", "setattr"):
                 _check_attribute(self._shared[target[1]], args[0])
         elif operation == "find":
             return self._find(args[0])
         elif operation == "refill":
-            owner = self._namespace.get if target is None else functools.partial(getattr, self._decode(target, objects))
+            owner = (
+                self._namespace.get
+                if target is None
+                else functools.partial(getattr, self._decode(target, objects))
+            )
             return borrowed.refill(owner(args[0], None), args[1])
         return _OPERATIONS[operation](self._decode(target, objects), *args, **kwargs)
 
@@ -246,7 +255,9 @@ class Peer:
         if self._namespace is None or name not in self._namespace:
             return ("absent", None)
         value = self._namespace[name]
-        return ("module", value.__name__) if isinstance(value, types.ModuleType) else ("value", value)
+        return (
+            ("module", value.__name__) if isinstance(value, types.ModuleType) else ("value", value)
+        )
 
     def _share(self, value: Any) -> int:
         if id(value) not in self._numbers:
@@ -282,7 +293,9 @@ class Peer:
             ]
         return ["mine", self._share(value), encode(type(value)), base is not None]
 
-    def _encode_error(self, error: BaseException, encode: Callable[[Any], Any], depth: int = 0) -> Any:
+    def _encode_error(
+        self, error: BaseException, encode: Callable[[Any], Any], depth: int = 0
+    ) -> Any:
         fields = {name: encode(value) for name, value in list(vars(error).items())[:_FIELDS]}
         try:
             text = str(error)[:1000]
@@ -290,7 +303,11 @@ class Peer:
             text = ""
         args = error.args if isinstance(error.args, tuple) else ()
         cause = error.__cause__
-        because = self._encode_error(cause, encode, depth + 1) if cause is not None and depth < _CAUSES else None
+        because = (
+            self._encode_error(cause, encode, depth + 1)
+            if cause is not None and depth < _CAUSES
+            else None
+        )
         return [
             "exception",
             self._share(error),
@@ -321,11 +338,15 @@ class Peer:
             self._known[number] = made
         return self._known[number]
 
-    def _make(self, kind: str, number: int, content: list[Any], decode: Callable[[Any], Any]) -> Any:
+    def _make(
+        self, kind: str, number: int, content: list[Any], decode: Callable[[Any], Any]
+    ) -> Any:
         if kind == "coroutine":
             return self._awaited(number)
         if kind == "class":
-            bases = tuple(base for kind in map(decode, content[1]) if (base := _base(kind)) is not None)
+            bases = tuple(
+                base for kind in map(decode, content[1]) if (base := _base(kind)) is not None
+            )
             return proxies.make_class(str(content[0]), bases, self.request, number)
         local = decode(content[0])
         if kind == "mine":
@@ -341,7 +362,9 @@ class Peer:
         return error
 
     async def _awaited(self, number: int) -> Any:
-        return self.request("await", proxies.make_object(proxies.Proxy, self.request, number, base=False))
+        return self.request(
+            "await", proxies.make_object(proxies.Proxy, self.request, number, base=False)
+        )
 
     def _send(self, message: Any) -> None:
         data = json.dumps(message).encode("utf-8", "surrogatepass")
@@ -368,9 +391,15 @@ class Peer:
 def _base(kind: Any) -> type | None:
     """What of a base class matters here: stand-ins, exceptions, and the immutable type that one of
     the library's derives from."""
-    if isinstance(kind, proxies.RemoteClass) or (isinstance(kind, type) and issubclass(kind, BaseException)):
+    if isinstance(kind, proxies.RemoteClass) or (
+        isinstance(kind, type) and issubclass(kind, BaseException)
+    ):
         return kind
-    return next((base for base in kind.__mro__ if base in wire.IMMUTABLE), None) if isinstance(kind, type) else None
+    return (
+        next((base for base in kind.__mro__ if base in wire.IMMUTABLE), None)
+        if isinstance(kind, type)
+        else None
+    )
 
 
 def _check_attribute(value: Any, name: Any) -> None:
@@ -379,7 +408,11 @@ def _check_attribute(value: Any, name: Any) -> None:
     if name in _NAMING:
         return
     ours = type(value).__module__ == TESTS or type(value).__module__ == "_io"
-    if not ours or not isinstance(name, str) or name.startswith(("_", "gi_", "cr_", "ag_", "f_", "tb_", "co_")):
+    if (
+        not ours
+        or not isinstance(name, str)
+        or name.startswith(("_", "gi_", "cr_", "ag_", "f_", "tb_", "co_"))
+    ):
         raise AttributeError(f"attribute {name!r} of what a test gave")
 
 

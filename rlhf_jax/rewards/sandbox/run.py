@@ -132,7 +132,8 @@ def isolation() -> bool:
                 return namespaces
             reasons.append(reason)
     raise ValueError(
-        f"the code reward cannot run here: {'; '.join(reasons)}. It needs a kernel with Landlock (5.13) and seccomp on x86-64 or "
+        f"the code reward cannot run here: {'; '.join(reasons)}. It needs a kernel with Landlock "
+        "(5.13) and seccomp on x86-64 or "
         "aarch64; gVisor and some containers lack them"
     )
 
@@ -143,7 +144,9 @@ def _leak(victim: str, other: str, *, namespaces: bool) -> str | None:
         server = Server((), [os.path.dirname(victim)])
         try:
             limits = Limits(timeout=10.0)
-            job = _program_job(probe, "", limits, _LARGEST_OUTPUT, namespaces=namespaces, server=server)
+            job = _program_job(
+                probe, "", limits, _LARGEST_OUTPUT, namespaces=namespaces, server=server
+            )
             finished = _program(job, _LARGEST_OUTPUT)
         finally:
             server.close()
@@ -159,7 +162,9 @@ def _leak(victim: str, other: str, *, namespaces: bool) -> str | None:
     return f"in the sandbox it is possible to {', '.join(lines[:-2]) or finished.fault}"
 
 
-def run_program(code: str, stdin: str, limits: Limits, *, largest: int = _LARGEST_OUTPUT) -> Finished:
+def run_program(
+    code: str, stdin: str, limits: Limits, *, largest: int = _LARGEST_OUTPUT
+) -> Finished:
     """Runs a program as `__main__` on some input.
 
     Args:
@@ -175,7 +180,9 @@ def run_program(code: str, stdin: str, limits: Limits, *, largest: int = _LARGES
     return next(run_programs(code, [stdin], limits, largest=largest))
 
 
-def run_programs(code: str, stdins: Sequence[str], limits: Limits, *, largest: int = _LARGEST_OUTPUT) -> Iterator[Finished]:
+def run_programs(
+    code: str, stdins: Sequence[str], limits: Limits, *, largest: int = _LARGEST_OUTPUT
+) -> Iterator[Finished]:
     """Runs a program on several inputs at once, each in a process of its own.
 
     Args:
@@ -204,7 +211,9 @@ def run_programs(code: str, stdins: Sequence[str], limits: Limits, *, largest: i
             job.close()
 
 
-def run_calls(code: str, function: str, arguments: Sequence[tuple[list[Any], dict[str, Any]]], limits: Limits) -> Called:
+def run_calls(
+    code: str, function: str, arguments: Sequence[tuple[list[Any], dict[str, Any]]], limits: Limits
+) -> Called:
     """Calls a function of a module, or a method of its class `Solution`, again and again in one
     process.
 
@@ -264,7 +273,9 @@ def _program(job: "_Job", largest: int) -> Finished:
     )
 
 
-def _program_job(code: str, stdin: str, limits: Limits, largest: int, *, namespaces: bool, server: Server | None) -> "_Job":
+def _program_job(
+    code: str, stdin: str, limits: Limits, largest: int, *, namespaces: bool, server: Server | None
+) -> "_Job":
     process = _Process("program", {"code": code}, stdin.encode("utf-8", "surrogatepass"))
     file_size = max(_FILE_SIZE, largest + 1)
     return _Job([process], limits, namespaces=namespaces, server=server, file_size=file_size)

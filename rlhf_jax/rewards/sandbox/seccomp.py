@@ -1,4 +1,5 @@
-"""A seccomp filter that leaves a program only what computing needs (Linux on x86-64 and aarch64)."""
+"""A seccomp filter that leaves a program only what computing needs (Linux on x86-64 and
+aarch64)."""
 
 import ctypes
 import errno
@@ -23,8 +24,9 @@ ALLOWED = """
     epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22, eventfd2 290 19, time 201 -,
     getcpu 309 168, statfs 137 43, fstatfs 138 44, msync 26 227
 """
-"""System calls that are let through: name, number on x86-64, number on aarch64. Files can be emptied by ftruncate alone, whose
-file has been opened for writing: `truncate` takes a path, which Landlock looks at only from its third version (Linux 6.2)."""
+"""System calls that are let through: name, number on x86-64, number on aarch64. Files can be
+emptied by ftruncate alone, whose file has been opened for writing: `truncate` takes a path, which
+Landlock looks at only from its third version (Linux 6.2)."""
 
 _LOAD, _EQUAL, _BITS, _AND, _RETURN = 0x20, 0x15, 0x45, 0x54, 0x06
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
@@ -44,10 +46,11 @@ _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 def install() -> None:
     """Filters this process and all its future threads, for good. Needs no_new_privs.
 
-    Allowed: reading and writing open files, memory, clocks, threads, and files as far as Landlock lets them be opened.
-    Refused (the call fails): new processes and programs, sockets, signals, other processes' state, shared memory, mounts,
-    namespaces, changing owners, modes or times of files, emptying a file without opening it for writing, and whatever the
-    kernel learns in the future.
+    Allowed: reading and writing open files, memory, clocks, threads, and files as far as Landlock
+    lets them be opened. Refused (the call fails): new processes and programs, sockets, signals,
+    other processes' state, shared memory, mounts, namespaces, changing owners, modes or times of
+    files, emptying a file without opening it for writing, and whatever the kernel learns in the
+    future.
 
     Raises:
       OSError: the kernel refuses the filter.
@@ -82,7 +85,8 @@ def _program() -> list[bytes]:
         (
             _FCNTL,
             _SECOND,
-            [part for c in _FCNTL_REFUSED for part in (_line(_EQUAL, c, 0, 1), refused)] + [allowed],
+            [part for c in _FCNTL_REFUSED for part in (_line(_EQUAL, c, 0, 1), refused)]
+            + [allowed],
         ),
         (_PRLIMIT, _FIRST, [_line(_EQUAL, 0, 1, 0), refused, allowed]),
         (_IOCTL, _FIRST, [_line(_RETURN, _ERROR | errno.ENOTTY)]),  # Python then uses fcntl
@@ -101,12 +105,17 @@ def _program() -> list[bytes]:
 
 
 def _opening() -> list[bytes]:
-    """What may be asked of a file, of the loaded flags of an open. Landlock decides by what the file is opened for, and
-    emptying counts as such only from its third version; access mode 3 (neither reading nor writing) counts as nothing."""
+    """What may be asked of a file, of the loaded flags of an open. Landlock decides by what the
+    file is opened for, and emptying counts as such only from its third version; access mode 3
+    (neither reading nor writing) counts as nothing."""
     refused, allowed = _line(_RETURN, _ERROR | errno.EPERM), _line(_RETURN, _ALLOW)
     return [
         _line(_AND, _O_ACCMODE | _O_TRUNC),
-        *(part for flags in (_O_ACCMODE, _O_ACCMODE | _O_TRUNC, _O_TRUNC) for part in (_line(_EQUAL, flags, 0, 1), refused)),
+        *(
+            part
+            for flags in (_O_ACCMODE, _O_ACCMODE | _O_TRUNC, _O_TRUNC)
+            for part in (_line(_EQUAL, flags, 0, 1), refused)
+        ),
         allowed,
     ]
 

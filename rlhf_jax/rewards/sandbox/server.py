@@ -112,7 +112,9 @@ def _guard(order: Order, descriptors: list[int], seen: jail.Places) -> Callable[
         for number, inmate in enumerate(inmates):
             answer = os.read(inmate.ready, 500)
             if not answer.startswith(b"ready "):
-                raise OSError(answer.decode("utf-8", "replace") or "the sandboxed process did not start")
+                raise OSError(
+                    answer.decode("utf-8", "replace") or "the sandboxed process did not start"
+                )
             inmates[number] = inmate._replace(base=float(answer.split()[1]))
         result = _watch(order, inmates, report)
     except OSError as error:
@@ -133,7 +135,9 @@ def _guard(order: Order, descriptors: list[int], seen: jail.Places) -> Callable[
         os._exit(0)
 
 
-def _lock_in(order: Order, kind: str, files: list[int], seen: jail.Places, *, last: bool) -> _Inmate | Callable[[], None]:
+def _lock_in(
+    order: Order, kind: str, files: list[int], seen: jail.Places, *, last: bool
+) -> _Inmate | Callable[[], None]:
     """Forks a process and has it locked in; returns in that process what it has to do.
 
     Namespaces begin with a child of the process that asks for them. The warden asks for those of
@@ -169,11 +173,15 @@ def _lock_in(order: Order, kind: str, files: list[int], seen: jail.Places, *, la
     return _Inmate(pid, ready, 0.0)
 
 
-def _inmate(order: Order, kind: str, files: list[int], says: int, seen: jail.Places) -> Callable[[], None]:
+def _inmate(
+    order: Order, kind: str, files: list[int], says: int, seen: jail.Places
+) -> Callable[[], None]:
     """Locks this process in."""
     job, stdin, stdout, connection = files
     null = os.open(os.devnull, os.O_RDWR)
-    out_of_the_way = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (stdin, stdout, null, connection, says, job)]
+    out_of_the_way = [
+        fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (stdin, stdout, null, connection, says, job)
+    ]
     for target, descriptor in enumerate(out_of_the_way):
         os.dup2(descriptor, target, inheritable=False)
     os.closerange(_JOB + 1, _MORE_THAN_ANY)
@@ -191,7 +199,9 @@ def _inmate(order: Order, kind: str, files: list[int], says: int, seen: jail.Pla
     if len(order.kinds) == 1:
         os.close(_CONNECTION)
     folder = seen.folder if order.namespaces else None
-    return lambda: child.run(kind, content, _CONNECTION if len(order.kinds) > 1 else None, folder=folder)
+    return lambda: child.run(
+        kind, content, _CONNECTION if len(order.kinds) > 1 else None, folder=folder
+    )
 
 
 def _watch(order: Order, inmates: list[_Inmate], report: int) -> dict[str, Any]:

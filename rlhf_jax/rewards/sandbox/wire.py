@@ -28,7 +28,8 @@ _FUNCTIONS = frozenset(
     "abs all any ascii bin chr divmod format hex isinstance issubclass len max min oct ord pow repr round sorted sum".split()
 )
 _MODULES = frozenset(
-    "bisect cmath collections collections.abc copy datetime decimal enum fractions functools heapq itertools json math numbers "
+    "bisect cmath collections collections.abc copy datetime decimal enum fractions functools heapq "
+    "itertools json math numbers "
     "operator pathlib re statistics string types typing uuid".split()
 )
 _TO_TEXT: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -211,7 +212,12 @@ def standard(module: str, name: str) -> Any:
     """
     loaded = sys.modules.get(module)
     top = module.partition(".")[0]
-    if loaded is None or top not in sys.stdlib_module_names or not name.isidentifier() or name.startswith("_"):
+    if (
+        loaded is None
+        or top not in sys.stdlib_module_names
+        or not name.isidentifier()
+        or name.startswith("_")
+    ):
         raise ValueError(f"{module}.{name} does not travel")
     found = vars(loaded).get(name)
     if isinstance(found, type) and issubclass(found, BaseException):
@@ -289,7 +295,9 @@ def _content(value: Any, encode: Callable[[Any], Any]) -> Any:
     if isinstance(value, bytearray):
         return [kind, value.hex()]
     if isinstance(value, dict):
-        factory = encode(value.default_factory) if isinstance(value, collections.defaultdict) else None
+        factory = (
+            encode(value.default_factory) if isinstance(value, collections.defaultdict) else None
+        )
         return [kind, [[encode(k), encode(v)] for k, v in value.items()], factory]
     if isinstance(value, types.SimpleNamespace):
         return [kind, [[k, encode(v)] for k, v in vars(value).items()]]
