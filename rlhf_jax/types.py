@@ -1,5 +1,4 @@
-"""Shared types: array aliases, batches, and the two NamedTuples of pure functions, `Model` and
-`Algorithm`.
+"""Shared types: array aliases, batches, `Model`, and the contract of an algorithm.
 
 Shapes: B sequences (or pairs), T tokens, S scored columns, V vocabulary, D width.
 
@@ -14,8 +13,12 @@ Conventions that hold everywhere (DESIGN section 3):
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 Params: TypeAlias = Mapping[str, Any]
@@ -173,32 +176,171 @@ class Model(NamedTuple):
     ring: the token's keys and values go to `slot` in all rows, and a row sees its `ages` newest
     entries (its completion so far) and this one. `prompt_cache` has a row per completion, or fewer:
     then consecutive completions share one. None without a language-model head."""
+    roles: tuple[tuple[str, "Model"], ...] = ()
+    """(role, functions) of the trees of another architecture: a critic or a teacher of its own."""
+
+    def role(self, name: str) -> "Model":
+        """The functions for the tree of a role: its own where it has some, else these."""
+        return dict(self.roles).get(name, self)
+
+
+Trees: TypeAlias = Mapping[str, Params]
+"""Role -> tree: "policy", "critic", "ref", with adapters also "base". Trained are those in
+`TrainState.params`; the others are frozen. A role may be both: with adapters the trained "policy"
+is the adapter, and what the loss sees is base and adapter together (`training.make_step`)."""
+
+Score: TypeAlias = Callable[[Trees, Any], Array]
+"""(trees, batch) -> one field of the batch, leading with its rows. Evaluated in microbatches,
+without gradient."""
 
 
 @runtime_checkable
 class LossFn(Protocol):
-    """What `value_and_grad` sees: differentiable in `params` only."""
+    """A loss of one microbatch; reads `batch.weights`; differentiable in what is trained."""
 
-    def __call__(
-        self, params: Params, frozen: Params, batch: Any, key: Key
-    ) -> tuple[Float[Array, ""], Metrics]: ...
+    def __call__(self, trees: Trees, batch: Any, key: Key) -> tuple[Float[Array, ""], Metrics]: ...
 
 
-class Algorithm(NamedTuple):
-    """An algorithm as pure functions. Made by `rlhf_jax.algorithms.ALGORITHMS[name](config,
-    model)`."""
+class Trained(NamedTuple):
+    """One trained tree."""
+
+    head: Literal["reward", "value"] | None = None
+    """Scalar head: "reward" in place of the language-model head, "value" beside it."""
+    learning_rate: float | None = None
+    """Peak; None: that of the optimizer section."""
+    hold: int = 0
+    """First updates that leave the tree as it is; its schedule begins after them."""
+
+
+class Models(NamedTuple):
+    """Which trees a run needs. A configuration answers before anything is loaded."""
+
+    trained: Mapping[str, Trained] = MappingProxyType({"policy": Trained()})
+    """By role. The policy is one of them."""
+    reference: Literal["none", "once", "always"] = "none"
+    """When "ref" is read: never; before the first step, when it may still be the start itself (then
+    it leaves memory); in every step."""
+    own_reference: bool = False
+    """The reference may be of another architecture than the policy (a teacher). It is then
+    `model.reference` of the configuration, and `Model.role("ref")` has its functions."""
+
+
+class Sampling(NamedTuple):
+    """What an online algorithm wants of its rollouts. A configuration answers; an `Algorithm` holds
+    the same object."""
+
+    group_size: int = 1
+    """Completions per prompt, G."""
+    temperature: float = 1.0
+    """Of sampling, and of every log-probability that enters a ratio."""
+    num_epochs: int = 1
+    """Passes over a batch of completions."""
+    num_minibatches: int = 1
+    """Optimizer steps per pass."""
+    least_group: int = 1
+    """Smallest `group_size` that makes sense: 2 where completions of a prompt are compared."""
+    rewarded: bool = True
+    """Whether completions are graded at all; False for distillation, which needs no reward."""
+    keep: Callable[[Any, Any], Any] | None = None
+    """(correct [N, G], graded [N, G]) -> bool [N]: groups worth training on, for NumPy and JAX
+    arrays alike. None: all."""
+    accuracy_reward: str | tuple[str, ...] | None = None
+    """Who says right or wrong (see `rewards.judging`); None: the rule without names."""
+    max_generation_batches: int | None = None
+    """Per training batch, with `keep`; None: as many as it takes."""
+    on_cap: Literal["train_partial", "raise", "skip"] = "train_partial"
+    """What happens there: train on the groups there are; end with an error; leave the step out."""
+    retire_pass_rate: float | None = None
+    """Prompts whose share of right answers reaches this are not asked again."""
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps per batch."""
+        return self.num_epochs * self.num_minibatches
+
+    @property
+    def decides(self) -> bool:
+        """Whether what is trained on depends on who says right or wrong."""
+        return self.keep is not None or self.retire_pass_rate is not None
+
+
+def unchanged(batch: Any, aux: Params) -> tuple[Any, Params, Metrics]:
+    """The `prepare` of an algorithm that has nothing to prepare."""
+    return batch, aux, {}
+
+
+def trained_elements(batch: Any) -> Int[Array, ""]:
+    """Elements (tokens, pairs) of non-zero weight, over all streams of weights."""
+    return sum((jnp.sum(x > 0) for x in jax.tree.leaves(batch.weights)), jnp.zeros((), jnp.int32))
+
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """An algorithm as pure functions: everything that a loop must know; no loop asks what it is.
+
+    Made by `rlhf_jax.algorithms.ALGORITHMS[name](config, model)`.
+    """
 
     loss: LossFn
-    """Per microbatch. Reads `batch.weights`."""
-    prepare: Callable[[Any, Params], tuple[Any, Params, Metrics]]
-    """Once per batch, before `loss`: (batch, aux) -> (batch, aux, metrics). Fills advantages and
-    returns; identity offline."""
+    """Per microbatch: (trees, batch, key) -> (loss, metrics). Reads `batch.weights`."""
     weigh: Callable[[Any], Any]
-    """Once per optimizer step, over the global batch: batch -> batch with `weights`."""
-    needs: frozenset[str]
-    """Batch fields that the loop must score first: any of 'old_logps', 'ref_logps', 'values'."""
-    frozen: frozenset[str] = frozenset()
-    """Trees of parameters that `loss` reads from `frozen` and training does not change: 'ref'."""
-    aux: Params = {}
-    """Initial value of the algorithm's own state (the adaptive KL coefficient); lives in TrainState
-    and is checkpointed."""
+    """Once per optimizer step, over its whole batch: batch -> batch with `weights`: an array, or
+    several streams by name, each with the shape of what it weighs."""
+    prepare: Callable[[Any, Params], tuple[Any, Params, Metrics]] = unchanged
+    """Once per batch, before `loss`: (batch, aux) -> (batch, aux, metrics). Who gets credit:
+    advantages and returns; and the algorithm's own state moves on."""
+    needs: Mapping[str, Score] = field(default_factory=dict)
+    """Field of the batch -> how it is computed before every step."""
+    cached: Mapping[str, Score] = field(default_factory=dict)
+    """Field of the batch -> how it is computed for every example once, before the first step, from
+    frozen trees alone."""
+    aux: Params = field(default_factory=dict)
+    """First value of the algorithm's own state (the adaptive KL coefficient); lives in the train
+    state and is checkpointed."""
+    elements: Callable[[Any], Any] = trained_elements
+    """Weighed batch -> how many things (tokens, pairs, documents) its metrics are the mean of: the
+    weight of a batch in an evaluation."""
+    sampling: Sampling | None = None
+    """What it wants sampled; None: it trains on data that is there."""
+
+    def __post_init__(self) -> None:
+        twice = sorted(self.needs.keys() & self.cached.keys())
+        if twice:
+            raise ValueError(
+                f"{twice[0]!r} is among needs and cached: a field is scored before every step, or "
+                "once"
+            )
+        if self.cached and self.sampling is not None:
+            raise ValueError(
+                f"cached={sorted(self.cached)}: completions are new in every step; name in needs "
+                "what an online algorithm reads"
+            )
+
+
+class AlgorithmConfig(Protocol):
+    """A frozen dataclass; its fields are the keys of the section `algorithm`.
+
+    A class variable `learning_rate`, where there is one, is the default of
+    `optimizer.learning_rate`. Metadata of a field (`dataclasses.field`) that the configuration
+    reads: ``{"inherits": "section.key"}``, null is the value there; ``{"resumable": True}``, a run
+    may go on with another value; ``{"rate_of": (role, rate)}``, the learning rate of a trained tree
+    where neither it nor `optimizer.learning_rate` is given.
+    """
+
+    data: ClassVar[Literal["text", "pairs", "prompts"]]
+    """What it is trained on."""
+    summary: ClassVar[str]
+    """One line for `rlhf-jax algorithms`."""
+
+    @property
+    def models(self) -> Models:
+        """Which trees it trains and reads."""
+        ...
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """What it wants sampled; None for text and pairs."""
+        ...

@@ -3,11 +3,11 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from rlhf_jax.ops import truncated_importance_weights
-from rlhf_jax.types import Metrics, Model, PerTokenFn, PolicyBatch
+from rlhf_jax.ops import masked, truncated_importance_weights
+from rlhf_jax.ops.precision import default_float
+from rlhf_jax.types import Metrics, Model, PairBatch, PerTokenFn, PolicyBatch
 
 
 def require(batch: Any, *fields: str) -> tuple[Array, ...]:
@@ -75,29 +75,21 @@ def grouped(rewards: Float[Array, " B"], group_size: int) -> Float[Array, "P G"]
     return rewards.reshape(-1, group_size)
 
 
-def behaviour_logps(batch: PolicyBatch, logps: Float[Array, "B T"]) -> Float[Array, "B T"]:
-    """Log-probabilities of the policy that sampled: what the importance ratio divides by.
+def on_tokens(per_row: Float[Array, " B"], batch: PolicyBatch) -> Float[Array, "B T"]:
+    """A number of each completion on each of its tokens, 0 elsewhere."""
+    spread = jnp.broadcast_to(per_row[:, None], batch.completion_mask.shape)
+    return masked(spread, batch.completion_mask)
 
-    Rows that `batch.on_policy` marks were sampled by the parameters being differentiated, so the
-    current log-probabilities, without gradient, are theirs: the ratio is exactly 1 and no forward
-    pass is spent on it. Other rows read `old_logps`, or where nothing was scored what the sampler
-    reported.
 
-    Args:
-      batch: rollout.
-      logps: of the current policy, nats.
+def weigh_pairs(batch: PairBatch) -> PairBatch:
+    """Every real pair alike: `Algorithm.weigh` of what is learnt from pairs."""
+    valid = batch.valid.astype(default_float())
+    return batch._replace(weights=valid / jnp.maximum(jnp.sum(valid), 1))
 
-    Returns:
-      [B, T], nats; no gradient.
 
-    Raises:
-      ValueError: neither `on_policy` nor `old_logps` is there, or rows off the policy have no
-        log-probabilities at all.
-    """
-    if batch.on_policy is None:
-        return lax.stop_gradient(require(batch, "old_logps")[0])
-    old = batch.old_logps if batch.old_logps is not None else require(batch, "sampler_logps")[0]
-    return lax.stop_gradient(jnp.where(batch.on_policy[:, None], logps, old.astype(logps.dtype)))
+def gradable_tokens(batch: PolicyBatch) -> Bool[Array, "B T"]:
+    """Completion tokens of the rows that could be graded."""
+    return batch.completion_mask & ~jnp.isnan(batch.rewards)[:, None]
 
 
 def sampler_correction(

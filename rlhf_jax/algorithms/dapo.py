@@ -1,5 +1,10 @@
 """DAPO: decoupled clip and dynamic sampling policy optimisation.
 
+What gets credit: as in GRPO a completion is compared with the others of its prompt, but only where
+some are right and some are wrong, because a group of equals has nothing to tell. Every token of the
+batch counts alike, so a long completion has more say than a short one. A completion that runs into
+the length limit loses reward for its last stretch, whatever it says there.
+
 GRPO without KL and five changes (Yu et al. 2025, arXiv:2503.14476):
 
 1. clip-higher: eps_low 0.2, eps_high 0.28 (eq. 10), so that unlikely tokens can grow;
@@ -15,36 +20,56 @@ optimizer step's global batch; no reference model is needed or kept; completions
 graded (NaN) are outside the group's statistics and carry no weight.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from rlhf_jax.algorithms.checks import behaviour_logps, grouped, require, sampler_correction
-from rlhf_jax.algorithms.metrics import group_metrics, rollout_metrics, sampler_metrics
+from rlhf_jax.algorithms.checks import (
+    gradable_tokens,
+    grouped,
+    on_tokens,
+    require,
+    sampler_correction,
+)
+from rlhf_jax.algorithms.forward import behaviour_logps, old_logps, token_logps
+from rlhf_jax.algorithms.metrics import (
+    entropy_metric,
+    group_metrics,
+    rollout_metrics,
+    sampler_metrics,
+)
 from rlhf_jax.ops import (
     clipped_surrogate_loss,
     group_advantages,
     loss_weights,
-    masked,
     masked_mean,
+    mixed_groups,
     overlong_filter,
     overlong_penalty,
-    weighted_sum,
 )
 from rlhf_jax.ops.checks import check_choice, check_range
 from rlhf_jax.ops.precision import Scalar
-from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
+from rlhf_jax.types import (
+    Algorithm,
+    Key,
+    Metrics,
+    Model,
+    Models,
+    Params,
+    PolicyBatch,
+    Sampling,
+    Trees,
+)
 
 
 @dataclass(frozen=True)
 class DAPOConfig:
     """Options of decoupled clip and dynamic sampling policy optimisation."""
 
-    data: ClassVar[str] = "prompts"
-    head: ClassVar[str | None] = None
+    data: ClassVar[Literal["prompts"]] = "prompts"
+    models: ClassVar[Models] = Models()
     summary: ClassVar[str] = (
         "decoupled clip and dynamic sampling policy optimisation, no critic, no reference"
     )
@@ -56,7 +81,9 @@ class DAPOConfig:
     clip_low: float = 0.2
     clip_high: float = 0.28
     dual_clip: float | None = 10.0
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = field(
+        default=None, metadata={"inherits": "rollout.max_new_tokens"}
+    )
     """Generation limit that the punishment refers to, tokens (L_max); null:
     rollout.max_new_tokens."""
     overlong_buffer_len: int | None = None
@@ -79,7 +106,7 @@ class DAPOConfig:
     importance_cap: float | None = None
     """Largest importance weight between sampler and trainer (truncated importance sampling); null:
     no correction."""
-    dynamic_sampling: bool = True
+    dynamic_sampling: bool = field(default=True, metadata={"resumable": True})
     """Train only on groups with a right and a wrong answer, and generate until the batch is full of
     them."""
     accuracy_reward: str | list[str] | tuple[str, ...] | None = None
@@ -87,9 +114,11 @@ class DAPOConfig:
     verifier of a task: a completion is judged by the first of them that grades it. null: the first
     of `rewards` (built-in ones for form, such as `format` and `length`, come last) and, of the
     others, each that grades nothing but what those before it leave ungraded."""
-    max_generation_batches: int = 10
+    max_generation_batches: int = field(default=10, metadata={"resumable": True})
     """Generation batches for one update at most."""
-    on_cap: Literal["train_partial", "raise", "skip"] = "train_partial"
+    on_cap: Literal["train_partial", "raise", "skip"] = field(
+        default="train_partial", metadata={"resumable": True}
+    )
     """What happens at that cap: train on the groups there are (none at all is an error); stop with
     an error; or skip the update of this step, count it, and carry the groups over. Where everything
     that was generated is right, the task is solved and the run ends as after its last step (not
@@ -119,6 +148,28 @@ class DAPOConfig:
         check_choice("aggregation", self.aggregation, ("token", "sequence"))
         check_choice("on_cap", self.on_cap, ("train_partial", "raise", "skip"))
 
+    @property
+    def sampling(self) -> Sampling:
+        """Groups of two at least; with dynamic sampling only those with a right and a wrong answer,
+        generated until there are enough or the cap is reached."""
+        named = self.accuracy_reward
+        sampling = Sampling(
+            group_size=self.group_size,
+            temperature=self.temperature,
+            num_epochs=self.num_epochs,
+            num_minibatches=self.num_minibatches,
+            least_group=2,
+            accuracy_reward=tuple(named) if isinstance(named, list) else named,
+            retire_pass_rate=self.retire_pass_rate,
+        )
+        if not self.dynamic_sampling:
+            return sampling
+        return sampling._replace(
+            keep=mixed_groups,
+            max_generation_batches=self.max_generation_batches,
+            on_cap=self.on_cap,
+        )
+
 
 def dapo_loss(
     logps: Float[Array, "B T"],
@@ -132,7 +183,8 @@ def dapo_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Clipped policy loss with a wider upper clip.
 
-        L = - sum_t w_t min(r_t A_t, clip(r_t, 1 - eps_low, 1 + eps_high) A_t),   w_t = 1 / tokens of the batch
+        L = - sum_t w_t min(r_t A_t, clip(r_t, 1 - eps_low, 1 + eps_high) A_t)
+        w_t = 1 / tokens of the batch
 
     DAPO eq. 8 (arXiv:2503.14476); the dual clip is Ye et al. 2020 (arXiv:1912.09729).
 
@@ -173,38 +225,33 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
       model: policy.
 
     Returns:
-      The algorithm; params is the model's tree, frozen is not used. Rows come in groups of
-      `config.group_size`.
+      The algorithm; it reads the tree "policy". Rows come in groups of `config.group_size`.
     """
     buffer_len = punished_tokens(config)
+    several = config.sampling.num_updates > 1
+    needs = {"old_logps": old_logps(model, config.temperature)} if several else {}
 
-    def loss(
-        params: Params, frozen: Params, batch: PolicyBatch, key: Key
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
-        logps, entropy = model.token_logps(
-            params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature
-        )
-        old_logps = behaviour_logps(batch, logps)
-        correction, capped = sampler_correction(
-            batch, old_logps, weights, cap=config.importance_cap
-        )
+        logps, entropy = token_logps(model, trees, batch, temperature=config.temperature)
+        old = behaviour_logps(batch, logps)
+        correction, capped = sampler_correction(batch, old, weights, cap=config.importance_cap)
         total, metrics = dapo_loss(
             logps,
-            old_logps,
+            old,
             advantages * correction,
             weights,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             dual_clip=config.dual_clip,
         )
-        metrics |= capped | sampler_metrics(batch, old_logps, weights)
-        return total, metrics | {
-            "policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)
-        }
+        metrics |= capped | sampler_metrics(batch, old, weights)
+        return total, metrics | entropy_metric(entropy, weights)
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
-        rewards, metrics = batch.rewards, rollout_metrics(batch)
+        require(batch, *sorted(needs))
+        rewards = batch.rewards
+        metrics = rollout_metrics(batch)
         if buffer_len and config.max_new_tokens is not None:
             penalty = overlong_penalty(
                 jnp.sum(batch.completion_mask, axis=1),
@@ -217,19 +264,16 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
                 penalty, jnp.any(batch.completion_mask, axis=1)
             )
         groups = grouped(rewards, config.group_size)
-        advantages = group_advantages(groups).reshape(-1)[:, None]
-        advantages = masked(
-            jnp.broadcast_to(advantages, batch.completion_mask.shape), batch.completion_mask
-        )
+        advantages = on_tokens(group_advantages(groups).reshape(-1), batch)
         return batch._replace(advantages=advantages), aux, metrics | group_metrics(groups)
 
     def weigh(batch: PolicyBatch) -> PolicyBatch:
-        trained = batch.completion_mask & ~jnp.isnan(batch.rewards)[:, None]
+        trained = gradable_tokens(batch)
         if config.overlong_filtering:
             trained = overlong_filter(trained, batch.truncated)
         return batch._replace(weights=loss_weights(trained, config.aggregation))
 
-    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=frozenset())
+    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs, sampling=config.sampling)
 
 
 def punished_tokens(config: DAPOConfig) -> int:

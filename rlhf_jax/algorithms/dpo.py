@@ -1,6 +1,12 @@
 """Direct preference optimisation: preference pairs without a reward model and without sampling.
 
-    h = (log π(y_w|x) - log π_ref(y_w|x)) - (log π(y_l|x) - log π_ref(y_l|x)),   L = - log σ(beta h)
+    h = (log π(y_w|x) - log π_ref(y_w|x)) - (log π(y_l|x) - log π_ref(y_l|x))
+    L = - log σ(beta h)
+
+What gets credit: a whole answer, as far as the policy has made it likelier than the reference did.
+The chosen one is pushed up and the rejected one down by the same amount, which shrinks as soon as
+the pair is told apart, so pairs that are already right teach little. Nothing says which tokens of
+an answer made the difference.
 
 DPO eq. 7 (Rafailov et al. 2023, arXiv:2305.18290). Log-probabilities are sums over the completion,
 EOS included; `ipo` divides each by the length of its completion first. The reference's are computed
@@ -13,29 +19,35 @@ every loss type, as in TRL.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rlhf_jax.algorithms.checks import require
+from rlhf_jax.algorithms.checks import require, weigh_pairs
+from rlhf_jax.algorithms.forward import completion_lengths, completion_logps
 from rlhf_jax.ops import masked, weighted_sum
 from rlhf_jax.ops.checks import check_choice, check_range
-from rlhf_jax.ops.precision import Scalar, default_float, promote
-from rlhf_jax.types import Algorithm, Key, Metrics, Model, PairBatch, Params
+from rlhf_jax.ops.precision import Scalar, promote
+from rlhf_jax.types import Algorithm, Key, Metrics, Model, Models, PairBatch, Trees
 
 LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down")
-REFERENCES = ("precomputed", "online", "none")
+READ: dict[str, Literal["none", "once", "always"]] = {
+    "precomputed": "once",
+    "online": "always",
+    "none": "none",
+}
+"""`reference` -> when the tree "ref" is read."""
 
 
 @dataclass(frozen=True)
 class DPOConfig:
     """Options of direct preference optimisation."""
 
-    data: ClassVar[str] = "pairs"
-    head: ClassVar[str | None] = None
+    data: ClassVar[Literal["pairs"]] = "pairs"
+    sampling: ClassVar[None] = None
     summary: ClassVar[str] = "direct preference optimisation (DPO, cDPO, IPO, hinge, robust, APO)"
     learning_rate: ClassVar[float] = 1e-6
     """Default of `optimizer.learning_rate`: the paper (appendix B) and TRL use 1e-6, on hh-rlhf
@@ -54,8 +66,13 @@ class DPOConfig:
 
     def __post_init__(self) -> None:
         check_range("beta", self.beta, above=0)
-        check_choice("reference", self.reference, REFERENCES)
+        check_choice("reference", self.reference, tuple(READ))
         _check_loss_type(self.loss_type, self.label_smoothing)
+
+    @property
+    def models(self) -> Models:
+        """The policy; the reference as often as `reference` says."""
+        return Models(reference=READ[self.reference])
 
 
 def dpo_loss(
@@ -126,36 +143,6 @@ def dpo_loss(
     }
 
 
-def sequence_logps(
-    model: Model, params: Params, batch: PairBatch, average: bool = False
-) -> Float[Array, "B 2"]:
-    """Log-probability of each completion of a pair, in one forward pass.
-
-    Args:
-      model: policy or reference.
-      params: its tree. Gradients flow.
-      batch: pairs; axis 1 is (chosen, rejected).
-      average: divide by the completion's length (at least 1).
-
-    Returns:
-      Sums over the completion, nats (nats per token with `average`); 0 for an empty completion.
-    """
-    pairs, _, width = batch.tokens.shape
-    scored = (
-        None if batch.scored is None else batch.scored.reshape(pairs * 2, batch.scored.shape[2])
-    )
-    logps, _ = model.token_logps(
-        params,
-        batch.tokens.reshape(pairs * 2, width),
-        batch.mask.reshape(pairs * 2, width),
-        scored=scored,
-    )
-    (logps,) = promote(logps)
-    completion = batch.completion_mask.reshape(pairs * 2, width)
-    total = jnp.sum(masked(logps, completion), axis=1).reshape(pairs, 2)
-    return total / _lengths(batch) if average else total
-
-
 def make(config: DPOConfig, model: Model) -> Algorithm:
     """Direct preference optimisation as pure functions.
 
@@ -164,24 +151,26 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
       model: policy (and, with other parameters, the reference).
 
     Returns:
-      The algorithm; params is the policy's tree; frozen["ref"] is the reference's with
-      `reference="online"`; with "precomputed" the loop fills `batch.ref_logps` (sums, also for IPO)
-      from `sequence_logps`.
+      The algorithm; it reads the tree "policy", and with `reference="online"` "ref" in every loss.
+      With "precomputed" `batch.ref_logps` (sums, also for IPO) is cached from "ref" once.
     """
     average = config.loss_type == "ipo"
+    score = completion_logps(model, "policy", average=average)
+    ref_score = completion_logps(model, "ref", average=average)
 
-    def loss(
-        params: Params, frozen: Params, batch: PairBatch, key: Key
-    ) -> tuple[Float[Array, ""], Metrics]:
-        (weights,) = require(batch, "weights")
-        logps = sequence_logps(model, params, batch, average)
+    def reference(trees: Trees, batch: PairBatch) -> Float[Array, "B 2"] | None:
+        if config.reference == "online":
+            return lax.stop_gradient(ref_score(trees, batch))
         if config.reference == "none":
-            ref = jnp.zeros_like(logps)
-        elif config.reference == "online":
-            ref = sequence_logps(model, lax.stop_gradient(frozen["ref"]), batch, average)
-        else:
-            (ref,) = require(batch, "ref_logps")
-            ref = ref / _lengths(batch) if average else ref
+            return None
+        (sums,) = require(batch, "ref_logps")
+        return sums / completion_lengths(batch) if average else sums
+
+    def loss(trees: Trees, batch: PairBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        (weights,) = require(batch, "weights")
+        logps = score(trees, batch)
+        ref = reference(trees, batch)
+        ref = jnp.zeros_like(logps) if ref is None else ref
         return dpo_loss(
             logps[:, 0],
             logps[:, 1],
@@ -193,22 +182,9 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
             label_smoothing=config.label_smoothing,
         )
 
-    def prepare(batch: PairBatch, aux: Params) -> tuple[PairBatch, Params, Metrics]:
-        return batch, aux, {}
-
-    def weigh(batch: PairBatch) -> PairBatch:
-        valid = batch.valid.astype(default_float())
-        return batch._replace(weights=valid / jnp.maximum(jnp.sum(valid), 1))
-
-    needs = {"ref_logps"} if config.reference == "precomputed" else set()
-    frozen_trees = {"ref"} if config.reference == "online" else set()
-    return Algorithm(
-        loss=loss,
-        prepare=prepare,
-        weigh=weigh,
-        needs=frozenset(needs),
-        frozen=frozenset(frozen_trees),
-    )
+    is_cached = config.reference == "precomputed"
+    cached = {"ref_logps": completion_logps(model, "ref")} if is_cached else {}
+    return Algorithm(loss=loss, weigh=weigh_pairs, cached=cached)
 
 
 def _pair_loss(
@@ -224,15 +200,11 @@ def _pair_loss(
         return 1 - jax.nn.sigmoid(beta * c) + jax.nn.sigmoid(beta * r)
     if loss_type == "apo_down":
         return jax.nn.sigmoid(beta * c) + 1 - jax.nn.sigmoid(beta * h)
-    right, wrong = -jax.nn.log_sigmoid(beta * h), -jax.nn.log_sigmoid(-beta * h)
+    right = -jax.nn.log_sigmoid(beta * h)
+    wrong = -jax.nn.log_sigmoid(-beta * h)
     if loss_type == "robust":
         return ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
     return (1 - smoothing) * right + smoothing * wrong
-
-
-def _lengths(batch: PairBatch) -> Float[Array, "B 2"]:
-    """Completion lengths, at least 1."""
-    return jnp.maximum(jnp.sum(batch.completion_mask, axis=2), 1).astype(default_float())
 
 
 def _check_loss_type(loss_type: str, label_smoothing: float) -> None:

@@ -3,6 +3,11 @@ baseline, no critic.
 
     A_i = (r_i - mean(group)) / (std(group) + 1e-4);   L = L_clip + kl_coef * sum_t w_t k3_t
 
+What gets credit: a completion is compared with the others of its own prompt, so that an easy prompt
+teaches no more than a hard one, and no critic is needed. All of its tokens share that one number,
+because a reward at the end says nothing about which of them earned it. A group whose rewards are
+all equal has advantage 0 and teaches nothing.
+
 GRPO eq. 3 and 4 (Shao et al. 2024, arXiv:2402.03300). Its relatives are options:
 
 * Dr. GRPO (arXiv:2503.20783): normalize_std=false, aggregation=constant;
@@ -20,11 +25,22 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from rlhf_jax.algorithms.checks import behaviour_logps, grouped, require, sampler_correction
-from rlhf_jax.algorithms.metrics import group_metrics, rollout_metrics, sampler_metrics
+from rlhf_jax.algorithms.checks import (
+    gradable_tokens,
+    grouped,
+    on_tokens,
+    require,
+    sampler_correction,
+)
+from rlhf_jax.algorithms.forward import behaviour_logps, old_logps, ref_logps, token_logps
+from rlhf_jax.algorithms.metrics import (
+    entropy_metric,
+    group_metrics,
+    rollout_metrics,
+    sampler_metrics,
+)
 from rlhf_jax.ops import (
     LEVELS,
     WEIGHT_MODES,
@@ -39,7 +55,18 @@ from rlhf_jax.ops import (
 )
 from rlhf_jax.ops.checks import check_choice, check_range, is_zero
 from rlhf_jax.ops.precision import Scalar
-from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
+from rlhf_jax.types import (
+    Algorithm,
+    Key,
+    Metrics,
+    Model,
+    Models,
+    Params,
+    PolicyBatch,
+    Sampling,
+    Score,
+    Trees,
+)
 
 SURROGATES = ("clip", "cispo")
 BASELINES = ("group_mean", "leave_one_out")
@@ -49,8 +76,7 @@ BASELINES = ("group_mean", "leave_one_out")
 class GRPOConfig:
     """Options of group relative policy optimisation and its relatives."""
 
-    data: ClassVar[str] = "prompts"
-    head: ClassVar[str | None] = None
+    data: ClassVar[Literal["prompts"]] = "prompts"
     summary: ClassVar[str] = (
         "group relative policy optimisation (GRPO, Dr. GRPO, GSPO, CISPO, RLOO)"
     )
@@ -127,6 +153,22 @@ class GRPOConfig:
                 "baseline='leave_one_out' is not divided by the standard deviation: set "
                 "normalize_std=false"
             )
+
+    @property
+    def models(self) -> Models:
+        """The policy; a reference with a KL loss."""
+        return Models(reference="none" if is_zero(self.kl_coef) else "always")
+
+    @property
+    def sampling(self) -> Sampling:
+        """Groups of two at least: their completions are compared."""
+        return Sampling(
+            group_size=self.group_size,
+            temperature=self.temperature,
+            num_epochs=self.num_epochs,
+            num_minibatches=self.num_minibatches,
+            least_group=2,
+        )
 
 
 def grpo_loss(
@@ -217,29 +259,27 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
       model: policy.
 
     Returns:
-      The algorithm; params is the model's tree, frozen is not used. Rows come in groups of
+      The algorithm; it reads the tree "policy", and with a KL loss "ref". Rows come in groups of
       `config.group_size`.
     """
-    needs = frozenset(set() if is_zero(config.kl_coef) else {"ref_logps"})
+    needs: dict[str, Score] = {}
+    if config.models.reference == "always":
+        needs["ref_logps"] = ref_logps(model, config.temperature)
+    if config.sampling.num_updates > 1:
+        needs["old_logps"] = old_logps(model, config.temperature)
 
-    def loss(
-        params: Params, frozen: Params, batch: PolicyBatch, key: Key
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
-        ref_logps = None if is_zero(config.kl_coef) else require(batch, "ref_logps")[0]
-        logps, entropy = model.token_logps(
-            params, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature
-        )
-        old_logps = behaviour_logps(batch, logps)
-        correction, capped = sampler_correction(
-            batch, old_logps, weights, cap=config.importance_cap
-        )
+        reference = require(batch, "ref_logps")[0] if "ref_logps" in needs else None
+        logps, entropy = token_logps(model, trees, batch, temperature=config.temperature)
+        old = behaviour_logps(batch, logps)
+        correction, capped = sampler_correction(batch, old, weights, cap=config.importance_cap)
         total, metrics = grpo_loss(
             logps,
-            old_logps,
+            old,
             advantages * correction,
             weights,
-            ref_logps=ref_logps,
+            ref_logps=reference,
             kl_coef=config.kl_coef,
             kl_kind=config.kl_kind,
             clip_low=config.clip_low,
@@ -249,10 +289,8 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
             surrogate=config.surrogate,
             max_ratio=config.max_ratio,
         )
-        metrics |= capped | sampler_metrics(batch, old_logps, weights)
-        return total, metrics | {
-            "policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)
-        }
+        metrics |= capped | sampler_metrics(batch, old, weights)
+        return total, metrics | entropy_metric(entropy, weights)
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
         require(batch, *sorted(needs))
@@ -262,21 +300,15 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
         else:
             advantages = group_advantages(rewards, normalize_std=config.normalize_std)
         metrics = rollout_metrics(batch) | group_metrics(rewards)
-        return batch._replace(advantages=_per_token(advantages, batch)), aux, metrics
+        return batch._replace(advantages=on_tokens(advantages.reshape(-1), batch)), aux, metrics
 
     def weigh(batch: PolicyBatch) -> PolicyBatch:
-        trained = batch.completion_mask & ~jnp.isnan(batch.rewards)[:, None]
-        return batch._replace(
-            weights=loss_weights(trained, config.aggregation, constant=config.aggregation_constant)
+        weights = loss_weights(
+            gradable_tokens(batch), config.aggregation, constant=config.aggregation_constant
         )
+        return batch._replace(weights=weights)
 
-    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs)
-
-
-def _per_token(advantages: Float[Array, "P G"], batch: PolicyBatch) -> Float[Array, "B T"]:
-    """The completion's advantage on each of its tokens, 0 elsewhere."""
-    rows = advantages.reshape(-1)[:, None]
-    return masked(jnp.broadcast_to(rows, batch.completion_mask.shape), batch.completion_mask)
+    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs, sampling=config.sampling)
 
 
 def _check_kl_kind(kl_kind: str) -> None:

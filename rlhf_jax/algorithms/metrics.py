@@ -18,37 +18,74 @@ METRICS: dict[str, str] = {
     "loss/total": "what is minimised",
     "loss/policy": "clipped policy-gradient part of the loss",
     "loss/value": "critic's part of the loss, before vf_coef",
-    "loss/weight": "sum of the loss weights: 1, unless aggregation is constant or the batch holds nothing to train on",
-    "kl/ref": "KL(policy || reference), nats per token (PPO: k1 of the sampling policy; GRPO: the estimator of the loss)",
-    "kl/ref_sequence": "the same summed over a completion, nats per completion; the adaptive controller's input",
+    "loss/weight": (
+        "sum of the loss weights: 1, unless aggregation is constant or the batch holds nothing "
+        "to train on"
+    ),
+    "kl/ref": (
+        "KL(policy || reference), nats per token (PPO: k1 of the sampling policy; GRPO: the "
+        "estimator of the loss)"
+    ),
+    "kl/ref_sequence": (
+        "the same summed over a completion, nats per completion; the adaptive controller's input"
+    ),
     "kl/coef": "coefficient of the KL penalty in the reward",
     "policy/entropy": "entropy of the policy's next-token distribution, nats per token",
-    "policy/clip_fraction": "share of tokens whose clip binds, and whose gradient is therefore 0 (CISPO: whose weight is cut)",
+    "policy/clip_fraction": (
+        "share of tokens whose clip binds, and whose gradient is therefore 0 (CISPO: whose "
+        "weight is cut)"
+    ),
     "policy/clip_fraction_low": "the part below the lower bound",
     "policy/clip_fraction_high": "the part above the upper bound",
     "policy/dual_clip_fraction": "share of tokens held by the dual clip",
     "policy/approx_kl": "KL(policy before the update || policy), k3 estimate, nats per token",
     "policy/ratio_max": "largest importance ratio",
     "value/clip_fraction": "share of tokens where the clipped value error is the larger one",
-    "value/explained_variance": "1 - var(returns - values) / var(returns); 1 is a perfect critic, 0 a constant one",
-    "rewards/mean": "mean reward of gradable completions, before any penalty (reward model: mean score of a pair)",
+    "value/explained_variance": (
+        "1 - var(returns - values) / var(returns); 1 is a perfect critic, 0 a constant one"
+    ),
+    "rewards/mean": (
+        "mean reward of gradable completions, before any penalty (reward model: mean score of a "
+        "pair)"
+    ),
     "rewards/std": "standard deviation of the same over the batch",
-    "rewards/group_std": "mean over groups of the standard deviation inside a group, penalties included",
-    "rewards/zero_std_groups": "share of groups whose rewards, penalties included, are all equal: they teach nothing",
+    "rewards/group_std": (
+        "mean over groups of the standard deviation inside a group, penalties included"
+    ),
+    "rewards/zero_std_groups": (
+        "share of groups whose rewards, penalties included, are all equal: they teach nothing"
+    ),
     "rewards/ungraded": "share of completions that could not be graded (NaN)",
     "rewards/overlong_penalty": "mean length penalty",
-    "rewards/chosen": "chosen answers: beta * log(policy / reference) for DPO, score for a reward model",
+    "rewards/chosen": (
+        "chosen answers: beta * log(policy / reference) for DPO, score for a reward model"
+    ),
     "rewards/rejected": "rejected answers, the same",
     "rewards/margin": "rewards/chosen - rewards/rejected",
-    "rewards/accuracy": "share of pairs with chosen above rejected, ties by half: 0.5 where policy and reference are equal",
-    "logps/chosen": "log-probability of the chosen answer under the policy, nats (per token for IPO)",
-    "logps/rejected": "log-probability of the rejected answer under the policy, nats (per token for IPO)",
+    "rewards/accuracy": (
+        "share of pairs with chosen above rejected, ties by half: 0.5 where policy and reference "
+        "are equal"
+    ),
+    "logps/chosen": (
+        "log-probability of the chosen answer under the policy, nats (per token for IPO)"
+    ),
+    "logps/rejected": (
+        "log-probability of the rejected answer under the policy, nats (per token for IPO)"
+    ),
     "length/mean": "completion length, tokens",
     "length/truncated": "share of completions that reached the length limit without EOS",
-    "sampler/logp_diff": "mean |log-probability by trainer - by sampler| on completions of the current policy, nats per token",
+    "sampler/logp_diff": (
+        "mean |log-probability by trainer - by sampler| on completions of the current policy, "
+        "nats per token"
+    ),
     "sampler/logp_diff_max": "largest such difference",
-    "sampler/on_policy": "share of the loss weight on completions sampled by the very parameters being updated",
-    "sampler/capped": "share of tokens whose importance weight between sampler and trainer is cut at importance_cap",
+    "sampler/on_policy": (
+        "share of the loss weight on completions sampled by the very parameters being updated"
+    ),
+    "sampler/capped": (
+        "share of tokens whose importance weight between sampler and trainer is cut at "
+        "importance_cap"
+    ),
 }
 
 
@@ -77,6 +114,13 @@ def rollout_metrics(batch: PolicyBatch) -> Metrics:
     }
 
 
+def entropy_metric(entropy: Float[Array, "B T"] | None, weights: Float[Array, "B T"]) -> Metrics:
+    """policy/entropy, without a gradient; nothing where it was not computed."""
+    if entropy is None:
+        return {}
+    return {"policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)}
+
+
 def sampler_metrics(
     batch: PolicyBatch, trainer_logps: Float[Array, "B T"], weights: Float[Array, "B T"]
 ) -> Metrics:
@@ -84,7 +128,7 @@ def sampler_metrics(
 
     Args:
       batch: rollout or a part of it.
-      trainer_logps: by the trainer, of the policy that sampled (`checks.behaviour_logps`), nats.
+      trainer_logps: by the trainer, of the policy that sampled (`forward.behaviour_logps`), nats.
       weights: of the loss, over the whole optimizer step.
 
     Returns:

@@ -1,6 +1,13 @@
 """Proximal policy optimisation with a critic, for completions scored by a reward.
 
-    r_t = - kl_coef * k1_t + [last token] * score;   A = whiten(GAE(r, V));   L = L_clip + vf_coef * L_value - entropy_coef * H
+    r_t = - kl_coef * k1_t + [last token] * score;   A = whiten(GAE(r, V))
+    L = L_clip + vf_coef * L_value - entropy_coef * H
+
+What gets credit: every token is compared with what the critic expected before it was chosen, so
+that credit differs from token to token although the score comes once, at the end. GAE hands the
+surprise back along the completion, fading with gae_lambda: near 1 trusts the sampled outcome, near
+0 the critic. The KL penalty is part of the reward, so straying from the reference is judged like
+any other consequence of a token.
 
 PPO eq. 7 and 9 (Schulman et al. 2017, arXiv:1707.06347); the KL in the reward and its adaptive
 coefficient are Ziegler et al. 2019 (arXiv:1909.08593) eq. 2 and section 2.2; GAE eq. 16
@@ -12,13 +19,20 @@ nats per completion, as in the paper (verl: per token), and its coefficient is p
 state; completions that could not be graded (NaN) carry no weight.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlhf_jax.algorithms.checks import behaviour_logps, require, scalar_head
+from rlhf_jax.algorithms.checks import gradable_tokens, require
+from rlhf_jax.algorithms.forward import (
+    behaviour_logps,
+    old_logps,
+    ref_logps,
+    token_logps,
+    values,
+)
 from rlhf_jax.algorithms.metrics import rollout_metrics, sampler_metrics
 from rlhf_jax.ops import (
     adaptive_kl_coef,
@@ -35,24 +49,32 @@ from rlhf_jax.ops import (
 )
 from rlhf_jax.ops.checks import check_choice, check_range, is_zero
 from rlhf_jax.ops.precision import Scalar, promote
-from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, PolicyBatch
+from rlhf_jax.types import (
+    Algorithm,
+    Key,
+    Metrics,
+    Model,
+    Models,
+    Params,
+    PolicyBatch,
+    Sampling,
+    Score,
+    Trained,
+    Trees,
+)
 
 
 @dataclass(frozen=True)
 class PPOConfig:
     """Options of proximal policy optimisation."""
 
-    data: ClassVar[str] = "prompts"
-    head: ClassVar[str | None] = "value"
+    data: ClassVar[Literal["prompts"]] = "prompts"
     summary: ClassVar[str] = (
         "proximal policy optimisation with a critic and a KL penalty in the reward"
     )
     learning_rate: ClassVar[float] = 1e-6
     """Default of `optimizer.learning_rate`: actors of verl and OpenRLHF use 1e-6, TRL 3e-6 for both
     models."""
-    default_critic_learning_rate: ClassVar[float] = 1e-5
-    """Default of `critic_learning_rate` beside it: verl's (OpenRLHF has 9e-6). A critic learns a
-    new head from scratch."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -80,7 +102,7 @@ class PPOConfig:
     critic: Literal["separate", "shared"] = "separate"
     """separate: a model of its own (parameters {"policy", "critic"}); shared: a value head on the
     policy's trunk."""
-    critic_learning_rate: float | None = None
+    critic_learning_rate: float | None = field(default=None, metadata={"rate_of": ("critic", 1e-5)})
     """Peak learning rate of a separate critic; null: optimizer.learning_rate where that is given,
     so that one number sets the pace of a small run; where neither is given 1e-5 (verl's), ten times
     the policy's 1e-6."""
@@ -123,6 +145,25 @@ class PPOConfig:
                 f"kl_target={self.kl_target!r} needs a coefficient to adapt: set kl_coef > 0, or "
                 "kl_target to null"
             )
+
+    @property
+    def models(self) -> Models:
+        """The policy, with a critic beside it or a value head on it; a reference with a penalty."""
+        reference: Literal["none", "always"] = "none" if is_zero(self.kl_coef) else "always"
+        if self.critic == "shared":
+            return Models({"policy": Trained(head="value")}, reference)
+        critic = Trained(head="reward", learning_rate=self.critic_learning_rate)
+        return Models({"policy": Trained(hold=self.critic_warmup), "critic": critic}, reference)
+
+    @property
+    def sampling(self) -> Sampling:
+        """One completion a prompt is enough: the critic is what it is compared with."""
+        return Sampling(
+            group_size=self.group_size,
+            temperature=self.temperature,
+            num_epochs=self.num_epochs,
+            num_minibatches=self.num_minibatches,
+        )
 
 
 def ppo_loss(
@@ -202,69 +243,41 @@ def ppo_loss(
     }
 
 
-def split_params(config: PPOConfig, params: Params) -> tuple[Params, Params]:
-    """The policy's and the critic's trees: two trees, or one shared trunk twice.
-
-    Args:
-      config: says which.
-      params: {"policy", "critic"} or a model's tree with a value head.
-
-    Returns:
-      (policy, critic).
-    """
-    return (params["policy"], params["critic"]) if config.critic == "separate" else (params, params)
-
-
-def token_values(model: Model, params: Params, batch: PolicyBatch) -> Float[Array, "B T"]:
-    """Value of the state in which each token is chosen: the scalar head read one token earlier;
-    column 0 is 0.
-
-    Args:
-      model: with a scalar head.
-      params: the critic's tree. Gradients flow.
-      batch: tokens and mask.
-
-    Returns:
-      Values, reward units, aligned like log-probabilities.
-    """
-    scores = scalar_head(model, "value")(params, batch.tokens, batch.mask)
-    return jnp.pad(scores[:, :-1], ((0, 0), (1, 0)))
-
-
 def make(config: PPOConfig, model: Model) -> Algorithm:
     """Proximal policy optimisation as pure functions.
 
     Args:
       config: options.
-      model: policy and critic architecture, with a scalar head (`head="value"`).
+      model: policy, with a scalar head where it shares its trunk with the critic; functions of a
+        critic of its own are `model.role("critic")`.
 
     Returns:
-      The algorithm; params as `split_params` reads it, frozen is not used; aux is {"kl_coef"} with
-      kl_target, else empty.
+      The algorithm; it reads the trees "policy", "critic" (or the policy's scalar head) and, with a
+      KL penalty, "ref". aux is {"kl_coef"} with kl_target, else empty.
 
     Raises:
-      ValueError: the model has no scalar head.
+      ValueError: there is no scalar head.
     """
-    scalar_head(model, "value")
-    reference = not is_zero(config.kl_coef)
-    needs = frozenset({"old_logps", "values"} | ({"ref_logps"} if reference else set()))
+    has_reference = config.models.reference == "always"
+    value_of = values(model, "critic" if "critic" in config.models.trained else "policy")
+    needs: dict[str, Score] = {
+        "old_logps": old_logps(model, config.temperature),
+        "values": value_of,
+    }
+    if has_reference:
+        needs["ref_logps"] = ref_logps(model, config.temperature)
 
-    def loss(
-        params: Params, frozen: Params, batch: PolicyBatch, key: Key
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         (old_values,) = require(batch, "values")
         advantages, returns, weights = require(batch, "advantages", "returns", "weights")
-        policy, critic = split_params(config, params)
-        logps, entropy = model.token_logps(
-            policy, batch.tokens, batch.mask, scored=batch.scored, temperature=config.temperature
-        )
-        old_logps = behaviour_logps(batch, logps)
+        logps, entropy = token_logps(model, trees, batch, temperature=config.temperature)
+        old = behaviour_logps(batch, logps)
         total, metrics = ppo_loss(
             logps,
-            old_logps,
+            old,
             advantages,
             weights,
-            token_values(model, critic, batch),
+            value_of(trees, batch),
             old_values,
             returns,
             entropy=entropy,
@@ -275,26 +288,26 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
             vf_coef=config.vf_coef,
             entropy_coef=config.entropy_coef,
         )
-        return total, metrics | sampler_metrics(batch, old_logps, weights)
+        return total, metrics | sampler_metrics(batch, old, weights)
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
-        old_logps, values = require(batch, "old_logps", "values")
-        (ref_logps,) = require(batch, "ref_logps") if reference else (old_logps,)
+        old, state_values = require(batch, "old_logps", "values")
+        (reference,) = require(batch, "ref_logps") if has_reference else (old,)
         kl_coef = config.kl_coef if config.kl_target is None else aux["kl_coef"]
         kl = kl_estimate(
-            masked(old_logps, batch.completion_mask), masked(ref_logps, batch.completion_mask), "k1"
+            masked(old, batch.completion_mask), masked(reference, batch.completion_mask), "k1"
         )
         rewards = shaped_rewards(config, batch, kl, kl_coef)
-        trained = _trained(batch)
+        trained = gradable_tokens(batch)
         advantages, returns = gae(
-            rewards, values, trained, gamma=config.gamma, gae_lambda=config.gae_lambda
+            rewards, state_values, trained, gamma=config.gamma, gae_lambda=config.gae_lambda
         )
         metrics = rollout_metrics(batch) | {
-            "value/explained_variance": _explained_variance(values, returns, trained)
+            "value/explained_variance": _explained_variance(state_values, returns, trained)
         }
         if config.whiten_advantages:
             advantages = masked_whiten(advantages, trained)
-        if reference:
+        if has_reference:
             sampled = jnp.any(batch.completion_mask, axis=1)
             sequence_kl = masked_mean(jnp.sum(kl, axis=1), sampled)
             metrics |= {
@@ -312,10 +325,12 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
         return batch._replace(advantages=advantages, returns=returns), aux, metrics
 
     def weigh(batch: PolicyBatch) -> PolicyBatch:
-        return batch._replace(weights=loss_weights(_trained(batch), config.aggregation))
+        return batch._replace(weights=loss_weights(gradable_tokens(batch), config.aggregation))
 
     aux = {} if config.kl_target is None else {"kl_coef": jnp.asarray(config.kl_coef, jnp.float32)}
-    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs, aux=aux)
+    return Algorithm(
+        loss=loss, prepare=prepare, weigh=weigh, needs=needs, aux=aux, sampling=config.sampling
+    )
 
 
 def shaped_rewards(
@@ -335,14 +350,9 @@ def shaped_rewards(
     (scores,) = promote(batch.rewards)
     if config.missing_eos_penalty is not None:
         scores = scores - config.missing_eos_penalty * batch.truncated.astype(scores.dtype)
-    trained = _trained(batch)
+    trained = gradable_tokens(batch)
     rewards = kl_shaped_rewards(scores, kl, trained, kl_coef=kl_coef, score_clip=config.score_clip)
     return masked_whiten(rewards, trained, shift_mean=False) if config.whiten_rewards else rewards
-
-
-def _trained(batch: PolicyBatch) -> Array:
-    """Completion tokens of the rows that could be graded."""
-    return batch.completion_mask & ~jnp.isnan(batch.rewards)[:, None]
 
 
 def _explained_variance(values: Array, returns: Array, mask: Array) -> Float[Array, ""]:

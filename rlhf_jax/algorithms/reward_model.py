@@ -2,6 +2,9 @@
 
     L = - log σ(s_chosen - s_rejected - margin) + c (s_chosen + s_rejected)^2
 
+What gets credit: the difference of the two scores alone, so their common level is free (and
+`center_coef` holds it).
+
 The score is read at the last present token. Bradley-Terry loss of InstructGPT eq. 1
 (arXiv:2203.02155); margin of Llama 2 eq. 2 (arXiv:2307.09288), used when the data has one; centring
 of Eisenstein et al. eq. 2 (arXiv:2312.09244), which holds the free constant of the scores near 0.
@@ -10,26 +13,28 @@ Differences: none from TRL; EasyDeL centres by default with 0.1.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rlhf_jax.algorithms.checks import require, scalar_head
+from rlhf_jax.algorithms.checks import require, weigh_pairs
+from rlhf_jax.algorithms.forward import pair_scores
 from rlhf_jax.ops import masked, weighted_sum
 from rlhf_jax.ops.checks import check_range
-from rlhf_jax.ops.precision import Scalar, default_float, promote
-from rlhf_jax.types import Algorithm, Key, Metrics, Model, PairBatch, Params
+from rlhf_jax.ops.precision import Scalar, promote
+from rlhf_jax.types import Algorithm, Key, Metrics, Model, Models, PairBatch, Trained, Trees
 
 
 @dataclass(frozen=True)
 class RewardModelConfig:
     """Options of reward modelling."""
 
-    data: ClassVar[str] = "pairs"
-    head: ClassVar[str | None] = "reward"
+    data: ClassVar[Literal["pairs"]] = "pairs"
+    models: ClassVar[Models] = Models({"policy": Trained(head="reward")})
+    sampling: ClassVar[None] = None
     summary: ClassVar[str] = "reward model: a scalar score learned from preference pairs"
     learning_rate: ClassVar[float] = 1e-4
     """Default of `optimizer.learning_rate`: TRL uses 1e-4, lm-human-preferences 5e-5, OpenRLHF
@@ -92,24 +97,6 @@ def pairwise_reward_loss(
     }
 
 
-def pair_scores(model: Model, params: Params, batch: PairBatch) -> Float[Array, "B 2"]:
-    """The scalar head read at the last present token of each answer.
-
-    Args:
-      model: with a scalar head.
-      params: its tree. Gradients flow.
-      batch: pairs; axis 1 is (chosen, rejected).
-
-    Returns:
-      Scores, reward units.
-    """
-    pairs, _, width = batch.tokens.shape
-    mask = batch.mask.reshape(pairs * 2, width)
-    scores = scalar_head(model, "reward")(params, batch.tokens.reshape(pairs * 2, width), mask)
-    last = jnp.maximum(jnp.sum(mask, axis=1) - 1, 0)
-    return jnp.take_along_axis(scores, last[:, None], axis=1).reshape(pairs, 2)
-
-
 def make(config: RewardModelConfig, model: Model) -> Algorithm:
     """Reward modelling as pure functions.
 
@@ -118,27 +105,18 @@ def make(config: RewardModelConfig, model: Model) -> Algorithm:
       model: with a scalar head (`head="reward"`).
 
     Returns:
-      The algorithm; params is the model's tree, frozen is not used.
+      The algorithm; it reads the tree "policy", which is the reward model.
 
     Raises:
       ValueError: the model has no scalar head.
     """
-    scalar_head(model, "reward")
+    score = pair_scores(model)
 
-    def loss(
-        params: Params, frozen: Params, batch: PairBatch, key: Key
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def loss(trees: Trees, batch: PairBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         (weights,) = require(batch, "weights")
-        scores = pair_scores(model, params, batch)
+        chosen, rejected = score(trees, batch).T
         return pairwise_reward_loss(
-            scores[:, 0], scores[:, 1], weights, margin=batch.margin, center_coef=config.center_coef
+            chosen, rejected, weights, margin=batch.margin, center_coef=config.center_coef
         )
 
-    def prepare(batch: PairBatch, aux: Params) -> tuple[PairBatch, Params, Metrics]:
-        return batch, aux, {}
-
-    def weigh(batch: PairBatch) -> PairBatch:
-        valid = batch.valid.astype(default_float())
-        return batch._replace(weights=valid / jnp.maximum(jnp.sum(valid), 1))
-
-    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=frozenset())
+    return Algorithm(loss=loss, weigh=weigh_pairs)

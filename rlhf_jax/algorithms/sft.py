@@ -2,6 +2,9 @@
 
     L = - sum_t w_t log π(y_t | y_<t)
 
+What gets credit: every token of the answers, each for itself, however good the answer is; prompts
+and padding get none.
+
 `aggregation="token"` averages over all trained tokens of the optimizer step, like every peer;
 `"sequence"` averages first over each document, so that long answers do not outvote short ones.
 InstructGPT (arXiv:2203.02155), section 3.5. A document is a row of the data: a conversation that
@@ -14,23 +17,35 @@ counted.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rlhf_jax.algorithms.checks import require
+from rlhf_jax.algorithms.forward import token_logps
 from rlhf_jax.ops import loss_weights, predicted_mask, weighted_sum
 from rlhf_jax.ops.checks import check_choice
-from rlhf_jax.types import Algorithm, Key, Metrics, Model, Params, TokenBatch
+from rlhf_jax.types import (
+    Algorithm,
+    Key,
+    Metrics,
+    Model,
+    Models,
+    TokenBatch,
+    Trees,
+    trained_elements,
+)
 
 
 @dataclass(frozen=True)
 class SFTConfig:
     """Options of supervised fine-tuning."""
 
-    data: ClassVar[str] = "text"
-    head: ClassVar[str | None] = None
+    data: ClassVar[Literal["text"]] = "text"
+    models: ClassVar[Models] = Models()
+    sampling: ClassVar[None] = None
     summary: ClassVar[str] = "supervised fine-tuning: maximum likelihood of answers"
     learning_rate: ClassVar[float] = 2e-5
     """Default of `optimizer.learning_rate`: TRL and EasyDeL use 2e-5, OpenRLHF 5e-6."""
@@ -69,20 +84,13 @@ def make(config: SFTConfig, model: Model) -> Algorithm:
       model: policy.
 
     Returns:
-      The algorithm; params is the model's tree, frozen is not used.
+      The algorithm; it reads the tree "policy".
     """
 
-    def loss(
-        params: Params, frozen: Params, batch: TokenBatch, key: Key
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def loss(trees: Trees, batch: TokenBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         (weights,) = require(batch, "weights")
-        logps, _ = model.token_logps(
-            params, batch.tokens, batch.mask, segment_ids=batch.segment_ids, scored=batch.scored
-        )
+        logps, _ = token_logps(model, trees, batch, segment_ids=batch.segment_ids)
         return sft_loss(logps, weights)
-
-    def prepare(batch: TokenBatch, aux: Params) -> tuple[TokenBatch, Params, Metrics]:
-        return batch, aux, {}
 
     def weigh(batch: TokenBatch) -> TokenBatch:
         trained = predicted_mask(batch.completion_mask, batch.segment_ids)
@@ -90,4 +98,19 @@ def make(config: SFTConfig, model: Model) -> Algorithm:
             weights=loss_weights(trained, config.aggregation, segment_ids=batch.segment_ids)
         )
 
-    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=frozenset())
+    elements = trained_documents if config.aggregation == "sequence" else trained_elements
+    return Algorithm(loss=loss, weigh=weigh, elements=elements)
+
+
+def trained_documents(batch: TokenBatch) -> Int[Array, ""]:
+    """Documents (rows, or segments of packed rows) with a trained token."""
+    (weights,) = require(batch, "weights")
+    segments = batch.mask.astype(jnp.int32) if batch.segment_ids is None else batch.segment_ids
+    width = segments.shape[1]
+
+    def of_row(segments: Array, used: Array) -> Array:
+        # Segment 0 is padding; a document counts once, however many of its tokens are trained.
+        found = jax.ops.segment_max(used.astype(jnp.int32), segments, width + 1)
+        return found[1:].clip(0, 1).sum()
+
+    return jax.vmap(of_row)(segments, weights > 0).sum()

@@ -1,13 +1,18 @@
 """Rewards before they become advantages, and which samples take part: KL shaping, overlong penalty,
 DAPO's masks."""
 
+from typing import TypeAlias
+
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.ops.checks import check_range
 from rlhf_jax.ops.masking import masked
 from rlhf_jax.ops.precision import Scalar, default_float, promote
+
+AnyArray: TypeAlias = Array | np.ndarray
 
 
 def kl_shaped_rewards(
@@ -117,8 +122,8 @@ def overlong_filter(mask: Bool[Array, "B T"], truncated: Bool[Array, " B"]) -> B
 
 
 def mixed_groups(
-    correct: Bool[Array, "P G"], valid: Bool[Array, "P G"] | None = None
-) -> Bool[Array, " P"]:
+    correct: Bool[AnyArray, "P G"], valid: Bool[AnyArray, "P G"] | None = None
+) -> Bool[AnyArray, " P"]:
     """Which groups teach something: those with a right and a wrong answer. The constraint of
     dynamic sampling.
 
@@ -129,7 +134,7 @@ def mixed_groups(
     only; a group with fewer than two is never kept.
 
     Args:
-      correct: completion is right.
+      correct: completion is right. JAX or NumPy, as the result.
       valid: completions that could be graded; None: all.
 
     Returns:
@@ -141,5 +146,7 @@ def mixed_groups(
       >>> print(mixed_groups(jnp.array([[True, True], [True, False], [False, False]])))
       [False  True False]
     """
-    valid = jnp.ones_like(correct) if valid is None else valid
-    return jnp.any(correct & valid, axis=1) & jnp.any(~correct & valid, axis=1)
+    # Operators and methods alone, so that the host's NumPy arrays stay on the host.
+    right = correct if valid is None else correct & valid
+    wrong = ~correct if valid is None else ~correct & valid
+    return right.any(axis=1) & wrong.any(axis=1)

@@ -1,6 +1,7 @@
 """One device mesh, and two tables that say how arrays lie on it."""
 
 from rlhf_jax.sharding.mesh import BATCH_AXES, MESH_AXES, MeshConfig, make_mesh, row_shards
+from rlhf_jax.sharding.place import needs_blocking, place_batch
 from rlhf_jax.sharding.rules import (
     AXIS_RULES,
     PARAM_RULES,
@@ -21,6 +22,8 @@ __all__ = [
     "constrain",
     "infer_shardings",
     "make_mesh",
+    "needs_blocking",
+    "place_batch",
     "replicated",
     "row_shards",
     "tree_bytes_per_device",

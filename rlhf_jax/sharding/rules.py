@@ -9,7 +9,7 @@ for by name, never fallen back to.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -91,13 +91,18 @@ def constrain(x: Array, mesh: Mesh | None, logical_axes: Sequence[str | None]) -
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
-def infer_shardings(tree: Any, mesh: Mesh, *, replicate: Sequence[str] = ()) -> Any:
+def infer_shardings(
+    tree: Any, mesh: Mesh, *, replicate: Sequence[str] = (), roles: Collection[str] = ()
+) -> Any:
     """Where every leaf of a tree lies, from its name.
 
     Args:
       tree: arrays or `jax.ShapeDtypeStruct`s: parameters, optimizer state or a whole `TrainState`.
       mesh: the device mesh.
-      replicate: regular expressions of names to keep whole although a rule would divide them.
+      replicate: regular expressions of names to keep whole although a rule would divide them. They
+        are matched below the role, so that one pattern means the same when a model is loaded, in
+        the train state and in the moments.
+      roles: names of the trees in it ("policy", "critic"), where it holds trees by role.
 
     Returns:
       A tree of `NamedSharding` of the same structure. Scalars and the few bookkeeping leaves are
@@ -110,7 +115,8 @@ def infer_shardings(tree: Any, mesh: Mesh, *, replicate: Sequence[str] = ()) -> 
 
     def leaf_sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = path_name(path)
-        return NamedSharding(mesh, _spec(name, tuple(leaf.shape), mesh, replicate))
+        spec = _spec(name, tuple(leaf.shape), mesh, replicate, below_role(name, roles))
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
@@ -118,6 +124,13 @@ def infer_shardings(tree: Any, mesh: Mesh, *, replicate: Sequence[str] = ()) -> 
 def path_name(path: Sequence[Any]) -> str:
     """A key path as "a/b/0/c"."""
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def below_role(name: str, roles: Collection[str]) -> str:
+    """What a parameter is called in its own tree: the part of a name behind the last role."""
+    parts = name.split("/")
+    last = max((place for place, part in enumerate(parts) if part in roles), default=-1)
+    return "/".join(parts[last + 1 :])
 
 
 def tree_bytes_per_device(tree: Any) -> dict[jax.Device, int]:
@@ -129,12 +142,14 @@ def tree_bytes_per_device(tree: Any) -> dict[jax.Device, int]:
     return held
 
 
-def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, replicate: Sequence[str]) -> PartitionSpec:
+def _spec(
+    name: str, shape: tuple[int, ...], mesh: Mesh, replicate: Sequence[str], own: str
+) -> PartitionSpec:
     scalar_like = math.prod(shape) == 1 or name.rsplit("/", 1)[-1] == "skipped"
     if (
         scalar_like
         or _REPLICATED.search(name)
-        or any(re.search(pattern, name) for pattern in replicate)
+        or any(re.search(pattern, own) for pattern in replicate)
     ):
         return PartitionSpec()
     logical = next((axes for pattern, axes in PARAM_RULES if re.search(pattern, name)), None)

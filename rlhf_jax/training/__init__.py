@@ -1,13 +1,14 @@
-"""Train state, optimizers and the update step."""
+"""Train state, optimizers, and the step of training."""
 
 from rlhf_jax.training.counts import schedule_count, with_updates
-from rlhf_jax.training.critic import make_policy_critic_optimizer
-from rlhf_jax.training.epochs import make_epochs, make_score
+from rlhf_jax.training.epochs import make_epochs
 from rlhf_jax.training.movement import MovementCheck
 from rlhf_jax.training.optim import (
     DEFAULT_LEARNING_RATE,
     OptimizerConfig,
     make_optimizer,
+    make_optimizers,
+    make_rate,
     make_schedule,
     peak_rate,
     warmup_length,
@@ -18,6 +19,7 @@ from rlhf_jax.training.state import (
     make_sharded_state,
     make_train_state,
 )
+from rlhf_jax.training.step import Assemble, make_score, make_step, union
 from rlhf_jax.training.update import (
     UpdateStep,
     make_update_step,
@@ -27,6 +29,7 @@ from rlhf_jax.training.update import (
 
 __all__ = [
     "DEFAULT_LEARNING_RATE",
+    "Assemble",
     "MovementCheck",
     "OptimizerConfig",
     "TrainState",
@@ -34,16 +37,19 @@ __all__ = [
     "abstract_sharded_state",
     "make_epochs",
     "make_optimizer",
-    "make_policy_critic_optimizer",
+    "make_optimizers",
+    "make_rate",
     "make_schedule",
     "make_score",
     "make_sharded_state",
+    "make_step",
     "make_train_state",
     "make_update_step",
     "peak_rate",
     "reduce_metrics",
     "schedule_count",
     "split_microbatches",
+    "union",
     "warmup_length",
     "with_updates",
 ]

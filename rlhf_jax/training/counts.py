@@ -1,35 +1,35 @@
 """How many updates a schedule has counted: what decides about the learning rate, kept in the
 optimizer's state alone."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from rlhf_jax.training.critic import PolicyCriticState
+from rlhf_jax.types import EMPTY, Trained
+
+Held = optax.transforms.ConditionallyMaskState
 
 
-def schedule_count(opt_state: optax.OptState) -> Int[Array, ""]:
-    """Updates that the learning rate's schedule has counted, of the policy where a critic has an
-    optimizer of its own.
+def schedule_count(opt_state: optax.OptState, role: str = "policy") -> Int[Array, ""]:
+    """Updates that the learning rate's schedule of a tree has counted.
 
     The next update is made with the rate of this count, the last one was made with that of the
     count before.
 
     Args:
-      opt_state: of `make_optimizer` or `make_policy_critic_optimizer`.
+      opt_state: of `make_optimizer` or `make_optimizers`.
+      role: whose, where there is an optimizer per tree.
 
     Raises:
       ValueError: an optimizer without a schedule.
     """
-    if isinstance(opt_state, PolicyCriticState):
-        return schedule_count(opt_state.policy)
+    own = of_role(opt_state, role)
     counts = [
-        node.count
-        for node in jax.tree.leaves(opt_state, is_leaf=_is_schedule)
-        if _is_schedule(node)
+        node.count for node in jax.tree.leaves(own, is_leaf=_is_schedule) if _is_schedule(node)
     ]
     if len(counts) != 1:
         raise ValueError(
@@ -38,30 +38,57 @@ def schedule_count(opt_state: optax.OptState) -> Int[Array, ""]:
     return counts[0]
 
 
-def with_updates(opt_state: optax.OptState, updates: int, *, resting: int = 0) -> optax.OptState:
-    """A new optimizer's state whose schedule goes on after some updates; moments and their counts
+def is_held(opt_state: optax.OptState, hold: int, role: str = "policy") -> Bool[Array, ""]:
+    """Whether the next update leaves a tree as it is (`Trained.hold`)."""
+    if not hold:
+        return jnp.zeros((), bool)
+    own = of_role(opt_state, role)
+    held = [node for node in jax.tree.leaves(own, is_leaf=_is_held) if _is_held(node)]
+    return held[0].step < hold
+
+
+def with_updates(
+    opt_state: optax.OptState, updates: int, trained: Mapping[str, Trained] = EMPTY
+) -> optax.OptState:
+    """A new optimizer's state whose schedules go on after some updates; moments and their counts
     stay new.
 
     Args:
-      opt_state: just initialised.
+      opt_state: just initialised, of `make_optimizer` or `make_optimizers`.
       updates: made so far.
-      resting: how many in the beginning leave the policy alone, where a critic has an optimizer of
-        its own.
+      trained: role -> how it is trained, where there is an optimizer per tree.
     """
-    if isinstance(opt_state, PolicyCriticState):
-        return PolicyCriticState(
-            jnp.full_like(opt_state.updates, updates),
-            with_updates(opt_state.policy, max(updates - resting, 0)),
-            with_updates(opt_state.critic, updates),
-        )
 
-    def moved(node: Any) -> Any:
-        return (
-            node._replace(count=jnp.full_like(node.count, updates)) if _is_schedule(node) else node
-        )
+    def moved(tree: Any, hold: int) -> Any:
+        def node_moved(node: Any) -> Any:
+            if _is_schedule(node):
+                return node._replace(count=jnp.full_like(node.count, max(updates - hold, 0)))
+            if _is_held(node):
+                inner = moved(node.inner_state, hold)
+                return node._replace(step=jnp.full_like(node.step, updates), inner_state=inner)
+            return node
 
-    return jax.tree.map(moved, opt_state, is_leaf=_is_schedule)
+        return jax.tree.map(node_moved, tree, is_leaf=lambda x: _is_schedule(x) or _is_held(x))
+
+    if not isinstance(opt_state, optax.transforms.PartitionState):
+        return moved(opt_state, 0)
+    return opt_state._replace(
+        inner_states={
+            role: moved(own, trained[role].hold) for role, own in opt_state.inner_states.items()
+        }
+    )
+
+
+def of_role(opt_state: optax.OptState, role: str) -> optax.OptState:
+    """The part of one tree, where there is an optimizer per tree."""
+    if isinstance(opt_state, optax.transforms.PartitionState):
+        return opt_state.inner_states[role]
+    return opt_state
 
 
 def _is_schedule(node: Any) -> bool:
     return isinstance(node, optax.ScaleByScheduleState)
+
+
+def _is_held(node: Any) -> bool:
+    return isinstance(node, Held)

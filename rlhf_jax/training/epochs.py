@@ -1,7 +1,6 @@
 """Several optimizer steps on one batch of completions, as one pure function: epochs x minibatches x
 microbatches."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,10 +10,10 @@ from jaxtyping import Array
 
 from rlhf_jax.sharding import constrain
 from rlhf_jax.training.state import TrainState
-from rlhf_jax.training.update import UpdateStep, reduce_metrics, split_microbatches
-from rlhf_jax.types import Key, Metrics, Params, PolicyBatch
+from rlhf_jax.training.update import UpdateStep, reduce_metrics
+from rlhf_jax.types import Key, Metrics, Trees
 
-_LAST = ("update/skipped_in_a_row", "update/skipped_total")
+_LAST = ("update/skipped_in_a_row", "update/skipped_total", "lr")
 _SUMS = ("update/skipped",)
 
 
@@ -52,7 +51,7 @@ def make_epochs(
     num_updates = num_epochs * num_minibatches
 
     def epochs(
-        state: TrainState, frozen: Params, batch: PolicyBatch, key: Key
+        state: TrainState, frozen: Trees, batch: Any, key: Key
     ) -> tuple[TrainState, Metrics]:
         rows = batch.tokens.shape[0]
         if rows % num_minibatches:
@@ -77,35 +76,6 @@ def make_epochs(
         return state, _over_updates(stacked)
 
     return epochs
-
-
-def make_score(
-    function: Callable[[Params, Any], Any], *, num_microbatches: int = 1
-) -> Callable[[Params, Any], Any]:
-    """Builds a forward pass over a batch in microbatches of the trainer's shape.
-
-    Args:
-      function: (params, microbatch) -> arrays that lead with its rows.
-      num_microbatches: parts; the batch size must be a multiple of it.
-
-    Returns:
-      (params, batch) -> arrays in the batch's order, without gradient. Pure.
-
-    Raises:
-      ValueError: when traced, the batch does not divide into microbatches.
-    """
-
-    def score(params: Params, batch: Any) -> Any:
-        if num_microbatches == 1:
-            return jax.lax.stop_gradient(function(params, batch))
-        parts = jax.lax.map(
-            lambda part: function(params, part), split_microbatches(batch, num_microbatches)
-        )
-        return jax.tree.map(
-            lambda x: jax.lax.stop_gradient(x.swapaxes(0, 1).reshape(-1, *x.shape[2:])), parts
-        )
-
-    return score
 
 
 def _deal(key: Key, rows: int, num_epochs: int, num_minibatches: int) -> Array:

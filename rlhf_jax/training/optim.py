@@ -1,19 +1,23 @@
 """Optimizers from configuration: an optax chain of clipping, the rule, decoupled weight decay and a
 schedule."""
 
-import difflib
+import dataclasses
+import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
+from rlhf_jax.ops.checks import check_choice
 from rlhf_jax.training.adafactor import clip_by_layer_rms, scale_by_layer_factored_rms
-from rlhf_jax.types import Params
+from rlhf_jax.training.counts import is_held, schedule_count
+from rlhf_jax.types import Params, Trained
 
 OPTIMIZERS = ("adamw", "adafactor", "lion", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
@@ -67,9 +71,9 @@ class OptimizerConfig:
     moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        _one_of("optimizer.name", self.name, OPTIMIZERS)
-        _one_of("optimizer.schedule", self.schedule, SCHEDULES)
-        _one_of("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
+        check_choice("optimizer.name", self.name, OPTIMIZERS)
+        check_choice("optimizer.schedule", self.schedule, SCHEDULES)
+        check_choice("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
         for name, value in (("b1", self.b1), ("b2", self.b2), ("momentum", self.momentum)):
             if not 0 <= value < 1:
                 raise ValueError(f"optimizer.{name}={value} must be at least 0 and below 1")
@@ -164,7 +168,7 @@ def make_schedule(
 
 
 def make_optimizer(
-    config: OptimizerConfig, *, total_steps: int | None = None
+    config: OptimizerConfig, *, total_steps: int | None = None, role: str | None = None
 ) -> optax.GradientTransformation:
     """An optax optimizer: clip by global norm, the rule, decoupled weight decay, learning-rate
     schedule.
@@ -172,6 +176,7 @@ def make_optimizer(
     Args:
       config: see `OptimizerConfig`.
       total_steps: updates in the whole run (see `make_schedule`).
+      role: name above the parameters' own, which `decay_exclude` does not see; None: there is none.
 
     Returns:
       An optax gradient transformation; its `update` needs the parameters.
@@ -195,12 +200,73 @@ def make_optimizer(
     )
     decay = []
     if config.weight_decay:
-        decay = [
-            optax.add_decayed_weights(
-                config.weight_decay, mask=lambda params: decay_mask(params, config.decay_exclude)
-            )
-        ]
+        exclude = config.decay_exclude
+        mask = functools.partial(decay_mask, exclude=exclude, role=role)
+        decay = [optax.add_decayed_weights(config.weight_decay, mask=mask)]
     return in_float32(optax.chain(*clip, rule, *decay, optax.scale_by_learning_rate(schedule)))
+
+
+def make_optimizers(
+    config: OptimizerConfig, trained: Mapping[str, Trained], *, total_steps: int | None = None
+) -> optax.GradientTransformation:
+    """One optimizer per trained tree, side by side.
+
+    Each clips its own gradient and has its own learning rate. In its first `hold` updates a tree
+    and its moments stay as they are, and its schedule begins after them.
+
+    Args:
+      config: the rule of all.
+      trained: role -> how it is trained.
+      total_steps: updates in the whole run (see `make_schedule`).
+
+    Returns:
+      An optax gradient transformation over trees by role; its `update` needs the parameters.
+
+    Raises:
+      ValueError: a tree is held for the whole run; or as `make_schedule`.
+    """
+
+    def of_tree(role: str, tree: Trained) -> optax.GradientTransformation:
+        steps = None if total_steps is None else total_steps - tree.hold
+        if steps is not None and steps < 1:
+            raise ValueError(
+                f"the {role} rests in the first {tree.hold} of {total_steps} updates, which leaves "
+                "none that trains it; train longer, or lower algorithm.critic_warmup"
+            )
+        own = make_optimizer(rate_config(config, tree), total_steps=steps, role=role)
+        return optax.conditionally_mask(own, lambda made: made >= tree.hold) if tree.hold else own
+
+    transforms = {role: of_tree(role, tree) for role, tree in trained.items()}
+    return optax.partition(transforms, {role: role for role in trained})
+
+
+def make_rate(
+    config: OptimizerConfig, trained: Mapping[str, Trained], *, total_steps: int | None = None
+) -> Callable[[optax.OptState], Array]:
+    """The policy's learning rate of the next update, from the state of `make_optimizers`.
+
+    Args:
+      config, trained, total_steps: as for `make_optimizers`.
+
+    Returns:
+      optimizer state -> float32 scalar; 0 while the policy rests.
+    """
+    policy = trained["policy"]
+    steps = None if total_steps is None else total_steps - policy.hold
+    schedule = make_schedule(rate_config(config, policy), total_steps=steps)
+
+    def rate(opt_state: optax.OptState) -> Array:
+        value = jnp.asarray(schedule(schedule_count(opt_state)), jnp.float32)
+        return jnp.where(is_held(opt_state, policy.hold), 0.0, value)
+
+    return rate
+
+
+def rate_config(config: OptimizerConfig, tree: Trained) -> OptimizerConfig:
+    """The optimizer section with the learning rate of one tree."""
+    if tree.learning_rate is None:
+        return config
+    return dataclasses.replace(config, learning_rate=tree.learning_rate)
 
 
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -225,18 +291,12 @@ def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation
     return optax.GradientTransformation(init, update)
 
 
-def decay_mask(params: Params, exclude: tuple[str, ...]) -> Any:
-    """True on the parameters whose "/"-joined name matches none of the patterns."""
+def decay_mask(params: Params, exclude: tuple[str, ...], *, role: str | None = None) -> Any:
+    """True on the parameters whose "/"-joined name below the role matches none of the patterns."""
 
     def decayed(path: Any, _: Any) -> bool:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return not any(re.search(pattern, name) for pattern in exclude)
+        own = name if role is None else name.removeprefix(f"{role}/")
+        return not any(re.search(pattern, own) for pattern in exclude)
 
     return jax.tree_util.tree_map_with_path(decayed, params)
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{key}={value!r} is not one of {', '.join(allowed)}{hint}")

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from rlhf_jax.sharding import infer_shardings
-from rlhf_jax.types import Key, Params
+from rlhf_jax.types import Key, Params, Trees
 
 
 class TrainState(NamedTuple):
@@ -20,8 +20,10 @@ class TrainState(NamedTuple):
     """
 
     step: Int[Array, ""]
-    """Batches seen, skipped ones included: the data position."""
-    params: Params
+    """Updates made, skipped ones included; offline, with one update a batch, also the position in
+    the data."""
+    params: Trees
+    """What is trained, by role."""
     opt_state: optax.OptState
     key: Key
     """Split once per step."""
@@ -33,12 +35,12 @@ class TrainState(NamedTuple):
 
 
 def make_train_state(
-    params: Params, tx: optax.GradientTransformation, key: Key, *, aux: Params | None = None
+    params: Trees, tx: optax.GradientTransformation, key: Key, *, aux: Params | None = None
 ) -> TrainState:
     """The state before the first step.
 
     Args:
-      params: nested dict of arrays, already where they belong.
+      params: trained trees by role, already where they belong (any pytree will do by hand).
       tx: the optimizer; its state is created here.
       key: a typed PRNG key; the state owns it from now on.
       aux: initial value of the algorithm's own state.
@@ -53,7 +55,7 @@ def make_train_state(
 
 
 def make_sharded_state(
-    params: Params,
+    params: Trees,
     tx: optax.GradientTransformation,
     key: Key,
     *,
@@ -64,7 +66,7 @@ def make_sharded_state(
     """`make_train_state` with every leaf created in its shards.
 
     Args:
-      params: nested dict of arrays, already sharded over `mesh`.
+      params: trained trees by role, already sharded over `mesh`.
       tx: the optimizer.
       key: a typed PRNG key.
       mesh: the device mesh.
@@ -78,15 +80,17 @@ def make_sharded_state(
       ValueError: a leaf that the sharding rules cannot place.
     """
 
-    def build(params: Params, key: Key) -> TrainState:
+    def build(params: Trees, key: Key) -> TrainState:
         return make_train_state(params, tx, key, aux=aux)
 
-    shardings = infer_shardings(jax.eval_shape(build, params, key), mesh, replicate=replicate)
+    shardings = infer_shardings(
+        jax.eval_shape(build, params, key), mesh, replicate=replicate, roles=params.keys()
+    )
     return jax.jit(build, out_shardings=shardings, donate_argnums=0)(params, key), shardings
 
 
 def abstract_sharded_state(
-    params: Params,
+    params: Trees,
     tx: optax.GradientTransformation,
     key: Key,
     *,
@@ -109,7 +113,7 @@ def abstract_sharded_state(
     shapes = jax.eval_shape(
         lambda params, key: make_train_state(params, tx, key, aux=aux), params, key
     )
-    shardings = infer_shardings(shapes, mesh, replicate=replicate)
+    shardings = infer_shardings(shapes, mesh, replicate=replicate, roles=params.keys())
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     ), shardings

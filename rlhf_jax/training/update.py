@@ -9,18 +9,22 @@ import optax
 from jaxtyping import Array
 
 from rlhf_jax.training.state import TrainState
-from rlhf_jax.types import Key, LossFn, Metrics, Params
+from rlhf_jax.types import Key, Metrics, Params, Trees
 
-UpdateStep: TypeAlias = Callable[[TrainState, Params, Any, Key], tuple[TrainState, Metrics]]
+UpdateStep: TypeAlias = Callable[[TrainState, Trees, Any, Key], tuple[TrainState, Metrics]]
 """(state, frozen, batch, key) -> (state, metrics)."""
+
+UpdateLoss: TypeAlias = Callable[[Any, Any, Any, Key], tuple[Array, Metrics]]
+"""(params, frozen, batch, key) -> (loss, metrics); differentiable in `params` only."""
 
 
 def make_update_step(
-    loss_fn: LossFn,
+    loss_fn: UpdateLoss,
     tx: optax.GradientTransformation,
     *,
     weigh: Callable[[Any], Any],
     num_microbatches: int = 1,
+    learning_rate: Callable[[optax.OptState], Array] | None = None,
 ) -> UpdateStep:
     """Builds one optimizer step: weights over the global batch, gradients summed over microbatches,
     one update.
@@ -39,11 +43,13 @@ def make_update_step(
       weigh: fills `batch.weights`; called once, on the global batch.
       num_microbatches: parts that the batch is split into (with a stride, so that a sharded batch
         axis stays where it is); the batch size must be a multiple of it.
+      learning_rate: of the update to be made, from the optimizer's state (`optim.make_rate`), for
+        the metric `lr`; None: there is no such metric.
 
     Returns:
       (state, frozen, batch, key) -> (state, metrics). Pure: jit it with the state donated. Metrics
       are those of the loss, and `loss/total`, `grad_norm` (before clipping), `update/skipped` (0 or
-      1), `update/skipped_in_a_row`, `update/skipped_total`.
+      1), `update/skipped_in_a_row`, `update/skipped_total`, and `lr` with `learning_rate`.
 
     Raises:
       ValueError: (when traced) the batch does not divide into the microbatches.
@@ -72,6 +78,7 @@ def make_update_step(
 
         failed = (~finite).astype(jnp.int32)
         skipped = jnp.stack([(state.skipped[0] + 1) * failed, state.skipped[1] + failed])
+        rate = {} if learning_rate is None else {"lr": learning_rate(state.opt_state)}
         new_state = TrainState(
             step=state.step + 1,
             params=jax.tree.map(keep, params, state.params),
@@ -80,7 +87,7 @@ def make_update_step(
             aux=state.aux,
             skipped=skipped,
         )
-        return new_state, metrics | {
+        return new_state, metrics | rate | {
             "loss/total": loss,
             "grad_norm": grad_norm,
             "update/skipped": failed,

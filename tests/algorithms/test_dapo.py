@@ -102,7 +102,7 @@ def test_filtering_drops_truncated_rows_from_the_loss_only(rollout):
 
 
 def test_no_reference_is_needed():
-    assert dapo.make(DAPOConfig(max_new_tokens=6), make_model()).needs == frozenset()
+    assert dapo.make(DAPOConfig(max_new_tokens=6), make_model()).needs == {}
 
 
 def test_a_punishment_needs_a_limit():

@@ -7,6 +7,7 @@ import pytest
 
 from rlhf_jax.algorithms import DPOConfig, dpo, dpo_loss
 from rlhf_jax.algorithms.dpo import LOSS_TYPES
+from rlhf_jax.algorithms.forward import completion_logps
 from tests.contract.fakes import make_batch, make_model, make_params
 from tests.oracles import preference as oracle
 
@@ -146,7 +147,9 @@ def world():
 def test_sequence_logps(world):
     model, params, _, batch = world
     batch = batch._replace(completion_mask=batch.completion_mask.at[2, 1].set(False))
-    total, mean = (dpo.sequence_logps(model, params, batch, average) for average in (False, True))
+    trees = {"policy": params}
+    total = completion_logps(model, "policy")(trees, batch)
+    mean = completion_logps(model, "policy", average=True)(trees, batch)
     score = jax.jit(model.token_logps)
     completion = np.asarray(batch.completion_mask)
     for pair in range(batch.tokens.shape[0]):
@@ -165,12 +168,13 @@ def test_precomputed_equals_online(world, loss_type):
     model, params, ref, batch = world
     online = dpo.make(DPOConfig(loss_type=loss_type, reference="online"), model)
     cached = dpo.make(DPOConfig(loss_type=loss_type), model)
-    assert online.needs == frozenset() and cached.needs == {"ref_logps"}
-    scored = batch._replace(ref_logps=dpo.sequence_logps(model, ref, batch))
+    assert not online.needs and not online.cached and set(cached.cached) == {"ref_logps"}
+    scored = batch._replace(ref_logps=completion_logps(model, "ref")({"ref": ref}, batch))
 
     def step(algorithm, argnums):
         def f(params, frozen, batch):
-            return algorithm.loss(params, frozen, algorithm.weigh(batch), jax.random.key(0))[0]
+            trees = {"policy": params, **frozen}
+            return algorithm.loss(trees, algorithm.weigh(batch), jax.random.key(0))[0]
 
         return jax.jit(jax.value_and_grad(f, argnums=argnums))
 
@@ -186,11 +190,10 @@ def test_precomputed_equals_online(world, loss_type):
 def test_no_reference(world):
     model, params, _, batch = world
     algorithm = dpo.make(DPOConfig(reference="none"), model)
-    loss, _ = algorithm.loss(params, {}, algorithm.weigh(batch), jax.random.key(0))
+    loss, _ = algorithm.loss({"policy": params}, algorithm.weigh(batch), jax.random.key(0))
     zero = dpo.make(DPOConfig(), model)
     wanted, _ = zero.loss(
-        params,
-        {},
+        {"policy": params},
         zero.weigh(batch._replace(ref_logps=jnp.zeros(batch.tokens.shape[:2]))),
         jax.random.key(0),
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.algorithms import PPOConfig, ppo, ppo_loss
+from rlhf_jax.algorithms.forward import values as values_of
 from tests.contract.fakes import make_batch, make_model, make_params
 from tests.oracles import policy as oracle
 
@@ -62,7 +63,7 @@ def test_prepare_matches_oracle(rollout, options, oracle_options):
 
 def test_no_kl_needs_no_reference(rollout):
     algorithm = ppo.make(PPOConfig(kl_coef=0.0), make_model())
-    assert algorithm.needs == {"old_logps", "values"}
+    assert set(algorithm.needs) == {"old_logps", "values"}
     batch, aux, metrics = algorithm.prepare(rollout._replace(ref_logps=None), algorithm.aux)
     advantages, _, _ = by_hand(rollout, kl_coef=0.0)
     np.testing.assert_allclose(batch.advantages, advantages, rtol=1e-4, atol=1e-5)
@@ -94,24 +95,24 @@ def test_values_are_aligned_with_the_token_they_precede():
     """values[:, t] is the head read at token t-1: the state in which token t is chosen."""
     model, params, batch = make_model(), make_params(0), make_batch("prompts", 1)
     scores = model.scores(params, batch.tokens, batch.mask)
-    values = ppo.token_values(model, params, batch)
+    values = values_of(model, "policy")({"policy": params}, batch)
     np.testing.assert_array_equal(values[:, 1:], scores[:, :-1])
     assert (values[:, 0] == 0).all()
 
 
 def test_separate_and_shared_critic(rollout):
-    model, params, critic = make_model(), make_params(0), make_params(5)
+    model, params = make_model(), make_params(0)
     apart, together = PPOConfig(), PPOConfig(critic="shared")
-    assert ppo.split_params(apart, {"policy": params, "critic": critic}) == (params, critic)
-    assert ppo.split_params(together, params) == (params, params)
+    assert [tree.head for tree in apart.models.trained.values()] == [None, "reward"]
+    assert [tree.head for tree in together.models.trained.values()] == ["value"]
 
     def f(params, config):
         algorithm = ppo.make(config, model)
         batch, _, _ = algorithm.prepare(rollout, algorithm.aux)
-        return algorithm.loss(params, {}, algorithm.weigh(batch), jax.random.key(0))[0]
+        return algorithm.loss(params, algorithm.weigh(batch), jax.random.key(0))[0]
 
     same = jax.grad(f)({"policy": params, "critic": params}, apart)
-    shared = jax.grad(f)(params, together)
+    shared = jax.grad(f)({"policy": params}, together)["policy"]
     jax.tree.map(
         lambda p, c, s: np.testing.assert_allclose(p + c, s, rtol=1e-4, atol=1e-6),
         same["policy"],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.algorithms import RewardModelConfig, pairwise_reward_loss, reward_model
+from rlhf_jax.algorithms.forward import pair_scores
 from tests.contract.fakes import make_batch, make_model, make_params
 from tests.oracles import preference as oracle
 
@@ -65,7 +66,7 @@ def test_bf16_scores_compute_in_float32():
 
 def test_score_is_read_at_the_last_present_token():
     batch, model, params = make_batch("pairs", 1), make_model(), make_params(0)
-    got, score = reward_model.pair_scores(model, params, batch), jax.jit(model.scores)
+    got, score = pair_scores(model)({"policy": params}, batch), jax.jit(model.scores)
     for pair in range(3):
         for side in range(2):
             length = int(batch.mask[pair, side].sum())
@@ -76,10 +77,10 @@ def test_score_is_read_at_the_last_present_token():
 def test_margin_of_the_batch_is_used():
     batch, params = make_batch("pairs", 1), make_params(0)
     algorithm = reward_model.make(RewardModelConfig(), make_model())
-    plain, _ = algorithm.loss(params, {}, algorithm.weigh(batch), jax.random.key(0))
+    plain, _ = algorithm.loss({"policy": params}, algorithm.weigh(batch), jax.random.key(0))
     margin = jnp.full(batch.valid.shape, 2.0)
     harder, _ = algorithm.loss(
-        params, {}, algorithm.weigh(batch._replace(margin=margin)), jax.random.key(0)
+        {"policy": params}, algorithm.weigh(batch._replace(margin=margin)), jax.random.key(0)
     )
     assert float(harder) > float(plain) + 0.1
 

@@ -49,7 +49,7 @@ def test_token_and_sequence_averages_differ_as_they_should():
         ("sequence", -np.mean([row.mean() for row in by_row])),
     ):
         algorithm = sft.make(SFTConfig(aggregation=aggregation), model)
-        loss, _ = algorithm.loss(params, {}, algorithm.weigh(batch), jax.random.key(0))
+        loss, _ = algorithm.loss({"policy": params}, algorithm.weigh(batch), jax.random.key(0))
         np.testing.assert_allclose(loss, wanted, rtol=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_nothing_to_train_on():
     algorithm = sft.make(SFTConfig(), make_model())
     batch = make_batch("text", 3)
     batch = algorithm.weigh(batch._replace(completion_mask=jnp.zeros_like(batch.completion_mask)))
-    loss, metrics = algorithm.loss(make_params(0), {}, batch, jax.random.key(0))
+    loss, metrics = algorithm.loss({"policy": make_params(0)}, batch, jax.random.key(0))
     assert float(loss) == 0.0 and float(metrics["loss/weight"]) == 0.0
 
 
@@ -65,7 +65,9 @@ def test_one_row():
     algorithm = sft.make(SFTConfig(), make_model())
     tokens, mask = jnp.array([[1, 2]]), jnp.ones((1, 2), bool)
     loss, _ = algorithm.loss(
-        make_params(0), {}, algorithm.weigh(TokenBatch(tokens, mask, mask)), jax.random.key(0)
+        {"policy": make_params(0)},
+        algorithm.weigh(TokenBatch(tokens, mask, mask)),
+        jax.random.key(0),
     )
     logps, _ = make_model().token_logps(make_params(0), tokens, mask)
     np.testing.assert_allclose(loss, -logps[0, 1], rtol=1e-6)

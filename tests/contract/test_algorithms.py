@@ -11,7 +11,8 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from rlhf_jax.algorithms import ALGORITHMS, METRICS, algorithm_config
-from rlhf_jax.types import Algorithm
+from rlhf_jax.training import make_score
+from rlhf_jax.types import Algorithm, Models
 from tests.contract.fakes import PAD, make_batch, make_model, make_params
 
 NAMES = sorted(ALGORITHMS)
@@ -31,6 +32,11 @@ class Case(typing.NamedTuple):
     gradients: typing.Callable
     """(params, batch) -> ((loss, metrics), gradient)."""
 
+    @property
+    def trees(self):
+        """What the loss reads."""
+        return {**self.frozen, **self.params}
+
 
 OPTIONS = {"dapo": {"max_new_tokens": 6}}
 """What an algorithm cannot do without."""
@@ -38,20 +44,19 @@ OPTIONS = {"dapo": {"max_new_tokens": 6}}
 
 def build(name, dtype=jnp.float32, key=0, **options):
     config = algorithm_config(name)(**OPTIONS.get(name, {}), **options)
-    algorithm = ALGORITHMS[name](config, make_model(head=config.head is not None))
-    params, ref = make_params(key, dtype), make_params(99, dtype)
-    frozen = {"ref": ref}
-    if name == "ppo":
-        params = {"policy": params, "critic": make_params(7, dtype)}
+    trained = config.models.trained
+    has_head = any(tree.head is not None for tree in trained.values())
+    algorithm = ALGORITHMS[name](config, make_model(head=has_head))
+    params = {role: make_params(key + 7 * place, dtype) for place, role in enumerate(trained)}
+    frozen = {} if config.models.reference == "none" else {"ref": make_params(99, dtype)}
     raw = make_batch(config.data, 1)
-    if "ref_logps" in algorithm.needs and config.data == "pairs":
-        raw = raw._replace(
-            ref_logps=jax.random.normal(jax.random.key(2), raw.tokens.shape[:2]) - 8.0
-        )
-    batch, _, metrics = jax.jit(algorithm.prepare)(raw, algorithm.aux)
+    if "ref_logps" in algorithm.cached:
+        noise = jax.random.normal(jax.random.key(2), raw.tokens.shape[:2])
+        raw = raw._replace(ref_logps=noise - 8.0)
+    batch, _, metrics = jax.jit(algorithm.prepare)(raw, dict(algorithm.aux))
 
     def loss(params, frozen, batch):
-        return algorithm.loss(params, frozen, batch, jax.random.key(0))
+        return algorithm.loss({**frozen, **params}, batch, jax.random.key(0))
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     return Case(
@@ -98,23 +103,21 @@ def test_jits_and_does_not_retrace(case):
     traces = []
 
     @jax.jit
-    def step(params, frozen, batch, aux):
+    def step(trees, batch, aux):
         traces.append(1)
         batch, aux, metrics = case.algorithm.prepare(batch, aux)
-        loss, more = case.algorithm.loss(
-            params, frozen, case.algorithm.weigh(batch), jax.random.key(0)
-        )
+        loss, more = case.algorithm.loss(trees, case.algorithm.weigh(batch), jax.random.key(0))
         return loss, aux, metrics | more
 
-    first, aux, _ = step(case.params, case.frozen, case.raw, case.algorithm.aux)
+    first, aux, _ = step(case.trees, case.raw, dict(case.algorithm.aux))
     changed = case.raw._replace(tokens=jnp.where(case.raw.mask, (case.raw.tokens + 1) % PAD, PAD))
-    second, _, _ = step(case.params, case.frozen, changed, aux)
+    second, _, _ = step(case.trees, changed, aux)
     assert len(traces) == 1
     assert float(first) != float(second)
 
 
 def test_jit_equals_eager(case):
-    eager, metrics = case.algorithm.loss(case.params, case.frozen, case.batch, jax.random.key(0))
+    eager, metrics = case.algorithm.loss(case.trees, case.batch, jax.random.key(0))
     (jitted, jitted_metrics), gradient = case.gradients(case.params, case.batch)
     np.testing.assert_allclose(eager, jitted, rtol=1e-5)
     for key in metrics:
@@ -136,7 +139,7 @@ def test_finite_bf16_gradients(case):
 
 def test_padding_has_zero_gradient(case):
     (wanted, _), gradient = case.gradients(case.params, case.batch)
-    for tree in gradient.values() if "policy" in gradient else [gradient]:
+    for tree in gradient.values():
         assert (tree["embed"]["embedding"][PAD] == 0).all()
     other = case.batch._replace(tokens=jnp.where(case.batch.mask, case.batch.tokens, 0))
     assert float(case.gradients(case.params, other)[0][0]) == float(wanted)
@@ -193,15 +196,15 @@ def test_scored_columns_are_enough(case):
         case.batch.completion_mask, jnp.broadcast_to(columns, case.batch.tokens.shape), -1
     )
     loss, _ = jax.jit(case.algorithm.loss)(
-        case.params, case.frozen, case.batch._replace(scored=scored), jax.random.key(0)
+        case.trees, case.batch._replace(scored=scored), jax.random.key(0)
     )
     np.testing.assert_allclose(loss, case.gradients(case.params, case.batch)[0][0], rtol=1e-6)
 
 
 def test_closes_over_no_large_constants(case):
     for function, arguments in [
-        (case.algorithm.loss, (case.params, case.frozen, case.batch, jax.random.key(0))),
-        (case.algorithm.prepare, (case.raw, case.algorithm.aux)),
+        (case.algorithm.loss, (case.trees, case.batch, jax.random.key(0))),
+        (case.algorithm.prepare, (case.raw, dict(case.algorithm.aux))),
         (case.algorithm.weigh, (case.raw,)),
     ]:
         constants = jax.make_jaxpr(function)(*arguments).consts
@@ -227,30 +230,58 @@ def test_missing_weights_are_an_error(case):
 
 
 def test_needs_are_enforced(case):
-    for field in sorted(case.algorithm.needs):
+    for field in sorted({*case.algorithm.needs, *case.algorithm.cached}):
         empty = case.raw._replace(**{field: None})
         with pytest.raises(ValueError, match=f"Batch.{field} is missing: first score what"):
-            batch, _, _ = case.algorithm.prepare(empty, case.algorithm.aux)
+            batch, _, _ = case.algorithm.prepare(empty, dict(case.algorithm.aux))
             case.gradients(case.params, case.algorithm.weigh(batch))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_scalar_head_is_demanded(name):
     config = algorithm_config(name)(**OPTIONS.get(name, {}))
-    if config.head is None:
+    heads = [tree.head for tree in config.models.trained.values() if tree.head is not None]
+    if not heads:
         assert isinstance(ALGORITHMS[name](config, make_model(head=False)), Algorithm)
     else:
-        with pytest.raises(ValueError, match=f"model.scores is missing: .* head='{config.head}'"):
+        with pytest.raises(ValueError, match=r"model.scores is missing: .* head='(reward|value)'"):
             ALGORITHMS[name](config, make_model(head=False))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_config_declares_what_the_loop_reads(name):
-    config = algorithm_config(name)
-    assert config.data in ("text", "pairs", "prompts") and config.head in (None, "reward", "value")
-    assert config.summary and "\n" not in config.summary
+    cls = algorithm_config(name)
+    config = cls(**OPTIONS.get(name, {}))
+    assert cls.data in ("text", "pairs", "prompts")
+    assert cls.summary and "\n" not in cls.summary
+    assert isinstance(config.models, Models) and "policy" in config.models.trained
+    assert (config.sampling is None) == (cls.data != "prompts")
+    assert ALGORITHMS[name](config, make_model()).sampling == config.sampling
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config().data = "text"
+        config.data = "text"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_fill_their_fields(name, cases):
+    """In the batch's order, whatever the number of microbatches, and without a gradient."""
+    case = cases[name]
+    for scores in (case.algorithm.needs, case.algorithm.cached):
+        whole = jax.jit(make_score(scores))(case.params, case.frozen, case.batch)
+        parts = jax.jit(make_score(scores, num_microbatches=4))
+        assert set(whole) == set(scores)
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
+        jax.tree.map(close, parts(case.params, case.frozen, case.batch), whole)
+        for field, value in whole.items():
+            assert (
+                value.shape[: 1 + (case.batch.tokens.ndim == 3)]
+                == case.batch.tokens.shape[: 1 + (case.batch.tokens.ndim == 3)]
+            ), field
+
+
+def test_what_is_cached_reads_frozen_trees_alone(cases):
+    for case in cases.values():
+        for field, score in case.algorithm.cached.items():
+            assert jnp.isfinite(score(case.frozen, case.batch)).all(), field
 
 
 ONLINE = [name for name in NAMES if algorithm_config(name).data == "prompts"]
@@ -260,8 +291,8 @@ ONLINE = [name for name in NAMES if algorithm_config(name).data == "prompts"]
 def test_log_probabilities_are_taken_at_the_sampling_temperature(name, cases):
     """A flatter distribution has more entropy, and other importance ratios."""
     case, flat = cases[name], build(name, temperature=10.0)
-    _, cold = case.algorithm.loss(case.params, case.frozen, case.batch, jax.random.key(0))
-    _, hot = flat.algorithm.loss(case.params, case.frozen, case.batch, jax.random.key(0))
+    _, cold = case.algorithm.loss(case.trees, case.batch, jax.random.key(0))
+    _, hot = flat.algorithm.loss(case.trees, case.batch, jax.random.key(0))
     assert hot["policy/entropy"] > cold["policy/entropy"]
     assert float(hot["policy/ratio_max"]) != float(cold["policy/ratio_max"])
 
@@ -325,7 +356,7 @@ def test_importance_weights_between_sampler_and_trainer(name, cases):
     gradient, up to the cap."""
     capped, case = build(name, importance_cap=1.5), cases[name]
     on_policy = case.batch._replace(on_policy=jnp.ones(len(case.batch.tokens), bool))
-    logps, _ = make_model().token_logps(case.params, on_policy.tokens, on_policy.mask)
+    logps, _ = make_model().token_logps(case.params["policy"], on_policy.tokens, on_policy.mask)
     plain = case.gradients(case.params, on_policy)[1]
     agreeing = capped.gradients(case.params, on_policy._replace(sampler_logps=logps))
     halved = capped.gradients(case.params, on_policy._replace(sampler_logps=logps - jnp.log(2.0)))

@@ -67,10 +67,13 @@ def test_trl_dpo(case):
         )
     )
     step = jax.jit(jax.value_and_grad(algorithm.loss, has_aux=True))
-    (loss, metrics), gradient = step({"logps": array(paired(logps))}, {}, batch, jax.random.key(0))
+    (loss, metrics), gradient = step(
+        {"policy": {"logps": array(paired(logps))}}, batch, jax.random.key(0)
+    )
     close(loss, case["loss"])
     close(
-        gradient["logps"][..., 1:], paired(np.asarray(case["gradient"]) * case["completion_mask"])
+        gradient["policy"]["logps"][..., 1:],
+        paired(np.asarray(case["gradient"]) * case["completion_mask"]),
     )
     # TRL reports sums there; ours are per token, like the loss
     if case["options"]["loss_type"] != "ipo":

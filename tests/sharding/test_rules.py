@@ -13,6 +13,8 @@ from rlhf_jax.sharding import (
     make_mesh,
     tree_bytes_per_device,
 )
+from rlhf_jax.training import OptimizerConfig, make_optimizers, make_sharded_state
+from rlhf_jax.types import Trained
 
 MESH = {"fsdp": 4, "tensor": 2}
 
@@ -76,6 +78,23 @@ def test_indivisible_dimension_is_an_error_and_can_be_replicated():
     with pytest.raises(ValueError, match="dimension 50257 does not divide"):
         infer_shardings(params, mesh)
     assert infer_shardings(params, mesh, replicate=["embed"])["embed"]["embedding"].spec == P()
+
+
+def test_anchored_patterns_mean_the_same_in_a_state():
+    """A vocabulary that does not divide is kept whole by name, in a model and in a train state."""
+    mesh = make_mesh({"fsdp": 2})
+    params = {"embed": {"embedding": jnp.zeros((17, 4))}}
+    loaded = infer_shardings(params, mesh, replicate=["^embed"])
+    assert loaded["embed"]["embedding"].spec == P()
+    trained = {"policy": params}
+    tx = make_optimizers(OptimizerConfig(schedule="constant"), {"policy": Trained()})
+    state, shardings = make_sharded_state(
+        trained, tx, jax.random.key(0), mesh=mesh, replicate=("^embed",)
+    )
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state.opt_state))
+    assert shardings.params["policy"]["embed"]["embedding"].spec == P()
+    with pytest.raises(ValueError, match="dimension 17 does not divide"):
+        make_sharded_state(trained, tx, jax.random.key(0), mesh=mesh)
 
 
 def test_wrong_rank_is_an_error():

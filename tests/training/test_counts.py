@@ -9,11 +9,13 @@ import pytest
 from rlhf_jax.training import (
     OptimizerConfig,
     make_optimizer,
-    make_policy_critic_optimizer,
+    make_optimizers,
+    make_rate,
     make_schedule,
     schedule_count,
     with_updates,
 )
+from rlhf_jax.types import Trained
 
 PARAMS = {"w": jnp.array([1.0, -2.0])}
 ONES = jax.tree.map(jnp.ones_like, PARAMS)
@@ -50,17 +52,17 @@ def test_a_new_state_goes_on_at_the_rate_of_its_count():
 @pytest.mark.parametrize(("updates", "counted"), [(0, 0), (2, 0), (3, 0), (5, 2)])
 def test_a_policy_that_rested(updates, counted):
     """In the first three updates the critic moved alone."""
-    tx = make_policy_critic_optimizer(
-        sgd(), critic_learning_rate=2.0, critic_warmup=3, total_steps=13
-    )
+    trained = {"policy": Trained(hold=3), "critic": Trained(learning_rate=2.0)}
+    tx = make_optimizers(sgd(), trained, total_steps=13)
     lived = tx.init(BOTH)
     for _ in range(updates):
         _, lived = tx.update({"policy": ONES, "critic": ONES}, lived, BOTH)
-    new = with_updates(tx.init(BOTH), updates, resting=3)
+    new = with_updates(tx.init(BOTH), updates, trained)
     assert int(schedule_count(lived)) == int(schedule_count(new)) == counted
     jax.tree.map(np.testing.assert_array_equal, new, lived)  # this optimizer has no moments
     moved, _ = tx.update({"policy": ONES, "critic": ONES}, new, BOTH)
     rate = float(make_schedule(sgd(), total_steps=10)(counted)) if updates >= 3 else 0.0
+    assert float(make_rate(sgd(), trained, total_steps=13)(new)) == pytest.approx(rate)
     np.testing.assert_allclose(moved["policy"]["w"], [-rate] * 2, rtol=1e-6)
     np.testing.assert_allclose(moved["critic"]["w"], [-2 * (1 - updates / 13)] * 2, rtol=1e-6)
 

@@ -8,10 +8,7 @@ import pytest
 
 from rlhf_jax.algorithms import ALGORITHMS, GRPOConfig
 from rlhf_jax.training import (
-    OptimizerConfig,
     make_epochs,
-    make_policy_critic_optimizer,
-    make_score,
     make_train_state,
     make_update_step,
 )
@@ -23,9 +20,11 @@ KEY = jax.random.key(0)
 def build(num_epochs=1, num_minibatches=1, num_microbatches=1):
     algorithm = ALGORITHMS["grpo"](GRPOConfig(group_size=4), make_model(head=False))
     tx = optax.sgd(0.5)
-    update = make_update_step(
-        algorithm.loss, tx, weigh=algorithm.weigh, num_microbatches=num_microbatches
-    )
+
+    def loss(params, frozen, batch, key):
+        return algorithm.loss({"policy": params}, batch, key)
+
+    update = make_update_step(loss, tx, weigh=algorithm.weigh, num_microbatches=num_microbatches)
     epochs = jax.jit(make_epochs(update, num_epochs=num_epochs, num_minibatches=num_minibatches))
     return algorithm, tx, update, epochs
 
@@ -107,43 +106,9 @@ def test_microbatches_change_nothing(batch):
     close(metrics, other)
 
 
-def test_score_keeps_the_order(batch):
-    model, params = make_model(), make_params(0)
-
-    def logps(params, batch):
-        return model.token_logps(params, batch.tokens, batch.mask)[0]
-
-    whole = logps(params, batch)
-    np.testing.assert_allclose(
-        make_score(logps, num_microbatches=4)(params, batch), whole, rtol=1e-6
-    )
-    gradient = jax.grad(lambda p: make_score(logps, num_microbatches=4)(p, batch).sum())(params)
-    assert all((g == 0).all() for g in jax.tree.leaves(gradient))
-
-
 def test_bad_numbers(batch):
     _, tx, update, _ = build()
     with pytest.raises(ValueError, match="num_minibatches=0 must be at least 1"):
         make_epochs(update, num_minibatches=0)
     with pytest.raises(ValueError, match="16 completions do not divide into num_minibatches=3"):
         run(make_epochs(update, num_minibatches=3), tx, batch)
-
-
-def test_critic_has_its_own_rate_and_a_head_start():
-    config = OptimizerConfig(
-        name="sgd", momentum=0.0, learning_rate=0.1, schedule="constant", max_grad_norm=None
-    )
-    tx = make_policy_critic_optimizer(
-        config, critic_learning_rate=1.0, critic_warmup=2, total_steps=4
-    )
-    params = {"policy": {"w": jnp.ones(2)}, "critic": {"w": jnp.ones(2)}}
-    state, gradient = tx.init(params), jax.tree.map(jnp.ones_like, params)
-    policy, critic = [], []
-    for _ in range(4):
-        updates, state = tx.update(gradient, state, params)
-        policy.append(float(updates["policy"]["w"][0]))
-        critic.append(float(updates["critic"]["w"][0]))
-    np.testing.assert_allclose(policy, [0.0, 0.0, -0.1, -0.1], rtol=1e-6)
-    np.testing.assert_allclose(critic, [-1.0] * 4, rtol=1e-6)
-    with pytest.raises(ValueError, match="critic_warmup=4 leaves no update to the policy"):
-        make_policy_critic_optimizer(config, critic_warmup=4, total_steps=4)

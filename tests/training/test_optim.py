@@ -192,7 +192,10 @@ def test_adafactor_of_a_stack_keeps_small_moments():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"name": "adam"}, "optimizer.name='adam' is not one of adamw.*did you mean 'adamw'"),
+        (
+            {"name": "adam"},
+            "optimizer.name='adam' is not known: use one of adamw.*did you mean 'adamw'",
+        ),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"b1": 1.5}, "optimizer.b1=1.5"),
         ({"learning_rate": -1.0}, "optimizer.learning_rate=-1.0"),

@@ -1,0 +1,177 @@
+"""Which algorithms there are: by name, by their configuration, or by the file that defines them."""
+
+import dataclasses
+import importlib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from rlhf_jax.ops.checks import check_choice
+from rlhf_jax.types import Algorithm, Models, Sampling
+
+Make: TypeAlias = Callable[[Any, Any], Algorithm]
+"""(configuration, model) -> algorithm."""
+
+ALGORITHMS: dict[str, Make] = {}
+"""Name -> `make`. Filled by `register`."""
+
+_CONFIGS: dict[str, type] = {}
+KINDS = ("text", "pairs", "prompts")
+
+
+def register(name: str, config: type, make: Make) -> None:
+    """Adds an algorithm, under a name that configurations may use from now on.
+
+    Args:
+      name: such as "reinforce"; registering it again replaces the one before (a notebook's cell
+        that is run twice).
+      config: frozen dataclass with `data`, `summary`, `models` and `sampling`
+        (`types.AlgorithmConfig`).
+      make: (config, model) -> `Algorithm`.
+
+    Raises:
+      ValueError: in one line, what the configuration does not say.
+    """
+    if not dataclasses.is_dataclass(config):
+        raise ValueError(f"{name}: {config.__name__} is no dataclass, whose fields are options")
+    missing = [field for field in ("data", "models", "sampling") if not hasattr(config, field)]
+    if missing:
+        raise ValueError(
+            f"{name}: {config.__name__}.{missing[0]} is missing; a configuration says what it "
+            "trains on (data), which trees (models) and what it wants sampled (sampling)"
+        )
+    if config.data not in KINDS:
+        raise ValueError(f"{name}: {config.__name__}.data={config.data!r} is none of {KINDS}")
+    ALGORITHMS[name] = make
+    _CONFIGS[name] = config
+
+
+def find_algorithm(name: str) -> str:
+    """The registered name of what a configuration calls its algorithm.
+
+    Args:
+      name: a registered name; or ``FILE.py:NAME`` or ``MODULE:NAME``, whose import registers NAME.
+
+    Returns:
+      A key of `ALGORITHMS`: the given one.
+
+    Raises:
+      ValueError: nothing of that name, in one line.
+    """
+    if ":" not in name:
+        check_choice("algorithm", name, tuple(ALGORITHMS))
+        return name
+    if name in ALGORITHMS:
+        return name
+    where, _, own = name.rpartition(":")
+    before = ALGORITHMS.get(own)
+    _load(where)
+    if own not in ALGORITHMS:
+        raise ValueError(
+            f"algorithm={name!r}: importing {where} registers no {own!r}; call "
+            f"rlhf_jax.algorithms.register({own!r}, Config, make) in it"
+        )
+    # Kept under the whole name too: a run's config.yaml must lead back to the file.
+    config, make = _CONFIGS[own], ALGORITHMS[own]
+    if before is None:
+        del ALGORITHMS[own], _CONFIGS[own]
+    register(name, config, make)
+    return name
+
+
+def _load(where: str) -> ModuleType:
+    """Imports a module by name, or a file by path."""
+    if not where.endswith(".py"):
+        return importlib.import_module(where)
+    path = pathlib.Path(where)
+    if not path.is_file():
+        raise ValueError(f"algorithm={where}:...: there is no file {path}")
+    name = f"rlhf_jax_algorithm_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def algorithm_config(name: str) -> type:
+    """The configuration class of an algorithm.
+
+    Args:
+      name: a key of `ALGORITHMS`.
+
+    Raises:
+      ValueError: unknown name.
+    """
+    check_choice("algorithm", name, tuple(ALGORITHMS))
+    return _CONFIGS[name]
+
+
+def algorithm_name(config: Any) -> str:
+    """The registered name of a configuration's class: a file's rather than a bare one.
+
+    Args:
+      config: an instance of a registered class.
+
+    Raises:
+      ValueError: no registered algorithm has this class.
+    """
+    names = [name for name, known in _CONFIGS.items() if type(config) is known]
+    if not names:
+        known = ", ".join(known.__name__ for known in _CONFIGS.values())
+        raise ValueError(
+            f"algorithm: {type(config).__name__} is not the configuration of an algorithm; known: "
+            f"{known}"
+        )
+    return next((name for name in names if ":" in name), names[0])
+
+
+def default_learning_rate(cls: type) -> float | None:
+    """What `optimizer.learning_rate` is when a run does not give one.
+
+    Args:
+      cls: the configuration class of an algorithm.
+
+    Returns:
+      Its class variable `learning_rate`; None: it has none.
+    """
+    rate = vars(cls).get("learning_rate")
+    return None if rate is None else float(rate)
+
+
+def make_algorithm(config: Any, model: Any) -> Algorithm:
+    """The algorithm of a configuration, checked against what the configuration says of itself.
+
+    Args:
+      config: of the algorithm, registered.
+      model: functions of all roles.
+
+    Raises:
+      ValueError: in one line, what the algorithm needs and the run does not have.
+    """
+    name = algorithm_name(config)
+    algorithm = ALGORITHMS[name](config, model)
+    _check(name, algorithm, config.models, config.sampling)
+    return algorithm
+
+
+def _check(name: str, algorithm: Algorithm, models: Models, sampling: Sampling | None) -> None:
+    if algorithm.sampling != sampling:
+        raise ValueError(
+            f"{name}: its algorithm has sampling={algorithm.sampling}, its configuration says "
+            f"{sampling}; hand config.sampling on"
+        )
+    reads = {**dict.fromkeys(algorithm.needs, "always"), **dict.fromkeys(algorithm.cached, "once")}
+    if "ref_logps" in reads and models.reference == "none":
+        raise ValueError(f"{name}: needs ref_logps; this run has no reference (models.reference)")
+    if reads.get("ref_logps") == "always" and models.reference == "once":
+        raise ValueError(
+            f"{name}: needs ref_logps before every step; its reference is read once "
+            "(models.reference='always', or cached instead of needs)"
+        )
+    if "policy" not in models.trained:
+        raise ValueError(f"{name}: trains {', '.join(models.trained)}, and no policy")
