@@ -41,10 +41,10 @@ from rlhf_jax.types import Algorithm, Model, PairBatch, PolicyBatch, Rollout, To
 
 if TYPE_CHECKING:
     from rlhf_jax.config import load_config as load_config
-    from rlhf_jax.loops import train as train
     from rlhf_jax.models import init_model as init_model
     from rlhf_jax.models import load_pretrained as load_pretrained
     from rlhf_jax.models import save_pretrained as save_pretrained
+    from rlhf_jax.runs import train as train
 
 __version__ = "0.1.0"
 
@@ -53,7 +53,7 @@ _LAZY = {
     "load_pretrained": "rlhf_jax.models",
     "save_pretrained": "rlhf_jax.models",
     "load_config": "rlhf_jax.config",
-    "train": "rlhf_jax.loops",
+    "train": "rlhf_jax.runs",
 }
 
 __all__ = [

@@ -22,7 +22,7 @@ _CONFIGS: dict[str, type] = {}
 KINDS = ("text", "pairs", "prompts")
 
 
-def register(name: str, config: type, make: Make) -> None:
+def register(name: str, config: Any, make: Make) -> None:
     """Adds an algorithm, under a name that configurations may use from now on.
 
     Args:

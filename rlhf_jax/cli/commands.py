@@ -30,9 +30,9 @@ def train(options: argparse.Namespace) -> int:
     """`rlhf-jax train CONFIG [section.key=value ...]`."""
     config = load_config(options.config, options.overrides)
     live = show_logs(live=not options.no_progress)
-    from rlhf_jax import io, loops  # heavy, and not needed for a mistake in the configuration
+    from rlhf_jax import io, runs  # heavy, and not needed for a mistake in the configuration
 
-    result = loops.train(config, progress=live)
+    result = runs.train(config, progress=live)
     evaluations = [row for row in io.read_metrics(result.run_dir) if row["split"] == "eval"]
     if evaluations:
         print_evaluations(f"held-out metrics of {result.run_dir}", evaluations)
@@ -57,14 +57,14 @@ def evaluate(options: argparse.Namespace) -> int:
     if is_run and not options.trust_rewards:
         check_rewards_built_in(config.rewards, target)
     show_logs(live=False)
-    from rlhf_jax import loops  # heavy
-    from rlhf_jax.loops.export import best_step
+    from rlhf_jax import runs  # heavy
+    from rlhf_jax.runs.export import best_step
 
     if is_run:
         step = best_step(run_dir) if options.best else options.step
-        metrics = loops.evaluate(config, checkpoint=str(target), step=step)
+        metrics = runs.evaluate(config, checkpoint=str(target), step=step)
     else:
-        metrics = loops.evaluate(config)
+        metrics = runs.evaluate(config)
     print_metrics(
         f"{target if is_run else config.model.path or 'random weights'} on held-out data",
         {"value": metrics},
@@ -91,11 +91,11 @@ def check_rewards_built_in(rewards: Sequence[RewardConfig], target: pathlib.Path
 def export(options: argparse.Namespace) -> int:
     """`rlhf-jax export CHECKPOINT FOLDER`."""
     show_logs(live=False)
-    from rlhf_jax import loops  # heavy
+    from rlhf_jax import runs  # heavy
 
     say(
         "exported model: "
-        f"{loops.export(options.checkpoint, options.folder, step=options.step, best=options.best)}"
+        f"{runs.export(options.checkpoint, options.folder, step=options.step, best=options.best)}"
     )
     return 0
 

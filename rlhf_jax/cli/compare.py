@@ -16,7 +16,7 @@ def compare(options: argparse.Namespace, *, live: bool) -> int:
 
 def quickstart(options: argparse.Namespace, *, live: bool) -> int:
     """`rlhf-jax quickstart [RUN_DIR]`."""
-    from rlhf_jax.loops.quickstart import quickstart_config, quickstart_tree  # heavy
+    from rlhf_jax.runs.quickstart import quickstart_config, quickstart_tree  # heavy
 
     if options.show_config:
         say(render(quickstart_tree(options.run_dir)).rstrip())
@@ -26,9 +26,9 @@ def quickstart(options: argparse.Namespace, *, live: bool) -> int:
 
 def run(config: CompareConfig, *, live: bool) -> int:
     """Compares and prints the table."""
-    from rlhf_jax import loops  # heavy, and not needed for a mistake in the configuration
+    from rlhf_jax import runs  # heavy, and not needed for a mistake in the configuration
 
-    found = loops.compare(config, progress=live)
+    found = runs.compare(config, progress=live)
     show(found)
     return 0
 

@@ -49,7 +49,7 @@ def data(options: argparse.Namespace) -> int:
 
 def read_tokenizer(config: Config) -> Any:
     """The tokenizer that training would use, without writing into the run's folder."""
-    from rlhf_jax.loops.setup import make_tokenizer  # heavy
+    from rlhf_jax.runs.parts import make_tokenizer  # heavy
 
     kept = _kept_in(config)
     if kept is not None:
@@ -65,7 +65,8 @@ def _kept_in(config: Config) -> pathlib.Path | None:
     before is of no account.
     """
     from rlhf_jax.io.stored import complete_steps  # heavy
-    from rlhf_jax.loops.resume import TOKENIZER, parse_start_from, touches
+    from rlhf_jax.loops.resume import touches
+    from rlhf_jax.runs.source import TOKENIZER, parse_start_from
 
     def is_kept(run_dir: pathlib.Path, *decisive: str) -> bool:
         if not (run_dir / "tokenizer").is_dir() or not (run_dir / "config.yaml").is_file():

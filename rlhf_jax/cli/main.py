@@ -29,7 +29,7 @@ ERROR_CODES = {
     "rlhf_jax.models.checkpoint.ModelLoadError": 4,
     "rlhf_jax.models.rope.RopeError": 4,
     "rlhf_jax.io.errors.CheckpointError": 4,
-    "rlhf_jax.loops.errors.TrainingError": 5,
+    "rlhf_jax.errors.TrainingError": 5,
     "rlhf_jax.rewards.errors.RewardError": 5,
     "rlhf_jax.rewards.errors.RewardProcessError": 5,
 }

@@ -5,7 +5,8 @@ from rlhf_jax.config.compare import CompareConfig, StageConfig, load_compare, ma
 from rlhf_jax.config.errors import ConfigError
 from rlhf_jax.config.fields import FieldDoc, describe_section
 from rlhf_jax.config.load import dump_config, load_config, make_config
-from rlhf_jax.config.schema import Config, algorithm_name, trained_vocab_size
+from rlhf_jax.config.measure import MeasureConfig, measure_config
+from rlhf_jax.config.schema import Config, trained_vocab_size
 from rlhf_jax.config.sections import (
     CheckpointConfig,
     EvaluationConfig,
@@ -22,15 +23,16 @@ __all__ = [
     "EvaluationConfig",
     "FieldDoc",
     "LoggingConfig",
+    "MeasureConfig",
     "ModelSection",
     "StageConfig",
     "TrainingConfig",
-    "algorithm_name",
     "describe_section",
     "dump_config",
     "load_compare",
     "load_config",
     "make_compare",
     "make_config",
+    "measure_config",
     "trained_vocab_size",
 ]

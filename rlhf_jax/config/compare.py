@@ -4,7 +4,7 @@
     common:                       # sections of every run, as in a run's own configuration
       model: {path: my-model}
       data: {path: my-data, eval_size: 500}
-    prompts:                      # sections of every run that samples, and of the measurement on held-out prompts
+    prompts:                      # sections of every run that samples, and of the measurement
       rewards: [{function: math}]
     runs:
       - {name: dpo, config: {algorithm: {name: dpo}}}
@@ -15,6 +15,7 @@ lists. A text value `export:NAME` is the exported folder of an earlier run of th
 as the reward model that PPO needs.
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from rlhf_jax.config.document import parse_document, read_document, render
 from rlhf_jax.config.errors import ConfigError
 from rlhf_jax.config.fields import plain
 from rlhf_jax.config.load import apply_override, make_config
+from rlhf_jax.config.measure import MeasureConfig
 from rlhf_jax.config.schema import Config
 
 EXPORT = "export:"
@@ -123,20 +125,21 @@ class CompareConfig:
         except ConfigError as error:
             raise ConfigError(f"{stage.name}: {error}") from None
 
-    def measuring_config(self, seed: int) -> Config:
-        """How a model's answers to the held-out prompts are measured: as in an online run from the
-        start.
+    def measuring_config(self, seed: int) -> MeasureConfig:
+        """How a model's answers to the held-out prompts are measured: by the sections of `common`
+        and `prompts` that say so.
 
         Raises:
             ConfigError: `common` and `prompts` do not make one.
         """
+        tree = merged(self.common, self.prompts)
+        if self.start is not None:
+            tree = merged(tree, {"model": {"path": f"{EXPORT}{self.start.name}"}})
+        known = {option.name for option in dataclasses.fields(MeasureConfig)}
+        own = {"seed": seed} | {name: value for name, value in tree.items() if name in known}
         try:
-            tree = self._tree({"algorithm": {"name": "grpo"}}, is_start=False)
-            return make_config(
-                _with_exports(
-                    {"seed": seed} | tree | {"run_dir": self.run_dir}, self._exports(seed)
-                )
-            )
+            filled = _with_exports(own, self._exports(seed))
+            return build(MeasureConfig, parse_document(render(filled), "config").tree)
         except ConfigError as error:
             raise ConfigError(f"held-out prompts: {error}") from None
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.algorithms import ALGORITHMS, algorithm_config, find_algorithm
 from rlhf_jax.config.build import Context, build, unknown_key
 from rlhf_jax.config.document import (
     Plain,
@@ -17,7 +17,7 @@ from rlhf_jax.config.document import (
     render,
     settled,
 )
-from rlhf_jax.config.errors import ConfigError, did_you_mean
+from rlhf_jax.config.errors import ConfigError, did_you_mean, one_line
 from rlhf_jax.config.fields import dotted_keys, settable
 from rlhf_jax.config.schema import Config
 
@@ -122,9 +122,14 @@ def _choose_algorithm(tree: dict[str, Any], sources: dict[str, str]) -> tuple[ty
         )
     value = section["name"]
     name = value.text if isinstance(value, Plain) else str(settled(value))
+    if ":" in name:
+        try:
+            find_algorithm(name)
+        except Exception as error:
+            raise ConfigError(f"algorithm.name: {one_line(error)}{where}") from error
     if name not in ALGORITHMS:
         raise ConfigError(
-            f"algorithm.name: {name!r} is not an algorithm; allowed: "
-            f"{names}{did_you_mean(name, ALGORITHMS)}{where}"
+            f"algorithm.name: {name!r} is not an algorithm; allowed: {names}"
+            f"{did_you_mean(name, ALGORITHMS)}{where}"
         )
     return algorithm_config(name), {key: item for key, item in section.items() if key != "name"}

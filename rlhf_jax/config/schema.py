@@ -17,11 +17,8 @@ from typing import Any
 
 from rlhf_jax.algorithms import (
     ALGORITHMS,
-    DAPOConfig,
-    DPOConfig,
-    GRPOConfig,
-    PPOConfig,
     algorithm_config,
+    algorithm_name,
     default_learning_rate,
 )
 from rlhf_jax.config.document import read_document, render, settled
@@ -39,6 +36,7 @@ from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rollout.config import RolloutConfig
 from rlhf_jax.sharding import MeshConfig
 from rlhf_jax.training import DEFAULT_LEARNING_RATE, OptimizerConfig
+from rlhf_jax.types import Models, Sampling
 
 RESUMABLE = (
     "run_dir",
@@ -56,13 +54,13 @@ RESUMABLE = (
     "training.save_every",
     "training.log_every",
     "training.max_nonfinite",
-    "algorithm.max_generation_batches",
-    "algorithm.on_cap",
-    "algorithm.dynamic_sampling",
+    "training.compilation_cache",
+    "rollout.record",
 )
 """Keys that may differ between a run and its continuation: they change what is written or where it
 runs, not what is learnt; or they are the way on from a batch that dynamic sampling cannot fill. The
-number of steps may grow too, which the loops judge in steps."""
+number of steps may grow too, which the loops judge in steps. So may fields of an algorithm whose
+metadata says "resumable"."""
 TAKEN_LABELS = frozenset(
     "mean std ungraded group_std zero_std_groups overlong_penalty greedy sampled chosen rejected "
     "margin accuracy failed "
@@ -118,15 +116,14 @@ class Config:
             object.__setattr__(
                 self, "optimizer", dataclasses.replace(self.optimizer, learning_rate=rate)
             )
-            if isinstance(self.algorithm, PPOConfig):
-                object.__setattr__(self, "algorithm", with_critic_rate(self.algorithm))
+            object.__setattr__(self, "algorithm", with_default_rates(self.algorithm))
         if not self.run_dir:
             raise ValueError(
                 "run_dir is empty; give the folder of the run, for example run_dir=runs/dpo"
             )
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed={self.seed} must be from 0 to {MAX_SEED}")
-        if self.model.path is None and self.model.config is None:
+        if self.model.path is None and self.model.config is None and not self.model.given:
             raise ValueError(
                 "model: give model.path (a Hugging Face folder or hub id) or model.config (a model "
                 "with random weights)"
@@ -141,41 +138,41 @@ class Config:
         else:
             self._check_offline()
         self._check_reference()
-        self._check_critic()
+        self._check_further_trees()
         self._check_best()
 
     @property
     def is_online(self) -> bool:
         """Whether the algorithm samples its own completions (PPO, GRPO, DAPO)."""
-        return self.algorithm.data == "prompts"
+        return bool(self.algorithm.data == "prompts")
+
+    @property
+    def resolved_algorithm(self) -> Any:
+        """The algorithm's configuration, with what it takes from other sections filled in
+        (metadata "inherits"); `config.yaml` keeps null."""
+        values = {}
+        for option in dataclasses.fields(self.algorithm):
+            source = option.metadata.get("inherits")
+            if source is not None and vars(self.algorithm)[option.name] is None:
+                section, key = source.split(".")
+                values[option.name] = vars(vars(self)[section])[key]
+        return dataclasses.replace(self.algorithm, **values)
 
     def _check_online(self) -> None:
-        if not self.rewards:
+        name = algorithm_name(self.algorithm)
+        sampling: Sampling = self.algorithm.sampling
+        if sampling.rewarded and not self.rewards:
             raise ValueError(
-                f"rewards is empty, but algorithm.name={algorithm_name(self.algorithm)} learns "
-                "from rewards; "
+                f"rewards is empty, but algorithm.name={name} learns from rewards; "
                 "give at least one, for example rewards=[{function: math}]"
             )
-        labels = [reward.label for reward in self.rewards]
-        twice = next((label for label in labels if labels.count(label) > 1), None)
-        if twice is not None:
-            raise ValueError(
-                f"rewards: {twice!r} names two of them; give each its own name, for example "
-                f"name={twice}_2"
-            )
-        if isinstance(self.algorithm, DAPOConfig):
-            check_judges("algorithm.accuracy_reward", self.algorithm.accuracy_reward, self.rewards)
+        check_rewards(self.rewards)
+        check_judges("algorithm.accuracy_reward", sampling.accuracy_reward, self.rewards)
         check_judges("evaluation.accuracy_reward", self.evaluation.accuracy_reward, self.rewards)
-        taken = next((label for label in labels if label in TAKEN_LABELS), None)
-        if taken is not None:
+        if sampling.group_size < sampling.least_group:
             raise ValueError(
-                f"rewards: the name {taken!r} is taken by a metric or column; give another one "
-                "with name="
-            )
-        if self.algorithm.group_size == 1 and not isinstance(self.algorithm, PPOConfig):
-            raise ValueError(
-                "algorithm.group_size=1 compares nothing: advantages are within a group, so it "
-                "must be at least 2"
+                f"algorithm.group_size={sampling.group_size} compares nothing: advantages are "
+                f"within a group, so it must be at least {sampling.least_group}"
             )
         if self.data.max_prompt_len is not None:
             raise ValueError(
@@ -185,12 +182,14 @@ class Config:
 
     def _check_offline(self) -> None:
         name = algorithm_name(self.algorithm)
-        stops_only = dataclasses.replace(self.rollout, stop=())  # they end answers here too
+        # they end answers here too
+        stops_only = dataclasses.replace(self.rollout, stop=())
         for section, default in _ONLINE_SECTIONS.items():
             if (stops_only if section == "rollout" else self.__dict__[section]) != default:
+                online = [each for each in ALGORITHMS if _samples(each)]
                 raise ValueError(
                     f"{section} is given, but algorithm.name={name} samples no completions; "
-                    "remove the section, or choose ppo, grpo or dapo"
+                    f"remove the section, or choose {', '.join(online[:-1])} or {online[-1]}"
                 )
         if self.training.batch_size % self.training.num_microbatches:
             raise ValueError(
@@ -199,20 +198,23 @@ class Config:
             )
 
     def _check_reference(self) -> None:
-        algorithm = self.algorithm
-        compared = isinstance(algorithm, DPOConfig) and algorithm.reference != "none"
-        penalised = isinstance(algorithm, PPOConfig | GRPOConfig) and algorithm.kl_coef > 0
-        if self.model.reference is not None and not (compared or penalised):
+        models: Models = self.algorithm.models
+        if self.model.reference is not None and models.reference == "none":
             raise ValueError(
-                f"model.reference={self.model.reference!r} has no use in this run; leave it null, "
-                "or choose algorithm.name=dpo "
+                f"model.reference={self.model.reference!r} has no use in this run, which reads no "
+                "reference; leave it null, or choose algorithm.name=dpo "
                 "with algorithm.reference=precomputed or online, or ppo or grpo with "
                 "algorithm.kl_coef above 0"
             )
+        if models.own_reference and self.model.reference is None:
+            raise ValueError(
+                f"model.reference is null, but algorithm.name={algorithm_name(self.algorithm)} "
+                "learns from another model: give its folder or hub id"
+            )
 
-    def _check_critic(self) -> None:
-        is_separate = isinstance(self.algorithm, PPOConfig) and self.algorithm.critic == "separate"
-        if self.model.critic is not None and not is_separate:
+    def _check_further_trees(self) -> None:
+        further = [role for role in self.algorithm.models.trained if role != "policy"]
+        if self.model.critic is not None and not further:
             raise ValueError(
                 f"model.critic={self.model.critic!r} has no use in this run; "
                 "leave it null, or choose algorithm.name=ppo with algorithm.critic=separate"
@@ -262,11 +264,13 @@ class Config:
         Raises:
             ConfigError: the file cannot be read.
         """
-        return [
-            change
-            for change in self.differences_from(path)
-            if not any(change.startswith((f"{free}:", f"{free}.")) for free in RESUMABLE)
+        resumable = [
+            f"algorithm.{option.name}"
+            for option in dataclasses.fields(self.algorithm)
+            if option.metadata.get("resumable")
         ]
+        marks = tuple(f"{free}{mark}" for free in (*RESUMABLE, *resumable) for mark in ":.")
+        return [change for change in self.differences_from(path) if not change.startswith(marks)]
 
     def differences_from(self, path: str | os.PathLike[str]) -> list[str]:
         """Every difference, as `key: old -> new`, to the configuration in a file.
@@ -292,14 +296,39 @@ class Config:
         ]
 
 
-def with_critic_rate(algorithm: PPOConfig) -> PPOConfig:
-    """PPO with the learning rate of a critic of its own, where none is given and the policy's is
-    the default too."""
-    if algorithm.critic != "separate" or algorithm.critic_learning_rate is not None:
-        return algorithm
-    return dataclasses.replace(
-        algorithm, critic_learning_rate=algorithm.default_critic_learning_rate
-    )
+def with_default_rates(algorithm: Any) -> Any:
+    """An algorithm's configuration with the learning rates of trees beside the policy (metadata
+    "rate_of"), where none is given and the policy's is the default too."""
+    rates = {}
+    for option in dataclasses.fields(algorithm):
+        role, rate = option.metadata.get("rate_of", (None, None))
+        if role in algorithm.models.trained and vars(algorithm)[option.name] is None:
+            rates[option.name] = rate
+    return dataclasses.replace(algorithm, **rates)
+
+
+def check_rewards(rewards: Sequence[RewardConfig]) -> None:
+    """Refuses rewards that share a name, or whose name is that of a metric or column.
+
+    Args:
+        rewards: all of a run.
+
+    Raises:
+        ValueError: in one line.
+    """
+    labels = [reward.label for reward in rewards]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"rewards: {twice!r} names two of them; give each its own name, for example "
+            f"name={twice}_2"
+        )
+    taken = next((label for label in labels if label in TAKEN_LABELS), None)
+    if taken is not None:
+        raise ValueError(
+            f"rewards: the name {taken!r} is taken by a metric or column; give another one "
+            "with name="
+        )
 
 
 def check_judges(
@@ -337,26 +366,10 @@ def check_judges(
             )
 
 
-def algorithm_name(config: Any) -> str:
-    """The registered name of an algorithm's configuration.
-
-    Args:
-        config: an instance of one of the configuration classes in `rlhf_jax.algorithms`.
-
-    Returns:
-        The key in `rlhf_jax.algorithms.ALGORITHMS`.
-
-    Raises:
-        ValueError: no registered algorithm has this class.
-    """
-    for name in ALGORITHMS:
-        if type(config) is algorithm_config(name):
-            return name
-    known = ", ".join(algorithm_config(name).__name__ for name in ALGORITHMS)
-    raise ValueError(
-        f"algorithm: {type(config).__name__} is not the configuration of an algorithm; known: "
-        f"{known}"
-    )
+def _samples(name: str) -> bool:
+    """Whether a registered algorithm samples its own completions."""
+    chosen: Any = algorithm_config(name)
+    return bool(chosen.data == "prompts")
 
 
 def trained_vocab_size(tokenizer: str | None) -> int | None:

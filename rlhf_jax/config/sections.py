@@ -16,6 +16,8 @@ class ModelSection:
     config: dict[str, Any] | None = None
     """Keys of a Hugging Face config.json (model_type, hidden_size, ...) for a model with random
     weights; or give `path`."""
+    given: bool = False
+    """The model is handed to `train(config, model=...)` as functions and parameters."""
     reference: str | None = None
     """Folder or hub id of the frozen reference (DPO with a reference, PPO and GRPO with a KL
     penalty); null: the starting weights."""
@@ -41,6 +43,8 @@ class ModelSection:
     rollout.max_prompt_len + rollout.max_new_tokens)."""
 
     def __post_init__(self) -> None:
+        if self.given and (self.path is not None or self.config is not None):
+            raise ValueError("model.given=true and model.path or model.config: give one of them")
         if self.path is not None and self.config is not None:
             raise ValueError(
                 f"model.path={self.path!r} and model.config are both given; set one of them to null"
@@ -73,6 +77,9 @@ class TrainingConfig:
     """Steps between checkpoints; 0: only after the last step."""
     log_every: int = 1
     """Steps between rows in metrics.jsonl."""
+    compilation_cache: str | None = "auto"
+    """Folder that keeps compiled programs for the next start: auto: JAX_COMPILATION_CACHE_DIR, else
+    the user's cache folder (~/.cache/rlhf_jax/xla); null: nothing is kept."""
     max_nonfinite: int = 5
     """Updates (online: steps with all their updates) in a row that may be skipped because the loss
     or a gradient is not finite, before the run stops."""

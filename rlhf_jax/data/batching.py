@@ -143,3 +143,12 @@ def pack(lengths: np.ndarray, capacity: int) -> list[list[int]]:
                 bisect.insort(free_sizes, left)
             room[left].append(row)
     return sorted((sorted(row) for row in rows), key=lambda row: row[0])
+
+
+def scored_columns(trained: np.ndarray, width: int) -> np.ndarray:
+    """Columns of the trained tokens of each row, ascending, then -1."""
+    columns = np.full((len(trained), width), -1, np.int32)
+    rows, positions = np.nonzero(trained)
+    first = np.concatenate([[0], np.cumsum(trained.sum(axis=1))])[rows]
+    columns[rows, np.arange(len(rows)) - first] = positions
+    return columns

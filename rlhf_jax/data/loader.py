@@ -12,7 +12,13 @@ from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from rlhf_jax.data.batching import bucket_for, choose_buckets, epoch_batches, pack
+from rlhf_jax.data.batching import (
+    bucket_for,
+    choose_buckets,
+    epoch_batches,
+    pack,
+    scored_columns,
+)
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.examples import Split
@@ -216,7 +222,7 @@ class Loader:
                         segment_ids,
                         trained,
                     )
-        scored: Any = _scored_columns(trained, scored_width)
+        scored: Any = scored_columns(trained, scored_width)
         if self.kind == "text":
             return TokenBatch(
                 tokens,
@@ -259,15 +265,6 @@ class Loader:
             trained[row, start:stop] = self._data.trained[begin:end]
             segment_ids[row, start:stop] = number
             start = stop
-
-
-def _scored_columns(trained: np.ndarray, width: int) -> np.ndarray:
-    """Columns of the trained tokens of each row, ascending, then -1."""
-    columns = np.full((len(trained), width), -1, np.int32)
-    rows, positions = np.nonzero(trained)
-    first = np.concatenate([[0], np.cumsum(trained.sum(axis=1))])[rows]
-    columns[rows, np.arange(len(rows)) - first] = positions
-    return columns
 
 
 Prefetched: TypeAlias = tuple[int, np.ndarray, TokenBatch | PairBatch]

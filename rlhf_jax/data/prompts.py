@@ -8,6 +8,7 @@ import functools
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -215,6 +216,48 @@ class PromptLoader:
         return choose_buckets(
             widest, config.num_buckets, multiple=config.pad_multiple, limit=max_prompt_len
         )
+
+
+def next_prompts(
+    loader: PromptLoader, start: int, wanted: int, *, retired: Collection[int] = ()
+) -> tuple[np.ndarray, int]:
+    """The next prompts that are not retired.
+
+    Once some are retired no prompt comes twice: what is drawn ends where it would, and so shrinks
+    when fewer are left. The epochs stay whole: the prompt that ended a draw is the first of the
+    next one.
+
+    Args:
+        loader: of all prompts.
+        start: place in all epochs in a row.
+        wanted: prompts to draw.
+        retired: prompts that are not asked again.
+
+    Returns:
+        (int64 [wanted or fewer], the place after them); none when all are retired.
+    """
+    if not retired:
+        return loader.indices(start, wanted), start + wanted
+    count = loader.num_examples
+    left = np.ones(count, bool)
+    left[list(retired)] = False
+    drawn = np.zeros(count, bool)
+    found = [np.zeros(0, np.int64)]
+    place = start
+    while wanted and left.any():
+        epoch, within = divmod(place, count)
+        order = loader.order(epoch)[within:]
+        candidates = np.flatnonzero(left[order])[:wanted]
+        repeated = np.flatnonzero(drawn[order[candidates]])
+        fresh = order[candidates[: repeated[0]] if len(repeated) else candidates]
+        drawn[fresh] = True
+        found.append(fresh)
+        wanted -= len(fresh)
+        if len(repeated):
+            place += int(candidates[repeated[0]])
+            break
+        place += int(candidates[-1]) + 1 if not wanted else len(order)
+    return np.concatenate(found), place
 
 
 def _check_options(config: DataConfig, max_prompt_len: int) -> None:

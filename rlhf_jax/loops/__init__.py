@@ -1,20 +1,10 @@
-"""Whole runs: `train`, `evaluate`, `export`, `compare` and the embedded comparison of the
-quickstart."""
+"""The two loops and their parts. Whole runs, which put them together, are in `rlhf_jax.runs`.
 
-from rlhf_jax.loops.compare import Comparison, compare
-from rlhf_jax.loops.errors import TrainingError
-from rlhf_jax.loops.evaluate import evaluate
-from rlhf_jax.loops.export import export
-from rlhf_jax.loops.quickstart import quickstart_config
-from rlhf_jax.loops.train import RunResult, train
+Read `online` from top to bottom; `collect`, `grading` and `groups` are what it opens. `offline` is
+the same for data that is there; both tell a `recorder` what happened.
+"""
 
-__all__ = [
-    "Comparison",
-    "RunResult",
-    "TrainingError",
-    "compare",
-    "evaluate",
-    "export",
-    "quickstart_config",
-    "train",
-]
+from rlhf_jax.loops.offline import train_offline
+from rlhf_jax.loops.online import train_online
+
+__all__ = ["train_offline", "train_online"]

@@ -1,74 +1,52 @@
 """Filling a training batch: prompts are drawn, completed and graded until there are enough groups
-(DAPO's dynamic sampling)."""
+worth training on (DAPO's dynamic sampling).
 
+`Collector.__call__` is read from top to bottom; `at_cap` says what happens when the groups do not
+come; the rest turns one generation batch into groups, counts and columns.
+"""
+
+import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from rlhf_jax.algorithms import DAPOConfig
+from rlhf_jax.data import PromptLoader
+from rlhf_jax.data.prompts import next_prompts
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.io.completions import GroupId
-from rlhf_jax.loops.cap import at_cap, warn_unjudged
-from rlhf_jax.loops.groups import Groups, from_rollout, join
-from rlhf_jax.loops.judging import Tasks, Verdict
-from rlhf_jax.loops.online_setup import OnlineSetup
+from rlhf_jax.loops.grading import Grader, Grades
+from rlhf_jax.loops.groups import Cursor, Groups, Rollouts, empty_groups, from_rollout, join
 from rlhf_jax.rewards import TrainerState
 from rlhf_jax.rewards.answers import content_of
-from rlhf_jax.rollout import SamplingParams
-from rlhf_jax.types import Params
+from rlhf_jax.rewards.judging import Tasks
+from rlhf_jax.rollout import Sampled, Sampler
+from rlhf_jax.types import Params, Sampling
 
-
-class Position(NamedTuple):
-    """Where a run is in its prompts, and what the batch being filled has cost so far. JSON can hold
-    it."""
-
-    place: int = 0
-    """Prompts passed, over all epochs."""
-    draws: int = 0
-    """Generation batches made: numbers their random keys."""
-    tally: dict[str, float] = {}
-    """Sums over the generation batches of the batch being filled."""
-    retired: tuple[int, ...] = ()
-    """Prompts that are solved often enough and not asked again."""
-    tasks: Tasks = {}
-    """What is known about which reward judges which rows (`Judge.learn`)."""
-    carried: tuple[GroupId, ...] = ()
-    """Which groups are carried over, in their order."""
-    skipped: int = 0
-    """Steps left out because the cap was reached (on_cap=skip)."""
-
-    def plain(self) -> dict[str, Any]:
-        """What JSON holds."""
-        lists = {
-            "retired": list(self.retired),
-            "carried": [list(group) for group in self.carried],
-            "tasks": dict(self.tasks),
-        }
-        return self._asdict() | lists
-
-    @classmethod
-    def of(cls, held: Mapping[str, Any]) -> "Position":
-        """From what JSON held; fields that came after it was written have their defaults."""
-        position = cls(**{name: value for name, value in held.items() if name in cls._fields})
-        carried = tuple((int(batch), int(group)) for batch, group in position.carried)
-        return position._replace(retired=tuple(position.retired), carried=carried)
-
+_log = logging.getLogger(__name__)
+SOLVED = 0.9
+"""Share of the groups generated that must be judged, and all right, for the task to be called
+solved."""
 
 Ended = Literal["stopped", "retired", "solved"]
 """Why a run ends: a signal; every prompt is retired; everything generated is right."""
 
+Record = Callable[[dict[str, list[Any]]], None]
+"""Takes the completions of a generation batch, as columns
+(`rlhf_jax.io.CompletionsWriter.add`)."""
+
 
 class Collected(NamedTuple):
-    """What `collect` brings back."""
+    """What a `Collector` brings back."""
 
     groups: Groups | None
     """A full training batch (filled up with empty groups at the cap); None: nothing to train on in
     this step."""
-    pending: Groups
-    """Carried over."""
-    position: Position
+    rest: Rollouts
+    """The state of sampling afterwards."""
     metrics: dict[str, float]
     ended: Ended | None = None
     """Why there are no groups, now or ever; None: the batch is there, or the step is left out."""
@@ -76,207 +54,8 @@ class Collected(NamedTuple):
     """Which groups are in the batch."""
 
 
-Record = Callable[[dict[str, list[Any]]], None]
-"""Takes the completions of a generation batch, as columns (`rlhf_jax.io.CompletionsWriter.add`)."""
-
-
-class Batch(NamedTuple):
-    """One generation batch, graded."""
-
-    groups: Groups
-    tally: dict[str, float]
-    samples: dict[str, list[Any]]
-
-
-def collect(
-    setup: OnlineSetup,
-    params: Params,
-    pending: Groups,
-    position: Position,
-    *,
-    step: int,
-    stopped: Callable[[], bool],
-    record: Record = lambda columns: None,
-) -> Collected:
-    """Generates until a training batch is full.
-
-    With dynamic sampling (arXiv:2503.14476 eq. 11) only groups with a right and a wrong answer
-    count, judged before any penalty. Groups beyond the batch are carried over and are the first of
-    the next one. `stopped` is asked between generation batches; what has been collected by then is
-    in `pending`, nothing is lost.
-
-    Args:
-      setup: the run.
-      params: the policy's parameters.
-      pending: groups carried over.
-      position: where the run is.
-      step: training steps made so far.
-      stopped: whether a signal asked to stop.
-      record: takes the completions as they are generated.
-
-    Returns:
-      A `Collected`.
-
-    Raises:
-      TrainingError: `max_generation_batches` were generated and the batch is not full, with
-        on_cap=raise, or there is not one group to train on (unless all are right, or with
-        on_cap=skip).
-    """
-    size, dynamic = setup.config.training.batch_size, dynamic_sampling(setup)
-    tally = position.tally or {"data/groups_carried": float(pending.size)}
-    # a checkpoint of an older version does not say which groups it holds
-    unknown = ((-1, -1),) * (pending.size - len(position.carried))
-    position = position._replace(tally=tally, carried=unknown + position.carried)
-    setup.grader.state = trainer_state(setup, step, position)
-    while pending.size < size:
-        if stopped():
-            return Collected(None, pending, position, {}, "stopped")
-        if (
-            dynamic is not None
-            and position.tally.get("data/generation_batches", 0) >= dynamic.max_generation_batches
-        ):
-            decision = at_cap(setup.config, dynamic, position.tally, pending.size)
-            if decision == "solved":
-                return Collected(None, pending, position, {}, "solved")
-            if decision == "skip":
-                position = position._replace(skipped=position.skipped + 1)
-                metrics = collection_metrics(setup, position, pending, 0)
-                return Collected(None, pending, position._replace(tally={}), metrics)
-            break
-        indices, place = draw_prompts(setup, position)
-        if not len(indices):
-            if pending.size:
-                break
-            return Collected(None, pending, position, {}, "retired")
-        batch = generate_groups(setup, params, indices, draw=position.draws, step=step)
-        tasks = setup.grader.judge.learn(batch.groups.rewards, batch.groups.parts, position.tasks)
-        outcome = filter_groups(setup, batch.groups, tasks, position.retired)
-        record(recorded(setup, batch, outcome.keep, draw=position.draws, step=step))
-        pending = join(pending, batch.groups.take(outcome.keep))
-        warn_unjudged(setup.grader, outcome.unjudged, dynamic is not None)
-        added = batch.tally | outcome.tally
-        position = position._replace(
-            place=place,
-            draws=position.draws + 1,
-            tally={
-                name: position.tally.get(name, 0.0) + added.get(name, 0.0)
-                for name in position.tally | added
-            },
-            retired=outcome.retired,
-            tasks=tasks,
-            carried=position.carried
-            + tuple((position.draws, int(group)) for group in np.flatnonzero(outcome.keep)),
-        )
-    batch_groups, rest = pending.take(slice(None, size)), pending.take(slice(size, None))
-    metrics = collection_metrics(setup, position, rest, batch_groups.size)
-    trained, carried = position.carried[:size], position.carried[size:]
-    if batch_groups.size < size:
-        batch_groups = join(batch_groups, setup.filler(size - batch_groups.size))
-    return Collected(
-        batch_groups, rest, position._replace(tally={}, carried=carried), metrics, trained=trained
-    )
-
-
-def dynamic_sampling(setup: OnlineSetup) -> DAPOConfig | None:
-    """The algorithm's options where it samples dynamically."""
-    algorithm = setup.config.algorithm
-    return algorithm if isinstance(algorithm, DAPOConfig) and algorithm.dynamic_sampling else None
-
-
-def trainer_state(setup: OnlineSetup, step: int, position: Position) -> TrainerState:
-    """What reward functions that ask for TRL's `trainer_state` are told."""
-    return TrainerState(
-        global_step=step,
-        max_steps=setup.total_steps,
-        epoch=position.place / setup.prompts.num_examples,
-        num_train_epochs=int(setup.config.training.num_epochs),
-    )
-
-
-def draw_prompts(setup: OnlineSetup, position: Position) -> tuple[np.ndarray, int]:
-    """The next prompts that are not retired, and the place after them.
-
-    Once some are retired no prompt comes twice: the generation batch ends where it would, and so
-    shrinks when fewer are left than it holds. The epochs stay whole: the prompt that ended a batch
-    is the first of the next one. None when all are retired, or when the others have all been asked
-    for the training batch that is being filled and it has groups: asking them again would fill it
-    with few prompts, so it ends with these.
-    """
-    wanted = setup.config.rollout.prompts_per_batch or setup.config.training.batch_size
-    if not position.retired:
-        return setup.prompts.indices(position.place, wanted), position.place + wanted
-    count, place, tally = setup.prompts.num_examples, position.place, position.tally
-    left = np.ones(count, bool)
-    left[list(position.retired)] = False
-    found_groups = tally.get("data/groups_carried", 0.0) + tally.get("data/groups_kept", 0.0)
-    if found_groups and tally.get("data/groups_generated", 0.0) >= left.sum():
-        return np.zeros(0, np.int64), place
-    drawn, parts = np.zeros(count, bool), [np.zeros(0, np.int64)]
-    while wanted and left.any():
-        epoch, within = divmod(place, count)
-        order = setup.prompts.order(epoch)[within:]
-        candidates = np.flatnonzero(left[order])[:wanted]
-        repeated = np.flatnonzero(drawn[order[candidates]])
-        found = order[candidates[: repeated[0]] if len(repeated) else candidates]
-        drawn[found] = True
-        parts.append(found)
-        wanted -= len(found)
-        if len(repeated):
-            place += int(candidates[repeated[0]])
-            break
-        place += int(candidates[-1]) + 1 if not wanted else len(order)
-    return np.concatenate(parts), place
-
-
-def generate_groups(
-    setup: OnlineSetup, params: Params, indices: np.ndarray, *, draw: int, step: int
-) -> Batch:
-    """One generation batch: completions of some prompts, with their rewards."""
-    rollout_config, began = setup.config.rollout, time.perf_counter()
-    prompts = setup.prompts.take(indices)
-    sampling = SamplingParams(
-        setup.config.algorithm.temperature,
-        rollout_config.top_p,
-        rollout_config.top_k,
-        rollout_config.min_p,
-    )
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(setup.config.seed), 3), draw)
-    rollout, stats = setup.sample(params, prompts, key, sampling)
-    generated = time.perf_counter()
-    grades = setup.grader.grade(prompts, rollout)
-    graded = time.perf_counter()
-    setup.grader.check(prompts, grades)
-    groups = from_rollout(
-        rollout,
-        prompt=indices,
-        prompt_length=prompts.lengths,
-        width=setup.width,
-        rewards=grades.total,
-        parts=grades.parts,
-        step=step,
-    )
-    tally = {
-        "data/generation_batches": 1.0,
-        "data/groups_generated": float(groups.size),
-        "tokens": float(stats.tokens),
-        "slot_steps": float(stats.slot_steps),
-        "time/generate": generated - began,
-        "time/reward": graded - generated,
-    }
-    for index, name in enumerate(setup.grader.names):
-        part = groups.parts[..., index]
-        tally |= {
-            f"sum/{name}": float(np.nansum(part)),
-            f"count/{name}": float((~np.isnan(part)).sum()),
-        }
-    tally |= {f"rewards/failed/{name}": float(count) for name, count in grades.failures.items()}
-    for name, value in (grades.scores.metrics if grades.scores is not None else {}).items():
-        tally |= {f"sum/{name}": value, f"count/{name}": 1.0}
-    return Batch(groups, tally, sample_columns(setup, prompts.prompts, grades, groups))
-
-
 class Filtered(NamedTuple):
-    """What dynamic sampling makes of the groups of a generation batch."""
+    """What is worth training on of a generation batch."""
 
     keep: np.ndarray
     """bool [N]."""
@@ -284,115 +63,342 @@ class Filtered(NamedTuple):
     """All prompts retired by now."""
     unjudged: int
     """Groups that are graded, of which nothing says what is right."""
-    tally: dict[str, float]
+    counters: dict[str, float]
 
 
-def filter_groups(
-    setup: OnlineSetup, groups: Groups, tasks: Tasks, retired: tuple[int, ...]
-) -> Filtered:
-    """Which groups to keep: with dynamic sampling those with a right and a wrong answer among what
-    is graded and judged."""
-    dynamic, algorithm = dynamic_sampling(setup), setup.config.algorithm
-    right, judged = verdict = setup.grader.correct(groups.rewards, groups.parts, tasks)
-    graded = ~np.isnan(groups.rewards)
-    valid = judged & graded
-    count, hits = valid.sum(1), (right & valid).sum(1)
-    keep = (hits > 0) & (hits < count) if dynamic is not None else np.ones(groups.size, bool)
-    if isinstance(algorithm, DAPOConfig) and algorithm.retire_pass_rate is not None:
-        solved = (count == setup.group_size) & (hits >= algorithm.retire_pass_rate * count)
-        retired = tuple(sorted({*retired, *groups.prompt[solved].tolist()}))
-    unjudged = graded.any(1) & (count == 0)
-    return Filtered(keep, retired, int(unjudged.sum()), tally_of(verdict, keep, valid, unjudged))
+@dataclass(kw_only=True)
+class Collector:
+    """Everything between prompts and a batch of groups. State goes in and comes out."""
 
+    prompts: PromptLoader
+    sampler: Sampler
+    grader: Grader
+    sampling: Sampling
+    batch_size: int
+    """Groups of a training batch."""
+    prompts_per_batch: int
+    """Prompts of a generation batch."""
+    seed: int
+    total_steps: int
+    num_epochs: int
+    run_dir: str
+    """For messages."""
+    record: Record = lambda columns: None
+    """Takes the completions as they are generated."""
+    told_unjudged: bool = field(default=False, init=False)
+    """A warning was given about groups that no judge grades."""
 
-def tally_of(
-    verdict: Verdict, keep: np.ndarray, valid: np.ndarray, unjudged: np.ndarray
-) -> dict[str, float]:
-    """Counts of a generation batch: of its groups [N], and of the completions judged in them [N,
-    G]."""
-    count, hits = valid.sum(1), (verdict.right & valid).sum(1)
-    return {
-        "data/groups_kept": float(keep.sum()),
-        "data/groups_all_right": float(((hits == count) & (hits > 0)).sum()),
-        "data/groups_all_wrong": float(((hits == 0) & (count > 0)).sum()),
-        "data/groups_unjudged": float(unjudged.sum()),
-        "data/groups_ungraded": float(((count == 0) & ~unjudged).sum()),
-        "right": float(verdict.right.sum()),
-        "judged": float(verdict.judged.sum()),
-    }
+    @property
+    def width(self) -> int:
+        """Longest row."""
+        return self.sampler.width
 
+    def filler(self, count: int) -> Groups:
+        """Empty groups of the run's shape."""
+        return empty_groups(
+            count,
+            group_size=self.sampling.group_size,
+            width=self.width,
+            num_rewards=len(self.grader.names),
+        )
 
-def collection_metrics(
-    setup: OnlineSetup, position: Position, rest: Groups, trained: int
-) -> dict[str, float]:
-    """What filling a batch cost, from the sums over its generation batches."""
-    tally = position.tally
-    generated = tally.get("data/groups_generated", 0.0)
-    metrics = {
-        name: value
-        for name, value in tally.items()
-        if name.startswith(("data/", "rewards/", "time/"))
-    }
-    metrics |= {
-        "data/groups_trained": float(trained),
-        "data/groups_left": float(rest.size),
-        "data/epoch": position.place / setup.prompts.num_examples,
-    }
-    if position.skipped:
-        metrics["data/steps_skipped"] = float(position.skipped)
-    if position.retired:
-        metrics["data/prompts_retired"] = float(len(position.retired))
-    if generated:
+    def begin(self) -> Rollouts:
+        """The state of a run that has sampled nothing yet."""
+        return Rollouts(Cursor(), self.filler(0))
+
+    def __call__(
+        self, params: Params, rollouts: Rollouts, *, step: int, stopped: Callable[[], bool]
+    ) -> Collected:
+        """Generates until a training batch is full.
+
+        With `Sampling.keep` only groups that are worth training on count, judged before any
+        penalty. Groups beyond the batch are carried over and are the first of the next one.
+
+        Args:
+          params: the policy's parameters.
+          rollouts: where sampling is.
+          step: training steps made so far.
+          stopped: whether a signal asked to stop; asked between generation batches. What has been
+            collected by then is in `rest`, nothing is lost.
+
+        Returns:
+          A `Collected`.
+
+        Raises:
+          TrainingError: the cap is reached and the batch is not full, with on_cap=raise, or there
+            is not one group to train on (unless all are right, or with on_cap=skip).
+        """
+        cursor, groups = rollouts
+        cap = self.sampling.max_generation_batches
+        if not cursor.counters:
+            cursor = cursor._replace(counters={"data/groups_carried": float(groups.size)})
+        while groups.size < self.batch_size:
+            # Asked before every generation batch: a refill may take long, and what it has found is
+            # in the state that is handed back.
+            if stopped():
+                return Collected(None, Rollouts(cursor, groups), {}, "stopped")
+            if cap is not None and cursor.counters.get("data/generation_batches", 0) >= cap:
+                decision = at_cap(self, cursor.counters, groups.size)
+                if decision == "solved":
+                    return Collected(None, Rollouts(cursor, groups), {}, "solved")
+                if decision == "skip":
+                    cursor = cursor._replace(skipped=cursor.skipped + 1)
+                    metrics = self._metrics(cursor, groups, 0)
+                    rest = Rollouts(cursor._replace(counters={}), groups)
+                    return Collected(None, rest, metrics)
+                break
+            indices, passed = self._draw(cursor)
+            if not len(indices):
+                if groups.size:
+                    break
+                return Collected(None, Rollouts(cursor, groups), {}, "retired")
+            found, cursor = self._generate(params, indices, cursor, passed=passed, step=step)
+            groups = join(groups, found)
+        batch = groups.take(slice(None, self.batch_size))
+        left = groups.take(slice(self.batch_size, None))
+        metrics = self._metrics(cursor, left, batch.size)
+        trained = cursor.carried[: self.batch_size]
+        if batch.size < self.batch_size:
+            batch = join(batch, self.filler(self.batch_size - batch.size))
+        # Counters are of one batch; the groups that are left keep their names.
+        cursor = cursor._replace(counters={}, carried=cursor.carried[self.batch_size :])
+        return Collected(batch, Rollouts(cursor, left), metrics, trained=trained)
+
+    def state(self, step: int, cursor: Cursor) -> TrainerState:
+        """What reward functions that ask for TRL's `trainer_state` are told."""
+        return TrainerState(
+            global_step=step,
+            max_steps=self.total_steps,
+            epoch=cursor.passed / self.prompts.num_examples,
+            num_train_epochs=self.num_epochs,
+        )
+
+    def _draw(self, cursor: Cursor) -> tuple[np.ndarray, int]:
+        """The next prompts that are not retired, and the place after them.
+
+        None when all are retired, or when the others have all been asked for the batch that is
+        being filled and it has groups: asking them again would fill it with few prompts, so it ends
+        with these.
+        """
+        if cursor.retired:
+            left = self.prompts.num_examples - len(cursor.retired)
+            counters = cursor.counters
+            found = counters.get("data/groups_carried", 0.0) + counters.get("data/groups_kept", 0.0)
+            if found and counters.get("data/groups_generated", 0.0) >= left:
+                return np.zeros(0, np.int64), cursor.passed
+        return next_prompts(
+            self.prompts, cursor.passed, self.prompts_per_batch, retired=cursor.retired
+        )
+
+    def _generate(
+        self, params: Params, indices: np.ndarray, cursor: Cursor, *, passed: int, step: int
+    ) -> tuple[Groups, Cursor]:
+        """One generation batch: completions of some prompts, graded, and those worth keeping."""
+        began = time.perf_counter()
+        prompts = self.prompts.take(indices)
+        # A key per generation batch, from the seed alone: a resumed run draws the same.
+        key = jax.random.fold_in(jax.random.key(self.seed), 3)
+        key = jax.random.fold_in(key, cursor.num_batches)
+        sampled = self.sampler(params, prompts, key, group_size=self.sampling.group_size)
+        generated = time.perf_counter()
+        grades = self.grader(prompts, sampled, state=self.state(step, cursor), training=True)
+        graded = time.perf_counter()
+        groups = from_rollout(
+            sampled.rollout,
+            prompt=indices,
+            prompt_length=prompts.lengths,
+            width=self.width,
+            rewards=grades.total,
+            per_reward=grades.per_reward,
+            step=step,
+        )
+        tasks = self.grader.judge.learn(groups.rewards, groups.per_reward, cursor.tasks)
+        kept = self._filter(groups, tasks, cursor.retired)
+        self.record(
+            self._columns(prompts.prompts, grades, groups)
+            | self._fate(kept.keep, batch=cursor.num_batches, step=step)
+        )
+        self._warn_unjudged(kept.unjudged)
+        times = {"time/generate": generated - began, "time/reward": graded - generated}
+        added = count(self.grader.names, groups, grades, sampled) | times | kept.counters
+        names = [(cursor.num_batches, int(group)) for group in np.flatnonzero(kept.keep)]
+        cursor = cursor._replace(
+            passed=passed,
+            num_batches=cursor.num_batches + 1,
+            counters={
+                name: cursor.counters.get(name, 0.0) + added.get(name, 0.0)
+                for name in cursor.counters | added
+            },
+            retired=kept.retired,
+            tasks=tasks,
+            carried=cursor.carried + tuple(names),
+        )
+        return groups.take(kept.keep), cursor
+
+    def _filter(self, groups: Groups, tasks: Tasks, retired: tuple[int, ...]) -> Filtered:
+        """Which groups are worth training on: by what is graded and judged of them."""
+        right, judged = self.grader.judge.correct(groups.rewards, groups.per_reward, tasks)
+        graded = ~np.isnan(groups.rewards)
+        valid = judged & graded
+        number = valid.sum(1)
+        hits = (right & valid).sum(1)
+        keep = np.ones(groups.size, bool)
+        if self.sampling.keep is not None:
+            keep = np.asarray(self.sampling.keep(right, valid))
+        rate = self.sampling.retire_pass_rate
+        if rate is not None:
+            solved = (number == self.sampling.group_size) & (hits >= rate * number)
+            retired = tuple(sorted({*retired, *groups.prompt[solved].tolist()}))
+        unjudged = graded.any(1) & (number == 0)
+        counters = {
+            "data/groups_kept": float(keep.sum()),
+            "data/groups_all_right": float(((hits == number) & (hits > 0)).sum()),
+            "data/groups_all_wrong": float(((hits == 0) & (number > 0)).sum()),
+            "data/groups_unjudged": float(unjudged.sum()),
+            "data/groups_ungraded": float(((number == 0) & ~unjudged).sum()),
+            "right": float(right.sum()),
+            "judged": float(judged.sum()),
+        }
+        return Filtered(keep, retired, int(unjudged.sum()), counters)
+
+    def _warn_unjudged(self, groups: int) -> None:
+        """Says once that groups are thrown away which rewards have graded."""
+        if not groups or self.sampling.keep is None or self.told_unjudged:
+            return
+        self.told_unjudged = True
+        judge = self.grader.judge
+        judges = ", ".join(self.grader.names[index] for index in judge.judges)
+        _log.warning(
+            "%d groups of a generation batch are left out of training (metric data/"
+            "groups_unjudged): rewards have graded them, but none that says right or wrong, which "
+            "is %s; name the verifier of every task in algorithm.accuracy_reward=[%s, ...]",
+            groups,
+            judges,
+            judges,
+        )
+
+    def _metrics(self, cursor: Cursor, rest: Groups, trained: int) -> dict[str, float]:
+        """What filling a batch cost, from the sums over its generation batches."""
+        counters = cursor.counters
+        prefixes = ("data/", "rewards/", "time/")
+        metrics = {name: value for name, value in counters.items() if name.startswith(prefixes)}
         metrics |= {
-            "data/sampling_waste": 1.0 - tally["data/groups_kept"] / generated,
-            "sampler/utilisation": tally["tokens"] / max(tally["slot_steps"], 1.0),
-            "sampler/tokens_per_second": tally["tokens"] / max(tally["time/generate"], 1e-9),
+            "data/groups_trained": float(trained),
+            "data/groups_left": float(rest.size),
+            "data/epoch": cursor.passed / self.prompts.num_examples,
         }
-        if setup.grader.judge.says and tally["judged"]:
-            metrics["data/accuracy"] = tally["right"] / tally["judged"]
-        counts = {
-            name.removeprefix("count/"): count
-            for name, count in tally.items()
-            if name.startswith("count/")
-        }
+        if cursor.skipped:
+            metrics["data/steps_skipped"] = float(cursor.skipped)
+        if cursor.retired:
+            metrics["data/prompts_retired"] = float(len(cursor.retired))
+        generated = counters.get("data/groups_generated", 0.0)
+        if not generated:
+            return metrics
         metrics |= {
-            f"rewards/{name}": tally[f"sum/{name}"] / count
-            for name, count in counts.items()
-            if count
+            "data/sampling_waste": 1.0 - counters["data/groups_kept"] / generated,
+            "sampler/utilisation": counters["tokens"] / max(counters["slot_steps"], 1.0),
+            "sampler/tokens_per_second": counters["tokens"] / max(counters["time/generate"], 1e-9),
         }
-    return metrics
+        if self.grader.judge.says and counters["judged"]:
+            metrics["data/accuracy"] = counters["right"] / counters["judged"]
+        for name, number in counters.items():
+            if name.startswith("count/") and number:
+                label = name.removeprefix("count/")
+                metrics[f"rewards/{label}"] = counters[f"sum/{label}"] / number
+        return metrics
+
+    def _columns(self, prompts: list[Any], grades: Grades, groups: Groups) -> dict[str, list[Any]]:
+        """Completions as columns for the files and the log."""
+        size = self.sampling.group_size
+        columns: dict[str, list[Any]] = {
+            "prompt_index": np.repeat(groups.prompt, size).tolist(),
+            "prompt": [content_of(prompt) for prompt in prompts for _ in range(size)],
+            "completion": list(grades.texts),
+            "reward": groups.rewards.reshape(-1).tolist(),
+        }
+        for place, name in enumerate(self.grader.names):
+            columns[name] = groups.per_reward[..., place].reshape(-1).tolist()
+        columns["tokens"] = groups.completion_mask.sum(-1).reshape(-1).tolist()
+        columns["truncated"] = groups.truncated.reshape(-1).tolist()
+        return columns | grades.extra
+
+    def _fate(self, keep: np.ndarray, *, batch: int, step: int) -> dict[str, list[Any]]:
+        """What the run made of a generation batch, per completion."""
+        size = self.sampling.group_size
+        rows = len(keep) * size
+        return {
+            "step": [step + 1] * rows,
+            "split": ["train"] * rows,
+            "sample": [row % size for row in range(rows)],
+            "kept": np.repeat(keep, size).tolist(),
+            "generation_batch": [batch] * rows,
+        }
 
 
-def sample_columns(
-    setup: OnlineSetup, prompts: list[Any], grades: Any, groups: Groups
-) -> dict[str, list[Any]]:
-    """Completions as columns for the files and the log."""
-    size = groups.rewards.shape[1]
-    shown = [content_of(prompt) for prompt in prompts for _ in range(size)]
-    columns: dict[str, list[Any]] = {
-        "prompt_index": np.repeat(groups.prompt, size).tolist(),
-        "prompt": shown,
-        "completion": list(grades.texts),
-        "reward": groups.rewards.reshape(-1).tolist(),
+def count(
+    names: tuple[str, ...], groups: Groups, grades: Grades, sampled: Sampled
+) -> dict[str, float]:
+    """Sums of one generation batch, of which several make a training batch."""
+    counters = {
+        "data/generation_batches": 1.0,
+        "data/groups_generated": float(groups.size),
+        "tokens": float(sampled.stats.tokens),
+        "slot_steps": float(sampled.stats.slot_steps),
     }
-    columns |= {
-        name: groups.parts[..., index].reshape(-1).tolist()
-        for index, name in enumerate(setup.grader.names)
-    }
-    columns["tokens"] = (groups.length - groups.prompt_length[:, None]).reshape(-1).tolist()
-    columns["truncated"] = groups.truncated.reshape(-1).tolist()
-    return columns | (grades.scores.extra if grades.scores is not None else {})
+    for place, name in enumerate(names):
+        values = groups.per_reward[..., place]
+        counters[f"sum/{name}"] = float(np.nansum(values))
+        counters[f"count/{name}"] = float((~np.isnan(values)).sum())
+    for name, number in grades.failures.items():
+        counters[f"rewards/failed/{name}"] = float(number)
+    for name, value in grades.logged.items():
+        counters[f"sum/{name}"] = value
+        counters[f"count/{name}"] = 1.0
+    return counters
 
 
-def recorded(
-    setup: OnlineSetup, batch: Batch, keep: np.ndarray, *, draw: int, step: int
-) -> dict[str, list[Any]]:
-    """The columns of a generation batch with what the run made of it."""
-    size, rows = setup.group_size, batch.groups.rewards.size
-    return batch.samples | {
-        "step": [step + 1] * rows,
-        "split": ["train"] * rows,
-        "sample": [row % size for row in range(rows)],
-        "kept": np.repeat(keep, size).tolist(),
-        "generation_batch": [draw] * rows,
-    }
+def at_cap(
+    collector: Collector, counters: Mapping[str, float], found: int
+) -> Literal["train", "skip", "solved"]:
+    """What happens at the cap of generation batches.
+
+    Args:
+      collector: of the run.
+      counters: sums over the generation batches.
+      found: groups worth training on.
+
+    Returns:
+      train: on the groups that were found; skip: leave the step out; solved: everything is right,
+      the run ends.
+
+    Raises:
+      TrainingError: on_cap=raise, or there is nothing to train on.
+    """
+    sampling = collector.sampling
+    generated = counters["data/groups_generated"]
+    message = (
+        f"after {sampling.max_generation_batches} generation batches "
+        f"(algorithm.max_generation_batches) {found} of {collector.batch_size} groups have a right "
+        f"and a wrong answer: of {generated:.0f} generated, "
+        f"{counters['data/groups_all_wrong']:.0f} are all wrong, "
+        f"{counters['data/groups_all_right']:.0f} all right, "
+        f"{counters['data/groups_ungraded']:.0f} not graded and "
+        f"{counters['data/groups_unjudged']:.0f} graded but not judged"
+    )
+    if sampling.on_cap == "skip":
+        _log.warning("%s; this step is left out (algorithm.on_cap=skip)", message)
+        return "skip"
+    all_right = counters["data/groups_all_right"]
+    if not found and not counters["data/groups_all_wrong"] and all_right >= SOLVED * generated:
+        _log.info("%s: the task is solved, the run ends here", message)
+        return "solved"
+    if sampling.on_cap == "raise" or not found:
+        raise TrainingError(
+            f"{message}; the same command goes on with algorithm.on_cap=skip, a larger "
+            "algorithm.max_generation_batches or algorithm.dynamic_sampling=false; for other "
+            "prompts, another accuracy_reward or a larger algorithm.group_size start a new run "
+            f"from what was learnt: rlhf-jax export {collector.run_dir} FOLDER, then "
+            "model.path=FOLDER run_dir=NEW"
+        )
+    _log.warning("%s; training on those", message)
+    return "train"

@@ -1,30 +1,31 @@
-"""From completions to rewards: text for the reward functions, tokens for reward models."""
+"""From completions to grades: text for the reward functions, tokens for reward models."""
 
 import contextlib
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
-from jax.sharding import Mesh
 
-from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, PromptBatch
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import COMPLETION_COLUMNS
-from rlhf_jax.loops.errors import TrainingError
-from rlhf_jax.loops.judging import Tasks, Verdict, held_out_judge, training_judge
-from rlhf_jax.loops.setup import context_of
-from rlhf_jax.loops.thinking import opened_by_prompt
-from rlhf_jax.models import load_pretrained
-from rlhf_jax.rewards import RewardConfig, Rewards, RewardScores, TrainerState, make_rewards
-from rlhf_jax.rewards.answers import OPENED_COLUMN
-from rlhf_jax.rewards.model import make_model_rewards
-from rlhf_jax.rewards.registry import MODEL, model_path
+from rlhf_jax.rewards import (
+    PoolConfig,
+    RewardConfig,
+    Rewards,
+    RewardScores,
+    TrainerState,
+    make_rewards,
+)
+from rlhf_jax.rewards.answers import OPENED_COLUMN, opens_reasoning
+from rlhf_jax.rewards.judging import Judge
+from rlhf_jax.rewards.registry import MODEL
 from rlhf_jax.rewards.watch import RewardWatch
-from rlhf_jax.types import Rollout
+from rlhf_jax.rollout import Sampled
 
-_log = logging.getLogger(__name__)
+_TAIL = 16
+"""Last tokens of a prompt in which an open ``<think>`` is looked for."""
 
 
 class Grades(NamedTuple):
@@ -32,42 +33,95 @@ class Grades(NamedTuple):
 
     total: np.ndarray
     """float32 [N]; NaN = could not be graded."""
-    parts: np.ndarray
-    """float32 [N, R], in the order of the configuration."""
-    failures: dict[str, int]
+    per_reward: np.ndarray
+    """float32 [N, R], each reward's own value, in the order of the configuration."""
+    failures: Mapping[str, int]
     """"label/kind" -> completions."""
     texts: list[str]
     opened: np.ndarray
     """bool [N]: the rendered prompt ends in ``<think>``, the completion starts inside the block."""
-    scores: RewardScores | None
-    """Of the functions on the host, with what they logged; None when all rewards are models."""
+    scores: RewardScores | None = None
+    """Of the functions on the host, with what they logged; None: there are none."""
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """ "label/name" -> what reward functions logged as a metric."""
+        return {} if self.scores is None else self.scores.metrics
+
+    @property
+    def extra(self) -> dict[str, list[Any]]:
+        """Columns that reward functions logged, N values each."""
+        return {} if self.scores is None else self.scores.extra
 
 
-class Grader:
+@runtime_checkable
+class Grader(Protocol):
+    """Grades completions. The built-in one is `RewardGrader`; a stub or a server is another."""
+
+    names: tuple[str, ...]
+    """Of the rewards, R of them."""
+    judge: Judge
+    """Which of them say right (> 0) or wrong of what is trained on."""
+    held_out: Judge
+    """The same at evaluation."""
+
+    def __call__(
+        self, prompts: PromptBatch, sampled: Sampled, *, state: TrainerState, training: bool
+    ) -> Grades:
+        """Grades the completions of some prompts, one per row of `sampled`.
+
+        Args:
+          prompts: P prompts and their columns.
+          sampled: P * G completions.
+          state: where training is.
+          training: they are trained on, not evaluated.
+
+        Raises:
+          TrainingError: the rewards do not grade any more.
+        """
+        ...
+
+
+class RewardGrader:
     """All rewards of a run, a context manager (some run in processes of their own).
 
     Attributes:
       names: label of each reward.
-      state: where training is, as functions are told that ask for `trainer_state`; the loop sets
-        it.
       judge: which rewards say right (> 0) or wrong of what is trained on.
       held_out: the same at evaluation.
-      told_unjudged: a warning was given about groups that no judge grades.
     """
 
-    def __init__(self, config: Config, tokenizer: FastTokenizer, *, mesh: Mesh) -> None:
-        self._configs, self._pool_config = config.rewards, config.reward_pool
-        self._tokenizer, self._skip_special_tokens = tokenizer, config.rollout.skip_special_tokens
-        self.names = tuple(reward.label for reward in config.rewards)
-        self._models = {
-            reward.label: load_reward_model(reward, config, tokenizer, mesh=mesh)
-            for reward in config.rewards
-            if reward.function == MODEL
-        }
-        self.state = TrainerState()
-        self._watch = RewardWatch(config.rewards, config.reward_pool)
-        self.judge, self.held_out = training_judge(config), held_out_judge(config)
-        self.told_unjudged = False
+    def __init__(
+        self,
+        rewards: Sequence[RewardConfig],
+        pool: PoolConfig,
+        tokenizer: FastTokenizer,
+        *,
+        models: Mapping[str, Callable[[Any, Any], np.ndarray]],
+        judge: Judge,
+        held_out: Judge,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        """Remembers what to grade with.
+
+        Args:
+          rewards: of the run; none: every completion is worth 0.
+          pool: processes of the reward functions.
+          tokenizer: of the policy.
+          models: label -> (tokens, mask) -> scores, of the rewards that are models.
+          judge: of what is trained on.
+          held_out: of evaluations.
+          skip_special_tokens: leave special tokens out of the text that rewards see.
+        """
+        self._configs = tuple(rewards)
+        self._pool_config = pool
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._models = dict(models)
+        self._watch = RewardWatch(self._configs, pool)
+        self.names = tuple(reward.label for reward in self._configs)
+        self.judge = judge
+        self.held_out = held_out
         self._host: Rewards | None = None
         self._stack = contextlib.ExitStack()
 
@@ -88,133 +142,78 @@ class Grader:
         self._host = None
         self._stack.__exit__(kind, error, trace)
 
-    def grade(self, prompts: PromptBatch, rollout: Rollout, *, real: int | None = None) -> Grades:
-        """Grades the completions of a rollout.
-
-        Args:
-          prompts: P prompts and their columns.
-          rollout: NumPy arrays of P * G rows.
-          real: prompts that are graded, the first ones; the others only complete a shape. None:
-            all.
-        """
-        real = len(prompts.prompts) if real is None else real
-        group_size = len(rollout.tokens) // len(prompts.prompts)
-        rows = real * group_size
-        ids = [
-            row[mask].tolist()
-            for row, mask in zip(rollout.tokens[:rows], rollout.completion_mask[:rows], strict=True)
-        ]
+    def __call__(
+        self, prompts: PromptBatch, sampled: Sampled, *, state: TrainerState, training: bool
+    ) -> Grades:
+        """See `Grader`. A training batch is also looked at as a whole (`rewards.watch`)."""
+        rollout = sampled.rollout
+        tokens = np.asarray(rollout.tokens)
+        rows = len(tokens)
+        chosen = np.asarray(rollout.completion_mask)
+        ids = [row[own].tolist() for row, own in zip(tokens, chosen, strict=True)]
         texts = [self._tokenizer.decode_answer(row, self._skip_special_tokens) for row in ids]
-        repeated = [prompt for prompt in prompts.prompts[:real] for _ in range(group_size)]
-        completions: list[Any] = [
-            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-            for prompt, text in zip(repeated, texts, strict=True)
-        ]
-        columns = {
-            name: [value for value in values[:real] for _ in range(group_size)]
-            for name, values in prompts.columns.items()
-        }
-        opened = opened_by_prompt(self._tokenizer, prompts)[:real].repeat(group_size)
-        if opened.any():
-            columns[OPENED_COLUMN] = opened.tolist()
+        group_size = rows // len(prompts.prompts)
+        opened = opened_by_prompt(self._tokenizer, prompts).repeat(group_size)
+        if not self._configs:
+            empty = np.zeros((rows, 0), np.float32)
+            return Grades(np.zeros(rows, np.float32), empty, {}, texts, opened)
+        columns = columns_of(prompts, opened)
         total: np.ndarray = np.full(rows, np.nan, np.float32)
-        spoiled = np.zeros(rows, bool)
+        failed = np.zeros(rows, bool)
         by_name: dict[str, np.ndarray] = {}
-        failures: dict[str, int] = {}
-        scores = None
+        scores: RewardScores | None = None
         if self._host is not None:
-            scores = self._host.score(repeated, completions, ids, columns, state=self.state)
-            total, by_name, failures = (
-                scores.total.copy(),
-                dict(scores.by_name),
-                dict(scores.failures),
-            )
-            spoiled = scores.spoiled
+            repeated = [prompt for prompt in prompts.prompts for _ in range(group_size)]
+            completions = shown_completions(repeated, sampled, texts)
+            scores = self._host.score(repeated, completions, ids, columns, state=state)
+            total = scores.total.copy()
+            by_name = dict(scores.by_name)
+            failed = scores.spoiled
         for reward in self._configs:
             if reward.label in self._models:
-                scores_of = self._models[reward.label]
-                by_name[reward.label] = scores_of(
-                    np.asarray(rollout.tokens), np.asarray(rollout.mask)
-                )[:rows]
-                value = by_name[reward.label]
-                spoiled = spoiled | ((reward.weight != 0) & ~np.isfinite(value))
-                total = np.where(np.isnan(total), 0, total) + np.float32(
-                    reward.weight
-                ) * np.nan_to_num(value)
-        total = np.where(spoiled | ~np.isfinite(total), np.nan, total).astype(np.float32)
-        return Grades(
-            total,
-            np.stack([by_name[name] for name in self.names], axis=1),
-            failures,
-            texts,
-            opened,
-            scores,
-        )
-
-    def check(self, prompts: PromptBatch, grades: Grades) -> None:
-        """Looks at a graded training batch as a whole; warns where it looks wrong.
-
-        Raises:
-          TrainingError: the rewards do not grade any more (`reward_pool.max_failed`,
-            `max_ungraded`).
-        """
-        size = len(grades.total) // len(prompts.prompts)
-        columns = {
-            name: [value for value in values for _ in range(size)]
-            for name, values in prompts.columns.items()
-        }
-        if grades.opened.any():  # the answers are read as the rewards read them
-            columns[OPENED_COLUMN] = grades.opened.tolist()
-        if problem := self._watch.note(grades.total, grades.scores, grades.texts, columns):
-            raise TrainingError(problem)
-
-    def correct(self, grades: np.ndarray, parts: np.ndarray, tasks: Tasks | None = None) -> Verdict:
-        """(right, judged): which completions are right, before any penalty, and of which that is
-        known.
-
-        Args:
-          grades: float [...], total rewards.
-          parts: float [..., R].
-          tasks: what is known of the rewards by now (`Judge.learn`); None: what these completions
-            tell.
-        """
-        return self.judge.correct(
-            grades, parts, self.judge.learn(grades, parts, {}) if tasks is None else tasks
-        )
+                value = self._models[reward.label](tokens, np.asarray(rollout.mask))[:rows]
+                by_name[reward.label] = value
+                failed = failed | ((reward.weight != 0) & ~np.isfinite(value))
+                known = np.where(np.isnan(total), 0, total)
+                total = known + np.float32(reward.weight) * np.nan_to_num(value)
+        total = np.where(failed | ~np.isfinite(total), np.nan, total).astype(np.float32)
+        per_reward = np.stack([by_name[name] for name in self.names], axis=1)
+        failures = {} if scores is None else dict(scores.failures)
+        if training:
+            # The answers are read as the rewards read them.
+            problem = self._watch.note(total, scores, texts, columns)
+            if problem:
+                raise TrainingError(problem)
+        return Grades(total, per_reward, failures, texts, opened, scores)
 
 
-def load_reward_model(
-    reward: RewardConfig, config: Config, tokenizer: FastTokenizer, *, mesh: Mesh
-) -> Callable[[Any, Any], np.ndarray]:
-    """The reward model that a reward's option `path` names, on the policy's mesh.
-
-    Raises:
-      ValueError: no path, another option, or a model that embeds fewer tokens than the tokenizer
-        has.
-    """
-    path = model_path(reward)
-    section = config.model
-    model, params = load_pretrained(
-        path,
-        dtype=section.compute_dtype or section.dtype,
-        mesh=mesh,
-        replicate=config.mesh.replicate,
-        layers=section.layers,
-        attention=section.attention,
-        head="reward",
-        context=context_of(config),
-    )
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"rewards: the reward model {path} embeds {model.config.vocab_size} tokens and the "
-            "policy's tokenizer has "
-            f"{tokenizer.vocab_size}; a reward model must share the policy's tokenizer"
-        )
-    return make_model_rewards(model, params, mesh=mesh, rows_at_once=microbatch_rows(config))
+def shown_completions(prompts: Sequence[Any], sampled: Sampled, texts: Sequence[str]) -> list[Any]:
+    """What reward functions get as completions: text of a text, messages of a conversation."""
+    if sampled.conversations is not None:
+        return list(sampled.conversations)
+    return [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
 
 
-def microbatch_rows(config: Config) -> int:
-    """Rows of the trainer's microbatch, which the memory of a run is planned by."""
-    algorithm, training = config.algorithm, config.training
-    parts = algorithm.num_minibatches * training.num_microbatches
-    return int(training.batch_size * algorithm.group_size // parts)
+def opened_by_prompt(tokenizer: FastTokenizer, prompts: PromptBatch) -> np.ndarray:
+    """Which prompts, as the chat template rendered them, end inside a block ``<think>``: bool
+    [P]."""
+    tails = [
+        tokenizer.decode(row[max(0, length - _TAIL) : length].tolist())
+        for row, length in zip(np.asarray(prompts.tokens), np.asarray(prompts.lengths), strict=True)
+    ]
+    return np.array([opens_reasoning(tails, {}, i) for i in range(len(tails))], bool)
+
+
+def columns_of(prompts: PromptBatch, opened: np.ndarray) -> dict[str, list[Any]]:
+    """The data's columns, a value per completion, and which completions begin inside a block."""
+    group_size = len(opened) // len(prompts.prompts)
+    columns: dict[str, list[Any]] = {
+        name: [value for value in values for _ in range(group_size)]
+        for name, values in prompts.columns.items()
+    }
+    if opened.any():
+        columns[OPENED_COLUMN] = opened.tolist()
+    return columns

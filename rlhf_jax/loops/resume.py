@@ -1,48 +1,37 @@
-"""Where a run begins: at its start, at its own newest checkpoint, or at a checkpoint of another run
-(`checkpoint.start_from`).
+"""The state of a run on disk: what a checkpoint holds, and how a run begins from one.
 
-A run that goes on from its own checkpoint must be the same run (`check_same_run`); only its number
-of steps may grow. One that starts from another run takes over that run's whole state as far as it
-fits, and every difference is written to the log.
+A run that goes on from its own checkpoint must be the same run (`check_same_run`); one that starts
+from another run takes over that run's state as far as it fits, and every difference is said.
 """
 
 import logging
 import pathlib
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from rlhf_jax.algorithms import algorithm_config
-from rlhf_jax.config import Config, algorithm_name, trained_vocab_size
-from rlhf_jax.data import load_tokenizer
-from rlhf_jax.data.digest import file_digest
 from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError
 from rlhf_jax.io.run_folder import start_from_command
-from rlhf_jax.models import local_folder
-from rlhf_jax.rewards.registry import MODEL, model_path
-from rlhf_jax.rewards.trust import fingerprint, untrusted
-from rlhf_jax.training import TrainState, make_schedule, with_updates
+from rlhf_jax.loops.groups import Cursor, Groups, Rollouts, RunState
+from rlhf_jax.sharding import replicated
+from rlhf_jax.training import (
+    TrainState,
+    abstract_sharded_state,
+    make_sharded_state,
+    with_updates,
+)
+from rlhf_jax.types import Key, Params, Trained, Trees
 
 _log = logging.getLogger(__name__)
-FREE = ("rewards", "total_steps", "data_start")
-"""Keys of a checkpoint's meta that may differ when a run goes on."""
-ORDER = (
-    "seed",
-    "data.shuffle",
-    "data.packing",
-    "data.num_buckets",
-    "data.pad_multiple",
-    "data.buckets",
-    "data.length_window",
-)
-"""Keys that the order of the examples depends on, besides what the fingerprint of the data
-covers."""
-TOKENIZER = ("tokenizer", "data.chat_template", "model.path")
-"""Keys that decide which tokenizer a run has."""
+FORMAT = 2
+"""Of checkpoints; 2: trees by role."""
+FREE = ("rewards",)
+"""Keys of an identity that may differ when a run goes on."""
 
 
 class Source(NamedTuple):
@@ -67,211 +56,155 @@ class Source(NamedTuple):
 
 
 def touches(changes: Iterable[str], *keys: str) -> bool:
-    """Whether one of these keys, or one below them, is among changes
-    (`Config.differences_from`)."""
-    return any(
-        change.startswith(tuple(f"{key}{mark}" for mark in ":.["))
-        for change in changes
-        for key in keys
-    )
+    """Whether one of these keys, or one below them, is among changes."""
+    marks = tuple(f"{key}{mark}" for key in keys for mark in ":.[")
+    return any(change.startswith(marks) for change in changes)
 
 
-def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) -> Source | None:
-    """What a run begins at; None at its start.
+class Saved:
+    """The arrays of a checkpoint: the fields of the train state, and the groups that wait."""
+
+    def __init__(self, params: Params, **fields: Any) -> None:
+        self.params = params
+        self._fields = fields
+
+    def _asdict(self) -> dict[str, Any]:
+        return {"params": self.params, **self._fields}
+
+
+class Fresh(NamedTuple):
+    """What the state before the first step is made of."""
+
+    trees: Trees
+    """Trained trees by role, in their shards; consumed."""
+    trained: Mapping[str, Trained]
+    tx: optax.GradientTransformation
+    key: Key
+    mesh: Mesh
+    aux: Params
+    replicate: tuple[str, ...]
+
+
+class Begun(NamedTuple):
+    """A state to go on from."""
+
+    train: TrainState
+    shardings: Any
+    """Of the train state."""
+    groups: dict[str, Any] | None = None
+    """Waiting groups by field, as the checkpoint has them; None: there are none, or they do not
+    fit."""
+
+
+def begin(
+    fresh: Fresh,
+    source: Source | None,
+    checkpointer: Checkpointer,
+    *,
+    identity: Mapping[str, Any],
+    groups: Groups | None = None,
+) -> Begun:
+    """A new run's state, or the one in a checkpoint.
 
     Args:
-      config: a whole run.
-      checkpointer: of its own folder.
-      resume: its newest checkpoint, which comes before `checkpoint.start_from`.
+      fresh: what a new state is made of; its trees are consumed or deleted.
+      source: the checkpoint to go on from; None: there is none.
+      checkpointer: of the run's own folder.
+      identity: what must not change while a run goes on.
+      groups: of the shape that the checkpoint's waiting groups have; None: the run has none.
 
     Raises:
-      ValueError: the other run is not one that this one can go on from.
+      RunFolderError: the checkpoint is of another run than this one.
+      CheckpointError: it does not fit, or is damaged.
     """
-    if resume is not None:
-        return Source(pathlib.Path(config.run_dir), resume, checkpointer.read_meta(resume))
-    if config.checkpoint.start_from is None:
-        return None
-    run_dir, step = parse_start_from(config.checkpoint.start_from)
-    if run_dir.resolve() == pathlib.Path(config.run_dir).resolve():
-        raise RunFolderError(
-            f"checkpoint.start_from={config.checkpoint.start_from} is run_dir itself: give another "
-            "run_dir"
-        )
-    if not (run_dir / "config.yaml").is_file():
-        raise RunFolderError(
-            f"checkpoint.start_from={run_dir} holds no config.yaml, so it is no run folder"
-        )
-    changes = tuple(config.differences_from(run_dir / "config.yaml"))
-    with Checkpointer(run_dir / "checkpoints") as other:
-        newest = other.latest_step()
-        if newest is None:
-            raise CheckpointError(f"checkpoint.start_from={run_dir} holds no complete checkpoint")
-        step = newest if step is None else step
-        source = Source(run_dir, step, other.read_meta(step), changes, is_other=True)
-    check_kind(config, source)
-    ignored = ("run_dir:", "checkpoint.")
-    listed = [change for change in changes if not change.startswith(ignored)]
-    _log.info(
-        "start from step %d of %s, %s",
-        step,
-        run_dir,
-        f"{len(listed)} changes:" if listed else "nothing changed",
-    )
-    for change in listed:
-        _log.info("  %s", change)
-    return source
-
-
-def parse_start_from(text: str) -> tuple[pathlib.Path, int | None]:
-    """`RUN`, `RUN@STEP` or `RUN/checkpoints/STEP` as run folder and step."""
-    path = pathlib.Path(text).expanduser()
-    run, at, step = text.rpartition("@")
-    if at and step.isdigit() and not path.is_dir():
-        return pathlib.Path(run).expanduser(), int(step)
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        return path.parent.parent, int(path.name)
-    return path, None
-
-
-def check_kind(config: Config, source: Source) -> None:
-    """Refuses a run that was trained on something else: text, pairs or prompts."""
-    ours, theirs = algorithm_name(config.algorithm), source.meta.get("algorithm")
-    change = next(
-        (change for change in source.changes if change.startswith("algorithm.name:")), None
-    )
-    if theirs is None and change is not None:  # of an earlier version
-        theirs = change.partition(": ")[2].split("'")[1]
-    if theirs is None or theirs == ours:
-        return
-    old: Any = algorithm_config(theirs)
-    if old.data != config.algorithm.data:
-        raise RunFolderError(
-            f"checkpoint.start_from={source.run_dir} is a run of {theirs} on {old.data}, this one "
-            f"is of {ours} on "
-            f"{config.algorithm.data}: to train its weights further use "
-            f"model.path={source.run_dir}/export"
-        )
-
-
-def take_tokenizer(config: Config, source: Source | None) -> None:
-    """Another run's own tokenizer goes into the new run folder, unless the configuration asks for a
-    different one.
-
-    What ends an answer is the new run's `rollout.stop`, beside the tokenizer's and the model's own
-    stops.
-    """
-    if source is None or not source.is_other or source.changed(*TOKENIZER):
-        return
-    ours, theirs = pathlib.Path(config.run_dir) / "tokenizer", source.run_dir / "tokenizer"
-    if not theirs.is_dir() or ours.exists():
-        return
-    if not source.changed("rollout.stop"):
-        shutil.copytree(theirs, ours)
-    elif trained_vocab_size(config.tokenizer) is not None:
-        load_tokenizer(theirs).without_stops().save(ours)
-    # any other is read again from where the other run had it, without that run's `rollout.stop`
-
-
-def data_start(source: Source | None, data: str, *, in_batches: bool) -> int:
-    """The training step at which the order of the data begins: 0, or where another run's state met
-    other data.
-
-    Args:
-      source: where the run begins.
-      data: fingerprint of its data.
-      in_batches: whether the order also depends on the batch size.
-    """
+    options: dict[str, Any] = {
+        "mesh": fresh.mesh,
+        "aux": fresh.aux,
+        "replicate": fresh.replicate,
+    }
     if source is None:
-        return 0
-    kept = int(source.meta.get("data_start", 0))
+        return Begun(*make_sharded_state(fresh.trees, fresh.tx, fresh.key, **options))
+    abstract, shardings = abstract_sharded_state(fresh.trees, fresh.tx, fresh.key, **options)
     if not source.is_other:
-        return kept
-    keys = (*ORDER, "training.batch_size") if in_batches else ORDER
-    if source.meta["data"] == data and not source.changed(*keys):
-        return kept
-    _log.warning(
-        "the data or their order differ from those of %s: the run begins with the first of them",
-        source.run_dir,
-    )
-    return source.step
+        check_same_run(source.meta, identity, source.run_dir)
+    # The checkpoint's take their place: two copies might not fit.
+    jax.tree.map(lambda x: x.delete(), dict(fresh.trees))
+    fields = abstract._asdict()
+    if groups is not None:
+        fields["groups"] = _abstract_groups(groups, fresh.mesh)
+    if source.is_other:
+        train, further = _of_another_run(source, Saved(**fields), fresh, shardings)
+        return Begun(train, shardings, further.get("groups"))
+    saved, _ = checkpointer.restore(source.step, Saved(**fields))
+    arrays = saved._asdict()
+    held = arrays.pop("groups", None)
+    return Begun(TrainState(**arrays), shardings, held)
 
 
-def earlier_sessions(source: Source | None) -> dict[str, int | None]:
-    """What `Evaluations` is told of a run's own earlier sessions: `upto` and `planned`."""
-    if source is None or source.is_other:
-        return {"upto": -1, "planned": None}
-    # evaluated as the last one, even if a longer run goes on from it
-    last = source.meta.get("total_steps") == source.step
-    return {"upto": source.step, "planned": source.step if last else None}
-
-
-def check_steps(config: Config, source: Source | None, total_steps: int) -> None:
-    """Refuses a number of steps that leaves nothing to do, or that is below what the run was
-    planned for.
-
-    A schedule is a function of the step and of the number of steps: where that grows, the learning
-    rate goes on by the longer schedule, so a cosine that had come down rises again.
-    """
-    if source is None:
-        return
-    planned = int(source.meta.get("total_steps", source.step))
-    setting = "training.max_steps" if config.training.max_steps else "training.num_epochs"
-    if source.is_other and total_steps <= source.step:
-        raise RunFolderError(
-            f"{setting} makes {total_steps} steps in all, and step {source.step} of "
-            f"{source.run_dir} is to go on: raise it "
-            "(steps of the other run count)"
-        )
-    if not source.is_other and total_steps < planned:
-        onward = start_from_command(source.run_dir)
-        # that command would be refused too: steps of the other run count
-        if total_steps <= source.step:
-            least = max(planned, source.step + 1)
-            onward = f"ask for {least} steps or more, or for others in a new run_dir; {onward} and {least} steps or more"
-        raise RunFolderError(
-            f"{setting} makes {total_steps} steps, but the run in {source.run_dir} was planned for "
-            f"{planned}: it may only grow; " + onward
-        )
-
-
-def log_growth(
-    config: Config,
-    source: Source | None,
-    total_steps: int,
+def save(
+    now: RunState,
+    checkpointer: Checkpointer,
     *,
-    count: int,
-    updates: int = 1,
-    warmup: int = 0,
+    meta: Mapping[str, Any],
+    mesh: Mesh,
+    filler: Groups | None = None,
 ) -> None:
-    """Says what a longer run does to the learning rate.
+    """Writes a checkpoint named by the training step.
 
     Args:
-      config: a whole run.
-      source: where it begins.
-      total_steps: of the run as it is now.
-      count: updates that the schedule has counted (`rlhf_jax.training.schedule_count`).
-      updates: optimizer updates a step.
-      warmup: updates before the schedule begins.
+      now: the state.
+      checkpointer: of the run's folder.
+      meta: what else the run says of itself; the format is added.
+      mesh: of the arrays.
+      filler: one empty group, as no array may be empty; None: the run samples nothing.
     """
-    planned = None if source is None else source.meta.get("total_steps")
-    if source is None or planned is None or planned == total_steps:
-        return
-    old, new = (
-        float(make_schedule(config.optimizer, total_steps=total * updates - warmup)(count))
-        for total in (planned, total_steps)
-    )
-    _log.warning(
-        "%d steps instead of %d: the schedule is that of the new number, so after step %d the "
-        "learning rate is %.3g, not %.3g",
-        total_steps,
-        planned,
-        source.step,
-        new,
-        old,
-    )
+    fields = now.train._asdict()
+    further: dict[str, Any] = {"format": FORMAT}
+    if now.rollouts is not None and filler is not None:
+        cursor, waiting = now.rollouts
+        further |= {"cursor": cursor.plain(), "groups": waiting.size}
+        held = waiting if waiting.size else filler
+        fields["groups"] = {
+            name: jax.device_put(jnp.asarray(value), replicated(mesh))
+            for name, value in _narrow(held)._asdict().items()
+        }
+    checkpointer.save(now.step, Saved(**fields), {**meta, **further})
 
 
-def check_same_run(meta: dict[str, Any], identity: dict[str, Any], run_dir: pathlib.Path) -> None:
+def rollouts_of(begun: Begun, source: Source, *, cursor: Cursor, empty: Groups) -> Rollouts:
+    """The sampling side of a checkpoint.
+
+    Args:
+      begun: its arrays.
+      source: the checkpoint.
+      cursor: where sampling goes on.
+      empty: no groups, of the run's shape.
+    """
+    if begun.groups is None:
+        return Rollouts(cursor._replace(counters={}, carried=()), empty)
+    arrays = {name: np.asarray(value) for name, value in begun.groups.items()}
+    groups = Groups(**arrays).take(slice(0, source.meta["groups"]))
+    return Rollouts(cursor, groups._replace(prompt=groups.prompt.astype(np.int64)))
+
+
+def check_format(meta: Mapping[str, Any], where: pathlib.Path) -> None:
+    """Refuses a checkpoint of another version of the library.
+
+    Raises:
+      CheckpointError: in one line, with the way on.
+    """
+    found = meta.get("format", 1)
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{where}: its checkpoints have format {found}, this version of rlhf_jax reads format "
+            f"{FORMAT}: finish the run with the version that made it, or train its weights further "
+            f"with model.path={where}/export"
+        )
+
+
+def check_same_run(
+    meta: Mapping[str, Any], identity: Mapping[str, Any], run_dir: pathlib.Path
+) -> None:
     """Refuses to go on with other data, another order, another batch size or another reference;
     other rewards are a warning.
 
@@ -284,26 +217,14 @@ def check_same_run(meta: dict[str, Any], identity: dict[str, Any], run_dir: path
       RunFolderError: the first difference.
     """
     for name, value in identity.items():
-        if name in FREE:
-            continue
-        if name == "reference" and isinstance(meta[name], str) and ":" not in meta[name]:
-            _log.warning(
-                "the checkpoint is of an earlier version: whether the reference is the same is not "
-                "checked"
-            )
-        elif meta[name] != value:
+        if name not in FREE and meta.get(name) != value:
             raise RunFolderError(
-                f"cannot resume in {run_dir}: {name} was {meta[name]!r} when the checkpoint was "
-                f"made and is {value!r} now; "
-                "use the same configuration and data, or another run_dir; "
-                f"{start_from_command(run_dir)}"
+                f"cannot resume in {run_dir}: {name} was {meta.get(name)!r} when the checkpoint "
+                f"was made and is {value!r} now; use the same configuration and data, or another "
+                f"run_dir; {start_from_command(run_dir)}"
             )
-    warn_of_changed_rewards(meta, identity)
-
-
-def warn_of_changed_rewards(meta: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Says which rewards are not those that the run was trained with until now."""
-    old, new = meta.get("rewards", {}), identity.get("rewards", {})
+    old = meta.get("rewards", {})
+    new = identity.get("rewards", {})
     changed = [label for label in old if label in new and old[label] != new[label]]
     if changed:
         _log.warning(
@@ -313,62 +234,47 @@ def warn_of_changed_rewards(meta: dict[str, Any], identity: dict[str, Any]) -> N
         )
 
 
-def reward_digests(config: Config) -> dict[str, str]:
-    """Label -> digest of the code of a reward function that is not built in, or of the weights of a
-    reward model."""
-    digests = {reward.label: fingerprint([reward]) for reward in untrusted(config.rewards)}
-    for reward in config.rewards:
-        if reward.function == MODEL:
-            folder = local_folder(model_path(reward))
-            digests[reward.label] = "+".join(
-                file_digest(file) for file in sorted(folder.glob("*.safetensors"))
-            )
-    return digests
-
-
-def take_state(
-    source: Source,
-    abstract: Any,
-    *,
-    tx: optax.GradientTransformation,
-    shardings: TrainState,
-    aux: Any,
-    resting: int = 0,
-) -> tuple[TrainState, dict[str, Any], dict[str, str]]:
-    """The train state of another run, as far as it fits.
-
-    Args:
-      source: the other run.
-      abstract: a NamedTuple with the fields of `TrainState`, and perhaps more.
-      tx: makes a new optimizer state where the other run's does not fit.
-      shardings: of the state.
-      aux: the algorithm's own state, where the other run's does not fit.
-      resting: updates in the beginning of a run that leave the policy alone.
-
-    Returns:
-      (state, further fields that fit, further fields that do not and why).
+def _of_another_run(
+    source: Source, wanted: Saved, fresh: Fresh, shardings: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+    """The train state of another run, as far as it fits, and the further fields that do.
 
     Raises:
       CheckpointError: the parameters do not fit, or the checkpoint is damaged.
     """
     with Checkpointer(source.directory) as checkpointer:
-        found = checkpointer.restore_parts(source.step, abstract)
-    fields, unfit = dict(found.fields), dict(found.unfit)
-    for name, reason in [item for item in unfit.items() if item[0] in TrainState._fields]:
+        found = checkpointer.restore_parts(source.step, wanted)
+    fields = dict(found.fields)
+    for name, reason in found.unfit.items():
+        if name not in TrainState._fields:
+            continue
         if name == "opt_state":
             made = int(fields["step"]) - int(fields["skipped"][1])
 
-            def fresh(params: Any, made: int = made) -> optax.OptState:
+            def anew(params: Trees, made: int = made) -> optax.OptState:
                 """New moments; the schedule goes on, because the steps of the other run count."""
-                return with_updates(tx.init(params), made, resting=resting)
+                return with_updates(fresh.tx.init(params), made, fresh.trained)
 
-            fields[name] = jax.jit(fresh, out_shardings=shardings.opt_state)(fields["params"])
+            fields[name] = jax.jit(anew, out_shardings=shardings.opt_state)(fields["params"])
             reason += f"; its schedule goes on after {made} updates"
         elif name == "aux":
-            fields[name] = jax.device_put(jax.tree.map(jnp.asarray, dict(aux)), shardings.aux)
+            aux = jax.tree.map(jnp.asarray, dict(fresh.aux))
+            fields[name] = jax.device_put(aux, shardings.aux)
         else:
             raise CheckpointError(f"checkpoint.start_from={source.run_dir}: {reason}")
         _log.warning("%s of %s does not fit (%s): it begins anew", name, source.run_dir, reason)
-        del unfit[name]
-    state = TrainState(**{name: fields.pop(name) for name in TrainState._fields})
-    return state, fields, unfit
+    train = TrainState(**{name: fields.pop(name) for name in TrainState._fields})
+    return train, fields
+
+
+def _abstract_groups(groups: Groups, mesh: Mesh) -> dict[str, Any]:
+    whole = replicated(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=whole)
+        for name, value in _narrow(groups)._asdict().items()
+    }
+
+
+def _narrow(groups: Groups) -> Groups:
+    """Prompt numbers in 32 bits, which is what JAX holds."""
+    return groups._replace(prompt=groups.prompt.astype(np.int32))

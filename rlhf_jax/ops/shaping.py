@@ -149,4 +149,5 @@ def mixed_groups(
     # Operators and methods alone, so that the host's NumPy arrays stay on the host.
     right = correct if valid is None else correct & valid
     wrong = ~correct if valid is None else ~correct & valid
-    return right.any(axis=1) & wrong.any(axis=1)
+    keep: AnyArray = right.any(axis=1) & wrong.any(axis=1)
+    return keep

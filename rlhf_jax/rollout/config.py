@@ -40,6 +40,12 @@ class RolloutConfig:
     """Leave special tokens out of the text that rewards see; false where a reward looks for tags
     that are special tokens ("<think>" of some models). The stop that ends a completion is left out
     either way."""
+    record: str | None = None
+    """Folder to which every training batch is written as the update gets it (arrays, after
+    scoring), a file per step."""
+    replay: str | None = None
+    """Folder of `record` whose batches the updates get, in place of sampling, grading and scoring:
+    to debug an update, to time it alone, to report a fault."""
     mesh: MeshConfig | None = None
     """Another layout of the parameters for generation, such as {tensor: 8}; null: the layout of
     training."""
@@ -48,6 +54,11 @@ class RolloutConfig:
         for name in ("max_new_tokens", "max_prompt_len", "chunk"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name}={self.__dict__[name]} must be at least 1")
+        if self.record is not None and self.replay is not None:
+            raise ValueError(
+                f"record={self.record!r} and replay={self.replay!r}: what is replayed is recorded "
+                "already"
+            )
         for name in ("prompts_per_batch", "slots"):
             value = self.__dict__[name]
             if value is not None and value < 1:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from rlhf_jax.config import Config
+from rlhf_jax.config import Config, MeasureConfig
 from rlhf_jax.data import FastTokenizer, read_generation
 from rlhf_jax.models import local_folder
 from rlhf_jax.rewards import RewardConfig
@@ -12,7 +12,9 @@ from rlhf_jax.rewards import RewardConfig
 _log = logging.getLogger(__name__)
 
 
-def with_run_stops(tokenizer: FastTokenizer, config: Config) -> FastTokenizer:
+def with_run_stops(
+    tokenizer: FastTokenizer, config: Config | MeasureConfig
+) -> FastTokenizer:
     """The tokenizer with every stop of a run: its own, those of the model's files, and
     `rollout.stop`.
 

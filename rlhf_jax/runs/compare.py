@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.config import CompareConfig, Config, StageConfig, algorithm_name
+from rlhf_jax.algorithms import algorithm_name
+from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import Checkpointer, plot_curves, read_metrics
-from rlhf_jax.loops.errors import TrainingError
-from rlhf_jax.loops.evaluate_online import evaluate_checkpoints, evaluate_folder
-from rlhf_jax.loops.footprint import run_bytes
-from rlhf_jax.loops.train import RunResult, train
+from rlhf_jax.runs.evaluate import evaluate_checkpoints, evaluate_folder
+from rlhf_jax.runs.footprint import run_bytes
+from rlhf_jax.runs.train import RunResult, train
 
 _log = logging.getLogger(__name__)
 COLUMNS = {
@@ -132,7 +133,7 @@ def compare(config: CompareConfig, *, progress: bool | None = None) -> Compariso
     return found
 
 
-def accuracy_metric(measuring: Config) -> str:
+def accuracy_metric(measuring: MeasureConfig) -> str:
     """The share of right samples, or of right greedy answers when none are sampled."""
     samples = measuring.evaluation.samples
     return f"accuracy/mean@{samples}" if samples else "accuracy/greedy"
@@ -172,7 +173,7 @@ def _measure(
         curve=curve,
         seconds=rows[-1]["time/elapsed"],
         bytes=run_bytes(config),
-        samples=int(groups * config.algorithm.group_size) if config.is_online else 0,
+        samples=int(groups * config.algorithm.sampling.group_size) if config.is_online else 0,
         entropy=training[-1].get("policy/entropy", float("nan")),
     )
 
@@ -188,7 +189,7 @@ def _online_curve(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def _offline_curve(
-    measuring: Config, run_dir: pathlib.Path, rows: list[dict[str, Any]]
+    measuring: MeasureConfig, run_dir: pathlib.Path, rows: list[dict[str, Any]]
 ) -> list[dict[str, float]]:
     """The start and the checkpoints that the run kept, measured now."""
     with Checkpointer(run_dir / "checkpoints") as checkpointer:

@@ -11,14 +11,14 @@ from rlhf_jax.config import Config
 from rlhf_jax.io import RunFolderError
 from rlhf_jax.io.disk import describe_bytes, free_bytes
 from rlhf_jax.io.stored import complete_steps
-from rlhf_jax.loops.footprint import tree_bytes
-from rlhf_jax.types import Params
+from rlhf_jax.runs.footprint import tree_bytes
+from rlhf_jax.types import Trees
 
 _log = logging.getLogger(__name__)
 
 
 def check_space(
-    config: Config, params: Params, tx: optax.GradientTransformation, *, step: int, total_steps: int
+    config: Config, trees: Trees, tx: optax.GradientTransformation, *, step: int, total_steps: int
 ) -> None:
     """Compares the bytes of the checkpoints that are to be kept, and of the export, with the room
     that is left.
@@ -28,7 +28,7 @@ def check_space(
 
     Args:
       config: a whole run.
-      params: what is trained.
+      trees: what is trained.
       tx: its optimizer.
       step: where this session begins.
       total_steps: where the run ends.
@@ -38,21 +38,24 @@ def check_space(
     """
     if step >= total_steps:
         return
-    run_dir, keep = (
-        pathlib.Path(config.run_dir),
-        config.checkpoint.keep_last + config.checkpoint.keep_best,
-    )
-    export = tree_bytes(params)
-    checkpoint = export + tree_bytes(jax.eval_shape(tx.init, params))
+    run_dir = pathlib.Path(config.run_dir)
+    keep = config.checkpoint.keep_last + config.checkpoint.keep_best
+    export = tree_bytes(trees)
+    checkpoint = export + tree_bytes(jax.eval_shape(tx.init, trees))
     every = config.training.save_every
     saves = math.ceil((total_steps - step) / every) if every else 1
     # A new one is complete before the oldest is removed.
     further = max(1, min(saves, keep + 1 - len(complete_steps(run_dir / "checkpoints"))))
     still = further * checkpoint + (0 if (run_dir / "export").is_dir() else export)
     free = free_bytes(run_dir)
-    sizes = f"a checkpoint is {describe_bytes(checkpoint)}, {keep} are kept (one more while saving), the export is "
-    sizes += f"{describe_bytes(export)}, {describe_bytes(free)} free"
-    mend = f"make room in {run_dir}, choose a run_dir on another disk, or a lower checkpoint.keep_last or keep_best"
+    sizes = (
+        f"a checkpoint is {describe_bytes(checkpoint)}, {keep} are kept (one more while saving), "
+        f"the export is {describe_bytes(export)}, {describe_bytes(free)} free"
+    )
+    mend = (
+        f"make room in {run_dir}, choose a run_dir on another disk, or a lower "
+        "checkpoint.keep_last or keep_best"
+    )
     if free < checkpoint:
         raise RunFolderError(f"not even one checkpoint fits: {sizes}; {mend}")
     if free < still:

@@ -10,12 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.algorithms import DAPOConfig, GRPOConfig, PPOConfig
-from rlhf_jax.ops import mixed_groups
 from rlhf_jax.rollout import SamplingParams, generate
-from rlhf_jax.types import Key, Metrics, Model, Params, PolicyBatch, Rollout
-
-OnlineConfig: TypeAlias = PPOConfig | GRPOConfig | DAPOConfig
+from rlhf_jax.types import Key, Metrics, Model, Params, PolicyBatch, Rollout, Sampling
 
 
 class PromptSet(NamedTuple):
@@ -161,19 +157,19 @@ def make_evaluate(
 
 
 def make_collect(
-    config: OnlineConfig, model: Model, *, batch_size: int, shape: GenerationShape, reward: RewardFn
+    sampling: Sampling, model: Model, *, batch_size: int, shape: GenerationShape, reward: RewardFn
 ) -> Callable[[Params, PromptSet, Key], tuple[PolicyBatch, Metrics]]:
     """Builds the first half of a step: prompts drawn, completed and rewarded.
 
-    Prompts come in a random order without repetition until all were asked in this step. DAPO's
-    dynamic sampling generates batches until `batch_size` groups are mixed or
-    `max_generation_batches` is reached, and takes the first ones. This differs from the online
-    loop: surplus groups are dropped, not carried over to the next step, and when too few are found
-    the rest of the batch is filler rows without weight (`on_cap="train_partial"`); a step that
-    finds none changes no parameter.
+    Prompts come in a random order without repetition until all were asked in this step. With
+    `Sampling.keep` (dynamic sampling) batches are generated until `batch_size` groups are worth
+    training on or `max_generation_batches` is reached, and the first ones are taken. This differs
+    from the online loop: surplus groups are dropped, not carried over to the next step, and when
+    too few are found the rest of the batch is filler rows without weight
+    (`on_cap="train_partial"`); a step that finds none changes no parameter.
 
     Args:
-      config: of PPO, GRPO or DAPO.
+      sampling: what the algorithm wants (`Algorithm.sampling`).
       model: policy.
       batch_size: prompts per step, P.
       shape: what generation is compiled for.
@@ -182,12 +178,12 @@ def make_collect(
     Returns:
       (params of the policy, prompts, key) -> (batch of P * group_size rows, metrics). Metrics of
       dynamic sampling: data/generation_batches, data/groups_generated, data/groups_kept,
-        data/groups_all_right, data/groups_all_wrong.
+      data/groups_all_right, data/groups_all_wrong.
 
     Raises:
-      ValueError: an option of DAPO that exists in the online loop only.
+      ValueError: an option that exists in the online loop only, or no cap.
     """
-    group_size = config.group_size
+    group_size = sampling.group_size
 
     def draw(
         params: Params, prompts: PromptSet, key: Key, index: int | Int[Array, ""]
@@ -198,39 +194,43 @@ def make_collect(
         count = prompts.tokens.shape[0]
         order = jax.random.permutation(order_key, count)
         rows = order[(index * batch_size + jnp.arange(batch_size)) % count]
-        taken = jax.tree.map(lambda x: x[rows], prompts)
-        sample_key = jax.random.fold_in(sample_key, index)
-        options: dict[str, Any] = {
-            "temperature": config.temperature,
-            "group_size": group_size,
-            "shape": shape,
-            "reward": reward,
-        }
-        return sample(model, params, taken, sample_key, **options)
+        return sample(
+            model,
+            params,
+            jax.tree.map(lambda x: x[rows], prompts),
+            jax.random.fold_in(sample_key, index),
+            shape=shape,
+            reward=reward,
+            temperature=sampling.temperature,
+            group_size=group_size,
+        )
 
     def collect_one(params: Params, prompts: PromptSet, key: Key) -> tuple[PolicyBatch, Metrics]:
         return draw(params, prompts, key, 0), {}
 
-    if not (isinstance(config, DAPOConfig) and config.dynamic_sampling):
+    if sampling.keep is None:
         return collect_one
+    keep = sampling.keep
     for name, value, only in (
-        ("accuracy_reward", config.accuracy_reward, None),
-        ("on_cap", config.on_cap, "train_partial"),
-        ("retire_pass_rate", config.retire_pass_rate, None),
+        ("accuracy_reward", sampling.accuracy_reward, None),
+        ("on_cap", sampling.on_cap, "train_partial"),
+        ("retire_pass_rate", sampling.retire_pass_rate, None),
     ):
         if value != only:
             raise ValueError(
                 f"{name}={value!r} exists in the online loop only: the fused loop has "
                 f"{name}={only!r}"
             )
-    most = config.max_generation_batches
+    if sampling.max_generation_batches is None:
+        raise ValueError("max_generation_batches=None: a program needs an end, so give a number")
+    most = sampling.max_generation_batches
 
     def collect(params: Params, prompts: PromptSet, key: Key) -> tuple[PolicyBatch, Metrics]:
         def more(carry: _Collected) -> Bool[Array, ""]:
             return (carry.kept < batch_size) & (carry.batches < most)
 
         def body(carry: _Collected) -> _Collected:
-            return _add(carry, draw(params, prompts, key, carry.batches), group_size)
+            return _add(carry, draw(params, prompts, key, carry.batches), group_size, keep)
 
         empty = _empty(jax.eval_shape(draw, params, prompts, key, 0), shape.pad_id)
         done = lax.while_loop(more, body, empty)
@@ -269,12 +269,14 @@ def _empty(like: PolicyBatch, pad_id: int) -> _Collected:
     return _Collected(blank, zero, zero, zero, zero)
 
 
-def _add(carry: _Collected, new: PolicyBatch, group_size: int) -> _Collected:
+def _add(
+    carry: _Collected, new: PolicyBatch, group_size: int, keep: Callable[[Any, Any], Any]
+) -> _Collected:
     """The mixed groups of one more generation batch, as many as there is room for, behind those
     that are there."""
     rewards = new.rewards.reshape(-1, group_size)
     graded = ~jnp.isnan(rewards)
-    mixed = mixed_groups(rewards > 0, graded)
+    mixed = keep(rewards > 0, graded)
     groups = mixed.shape[0]
     place = jnp.where(mixed, carry.kept + jnp.cumsum(mixed) - 1, groups)
 

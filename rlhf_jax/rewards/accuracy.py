@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.loops.judging import Judge, Verdict
-from rlhf_jax.rewards import answer_of
+from rlhf_jax.rewards.answers import answer_of
+from rlhf_jax.rewards.judging import Judge, Verdict
 
 
 class Answers(NamedTuple):
@@ -15,7 +15,7 @@ class Answers(NamedTuple):
 
     total: np.ndarray
     """float32 [N, k]; NaN = not graded."""
-    parts: np.ndarray
+    per_reward: np.ndarray
     """float32 [N, k, R]."""
     length: np.ndarray
     """int [N, k], tokens."""
@@ -46,7 +46,7 @@ def join_answers(batches: Sequence[Answers]) -> Answers:
             column += batch.extra.get(name, [None] * len(batch.texts))
     return Answers(
         np.concatenate([batch.total for batch in batches]),
-        np.concatenate([batch.parts for batch in batches]),
+        np.concatenate([batch.per_reward for batch in batches]),
         np.concatenate([batch.length for batch in batches]),
         np.concatenate([batch.truncated for batch in batches]),
         [text for batch in batches for text in batch.texts],
@@ -68,24 +68,24 @@ def metrics_of(judge: Judge, greedy: Answers, sampled: Answers | None) -> dict[s
     Returns:
       See `evaluate_prompts`.
     """
-    tasks = judge.learn(greedy.total, greedy.parts, {})
+    tasks = judge.learn(greedy.total, greedy.per_reward, {})
     metrics = _rewards(greedy, "greedy", "") | {
         "length/greedy": float(greedy.length.mean()),
         "length/truncated_greedy": float(greedy.truncated.mean()),
     }
     if sampled is not None:
-        tasks = judge.learn(sampled.total, sampled.parts, tasks)
+        tasks = judge.learn(sampled.total, sampled.per_reward, tasks)
         metrics |= _rewards(sampled, "sampled", "_sampled")
     if not judge.says:
         return metrics
-    right, judged = judge.correct(greedy.total, greedy.parts, tasks)
+    right, judged = judge.correct(greedy.total, greedy.per_reward, tasks)
     metrics |= _mean("accuracy/greedy", right[judged])
     if sampled is not None:
         answers = [
             answer_of(text, opened=bool(inside))
             for text, inside in zip(sampled.texts, sampled.opened.reshape(-1), strict=True)
         ]
-        metrics |= accuracies(judge.correct(sampled.total, sampled.parts, tasks), answers)
+        metrics |= accuracies(judge.correct(sampled.total, sampled.per_reward, tasks), answers)
     return metrics
 
 

@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.algorithms import DAPOConfig
-from rlhf_jax.config import Config
+from rlhf_jax.rewards.config import RewardConfig
 from rlhf_jax.rewards.registry import MODEL
 
 FORM = frozenset({"think_format", "format", "length", "repetition", "overlong"})
@@ -54,19 +53,19 @@ class Judge(NamedTuple):
         """Whether there is an accuracy at all, and not only positive rewards."""
         return bool(self.judges)
 
-    def learn(self, total: np.ndarray, parts: np.ndarray, tasks: Tasks) -> dict[str, bool]:
+    def learn(self, total: np.ndarray, per_reward: np.ndarray, tasks: Tasks) -> dict[str, bool]:
         """What is known about the candidates after some more completions.
 
         Args:
           total: float [...], rewards; NaN = not graded. Such rows say nothing: a failure is no
             abstention.
-          parts: float [..., R], each reward's own value; NaN = not graded.
+          per_reward: float [..., R], each reward's own value; NaN = not graded.
           tasks: what was known before.
         """
         known = dict(tasks)
         if not self.candidates:
             return known
-        graded = ~np.isnan(parts)
+        graded = ~np.isnan(per_reward)
         taken = graded[..., list(self.judges)].any(-1)
         for index in self.candidates:
             name, told = self.names[index], taken & ~np.isnan(total)
@@ -78,13 +77,13 @@ class Judge(NamedTuple):
                 taken = taken | graded[..., index]
         return known
 
-    def correct(self, total: np.ndarray, parts: np.ndarray, tasks: Tasks) -> Verdict:
+    def correct(self, total: np.ndarray, per_reward: np.ndarray, tasks: Tasks) -> Verdict:
         """Judges completions: right when the first judge that grades it is positive, before any
         penalty.
 
         Args:
           total: float [...], rewards; NaN = not graded.
-          parts: float [..., R].
+          per_reward: float [..., R].
           tasks: from `learn`.
         """
         if not self.judges:
@@ -93,22 +92,24 @@ class Judge(NamedTuple):
         right, judged = np.zeros(total.shape, bool), np.zeros(total.shape, bool)
         found = [index for index in self.candidates if tasks.get(self.names[index], False)]
         for index in (*self.judges, *found):
-            value = parts[..., index]
+            value = per_reward[..., index]
             asked = ~judged & ~np.isnan(value)
             right |= asked & (np.nan_to_num(value, nan=0.0) > 0)
             judged |= asked
         return Verdict(right, judged)
 
 
-def make_judge(config: Config, named: str | Sequence[str] | None) -> Judge:
-    """The judge of a run.
+def make_judge(rewards: Sequence[RewardConfig], named: str | Sequence[str] | None) -> Judge:
+    """The judge of some rewards.
 
     Args:
-      config: its rewards.
+      rewards: all of the run.
       named: `accuracy_reward`: one name, several, or None for the rule without names.
     """
-    names = tuple(reward.label for reward in config.rewards)
-    functions = [reward.function for reward in config.rewards]
+    names = tuple(reward.label for reward in rewards)
+    functions = [reward.function for reward in rewards]
+    if not names:
+        return Judge((), (), ())
     chosen = (named,) if isinstance(named, str) else tuple(named or ())
     verifiers = [index for index, function in enumerate(functions) if function not in FORM] or [0]
     judges = [names.index(name) for name in chosen] or verifiers[:1]
@@ -116,19 +117,3 @@ def make_judge(config: Config, named: str | Sequence[str] | None) -> Judge:
         return Judge(names, (), ())
     others = [] if chosen else [index for index in verifiers[1:] if functions[index] != MODEL]
     return Judge(names, tuple(judges), tuple(others))
-
-
-def training_judge(config: Config) -> Judge:
-    """Who judges what is trained on: DAPO's own choice; elsewhere accuracy is only reported, as at
-    evaluation."""
-    if isinstance(config.algorithm, DAPOConfig):
-        return make_judge(config, config.algorithm.accuracy_reward)
-    return make_judge(config, config.evaluation.accuracy_reward)
-
-
-def held_out_judge(config: Config) -> Judge:
-    """Who judges at evaluation."""
-    named = config.evaluation.accuracy_reward
-    if named is None and isinstance(config.algorithm, DAPOConfig):
-        named = config.algorithm.accuracy_reward
-    return make_judge(config, named)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.data import FastTokenizer, PromptBatch
-from rlhf_jax.loops.fused.rollouts import PromptSet
+from rlhf_jax.fused.rollouts import PromptSet
 from rlhf_jax.types import Rollout
 
 

@@ -1,6 +1,7 @@
 """From parameters or a checkpoint to a Hugging Face folder."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from rlhf_jax.data import Tokenizer, load_tokenizer
 from rlhf_jax.io import Checkpointer, CheckpointError
 from rlhf_jax.io.disk import naming
+from rlhf_jax.loops.resume import check_format
 from rlhf_jax.models import ModelConfig, abstract_params, make_model, save_pretrained
 from rlhf_jax.sharding import infer_shardings, make_mesh
 from rlhf_jax.types import Model, Params
@@ -135,16 +137,35 @@ def load_checkpoint(
     """
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         meta = checkpointer.read_meta(step)
-        config = ModelConfig.from_hf(meta["model"])
-        abstract = abstract_params(config, meta["head"], meta["dtype"])
-        # PPO with a critic of its own: the policy is one of two trees
-        if meta.get("critic") is not None:
-            critic = abstract_params(ModelConfig.from_hf(meta["critic"]), "reward", meta["dtype"])
-            abstract = {"policy": abstract, "critic": critic}
-        shardings = infer_shardings(abstract, mesh, replicate=replicate)
+        check_format(meta, run_dir)
+        abstract = {role: _shapes(run_dir, tree) for role, tree in meta["trees"].items()}
+        shardings = infer_shardings(abstract, mesh, replicate=replicate, roles=abstract.keys())
         structs = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
         )
-        params = checkpointer.restore_params(step, structs)
-        params = params if meta.get("critic") is None else params["policy"]
-    return make_model(config, mesh=mesh, head=meta["head"], **execution), params
+        params = checkpointer.restore_params(step, structs)["policy"]
+    policy = meta["trees"]["policy"]
+    config = ModelConfig.from_hf(policy["config"])
+    return make_model(config, mesh=mesh, head=policy["head"], **execution), params
+
+
+def architecture_of(run_dir: pathlib.Path, step: int | None) -> dict[str, Any]:
+    """The policy of a checkpoint as keys of a Hugging Face config.json."""
+    with Checkpointer(run_dir / "checkpoints") as checkpointer:
+        meta = checkpointer.read_meta(step)
+    check_format(meta, run_dir)
+    return dict(_known(run_dir, meta["trees"]["policy"]))
+
+
+def _shapes(run_dir: pathlib.Path, tree: Mapping[str, Any]) -> Params:
+    config = ModelConfig.from_hf(_known(run_dir, tree))
+    return abstract_params(config, tree["head"], tree["dtype"])
+
+
+def _known(run_dir: pathlib.Path, tree: Mapping[str, Any]) -> dict[str, Any]:
+    if tree["config"] is None:
+        raise CheckpointError(
+            f"{run_dir} is a run of a model of one's own: only the program that has its functions "
+            "can use its weights (Checkpointer.restore_params)"
+        )
+    return dict(tree["config"])

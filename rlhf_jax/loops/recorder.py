@@ -1,0 +1,198 @@
+"""What a loop tells the world, and when: rows of metrics, evaluations, checkpoints.
+
+Both loops use it, so that the order of things (a row, then the checkpoint, then the evaluation) is
+written down once.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from rlhf_jax.config import TrainingConfig
+from rlhf_jax.errors import TrainingError
+from rlhf_jax.io import Checkpointer, RunFolder
+from rlhf_jax.loops.best import Evaluations
+from rlhf_jax.loops.groups import RunState
+
+_log = logging.getLogger(__name__)
+
+Callback: TypeAlias = Callable[[int, Mapping[str, float]], Any]
+"""(step, metrics of the step); True: the run ends here, as after its last step. Offline it hears of
+a step when the next one is on its way."""
+
+
+class Recorder:
+    """Writes rows, evaluates and saves when each is due; knows whether updates keep failing.
+
+    Attributes:
+      wants_stop: a callback asked for the end of the run.
+    """
+
+    def __init__(
+        self,
+        training: TrainingConfig,
+        folder: RunFolder,
+        checkpointer: Checkpointer,
+        evaluations: Evaluations,
+        *,
+        save: Callable[[RunState], None],
+        evaluate: Callable[[RunState], Mapping[str, float]] | None,
+        watch: Callable[[RunState], Any],
+        total_steps: int,
+        updates_per_step: int = 1,
+        resumed_at: int | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        """Remembers where everything goes.
+
+        Args:
+          training: how often.
+          folder: of the rows.
+          checkpointer: of the states.
+          evaluations: account of what was evaluated, and which checkpoint is best.
+          save: hands a state to the checkpointer.
+          evaluate: held-out metrics of a state; empty when a signal asked to stop meanwhile. None:
+            there is nothing to evaluate on.
+          watch: looks at every state (whether parameters move at all).
+          total_steps: of the whole run.
+          updates_per_step: optimizer steps in each.
+          resumed_at: the run goes on from its own checkpoint of this step; None: it starts.
+          callbacks: see every step's metrics.
+        """
+        self._training = training
+        self._folder = folder
+        self._checkpointer = checkpointer
+        self._evaluations = evaluations
+        self._save = save
+        self._evaluate = evaluate
+        self._watch = watch
+        self._total_steps = total_steps
+        self._updates = updates_per_step
+        self._is_resumed = resumed_at is not None
+        self._saved = resumed_at
+        self._callbacks = tuple(callbacks)
+        self.wants_stop = False
+
+    def started(self, now: RunState) -> None:
+        """Before the first step: an evaluation of the start; of a resumed run only one that was due
+        and is missing."""
+        if self._is_resumed:
+            self._evaluations.resumed()
+            if not self._evaluations.is_due(now.step):
+                return
+        if not self._evaluations.is_made(now.step):
+            self.evaluate(now)
+
+    def check(self) -> None:
+        """Notices a save that failed in the background.
+
+        Raises:
+          CheckpointError: it failed.
+        """
+        self._checkpointer.check()
+
+    def stepped(self, now: RunState) -> None:
+        """Looks at the state after a step; costs nothing unless something is to be looked at."""
+        self._watch(now)
+
+    def row(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the metrics of a step.
+
+        Raises:
+          TrainingError: too many updates in a row were skipped.
+        """
+        training = self._training
+        in_a_row = int(values.get("update/skipped_in_a_row", 0))
+        most = training.max_nonfinite * self._updates
+        if values.get("update/skipped"):
+            _log.warning(
+                "step %d: the loss or a gradient is not finite; update skipped (%d in a row)",
+                step,
+                in_a_row,
+            )
+        if step % training.log_every == 0 or in_a_row > most:
+            self._folder.write(step, values, split="train")
+        if in_a_row > most:
+            several = f", {self._updates} updates a step" if self._updates > 1 else ""
+            raise TrainingError(
+                f"step {step}: the loss or a gradient was not finite {in_a_row} times in a row "
+                f"(training.max_nonfinite={training.max_nonfinite}{several}); lower "
+                "optimizer.learning_rate or look at the last rows of metrics.jsonl"
+            )
+        for callback in self._callbacks:
+            if callback(step, values) is True:
+                _log.info("step %d: a callback ends the run", step)
+                self.wants_stop = True
+
+    def is_due(self, step: int) -> bool:
+        """Whether there is something to save or to evaluate after this step."""
+        return self._is_save_step(step) or self._evaluations.is_due(step)
+
+    def due(self, now: RunState) -> None:
+        """Saves and evaluates, whichever is due."""
+        # Saved first, evaluated then: a signal during the evaluation finds the state on disk.
+        if self._is_save_step(now.step):
+            self.save(now)
+        if self._evaluations.is_due(now.step):
+            self.evaluate(now)
+
+    def save(self, now: RunState) -> None:
+        """Writes a checkpoint."""
+        self._save(now)
+        self._saved = now.step
+        self._evaluations.saved(now.step)
+
+    def save_first(self, now: RunState) -> None:
+        """Saves before an error ends the run. A save that fails (the disk is full) must not take
+        the place of that error."""
+        try:
+            self.save(now)
+        except Exception as failed:
+            reason = " ".join(str(failed).split())
+            _log.warning("what was learnt since the last checkpoint is lost: %s", reason)
+
+    def evaluate(self, now: RunState) -> None:
+        """Held-out metrics; an evaluation that a signal ends is dropped, and made when the run goes
+        on."""
+        if self._evaluate is None:
+            return
+        began = time.perf_counter()
+        metrics = dict(self._evaluate(now))
+        if not metrics:
+            _log.info(
+                "step %d: the evaluation was given up, as asked to stop; it is made when the run "
+                "goes on",
+                now.step,
+            )
+            return
+        seconds = time.perf_counter() - began
+        self._folder.write(now.step, metrics | {"time/evaluate": seconds}, split="eval")
+        self._evaluations.made(now.step, metrics, saved=self._saved == now.step)
+
+    def ended(self, now: RunState, *, over: bool, stopped: bool) -> bool:
+        """After the last step: what is not saved is saved, what is not evaluated is evaluated.
+
+        Args:
+          now: the last state.
+          over: there is nothing left to do.
+          stopped: a signal asked to stop.
+
+        Returns:
+          Whether the run was interrupted: the same command then goes on from here.
+        """
+        over = over or self.wants_stop
+        if self._saved != now.step:
+            self.save(now)
+        if over and not self._evaluations.is_made(now.step) and not stopped:
+            self.evaluate(now)
+        is_whole = self._evaluate is None or self._evaluations.is_made(now.step)
+        return stopped and not (over and is_whole)
+
+    def finish(self) -> None:
+        """Says which checkpoint was best, once all are written."""
+        self._evaluations.finish()
+
+    def _is_save_step(self, step: int) -> bool:
+        every = self._training.save_every
+        return step == self._total_steps or (every > 0 and step % every == 0)

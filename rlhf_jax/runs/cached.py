@@ -1,0 +1,114 @@
+"""Scores of every example, computed once before the first step and kept under a fingerprint.
+
+The trees that they read can then leave memory.
+"""
+
+import hashlib
+import logging
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rlhf_jax.config import Config
+from rlhf_jax.data import Loader
+from rlhf_jax.data.digest import StaleError, keep_array, kept_array
+from rlhf_jax.io.disk import naming
+from rlhf_jax.io.fingerprint import params_fingerprint
+from rlhf_jax.runs.parts import context_of
+from rlhf_jax.sharding import place_batch
+from rlhf_jax.training import make_score
+from rlhf_jax.types import Model, Score, Trees
+
+_log = logging.getLogger(__name__)
+
+
+def cached_scores(
+    scores: Mapping[str, Score],
+    trees: Trees,
+    loader: Loader,
+    *,
+    model: Model,
+    mesh: Mesh,
+    batch_size: int,
+    cache_dir: pathlib.Path,
+    precision: str,
+) -> dict[str, np.ndarray]:
+    """`Algorithm.cached` of every example of a loader.
+
+    Each field is kept as ``<cache_dir>/<field>-<fingerprint>.npy``; the fingerprint covers the
+    trees' weights, the architecture, the compute precision, the data, the tokenizer and the data
+    options.
+
+    Args:
+      scores: field -> how it is computed, from `trees` alone.
+      trees: frozen trees by role.
+      loader: every example is scored once.
+      model: functions of all roles.
+      mesh: the device mesh.
+      batch_size: examples per forward pass.
+      cache_dir: folder of the cache; made when absent.
+      precision: from `precision_of`, part of the fingerprint.
+
+    Returns:
+      Field -> float32 [num_examples, ...].
+
+    Raises:
+      ValueError: a value is not finite.
+    """
+    weights = " ".join(f"{role}:{params_fingerprint(tree)}" for role, tree in trees.items())
+    identity = f"{weights}|{model.config!r}|{precision}|{loader.fingerprint}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:24]
+    paths = {field: cache_dir / f"{field}-{digest}.npy" for field in scores}
+    found = {field: _kept(field, path, loader) for field, path in paths.items()}
+    missing = {field: scores[field] for field, values in found.items() if values is None}
+    computed = _computed(missing, trees, loader, mesh=mesh, batch_size=batch_size)
+    for field, values in computed.items():
+        with naming(paths[field]):
+            keep_array(paths[field], values)
+        _log.info("%s of %d examples computed and cached in %s", field, len(values), paths[field])
+    return {field: computed.get(field, values) for field, values in found.items()}  # type: ignore[misc]
+
+
+def _kept(field: str, path: pathlib.Path, loader: Loader) -> np.ndarray | None:
+    try:
+        values = kept_array(path)
+    except StaleError as reason:
+        _log.warning("%s in %s is damaged (%s): computed anew", field, path, reason)
+        return None
+    if values is None or len(values) != loader.num_examples:
+        return None
+    _log.info("%s of %d examples read from %s", field, len(values), path)
+    return values
+
+
+def _computed(
+    scores: Mapping[str, Score], trees: Trees, loader: Loader, *, mesh: Mesh, batch_size: int
+) -> dict[str, np.ndarray]:
+    if not scores:
+        return {}
+    score = jax.jit(make_score(scores))
+    found: dict[str, np.ndarray] = {}
+    for indices, batch in loader.sequential(batch_size):
+        values = jax.device_get(score({}, trees, place_batch(batch, mesh)))
+        real = indices >= 0
+        for field, rows in values.items():
+            if field not in found:
+                found[field] = np.zeros((loader.num_examples, *rows.shape[1:]), np.float32)
+            found[field][indices[real]] = rows[real]
+    for field, rows in found.items():
+        bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(1))
+        if len(bad):
+            raise ValueError(
+                f"the reference gives a non-finite log-probability to {len(bad)} examples "
+                f"({field}; first: example {bad[0]})"
+            )
+    return found
+
+
+def precision_of(config: Config) -> str:
+    """How a run computes, as far as it changes log-probabilities: the compute dtype and the
+    context."""
+    return f"{config.model.compute_dtype or config.model.dtype}, context {context_of(config)}"

@@ -1,0 +1,126 @@
+"""`train(config)`: a whole run, from configuration to an exported model."""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rlhf_jax.config import Config
+from rlhf_jax.io import RunFolder
+from rlhf_jax.loops.grading import Grader
+from rlhf_jax.loops.recorder import Callback
+from rlhf_jax.models import ModelConfig
+from rlhf_jax.rollout import Sampler
+from rlhf_jax.runs.compilation import keep_programs
+from rlhf_jax.runs.export import export_model
+from rlhf_jax.runs.offline import Finished, run_offline
+from rlhf_jax.runs.online import MakeGrader, MakeSampler, run_online
+from rlhf_jax.runs.session import open_session
+from rlhf_jax.runs.trees import Given
+from rlhf_jax.training.allocator import retain_freed_memory
+
+_log = logging.getLogger(__name__)
+
+
+class RunResult(NamedTuple):
+    """What a run left behind."""
+
+    run_dir: pathlib.Path
+    steps: int
+    """Training steps made, those of earlier sessions included."""
+    metrics: dict[str, float]
+    """The last evaluation, and the last training metrics under the prefix "train/"."""
+    interrupted: bool
+    """A signal ended the run; starting it again goes on from here."""
+    export_dir: pathlib.Path | None
+    """Hugging Face folder with the final weights; None when interrupted, and for a model of one's
+    own."""
+
+
+def train(
+    config: Config,
+    *,
+    model: Given | None = None,
+    sampler: Sampler | MakeSampler | None = None,
+    grader: Grader | MakeGrader | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
+) -> RunResult:
+    """Trains as configured: SFT, reward model, DPO, PPO, GRPO, DAPO, or an algorithm of one's own.
+
+    The run folder holds `config.yaml` (resolved), `metrics.jsonl`, `log.txt`, `tensorboard/`,
+    `checkpoints/`, online also `completions/`, and at the end `export/`, a folder that transformers
+    loads (and one per further trained tree, such as PPO's `critic/`). A run that was interrupted or
+    killed goes on from its last checkpoint with the same bits as if it had not been
+    (`checkpoint.resume`).
+
+    Args:
+      config: a whole run (`load_config` or built in Python).
+      model: (functions, parameters) of one's own in place of `model.path`; the configuration says
+        `model.given=true` then. Its `config` needs `vocab_size` and `max_position`. Parameters
+        whose names no sharding rule knows are kept whole by ``mesh.replicate=[".*"]``. It is not
+        exported; its checkpoints are read by `Checkpointer.restore_params`.
+      sampler: one of one's own (`rollout.Sampler`); or a function (built-in sampler, tokenizer) ->
+        sampler, such as one that calls `with_environment`.
+      grader: one of one's own (`loops.grading.Grader`); or a function of the built-in one.
+      callbacks: called as (step, metrics) after every step; one that returns True ends the run as
+        after its last step.
+      progress: show a live display; None: when standard error is a terminal.
+
+    Returns:
+      A `RunResult`.
+
+    Raises:
+      ValueError: the configuration, the data or the model cannot be used; one line says why.
+      CheckpointError: a checkpoint is damaged or could not be written; one line names a whole one.
+      TrainingError: the loss stays non-finite, or no prompt has right and wrong answers to learn
+        from.
+    """
+    if not config.is_online and (sampler is not None or grader is not None):
+        raise ValueError("a sampler or grader was given, but the algorithm samples no completions")
+    retain_freed_memory()
+    with (
+        open_session(config, progress=progress, callbacks=callbacks) as session,
+        keep_programs(config.training.compilation_cache),
+    ):
+        if config.is_online:
+            finished = run_online(session, given=model, sampler=sampler, grader=grader)
+        else:
+            finished = run_offline(session, given=model)
+        exported = None
+        if not finished.was_interrupted:
+            exported = export_trees(session.folder, finished)
+    return RunResult(
+        session.run_dir,
+        finished.now.step,
+        session.folder.last_metrics(),
+        finished.was_interrupted,
+        exported,
+    )
+
+
+def export_trees(folder: RunFolder, finished: Finished) -> pathlib.Path | None:
+    """Every trained tree as a Hugging Face folder: the policy in `export/`, others by role."""
+    if not isinstance(finished.model.config, ModelConfig):
+        _log.info("the model is one of your own: there is no export, checkpoints hold its weights")
+        return None
+    with exporting(folder, finished.now.step):
+        for role, tree in finished.now.train.params.items():
+            name = "export" if role == "policy" else role
+            export_model(folder.path / name, finished.model.role(role), tree, finished.tokenizer)
+    return folder.path / "export"
+
+
+@contextlib.contextmanager
+def exporting(folder: RunFolder, step: int) -> Iterator[None]:
+    """Says of an export that fails (the disk is full) that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        saved = f"the checkpoint of step {step} is whole, and the same command exports again"
+        raise OSError(
+            error.errno,
+            f"{error.strerror} ({saved})",
+            error.filename or str(folder.path / "export"),
+        ) from error
