@@ -17,7 +17,10 @@ SLOTS = 64
 """Completions that decode at the same time."""
 
 
-CHAT_HINT = "the model ended at once: if it is one that chats, --chat puts its chat template around each prompt"
+CHAT_HINT = (
+    "the model ended at once: if it is one that chats, --chat puts its chat template around each "
+    "prompt"
+)
 
 
 class Prompt(NamedTuple):

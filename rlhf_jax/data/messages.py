@@ -15,7 +15,8 @@ Content: TypeAlias = str | list[Message]
 TOOLS, VARIABLES = "tools", "chat_template_kwargs"
 """Columns that go to the chat template."""
 _OURS = {
-    "add_generation_prompt": "the prompt opens the answer and a finished conversation does not, as training needs it",
+    "add_generation_prompt": "the prompt opens the answer and a finished conversation does not, "
+    "as training needs it",
     "continue_final_message": "an answer that is begun goes into the prompt of a plain text",
     "tools": "give data.tools, or a column 'tools'",
     "messages": "the row's own messages are rendered",

@@ -191,7 +191,8 @@ def _is_named(text: str) -> bool:
     left = re.sub(r"\([^()]*\)|_\{[^{}]*\}|_.|\|", "", parts[0]).strip()
     return (
         re.fullmatch(
-            r"[A-Za-z]{1,4}(?:\s?:\s?[A-Za-z]{1,4})?|\\[A-Za-z]+|\\text\{[^{}]*\}|\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}",
+            r"[A-Za-z]{1,4}(?:\s?:\s?[A-Za-z]{1,4})?|\\[A-Za-z]+|\\text\{[^{}]*\}"
+            r"|\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}",
             left,
         )
         is not None

@@ -17,7 +17,8 @@ _DENIED = re.compile(
 )
 _TOO = re.compile(
     r"\s(?:(?:still|far|much|way|a "
-    r"bit|slightly)\s)?too\s(?:small|large|big|high|low|many|few|much|little|short|long)(?![A-Za-z])"
+    r"bit|slightly)\s)?too\s(?:small|large|big|high|low|many|few|much|little|short"
+    r"|long)(?![A-Za-z])"
     r"|\s(?:way|far)\soff(?![A-Za-z])"
 )
 """Behind "is": what is compared with the right answer is none."""
@@ -35,19 +36,24 @@ _RETRACTION = re.compile(
     r"thought)(?![A-Za-z])[\s,.!:…-]{0,4}){1,3})?"
     r"(?:(?P<hard>(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:\w+\s)?"
     r"(?:wrong|incorrect|mistaken|false|not\s(?:right|correct)|a\smistake)(?![A-Za-z])"
-    r"|that\scan(?:not|['’]t)\sbe|scratch\sthat|i\s(?:made|was)\s(?:an?\s)?(?:mistake|error|wrong|mistaken)(?![A-Za-z]))"
+    r"|that\scan(?:not|['’]t)\sbe|scratch\sthat|i\s(?:made|was)\s(?:an?\s)?(?:mistake|error|wrong"
+    r"|mistaken)(?![A-Za-z]))"
     r"|(?P<new>(?P<explicit>(?:correction|edit)\s?[:,]|let\sme\scorrect\s(?:that|this|it)\s?[:,]?"
-    r"|(?:i\smean|sorry|oops|no|rather),?(?=\s(?:[-$\\0-9]|it\sis)))|(?:it|that|this|the\sanswer)(?:['’]s|\sis|\sshould\sbe|\smust\sbe))\s(?P<value>[^\n]{1,200}))",
+    r"|(?:i\smean|sorry|oops|no|rather),?(?=\s(?:[-$\\0-9]|it\sis)))"
+    r"|(?:it|that|this|the\sanswer)(?:['’]s|\sis|\sshould\sbe"
+    r"|\smust\sbe))\s(?P<value>[^\n]{1,200}))",
     re.IGNORECASE,
 )
 _NEXT_SENTENCE = re.compile(
-    r"(?:[\s*$)\]]*,(?=\s?(?:no|sorry|wait|oops|i\smean)[\s,])|[^.!?\n]{0,60}(?:[.!?…]+|\n))[\s*$)\]]*",
+    r"(?:[\s*$)\]]*,(?=\s?(?:no|sorry|wait|oops|i\smean)[\s,])"
+    r"|[^.!?\n]{0,60}(?:[.!?…]+|\n))[\s*$)\]]*",
     re.IGNORECASE,
 )
 _GAP = r"(?:[ \t]|\\[,;:! ]|~)*"
 _OPENED = r"(?:\\left|\\[bB]igg?l?|[({$]|\s|\\[,;:! ]|~)*"
 _MINUS = re.compile(
-    rf"(?:(?:^|[=$(\[:>#]|\\[(\[])\s*[-−]|[A-Za-z]{{2}}[:*]*\s[-−](?!\s)|\b(?:minus|negative(?:\sof)?)\s){_OPENED}\Z"
+    rf"(?:(?:^|[=$(\[:>#]|\\[(\[])\s*[-−]|[A-Za-z]{{2}}[:*]*\s[-−](?!\s)"
+    rf"|\b(?:minus|negative(?:\sof)?)\s){_OPENED}\Z"
 )
 _FACTOR = re.compile(
     r"(?:(?<![A-Za-z])[0-9]{1,9}|[0-9)}]\s?(?:/|\\cdot|\\times|\\div|\*|\^\s?\{?)\s?"
@@ -57,12 +63,14 @@ _FACTOR = re.compile(
 """Right before a box: what it is multiplied with, or an argument of."""
 _FRACTION_END = re.compile(r"\}\s?\{[^{}]{1,20}\}")
 _OPERATION = re.compile(
-    rf"(?:\^\{{?\\circ\}}?)?{_GAP}(?:[-+−]\s?(?=[0-9(]|[A-Za-z](?![A-Za-z])|\\(?:frac|sqrt|pi|cdot))|[*/]\s?(?=[0-9(])"
+    rf"(?:\^\{{?\\circ\}}?)?{_GAP}(?:[-+−]\s?(?=[0-9(]|[A-Za-z](?![A-Za-z])"
+    rf"|\\(?:frac|sqrt|pi|cdot))|[*/]\s?(?=[0-9(])"
     r"|[×÷·]|\\(?:cdot|times|div|pm|mp|pi|sqrt|[dt]?frac|[bp]?mod)(?![A-Za-z]))[^$=\n,;:]{0,40}"
 )
 """Behind a box, in the same formula: what goes on with it."""
 _GLUED = re.compile(
-    r"\.[0-9]+|,[0-9]{3}(?![0-9])|[0-9]+|e[0-9]+|_(?:\{[0-9A-Za-z()]{1,12}\}|[0-9])|[A-Za-z](?![A-Za-z{'’])"
+    r"\.[0-9]+|,[0-9]{3}(?![0-9])|[0-9]+|e[0-9]+|_(?:\{[0-9A-Za-z()]{1,12}\}|[0-9])"
+    r"|[A-Za-z](?![A-Za-z{'’])"
 )
 _BEHIND = re.compile(
     r"(?P<mark>!+|(?:\{\})?\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)"
@@ -83,7 +91,8 @@ _VARIABLES = ("x", "y", "z", "n")
 _LONGEST_JOINT = 70
 _MOST_BOXES = 24
 _CONCLUDING = frozenset(
-    "so thus therefore hence answer answers is final no not wait then but total is equals gives actually".split()
+    "so thus therefore hence answer answers is final no not wait then but total is equals gives "
+    "actually".split()
 )
 
 

@@ -21,9 +21,11 @@ _LISTED = re.compile(
 _ONE = re.compile(r"\(?\s?([A-Ja-j])\s?\)?(?:(?:(?<=\))|[).:])\s?(?P<rest>.*))?", re.DOTALL)
 _TOGETHER = re.compile(r"(?=[A-J]{2,})A?B?C?D?E?F?G?H?I?J?")
 _ANOTHER = re.compile(
-    r"^\s*(?:[,;/&]|\(?[A-J]\)?(?![A-Za-z0-9_^=+*/'(\\-]))|(?<![A-Za-z])(?:or|and|either|maybe|not|but)(?![A-Za-z])|\([A-J]\)"
+    r"^\s*(?:[,;/&]|\(?[A-J]\)?(?![A-Za-z0-9_^=+*/'(\\-]))"
+    r"|(?<![A-Za-z])(?:or|and|either|maybe|not|but)(?![A-Za-z])|\([A-J]\)"
     r"|(?<![A-Za-z\\])[A-J]\s?[).:](?:\s|$)"
-    r"|(?<![A-Za-z])(?:is|are|be|option|choice|answer)\s(?:option\s|choice\s)?\(?[A-J]\)?(?![A-Za-z0-9_])"
+    r"|(?<![A-Za-z])(?:is|are|be|option|choice|answer)\s(?:option\s"
+    r"|choice\s)?\(?[A-J]\)?(?![A-Za-z0-9_])"
 )
 """In what follows a letter of choice: a second one, or a doubt."""
 _IS_RIGHT = rf"\s(?:is|are)\s{_RIGHT}(?:\s{_NOUN}|\sone)?"

@@ -38,7 +38,8 @@ _SETS = re.compile(r"\\(?:cup|cap|setminus|times)(?![A-Za-z])")
 _SERIES = re.compile(r"\\(?:sum|prod|bigcup|bigcap)(?![A-Za-z])")
 _BOUNDS = re.compile(r"(\\(?:sum|prod)\s?_\s?\{[^{}]*\})\s?\^\s?(?:\{[^{}]*\}|[0-9A-Za-z])")
 _ANALYSIS = re.compile(
-    r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])|\\frac\s*\{\s*d\b.{0,20}\}\s*\{\s*d\s?[a-z]"
+    r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])"
+    r"|\\frac\s*\{\s*d\b.{0,20}\}\s*\{\s*d\s?[a-z]"
 )
 _CHOICE = re.compile(r"\\[dt]?binom|\\Gamma|\\choose|_\{?[0-9]*\}?[CP](?![A-Za-z])")
 _INTEGER = re.compile(r"[0-9]+")

@@ -21,27 +21,37 @@ _FORM = re.compile(
     rf"|(?:{_SCALED})-?folds?"
     r"|(?:[a-z]*[uo]up?l|[a-z]*upl|tripl|trebl|doubl)(?:e[ds]?|y|ings?|ets?|icat[a-z]+)"
     r"|(?:redoubl|halv|negat|invert|revers|revert|decreas|increas|increment|decrement|reduc)[a-z]*"
-    r"|(?:multipl(?:y|ie)|divid|subtract|exponentiat|truncat|factori[sz]|conjugat|transpos)[a-z]*(?<!dends)"
+    r"|(?:multipl(?:y|ie)|divid|subtract|exponentiat|truncat|factori[sz]|conjugat"
+    r"|transpos)[a-z]*(?<!dends)"
     r"|(?:factorial|percent|permil|inverse|reciprocal|opposite|googol|googolplex|modul)[a-z]*"
     r"|(?:squar|cub|round|floor|ceil|modd|rais|add|scal|shift|root)(?:eds?|ings?)"
     r"|(?:incorrect|wrong|invalid|false|erroneous|untru|mistaken|inaccura)[a-z]*"
-    r"|(?:back|up|down)wards?|upside|mil|mill|bil|mln|mlns|mio|mrd|mrds|bln|bln|tln|trn|trill|bn|mn|tn|kk"
-    r"|(?:quart|quint|sext|sept|oct|non)ets?|duos?|trios?|twins?|twos|threes|fours|fives|sixes|sevens|eights|nines"
+    r"|(?:back|up|down)wards?|upside|mil|mill|bil|mln|mlns|mio|mrd|mrds|bln|bln|tln|trn|trill|bn"
+    r"|mn|tn|kk"
+    r"|(?:quart|quint|sext|sept|oct|non)ets?|duos?|trios?|twins?|twos|threes|fours|fives|sixes"
+    r"|sevens|eights|nines"
     r"|[a-z]*ill(?:ones|ionen|iarden)|milliers?|lacs?|reams?"
-    r"|teens|halfs|basis|twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|null|void|nil"
+    r"|teens|halfs|basis|twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties"
+    r"|null|void|nil"
 )
 _NOUN = re.compile(r"[A-Za-z][A-Za-z'’]{2,}")
 _MOST_NOUNS = 4
 _PLURAL = re.compile(
-    r"[a-z'’]+(?<![su'])s['’]?|[a-z]+[aeo]us|[a-z]*(?:menu|guru|emu|tutu|impromptu|haiku|igloo|flu)s"
+    r"[a-z'’]+(?<![su'])s['’]?|[a-z]+[aeo]us|[a-z]*(?:menu|guru|emu|tutu|impromptu|haiku|igloo"
+    r"|flu)s"
 )
 """Most plurals; "-ss" and "-us" are none ("less", "minus"), but for a few."""
 _IRREGULAR = re.compile(
-    r"[a-z]*(?:men|people|children|persons|folk|feet|teeth|geese|mice|lice|fish|sheep|craft|dice|oxen|deer)"
-    r"|moose|cattle|bison|swine|shrimp|salmon|trout|squid|elk|tuna|bass|koi|cod|plankton|offspring|series|species"
-    r"|bacteria|data|criteria|fungi|cacti|alumni|nuclei|radii|vertices|axes|media|phenomena|octopi|stimuli"
-    r"|police|staff|crew|personnel|livestock|poultry|fruit|change|money|cash|profit|revenue|baht|yuan|won|rand"
-    r"|rupiah|ringgit|renminbi|kronor|kroner|rpm|wpm|bpm|mpg|fps|psi|dpi|kwh|mah|hertz|siemens|celsius"
+    r"[a-z]*(?:men|people|children|persons|folk|feet|teeth|geese|mice|lice|fish|sheep|craft|dice"
+    r"|oxen|deer)"
+    r"|moose|cattle|bison|swine|shrimp|salmon|trout|squid|elk|tuna|bass|koi|cod|plankton"
+    r"|offspring|series|species"
+    r"|bacteria|data|criteria|fungi|cacti|alumni|nuclei|radii|vertices|axes|media|phenomena"
+    r"|octopi|stimuli"
+    r"|police|staff|crew|personnel|livestock|poultry|fruit|change|money|cash|profit|revenue|baht"
+    r"|yuan|won|rand"
+    r"|rupiah|ringgit|renminbi|kronor|kroner|rpm|wpm|bpm|mpg|fps|psi|dpi|kwh|mah|hertz|siemens"
+    r"|celsius"
     r"|water|milk|land|work|weight|overtime"
 )
 _THINGS = frozenset("bed seed weed shed sled jelly family assembly lily belly bully ally".split())

@@ -23,7 +23,10 @@ NUMBER = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,3}}(?![\w.])
 """A number without sign, as a regular expression."""
 
 _CURRENCY = r"(?:(?:US)?\\?\$|€|£|¥|₹|Rs\.?\s|(?:USD|EUR|GBP)\s)"
-_FRACTION = r"\\frac\s{0,3}(?:\{\s{0,3}([-+]?[0-9]+)\s{0,3}\}\s{0,3}\{\s{0,3}([0-9]+)\s{0,3}\}|([0-9])\s{0,3}([0-9]))"
+_FRACTION = (
+    r"\\frac\s{0,3}(?:\{\s{0,3}([-+]?[0-9]+)\s{0,3}\}\s{0,3}\{\s{0,3}([0-9]+)\s{0,3}\}"
+    r"|([0-9])\s{0,3}([0-9]))"
+)
 _QUANTITY = re.compile(
     rf"(?:(?P<before>{_CURRENCY})\s{{0,3}})?(?P<sign>[-+]?)\s{{0,3}}(?:(?P<currency>{_CURRENCY})\s{{0,3}})?"
     rf"(?:(?P<fraction>(?P<whole>[0-9]*)\s{{0,3}}{_FRACTION})|(?P<number>{NUMBER})\.?"
@@ -40,7 +43,8 @@ ASSIGNED = re.compile(
 )
 """A name and what it is said to be."""
 _NAMED = re.compile(
-    r"(?P<name>(?:\\angle\s?)?[A-Z]{2,4}|\\angle\s[A-Z]|\\[A-Za-z]+|[A-Za-z])(?:\(\s?(?P<of>-?[0-9]+|[A-Z])\s?\))?\s?="
+    r"(?P<name>(?:\\angle\s?)?[A-Z]{2,4}|\\angle\s[A-Z]|\\[A-Za-z]+"
+    r"|[A-Za-z])(?:\(\s?(?P<of>-?[0-9]+|[A-Z])\s?\))?\s?="
 )
 _GIVEN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s?=")
 

@@ -30,8 +30,8 @@ _WITHOUT_FORMULA = (
     r"|(?P<line>\n)"
 )
 _TOKEN = re.compile(
-    r"(?P<formula>\$\$[^$]{1,400}\$\$|(?<!\\)\$[^$\n]{1,400}(?<!\\)\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\])|"
-    + _WITHOUT_FORMULA,
+    r"(?P<formula>\$\$[^$]{1,400}\$\$|(?<!\\)\$[^$\n]{1,400}(?<!\\)\$|\\\(.{1,400}?\\\)"
+    r"|\\\[.{1,400}?\\\])|" + _WITHOUT_FORMULA,
     re.DOTALL,
 )
 _PLAIN_TOKEN = re.compile(_WITHOUT_FORMULA)
@@ -50,7 +50,8 @@ _MULTIPLIED = frozenset(
 )
 """Words behind "times" that begin what is multiplied: "2 times the price"."""
 _COPULAS = frozenset(
-    "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes totals has".split()
+    "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes "
+    "totals has".split()
 )
 _OPENERS = frozenset(
     "a an the about approximately roughly around exactly only just simply equal to "

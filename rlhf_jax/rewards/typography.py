@@ -67,21 +67,28 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{([^{}]*)\}")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _SPACING = re.compile(r"(?<!\\)\\[!,;:> ]|~(?!=)")
 _SWITCHES = re.compile(
-    r"\\(?:q?quad|enspace|(?:thin|med|thick)space|hfill|relax|null|strut|mathstrut|noindent|centering|nonumber|notag|(?:no)?limits"
-    r"|(?:display|text|script|scriptscript)style|(?:bf|it|rm|sf|tt|sl|sc|md|up)(?:series|shape|family)?|normalfont|(?:un)?boldmath|em"
+    r"\\(?:q?quad|enspace|(?:thin|med|thick)space|hfill|relax|null|strut|mathstrut|noindent"
+    r"|centering|nonumber|notag|(?:no)?limits"
+    r"|(?:display|text|script|scriptscript)style"
+    r"|(?:bf|it|rm|sf|tt|sl|sc|md|up)(?:series|shape|family)?|normalfont|(?:un)?boldmath|em"
     r"|[hH]uge|[lL]arge|LARGE|small|tiny|normalsize|footnotesize|scriptsize)(?![A-Za-z])"
-    r"|\\rule\s{0,3}\{[^{}]*\}\s{0,3}\{[^{}]*\}|\\(?:[hv]?phantom|[hv]space\*?|color|label|tag\*?|vphantom)\s{0,3}\{[^{}]*\}"
+    r"|\\rule\s{0,3}\{[^{}]*\}\s{0,3}\{[^{}]*\}|\\(?:[hv]?phantom|[hv]space\*?|color|label|tag\*?"
+    r"|vphantom)\s{0,3}\{[^{}]*\}"
 )
 """Commands that set how the rest looks, or that show nothing; arguments and all."""
 _FACES = re.compile(r"\{\s{0,3}\\(?:rm|bf|it|tt|sf)(?![A-Za-z])\s{0,3}([^{}]*)\}")
 _SHOWN = re.compile(
-    r"\\(?:underline|uline|uwave|emph|ensuremath|mathstrut|mathop|mathord|mathclose|smash|makebox|fbox|framebox"
-    r"|text(?:sc|up|md|sl)|bm|pmb|(?:textcolor|colorbox|scalebox|raisebox|rotatebox|fcolorbox\s{0,3}\{[^{}]*\})\s{0,3}\{[^{}]*\})\s{0,3}(?=\{)"
+    r"\\(?:underline|uline|uwave|emph|ensuremath|mathstrut|mathop|mathord|mathclose|smash|makebox"
+    r"|fbox|framebox"
+    r"|text(?:sc|up|md|sl)|bm|pmb|(?:textcolor|colorbox|scalebox|raisebox|rotatebox"
+    r"|fcolorbox\s{0,3}\{[^{}]*\})\s{0,3}\{[^{}]*\})\s{0,3}(?=\{)"
 )
 """Commands that show their last argument as it is."""
 _LEADS = re.compile(
-    r"(?:=>|-+>|\\(?:approx|simeq|sim|cong|therefore|so|implies|Rightarrow|Longrightarrow|rightarrow|longrightarrow|to)(?![A-Za-z])"
-    r"|(?:\\text\{\s{0,3})?(?:about|approximately|approx|roughly|around|exactly|only|just|equals)(?![A-Za-z])\.?\s{0,3}\}?(?=\s{0,3}\S))\s{0,3}"
+    r"(?:=>|-+>|\\(?:approx|simeq|sim|cong|therefore|so|implies|Rightarrow|Longrightarrow"
+    r"|rightarrow|longrightarrow|to)(?![A-Za-z])"
+    r"|(?:\\text\{\s{0,3})?(?:about|approximately|approx|roughly|around|exactly|only|just"
+    r"|equals)(?![A-Za-z])\.?\s{0,3}\}?(?=\s{0,3}\S))\s{0,3}"
 )
 """What leads to an answer and is none of it."""
 _LABEL = re.compile(
@@ -94,12 +101,14 @@ _STATED = re.compile(r"[0-9\\]|\A\(?[A-Za-z]\)?\Z")
 """In what a name is given to: a number or a formula; "Paris: France" names nothing."""
 _NAMED = ("remainder", "max", "min", "maximum", "minimum")
 _GROUPING = re.compile(
-    r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})"
+    r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])"
+    r"|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})"
 )
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s{0,3}\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _FONTS = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|math(?:rm|bf|it|sf|tt|normal)|operatorname|boldsymbol)(?![A-Za-z])\s{0,3}\{"
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|math(?:rm|bf|it|sf|tt|normal)|operatorname"
+    r"|boldsymbol)(?![A-Za-z])\s{0,3}\{"
 )
 _MATRICES = re.compile(r"\\(begin|end)\s{0,3}\{[bB]?matrix\}")
 _EMPTY = re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s{0,3}\\\}")

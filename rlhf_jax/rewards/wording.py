@@ -84,7 +84,8 @@ CHOICES = frozenset("or either neither nor between maybe perhaps possibly versus
 """Words anywhere in a sentence that leave open which of its numbers is the answer."""
 
 NEGATIONS = frozenset(
-    "not never cannot than unless except instead rather unlike without incorrect wrong false unknown undefined least most".split()
+    "not never cannot than unless except instead rather unlike without incorrect wrong false "
+    "unknown undefined least most".split()
 )
 """Words before or after a number that say that it is not the answer, or not all of it."""
 

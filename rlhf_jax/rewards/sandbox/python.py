@@ -15,7 +15,10 @@ import sys
 import types
 from typing import Any
 
-_STARRED = "string re datetime collections heapq bisect copy math random statistics itertools functools operator io json typing "
+_STARRED = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools "
+    "operator io json typing "
+)
 _STARRED += "fractions decimal"
 """``from .. import *`` of these stands in front of every solution in LiveCodeBench's grader (in
 APPS' and PRIME's in part)."""
@@ -23,8 +26,14 @@ _PLAIN = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools "
     "operator io sys json time os"
 )
-_MORE = "array asyncio base64 calendar cmath contextlib dataclasses enum hashlib inspect numbers queue secrets struct tempfile "
-_MORE += "textwrap threading traceback types unittest unittest.mock uuid weakref zlib pprint string.templatelib zoneinfo"
+_MORE = (
+    "array asyncio base64 calendar cmath contextlib dataclasses enum hashlib inspect numbers "
+    "queue secrets struct tempfile "
+)
+_MORE += (
+    "textwrap threading traceback types unittest unittest.mock uuid weakref zlib pprint "
+    "string.templatelib zoneinfo"
+)
 
 
 def preload(packages: list[tuple[str, str]]) -> list[str]:

@@ -111,7 +111,8 @@ for _name in proxies.REFLECTED[:-1]:
     _OPERATIONS[f"r{_name}"] = lambda own, other, compute=_compute: compute(other, own)
 _OPERATIONS["pow"] = pow  # takes a modulus
 _FOR_GUESTS = frozenset(
-    "call iter next len bool str repr hash eq contains getitem getattr setattr enter exit lt gt le ge".split()
+    "call iter next len bool str repr hash eq contains getitem getattr setattr enter exit lt gt "
+    "le ge".split()
 ) | {"only iterates"}
 """What the candidate may do with things of the tests."""
 _NAMING = frozenset({"__name__", "__qualname__", "__module__", "__doc__"})

@@ -25,7 +25,8 @@ from typing import Any
 
 IMMUTABLE: tuple[type, ...] = (int, float, complex, str, bytes, tuple, frozenset)
 _FUNCTIONS = frozenset(
-    "abs all any ascii bin chr divmod format hex isinstance issubclass len max min oct ord pow repr round sorted sum".split()
+    "abs all any ascii bin chr divmod format hex isinstance issubclass len max min oct ord pow "
+    "repr round sorted sum".split()
 )
 _MODULES = frozenset(
     "bisect cmath collections collections.abc copy datetime decimal enum fractions functools heapq "
