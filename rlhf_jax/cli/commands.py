@@ -83,8 +83,7 @@ def check_rewards_built_in(rewards: Sequence[RewardConfig], target: pathlib.Path
     if foreign:
         raise ConfigError(
             f"the configuration of {target} names the reward function {foreign[0].function!r}, "
-            "which would be run: look at it, "
-            "and add --trust-rewards if you trust it"
+            "which would be run: look at it, and add --trust-rewards if you trust it"
         )
 
 

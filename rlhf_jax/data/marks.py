@@ -33,8 +33,7 @@ def check_marks(example: Example, config: DataConfig) -> None:
         raise BadRow(
             "train_on",
             "an answer is marked as not to be trained on (weight: 0 or the like), and "
-            "data.train_on is 'all': "
-            "set it to 'completion'",
+            "data.train_on is 'all': set it to 'completion'",
         )
     if not all(any(is_trained(message) for message in completion) for completion in completions):
         raise Dropped("no answer to train on")

@@ -279,8 +279,7 @@ def _tokenize(
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(skipped.items()))
         raise DataError(
             f"no prompt of {examples.name} can be used with max_prompt_len {max_prompt_len} and "
-            "truncation "
-            f"{config.prompt_truncation!r}: {reasons}"
+            f"truncation {config.prompt_truncation!r}: {reasons}"
         )
     return kept, tokens, dict(skipped), shortened, notes
 

@@ -239,14 +239,12 @@ def check_stops(tokenizer: FastTokenizer, config: DataConfig) -> None:
     if stops.foreign:
         raise DataError(
             f"{name} ends an answer with {stops.foreign!r}, at which no rollout stops (that is "
-            f"{known}): "
-            "name it in rollout.stop, in eos_token_id of the model's generation_config.json, or as "
-            "the tokenizer's eos_token"
+            f"{known}): name it in rollout.stop, in eos_token_id of the model's "
+            "generation_config.json, or as the tokenizer's eos_token"
         )
     raise DataError(
         f"{name} ends an answer with no token that stops a rollout ({known}), and data.append_eos "
-        "is false: "
-        "set it true, or write the token in the template"
+        "is false: set it true, or write the token in the template"
     )
 
 

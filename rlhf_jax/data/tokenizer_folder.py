@@ -221,8 +221,7 @@ def download(name: str) -> pathlib.Path:
         cause = type(error).__name__
         raise DataError(
             f"tokenizer {name!r} is neither a folder nor 'byte', and cannot be downloaded from the "
-            f"hub ({cause}): "
-            "give a folder, or check the name and the network"
+            f"hub ({cause}): give a folder, or check the name and the network"
         ) from None
 
 

@@ -181,8 +181,7 @@ def last_row(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendere
         raise BadRow(
             "chat template",
             "the chat template changes earlier turns when an answer follows, so prompt and answer "
-            "cannot be told apart "
-            "(set data.chat_template to one that only appends)",
+            "cannot be told apart (set data.chat_template to one that only appends)",
         )
     parted = len(os.path.commonprefix([turn.opening, turn.ending]))
     written = turn.ending[parted:]

@@ -57,8 +57,7 @@ def _wrap_prompt(prompt: Content, config: DataConfig, where: str) -> Content:
         if prompt.endswith(ASSISTANT):
             raise DataError(
                 f"{where}: the prompt is a transcript with turns of its own, no single question: "
-                "set data.transcript true "
-                "instead of data.conversational"
+                "set data.transcript true instead of data.conversational"
             )
         prompt = [{"role": "user", "content": prompt}]
     if config.system_prompt is None:

@@ -106,8 +106,7 @@ class Ranks:
             pass
         raise UnreadableError(
             f"{self._path} is damaged: its contents are not those that were written; remove it to "
-            "go on (which checkpoint "
-            "was best is then known from the next evaluation on)"
+            "go on (which checkpoint was best is then known from the next evaluation on)"
         )
 
 

@@ -149,8 +149,7 @@ def or_whole(stored: StoredStep, read: Callable[[StoredStep], ReadT]) -> ReadT:
             continue
         raise CheckpointError(
             f"{damage}; the checkpoint of step {other} is whole: remove {stored.folder} to go on "
-            "from it, "
-            f"or start from it in a new run_dir with checkpoint.start_from={run}@{other} "
+            f"from it, or start from it in a new run_dir with checkpoint.start_from={run}@{other} "
             f"(evaluate and export take --step {other}){export}"
         ) from damage.__cause__
     raise CheckpointError(

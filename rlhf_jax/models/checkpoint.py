@@ -349,8 +349,7 @@ def _check_tied(checkpoint: Checkpoint, name: str, embedding: str) -> None:
     if not same:
         raise ModelLoadError(
             f"{checkpoint.folder}: tie_word_embeddings is true, but {name!r} differs from "
-            f"{embedding!r}; "
-            "set tie_word_embeddings to false in config.json to load both"
+            f"{embedding!r}; set tie_word_embeddings to false in config.json to load both"
         )
 
 

@@ -125,8 +125,7 @@ class Reader:
                 continue
             raise ModelConfigError(
                 f"{key}={_short(value)} in config.json is not supported for model_type "
-                f"{self.model_type!r}; "
-                "remove the key if it does not change the logits"
+                f"{self.model_type!r}; remove the key if it does not change the logits"
             )
         classifier = any(
             name.endswith("SequenceClassification")

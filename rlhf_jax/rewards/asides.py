@@ -5,15 +5,13 @@ from rlhf_jax.rewards.nouns import alters
 from rlhf_jax.rewards.wording import CHANGES, FRACTION_WORDS, GLUE
 
 CONNECTIVES = frozenset(
-    "because since so which as where when whenever if hence thus therefore giving meaning "
-    "obtained using given for while though "
-    "although but however after".split()
+    "because since so which as where when whenever if hence thus therefore giving meaning obtained "
+    "using given for while though although but however after".split()
 )
 """Words that begin a reason."""
 _RESTATES = frozenset(
     "half halves third thirds fourth quarter quarters twice thrice double triple quadruple inverse "
-    "opposite reciprocal "
-    "negation negative root square cube logarithm factorial less".split()
+    "opposite reciprocal negation negative root square cube logarithm factorial less".split()
 )
 """Words of an aside that say where a value comes from when they are of something ("half of ten"),
 and change it when they are not."""

@@ -90,8 +90,7 @@ def check_present(columns: Mapping[str, Sequence[Any]]) -> None:
     if not any(name in columns for name in COLUMNS):
         raise ValueError(
             f"the data has no column with tests: {', '.join(sorted(columns)) or 'no columns'}; "
-            "needed is one of "
-            f"{', '.join(COLUMNS)} (rename it with data.columns)"
+            f"needed is one of {', '.join(COLUMNS)} (rename it with data.columns)"
         )
 
 
@@ -133,8 +132,7 @@ def checks_of(columns: Mapping[str, Sequence[Any]], index: int) -> Checks | None
         return None
     raise ValueError(
         f"column {found!r}, row {index}: tests are statements, {{'input', 'output'}} pairs, or "
-        "'inputs' and 'outputs', "
-        f"not {type(value).__name__}"
+        f"'inputs' and 'outputs', not {type(value).__name__}"
     )
 
 

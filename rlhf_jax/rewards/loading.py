@@ -23,8 +23,7 @@ GIVEN = (*GRADED, "trainer_state", "log_extra", "log_metric")
 """Arguments that are neither data columns nor options."""
 _STANDARD = (
     "rewards.function {name!r} belongs to Python's standard library, which holds no reward "
-    "functions: "
-    "write one in a file of your own, 'file.py:function'"
+    "functions: write one in a file of your own, 'file.py:function'"
 )
 
 
@@ -214,8 +213,7 @@ def _made(config: RewardConfig, factory: Callable[..., Any]) -> Callable[..., An
     if not callable(made):
         raise ValueError(
             f"rewards.function {config.function!r} takes neither prompts nor completions, and "
-            f"returned {type(made).__name__}, "
-            "not a reward function"
+            f"returned {type(made).__name__}, not a reward function"
         )
     return from_verl(made) if is_verl(made) else made
 

@@ -57,12 +57,9 @@ _IRREGULAR = re.compile(
 _THINGS = frozenset("bed seed weed shed sled jelly family assembly lily belly bully ally".split())
 _SAID_SO = frozenset(
     "left total totals sq cu altogether remaining overall each apiece combined leftover together "
-    "daily weekly monthly "
-    "yearly annually hourly today tomorrow yesterday tonight now away ago apart exactly "
-    "approximately roughly "
-    "correct correctly too extra back remain remains red blue green yellow white black orange "
-    "purple pink "
-    "brown gray grey silver gold".split()
+    "daily weekly monthly yearly annually hourly today tomorrow yesterday tonight now away ago "
+    "apart exactly approximately roughly correct correctly too extra back remain remains red blue "
+    "green yellow white black orange purple pink brown gray grey silver gold".split()
 )
 """Words that say how a count is meant, with no noun between."""
 _ALONE = (["more"], ["fewer"], ["additional"])
@@ -71,13 +68,10 @@ _HOW_OFTEN = GLUE - {"the", "of", "from", "with"}
 """Words behind "times" that count and do not multiply: "5 times a week"."""
 _FUNCTIONS = GLUE | frozenset(
     "is are was were will would can could should may must has have had do does did be been being "
-    "it he she they we "
-    "you I i this that these those his her its their our my which who whom whose when where while "
-    "because since so as "
-    "if after before during until and but then with within for worth out off about what how there "
-    "here also go got "
-    "get gets goes needs need make makes take takes to by "
-    "over up through under until till without above below beyond more and".split()
+    "it he she they we you I i this that these those his her its their our my which who whom whose "
+    "when where while because since so as if after before during until and but then with within "
+    "for worth out off about what how there here also go got get gets goes needs need make makes "
+    "take takes to by over up through under until till without above below beyond more and".split()
 )
 """Words that begin something else than the thing counted."""
 

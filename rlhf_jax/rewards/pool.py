@@ -232,9 +232,8 @@ class Pool:
             config = self._rewards[task.function]
             raise RewardError(
                 f"reward {config.label!r} ({config.function}) {message['refused']}: return a list "
-                "with one number or None per "
-                "completion, in their order; a function that grades one completion at a time needs "
-                "batched: false in rewards"
+                "with one number or None per completion, in their order; a function that grades "
+                "one completion at a time needs batched: false in rewards"
             )
         if "ready" in message:
             worker.ready = True
@@ -323,12 +322,11 @@ class Pool:
         names = ", ".join(own or [reward.function for reward in self._rewards])
         ended = f"; the last ended {self._last_end}" if self._last_end else ""
         return (
-            f"{self._starts_in_vain} reward processes ended before they graded anything "
-            f"(rewards: {names}{ended}): their own messages stand above; look for what ends the "
-            "process when these "
-            f"modules are imported, whether reward_pool.memory_gb={self._config.memory_gb:g} and "
-            "the machine's memory "
-            "suffice, and where modules start threads try reward_pool.preload=false"
+            f"{self._starts_in_vain} reward processes ended before they graded anything (rewards: "
+            f"{names}{ended}): their own messages stand above; look for what ends the process when "
+            f"these modules are imported, whether reward_pool.memory_gb={self._config.memory_gb:g} "
+            "and the machine's memory suffice, and where modules start threads try "
+            "reward_pool.preload=false"
         )
 
     def _outcome(self, task: Task, message: dict[str, Any]) -> Outcome:

@@ -88,10 +88,9 @@ class RewardWatch:
         )
         if self._ungraded >= self._pool.max_ungraded:
             return (
-                f"no completion of {self._ungraded} batches in a row got a grade "
-                f"(the last: {len(total)} completions, {reasons}); look at the rewards and at the "
-                "columns they read "
-                f"(reward_pool.max_ungraded={self._pool.max_ungraded})"
+                f"no completion of {self._ungraded} batches in a row got a grade (the last: "
+                f"{len(total)} completions, {reasons}); look at the rewards and at the columns "
+                f"they read (reward_pool.max_ungraded={self._pool.max_ungraded})"
             )
         if self._ungraded == 1:
             _log.warning(
@@ -150,10 +149,9 @@ class RewardWatch:
         )
         _log.warning(
             "reward %s was 0 for every completion of %d batches in a row: either the task is too "
-            "hard, or the rows or the "
-            "answers are not read as they are meant. Look at the format of the rows and at how "
-            "completions give their answer; "
-            "one of them: row {%s}, completion ending in %r%s, read as %s",
+            "hard, or the rows or the answers are not read as they are meant. Look at the format "
+            "of the rows and at how completions give their answer; one of them: row {%s}, "
+            "completion ending in %r%s, read as %s",
             label,
             _ALL_ZERO,
             ", ".join(f"{name}: {repr(values[row])[:80]}" for name, values in columns.items()),

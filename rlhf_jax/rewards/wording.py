@@ -25,36 +25,29 @@ _PARTS = (
     "millionth billionth quarter"
 )
 _NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen "
-    "nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 )
 _OPERATORS = (
     "plus minus times divided multiplied over under by squared cubed root power powers exponent "
-    "factorial choose mod modulo "
-    "modulus remainder less base binary octal decimal hex hexadecimal twice thrice double "
-    "doubled triple tripled quadruple fold "
-    "negative minus opposite inverse reciprocal log logarithm sine cosine tangent exp sqrt "
-    "raised cis imaginary"
+    "factorial choose mod modulo modulus remainder less base binary octal decimal hex hexadecimal "
+    "twice thrice double doubled triple tripled quadruple fold negative minus opposite inverse "
+    "reciprocal log logarithm sine cosine tangent exp sqrt raised cis imaginary"
 )
 _GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
-    "sigma tau upsilon phi chi psi omega "
-    "infinity infinite"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma "
+    "tau upsilon phi chi psi omega infinity infinite"
 )
 _RELATIONS = (
     "not never neither nor no or either between and to than least most above below beyond "
-    "exceeding up maybe perhaps possibly "
-    "unless except instead rather cannot almost nearly until through till versus vs unlike "
-    "without incorrect wrong false unknown "
-    "undefined more fewer"
+    "exceeding up maybe perhaps possibly unless except instead rather cannot almost nearly until "
+    "through till versus vs unlike without incorrect wrong false unknown undefined more fewer"
 )
 _COUNTS = (
-    "sextillion septillion octillion nonillion decillion googol myriad myriads tens ones lots "
-    "kilo mega giga tera milli micro nano "
-    "baker baker's percentile percentiles point square cube cubic negation complement pair "
-    "pairs couple couples score scores gross permille permil ppm ppb bps mille lakh lakhs crore "
-    "crores grand quarters"
+    "sextillion septillion octillion nonillion decillion googol myriad myriads tens ones lots kilo "
+    "mega giga tera milli micro nano baker baker's percentile percentiles point square cube cubic "
+    "negation complement pair pairs couple couples score scores gross permille permil ppm ppb bps "
+    "mille lakh lakhs crore crores grand quarters"
 )
 _FUNCTIONS = "sin cos tan cot sec csc ln lim arcsin arccos arctan gcd lcm max min det"
 
@@ -91,12 +84,10 @@ NEGATIONS = frozenset(
 
 _BENIGN = frozenset(
     f"{_NUMBERS} and by to over under above below up no through until till without power powers "
-    f"more fewer most least base beyond "
-    "exceeding almost nearly pair pairs couple couples score scores gross quarters grand min "
-    "max decimal fold ones tens lots point "
-    "square cube cubic than not between either neither nor or never cannot maybe perhaps "
-    "possibly unless except instead rather "
-    "versus vs unlike incorrect wrong false unknown undefined remainder choose".split()
+    "more fewer most least base beyond exceeding almost nearly pair pairs couple couples score "
+    "scores gross quarters grand min max decimal fold ones tens lots point square cube cubic than "
+    "not between either neither nor or never cannot maybe perhaps possibly unless except instead "
+    "rather versus vs unlike incorrect wrong false unknown undefined remainder choose".split()
 )
 CHANGES = VALUE - _BENIGN
 """Words that change a number also from behind its unit ("5 and a half", "5 apples times two")."""

@@ -49,9 +49,8 @@ LLAMA3 = Shape(
     ("<|start_header_id|>", "<|end_header_id|>"),
 )
 MISTRAL = Shape(
-    "{{- bos_token }}{%- for m in messages %}"
-    "{%- if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
-    "{%- else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{%- endfor %}",
+    "{{- bos_token }}{%- for m in messages %}{%- if m.role == 'user' %}{{ '[INST] ' + m.content + "
+    "' [/INST]' }}{%- else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{%- endfor %}",
     ("</s>",),
     ("[INST]", "[/INST]"),
 )
@@ -109,13 +108,11 @@ PHI3 = Shape(
     ("<|user|>", "<|assistant|>"),
 )
 GPT_OSS = Shape(
-    "{%- for m in messages %}"
-    "{%- if m.role == 'user' %}{{ '<|start|>user<|message|>' + m.content + '<|end|>' }}"
-    "{%- elif loop.last and not add_generation_prompt %}"
-    "{{- '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|return|>' }}"
-    "{%- else %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' }}{% "
-    "endif %}{% endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}",
+    "{%- for m in messages %}{%- if m.role == 'user' %}{{ '<|start|>user<|message|>' + m.content + "
+    "'<|end|>' }}{%- elif loop.last and not add_generation_prompt %}{{- "
+    "'<|start|>assistant<|channel|>final<|message|>' + m.content + '<|return|>' }}{%- else %}{{ "
+    "'<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' }}{% endif %}{% "
+    "endfor %}{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}",
     ("<|return|>", "<|call|>"),
     ("<|start|>", "<|message|>", "<|end|>", "<|channel|>"),
     one_row=False,

@@ -540,9 +540,8 @@ def test_foreign_stop_is_refused() -> None:
         check_stops(tokenizer, CONFIG)
     assert str(caught.value) == (
         "the tokenizer's chat template ends an answer with '<|im_end|>', at which no rollout stops "
-        "(that is '<|endoftext|>'): "
-        "name it in rollout.stop, in eos_token_id of the model's generation_config.json, or as the "
-        "tokenizer's eos_token"
+        "(that is '<|endoftext|>'): name it in rollout.stop, in eos_token_id of the model's "
+        "generation_config.json, or as the tokenizer's eos_token"
     )
     with pytest.raises(
         DataError, match=r"^data.chat_template 'mine.jinja' ends an answer with '<\|im_end\|>'"

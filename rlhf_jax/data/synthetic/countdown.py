@@ -73,8 +73,7 @@ class CountdownTask:
                 )
         raise DataError(
             f"synthetic:countdown finds hardly any problem with numbers={self.numbers}, "
-            f"ops={self.ops} and "
-            f"max_target={self.max_target}: raise max_target"
+            f"ops={self.ops} and max_target={self.max_target}: raise max_target"
         )
 
 

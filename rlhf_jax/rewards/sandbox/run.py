@@ -133,8 +133,7 @@ def isolation() -> bool:
             reasons.append(reason)
     raise ValueError(
         f"the code reward cannot run here: {'; '.join(reasons)}. It needs a kernel with Landlock "
-        "(5.13) and seccomp on x86-64 or "
-        "aarch64; gVisor and some containers lack them"
+        "(5.13) and seccomp on x86-64 or aarch64; gVisor and some containers lack them"
     )
 
 

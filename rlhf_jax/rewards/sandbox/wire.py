@@ -30,8 +30,7 @@ _FUNCTIONS = frozenset(
 )
 _MODULES = frozenset(
     "bisect cmath collections collections.abc copy datetime decimal enum fractions functools heapq "
-    "itertools json math numbers "
-    "operator pathlib re statistics string types typing uuid".split()
+    "itertools json math numbers operator pathlib re statistics string types typing uuid".split()
 )
 _TO_TEXT: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     complex: (lambda v: [v.real, v.imag], lambda d: complex(*d)),
