@@ -1,7 +1,8 @@
 """Time and memory of the implementations of attention, and of PyTorch's sdpa where torch is
 installed.
 
-    python -m rlhf_jax.bench.attention                                  # B=16, T=256, 8/2 heads of 32: the DPO comparison
+    # B=16, T=256, 8/2 heads of 32: the DPO comparison
+    python -m rlhf_jax.bench.attention
     python -m rlhf_jax.bench.attention --batch 2 --length 2048
 
 All sides run in one process, in turns. `--retain` first keeps freed memory

@@ -1,8 +1,9 @@
 """Loads a model folder here and in transformers and compares logits (or rewards) on ragged
 right-padded batches.
 
-    python -m rlhf_jax.bench.check_transformers FOLDER [FOLDER ...]       # folders on disk
-    python -m rlhf_jax.bench.check_transformers --families                # random models of every family, saved by this library
+    python -m rlhf_jax.bench.check_transformers FOLDER [FOLDER ...]  # folders on disk
+    # random models of every family, saved by this library
+    python -m rlhf_jax.bench.check_transformers --families
 
 Exit status 1 when a difference exceeds the tolerance. Needs the `bench` extra (torch).
 """

@@ -1,7 +1,8 @@
 """One side of the DPO step comparison, in a process of its own; `dpo_step` starts it and says when
 to run.
 
-    python start_side.py rlhf_jax.bench.dpo_sides SIDE FOLDER REFERENCE STEPS_PER_WINDOW WINDOWS THREADS
+    python start_side.py rlhf_jax.bench.dpo_sides \\
+        SIDE FOLDER REFERENCE STEPS_PER_WINDOW WINDOWS THREADS
 
 FOLDER holds `model` (a Hugging Face folder) and `tokens.npy` [N, 2, T], of which the first `prompt`
 tokens of every row are not trained. A line on stdin lets one window of steps run; its losses and

@@ -1,8 +1,9 @@
 """Memory and time of `fused_token_logps` against the plain form (logits, log-softmax, gather), in
 one process.
 
-    python -m rlhf_jax.bench.fused_logps                                        # N=2048, D=896, V=151936: a minute or two
-    python -m rlhf_jax.bench.fused_logps --rows 4096 --width 256 --vocab 8192   # the size of the DPO comparison
+    # N=2048, D=896, V=151936: a minute or two; then the size of the DPO comparison
+    python -m rlhf_jax.bench.fused_logps
+    python -m rlhf_jax.bench.fused_logps --rows 4096 --width 256 --vocab 8192
 
 Both sides compute the mean log-probability of N rows and its gradients by the hidden states and the
 unembedding.

@@ -3,10 +3,10 @@
 `run_dir/completions/` holds one table in files of about 100 steps, `train/` beside `eval/`, all
 with the same columns, so that ``pandas.read_parquet("RUN/completions")`` reads it whole:
 
-    step              training step in which the row was generated (evaluations: steps made until then)
+    step              training step in which the row was generated (evaluations: made until then)
     split             train | eval
     sample            which completion of its prompt, from 0; -1: the greedy one of an evaluation
-    kept              the group was kept for training (dynamic sampling drops groups that teach nothing)
+    kept              the group was kept for training (dynamic sampling drops what teaches nothing)
     trained_step      the step whose update used it; null: none did, or not yet
     generation_batch  which batch of generation, counted over the run; null at evaluations
     prompt_index      which prompt of the split

@@ -30,7 +30,8 @@ def attention(
 ) -> Float[Array, "B T N H"]:
     """Scaled dot-product attention in which token t sees tokens s <= t.
 
-        out[b, t, n] = sum_s softmax_s(cap(scale * q[b, t, n] . k[b, s, n // (N/K)])) v[b, s, n // (N/K)]
+        out[b, t, n] = sum_s softmax_s(cap(scale * q[b, t, n] . k[b, s, m])) v[b, s, m],
+        m = n // (N/K)
 
     with ``cap(x) = softcap * tanh(x / softcap)`` when `softcap` is given. Softmax statistics are
     float32 (float64 stays). Rows are right-padded, so real tokens never see padding and no padding

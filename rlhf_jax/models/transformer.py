@@ -292,17 +292,28 @@ def _run_layers(
         return in_order(config.layer_types, params, x, False)
     for start, kinds, repeats in layer_plan(config.layer_types):
         count = len(kinds) * repeats
-        part = (
-            params
-            if count == config.num_layers
-            else jax.tree.map(lambda p: p[start : start + count], params)
-        )  # noqa: B023
+        part = slice_layers(params, start, count, config.num_layers)
         if repeats == 1:
             x = in_order(kinds, part, x, False)
             continue
-        grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), part)  # noqa: B023
-        x, _ = jax.lax.scan(lambda x, group: (in_order(kinds, group, x, True), None), x, grouped)  # noqa: B023
+
+        def body(x: Array, group: Params, kinds: tuple[str, ...] = kinds) -> tuple[Array, None]:
+            return in_order(kinds, group, x, True), None
+
+        x, _ = jax.lax.scan(body, x, by_period(part, repeats, len(kinds)))
     return x
+
+
+def slice_layers(params: Params, start: int, count: int, total: int) -> Params:
+    """Layers start..start + count of stacked parameters; all of them as they are."""
+    if count == total:
+        return params
+    return jax.tree.map(lambda p: p[start : start + count], params)
+
+
+def by_period(tree: Any, repeats: int, period: int) -> Any:
+    """Leaves [repeats * period, ...] as [repeats, period, ...], for a scan over the periods."""
+    return jax.tree.map(lambda leaf: leaf.reshape(repeats, period, *leaf.shape[1:]), tree)
 
 
 def unstack(params: Params, count: int) -> list[Params]:

@@ -20,7 +20,7 @@ def loss_weights(
     """Per-token weights w such that sum(w * per_token_loss) is the wanted average. 0 off the mask.
 
         token:     w = 1 / N                      N tokens kept in the batch
-        sequence:  w = 1 / (R * n_row)            R rows with at least one token kept, n_row tokens kept in this row
+        sequence:  w = 1 / (R * n_row)            R rows with a token kept, n_row such in the row
         constant:  w = 1 / (B * constant)         B rows, empty ones included
 
     Sequence is GRPO (eq. 3 of arXiv:2402.03300), token is DAPO (eq. 12 of arXiv:2503.14476, over

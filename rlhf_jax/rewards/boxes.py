@@ -17,8 +17,8 @@ _DENIED = re.compile(
 )
 _TOO = re.compile(
     r"\s(?:(?:still|far|much|way|a "
-    r"bit|slightly)\s)?too\s(?:small|large|big|high|low|many|few|much|little|short"
-    r"|long)(?![A-Za-z])"
+    r"bit|slightly)\s)?too\s(?:small|large|big|high|low|many|few|much|little|short|long)"
+    r"(?![A-Za-z])"
     r"|\s(?:way|far)\soff(?![A-Za-z])"
 )
 """Behind "is": what is compared with the right answer is none."""
@@ -36,12 +36,12 @@ _RETRACTION = re.compile(
     r"thought)(?![A-Za-z])[\s,.!:…-]{0,4}){1,3})?"
     r"(?:(?P<hard>(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:\w+\s)?"
     r"(?:wrong|incorrect|mistaken|false|not\s(?:right|correct)|a\smistake)(?![A-Za-z])"
-    r"|that\scan(?:not|['’]t)\sbe|scratch\sthat|i\s(?:made|was)\s(?:an?\s)?(?:mistake|error|wrong"
-    r"|mistaken)(?![A-Za-z]))"
+    r"|that\scan(?:not|['’]t)\sbe|scratch\sthat"
+    r"|i\s(?:made|was)\s(?:an?\s)?(?:mistake|error|wrong|mistaken)(?![A-Za-z]))"
     r"|(?P<new>(?P<explicit>(?:correction|edit)\s?[:,]|let\sme\scorrect\s(?:that|this|it)\s?[:,]?"
     r"|(?:i\smean|sorry|oops|no|rather),?(?=\s(?:[-$\\0-9]|it\sis)))"
-    r"|(?:it|that|this|the\sanswer)(?:['’]s|\sis|\sshould\sbe"
-    r"|\smust\sbe))\s(?P<value>[^\n]{1,200}))",
+    r"|(?:it|that|this|the\sanswer)(?:['’]s|\sis|\sshould\sbe|\smust\sbe))"
+    r"\s(?P<value>[^\n]{1,200}))",
     re.IGNORECASE,
 )
 _NEXT_SENTENCE = re.compile(

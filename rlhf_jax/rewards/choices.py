@@ -24,8 +24,8 @@ _ANOTHER = re.compile(
     r"^\s*(?:[,;/&]|\(?[A-J]\)?(?![A-Za-z0-9_^=+*/'(\\-]))"
     r"|(?<![A-Za-z])(?:or|and|either|maybe|not|but)(?![A-Za-z])|\([A-J]\)"
     r"|(?<![A-Za-z\\])[A-J]\s?[).:](?:\s|$)"
-    r"|(?<![A-Za-z])(?:is|are|be|option|choice|answer)\s(?:option\s"
-    r"|choice\s)?\(?[A-J]\)?(?![A-Za-z0-9_])"
+    r"|(?<![A-Za-z])(?:is|are|be|option|choice|answer)"
+    r"\s(?:option\s|choice\s)?\(?[A-J]\)?(?![A-Za-z0-9_])"
 )
 """In what follows a letter of choice: a second one, or a doubt."""
 _IS_RIGHT = rf"\s(?:is|are)\s{_RIGHT}(?:\s{_NOUN}|\sone)?"
@@ -50,7 +50,8 @@ _DESCRIBED = re.compile(
     re.DOTALL,
 )
 _ALSO = re.compile(
-    r"[\s,)*]*(?:but|and|or)\s(?P<words>[^.\n]*?(?<![A-Za-z\\])(?P<letters>[A-J])(?![A-Za-z'])[^.\n]*)"
+    r"[\s,)*]*(?:but|and|or)\s"
+    r"(?P<words>[^.\n]*?(?<![A-Za-z\\])(?P<letters>[A-J])(?![A-Za-z'])[^.\n]*)"
 )
 _AFTER = re.compile(
     rf"[\s.]*(?:it\sis\s|option\s|choice\s|or\s|and\s)?(?P<letters>{_LETTER})\s?[.)]?\s*\Z"

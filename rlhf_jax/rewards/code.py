@@ -132,8 +132,11 @@ def code_reward(
             )
             scores.append(passed / checks.total if partial else float(passed == checks.total))
         except NotGradable as reason:
-            message = f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not listed)"
-            _say(message, str(reason))
+            _say(
+                f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not "
+                "listed)",
+                str(reason),
+            )
             scores.append(None)
         except MachineTooSlow as reason:
             _say(

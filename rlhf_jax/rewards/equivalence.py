@@ -23,8 +23,8 @@ from rlhf_jax.rewards.units import Unit
 from rlhf_jax.rewards.wording import VALUE
 
 _BUILT = re.compile(
-    r"\\\{\s?[A-Za-z]\s?(?:\\in\s?\\(?:mathbb\s?\{?\s?R\s?\}?|R)\s?)?(?:\\mid|\\vert|:"
-    r"|\|)\s?(.+?[<>=\\].*?)\\\}",
+    r"\\\{\s?[A-Za-z]\s?(?:\\in\s?\\(?:mathbb\s?\{?\s?R\s?\}?|R)\s?)?"
+    r"(?:\\mid|\\vert|:|\|)\s?(.+?[<>=\\].*?)\\\}",
     re.DOTALL,
 )
 """A set that is described by what holds for its members."""
@@ -38,8 +38,8 @@ _SEPARATOR = re.compile(r"(?<![A-Za-z])(?:,\s?)?(?:and|or)(?![A-Za-z])|\\cup(?![
 _OPEN, _CLOSE = "{([", "})]"
 _MOST_MEMBERS = 24
 _PLAIN_UNITS = re.compile(
-    r"(?<=[0-9a-z})])\s*(?:\\(?:text|mathrm|mbox|textrm)\{\s*)?(?<![A-Za-z])(?:(?:square|sq\.?"
-    r"|cubic|cu\.?)\s+units?"
+    r"(?<=[0-9a-z})])\s*(?:\\(?:text|mathrm|mbox|textrm)\{\s*)?(?<![A-Za-z])"
+    r"(?:(?:square|sq\.?|cubic|cu\.?)\s+units?"
     r"|units?\s*(?:squared|cubed|\}?\s*\^\s*\{?[23]\}?)?)\s*\.?\s*\}?\s*\Z"
 )
 _WITH_UNIT = re.compile(

@@ -14,7 +14,8 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _CHINESE = re.compile(
-    r"答案\s{0,8}\*{0,3}\s{0,8}(?:(?:应该|應該|应|應)?[是为為]|[：:=])\*{0,3}\s{0,8}[：:]?\s{0,8}([^\n。；]+)"
+    r"答案\s{0,8}\*{0,3}\s{0,8}(?:(?:应该|應該|应|應)?[是为為]|[：:=])"
+    r"\*{0,3}\s{0,8}[：:]?\s{0,8}([^\n。；]+)"
 )
 _HEADING = re.compile(r"\bfinal answer(?:\*\*)?:?(?:\*\*)?\s*\n\s*([^\n]+)", re.IGNORECASE)
 _FINAL = re.compile(r"\bfinal answer\b", re.IGNORECASE)

@@ -28,9 +28,11 @@ _FRACTION = (
     r"|([0-9])\s{0,3}([0-9]))"
 )
 _QUANTITY = re.compile(
-    rf"(?:(?P<before>{_CURRENCY})\s{{0,3}})?(?P<sign>[-+]?)\s{{0,3}}(?:(?P<currency>{_CURRENCY})\s{{0,3}})?"
+    rf"(?:(?P<before>{_CURRENCY})\s{{0,3}})?(?P<sign>[-+]?)\s{{0,3}}"
+    rf"(?:(?P<currency>{_CURRENCY})\s{{0,3}})?"
     rf"(?:(?P<fraction>(?P<whole>[0-9]*)\s{{0,3}}{_FRACTION})|(?P<number>{NUMBER})\.?"
-    rf"(?:\s{{0,3}}/\s{{0,3}}(?P<under>[0-9]+)|\s{{1,3}}(?P<above>[0-9]+)\s{{0,3}}/\s{{0,3}}(?P<below>[0-9]+)"
+    rf"(?:\s{{0,3}}/\s{{0,3}}(?P<under>[0-9]+)"
+    rf"|\s{{1,3}}(?P<above>[0-9]+)\s{{0,3}}/\s{{0,3}}(?P<below>[0-9]+)"
     rf"|\\overline\s{{0,3}}\{{(?P<period>[0-9]{{1,30}})\}})?)(?P<rest>.*)",
     re.DOTALL,
 )
@@ -43,8 +45,8 @@ ASSIGNED = re.compile(
 )
 """A name and what it is said to be."""
 _NAMED = re.compile(
-    r"(?P<name>(?:\\angle\s?)?[A-Z]{2,4}|\\angle\s[A-Z]|\\[A-Za-z]+"
-    r"|[A-Za-z])(?:\(\s?(?P<of>-?[0-9]+|[A-Z])\s?\))?\s?="
+    r"(?P<name>(?:\\angle\s?)?[A-Z]{2,4}|\\angle\s[A-Z]|\\[A-Za-z]+|[A-Za-z])"
+    r"(?:\(\s?(?P<of>-?[0-9]+|[A-Z])\s?\))?\s?="
 )
 _GIVEN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s?=")
 

@@ -72,23 +72,24 @@ _SWITCHES = re.compile(
     r"|(?:display|text|script|scriptscript)style"
     r"|(?:bf|it|rm|sf|tt|sl|sc|md|up)(?:series|shape|family)?|normalfont|(?:un)?boldmath|em"
     r"|[hH]uge|[lL]arge|LARGE|small|tiny|normalsize|footnotesize|scriptsize)(?![A-Za-z])"
-    r"|\\rule\s{0,3}\{[^{}]*\}\s{0,3}\{[^{}]*\}|\\(?:[hv]?phantom|[hv]space\*?|color|label|tag\*?"
-    r"|vphantom)\s{0,3}\{[^{}]*\}"
+    r"|\\rule\s{0,3}\{[^{}]*\}\s{0,3}\{[^{}]*\}"
+    r"|\\(?:[hv]?phantom|[hv]space\*?|color|label|tag\*?|vphantom)\s{0,3}\{[^{}]*\}"
 )
 """Commands that set how the rest looks, or that show nothing; arguments and all."""
 _FACES = re.compile(r"\{\s{0,3}\\(?:rm|bf|it|tt|sf)(?![A-Za-z])\s{0,3}([^{}]*)\}")
 _SHOWN = re.compile(
     r"\\(?:underline|uline|uwave|emph|ensuremath|mathstrut|mathop|mathord|mathclose|smash|makebox"
     r"|fbox|framebox"
-    r"|text(?:sc|up|md|sl)|bm|pmb|(?:textcolor|colorbox|scalebox|raisebox|rotatebox"
-    r"|fcolorbox\s{0,3}\{[^{}]*\})\s{0,3}\{[^{}]*\})\s{0,3}(?=\{)"
+    r"|text(?:sc|up|md|sl)|bm|pmb"
+    r"|(?:textcolor|colorbox|scalebox|raisebox|rotatebox|fcolorbox\s{0,3}\{[^{}]*\})"
+    r"\s{0,3}\{[^{}]*\})\s{0,3}(?=\{)"
 )
 """Commands that show their last argument as it is."""
 _LEADS = re.compile(
     r"(?:=>|-+>|\\(?:approx|simeq|sim|cong|therefore|so|implies|Rightarrow|Longrightarrow"
     r"|rightarrow|longrightarrow|to)(?![A-Za-z])"
-    r"|(?:\\text\{\s{0,3})?(?:about|approximately|approx|roughly|around|exactly|only|just"
-    r"|equals)(?![A-Za-z])\.?\s{0,3}\}?(?=\s{0,3}\S))\s{0,3}"
+    r"|(?:\\text\{\s{0,3})?(?:about|approximately|approx|roughly|around|exactly|only|just|equals)"
+    r"(?![A-Za-z])\.?\s{0,3}\}?(?=\s{0,3}\S))\s{0,3}"
 )
 """What leads to an answer and is none of it."""
 _LABEL = re.compile(
@@ -107,8 +108,8 @@ _GROUPING = re.compile(
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s{0,3}\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _FONTS = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|math(?:rm|bf|it|sf|tt|normal)|operatorname"
-    r"|boldsymbol)(?![A-Za-z])\s{0,3}\{"
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|math(?:rm|bf|it|sf|tt|normal)"
+    r"|operatorname|boldsymbol)(?![A-Za-z])\s{0,3}\{"
 )
 _MATRICES = re.compile(r"\\(begin|end)\s{0,3}\{[bB]?matrix\}")
 _EMPTY = re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s{0,3}\\\}")
@@ -124,7 +125,8 @@ _ROW_GAP = re.compile(r"\\\\\s?\[\s?-?[0-9.]+\s?(?:pt|em|ex|mm|cm|in|mu)\s?\]")
 """Space under a row of a matrix."""
 _ONLY_TEXT = re.compile(r"\\text\{\s{0,3}([^A-Za-z{}]+?)\s{0,3}\}")
 _COUNTERS = re.compile(
-    r"(?<=[0-9}])\s?(?:\\text\{)?\s?(?:[元块塊个個人名位只隻本张張件次条條支枝枚份辆輛棵颗顆种種岁歲题題页頁])\s?\}?\Z"
+    r"(?<=[0-9}])\s?(?:\\text\{)?\s?"
+    r"(?:[元块塊个個人名位只隻本张張件次条條支枝枚份辆輛棵颗顆种種岁歲题題页頁])\s?\}?\Z"
 )
 """Chinese words for one of what is counted, which scale nothing."""
 _DELIMITERS = ((r"\langle", "("), (r"\rangle", ")"), (r"\colon", ":"))

@@ -118,8 +118,8 @@ UNITS = {
 UNITS["mph"] = Unit(Fraction("1609.344") / 3600, (("m", 1), ("s", -1)))
 UNITS["kmh"] = UNITS["kph"] = Unit(Fraction(1000, 3600), (("m", 1), ("s", -1)))
 _TOKEN = re.compile(
-    r"\s*(?:(per(?![A-Za-z])|/)|(°\s?[CF](?![A-Za-z])|[$¢€£¥₹°]|a\.m|p\.m"
-    r"|[A-Za-z]+)\s*(?:\^\s*\{?\s*(-?[1-4])\s*\}?)?\.?)"
+    r"\s*(?:(per(?![A-Za-z])|/)|(°\s?[CF](?![A-Za-z])|[$¢€£¥₹°]|a\.m|p\.m|[A-Za-z]+)"
+    r"\s*(?:\^\s*\{?\s*(-?[1-4])\s*\}?)?\.?)"
 )
 _SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 

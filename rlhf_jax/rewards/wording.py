@@ -97,7 +97,8 @@ CHANGES_BOX = frozenset(
         *SCALES,
         *_PARTS.split(),
         *(f"{part}s" for part in _PARTS.split()),
-        *"squared cubed percent pct or factorial modulo lakh lakhs crore crores lac lacs tens k".split(),
+        *"squared cubed percent pct or factorial modulo lakh lakhs crore crores lac lacs tens "
+        "k".split(),
     ]
 )
 """Words behind a box that belong to the number in it."""

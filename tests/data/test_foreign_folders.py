@@ -16,7 +16,10 @@ from rlhf_jax.data.chat import render_chat
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-DOUBLING = "{% set ns = namespace(x='a' * 1000000) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+DOUBLING = (
+    "{% set ns = namespace(x='a' * 1000000) %}{% for i in range(40) %}"
+    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+)
 
 
 def render(template, **variables):
@@ -110,7 +113,10 @@ def test_templates_refused_at_once(template, message):
 
 def test_templates_may_refuse_the_probe_or_use_many_digits():
     assert byte_tokenizer().with_chat_template("{{ raise_exception('no') }}")
-    text = "https://x.org/123456789 {{ 4294967 }} {{ '%s 20240726' % 1 }}{% generation %}{% endgeneration %}"
+    text = (
+        "https://x.org/123456789 {{ 4294967 }} {{ '%s 20240726' % 1 }}{% generation %}"
+        "{% endgeneration %}"
+    )
     assert render(text) == "https://x.org/123456789 4294967 1 20240726"
 
 
@@ -120,7 +126,10 @@ def test_the_date_is_fixed_in_every_form():
         render("  {% if strftime_now is defined %}{{ strftime_now('%Y') }}\n{% endif %}\n")
         == "2024\n"
     )
-    inside = "{% macro f() %}{{ strftime_now('%B') | upper }}{% endmacro %}{{ f() }} {{ strftime_now('%Y') | int + 1 }}"
+    inside = (
+        "{% macro f() %}{{ strftime_now('%B') | upper }}{% endmacro %}{{ f() }} "
+        "{{ strftime_now('%Y') | int + 1 }}"
+    )
     assert render(inside) == "JULY 2025"
 
 

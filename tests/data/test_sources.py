@@ -318,7 +318,8 @@ def test_options_that_cannot_apply_are_refused(tmp_path, name: str) -> None:
             load_examples(DataConfig(path=place, **{option: "x"}), kind="text")
         assert (
             str(caught.value)
-            == f"data.{option} 'x' is for hub datasets, {place} is not one: remove it or change the path"
+            == f"data.{option} 'x' is for hub datasets, {place} is not one: remove it or change "
+            "the path"
         )
 
 

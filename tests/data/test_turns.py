@@ -383,7 +383,8 @@ def test_a_template_that_rewrites_the_first_message_is_refused() -> None:
     )
     with pytest.raises(
         BadRow,
-        match="changes earlier turns when an answer follows, so prompt and answer cannot be told apart",
+        match="changes earlier turns when an answer follows, so prompt and answer cannot be told "
+        "apart",
     ):
         render_all(TextExample([user("Hi")], [answer("A")], ""), tokenizer)
 

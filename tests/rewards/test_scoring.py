@@ -174,7 +174,10 @@ def test_only_the_reward_model_imports_jax(path):
 
 
 def test_importing_rewards_loads_no_sympy():
-    code = "import sys, rlhf_jax.rewards; assert not {'sympy', 'math_verify', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, rlhf_jax.rewards; assert not {'sympy', 'math_verify', 'transformers'} & "
+        "set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -53,8 +53,10 @@ _FOLDERS = ("/sandbox", "/.sandbox")
 _DEVICES = ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/null")
 _INTERPRETER_LIBRARIES = tuple(
     f"lib{name}"
-    for name in "python ssl crypto sqlite3 ffi z lzma bz2 expat ncurses tinfo readline uuid "
-    "mpdec gcc_s stdc++".split()
+    for name in (
+        "python ssl crypto sqlite3 ffi z lzma bz2 expat ncurses tinfo readline uuid mpdec gcc_s "
+        "stdc++"
+    ).split()
 )
 """Shared libraries beside an interpreter that is not the system's own; what else lies there is not
 for strangers."""

@@ -17,9 +17,8 @@ from typing import Any
 
 _STARRED = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools "
-    "operator io json typing "
+    "operator io json typing fractions decimal"
 )
-_STARRED += "fractions decimal"
 """``from .. import *`` of these stands in front of every solution in LiveCodeBench's grader (in
 APPS' and PRIME's in part)."""
 _PLAIN = (
@@ -28,11 +27,8 @@ _PLAIN = (
 )
 _MORE = (
     "array asyncio base64 calendar cmath contextlib dataclasses enum hashlib inspect numbers "
-    "queue secrets struct tempfile "
-)
-_MORE += (
-    "textwrap threading traceback types unittest unittest.mock uuid weakref zlib pprint "
-    "string.templatelib zoneinfo"
+    "queue secrets struct tempfile textwrap threading traceback types unittest unittest.mock uuid "
+    "weakref zlib pprint string.templatelib zoneinfo"
 )
 
 
@@ -166,4 +162,5 @@ def _loops_without_sockets() -> None:
         loop._internal_fds += 1
         loop._add_reader(loop._ssock.fileno(), loop._read_from_self)
 
-    asyncio.selector_events.BaseSelectorEventLoop._make_self_pipe = make  # type: ignore[attr-defined]
+    loops = asyncio.selector_events.BaseSelectorEventLoop
+    loops._make_self_pipe = make  # type: ignore[attr-defined]
