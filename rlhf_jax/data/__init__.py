@@ -1,5 +1,4 @@
-"""Host side data: tokenizers, column formats, tokenisation, and batches with random access (NumPy,
-no device)."""
+"""Host side data: tokenizers, column formats, and batches with random access (NumPy, no device)."""
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError

@@ -100,8 +100,7 @@ READABLE: dict[str, tuple[str, ...]] = {
 
 
 def rename_columns(columns: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    """Applies `{ours: theirs}`; "a.b" reads the field b of the object in column a. Missing ones are
-    left out."""
+    """Applies `{ours: theirs}`; "a.b" reads field b of the object in column a. Missing: omitted."""
     renamed = {key: value for key, value in columns.items() if key not in mapping.values()}
     for ours, theirs in mapping.items():
         value: Any = columns
@@ -215,8 +214,7 @@ def _prompt_example(
 
 
 def _token_example(columns: Mapping[str, Any], where: str) -> TokenExample:
-    """Ids that were made elsewhere; `labels` (-100: not trained) or masks of 0 and 1 say what is
-    trained on, else all."""
+    """Ids made elsewhere; `labels` (-100: untrained) or masks say what is trained, else all."""
     ids = _numbers(columns, "input_ids")
     if not ids:
         raise BadRow("empty text", "column 'input_ids' is empty")
@@ -318,8 +316,7 @@ def _completion(prompt: Content, completion: Content, column: str) -> Content:
 def _split_conversation(
     messages: list[Message], column: str
 ) -> tuple[list[Message], list[Message]]:
-    """Everything before the first answer is the prompt; the rest is the completion (its answers are
-    trained on)."""
+    """The prompt is everything before the first answer; of the rest, the answers are trained on."""
     first = next(
         (index for index, message in enumerate(messages) if message["role"] == "assistant"), None
     )

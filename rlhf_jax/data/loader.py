@@ -1,5 +1,4 @@
-"""Batches with random access: `loader.batch(step)` is a pure function of (data, seed, step), so
-resuming is free."""
+"""Batches with random access: `loader.batch(step)` is a pure function, so resuming is free."""
 
 import contextlib
 import functools
@@ -154,8 +153,7 @@ class Loader:
         return self._tokens_per_epoch / (sum(widths) * self.batch_size * self._rows_per_item)
 
     def indices(self, step: int) -> np.ndarray:
-        """Items of that batch: int64 [batch_size], -1 for filler. Joins values cached per
-        example."""
+        """Items of that batch: int64 [batch_size], -1 for filler. Joins cached values."""
         epoch, position = divmod(step, self.batches_per_epoch)
         return self._epoch(epoch)[position]
 

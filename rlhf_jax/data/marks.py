@@ -1,5 +1,4 @@
-"""What messages say of themselves: which answers are not trained on, and texts that the chat
-template was put around before."""
+"""What messages say of themselves: answers not to train on, and chat templates applied before."""
 
 import functools
 
@@ -83,8 +82,7 @@ def _completions(example: Example) -> list[list[Message]]:
 
 
 def _found_marks(message: Message, tokenizer: FastTokenizer) -> str:
-    """What the chat template writes around messages and the text of this one holds already; empty:
-    nothing."""
+    """What the template writes around messages and this text holds already; empty: nothing."""
     text = message.get("content") or ""
     if message["role"] not in _ASKING or not text:
         return ""
@@ -95,9 +93,11 @@ def _found_marks(message: Message, tokenizer: FastTokenizer) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _template_marks(tokenizer: FastTokenizer) -> tuple[tuple[str, ...], str]:
-    """(special tokens that the chat template opens a question with, how it opens an answer);
-    nothing where it refuses a lone question. (`<think>` behind the question is no sign: people ask
-    about it.)"""
+    """(special tokens that open a question, how the template opens an answer), where it takes one.
+
+    Nothing where it refuses a lone question. (`<think>` behind the question is no sign: people ask
+    about it.)
+    """
     try:
         text = apply_template(
             tokenizer,

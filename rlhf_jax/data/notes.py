@@ -1,5 +1,4 @@
-"""What a user should know about rows that can be used: counted over a split, said once each with
-the first row."""
+"""What to know about rows that can be used: counted over a split, said once, with the first row."""
 
 import logging
 from collections.abc import Iterable, Mapping

@@ -150,13 +150,11 @@ class PromptLoader:
         self.buckets = self._choose_buckets(config, batch_size, max_prompt_len)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The prompts of an epoch, each once: int64 [num_examples]. Storage order with
-        `shuffle=False`."""
+        """The prompts of an epoch, each once: int64 [num_examples], as stored or shuffled."""
         return self._epoch(epoch).copy()
 
     def indices(self, start: int, count: int) -> np.ndarray:
-        """Prompts at the places `start` to `start + count - 1` of all epochs in a row: int64
-        [count]."""
+        """Prompts at places `start` to `start + count - 1` of epochs in a row: int64 [count]."""
         places = np.arange(start, start + count)
         epochs, within = np.divmod(places, self.num_examples)
         return np.array(

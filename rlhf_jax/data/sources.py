@@ -57,8 +57,7 @@ def train_source(config: DataConfig) -> Source:
 
 
 def eval_source(config: DataConfig) -> Source | None:
-    """Where held-out rows come from, when they have a place of their own (not a fraction of the
-    training rows)."""
+    """Where held-out rows come from, when they have a place of their own (are no fraction)."""
     if config.eval_path is not None:
         inherited = "train" if _has_one_split(config.eval_path) else config.split
         return _source(config, config.eval_path, config.eval_split or inherited)
@@ -68,8 +67,7 @@ def eval_source(config: DataConfig) -> Source | None:
 
 
 def _source(config: DataConfig, name: str, split: str) -> Source:
-    """`subset` and `data_dir` go to the hub dataset where one of path and eval_path is local and
-    the other is not."""
+    """`subset` and `data_dir` go to the hub dataset where one of the two paths is local."""
     if _is_here(name) and not all(
         _is_here(place) for place in (config.path, config.eval_path) if place is not None
     ):
@@ -82,15 +80,13 @@ def _is_here(name: str) -> bool:
 
 
 def _has_one_split(name: str) -> bool:
-    """Whether all rows are one split, "train": generated data, a file, a dataset saved without
-    splits."""
+    """Whether all rows are one split, "train": generated data, a file, a dataset without splits."""
     path = pathlib.Path(name)
     return is_synthetic(name) or path.is_file() or (path / "state.json").is_file()
 
 
 def _check_options(source: Source) -> None:
-    """Refuses options that would do nothing here: rows of another split must not be the training
-    rows again."""
+    """Refuses options that do nothing here: another split must not be the training rows again."""
     if not _is_here(source.name):
         return
     for option, value in (("subset", source.subset), ("data_dir", source.data_dir)):
@@ -222,8 +218,7 @@ def _lines(file: pathlib.Path, stream: io.BufferedIOBase) -> Iterator[bytes]:
 
 
 def _text_lines(lines: Iterable[bytes]) -> Iterator[str]:
-    """Lines of text. Bytes that are not UTF-8 become lone surrogates, so that they spoil their own
-    line only."""
+    """Lines of text. Bytes that are not UTF-8 become lone surrogates: they spoil one line only."""
     for index, line in enumerate(lines):
         text = line.decode("utf-8" if index else "utf-8-sig", "surrogateescape")
         yield from io.StringIO(text, newline="")  # a lone carriage return ends a line too
@@ -371,8 +366,7 @@ def _check_saved_files(folder: pathlib.Path) -> None:
 
 
 def _undecoded(rows: Any) -> Any:
-    """The rows of an iterable dataset with images, sounds and the like as stored: decoding them
-    would open files and addresses that the rows name."""
+    """An iterable dataset with images and sounds as stored: decoding would open what rows name."""
     return rows if rows.features is None else rows.cast(_plain_features(rows.features))
 
 
@@ -401,8 +395,7 @@ def _read_hub(source: Source) -> Iterator[RawRow]:
 
 
 def without_filling(value: Any, *, inside: bool = False) -> Any:
-    """Arrow gives every struct of a column the keys of all, filled up with null: not what a tool or
-    a call has.
+    """Arrow gives every struct the keys of all, filled with null: not what a tool or a call has.
 
     Args:
         value: a row, or a part of one.

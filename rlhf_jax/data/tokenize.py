@@ -1,5 +1,4 @@
-"""A split to token arrays: in chunks, in parallel, with progress, kept on disk under a
-fingerprint."""
+"""A split to token arrays: in chunks, in parallel, kept on disk under a fingerprint."""
 
 import concurrent.futures
 import concurrent.futures.process
@@ -79,8 +78,7 @@ Encoded = tuple[list[int], list[EncodedRow]]
 
 
 def data_fingerprint(config: DataConfig, tokenizer: FastTokenizer, kind: Kind, split: Split) -> str:
-    """Hash of everything that decides the examples and their ids: file contents, options,
-    tokenizer.
+    """Hash of all that decides the examples and their ids: file contents, options, tokenizer.
 
     Order, batch size and padding are not part of it: values cached per example stay valid when
     those change.
@@ -108,8 +106,7 @@ def tokenize_split(
     cache_dir: str | pathlib.Path | None,
     fingerprint: str,
 ) -> TokenizedSet:
-    """Reads, validates and tokenises a split, or maps the arrays of an earlier run from
-    `cache_dir`.
+    """Reads, validates and tokenises a split, or maps arrays of an earlier run from `cache_dir`.
 
     Raises:
         DataError: as `load_examples`; a conversation that the chat template refuses; or nothing

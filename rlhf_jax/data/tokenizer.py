@@ -1,5 +1,4 @@
-"""Tokenizers: one class over the `tokenizers` library serves the built-in bytes, trained BPE and
-any Hugging Face folder.
+"""Tokenizers: one class for built-in bytes, trained BPE and any Hugging Face folder.
 
 Folders are read, and chats rendered, by transformers (`tokenizer_folder`, `chat`), imported where
 that is asked for. Saved folders load in transformers (`AutoTokenizer`, `PreTrainedTokenizerFast`)
@@ -200,16 +199,14 @@ class FastTokenizer:
         )
 
     def without_stops(self) -> "FastTokenizer":
-        """The same tokenizer with EOS as its only stop, and without sampling defaults of a
-        folder."""
+        """The same tokenizer with EOS as its only stop, without sampling defaults of a folder."""
         return FastTokenizer(
             self.backend,
             {name: value for name, value in self.config.items() if name != "stop_strings"},
         )
 
     def _elsewhere(self, text: str, token: int) -> bool:
-        """Whether another token contains a text, as it is decoded or as it stands in the
-        vocabulary."""
+        """Whether another token contains a text, as decoded or as it stands in the vocabulary."""
         ids = [other for other in self._ids - self._special if other != token]
         decoded = self.backend.decode_batch([[other] for other in ids], skip_special_tokens=True)
         # SentencePiece's space
@@ -217,13 +214,11 @@ class FastTokenizer:
         return any(text in part for part in (*decoded, *pieces))
 
     def missing_ids(self, vocab_size: int) -> tuple[int, ...]:
-        """Ids below `vocab_size` (rows of a model's embedding) that no token has: they must never
-        be sampled."""
+        """Ids below `vocab_size` (rows of an embedding) without a token: never to be sampled."""
         return tuple(token for token in range(vocab_size) if token not in self._ids)
 
     def string_end(self) -> Callable[[Sequence[int], int], int | None] | None:
-        """The search for `stop_strings` in a growing completion, see `make_string_end`; None
-        without any."""
+        """The search for `stop_strings` in a growing completion (`make_string_end`); None: none."""
         plain, marked = self._split_strings()
         parts = (
             make_string_end(plain, functools.partial(self.decode, skip_special_tokens=True)),
@@ -240,15 +235,13 @@ class FastTokenizer:
         return end if searches else None
 
     def _split_strings(self) -> tuple[list[str], list[str]]:
-        """Stop strings without and with a special token in them. Only the latter are looked for in
-        what those are called."""
+        """Stop strings without and with a special token in them, which calls do not show."""
         special = [str(self.backend.id_to_token(token)) for token in self._special]
         marked = [string for string in self.stop_strings if any(text in string for text in special)]
         return [string for string in self.stop_strings if string not in marked], marked
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Text to ids. Special tokens written out in the text become their ids, as in
-        transformers."""
+        """Text to ids. Special tokens written out in it become their ids, as in transformers."""
         with one_line_panics("to encode a text"):
             return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
@@ -266,8 +259,7 @@ class FastTokenizer:
             return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def decode_answer(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of a completion without the stop that ended it: neither its last token, nor a
-        stop string."""
+        """Text of a completion without the stop that ended it: its last token, or a stop string."""
         ids = list(ids)
         if ids and ids[-1] in self.stop_ids:
             ids = ids[:-1]
@@ -303,8 +295,7 @@ class FastTokenizer:
         )
 
     def generation_config(self) -> dict[str, Any]:
-        """What generation_config.json says of this tokenizer: the folder's sampling defaults, and
-        every stop."""
+        """generation_config.json of this tokenizer: the folder's sampling defaults, every stop."""
         stops = {
             "eos_token_id": list(self.stop_ids),
             "bos_token_id": self.bos_id,
@@ -316,8 +307,7 @@ class FastTokenizer:
         }
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes `tokenizer.json`, `tokenizer_config.json` (chat template included) and
-        `generation_config.json`."""
+        """Writes `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`."""
         folder = pathlib.Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         with one_line_panics(f"to write {folder}"):
@@ -335,13 +325,11 @@ class FastTokenizer:
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides about ids: vocabulary, rules, special tokens, chat
-        template and stops."""
+        """Hash of what decides about ids: vocabulary, rules, special tokens, template, stops."""
         return _fingerprint(self)
 
     def _add_special_tokens(self) -> None:
-        """What is only a word of the vocabulary would be found in a text by other rules after
-        saving and reading back."""
+        """What is only a word would be found by other rules after saving and reading back."""
         added = {token.content for token in self.backend.get_added_tokens_decoder().values()}
         known = {
             text
@@ -372,8 +360,7 @@ def _fingerprint(tokenizer: FastTokenizer) -> str:
 
 
 def _named_templates(value: Any) -> dict[str, str]:
-    """The default chat template and those with a name; a folder without a default one gets
-    `DEFAULT_CHAT_TEMPLATE`."""
+    """The default chat template and those with a name (`DEFAULT_CHAT_TEMPLATE` without one)."""
     if isinstance(value, list):
         value = {
             entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)
@@ -424,8 +411,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def byte_tokenizer() -> FastTokenizer:
-    """The built-in byte-level tokenizer: id = byte for 0..255, then `SPECIAL_TOKENS`; needs no
-    download.
+    """The built-in byte-level tokenizer: id = byte for 0..255, then `SPECIAL_TOKENS`.
 
     `decode(encode(text)) == text` for every string. BOS is never added by itself.
     """
@@ -441,8 +427,7 @@ def byte_tokenizer() -> FastTokenizer:
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2
 ) -> FastTokenizer:
-    """Trains a byte-level BPE tokenizer: lossless on any text, special tokens and chat template as
-    the built-in one.
+    """Trains a byte-level BPE tokenizer: lossless, tokens and chat template as the built-in one.
 
     Args:
         texts: training texts, for example from `iterate_texts`.

@@ -1,5 +1,4 @@
-r"""Transcripts of several turns as text ("\n\nHuman: ...\n\nAssistant: ...", as in hh-rlhf), made
-conversations.
+r"""Transcripts of several turns as text ("\n\nHuman: ...", as in hh-rlhf), made conversations.
 
 A mark stands at the start of the text or behind an empty line: "Human:" inside a line, or at the
 start of one that no empty line comes before, is text. Turns of the same speaker in a row are one

@@ -74,8 +74,7 @@ class Turn(NamedTuple):
 
     @property
     def own(self) -> str | None:
-        """What the answer adds to its opening; None where its rendering does not go on from
-        there."""
+        """What the answer adds to its opening; None: its rendering does not go on from there."""
         goes_on = self.ending.startswith(self.opening) and len(self.ending) > len(self.opening)
         return self.ending[len(self.opening) :] if goes_on else None
 
@@ -98,8 +97,7 @@ def is_trained(message: Message) -> bool:
 def read_turns(
     prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer
 ) -> list[Turn]:
-    """The answers of a completion, each with its two renderings, up to the last one that is trained
-    on.
+    """The answers of a completion, each with its two renderings, up to the last that is trained on.
 
     Raises:
         BadRow: the template refuses the conversation.
@@ -119,8 +117,7 @@ def read_turns(
 
 
 def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
-    """All answers in one row; None where the template rewrites an earlier turn when the next
-    follows."""
+    """All answers in one row; None where the template rewrites a turn when the next follows."""
     opening, last = turns[0].opening, turns[-1]
     segments: list[Segment] = []
     notes: list[Note] = []
@@ -152,8 +149,7 @@ def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
 
 
 def _keeps_answer(turn: Turn, kept: str) -> bool:
-    """Whether what an answer's rendering shares with a later one holds all of it that the template
-    writes at all."""
+    """Whether what an answer's rendering shares with a later one holds all written of it."""
     return set(dropped_parts(turn.message, kept)) <= set(
         dropped_parts(turn.message, turn.own or "")
     )
@@ -221,8 +217,7 @@ def _without_tail(turn: Turn, tail: str, chat: ChatOptions, tokenizer: FastToken
 
 
 def _answer_begins(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> int | None:
-    """Where in opening and ending the answer's text begins, if the two are alike beyond that place
-    by chance.
+    """Where the answer begins, if opening and ending are alike beyond that place by chance.
 
     A `<` of the answer is no part of the generation prompt's `<think>`. None: what they share ends
     before the answer.
@@ -248,9 +243,11 @@ def _holds(message: Message, shared: str) -> bool:
 
 
 def _written_anew(turn: Turn, shared: str, chat: ChatOptions, tokenizer: FastTokenizer) -> str:
-    """What stands behind the generation prompt in the ending of a template that rewrites its
-    history in both (LFM2.5: the opening shows the reasoning of the answer before, the ending does
-    not). Empty: no such place, or all is rewritten."""
+    """What follows the generation prompt in the ending of a template that rewrites its history.
+
+    In LFM2.5 the opening shows the reasoning of the answer before, the ending does not. Empty: no
+    such place, or all is rewritten.
+    """
     if not _holds(turn.history[0], shared):
         return ""
     before = apply_template(tokenizer, turn.history, chat, add_generation_prompt=False)
@@ -275,8 +272,7 @@ def _terminator(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> str:
 def marked_row(
     prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer
 ) -> Rendered | None:
-    """The whole rendering, trained on what the template's `{% generation %}` blocks hold; None: it
-    has no such block.
+    """The rendering, trained on what `{% generation %}` blocks hold; None: it has no such block.
 
     Raises:
         BadRow: no block stands around an answer of the completion.
@@ -327,8 +323,7 @@ def _marked_notes(
     blocks_before: Callable[[int], int],
     marked: FastTokenizer,
 ) -> list[Note]:
-    """Notes on the trained answers behind the prompt, each by what its own `{% generation %}`
-    blocks hold.
+    """Notes on the trained answers behind the prompt, by what their `{% generation %}` blocks hold.
 
     Args:
         messages: the conversation.
@@ -363,8 +358,7 @@ def _marked_notes(
 def _trained_blocks(
     messages: list[Message], num_prompt: int, blocks_before: Callable[[int], int]
 ) -> Callable[[int], bool]:
-    """Which `{% generation %}` blocks of a conversation are trained on: those behind the prompt,
-    but for the blocks of answers that the row marks otherwise."""
+    """Which `{% generation %}` blocks are trained on: behind the prompt, unless marked."""
     earlier = blocks_before(num_prompt)
     left_out: set[int] = set()
     for index in range(num_prompt, len(messages)):

@@ -1,5 +1,4 @@
-"""What the options put around prompts: a template, a conversation, a system message. For all kinds
-of examples alike."""
+"""What the options put around prompts: template, conversation, system message, for all kinds."""
 
 from rlhf_jax.data.config import PLACE, DataConfig
 from rlhf_jax.data.errors import DataError
@@ -8,8 +7,7 @@ from rlhf_jax.data.messages import ChatOptions, Content, Message
 
 
 def wrap_examples(examples: list[Example], config: DataConfig) -> list[Example]:
-    """Applies `prompt_template`, `conversational`, `system_prompt`, `tools` and
-    `chat_template_kwargs`, in this order.
+    """Applies template, conversational, system prompt, tools and template kwargs, in this order.
 
     Raises:
         DataError: an option that cannot apply to a row.

@@ -47,8 +47,7 @@ UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 class State(Protocol):
-    """What can be saved: a NamedTuple of pytrees of arrays with a field `params`
-    (`rlhf_jax.training.TrainState`)."""
+    """What can be saved: a NamedTuple of pytrees of arrays with a field `params` (a TrainState)."""
 
     @property
     def params(self) -> Params: ...
@@ -119,8 +118,7 @@ class Checkpointer:
         *,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Save a state; returns once it is copied to the host, so that its buffers may be donated
-        at once.
+        """Save a state; returns once it is copied to the host: its buffers may then be donated.
 
         A step that is already saved is left alone (a run that resumes and stops again at the same
         step).
@@ -163,8 +161,7 @@ class Checkpointer:
             manager.save(step, args=items, metrics=ranked)
 
     def check(self) -> None:
-        """Notice a save that failed in the background; costs nothing while one is going on or none
-        is.
+        """Notice a save that failed in the background; costs nothing while none failed.
 
         Raises:
             CheckpointError: it failed; the line says which one, why, and which checkpoint is the
@@ -185,8 +182,7 @@ class Checkpointer:
         return max(self.all_steps(), default=None)
 
     def rate(self, step: int, metrics: Mapping[str, float], *, delete: bool = True) -> None:
-        """Tell what an evaluation found after its state was saved; what is then neither new nor
-        best enough is deleted.
+        """Tell what an evaluation found after the save; then delete what is neither new nor best.
 
         Args:
             step: a saved one.
@@ -262,8 +258,7 @@ class Checkpointer:
         return kind(params=found["params"], **found["rest"]), meta.run
 
     def restore_parts(self, step: int | None, abstract_state: State) -> Parts:
-        """`restore` for a state that need not fit as a whole: each field is taken where names,
-        shapes and dtypes are the same.
+        """`restore` for a state that need not fit: fields of the same names, shapes and dtypes.
 
         Args:
             step: which checkpoint; None: the newest.
@@ -307,8 +302,7 @@ class Checkpointer:
         return Parts({"params": found["params"]} | kept, unfit, meta.run)
 
     def restore_params(self, step: int | None, abstract_params: Params) -> Params:
-        """Read the parameters alone, onto the given shardings and dtypes (a different dtype is
-        cast).
+        """Read the parameters alone, onto given shardings and dtypes (another dtype is cast).
 
         Args:
             step: which checkpoint; None: the newest.
@@ -387,8 +381,7 @@ class Checkpointer:
             _log.warning("%s", failed)  # must not take the place of what went wrong before
 
     def _manager(self, *, create: bool) -> ocp.CheckpointManager | None:
-        """Orbax's manager, opened when first needed; None when there is no folder and none is to be
-        created."""
+        """Orbax's manager, opened when first needed; None: no folder, and none to be created."""
         if self._open_manager is None:
             if not create and not self.directory.is_dir():
                 return None
@@ -412,8 +405,7 @@ class Checkpointer:
         return self._open_manager
 
     def _remove_unfinished(self) -> None:
-        """Before the first save only: for a reader, such a folder may be what another process is
-        saving."""
+        """Before the first save only: for a reader, another process may be saving the folder."""
         if jax.process_index() != 0:
             return
         # orbax's own cleanup logs errors and leaves folders

@@ -67,8 +67,7 @@ class Ranks:
         return -math.inf if value is None else self._sign * value
 
     def best(self, stored: Mapping[int, Mapping[str, float] | None], count: int = 1) -> list[int]:
-        """The best steps, best first; the newer of two equal ones is better, and one that is not
-        ranked is no candidate.
+        """The best steps, best first; of two equal ones the newer; unranked ones are no candidates.
 
         Args:
           stored: step -> the metrics that its checkpoint was saved with.

@@ -1,5 +1,4 @@
-"""The folder of a run: what lies where, who may start in it, and everything that is written to it
-while training.
+"""The folder of a run: what lies where, who may start in it, and what is written to it.
 
 config.yaml      the resolved configuration
 metrics.jsonl    one row per step and evaluation
@@ -132,8 +131,7 @@ class RunFolder:
         )
 
     def _accept(self) -> None:
-        """From here on the folder is this run's, with this configuration: replaced last, when
-        nothing can fail any more."""
+        """From here on the folder is this run's: replaced last, when nothing can fail any more."""
         resolved, options = self.path / "config.yaml.tmp", self._config.logging
         with naming(resolved):
             resolved.write_text(self._config.to_yaml(), encoding="utf-8")
@@ -169,8 +167,7 @@ class RunFolder:
         self._progress.__enter__()
 
     def write(self, step: int, metrics: Mapping[str, Any], split: str = "train") -> None:
-        """Send the metrics of a step to every sink and to the display, with `time/elapsed`: seconds
-        since the run's start.
+        """Send a step's metrics to every sink and the display, with `time/elapsed` in seconds.
 
         The time between sessions does not count, nor what was lost when one of them was killed.
         """
@@ -185,8 +182,7 @@ class RunFolder:
             self._progress.update(step, metrics, split)
 
     def last_metrics(self) -> dict[str, float]:
-        """The last evaluation, and the last training row under the prefix `train/`, of this and
-        earlier sessions."""
+        """The last evaluation, and the last training row under `train/`, of all sessions."""
         rows = {row["split"]: row for row in read_metrics(self.path / "metrics.jsonl")}
         kept = {
             split: {
@@ -310,8 +306,7 @@ class RunFolder:
 
 
 class LogFile(logging.FileHandler):
-    """A log file that says once that it cannot be written, where `logging` would print a traceback
-    for every line."""
+    """A log file that says once that it cannot be written, instead of a traceback a line."""
 
     _is_told = False
 

@@ -1,5 +1,4 @@
-"""From a configuration to `Model`, a NamedTuple of pure functions of a plain nested dict of
-arrays."""
+"""From a configuration to `Model`, a NamedTuple of pure functions of a nested dict of arrays."""
 
 import dataclasses
 import functools
@@ -175,8 +174,7 @@ def init_model(
     head: str | None = None,
     context: int | None = None,
 ) -> tuple[Model, Params]:
-    """A model with fresh weights: normal with deviation `config.initializer_range`, norms 1, biases
-    and the scalar head 0.
+    """A model with fresh weights: normal of `config.initializer_range`, norms 1, biases and head 0.
 
     Args:
       config: the architecture.

@@ -135,8 +135,9 @@ def make_decode(
     block: nnx.GraphDef,
     unembed: Unembed,
 ) -> Callable[..., tuple[Array, KVCache]]:
-    """Builds ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, ages, slot,
-    row_length)``.
+    """Builds ``decode``: one token for every row, through the caches of prompt and completion.
+
+    ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, ages, slot, row_length)``
 
     Args:
       config: the architecture.

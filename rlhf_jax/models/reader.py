@@ -28,8 +28,7 @@ MAX_LAYERS = 10_000
 
 
 class ModelConfigError(ValueError):
-    """A configuration that cannot be used; one line with the key, its value and what is
-    supported."""
+    """A configuration that cannot be used: one line with the key, its value, what is supported."""
 
 
 class Reader:

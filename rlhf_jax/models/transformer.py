@@ -86,8 +86,7 @@ class Execution:
 
 
 def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Positions that restart at 0 with every packed document: the index minus the running maximum
-    of document starts.
+    """Positions that restart at 0 with every packed document: the index minus its start's.
 
     Args:
       segment_ids: number of the document at every token; equal numbers are adjacent.
@@ -155,8 +154,7 @@ def merge_ends(ends: nnx.GraphDef, params: Params) -> Any:
 def make_ropes(
     config: ModelConfig, execution: Execution, positions: Int[Array, "B T"]
 ) -> dict[str, tuple[Array, Array]]:
-    """Kind of layer -> cosine and sine; a kind that is absent uses "full". Empty with learned
-    positions.
+    """Kind of layer -> cosine and sine; absent kinds use "full". Empty with learned positions.
 
     Args:
       config: the architecture.
@@ -201,8 +199,7 @@ def full_attention(
 
 
 def check_positions(config: ModelConfig, execution: Execution, width: int) -> None:
-    """Looks at the width of rows when a program is traced: refuses more than the learned positions
-    of a model that has such.
+    """Looks at the width of traced rows: refuses more than a model's learned positions.
 
     Rotary positions have no end, but a scaling that depends on the context is wrong beyond it: that
     is said in the log.
@@ -317,8 +314,7 @@ def by_period(tree: Any, repeats: int, period: int) -> Any:
 
 
 def unstack(params: Params, count: int) -> list[Params]:
-    """Splits stacked parameters into one tree per layer; the gradient is one concatenation, not a
-    sum of padded slices.
+    """Splits stacked parameters into a tree per layer; the gradient is one concatenation.
 
     Args:
       params: every leaf leads with the layer axis.

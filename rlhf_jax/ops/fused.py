@@ -1,5 +1,4 @@
-"""Log-probabilities and entropies of taken tokens straight from hidden states, never holding ``[B,
-T, V]`` logits."""
+"""Log-probabilities and entropies of taken tokens from hidden states, without whole logits."""
 
 import functools
 from typing import Any, NamedTuple, TypeAlias
@@ -38,8 +37,7 @@ def fused_token_logps(
     mesh: Mesh | None = None,
     block: int | None = None,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Log-probability of every token given its prefix, and the entropy of the distribution it was
-    drawn from.
+    """Log-probability of every token given its prefix, and the entropy of its distribution.
 
     With logits ``z = softcap * tanh(hidden @ unembed.T / softcap) / temperature`` (the tanh only
     when `softcap` is given),
@@ -189,8 +187,7 @@ _fused.defvjp(_fused_fwd, _fused_bwd, symbolic_zeros=True)
 
 
 def _sum_over_rows(dunembed: Array, scatter: bool) -> Array:
-    """Sum over the devices that hold other rows; with `scatter` each keeps the part that 'fsdp'
-    gives it, as the weight lies."""
+    """Sum over devices that hold other rows; with `scatter` each keeps its part by 'fsdp'."""
     if not scatter:
         return lax.psum(dunembed, _ROW_AXES)
     return lax.psum(

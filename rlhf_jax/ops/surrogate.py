@@ -197,8 +197,7 @@ def clipped_value_loss(
     *,
     clip: Scalar | None = 0.2,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Squared error of the critic, kept from moving more than `clip` away from the old values in
-    one batch.
+    """Squared error of the critic, kept within `clip` of the old values in one batch.
 
         L = 1/2 sum_t w_t max((V_t - R_t)^2, (V'_t - R_t)^2),
         V'_t = old_t + clip(V_t - old_t, -c, c)
@@ -243,8 +242,7 @@ def clipped_value_loss(
 
 
 def _inputs(x: Array, *constants: Array) -> tuple[Array, ...]:
-    """Promotes all, stops the gradient of all but the first, zeroes all where the last (the
-    weights) is 0."""
+    """Promotes all, stops gradients of all but the first, zeroes all where the last is 0."""
     x, *rest = promote(x, *constants)
     rest = [lax.stop_gradient(c) for c in rest]
     keep = rest[-1] != 0
@@ -254,8 +252,7 @@ def _inputs(x: Array, *constants: Array) -> tuple[Array, ...]:
 def _row_log_ratio(
     logps: Float[Array, "B T"], old_logps: Float[Array, "B T"], weights: Float[Array, "B T"]
 ) -> Float[Array, "B T"]:
-    """The row's mean log-ratio over tokens of non-zero weight, on each of its columns, clamped like
-    `log_ratio`."""
+    """The row's mean log-ratio over its weighted tokens, on each column, clamped as `log_ratio`."""
     count = jnp.maximum(jnp.sum(weights != 0, axis=1), 1).astype(logps.dtype)
     mean = jnp.clip(jnp.sum(logps - old_logps, axis=1) / count, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return jnp.broadcast_to(mean[:, None], logps.shape)

@@ -1,5 +1,4 @@
-"""Statistics and gradients of vocabulary-sized softmaxes, one chunk of the vocabulary at a time
-(the inside of `ops.fused`)."""
+"""Statistics and gradients of vocabulary-sized softmaxes, chunk by chunk (inside `ops.fused`)."""
 
 from typing import NamedTuple
 
@@ -13,8 +12,7 @@ _DEVICE_TILE = 128 * 2**20
 
 
 class _Stats(NamedTuple):
-    """Online statistics of the rows, all ``[N]``: with e = exp(z - peak), z the logits seen so
-    far."""
+    """Online statistics of the rows, all ``[N]``: e = exp(z - peak), z the logits seen so far."""
 
     peak: Array
     total: Array
@@ -81,8 +79,7 @@ def _return_rows(drows: Array, scored: Array | None, shape: tuple[int, int, int]
 
 
 def _block_size(num_rows: int, vocab: int, block: int | None) -> int:
-    """Vocabulary entries per chunk, by the rule in `fused_token_logps`; chunks are as even as
-    multiples of 128 allow."""
+    """Vocabulary entries per chunk, by `fused_token_logps`' rule; as even as 128s allow."""
     if block is None:
         on_cpu = jax.default_backend() == "cpu"
         fit = (_CPU_TILE if on_cpu else _DEVICE_TILE) // max(num_rows, 1)
@@ -93,8 +90,7 @@ def _block_size(num_rows: int, vocab: int, block: int | None) -> int:
 
 
 def _over_chunks(step, carry, unembed: Array, block: int):
-    """``carry = step(carry, start, chunk [C, D])`` over the vocabulary: equal chunks in a loop,
-    then the remainder."""
+    """``carry = step(carry, start, chunk [C, D])`` over equal chunks in a loop, then the rest."""
     full, rest = divmod(unembed.shape[0], block)
 
     def body(i, carry):
@@ -119,8 +115,7 @@ def _logits(
 
 
 def _local_tokens(tokens: Array, vocab: int, axis: str | None) -> Array:
-    """Token ids relative to this device's part of the vocabulary (out of range: another device
-    holds it)."""
+    """Token ids relative to this device's part of the vocabulary (outside: another's)."""
     shards = 1 if axis is None else lax.axis_size(axis)
     clipped = jnp.clip(tokens, 0, vocab * shards - 1)
     return clipped if axis is None else clipped - lax.axis_index(axis) * vocab
@@ -129,8 +124,9 @@ def _local_tokens(tokens: Array, vocab: int, axis: str | None) -> Array:
 def forward(
     inputs: Inputs, block: int | None, axis: str | None
 ) -> tuple[Array, Array, Array, Array]:
-    """Values of this device's rows: (logps [B,T], entropy [B,T], logsumexp [B,S], entropy [B,S]), S
-    the rows of a sequence.
+    """Values of this device's rows: logps and entropy [B,T], logsumexp and entropy [B,S].
+
+    S are the rows of a sequence.
 
     Args:
         inputs: local parts.
@@ -197,8 +193,7 @@ def _combine(stats: _Stats, axis: str) -> _Stats:
 def backward(
     saved: Saved, dlogps: Array | None, dentropy: Array | None, block: int | None, axis: str | None
 ):
-    """Gradients of this device's rows and part of the vocabulary, chunk by chunk, accumulated in
-    the statistics' precision.
+    """Gradients of this device's rows and part of the vocabulary, summed chunk by chunk.
 
     With p = softmax(z): d logp / dz_v = [v taken] - p_v and d entropy / dz_v = -p_v (z_v -
     logsumexp + entropy). Everything is laid out ``[C, N]``: all three products then have their

@@ -90,8 +90,7 @@ def _lengths(
 def _packed_lengths(
     kept: Float[Array, "B T"], segment_ids: Int[Array, "B T"]
 ) -> tuple[Float[Array, "B T"], Float[Array, ""], Float[Array, ""]]:
-    """As `_lengths`, with documents for rows: a scatter-add per row, at most T documents in a row
-    of T tokens."""
+    """As `_lengths`, with documents for rows: a scatter-add a row, of at most T documents."""
     slots = kept.shape[1] + 1
 
     def count(values: Float[Array, " T"], ids: Int[Array, " T"]) -> Float[Array, " slots"]:
