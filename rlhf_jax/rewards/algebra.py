@@ -151,8 +151,7 @@ def _chain(text: str) -> tuple[list[str], list[str]]:
 
 
 def _ends(text: str) -> list[str] | None:
-    """Of "x = 2 + 3 = 5" the parts that state a value: the last, and all that are plain arithmetic.
-    None: no such chain.
+    """Of "x = 2 + 3 = 5" the parts that state a value: the last, and plain arithmetic; else None.
 
     What is behind an "approximately" counts only when nothing exact is before it.
     """
@@ -296,8 +295,7 @@ def _same_statements(found: tuple[sympy.Basic, ...], wanted: tuple[sympy.Basic, 
 
 
 def _same_statement(found: sympy.Basic, wanted: sympy.Basic) -> bool:
-    """Whether one is the other times a constant: 2x + 4y - 3 = 0 and y = 3/4 - x/2; for an
-    inequality the sign says which way."""
+    """Whether one is the other times a constant; for an inequality the sign says which way."""
     sides = [side for relation in (found, wanted) for side in relation.args]
     if not all(isinstance(side, sympy.Expr) for side in sides):  # "x in [1, 2]"
         return type(found) is type(wanted) and all(map(_equal, found.args, wanted.args))
@@ -328,8 +326,7 @@ def _same_statement(found: sympy.Basic, wanted: sympy.Basic) -> bool:
 
 
 def _is_simple(statement: sympy.Basic) -> bool:
-    """Whether the set of its solutions is found fast: a polynomial of low degree in one letter, or
-    in its absolute value."""
+    """Whether its solutions are found fast: low degree in one letter, or its absolute value."""
     letters = list(statement.free_symbols)
     if any(isinstance(side, sympy.Set) for side in statement.args):
         return True
@@ -363,8 +360,7 @@ def _same_elements(found: tuple[sympy.Basic, ...], wanted: tuple[sympy.Basic, ..
 
 
 def _same_value(found: sympy.Expr, wanted: sympy.Expr) -> bool | None:
-    """Whether two expressions have the same value for all values of their letters; None when they
-    cannot be worked out."""
+    """Whether two expressions are equal for all values of their letters; None: cannot tell."""
     if found == wanted:
         return True
     if found.has(*_OPAQUE) or wanted.has(*_OPAQUE):

@@ -1,5 +1,8 @@
-"""Asides behind a number: "(in millions)" and ", squared" make another value of it, "since 2 + 2 =
-4", "half of ten" and "rounded to cents" say where it comes from."""
+"""Asides behind a number: those that make another value of it, and those that say whence.
+
+"(in millions)" and ", squared" are of the first kind; "since 2 + 2 = 4", "half of ten" and "rounded
+to cents" say where the number comes from.
+"""
 
 from rlhf_jax.rewards.nouns import alters
 from rlhf_jax.rewards.wording import CHANGES, FRACTION_WORDS, GLUE

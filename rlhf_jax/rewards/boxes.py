@@ -1,5 +1,4 @@
-r"""Boxes in a text: the last ``\boxed{..}`` that is not denied, with what around it changes its
-value."""
+r"""Boxes in a text: the last ``\boxed{..}`` not denied, with what beside it changes its value."""
 
 import re
 from typing import NamedTuple
@@ -107,8 +106,7 @@ class Boxed(NamedTuple):
 
 
 def boxes(text: str) -> Boxed:
-    """The last box; of several that are joined by commas, "and" or nothing, their contents as a
-    list."""
+    """The last box; of several joined by commas, "and" or nothing, their contents as a list."""
     found: list[tuple[int, int, str]] = []  # start, end, content of those that are not in another
     opened: list[tuple[int, int] | None] = []
     for brace in _BRACE.finditer(text):
@@ -131,8 +129,7 @@ def boxes(text: str) -> Boxed:
 
 
 def retraction(behind: str) -> re.Match[str] | None:
-    """Where the sentence that follows an answer takes it back: "Hmm, that is wrong", "Correction:
-    6" (group `value`: what it says instead)."""
+    """Where the next sentence takes an answer back: "that is wrong", "Correction: 6" (`value`)."""
     sentence = _NEXT_SENTENCE.match(behind)
     found = None if sentence is None else _RETRACTION.match(behind, sentence.end())
     if found is None or (found["new"] and not found["soft"] and not found["explicit"]):
@@ -156,8 +153,7 @@ def _is_denied(text: str, start: int, end: int, content: str) -> bool:
 
 
 def _with_outside(text: str, start: int, end: int, content: str) -> str:
-    r"""The content of a box with what stands beside it and changes its value: ``-\boxed{5}``,
-    ``\boxed{2} million``, ``\boxed{5}\cdot 3``."""
+    r"""A box and what alters its value: ``-\boxed{5}``, ``\boxed{2} million``, ``\boxed{5}\cdot3``."""
     before, behind = text[max(start - 40, 0) : start], text[end : end + 80]
     if (factor := _FACTOR.search(before)) is not None:
         rest = _FRACTION_END.match(behind) if "frac" in factor[0] else None

@@ -95,8 +95,7 @@ def check_present(columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def checks_of(columns: Mapping[str, Sequence[Any]], index: int) -> Checks | None:
-    """The tests of one row, None when it has none; the formats are in
-    `rlhf_jax.rewards.code.code_reward`.
+    """The tests of one row, None when it has none; formats are in `rewards.code.code_reward`.
 
     Args:
       columns: data columns.
@@ -221,8 +220,7 @@ def _function(value: Any, first: Mapping[str, Any], row: Mapping[str, Any]) -> s
 
 
 def _arguments(given: Any) -> tuple[list[Any], dict[str, Any]]:
-    """What a function is called with: a list of arguments, named ones, or as text one JSON value a
-    line."""
+    """What a function is called with: a list, named arguments, or text, one JSON value a line."""
     if isinstance(given, str):
         try:
             values = [_json(line) for line in given.split("\n")] if given.strip() else []
@@ -263,8 +261,7 @@ def _whole_keys(value: Mapping[str, Any]) -> dict[Any, Any]:
 
 
 def _loaded(value: Any) -> Any:
-    """A value out of the text that data sets keep it in: JSON, or JSON that LiveCodeBench has
-    packed."""
+    """A value out of the text that data sets keep: JSON, or JSON packed by LiveCodeBench."""
     if not isinstance(value, str):
         return value
     if value.lstrip()[:1] in ("[", "{"):
@@ -284,8 +281,7 @@ def _json(text: str) -> Any:
 
 
 def _unpacked(text: str) -> str | None:
-    """Text in pickle in zlib in base64, None when it is none. Nothing is unpickled: only a plain
-    text is taken out of it."""
+    """Text in pickle in zlib in base64, else None. Nothing is unpickled but a plain text."""
     if text[:2] not in ("eJ", "eN", "eA", "eF"):  # how zlib begins, in base64
         return None
     try:

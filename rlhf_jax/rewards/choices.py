@@ -61,8 +61,7 @@ _STARS = re.compile(r"\*\*|__|\\text\s?\{\s?([^{}]*)\}|[{}$]")
 
 
 def chosen_in(sentence: str, after: str = "") -> str | None:
-    """The letters that a sentence says are right, as "A" or "A, C"; None when it is no such
-    sentence.
+    """The letters that a sentence says are right, as "A" or "A, C"; None: no such sentence.
 
     Args:
       sentence: "Option D is correct", "the correct choices are (A) and (C)", "B".
@@ -92,8 +91,7 @@ def chosen_in(sentence: str, after: str = "") -> str | None:
 
 
 def same_choice(answer: str, target: str) -> bool | None:
-    """Whether an answer names the letters that a right answer consists of, in any order; None when
-    the right answer is no letters of choice.
+    """Whether an answer names the right letters, in any order; None: the right are no letters.
 
     Args:
       answer: as it was given; what was chosen may stand behind one letter ("B) 12").

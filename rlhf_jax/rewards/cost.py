@@ -53,8 +53,7 @@ _OPEN, _CLOSE = "{([", "})]"
 
 
 def too_costly(text: str) -> bool:
-    """Whether comparing an expression in latex might take long; the answer is found in time linear
-    in the text."""
+    """Whether comparing an expression in latex might take long; found in linear time."""
     if (
         len(text) > LONGEST
         or len(_TERM.findall(text)) > _MOST_TERMS
@@ -115,8 +114,7 @@ def _costly_choice(text: str) -> bool:
 
 
 def _costly_factorial(text: str) -> bool:
-    """Factorials of large numbers, of powers, of factorials; and double ones, which are read in two
-    ways."""
+    """Factorials of large numbers, powers, factorials; double ones, read in two ways."""
     for mark in re.finditer("!", text):
         before = text[: mark.start()].rstrip()
         if before.endswith("!") or text[mark.end() :].lstrip().startswith("!"):
@@ -188,8 +186,7 @@ def _operand_before(text: str) -> str:
 
 
 def _operand_after(text: str, place: int) -> str:
-    """The argument that starts at a place: a group in brackets, a command, or what goes on without
-    a break."""
+    """The argument that starts at a place: a bracket, a command, or what goes on unbroken."""
     while place < len(text) and text[place].isspace():
         place += 1
     if place < len(text) and text[place] in _OPEN:

@@ -65,8 +65,7 @@ def equivalent(answer: str, target: str) -> bool:
 
 
 def is_readable(target: str) -> bool:
-    """Whether a right answer can be compared with anything but its own text: it is a number, a
-    text, or parsed and equal to itself."""
+    """Whether a right answer can be compared beyond its text: a number, a text, or parsed."""
     target = _target(target)
     if quantity_of(target) is not None or is_wording(target):
         return True
@@ -82,8 +81,7 @@ def is_readable(target: str) -> bool:
 
 
 def is_wording(text: str) -> bool:
-    r"""Whether an answer is words, and numbers among them, without mathematics: compared letter by
-    letter, in any case."""
+    r"""Whether an answer is words (and numbers), no mathematics: compared by letter, any case."""
     bare = _TEXT.sub(r"\1", text).strip()
     if re.fullmatch(r"[A-Za-z]", bare):
         return bare in "ABCDEFGHIJ"
@@ -136,8 +134,7 @@ def _target(text: str) -> str:
 
 
 def _described(text: str) -> str:
-    r"""What the members of a set are said to fulfil: ``\{x \mid x > 1\}`` -> "x > 1"; bounds that
-    hold together are an interval."""
+    r"""What members of a set fulfil: ``\{x \mid x > 1\}`` -> "x > 1"; bounds make an interval."""
     built = _BUILT.fullmatch(text)
     if built is not None and _balanced(built[1]):
         text = built[1].strip()
@@ -145,8 +142,7 @@ def _described(text: str) -> str:
 
 
 def _without_plain_units(text: str) -> str:
-    """An answer without "units", "square units" or "cubic units" behind it: they measure nothing
-    named."""
+    """An answer without "units", "square units" or "cubic units" behind it: nothing named."""
     return _PLAIN_UNITS.sub("", text)
 
 
@@ -218,8 +214,7 @@ def _balanced(text: str) -> bool:
 
 
 def _is_one_group(text: str) -> bool:
-    """Whether the first bracket of a text is closed by its last sign; the two may differ, as in
-    "[0, 1)"."""
+    """Whether the first bracket is closed by the last sign; the two may differ: "[0, 1)"."""
     depth = 0
     for sign in text[:-1]:
         depth += (sign in _OPEN) - (sign in _CLOSE)
@@ -229,8 +224,7 @@ def _is_one_group(text: str) -> bool:
 
 
 def _split(text: str) -> list[str] | None:
-    """Parts between commas, semicolons, "and" and "or" outside brackets; None when brackets do not
-    match."""
+    """Parts between commas, semicolons, "and", "or" outside brackets; None: unmatched ones."""
     parts, depth, start = [], 0, 0
     marks = {mark.start(): mark for mark in _SEPARATOR.finditer(text) if "cup" not in mark[0]}
     place = 0
@@ -345,8 +339,10 @@ def _same_list(ours: list[str], wanted: list[str]) -> bool:
 
 
 def _same_names(answer: str, target: str) -> bool:
-    """Whether tuples give values to the same names in the same order: "(y, x) = (3, -2)" is no
-    answer to "(x, y) = (3, -2)" or to "(3, -2)"."""
+    """Whether tuples give values to the same names in the same order.
+
+    "(y, x) = (3, -2)" is no answer to "(x, y) = (3, -2)" or to "(3, -2)".
+    """
     ours, wanted = (
         [name.strip() for name in found[1].split(",")] if found else None
         for found in map(_TUPLE_NAMES.match, (answer, target))
@@ -401,8 +397,7 @@ def _subscripts(text: str) -> list[int]:
 
 
 def _same_case(answer: str, target: str) -> bool:
-    """Whether letters that occur on both sides are written the same: the parser reads N and n, and
-    Delta and delta, as one."""
+    """Whether letters on both sides are written alike: the parser reads N and n as one."""
     ours, wanted = (
         set(_NAME.findall(_ENVIRONMENT.sub(" ", _TEXT.sub(" ", text)))) for text in (answer, target)
     )

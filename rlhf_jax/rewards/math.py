@@ -29,8 +29,7 @@ def math_reward(
     reasoning: bool | None = None,
     **columns: Sequence[Any],
 ) -> list[float | None]:
-    r"""1 when the final answer equals the right one mathematically, else 0; None for a row without
-    an answer that can be read.
+    r"""1 when the final answer equals the right one, else 0; None: no right answer can be read.
 
     Plain numbers (thousands separators, units, currencies, percent signs, simple fractions, "2
     million") are compared exactly,
@@ -77,8 +76,7 @@ def math_reward(
 
 @functools.lru_cache(maxsize=4096)
 def _target(text: str) -> str | None:
-    """A right answer as an expression; None when it cannot be read. The same for every completion
-    of its row, so kept."""
+    """A right answer as an expression; None: cannot be read. Kept: completions share a row."""
     target = marked_answer(text) or text
     if is_readable(target):
         return target

@@ -1,5 +1,4 @@
-"""Answers with a notation of their own: ratios (3:2), times of the day (2:05 p.m.), numbers with a
-base (101_2)."""
+"""Answers with a notation of their own: ratios (3:2), times (2:05 p.m.), bases (101_2)."""
 
 import re
 from fractions import Fraction

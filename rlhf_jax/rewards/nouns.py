@@ -77,22 +77,22 @@ _FUNCTIONS = GLUE | frozenset(
 
 
 def changes_value(word: str) -> bool:
-    """Whether a word beside a number makes another value of it, or doubts it: by the list, or by
-    its form."""
+    """Whether a word beside a number changes or doubts its value: by the list, or by form."""
     lower = word.lower()
     return lower in VALUE or lower in FRACTION_WORDS or _FORM.fullmatch(lower) is not None
 
 
 def alters(word: str) -> bool:
-    """Whether the form of a word says that it makes another value, wherever behind a number it
-    stands."""
+    """Whether a word's form says that it makes another value, anywhere behind a number."""
     lower = word.lower()
     return lower in FRACTION_WORDS or _FORM.fullmatch(lower) is not None
 
 
 def scales_box(word: str) -> bool:
-    """Whether a word right behind a box belongs to the value in it ("million", "squared"), and is
-    no verb of the sentence that goes on ("rounded to", "increases")."""
+    """Whether a word right behind a box belongs to its value ("million", "squared").
+
+    A verb of the sentence that goes on ("rounded to", "increases") does not.
+    """
     lower = word.lower()
     return (
         lower in CHANGES_BOX
@@ -105,8 +105,7 @@ _GOES_ON = ("round", "increas", "decreas", "reduc", "add", "modul", "percent")
 
 
 def are_nouns(words: list[str], *, single: bool = False, measured: bool = False) -> bool:
-    """Whether words behind a number are at most four nouns (and articles, prepositions) that leave
-    its value as it is.
+    """Whether words behind a number are at most four nouns that leave its value as it is.
 
     Args:
       words: all that follows the number, without hyphens.
@@ -135,8 +134,7 @@ def are_nouns(words: list[str], *, single: bool = False, measured: bool = False)
 
 
 def phrase_of(words: list[str]) -> list[str]:
-    """The words before the first that begins something else than the thing counted, in lower
-    case."""
+    """The words, in lower case, before the first that begins another thing than was counted."""
     lower = (word.lower() for word in words)
     return list(itertools.takewhile(lambda word: word not in _FUNCTIONS, lower))
 

@@ -89,8 +89,7 @@ class _Work(NamedTuple):
 
 
 class Pool:
-    """Worker processes for a fixed set of reward functions. Not thread-safe: `Rewards` holds a
-    lock.
+    """Worker processes for fixed reward functions. Not thread-safe: `Rewards` holds a lock.
 
     Args:
       rewards: the functions, numbered in this order.
@@ -259,8 +258,7 @@ class Pool:
                 self._remove(worker)
 
     def _failed(self, worker: Worker, kind: str, work: _Work) -> None:
-        """A worker is gone ("crash") or silent for too long ("timeout"): who is to blame, and what
-        becomes of the rest."""
+        """A worker is gone ("crash") or silent ("timeout"): who is to blame, and the rest."""
         task, left = worker.task, sorted(worker.open)
         if worker not in self._workers:
             return
@@ -298,8 +296,7 @@ class Pool:
             work.graded.outcomes[task.function, task.rows[position]] = self._outcome(task, message)
 
     def _may_be_the_machine(self, task: Task, kind: str) -> bool:
-        """Whether to try once more: a process was lost, or a built-in stood still with processor
-        time left."""
+        """Whether to try once more: a process was lost, or a built-in stood still."""
         # A batch that failed is graded again one by one anyway (`Rewards`).
         retried = not task.last and not task.batched
         return retried and (kind == "crash" or is_builtin(self._rewards[task.function]))

@@ -93,8 +93,10 @@ def quantity_of(answer: str) -> Quantity | None:
 
 
 def names_differ(answer: str, target: str) -> bool:
-    """Whether two answers give values to two names: "y = 5" is no answer to "x = 5", f(3) none to
-    f(2), BC none to AB; of several names each (a list) nothing is said."""
+    """Whether two answers name two things: "y = 5" is no answer to "x = 5", f(3) none to f(2).
+
+    Nor is BC one to AB. Of several names each (a list) nothing is said.
+    """
     answer, target = clean(answer), clean(target)
     if len(_GIVEN.findall(answer)) > 1 and len(_GIVEN.findall(target)) > 1:
         return False
@@ -109,8 +111,7 @@ def names_differ(answer: str, target: str) -> bool:
 
 
 def as_number(answer: str) -> Fraction | None:
-    """The value of an answer that is one number, perhaps with a unit or a percent sign (which is
-    dropped); else None."""
+    """The value of an answer that is one number, perhaps with a unit or percent; else None."""
     quantity = quantity_of(answer)
     return None if quantity is None else quantity.value
 
@@ -143,8 +144,7 @@ def _readings(one: Quantity, other: Quantity) -> list[Fraction]:
 
 
 def _rounded(answer: Quantity, target: Quantity, value: Fraction, wanted: Fraction) -> bool:
-    """Whether one is a long decimal and the other, which has more digits, agrees with all of
-    them."""
+    """Whether one is a long decimal and the other, with more digits, agrees with all of it."""
     for short, long in ((answer, target), (target, answer)):
         if short.places is None or short.places < 6:
             continue

@@ -187,9 +187,11 @@ class Rewards:
         functions: Sequence[int],
         before: Mapping[tuple[int, int], Outcome],
     ) -> Graded:
-        """Functions whose call with the whole batch failed: first each completion alone, to find
-        the guilty ones, then the innocent ones together, since only there can the function compare
-        them."""
+        """Functions whose call with the whole batch failed: each completion alone, then the rest.
+
+        Alone, the guilty ones are found; the innocent ones go together, since only there can the
+        function compare them.
+        """
         rows = range(len(batch.completions))
         for i in functions:
             fault = next(before[i, row] for row in rows if before[i, row].is_fault)

@@ -71,8 +71,7 @@ class _Token(NamedTuple):
 
 
 def reduced(text: str) -> str | None:
-    """What a marked text answers with: the text itself when it holds no prose, else the one
-    expression in its first sentence.
+    """What a marked text answers: itself without prose, else the one expression of sentence one.
 
     Args:
       text: what follows a mark ("answer is", "####") or stands in one (``<answer>``), in one piece.
@@ -119,8 +118,7 @@ def reduced(text: str) -> str | None:
 
 
 def standing_out(text: str) -> str | None:
-    """What a text without a mark most likely answers: the last expression of its last sentence that
-    has one."""
+    """What an unmarked text most likely answers: the last expression of the last such sentence."""
     tokens = _tokens(text[-_LONGEST:])
     text = text[-_LONGEST:]
     for sentence in reversed(_sentences(tokens)):
@@ -236,8 +234,7 @@ def _is_list(tokens: list[_Token]) -> bool:
 
 
 def _items(tokens: list[_Token]) -> list[tuple[int, int]]:
-    """Runs of tokens (first, last) that are expressions: formulas, and numbers with what belongs to
-    them."""
+    """Runs of tokens (first, last) that are expressions: formulas, numbers with what is theirs."""
     items: list[tuple[int, int]] = []
     i = 0
     while i < len(tokens):
@@ -268,8 +265,7 @@ def _is_part(tokens: list[_Token], i: int) -> bool:
 
 
 def _trimmed(tokens: list[_Token], start: int, end: int) -> tuple[int, int] | None:
-    """A run without signs at its ends that join it to the sentence; None when no number or command
-    is in it."""
+    """A run without signs at its ends that join it to the sentence; None: no number, no command."""
     while start < end and tokens[start].kind == "sign" and tokens[start].text in "=:*_)]'’/|\\":
         start += 1
     while (
@@ -293,8 +289,7 @@ def _wording(text: str, head: list[_Token]) -> str | None:
 
 
 def _leading(text: str, head: list[_Token], items: list[tuple[int, int]]) -> str | None:
-    """The answer of "104 clips were sold in total": the expression in front, when nothing behind it
-    changes it."""
+    """The answer of "104 clips were sold in total": the expression in front, if unchanged."""
     first, last = items[0]
     if first and head[first - 1].text.lower() in _SIGNS:
         first -= 1
@@ -388,8 +383,7 @@ def _run(tokens: list[_Token]) -> list[str]:
 
 
 def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | None:
-    """An expression with the scale, percent or unit behind it; None when a word behind it makes
-    another value of it."""
+    """An expression with its scale, percent or unit; None when a word behind changes its value."""
     start, end = tokens[first].start, tokens[last].end
     behind = tokens[last + 1 :]
     if not behind:

@@ -156,8 +156,7 @@ DEGREE = "°"
 
 @functools.lru_cache(maxsize=4096)
 def clean(answer: str) -> str:
-    r"""An answer without typography; `\text{..}` and `\mathrm{..}` are all written ``\text{..}``,
-    degrees "°"."""
+    r"""An answer without typography; `\text{..}`, `\mathrm{..}` are ``\text{..}``, degrees "°"."""
     if len(answer) > LONGEST:
         return answer.strip()
     text = answer if r"\begin" in answer else _DOUBLED.sub(r"\\", answer)
@@ -235,13 +234,11 @@ def _unlabelled(text: str) -> str:
 
 
 def is_formula(text: str) -> bool:
-    """Whether what stands between two dollar signs is mathematics and not the words between two
-    prices."""
+    """Whether what is between two dollar signs is mathematics, not words between two prices."""
     return not _PROSE.search(_COMMAND.sub(" ", _ARGUMENT.sub(" ", text)))
 
 
 def words_of(text: str) -> list[str]:
-    r"""The words of prose in an answer: two letters or more, in ``\text{..}`` or bare, no commands
-    and no functions."""
+    r"""Words of prose in an answer: two letters or more, in ``\text{..}`` or bare; no functions."""
     bare = _COMMAND.sub(" ", _TEXT.sub(lambda m: " " + m[0][6:-1] + " ", text))
     return [word for word in _WORD.findall(bare) if word.lower() not in _FUNCTIONS]

@@ -125,8 +125,7 @@ _SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
 
 def unit_of(text: str) -> tuple[Unit, str] | None:
-    """The unit that a text begins with ("km", "m/s", "square feet", "miles per hour", "cm^{2}"),
-    and what follows it."""
+    """The unit that a text begins with ("km", "m/s", "square feet", "cm^{2}"), and what follows."""
     measures: dict[str, int] = {}
     factor, place, found, sign, power = Fraction(1), 0, 0, 1, None
     while token := _TOKEN.match(text, place):

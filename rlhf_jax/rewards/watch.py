@@ -1,5 +1,4 @@
-"""Whether the rewards of a run still tell anything: total failure ends it, suspicious batches are
-warned of once."""
+"""Whether rewards still tell anything: total failure ends a run, suspicion is warned of once."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,7 @@ rows."""
 
 
 class RewardWatch:
-    """Looks at every graded training batch. Counts are of one session: a resumed run starts
-    anew."""
+    """Looks at every graded training batch. Counts are of a session: a resumed run starts anew."""
 
     def __init__(self, configs: Sequence[RewardConfig], pool: PoolConfig) -> None:
         self._configs, self._pool = tuple(configs), pool

@@ -1,5 +1,4 @@
-"""Words around a number: those that change its value, those that scale it, and the nouns that do
-neither."""
+"""Words around a number: those that change its value, that scale it, and nouns that do neither."""
 
 from fractions import Fraction
 
@@ -118,8 +117,7 @@ def scale_of(word: str) -> Fraction | None:
 
 
 def denies(words: list[str]) -> bool:
-    """Whether words beside a number say that it is not the answer ("is not 5", "at least 5", "5 is
-    wrong")."""
+    """Whether words beside a number deny it ("is not 5", "at least 5", "5 is wrong")."""
     lower = [word.lower().replace("’", "'") for word in words]
     for place, word in enumerate(lower):
         if word in ("least", "most"):  # "the least number is 5", but "at least 5"

@@ -1,5 +1,4 @@
-"""Completions sampled from a policy: sampling, generation in one program, and continuous
-batching."""
+"""Completions sampled from a policy: sampling, generation as one program, continuous batching."""
 
 from rlhf_jax.rollout.config import RolloutConfig
 from rlhf_jax.rollout.engine import GenerationStats, Generator, make_generator

@@ -1,5 +1,4 @@
-"""Chat templates written by hand in the shapes that templates on the hub have, each with its
-special tokens and stops.
+"""Chat templates in the shapes that those on the hub have, with special tokens and stops.
 
 Short, but each does what is hard about its family: where the stop stands, what happens to earlier
 turns, what the generation prompt adds.

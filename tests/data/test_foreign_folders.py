@@ -1,5 +1,4 @@
-"""Folders of any making: what their templates, tokenizers and code may do, and that each failure is
-one line."""
+"""Folders of any making: what templates, tokenizers, code may do; failures are one line."""
 
 import json
 import subprocess
@@ -226,8 +225,7 @@ def test_odd_files_are_one_line(tmp_path):
 
 
 def test_special_tokens_that_are_only_words_are_found_as_after_saving(tmp_path):
-    """A folder's special tokens become added tokens when it is read, which are found inside words
-    too: so before saving."""
+    """A folder's special tokens become added tokens, which are found inside words too."""
     backend = tokenizers.Tokenizer(
         models.WordLevel({"0": 0, "1": 1, "14": 2, "4": 3}, unk_token="0")
     )

@@ -1,5 +1,4 @@
-"""Messages as people store them: null keys, tool calls, ShareGPT, tools and template variables of a
-row."""
+"""Messages as people store them: null keys, tool calls, ShareGPT, tools, template variables."""
 
 import json
 
@@ -182,8 +181,7 @@ def test_bad_chat_options(columns: dict, detail: str) -> None:
 
 
 def test_parquet_fills_calls_up_with_null(tmp_path) -> None:
-    """Arrow gives both calls the arguments of both; each keeps its own. Other columns keep their
-    nulls."""
+    """Arrow gives both calls the arguments of both; each keeps its own. Others keep nulls."""
     other = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
     rows = [
         {

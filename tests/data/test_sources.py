@@ -1,5 +1,4 @@
-"""Reading files, folders, saved datasets and the hub: rows with their place, and one-line
-errors."""
+"""Reading files, folders, saved datasets, the hub: rows with their place, one-line errors."""
 
 import gzip
 import json

@@ -1,5 +1,4 @@
-"""Makes tests/models/golden: tiny random models of every family and the logits that transformers
-computes for them.
+"""Makes tests/models/golden: tiny random models of every family, and transformers' logits.
 
 Run where torch and transformers are installed (the `bench` extra):
 

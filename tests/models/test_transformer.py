@@ -1,5 +1,4 @@
-"""The forward pass: execution choices change nothing, packed documents are isolated, padding is
-harmless."""
+"""The forward pass: execution changes nothing, documents are isolated, padding is harmless."""
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +22,7 @@ def loss_and_grads(model, params, segment_ids=None):
 
 @pytest.fixture(scope="module")
 def gemma():
-    """Four layers: a scan over two periods (sliding, full); every feature of the decoder but
-    biases."""
+    """Four layers, a scan over two periods (sliding, full); every feature but biases."""
     config = tiny("gemma3_text", final_logit_softcapping=5.0)
     model, params = init_model(config, jax.random.key(0), layers="scan")
     params = noisy(params)

@@ -183,8 +183,7 @@ def flops(fn):
 
 
 def test_unused_entropy_costs_nothing():
-    """Its accumulator is gone from the compiled loop, forward and backward, also when it is only a
-    stopped metric."""
+    """Its accumulator is gone from the compiled loop, both ways, also as a stopped metric."""
 
     def both(h, w, t):
         return fused_token_logps(h, w, t, block=100)
@@ -247,8 +246,7 @@ def collective_shapes(text):
 
 
 def test_no_collective_holds_logits(mesh):
-    """Only row statistics, the gradient of the states and the gradient of the weight cross
-    devices."""
+    """Only row statistics and the gradients of states and weight cross devices."""
     vocab = 304
     hidden, unembed, tokens, _ = inputs(vocab=vocab)
     rows, shards = (

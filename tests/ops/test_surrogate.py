@@ -225,8 +225,7 @@ def test_cispo_matches_oracle(jit):
 
 
 def test_cispo_keeps_the_sign_of_the_gradient():
-    """A good, unlikely token with a large ratio: its probability must rise (EasyDeL's gradient
-    flips here)."""
+    """A good, unlikely token of large ratio must rise (EasyDeL's gradient flips here)."""
     gradient = jax.grad(lambda x: cispo_loss(x, x - 3.0, ONE, ONE)[0])(jnp.full((1, 1), -5.0))
     np.testing.assert_allclose(gradient, -5.0)
 

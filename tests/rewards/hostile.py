@@ -1,5 +1,4 @@
-"""Snippets that try to get out of the sandbox, to bring the machine down, or to be graded right
-without being right.
+"""Snippets that try to leave the sandbox, break the machine, or be graded right unduly.
 
 `OUTSIDE` stands for a folder outside the sandbox; a snippet that gets through leaves traces there,
 or prints LEAKED.

@@ -1,5 +1,4 @@
-"""Ordinary Python: modules with tests that pass in a plain interpreter, and programs with their
-input and output."""
+"""Ordinary Python: modules with tests that pass in an interpreter; programs with output."""
 
 FUNCTIONS = {
     "int": (

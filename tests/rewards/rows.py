@@ -1,5 +1,4 @@
-"""Rows in the formats of public data sets, written by hand: columns, a right completion, wrong
-ones."""
+"""Rows in formats of public data sets, by hand: columns, a right completion, wrong ones."""
 
 import base64
 import json

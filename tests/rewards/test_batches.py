@@ -1,5 +1,4 @@
-"""Functions of one's own get the whole batch, as from TRL; a fault among it costs its own
-completion."""
+"""Functions of one's own get the whole batch, as in TRL; a fault costs its own completion."""
 
 import logging
 import pathlib

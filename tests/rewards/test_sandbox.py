@@ -58,8 +58,7 @@ def landlock(request, monkeypatch):
 
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
-    """A folder that the code must not reach, a port that it must not reach, a variable that it must
-    not read."""
+    """A folder and a port that code must not reach, a variable that it must not read."""
     kept = tmp_path / "kept"
     kept.write_text("secret")
     monkeypatch.setenv("MY_SECRET", "x")

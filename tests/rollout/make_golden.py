@@ -1,5 +1,4 @@
-"""Makes tests/rollout/golden.json: what transformers' `generate` answers greedily with the models
-of tests/models/golden.
+"""Makes tests/rollout/golden.json: greedy `generate` of transformers with tests/models/golden.
 
 Run where torch and transformers are installed (the `bench` extra):
 

@@ -1,5 +1,4 @@
-"""Generation as one function: against the forward pass, groups, limits, stops, layouts of the
-loop."""
+"""Generation as one function: against the forward pass, groups, limits, stops, layouts."""
 
 import functools
 import operator

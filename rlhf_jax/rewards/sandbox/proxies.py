@@ -147,8 +147,7 @@ class Proxy(metaclass=RemoteClass):
 
 
 def is_proxy(value: Any) -> bool:
-    """Whether a value is a stand-in for an object (by its own class alone: `isinstance` would ask
-    the other side)."""
+    """Whether a value is a stand-in, by its own class: `isinstance` would ask the other side."""
     return type.__instancecheck__(Proxy, value)
 
 
@@ -225,8 +224,7 @@ _LOOKED_UP: dict[str, Any] = {
 
 
 class _OfImmutable:
-    """Added to stand-ins for classes that derive from an immutable type: the value is here, all
-    else there."""
+    """Added to stand-ins for subclasses of immutable types: the value is here, the rest there."""
 
     def __getattr__(self, name: str) -> Any:
         return _remote(self, "getattr", name)
@@ -305,8 +303,7 @@ def make_object(kind: type, ask: Ask, number: int, *, base: bool) -> Proxy:
 
 @functools.cache
 def _standard(kind: type) -> type:
-    """A class of stand-ins that pass for objects of a class of the standard library (generators,
-    locks, patterns)."""
+    """A class of stand-ins for objects of the standard library (generators, locks, patterns)."""
     return RemoteClass.__new__(
         RemoteClass,
         kind.__name__,
@@ -377,8 +374,7 @@ def _remote(target: Any, operation: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _discerning(holds: Callable[[Any], bool], value: Any) -> bool:
-    """Whether something holds of a value and not of others of its kind, asked in an order that
-    gives nothing away."""
+    """Whether something holds of a value, not of its kind; asked so as to give nothing away."""
     asked = [value, *_decoys(value)]
     rounds = []
     for _ in range(2):

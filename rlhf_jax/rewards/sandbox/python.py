@@ -1,5 +1,4 @@
-"""What a stranger's Python finds: that of a fresh interpreter, with the names that graders of
-public data sets import for it.
+"""What a stranger's Python finds: a fresh interpreter, with names that public graders import.
 
 Everything here is imported before the sandbox is entered and a process is forked, so that none of
 it costs a candidate time.
@@ -95,8 +94,7 @@ def new_module(name: str) -> dict[str, Any]:
 
 
 def open_standard_streams() -> None:
-    """New text streams on descriptors 0 to 2: those of the interpreter belong to what these were
-    when it started."""
+    """New text streams on descriptors 0 to 2: the old belong to what these were at the start."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         errors = "backslashreplace" if number == 2 else "surrogateescape"
         stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)
@@ -154,8 +152,7 @@ class _Pipe:
 
 
 def _loops_without_sockets() -> None:
-    """Event loops wake themselves up through a pair of sockets, and the sandbox has no sockets: a
-    pipe does as well."""
+    """Event loops wake up by a pair of sockets, which the sandbox lacks: a pipe does as well."""
 
     def make(loop: Any) -> None:
         loop._ssock, loop._csock = map(_Pipe, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))

@@ -179,8 +179,7 @@ class Peer:
         return result
 
     def lend_dataclasses(self) -> None:
-        """Makes `asdict` and its like here work on the other side's objects, whose fields are
-        there."""
+        """Makes `asdict` and its like work on the other side's objects, whose fields are there."""
         for name in ("asdict", "astuple", "fields"):
             here = getattr(dataclasses, name)
 
@@ -390,8 +389,7 @@ class Peer:
 
 
 def _base(kind: Any) -> type | None:
-    """What of a base class matters here: stand-ins, exceptions, and the immutable type that one of
-    the library's derives from."""
+    """What matters of a base: stand-ins, exceptions, the immutable type beneath a library's."""
     if isinstance(kind, proxies.RemoteClass) or (
         isinstance(kind, type) and issubclass(kind, BaseException)
     ):
@@ -404,8 +402,7 @@ def _base(kind: Any) -> type | None:
 
 
 def _check_attribute(value: Any, name: Any) -> None:
-    """Attributes of objects of classes that the tests define, and of plain streams; never those
-    that lead to frames."""
+    """Attributes of objects of the tests' classes and plain streams, never leading to frames."""
     if name in _NAMING:
         return
     ours = type(value).__module__ == TESTS or type(value).__module__ == "_io"

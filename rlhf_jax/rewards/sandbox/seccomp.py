@@ -1,5 +1,4 @@
-"""A seccomp filter that leaves a program only what computing needs (Linux on x86-64 and
-aarch64)."""
+"""A seccomp filter that leaves what computing needs (Linux on x86-64 and aarch64)."""
 
 import ctypes
 import errno
@@ -107,9 +106,11 @@ def _program() -> list[bytes]:
 
 
 def _opening() -> list[bytes]:
-    """What may be asked of a file, of the loaded flags of an open. Landlock decides by what the
-    file is opened for, and emptying counts as such only from its third version; access mode 3
-    (neither reading nor writing) counts as nothing."""
+    """What may be asked of a file, of the loaded flags of an open.
+
+    Landlock decides by what the file is opened for, and emptying counts as such only from its third
+    version; access mode 3 (neither reading nor writing) counts as nothing.
+    """
     refused, allowed = _line(_RETURN, _ERROR | errno.EPERM), _line(_RETURN, _ALLOW)
     return [
         _line(_AND, _O_ACCMODE | _O_TRUNC),
