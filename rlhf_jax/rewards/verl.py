@@ -1,4 +1,4 @@
-"""verl's ``compute_score(data_source, solution_str, ground_truth, extra_info)`` as TRL's signature."""
+"""verl's ``compute_score(data_source, solution_str, ground_truth, extra_info)`` as TRL signs it."""
 
 import functools
 import inspect
