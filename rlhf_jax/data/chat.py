@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import os
+import pathlib
 import re
 import string
 import warnings
@@ -235,3 +236,12 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = text if len(text) <= 300 else text[:297] + "..."
     return text if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {text}"
+
+
+def template_source(template: str) -> str:
+    """Jinja source, given as such or as the path of a .jinja file."""
+    if not template.endswith((".jinja", ".jinja2", ".j2")):
+        return template
+    if not pathlib.Path(template).is_file():
+        raise DataError(f"chat template file {template} does not exist")
+    return pathlib.Path(template).read_text(encoding="utf-8")

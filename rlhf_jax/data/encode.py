@@ -11,9 +11,11 @@ from typing import cast
 
 import numpy as np
 
+from rlhf_jax.data.cells import ASSISTANT, HUMAN
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, Dropped
-from rlhf_jax.data.formats import ASSISTANT, HUMAN, PairExample, PromptExample, TextExample
+from rlhf_jax.data.kinds import PairExample, PromptExample, TextExample
+from rlhf_jax.data.marked_turns import marked_row
 from rlhf_jax.data.messages import TOOLS, VARIABLES, ChatOptions, Content, Message
 from rlhf_jax.data.spans import EncodedRow, Piece, template_stops, trailing_stop, trained_row
 from rlhf_jax.data.templates import apply_template, settle_calls
@@ -25,7 +27,6 @@ from rlhf_jax.data.turns import (
     Segment,
     Turn,
     last_row,
-    marked_row,
     read_turns,
     whole_row,
 )

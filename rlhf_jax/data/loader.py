@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 
 from rlhf_jax.data.batching import bucket_for, choose_buckets, epoch_batches, pack
+from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.examples import Split
 from rlhf_jax.data.token_rows import TokenizedSet
 from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split
-from rlhf_jax.data.tokenizer import FastTokenizer, template_source
+from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.types import PairBatch, TokenBatch
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import functools
 from rlhf_jax.data.chat import variables_read
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, Dropped
-from rlhf_jax.data.formats import Example, PairExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import Example, PairExample, TextExample, TokenExample
 from rlhf_jax.data.messages import TRAIN, ChatOptions, Content, Message
 from rlhf_jax.data.templates import PROBE, apply_template
 from rlhf_jax.data.tokenizer import FastTokenizer

@@ -13,18 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.data.batching import bucket_for, choose_buckets, epoch_order
+from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.encode import encode_rows, fit_prompt, num_prefix, render_prompt
 from rlhf_jax.data.errors import BadRow, DataError, Dropped
 from rlhf_jax.data.examples import ExampleSet, Split, load_examples
-from rlhf_jax.data.formats import PromptExample
+from rlhf_jax.data.kinds import PromptExample
 from rlhf_jax.data.marks import message_notes
 from rlhf_jax.data.messages import Content, Message
 from rlhf_jax.data.notes import Counted, count_notes, warn, warn_shortened
 from rlhf_jax.data.shorten import shorten_chat
 from rlhf_jax.data.spans import warn_foreign_stop
 from rlhf_jax.data.tokenize import data_fingerprint
-from rlhf_jax.data.tokenizer import FastTokenizer, template_source
+from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.data.turns import Rendered
 
 logger = logging.getLogger(__name__)

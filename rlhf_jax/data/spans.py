@@ -6,17 +6,10 @@ from typing import NamedTuple
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
+from rlhf_jax.data.marked_turns import marked_row
 from rlhf_jax.data.messages import ChatOptions, Message
 from rlhf_jax.data.tokenizer import FastTokenizer
-from rlhf_jax.data.turns import (
-    Rendered,
-    Segment,
-    common_prefix,
-    last_row,
-    marked_row,
-    read_turns,
-    whole_row,
-)
+from rlhf_jax.data.turns import Rendered, Segment, common_prefix, last_row, read_turns, whole_row
 
 logger = logging.getLogger(__name__)
 

@@ -33,12 +33,13 @@ from rlhf_jax.data.encode import (
 )
 from rlhf_jax.data.errors import BadRow, DataError, Dropped
 from rlhf_jax.data.examples import Split, load_examples
-from rlhf_jax.data.formats import Example, Kind, PairExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import Example, Kind, PairExample, TextExample, TokenExample
 from rlhf_jax.data.marks import check_marks, message_notes
 from rlhf_jax.data.messages import Message
 from rlhf_jax.data.notes import count_notes, warn, warn_shortened
+from rlhf_jax.data.raw_rows import source_fingerprint
 from rlhf_jax.data.shorten import shorten_chat
-from rlhf_jax.data.sources import eval_source, source_fingerprint, train_source
+from rlhf_jax.data.sources import eval_source, train_source
 from rlhf_jax.data.spans import EncodedRow, check_stops
 from rlhf_jax.data.templates import apply_template, settle_calls
 from rlhf_jax.data.token_rows import TokenizedSet, read_rows, write_rows

@@ -8,8 +8,9 @@ message, so that roles take turns as chat templates want it.
 import re
 
 from rlhf_jax.data.errors import BadRow
-from rlhf_jax.data.formats import Example, PairExample, PromptExample, TextExample, common_messages
+from rlhf_jax.data.kinds import Example, PairExample, PromptExample, TextExample
 from rlhf_jax.data.messages import Message
+from rlhf_jax.data.preferences import common_messages
 
 _MARK = re.compile(r"(?:\A\s*|\n[^\S\n]*\n\s*)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}

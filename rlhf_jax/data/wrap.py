@@ -1,8 +1,9 @@
 """What the options put around prompts: template, conversation, system message, for all kinds."""
 
+from rlhf_jax.data.cells import ASSISTANT
 from rlhf_jax.data.config import PLACE, DataConfig
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.formats import ASSISTANT, Example, PromptExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import Example, PromptExample, TextExample, TokenExample
 from rlhf_jax.data.messages import ChatOptions, Content, Message
 
 

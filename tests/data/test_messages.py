@@ -6,9 +6,10 @@ import datasets
 import pytest
 
 from rlhf_jax.data import BadRow, DataConfig, PairExample, PromptExample, TextExample, load_examples
-from rlhf_jax.data.formats import TokenExample, make_example
+from rlhf_jax.data.arrow_rows import without_filling
+from rlhf_jax.data.formats import make_example
+from rlhf_jax.data.kinds import TokenExample
 from rlhf_jax.data.messages import ChatOptions, read_chat_options, read_conversation
-from rlhf_jax.data.sources import without_filling
 
 USER = {"role": "user", "content": "Hi"}
 GOOD = {"role": "assistant", "content": "Hello"}

@@ -15,7 +15,7 @@ from rlhf_jax.data import (
     load_examples,
     make_prompt_loader,
 )
-from rlhf_jax.data.formats import ASSISTANT
+from rlhf_jax.data.cells import ASSISTANT
 from tests.data.shapes import HERMES, LLAMA3, QWEN3, shaped_tokenizer
 
 BYTES = byte_tokenizer()

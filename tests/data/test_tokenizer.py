@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
 from rlhf_jax.data import DataError, FastTokenizer, byte_tokenizer, load_tokenizer, train_tokenizer
-from rlhf_jax.data.tokenizer import SPECIAL_TOKENS
+from rlhf_jax.data.named_tokenizers import SPECIAL_TOKENS
 
 BYTES = byte_tokenizer()
 TEXTS = [
