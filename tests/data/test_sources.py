@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rlhf_jax.data import DataConfig, DataError, load_examples
+from rlhf_jax.data import DataConfig, DataError, load_examples, text_rows
 from rlhf_jax.data.raw_rows import read_rows, source_fingerprint
 from rlhf_jax.data.sources import Source, eval_source, train_source
 
