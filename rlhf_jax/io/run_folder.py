@@ -16,16 +16,16 @@ import logging
 import os
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 import jax
-import yaml
 
 from rlhf_jax.io.disk import is_disk_full, naming
+from rlhf_jax.io.earlier_sessions import log_every, seconds_until, warn_of_lost_rows
+from rlhf_jax.io.log_file import LogFile
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
 from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
@@ -303,53 +303,6 @@ class RunFolder:
             _package_log.setLevel(self._level)
             with naming(self.path / "log.txt"):
                 self._log_file.close()
-
-
-class LogFile(logging.FileHandler):
-    """A log file that says once that it cannot be written, instead of a traceback a line."""
-
-    _is_told = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Called by `logging` with an exception at hand."""
-        if not self._is_told:
-            self._is_told = True
-            _log.warning(
-                "%s cannot be written (%s): the log goes on without it",
-                self.baseFilename,
-                sys.exc_info()[1],
-            )
-
-
-def log_every(config_file: pathlib.Path) -> int:
-    """Steps between rows in the session that wrote a config.yaml; 1 where it does not say."""
-    try:
-        tree = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-        return int(tree["training"]["log_every"])
-    # refused, where it matters, by `changes_since`
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        return 1
-
-
-def warn_of_lost_rows(run_dir: pathlib.Path, resume_step: int, every: int) -> None:
-    """Says so when metrics.jsonl ends before the checkpoint that a run goes on from."""
-    path = run_dir / "metrics.jsonl"
-    rows = read_metrics(path) if path.exists() else []
-    last = max((row["step"] for row in rows if row["step"] <= resume_step), default=None)
-    if (last or 0) < resume_step - resume_step % every:
-        found = "has no rows" if last is None else f"ends at step {last}"
-        _log.warning(
-            "%s %s, the checkpoint is of step %d: rows between are lost, and the plot has a hole",
-            path,
-            found,
-            resume_step,
-        )
-
-
-def seconds_until(path: pathlib.Path, step: int) -> float:
-    """The largest `time/elapsed` in a metrics file up to a step; 0 without one."""
-    rows = read_metrics(path) if path.exists() else []
-    return max((row.get("time/elapsed", 0.0) for row in rows if row["step"] <= step), default=0.0)
 
 
 def start_from_command(run_dir: pathlib.Path) -> str:
