@@ -1,4 +1,4 @@
-"""Orbax's manager of a folder of checkpoints, and what interrupted and failed saves leave there."""
+"""Orbax's manager of a checkpoint folder, and what interrupted and failed saves leave there."""
 
 import logging
 import pathlib
