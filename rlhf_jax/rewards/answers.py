@@ -80,9 +80,8 @@ def answer_of(completion: Completion, *, opened: bool = False) -> str | None:
     """The final answer in a normal form: equal answers are equal strings (for majority votes).
 
     The marked answer (`marked_answer`), or what stands out in a text without one
-    (`unmarked_answer`).
-    Numbers lose thousands separators, units and trailing zeros ("1,200.0 km" -> "1200"), fractions
-    are reduced.
+    (`unmarked_answer`). Numbers lose thousands separators, units and trailing zeros ("1,200.0 km"
+    -> "1200"), fractions are reduced.
 
     Args:
       completion: text or messages.

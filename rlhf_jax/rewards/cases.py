@@ -1,10 +1,9 @@
 """The tests of a row, whatever data set it comes from.
 
 Each format is read as the grader of its data set reads it (APPS and TACO: testing_util.py;
-PRIME/Eurus: verl's prime_code;
-LiveCodeBench: testing_util.py; MBPP, HumanEval, CodeContests). A row that cannot be read so is not
-gradable, which is said; nothing about how a function is called is guessed, since a wrong guess
-makes every right answer wrong.
+PRIME/Eurus: verl's prime_code; LiveCodeBench: testing_util.py; MBPP, HumanEval, CodeContests). A
+row that cannot be read so is not gradable, which is said; nothing about how a function is called is
+guessed, since a wrong guess makes every right answer wrong.
 """
 
 import base64

@@ -1,11 +1,9 @@
 r"""Whether two final answers mean the same.
 
 In this order, the first that decides: equal texts; choice letters and words; numbers (`quantities`,
-exact); ratios and numbers
-with a base; lists, sets, tuples and intervals by their members; expressions, which math-verify
-parses and which are compared by
-their values at several points. What is refused on the way (`cost`, marks that the parser drops) is
-not equal.
+exact); ratios and numbers with a base; lists, sets, tuples and intervals by their members;
+expressions, which math-verify parses and which are compared by their values at several points. What
+is refused on the way (`cost`, marks that the parser drops) is not equal.
 """
 
 import functools

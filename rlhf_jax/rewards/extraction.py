@@ -57,10 +57,9 @@ def marked_answer(text: str, *, opened: bool = False) -> str | None:
     r"""The answer that a text marks as such, without prose; None: nothing marked, nothing said.
 
     Behind the reasoning (`after_reasoning`), the last ``<answer>..</answer>``; without one the last
-    of ``\boxed{..}`` and ``#### ..``,
-    unless "final answer is" follows; without those the last "answer is .." or "answer: ..". Boxes
-    side by side are a list.
-    What is marked is cut down to the expression in its first sentence (`sentences.reduced`).
+    of ``\boxed{..}`` and ``#### ..``, unless "final answer is" follows; without those the last
+    "answer is .." or "answer: ..". Boxes side by side are a list. What is marked is cut down to the
+    expression in its first sentence (`sentences.reduced`).
     """
     rest = after_reasoning(text, opened=opened)
     return None if rest is None else _marked(_CONTROL.sub("", rest))[1]

@@ -1,9 +1,8 @@
 """Answers that are one number: the fast path of all graders.
 
 A strict grammar: sign, currency, digits with separators, decimals, a simple or mixed fraction, a
-scale word, a percent sign, a
-unit, at most four nouns. A text that it does not understand to the last character is no quantity,
-and nothing is erased.
+scale word, a percent sign, a unit, at most four nouns. A text that it does not understand to the
+last character is no quantity, and nothing is erased.
 """
 
 import functools
@@ -120,9 +119,8 @@ def same_quantity(answer: Quantity, target: Quantity) -> bool:
     """Whether two quantities are equal.
 
     Units are compared where both have one that is known (5 km = 5000 m, 5 km != 5 m). "50%" equals
-    50 and 0.5, but "0.5%" is
-    not 0.5. A decimal of six places or more equals what it is the rounded form of (0.333333 and
-    1/3).
+    50 and 0.5, but "0.5%" is not 0.5. A decimal of six places or more equals what it is the rounded
+    form of (0.333333 and 1/3).
     """
     ratio = Fraction(1)
     if answer.unit is not None and target.unit is not None:

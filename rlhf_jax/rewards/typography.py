@@ -1,8 +1,7 @@
 r"""Answers without typography, and without anything else lost.
 
 `clean` drops only what carries no value: delimiters of formulas, spacing, sizes of brackets, fonts,
-bold pairs around the whole.
-What it does not know it leaves as it is, for the comparison to refuse.
+bold pairs around the whole. What it does not know it leaves as it is, for the comparison to refuse.
 """
 
 import functools
