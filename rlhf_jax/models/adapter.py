@@ -106,10 +106,11 @@ def make_model(
         segment_ids: Array | None = None,
         scored: Array | None = None,
         temperature: float = 1.0,
-    ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        entropy: bool = True,
+    ) -> tuple[Float[Array, "B T"], Any]:
         tokens, mask = jnp.asarray(tokens), jnp.asarray(mask)
         state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
-        logps, entropy = fused_token_logps(
+        logps, entropies = fused_token_logps(
             state,
             kernel,
             tokens,
@@ -117,9 +118,11 @@ def make_model(
             softcap=config.logits_softcap,
             scored=scored,
             mesh=mesh,
+            entropy=entropy,
         )
         known = _predictable(mask, segment_ids)
-        return jnp.where(known, logps, 0.0), jnp.where(known, entropy, 0.0)
+        logps = jnp.where(known, logps, 0.0)
+        return logps, None if entropies is None else jnp.where(known, entropies, 0.0)
 
     def scores(
         params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None

@@ -24,6 +24,7 @@ class _Static(NamedTuple):
 
     mesh: Mesh | None
     block: int | None
+    entropy: bool
 
 
 def fused_token_logps(
@@ -36,7 +37,8 @@ def fused_token_logps(
     scored: Int[Array, "B S"] | None = None,
     mesh: Mesh | None = None,
     block: int | None = None,
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    entropy: bool = True,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"] | None]:
     """Log-probability of every token given its prefix, and the entropy of its distribution.
 
     With logits ``z = softcap * tanh(hidden @ unembed.T / softcap) / temperature`` (the tanh only
@@ -73,10 +75,12 @@ def fused_token_logps(
             vocabulary over 'tensor'; B and V must divide. No collective holds a [., V] array. None
             leaves placement to the compiler.
         block: vocabulary entries per chunk; None chooses by the rule above.
+        entropy: False computes none: for callers that cannot leave it to the compiler, as where it
+            is returned from a compiled function that nobody reads it of.
 
     Returns:
         logps: nats, float32 (float64 for float64 inputs); column 0 is 0.
-        entropy: nats, same.
+        entropy: nats, same; None with ``entropy=False``.
 
     Raises:
         ValueError: shapes disagree, or B or V does not divide over `mesh`.
@@ -91,7 +95,7 @@ def fused_token_logps(
         [0.0, 1.3863, 1.3863]
     """
     _check(hidden, unembed, tokens, scored, mesh)
-    static = _Static(None if mesh is None or mesh.size == 1 else mesh, block)
+    static = _Static(None if mesh is None or mesh.size == 1 else mesh, block, entropy)
     scale = (
         None
         if isinstance(temperature, int | float) and temperature == 1
@@ -195,14 +199,16 @@ def _sum_over_rows(dunembed: Array, scatter: bool) -> Array:
     )
 
 
-def _run_forward(inputs: Inputs, static: _Static) -> tuple[Array, Array, Array, Array]:
+def _run_forward(
+    inputs: Inputs, static: _Static
+) -> tuple[Array, Array | None, Array, Array | None]:
     """`forward` on one device or over the mesh."""
     if static.mesh is None:
-        return forward(inputs, static.block, None)
+        return forward(inputs, static.block, None, entropy=static.entropy)
     rows = P(_ROW_AXES)
     specs: Any = (rows, P(_VOCAB_AXIS), rows, rows, P(), P())
     return jax.shard_map(
-        functools.partial(forward, block=static.block, axis=_VOCAB_AXIS),
+        functools.partial(forward, block=static.block, axis=_VOCAB_AXIS, entropy=static.entropy),
         mesh=static.mesh,
         in_specs=(Inputs(*specs),),
         out_specs=rows,

@@ -17,8 +17,8 @@ class _Stats(NamedTuple):
     peak: Array
     total: Array
     """Sum of e."""
-    moment: Array
-    """Sum of e * (z - peak)."""
+    moment: Array | None
+    """Sum of e * (z - peak); None where no entropy is wanted."""
     taken: Array
     """Logit of the taken token, 0 until its chunk has been seen."""
 
@@ -39,7 +39,7 @@ class Saved(NamedTuple):
 
     inputs: Inputs
     log_total: Array
-    entropy: Array
+    entropy: Array | None
 
 
 def _rows(hidden: Array, tokens: Array, scored: Array | None) -> tuple[Array, Array]:
@@ -122,16 +122,17 @@ def _local_tokens(tokens: Array, vocab: int, axis: str | None) -> Array:
 
 
 def forward(
-    inputs: Inputs, block: int | None, axis: str | None
-) -> tuple[Array, Array, Array, Array]:
+    inputs: Inputs, block: int | None, axis: str | None, *, entropy: bool
+) -> tuple[Array, Array | None, Array, Array | None]:
     """Values of this device's rows: logps and entropy [B,T], logsumexp and entropy [B,S].
 
-    S are the rows of a sequence.
+    S are the rows of a sequence; both entropies are None unless wanted.
 
     Args:
         inputs: local parts.
         block: vocabulary entries per chunk, or None for the rule.
         axis: mesh axis that divides the vocabulary, or None.
+        entropy: whether it is wanted.
     """
     hidden, unembed, tokens, scored, temperature, softcap = inputs
     rows, taken = _rows(hidden, tokens, scored)
@@ -149,12 +150,15 @@ def forward(
         e = jnp.exp(shifted)
         drop = stats.peak - peak
         decay = jnp.exp(drop)
+        moment = stats.moment
+        if moment is not None:
+            moment = (moment + drop * stats.total) * decay + (e * shifted).sum(axis=1)
         at = taken - start
         found = jnp.take_along_axis(z, jnp.clip(at, 0, z.shape[1] - 1)[:, None], axis=1)[:, 0]
         return _Stats(
             peak,
             stats.total * decay + e.sum(axis=1),
-            (stats.moment + drop * stats.total) * decay + (e * shifted).sum(axis=1),
+            moment,
             jnp.where((at >= 0) & (at < z.shape[1]), found, stats.taken),
         )
 
@@ -162,7 +166,7 @@ def forward(
     lowest = jnp.full(rows.shape[0], jnp.finfo(exact).min, exact)
     stats = _over_chunks(
         step,
-        _Stats(lowest, zeros, zeros, zeros),
+        _Stats(lowest, zeros, zeros if entropy else None, zeros),
         unembed,
         _block_size(*_sizes(rows, unembed), block),
     )
@@ -170,11 +174,14 @@ def forward(
         stats = _combine(stats, axis)
     log_total = jnp.log(stats.total)
     logps = stats.taken - stats.peak - log_total
-    entropy = log_total - stats.moment / stats.total
-    lse = stats.peak + log_total
     batch, length = tokens.shape
-    spread = tuple(_columns(x, scored, (batch, length)) for x in (logps, entropy))
-    return *spread, lse.reshape(batch, -1), entropy.reshape(batch, -1)
+    lse = (stats.peak + log_total).reshape(batch, -1)
+    logps = _columns(logps, scored, (batch, length))
+    if stats.moment is None:
+        return logps, None, lse, None
+    row_entropy = log_total - stats.moment / stats.total
+    spread = _columns(row_entropy, scored, (batch, length))
+    return logps, spread, lse, row_entropy.reshape(lse.shape)
 
 
 def _sizes(rows: Array, unembed: Array) -> tuple[int, int]:
@@ -186,7 +193,9 @@ def _combine(stats: _Stats, axis: str) -> _Stats:
     peak = lax.pmax(stats.peak, axis)
     drop = stats.peak - peak
     decay = jnp.exp(drop)
-    moment = (stats.moment + drop * stats.total) * decay
+    moment = stats.moment
+    if moment is not None:
+        moment = (moment + drop * stats.total) * decay
     return _Stats(peak, *lax.psum((stats.total * decay, moment, stats.taken), axis))
 
 
@@ -210,7 +219,9 @@ def backward(
     used = jnp.any(jnp.stack([g != 0 for g in (by_logp, by_entropy) if g is not None]), axis=0)
     rows = jnp.where(used[:, None], rows, 0).astype(operand)
     lse = jnp.where(used, saved.log_total.reshape(-1), 0)
-    entropy = jnp.where(used, saved.entropy.reshape(-1), 0) if by_entropy is not None else None
+    entropy = None
+    if by_entropy is not None and saved.entropy is not None:
+        entropy = jnp.where(used, saved.entropy.reshape(-1), 0)
     rows_t = lax.optimization_barrier(rows.T)
 
     def step(carry, start, chunk):
