@@ -1,5 +1,4 @@
-"""rlhf_jax: SFT, reward modelling, DPO, PPO, GRPO and DAPO as pure jitted functions on a device
-mesh.
+"""rlhf_jax: SFT, reward modelling, DPO, PPO, GRPO and DAPO as pure jitted functions on a mesh.
 
 Everything in `rlhf_jax.ops` and `rlhf_jax.algorithms` is a function of arrays;
 `train(load_config("run.yaml", []))` is a whole run. Names that need the heavier parts of the stack

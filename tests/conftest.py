@@ -1,5 +1,4 @@
-"""Test configuration: 8 virtual CPU devices, rank promotion raises, warnings are errors
-(pyproject)."""
+"""Test configuration: 8 virtual CPU devices, rank promotion raises, warnings are errors."""
 
 import os
 
@@ -44,8 +43,7 @@ def compile_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
-    """Real data beside the repository (RLHF_JAX_SHARED overrides where); tests that need it say why
-    they skip."""
+    """Real data beside the repository (RLHF_JAX_SHARED says where); tests say why they skip."""
     root = pathlib.Path(os.environ.get("RLHF_JAX_SHARED", REPO.parent / "shared")) / "data"
     if not root.is_dir():
         pytest.skip(

@@ -1,7 +1,7 @@
-"""Time and memory of the implementations of attention, and of PyTorch's sdpa where torch is
-installed.
+"""Time and memory of the implementations of attention, and of PyTorch's sdpa where installed.
 
-    python -m rlhf_jax.bench.attention                                  # B=16, T=256, 8/2 heads of 32: the DPO comparison
+    # B=16, T=256, 8/2 heads of 32: the DPO comparison
+    python -m rlhf_jax.bench.attention
     python -m rlhf_jax.bench.attention --batch 2 --length 2048
 
 All sides run in one process, in turns. `--retain` first keeps freed memory
@@ -29,8 +29,7 @@ IMPLEMENTATIONS = ("blocked", "dot_product", "xla")
 def jax_side(
     implementation: str, arrays: Sequence[Array]
 ) -> tuple[dict[str, Callable[[], Any]], int]:
-    """Compiled forward and forward-backward of one implementation, and the temporary bytes of the
-    latter."""
+    """Compiled forward and forward-backward of one implementation; temporary bytes of it."""
     *qkv, cotangent = arrays
     scale = qkv[0].shape[-1] ** -0.5
 
@@ -51,8 +50,7 @@ def jax_side(
 
 
 def torch_side(arrays: Sequence[np.ndarray], threads: int) -> dict[str, Callable[[], Any]]:
-    """The same through torch's sdpa; keys and values are repeated, as transformers does. Imports
-    torch."""
+    """The same through torch's sdpa, keys and values repeated as in transformers. Imports torch."""
     import torch
 
     torch.set_num_threads(threads)

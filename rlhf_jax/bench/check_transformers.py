@@ -1,8 +1,8 @@
-"""Loads a model folder here and in transformers and compares logits (or rewards) on ragged
-right-padded batches.
+"""Compares logits (or rewards) of a model folder here and in transformers, on ragged batches.
 
-    python -m rlhf_jax.bench.check_transformers FOLDER [FOLDER ...]       # folders on disk
-    python -m rlhf_jax.bench.check_transformers --families                # random models of every family, saved by this library
+    python -m rlhf_jax.bench.check_transformers FOLDER [FOLDER ...]  # folders on disk
+    # random models of every family, saved by this library
+    python -m rlhf_jax.bench.check_transformers --families
 
 Exit status 1 when a difference exceeds the tolerance. Needs the `bench` extra (torch).
 """
@@ -166,8 +166,7 @@ def compare_folder(
 
 
 def save_families(root: Path, *, seed: int = 0) -> list[Path]:
-    """Saves random models of every family: tied (in several files) and untied, a reward model, one
-    with a value head.
+    """Saves random models of every family: tied (sharded), untied, a reward model, one with values.
 
     Args:
       root: folders are made in it.

@@ -1,5 +1,4 @@
-"""Is our DPO TRL's DPO? Both train from the same exported weights on the same pairs in the same
-order; every loss is compared.
+"""Is our DPO TRL's DPO? The same exported weights and pairs, in order; every loss is compared.
 
     python -m rlhf_jax.bench.dpo_equivalence [--steps 20] [--python PYTHON_WITH_TRL] [--pairs FILE]
 

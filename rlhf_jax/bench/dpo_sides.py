@@ -1,7 +1,7 @@
-"""One side of the DPO step comparison, in a process of its own; `dpo_step` starts it and says when
-to run.
+"""One side of the DPO step comparison, in a process of its own; `dpo_step` starts and drives it.
 
-    python start_side.py rlhf_jax.bench.dpo_sides SIDE FOLDER REFERENCE STEPS_PER_WINDOW WINDOWS THREADS
+    python start_side.py rlhf_jax.bench.dpo_sides \\
+        SIDE FOLDER REFERENCE STEPS_PER_WINDOW WINDOWS THREADS
 
 FOLDER holds `model` (a Hugging Face folder) and `tokens.npy` [N, 2, T], of which the first `prompt`
 tokens of every row are not trained. A line on stdin lets one window of steps run; its losses and
@@ -44,8 +44,7 @@ def run_ours(
     windows: int,
     whole_head: bool,
 ) -> None:
-    """This library: its model, algorithm, optimizer and update step. Imports jax here, for the
-    settings before it."""
+    """This library: its model, algorithm and update step. Imports jax late: settings first."""
     from rlhf_jax.training.allocator import retain_freed_memory
 
     retain_freed_memory()

@@ -1,5 +1,4 @@
-"""Time of one DPO step: this library, a plain PyTorch loop (transformers + sdpa), and TRL's
-DPOTrainer, in one run.
+"""Time of one DPO step in one run: this library, plain PyTorch (transformers, sdpa), and TRL.
 
     python -m rlhf_jax.bench.dpo_step [--reference online|precomputed] [--python PYTHON_WITH_TRL]
 
@@ -49,8 +48,7 @@ class Result(NamedTuple):
 
 
 def write_inputs(folder: pathlib.Path, *, pairs: int, length: int) -> None:
-    """Random weights as a Hugging Face folder and random token pairs that share their prompts' ids
-    with nothing."""
+    """Random weights as a Hugging Face folder, and random pairs that share nothing but prompts."""
     save_model(folder / "model", model=MODEL)
     draw = np.random.default_rng(0)
     tokens = draw.integers(2, int(str(MODEL["vocab_size"])), (pairs, 2, length), dtype=np.int32)

@@ -1,8 +1,8 @@
-"""Memory and time of `fused_token_logps` against the plain form (logits, log-softmax, gather), in
-one process.
+"""Memory and time of `fused_token_logps` against logits, log-softmax, gather, in one process.
 
-    python -m rlhf_jax.bench.fused_logps                                        # N=2048, D=896, V=151936: a minute or two
-    python -m rlhf_jax.bench.fused_logps --rows 4096 --width 256 --vocab 8192   # the size of the DPO comparison
+    # N=2048, D=896, V=151936: a minute or two; then the size of the DPO comparison
+    python -m rlhf_jax.bench.fused_logps
+    python -m rlhf_jax.bench.fused_logps --rows 4096 --width 256 --vocab 8192
 
 Both sides compute the mean log-probability of N rows and its gradients by the hidden states and the
 unembedding.
@@ -30,8 +30,7 @@ class Report(NamedTuple):
 
 
 def plain_loss(hidden: Array, unembed: Array, tokens: Array) -> Array:
-    """Mean of -log p through materialised logits. log_softmax before the gather would take half as
-    much memory again."""
+    """Mean of -log p through logits; log_softmax before the gather would take half more."""
     logits = jnp.einsum("btd,vd->btv", hidden, unembed, preferred_element_type=jnp.float32)
     taken = jnp.take_along_axis(logits, jnp.roll(tokens, -1, axis=1)[:, :, None], axis=2)[:, :, 0]
     logps = taken - jax.nn.logsumexp(logits, axis=2)

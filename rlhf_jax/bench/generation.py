@@ -1,5 +1,4 @@
-"""Speed of generation: this library's sampler and transformers' `generate` on the same weights, in
-one run.
+"""Speed of generation: this library's sampler and transformers' `generate`, the same weights.
 
     python -m rlhf_jax.bench.generation [--python PYTHON_WITH_TRANSFORMERS]
 

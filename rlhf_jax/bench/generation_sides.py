@@ -1,5 +1,4 @@
-"""One side of the generation comparison, in a process of its own; `generation` starts it and says
-when to run.
+"""One side of the generation comparison, in its own process; `generation` starts and drives it.
 
 FOLDER holds `model` and `prompts.npy` [B, Tp]. The first line on stdin asks for the greedy tokens,
 which are written to FOLDER/SIDE.npy; every further line lets a window run: one greedy and one
@@ -39,8 +38,7 @@ def serve(generate: Callable[[bool], np.ndarray], out: pathlib.Path, *, windows:
 
 
 def run_ours(folder: pathlib.Path, out: pathlib.Path, *, new_tokens: int, windows: int) -> None:
-    """This library's generator as the online loop calls it. Imports jax here, for the settings
-    before it."""
+    """This library's generator as the online loop calls it. Imports jax late: settings first."""
     from rlhf_jax.training.allocator import retain_freed_memory
 
     retain_freed_memory()
@@ -82,8 +80,7 @@ def run_transformers(
     threads: int,
     static: bool,
 ) -> None:
-    """transformers' `generate`, its defaults apart from the length; `static`: with its static
-    cache."""
+    """transformers' `generate`, defaults apart from the length; `static`: with its static cache."""
     import torch
     import transformers
 

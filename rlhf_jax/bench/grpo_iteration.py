@@ -1,5 +1,4 @@
-"""Time of one GRPO iteration: this library, a plain PyTorch loop (transformers + sdpa), and TRL's
-GRPOTrainer, in one run.
+"""Time of one GRPO iteration in one run: this library, plain PyTorch, and TRL's GRPOTrainer.
 
     python -m rlhf_jax.bench.grpo_iteration [--python PYTHON_WITH_TRL]
 

@@ -1,5 +1,4 @@
-"""The PyTorch sides of the GRPO iteration, each in a process of its own; `grpo_iteration` starts
-them and says when to run.
+"""PyTorch sides of the GRPO iteration, a process each; `grpo_iteration` starts and drives them.
 
 FOLDER holds `model`, `prompts.npy` [P, Tp], and for the gate `completions.npy` [P * G, T] and
 `noise.npy` of that shape. The first line on stdin asks for loss and gradient norm of the given
@@ -41,16 +40,14 @@ def serve(
 
 
 def gradient_norm(parameters: Any) -> float:
-    """Summed in float64: torch's own norm is off by 4e-5 here, from summing two million squares in
-    float32."""
+    """Summed in float64: torch's own float32 sum of two million squares is off by 4e-5 here."""
     return float(
         sum(p.grad.double().square().sum() for p in parameters if p.grad is not None) ** 0.5
     )
 
 
 def run_plain(args: argparse.Namespace) -> None:
-    """A plain PyTorch loop: transformers' `generate`, sdpa, AdamW, clipping; the head on
-    completions only; no TRL."""
+    """A plain PyTorch loop: `generate`, sdpa, AdamW, clipping; the head on completions; no TRL."""
     import torch
     import transformers
 
@@ -118,8 +115,7 @@ def run_plain(args: argparse.Namespace) -> None:
 
 
 def word_tokenizer() -> Any:
-    """A tokenizer of TRL's kind whose words are the ids; EOS and padding lie outside of the model's
-    vocabulary.
+    """A tokenizer of TRL's kind whose words are the ids; EOS and padding lie outside of the model.
 
     So no completion ends early, without a logits processor that would slow TRL down.
     """
@@ -135,8 +131,7 @@ def word_tokenizer() -> Any:
 
 
 def run_trl(args: argparse.Namespace) -> None:
-    """TRL's GRPOTrainer with its own generation by transformers, gradient checkpointing off, no
-    KL."""
+    """TRL's GRPOTrainer: generation by transformers, gradient checkpointing off, no KL."""
     import datasets
     import torch
     import transformers
@@ -147,8 +142,7 @@ def run_trl(args: argparse.Namespace) -> None:
     rows = [{"prompt": " ".join(map(str, ids))} for ids in prompts.tolist()]
 
     class Windows(transformers.TrainerCallback):
-        """Lets the driver decide when an iteration runs; generation lies between begin and end of a
-        step."""
+        """Lets the driver say when an iteration runs; generation lies inside of a step."""
 
         start = 0.0
 

@@ -1,5 +1,4 @@
-"""The reward of the online comparisons: the share of a completion's token ids that lie in the lower
-half of the vocabulary."""
+"""Reward of the online comparisons: share of token ids in the lower half of the vocabulary."""
 
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""What the comparisons of whole GRPO and PPO iterations share: options, the gate, the printed
-table."""
+"""What comparisons of whole GRPO and PPO iterations share: options, the gate, the table."""
 
 import argparse
 import pathlib

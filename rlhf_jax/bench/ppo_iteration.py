@@ -1,5 +1,4 @@
-"""Time of one PPO iteration: this library, a plain PyTorch loop (transformers + sdpa), and TRL's
-PPOTrainer, in one run.
+"""Time of one PPO iteration in one run: this library, plain PyTorch, and TRL's PPOTrainer.
 
     python -m rlhf_jax.bench.ppo_iteration [--python PYTHON_WITH_TRL_1.10]
 

@@ -1,5 +1,4 @@
-"""The PyTorch sides of the PPO iteration, each in a process of its own; `ppo_iteration` starts them
-and says when to run.
+"""PyTorch sides of the PPO iteration, a process each; `ppo_iteration` starts and drives them.
 
 FOLDER holds `model`, `reference`, `critic` (a reward model's folder), `prompts.npy` [B, Tp], and
 for the gate `completions.npy` [B, T] and `noise.npy` of that shape. The first line on stdin asks
@@ -34,8 +33,7 @@ def load_models(folder: Any) -> tuple[Any, Any, Any]:
 
 
 def run_plain(args: argparse.Namespace) -> None:
-    """A plain PyTorch loop: transformers' `generate`, sdpa, AdamW, the head on completions only; no
-    TRL.
+    """A plain PyTorch loop: `generate`, sdpa, AdamW, the head on completions only; no TRL.
 
     The log-probabilities before the update are read off the logits of the generation, as TRL does.
     """
@@ -155,8 +153,7 @@ def run_plain(args: argparse.Namespace) -> None:
 
 
 def run_trl(args: argparse.Namespace) -> None:
-    """TRL's PPOTrainer (`trl.experimental.ppo`, last in TRL 1.10), gradient checkpointing off, a
-    reward that costs nothing."""
+    """TRL's PPOTrainer (last in TRL 1.10), no gradient checkpointing, a reward at no cost."""
     import datasets
     import torch
     import transformers
@@ -209,8 +206,7 @@ def run_trl(args: argparse.Namespace) -> None:
     sample = trl_ppo.batch_generation
 
     def given_first(model: Any, *rest: Any) -> Any:
-        """The gate's completions and perturbed logits in the first call, TRL's own generation in
-        all others."""
+        """The gate's completions and perturbed logits first, then TRL's own generation."""
         trl_ppo.batch_generation = sample
         completions, noise = (
             torch.from_numpy(np.load(args.folder / name))

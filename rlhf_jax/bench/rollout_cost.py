@@ -183,8 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sides = batching(model, params, lengths, slots=args.slots, longest=args.longest, **sizes)
     print(
         f"{args.completions} completions of log-normal length, mean {lengths.mean():.0f}, longest "
-        f"{lengths.max()};"
-        f" {args.slots} rows at a time"
+        f"{lengths.max()}; {args.slots} rows at a time"
     )
     for name, side in sides.items():
         rate = side.tokens / side.time.median

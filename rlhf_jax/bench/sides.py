@@ -1,5 +1,4 @@
-"""The sides of a comparison: processes that take turns, a window of work each, when the driver says
-so.
+"""The sides of a comparison: processes that take turns, a window of work each, as the driver says.
 
 The first half belongs to the driver, the second to the process of a side. Standard library only: a
 PyTorch side imports this in an interpreter that need not have JAX (`start_side.py` keeps the
@@ -114,8 +113,7 @@ def _report_death(name: str, folder: pathlib.Path) -> NoReturn:
 def take_turns(
     processes: Mapping[str, subprocess.Popen[str]], folder: pathlib.Path, *, rounds: int
 ) -> dict[str, list[Any]]:
-    """Asks every side once per round, in turn, so that a change of the machine's load meets all of
-    them; ends the processes.
+    """Asks every side once per round, in turn, so changes of load meet all; ends the processes.
 
     Args:
       processes: name -> process.

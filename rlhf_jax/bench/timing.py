@@ -25,16 +25,14 @@ def summarise(seconds: list[float]) -> Timing:
 
 
 def ratios(timing: Timing, base: Timing) -> str:
-    """Ratio of the medians, and in brackets of the best windows, which a busy machine distorts
-    least."""
+    """Ratio of the medians, in brackets of the best windows, least distorted by a busy machine."""
     return f"{timing.median / base.median:5.2f} ({timing.low / base.low:.2f})"
 
 
 def interleave(
     sides: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int = 1
 ) -> dict[str, Timing]:
-    """Times every side once per round, in turn, so that a change of the machine's load meets all of
-    them.
+    """Times every side once per round, in turn, so that a change of load meets all of them.
 
     Args:
         sides: name -> function of nothing; JAX results are waited for.

@@ -1,7 +1,7 @@
-"""TRL's DPOTrainer on a folder and a file of pairs, losses of every step as JSON. Runs in its own
-process (extra `bench`).
+"""TRL's DPOTrainer on a folder and a file of pairs: losses of every step as JSON (extra `bench`).
 
-    python -m rlhf_jax.bench.trl_dpo MODEL_FOLDER PAIRS_JSONL OUT_JSON --steps 20 --batch-size 8 --learning-rate 5e-4
+    python -m rlhf_jax.bench.trl_dpo MODEL_FOLDER PAIRS_JSONL OUT_JSON \\
+        --steps 20 --batch-size 8 --learning-rate 5e-4
 
 Float32, gradient checkpointing off, rows in file order, AdamW with linear decay and clipping at
 1.0.

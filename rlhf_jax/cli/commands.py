@@ -1,5 +1,4 @@
-"""The commands of `rlhf-jax`. Loops and models are imported by the commands that need them, after
-the configuration is read."""
+"""The commands of `rlhf-jax`. Each imports loops and models after the configuration is read."""
 
 import argparse
 import logging
@@ -73,8 +72,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def check_rewards_built_in(rewards: Sequence[RewardConfig], target: pathlib.Path) -> None:
-    """Refuses reward functions that a run folder names and that are not the library's own: they
-    would be run.
+    """Refuses reward functions of a run folder that are not the library's own: they would be run.
 
     Raises:
         ConfigError: there is one, and `--trust-rewards` was not given.
@@ -83,8 +81,7 @@ def check_rewards_built_in(rewards: Sequence[RewardConfig], target: pathlib.Path
     if foreign:
         raise ConfigError(
             f"the configuration of {target} names the reward function {foreign[0].function!r}, "
-            "which would be run: look at it, "
-            "and add --trust-rewards if you trust it"
+            "which would be run: look at it, and add --trust-rewards if you trust it"
         )
 
 
@@ -181,8 +178,7 @@ def run_folder_of(target: pathlib.Path) -> pathlib.Path:
 
 
 def show_logs(*, live: bool) -> bool:
-    """Show the library's log on standard error, plain; step by step only when there is no live
-    display.
+    """Shows the library's log on standard error, plain; step by step only without a live display.
 
     Args:
         live: a live display is wanted.
@@ -206,8 +202,7 @@ def show_logs(*, live: bool) -> bool:
 
 
 class CurrentStderr:
-    """Writes to whatever `sys.stderr` is now: the live display replaces it, so that lines appear
-    above the bar."""
+    """Writes to whatever `sys.stderr` is now: the live display replaces it, lines come above."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)

@@ -38,7 +38,10 @@ def show(found: Any) -> None:
     names = [row[0] for row in found.rows]
     figures = zip(found.columns[1:], *(row[1:] for row in found.rows), strict=True)
     metric = found.metric.removeprefix("accuracy/")
-    title = f"held-out accuracy ({metric}) and what it took; the dashed line of the picture is {found.target:.3f}"
+    title = (
+        f"held-out accuracy ({metric}) and what it took; the dashed line of the picture is "
+        f"{found.target:.3f}"
+    )
     print_table(title, ["", *names], [list(line) for line in figures], numbers=len(names))
     total = sum(found.seconds.values())
     say(

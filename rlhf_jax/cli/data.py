@@ -1,5 +1,4 @@
-"""`rlhf-jax data`: the rows of a configuration as the model sees them, and what became of all of
-them."""
+"""`rlhf-jax data`: rows of a configuration as the model sees them, and what became of all."""
 
 import argparse
 import pathlib

@@ -17,7 +17,10 @@ SLOTS = 64
 """Completions that decode at the same time."""
 
 
-CHAT_HINT = "the model ended at once: if it is one that chats, --chat puts its chat template around each prompt"
+CHAT_HINT = (
+    "the model ended at once: if it is one that chats, --chat puts its chat template around each "
+    "prompt"
+)
 
 
 class Prompt(NamedTuple):
@@ -189,8 +192,7 @@ def read_lines(path: str) -> list[str]:
 
 
 def show(completions: list[dict[str, Any]], num_samples: int) -> None:
-    """Prints completions: bare when there is one, else under a line that names prompt and
-    sample."""
+    """Prints completions: bare when there is one, else under a line naming prompt and sample."""
     for number, completion in enumerate(completions):
         if len(completions) > 1:
             sample = f", sample {number % num_samples + 1}" if num_samples > 1 else ""

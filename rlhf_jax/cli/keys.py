@@ -1,5 +1,4 @@
-"""Text about configuration keys, generated from the dataclasses: `train --help` and `algorithms
-NAME`."""
+"""Text about configuration keys, made from the dataclasses: `train --help`, `algorithms NAME`."""
 
 import textwrap
 from collections.abc import Sequence

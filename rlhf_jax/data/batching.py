@@ -1,5 +1,4 @@
-"""Which rows form a batch, and how wide it is: order, length buckets, packing. Pure functions of
-lengths and seeds."""
+"""Which rows form a batch, how wide it is: order, buckets, packing. Pure, of lengths and seeds."""
 
 import bisect
 from collections.abc import Sequence
@@ -33,8 +32,7 @@ def epoch_batches(
     shuffle: bool = True,
     window: int = 1,
 ) -> np.ndarray:
-    """The rows of every batch of an epoch: int64 [batches, batch_size], -1 where the last rows run
-    out.
+    """The rows of every batch of an epoch: int64 [batches, batch_size], -1 where rows run out.
 
     Rows are shuffled, sorted by length within windows of `window` batches (rows of like length pad
     each other little), and the batches are shuffled again. Each row occurs exactly once.
@@ -63,8 +61,7 @@ def choose_buckets(
     multiple: int = 1,
     limit: int | None = None,
 ) -> tuple[int, ...]:
-    """At most `num_buckets` widths, multiples of `multiple`, that pad the given lengths least
-    (dynamic programme).
+    """At most `num_buckets` widths, multiples of `multiple`, that pad the lengths least.
 
     Every width is a shape to compile, so one more is taken only if it saves 2% of the places.
 

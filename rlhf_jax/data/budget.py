@@ -1,5 +1,4 @@
-"""A budget of processor time and memory for foreign code that runs in this process: a tokenizer
-folder's chat template."""
+"""A budget of time and memory for foreign code in this process: a folder's chat template."""
 
 import ctypes
 import os

@@ -1,11 +1,11 @@
-"""Chat templates, rendered by transformers' `apply_chat_template` with a fixed date and a
-budget."""
+"""Chat templates, rendered by transformers' `apply_chat_template`: a fixed date and a budget."""
 
 import datetime
 import functools
 import itertools
 import logging
 import os
+import pathlib
 import re
 import string
 import warnings
@@ -62,8 +62,7 @@ _DATE_MACRO = (
 
 
 def import_transformers() -> ModuleType:
-    """transformers, without its notice that PyTorch is missing. Imported here because it takes more
-    than a second."""
+    """transformers, without its notice that PyTorch is missing. Late: it takes over a second."""
     with _quiet_import():
         import transformers
     return transformers
@@ -86,8 +85,7 @@ def _quiet_import() -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[ModuleType]:
-    """transformers with its own warnings off: what it says about classes of tokenizers does not
-    concern our users."""
+    """transformers with its warnings off: its classes of tokenizers do not concern our users."""
     transformers = import_transformers()
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(logging.CRITICAL)
@@ -140,8 +138,7 @@ def check_chat_template(template: str) -> None:
 
 
 class _Generation(jinja2.ext.Extension):
-    """Lets `{% generation %}` through where a template is only parsed; transformers has the whole
-    extension."""
+    """Lets `{% generation %}` through where a template is only parsed, not rendered."""
 
     tags = {"generation"}
 
@@ -151,8 +148,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 def _refuse_endless_steps(template: str) -> None:
-    """Powers, and numbers that only pad or repeat: one step of minutes or gigabytes, which no
-    budget can interrupt."""
+    """Powers, and numbers that pad or repeat: a step of minutes or gigabytes, beyond budgets."""
     tree = _parsed(template)
     if tree.find(jinja2.nodes.Pow) is not None:
         raise DataError(
@@ -176,8 +172,7 @@ def _parsed(template: str) -> jinja2.nodes.Template:
 
 @functools.lru_cache(maxsize=64)
 def variables_read(template: str) -> frozenset[str]:
-    """The names that a template reads from whoever renders it, in its macros too, but for those
-    that transformers supplies."""
+    """Names that a template, macros included, reads from its caller, but for transformers' own."""
     return frozenset(jinja2.meta.find_undeclared_variables(_parsed(template))) - _SUPPLIED
 
 
@@ -241,3 +236,12 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = text if len(text) <= 300 else text[:297] + "..."
     return text if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {text}"
+
+
+def template_source(template: str) -> str:
+    """Jinja source, given as such or as the path of a .jinja file."""
+    if not template.endswith((".jinja", ".jinja2", ".j2")):
+        return template
+    if not pathlib.Path(template).is_file():
+        raise DataError(f"chat template file {template} does not exist")
+    return pathlib.Path(template).read_text(encoding="utf-8")

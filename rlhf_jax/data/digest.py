@@ -1,5 +1,4 @@
-"""Arrays kept on disk with a digest beside them: what cannot be read, or differs, is made anew
-instead of used."""
+"""Arrays on disk with a digest beside them: what cannot be read, or differs, is made anew."""
 
 import hashlib
 import os
@@ -21,8 +20,7 @@ def file_digest(path: pathlib.Path) -> str:
 
 
 def keep_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Writes an array and, beside it, its digest. A reader that comes in between finds the two
-    apart, and makes it anew.
+    """Writes an array, and its digest beside it. A reader between the two makes the array anew.
 
     Args:
         path: file name in `.npy`; its folder is made if needed.

@@ -11,9 +11,11 @@ from typing import cast
 
 import numpy as np
 
+from rlhf_jax.data.cells import ASSISTANT, HUMAN
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, Dropped
-from rlhf_jax.data.formats import ASSISTANT, HUMAN, PairExample, PromptExample, TextExample
+from rlhf_jax.data.kinds import PairExample, PromptExample, TextExample
+from rlhf_jax.data.marked_turns import marked_row
 from rlhf_jax.data.messages import TOOLS, VARIABLES, ChatOptions, Content, Message
 from rlhf_jax.data.spans import EncodedRow, Piece, template_stops, trailing_stop, trained_row
 from rlhf_jax.data.templates import apply_template, settle_calls
@@ -25,7 +27,6 @@ from rlhf_jax.data.turns import (
     Segment,
     Turn,
     last_row,
-    marked_row,
     read_turns,
     whole_row,
 )
@@ -38,8 +39,7 @@ SECOND_BOS, NO_CHAT = "second BOS", "no chat"
 def render_all(
     example: TextExample, tokenizer: FastTokenizer
 ) -> list[tuple[TextExample, Rendered]]:
-    """A text example as rows: one, or one for each answer of a conversation that the chat template
-    does not keep as it was.
+    """A text example as rows: one, or one an answer where the template rewrites earlier ones.
 
     Raises:
         BadRow: the chat template refuses the conversation, or nothing of an answer is left in it.
@@ -95,8 +95,7 @@ def render(example: TextExample | PairExample, tokenizer: FastTokenizer) -> Rend
 def _unit(
     prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer
 ) -> Rendered:
-    """A completion as one row, whatever the template does: at worst only its last answer is trained
-    on."""
+    """A completion as one row, whatever the template does: at worst trained on the last answer."""
     turns = read_turns(prompt, completion, chat, tokenizer)
     whole = _whole(turns, tokenizer, needs_stops=False)
     if whole is not None:
@@ -110,8 +109,7 @@ def _unit(
 
 
 def _joined(rows: list[Rendered]) -> Rendered:
-    """Chosen and rejected as one; where their prompts are written differently, each row holds its
-    own."""
+    """Chosen and rejected as one; where prompts are written differently, each holds its own."""
     notes = tuple(note for row in rows for note in row.notes)
     if len({row.prompt for row in rows}) == 1:
         return Rendered(rows[0].prompt, [row.completions[0] for row in rows], True, notes)
@@ -158,8 +156,7 @@ def render_prompt(example: PromptExample, tokenizer: FastTokenizer) -> Rendered:
 
 
 def _transcript_segments(prompt: str | None, answer: Content) -> list[Segment]:
-    r"""An answer, or the rest of a dialogue: what stands from "\n\nHuman:" to "\n\nAssistant:" is
-    not trained on."""
+    r"""An answer, or the rest of a dialogue, untrained from "\n\nHuman:" to "\n\nAssistant:"."""
     text = str(answer)
     if prompt is None or not prompt.endswith(ASSISTANT):
         return [Segment(text, True)]
@@ -204,8 +201,7 @@ def _other(segment: Segment) -> str | None:
 
 
 def _prefix(ids: list[int], tokenizer: FastTokenizer) -> list[int]:
-    """The tokenizer's own special tokens in front of a text; none where the user's rendering brings
-    them."""
+    """The tokenizer's special tokens before a text; none where the user's rendering has them."""
     prefix = list(tokenizer.prefix_ids)
     return [] if ids[: len(prefix)] == prefix else prefix
 
@@ -239,8 +235,7 @@ def _finish(
 
 
 def num_prefix(prompt: list[int], tokenizer: FastTokenizer) -> int:
-    """How many special ids open a prompt: the tokenizer's own, or the BOS that a chat template
-    wrote."""
+    """How many special ids open a prompt: the tokenizer's, or the BOS of a chat template."""
     prefixes = [tokenizer.prefix_ids, [] if tokenizer.bos_id is None else [tokenizer.bos_id]]
     return next(
         (len(prefix) for prefix in prefixes if prefix and prompt[: len(prefix)] == prefix), 0
@@ -250,8 +245,7 @@ def num_prefix(prompt: list[int], tokenizer: FastTokenizer) -> int:
 def fit_prompt(
     prompt: list[int], limit: int, config: DataConfig, *, num_prefix: int = 0
 ) -> list[int]:
-    """A prompt of at most `limit` tokens. "keep_end" cuts its start, of which the first
-    `num_prefix` ids stay.
+    """A prompt of at most `limit` tokens; "keep_end" cuts it behind the first `num_prefix` ids.
 
     Raises:
         Dropped: it is longer under another policy, or empty.
@@ -339,8 +333,7 @@ def fit(
 
 
 def _whole_answers(row: EncodedRow, room: int) -> int:
-    """Where to cut a row so that no later answer loses its end; `room` itself in the first
-    answer."""
+    """Where to cut a row so that no later answer loses its end; `room` in the first answer."""
     if len(row.ids) <= room:
         return room
     ends = [

@@ -2,8 +2,7 @@
 
 
 class DataError(ValueError):
-    """Data that cannot be used: a missing file, columns that do not fit, or a bad row under
-    `on_error="strict"`."""
+    """Data that cannot be used: no such file, unfit columns, a bad row with `on_error="strict"`."""
 
 
 class BadRow(Exception):
@@ -22,5 +21,4 @@ class BadRow(Exception):
 
 
 class Dropped(Exception):
-    """An example that cannot be trained on as the options are; `args[0]` is the reason it is
-    counted under."""
+    """An example that the options leave out; `args[0]` is the reason that it is counted under."""

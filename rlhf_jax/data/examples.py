@@ -8,22 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
+from rlhf_jax.data.cells import ASSISTANT
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
-from rlhf_jax.data.formats import (
-    ASSISTANT,
-    READABLE,
-    Example,
-    Kind,
-    PairExample,
-    TextExample,
-    TokenExample,
-    detect_format,
-    make_example,
-    rename_columns,
-)
+from rlhf_jax.data.formats import READABLE, detect_format, make_example, rename_columns
+from rlhf_jax.data.kinds import Example, Kind, PairExample, TextExample, TokenExample
 from rlhf_jax.data.messages import Content
-from rlhf_jax.data.sources import RawRow, Source, eval_source, read_rows, train_source
+from rlhf_jax.data.raw_rows import read_rows
+from rlhf_jax.data.sources import RawRow, Source, eval_source, train_source
 from rlhf_jax.data.transcripts import as_conversation
 from rlhf_jax.data.wrap import wrap_examples
 

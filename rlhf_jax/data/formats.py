@@ -18,68 +18,16 @@ An answer with `weight: 0` (OpenAI), `train: false` or `training: false` (axolot
 """
 
 import math
-import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any
 
+from rlhf_jax.data.cells import MESSAGES, like_prompt, plain_text, read_content, whole_conversation
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
-from rlhf_jax.data.messages import (
-    ChatOptions,
-    Content,
-    Message,
-    read_chat_options,
-    read_conversation,
-    valid_text,
-)
-
-Kind: TypeAlias = Literal["text", "pairs", "prompts"]
-
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-"""Turn marks of hh-rlhf transcripts."""
-
-
-class TextExample(NamedTuple):
-    """Something to imitate. `prompt` is None for a bare `text`, all of which is trained on."""
-
-    prompt: Content | None
-    completion: Content
-    where: str
-    chat: ChatOptions = ChatOptions()
-
-
-class PairExample(NamedTuple):
-    """A prompt with a better and a worse completion."""
-
-    prompt: Content
-    chosen: Content
-    rejected: Content
-    margin: float | None
-    where: str
-    chat: ChatOptions = ChatOptions()
-
-
-class PromptExample(NamedTuple):
-    """A prompt, with the other columns of its row for reward functions."""
-
-    prompt: Content
-    columns: dict[str, Any]
-    where: str
-    chat: ChatOptions = ChatOptions()
-
-
-class TokenExample(NamedTuple):
-    """Something to imitate that was tokenised elsewhere, with the very tokenizer of the run."""
-
-    ids: list[int]
-    trained: list[bool]
-    where: str
-    prompt: None = None
-
-
-Example: TypeAlias = TextExample | PairExample | PromptExample | TokenExample
+from rlhf_jax.data.kinds import Example, PairExample, PromptExample, TextExample, TokenExample
+from rlhf_jax.data.messages import ChatOptions, Content, Message, read_chat_options
+from rlhf_jax.data.preferences import read_preference
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
@@ -89,8 +37,6 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt",),
     "tokens": ("input_ids",),
 }
-MESSAGES = ("messages", "conversations", "conversation")
-"""Columns that hold a whole conversation: OpenAI's name and ShareGPT's."""
 READABLE: dict[str, tuple[str, ...]] = {
     "text": ("prompt_completion", "messages", "preference", "text", "tokens"),
     "pairs": ("preference",),
@@ -100,8 +46,7 @@ READABLE: dict[str, tuple[str, ...]] = {
 
 
 def rename_columns(columns: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    """Applies `{ours: theirs}`; "a.b" reads the field b of the object in column a. Missing ones are
-    left out."""
+    """Applies `{ours: theirs}`; "a.b" reads field b of the object in column a. Missing: omitted."""
     renamed = {key: value for key, value in columns.items() if key not in mapping.values()}
     for ours, theirs in mapping.items():
         value: Any = columns
@@ -163,19 +108,19 @@ def make_example(columns: Mapping[str, Any], form: str, kind: str, where: str) -
     if kind == "prompts":
         return _prompt_example(columns, form, where, chat)
     if form == "preference":
-        prompt, chosen, rejected = _preference(columns)
+        prompt, chosen, rejected = read_preference(columns)
         if kind == "text":
             return TextExample(prompt, chosen, where, chat)
         return PairExample(prompt, chosen, rejected, _margin(columns), where, chat)
     if form == "prompt_completion":
-        prompt = _content(columns, "prompt")
-        completion = _completion(prompt, _content(columns, "completion"), "completion")
+        prompt = read_content(columns, "prompt")
+        completion = like_prompt(prompt, read_content(columns, "completion"), "completion")
         return TextExample(prompt, completion, where, chat)
     if form == "messages":
-        column, messages = _whole_conversation(columns)
+        column, messages = whole_conversation(columns)
         prompt, completion = _split_conversation(messages, column)
         return TextExample(prompt, completion, where, chat)
-    return TextExample(None, _plain(columns, "text"), where)
+    return TextExample(None, plain_text(columns, "text"), where)
 
 
 def _missing(columns: Mapping[str, Any], form: str) -> list[str]:
@@ -185,28 +130,18 @@ def _missing(columns: Mapping[str, Any], form: str) -> list[str]:
     return [column for column in REQUIRED[form] if column not in columns]
 
 
-def _whole_conversation(columns: Mapping[str, Any]) -> tuple[str, list[Message]]:
-    """(column, messages); ShareGPT's system message may stand in a column of its own."""
-    column = next(column for column in MESSAGES if column in columns)
-    messages = read_conversation(columns[column], column)
-    system = columns.get("system") if column != "messages" else None
-    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": valid_text(system, "column 'system'")}, *messages]
-    return column, messages
-
-
 def _prompt_example(
     columns: Mapping[str, Any], form: str, where: str, chat: ChatOptions
 ) -> PromptExample:
     if form == "preference":
-        prompt: Content = _preference(columns)[0]
+        prompt: Content = read_preference(columns)[0]
     elif form == "messages":
-        column, prompt = _whole_conversation(columns)
+        column, prompt = whole_conversation(columns)
         prompt = prompt[:-1] if prompt[-1]["role"] == "assistant" else prompt
         if not prompt:
             raise BadRow("no prompt", f"column {column!r} holds nothing before the answer")
     else:
-        prompt = _content(columns, "prompt")
+        prompt = read_content(columns, "prompt")
     others = {key: value for key, value in columns.items() if key not in ("prompt", *MESSAGES)}
     reward_model = others.get("reward_model")
     if isinstance(reward_model, Mapping) and "ground_truth" in reward_model:
@@ -215,8 +150,7 @@ def _prompt_example(
 
 
 def _token_example(columns: Mapping[str, Any], where: str) -> TokenExample:
-    """Ids that were made elsewhere; `labels` (-100: not trained) or masks of 0 and 1 say what is
-    trained on, else all."""
+    """Ids made elsewhere; `labels` (-100: untrained) or masks say what is trained, else all."""
     ids = _numbers(columns, "input_ids")
     if not ids:
         raise BadRow("empty text", "column 'input_ids' is empty")
@@ -281,45 +215,10 @@ def _number(text: str) -> float:
     return value
 
 
-def _content(columns: Mapping[str, Any], column: str) -> Content:
-    value = columns[column]
-    if isinstance(value, list | tuple | Mapping):
-        return read_conversation(value, column)
-    if value is not None and not isinstance(value, str):
-        raise BadRow(
-            "wrong type",
-            f"column {column!r} is {type(value).__name__}, text or a list of messages is needed",
-        )
-    return _plain(columns, column)
-
-
-def _plain(columns: Mapping[str, Any], column: str) -> str:
-    value = columns[column]
-    if value is None:
-        raise BadRow("null", f"column {column!r} is null")
-    if not isinstance(value, str):
-        raise BadRow("wrong type", f"column {column!r} is {type(value).__name__}, text is needed")
-    if not value.strip():
-        raise BadRow("empty text", f"column {column!r} is empty")
-    return valid_text(value, f"column {column!r}")
-
-
-def _completion(prompt: Content, completion: Content, column: str) -> Content:
-    """Brings a completion to the form of its prompt: plain with plain, messages with messages."""
-    if isinstance(prompt, list) and isinstance(completion, str):
-        return [{"role": "assistant", "content": completion}]
-    if isinstance(prompt, str) and isinstance(completion, list):
-        raise BadRow("wrong type", f"column 'prompt' is text but {column!r} is a list of messages")
-    if isinstance(completion, list) and completion[-1]["role"] != "assistant":
-        raise BadRow("no answer", f"column {column!r} does not end with an assistant message")
-    return completion
-
-
 def _split_conversation(
     messages: list[Message], column: str
 ) -> tuple[list[Message], list[Message]]:
-    """Everything before the first answer is the prompt; the rest is the completion (its answers are
-    trained on)."""
+    """The prompt is everything before the first answer; of the rest, the answers are trained on."""
     first = next(
         (index for index, message in enumerate(messages) if message["role"] == "assistant"), None
     )
@@ -328,101 +227,3 @@ def _split_conversation(
     if first == 0:
         raise BadRow("no prompt", f"column {column!r} starts with an answer")
     return messages[:first], messages[first:]
-
-
-def _preference(columns: Mapping[str, Any]) -> tuple[Content, Content, Content]:
-    """(prompt, chosen, rejected) of a preference row, explicit or implicit."""
-    chosen, rejected = _content(columns, "chosen"), _content(columns, "rejected")
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise BadRow(
-            "wrong type", "one of 'chosen' and 'rejected' is text and the other a list of messages"
-        )
-    if chosen == rejected:
-        raise BadRow("no difference", "columns 'chosen' and 'rejected' are equal")
-    prompt = _content(columns, "prompt") if columns.get("prompt") is not None else None
-    if isinstance(chosen, list) and isinstance(rejected, list):
-        are_answers = chosen[0]["role"] == rejected[0]["role"] == "assistant"
-        if prompt is None and are_answers and any(column in columns for column in MESSAGES):
-            prompt = _whole_conversation(columns)[1]
-        if isinstance(prompt, str) and are_answers:
-            prompt = [{"role": "user", "content": prompt}]
-        if isinstance(prompt, list) and chosen[: len(prompt)] != prompt:
-            return (
-                prompt,
-                _completion(prompt, chosen, "chosen"),
-                _completion(prompt, rejected, "rejected"),
-            )
-        # whole conversations; a prompt column only repeats their start
-        return common_messages(chosen, rejected)
-    if prompt is not None:
-        return (
-            prompt,
-            _completion(prompt, chosen, "chosen"),
-            _completion(prompt, rejected, "rejected"),
-        )
-    return common_prompt(str(chosen), str(rejected))
-
-
-def common_messages(
-    chosen: list[Message], rejected: list[Message]
-) -> tuple[Content, Content, Content]:
-    """Splits two conversations that start alike into (prompt, chosen answers, rejected answers).
-
-    The prompt ends before the first answer in which they differ, or before the last one that they
-    share where they part with a question.
-
-    Raises:
-        BadRow: they share no message before an answer, or do not end with one.
-    """
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-        shared += 1
-    shared = min(shared, len(chosen) - 1, len(rejected) - 1)
-    while shared and (chosen[shared]["role"], rejected[shared]["role"]) != (
-        "assistant",
-        "assistant",
-    ):
-        shared -= 1
-    if not shared:
-        raise BadRow("no prompt", "'chosen' and 'rejected' share no message before an answer")
-    prompt = chosen[:shared]
-    return (
-        prompt,
-        _completion(prompt, chosen[shared:], "chosen"),
-        _completion(prompt, rejected[shared:], "rejected"),
-    )
-
-
-def common_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
-    r"""Splits two texts that start alike into (prompt, chosen completion, rejected completion).
-
-    Transcripts with "\n\nAssistant:" are split after the last such mark that both share, so that
-    the prompt ends with the mark and the completions are the answers. If they part in an earlier
-    turn, the completions hold the rest of each dialogue, and only its answers are trained on
-    (`rlhf_jax.data.tokenize`). Other texts are split at the last word boundary that both share; the
-    space stays with the completion.
-
-    Raises:
-        BadRow: no shared prompt, or an empty completion.
-    """
-    shared = os.path.commonprefix([chosen, rejected])
-    if ASSISTANT in chosen and ASSISTANT in rejected:
-        mark = shared.rfind(ASSISTANT)
-        cut = mark + len(ASSISTANT) if mark >= 0 else 0
-    else:
-        boundaries = [
-            match.start()
-            for match in re.finditer(
-                r"\s+", shared.rstrip() if shared in (chosen, rejected) else shared
-            )
-        ]
-        cut = boundaries[-1] if boundaries else 0
-    if not chosen[:cut].strip():
-        raise BadRow(
-            "no prompt",
-            "'chosen' and 'rejected' share no prompt at their start (add a 'prompt' column)",
-        )
-    for column, text in (("chosen", chosen), ("rejected", rejected)):
-        if not text[cut:].strip():
-            raise BadRow("empty text", f"column {column!r} has an empty answer")
-    return chosen[:cut], chosen[cut:], rejected[cut:]

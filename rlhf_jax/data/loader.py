@@ -1,5 +1,4 @@
-"""Batches with random access: `loader.batch(step)` is a pure function of (data, seed, step), so
-resuming is free."""
+"""Batches with random access: `loader.batch(step)` is a pure function, so resuming is free."""
 
 import contextlib
 import functools
@@ -19,12 +18,13 @@ from rlhf_jax.data.batching import (
     pack,
     scored_columns,
 )
+from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.examples import Split
 from rlhf_jax.data.token_rows import TokenizedSet
 from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split
-from rlhf_jax.data.tokenizer import FastTokenizer, template_source
+from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.types import PairBatch, TokenBatch
 
 logger = logging.getLogger(__name__)
@@ -160,8 +160,7 @@ class Loader:
         return self._tokens_per_epoch / (sum(widths) * self.batch_size * self._rows_per_item)
 
     def indices(self, step: int) -> np.ndarray:
-        """Items of that batch: int64 [batch_size], -1 for filler. Joins values cached per
-        example."""
+        """Items of that batch: int64 [batch_size], -1 for filler. Joins cached values."""
         epoch, position = divmod(step, self.batches_per_epoch)
         return self._epoch(epoch)[position]
 

@@ -1,12 +1,11 @@
-"""What messages say of themselves: which answers are not trained on, and texts that the chat
-template was put around before."""
+"""What messages say of themselves: answers not to train on, and chat templates applied before."""
 
 import functools
 
 from rlhf_jax.data.chat import variables_read
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, Dropped
-from rlhf_jax.data.formats import Example, PairExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import Example, PairExample, TextExample, TokenExample
 from rlhf_jax.data.messages import TRAIN, ChatOptions, Content, Message
 from rlhf_jax.data.templates import PROBE, apply_template
 from rlhf_jax.data.tokenizer import FastTokenizer
@@ -33,8 +32,7 @@ def check_marks(example: Example, config: DataConfig) -> None:
         raise BadRow(
             "train_on",
             "an answer is marked as not to be trained on (weight: 0 or the like), and "
-            "data.train_on is 'all': "
-            "set it to 'completion'",
+            "data.train_on is 'all': set it to 'completion'",
         )
     if not all(any(is_trained(message) for message in completion) for completion in completions):
         raise Dropped("no answer to train on")
@@ -84,8 +82,7 @@ def _completions(example: Example) -> list[list[Message]]:
 
 
 def _found_marks(message: Message, tokenizer: FastTokenizer) -> str:
-    """What the chat template writes around messages and the text of this one holds already; empty:
-    nothing."""
+    """What the template writes around messages and this text holds already; empty: nothing."""
     text = message.get("content") or ""
     if message["role"] not in _ASKING or not text:
         return ""
@@ -96,9 +93,11 @@ def _found_marks(message: Message, tokenizer: FastTokenizer) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _template_marks(tokenizer: FastTokenizer) -> tuple[tuple[str, ...], str]:
-    """(special tokens that the chat template opens a question with, how it opens an answer);
-    nothing where it refuses a lone question. (`<think>` behind the question is no sign: people ask
-    about it.)"""
+    """(special tokens that open a question, how the template opens an answer), where it takes one.
+
+    Nothing where it refuses a lone question. (`<think>` behind the question is no sign: people ask
+    about it.)
+    """
     try:
         text = apply_template(
             tokenizer,

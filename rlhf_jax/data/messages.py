@@ -1,5 +1,4 @@
-"""Conversations as people store them: OpenAI messages, ShareGPT turns, tool calls, tools and
-template variables of a row."""
+"""Conversations as people store them: OpenAI messages, ShareGPT, tool calls, columns of a row."""
 
 import difflib
 import json
@@ -15,7 +14,8 @@ Content: TypeAlias = str | list[Message]
 TOOLS, VARIABLES = "tools", "chat_template_kwargs"
 """Columns that go to the chat template."""
 _OURS = {
-    "add_generation_prompt": "the prompt opens the answer and a finished conversation does not, as training needs it",
+    "add_generation_prompt": "the prompt opens the answer and a finished conversation does not, "
+    "as training needs it",
     "continue_final_message": "an answer that is begun goes into the prompt of a plain text",
     "tools": "give data.tools, or a column 'tools'",
     "messages": "the row's own messages are rendered",
@@ -69,8 +69,7 @@ class ChatOptions(NamedTuple):
 
 
 def read_chat_options(columns: Mapping[str, Any]) -> ChatOptions:
-    """The columns `tools` (a list, or JSON text) and `chat_template_kwargs` (an object, or JSON
-    text) of a row.
+    """A row's `tools` (a list, or JSON text) and `chat_template_kwargs` (an object, or JSON text).
 
     Raises:
         BadRow: one of them is something else.
@@ -100,8 +99,7 @@ def read_chat_options(columns: Mapping[str, Any]) -> ChatOptions:
 
 
 def variables_fault(variables: Mapping[str, Any]) -> str:
-    """What is wrong with the names of `chat_template_kwargs`, and the right place for what is
-    meant; empty: nothing."""
+    """What is wrong with names of `chat_template_kwargs`, and the right place; empty: nothing."""
     for name in variables:
         if not isinstance(name, str):
             return f"has the name {name!r}: names are text"
@@ -222,8 +220,7 @@ def _split_marks(
 
 
 def _without_nulls(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Parquet gives every message the keys of all: `tool_calls: None`, which templates take for
-    tool calls."""
+    """Parquet gives every message the keys of all: `tool_calls: None` looks like tool calls."""
     kept = {key: value for key, value in message.items() if value is not None}
     if not kept.get("tool_calls", True):
         del kept["tool_calls"]
@@ -267,8 +264,7 @@ def _calls(value: Any, where: str) -> list[Message]:
 
 
 def valid_text(text: str, where: str) -> str:
-    """JSON can spell half a surrogate pair ("\\ud83d"), which is no Unicode text and has no
-    bytes."""
+    """JSON can spell half a surrogate pair ("\\ud83d"), no Unicode text and without bytes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

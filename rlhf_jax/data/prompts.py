@@ -14,18 +14,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.data.batching import bucket_for, choose_buckets, epoch_order
+from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.encode import encode_rows, fit_prompt, num_prefix, render_prompt
 from rlhf_jax.data.errors import BadRow, DataError, Dropped
 from rlhf_jax.data.examples import ExampleSet, Split, load_examples
-from rlhf_jax.data.formats import PromptExample
+from rlhf_jax.data.kinds import PromptExample
 from rlhf_jax.data.marks import message_notes
 from rlhf_jax.data.messages import Content, Message
 from rlhf_jax.data.notes import Counted, count_notes, warn, warn_shortened
 from rlhf_jax.data.shorten import shorten_chat
 from rlhf_jax.data.spans import warn_foreign_stop
 from rlhf_jax.data.tokenize import data_fingerprint
-from rlhf_jax.data.tokenizer import FastTokenizer, template_source
+from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.data.turns import Rendered
 
 logger = logging.getLogger(__name__)
@@ -151,13 +152,11 @@ class PromptLoader:
         self.buckets = self._choose_buckets(config, batch_size, max_prompt_len)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The prompts of an epoch, each once: int64 [num_examples]. Storage order with
-        `shuffle=False`."""
+        """The prompts of an epoch, each once: int64 [num_examples], as stored or shuffled."""
         return self._epoch(epoch).copy()
 
     def indices(self, start: int, count: int) -> np.ndarray:
-        """Prompts at the places `start` to `start + count - 1` of all epochs in a row: int64
-        [count]."""
+        """Prompts at places `start` to `start + count - 1` of epochs in a row: int64 [count]."""
         places = np.arange(start, start + count)
         epochs, within = np.divmod(places, self.num_examples)
         return np.array(
@@ -322,8 +321,7 @@ def _tokenize(
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(skipped.items()))
         raise DataError(
             f"no prompt of {examples.name} can be used with max_prompt_len {max_prompt_len} and "
-            "truncation "
-            f"{config.prompt_truncation!r}: {reasons}"
+            f"truncation {config.prompt_truncation!r}: {reasons}"
         )
     return kept, tokens, dict(skipped), shortened, notes
 

@@ -1,5 +1,4 @@
-"""Conversations that are too long lose whole turns, then the start of a message: never a header or
-the system message."""
+"""Too long conversations lose whole turns, then the start of a message: never header or system."""
 
 from collections.abc import Callable
 

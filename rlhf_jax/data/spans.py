@@ -1,5 +1,4 @@
-"""Where the trained part of an answer ends: with the first token that stops a rollout, and with
-nothing behind it."""
+"""Where the trained part of an answer ends: with the first token that stops a rollout."""
 
 import functools
 import logging
@@ -7,17 +6,10 @@ from typing import NamedTuple
 
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
+from rlhf_jax.data.marked_turns import marked_row
 from rlhf_jax.data.messages import ChatOptions, Message
 from rlhf_jax.data.tokenizer import FastTokenizer
-from rlhf_jax.data.turns import (
-    Rendered,
-    Segment,
-    common_prefix,
-    last_row,
-    marked_row,
-    read_turns,
-    whole_row,
-)
+from rlhf_jax.data.turns import Rendered, Segment, common_prefix, last_row, read_turns, whole_row
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +29,7 @@ class EncodedRow(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A segment with its ids, and the ids of what it is compared with (`Segment.own`,
-    `Segment.opening`)."""
+    """A segment with its ids and those of what it is compared with (`Segment.own`, `.opening`)."""
 
     segment: Segment
     ids: list[int]
@@ -100,8 +91,7 @@ def _first_stop(
 
 
 def _trailing_stop(ids: list[int], hits: list[int], tokenizer: FastTokenizer) -> int:
-    """One past the first of the stops at the end, which nothing but white space parts; 0: something
-    else ends it."""
+    """One past the first stop of those at the end, parted by white space only; 0: none ends it."""
     end = len(ids)
     for position in reversed(hits):
         if tokenizer.decode(ids[position + 1 : end]).strip():
@@ -111,8 +101,7 @@ def _trailing_stop(ids: list[int], hits: list[int], tokenizer: FastTokenizer) ->
 
 
 def _text_end(segment: Segment, ids: list[int], tokenizer: FastTokenizer) -> int | None:
-    """How many tokens hold the answer's text and what stands before it; None: the template did not
-    write it as it is."""
+    """Tokens of the answer's text and what precedes it; None: the template did not write it so."""
     begin = 0
     if segment.opening is not None:  # the answer may repeat words of the question
         begin = len(tokenizer.decode(ids[: common_prefix(tokenizer.encode(segment.opening), ids)]))
@@ -138,8 +127,7 @@ def _stop_texts(tokenizer: FastTokenizer, stop_ids: tuple[int, ...]) -> tuple[st
 
 
 def trailing_stop(ids: list[int], tokenizer: FastTokenizer) -> int:
-    """One past the first of the stops at the end of a text, which nothing but white space parts; 0:
-    something else ends it."""
+    """One past the first stop of those at a text's end, parted by white space only; 0: none."""
     hits = [position for position, token in enumerate(ids) if token in tokenizer.stop_ids]
     return _trailing_stop(ids, hits, tokenizer)
 
@@ -172,8 +160,7 @@ class TemplateStops(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def template_stops(tokenizer: FastTokenizer, stop_ids: tuple[int, ...]) -> TemplateStops:
-    """Renders user, assistant, user to see what ends the answer. `stop_ids` are the tokenizer's
-    (part of the key)."""
+    """Renders user, assistant, user: what ends the answer? `stop_ids` is for the cache's key."""
     del stop_ids
     chat = ChatOptions()
     try:
@@ -215,8 +202,7 @@ def _foreign_end(alone: Rendered, tokenizer: FastTokenizer) -> str:
 
 
 def check_stops(tokenizer: FastTokenizer, config: DataConfig) -> None:
-    """Refuses a chat template whose answers end with nothing that a rollout stops at: the model
-    would never learn to stop.
+    """Refuses a template whose answers end with no stop: the model would never learn to stop.
 
     Raises:
         DataError: names the template, what ends an answer there, and what would have to.
@@ -239,14 +225,12 @@ def check_stops(tokenizer: FastTokenizer, config: DataConfig) -> None:
     if stops.foreign:
         raise DataError(
             f"{name} ends an answer with {stops.foreign!r}, at which no rollout stops (that is "
-            f"{known}): "
-            "name it in rollout.stop, in eos_token_id of the model's generation_config.json, or as "
-            "the tokenizer's eos_token"
+            f"{known}): name it in rollout.stop, in eos_token_id of the model's "
+            "generation_config.json, or as the tokenizer's eos_token"
         )
     raise DataError(
         f"{name} ends an answer with no token that stops a rollout ({known}), and data.append_eos "
-        "is false: "
-        "set it true, or write the token in the template"
+        "is false: set it true, or write the token in the template"
     )
 
 

@@ -1,5 +1,4 @@
-"""What ends an answer: tokens named in a folder's files, tokens and strings of `rollout.stop`, and
-where a string is complete."""
+"""What ends an answer: tokens of a folder's files, those and strings of `rollout.stop`."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,8 +9,7 @@ from rlhf_jax.data.json_files import read_object
 
 
 def read_generation(folder: pathlib.Path) -> dict[str, Any]:
-    """generation_config.json of a model folder ({} without one), with the eos ids of its
-    config.json behind its own.
+    """generation_config.json of a folder ({} without), eos ids of its config.json behind its own.
 
     Raises:
         DataError: a file is not a JSON object, or names ids that are not whole numbers.

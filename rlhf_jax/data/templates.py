@@ -1,5 +1,4 @@
-"""Conversations through the chat template: calls in the form it takes, its marks, and what it left
-out of an answer."""
+"""Conversations through the chat template: calls as it takes them, its marks, what it left out."""
 
 import functools
 import json
@@ -45,8 +44,7 @@ def apply_template(
 
 @functools.lru_cache(maxsize=8)
 def takes_parts(tokenizer: FastTokenizer) -> bool:
-    """Whether the template writes the text of messages only as parts (`[{"type": "text", "text":
-    ...}]`), as those of vision models do: a plain text they refuse, or leave out."""
+    """Whether the template writes text only in parts (`[{"type": "text", ...}]`), as for vision."""
     question: Message = {"role": "user", "content": PROBE}
 
     def writes(message: Message) -> bool:
@@ -141,8 +139,7 @@ def _as_text(arguments: Any) -> Any:
 
 
 def _call_faults(messages: list[Message], text: str) -> int:
-    """How often the rendering shows arguments quoted twice or as Python writes them, or a content
-    that is not there."""
+    """How often it shows arguments quoted twice or as Python writes them, or a missing content."""
     faults = 0
     for message in messages:
         for call in message.get("tool_calls") or ():
@@ -169,8 +166,7 @@ def _call_faults(messages: list[Message], text: str) -> int:
 
 @functools.lru_cache(maxsize=8)
 def marked_tokenizer(tokenizer: FastTokenizer) -> FastTokenizer | None:
-    """The tokenizer with a template that writes `OPEN` and `CLOSE` around `{% generation %}`
-    blocks; None: it has none."""
+    """The tokenizer, its template writing `OPEN` and `CLOSE` around blocks; None: it has none."""
     template = tokenizer.chat_template
     opened = re.sub(
         r"\{%([-+]?)\s*generation\s*([-+]?)%\}",

@@ -16,8 +16,7 @@ _ARRAYS = ("tokens", "trained", "offsets", "margins")
 
 
 class TokenizedSet(NamedTuple):
-    """Token rows of a split, end to end. An example has one row (text) or two in turn (chosen,
-    rejected)."""
+    """Token rows of a split, end to end: one an example (text), or two (chosen, rejected)."""
 
     tokens: np.ndarray
     """int32 [sum of lengths]"""

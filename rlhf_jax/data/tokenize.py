@@ -1,5 +1,4 @@
-"""A split to token arrays: in chunks, in parallel, with progress, kept on disk under a
-fingerprint."""
+"""A split to token arrays: in chunks, in parallel, kept on disk under a fingerprint."""
 
 import concurrent.futures
 import concurrent.futures.process
@@ -34,12 +33,13 @@ from rlhf_jax.data.encode import (
 )
 from rlhf_jax.data.errors import BadRow, DataError, Dropped
 from rlhf_jax.data.examples import Split, load_examples
-from rlhf_jax.data.formats import Example, Kind, PairExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import Example, Kind, PairExample, TextExample, TokenExample
 from rlhf_jax.data.marks import check_marks, message_notes
 from rlhf_jax.data.messages import Message
 from rlhf_jax.data.notes import count_notes, warn, warn_shortened
+from rlhf_jax.data.raw_rows import source_fingerprint
 from rlhf_jax.data.shorten import shorten_chat
-from rlhf_jax.data.sources import eval_source, source_fingerprint, train_source
+from rlhf_jax.data.sources import eval_source, train_source
 from rlhf_jax.data.spans import EncodedRow, check_stops
 from rlhf_jax.data.templates import apply_template, settle_calls
 from rlhf_jax.data.token_rows import TokenizedSet, read_rows, write_rows
@@ -79,8 +79,7 @@ Encoded = tuple[list[int], list[EncodedRow]]
 
 
 def data_fingerprint(config: DataConfig, tokenizer: FastTokenizer, kind: Kind, split: Split) -> str:
-    """Hash of everything that decides the examples and their ids: file contents, options,
-    tokenizer.
+    """Hash of all that decides the examples and their ids: file contents, options, tokenizer.
 
     Order, batch size and padding are not part of it: values cached per example stay valid when
     those change.
@@ -108,8 +107,7 @@ def tokenize_split(
     cache_dir: str | pathlib.Path | None,
     fingerprint: str,
 ) -> TokenizedSet:
-    """Reads, validates and tokenises a split, or maps the arrays of an earlier run from
-    `cache_dir`.
+    """Reads, validates and tokenises a split, or maps arrays of an earlier run from `cache_dir`.
 
     Raises:
         DataError: as `load_examples`; a conversation that the chat template refuses; or nothing

@@ -1,5 +1,4 @@
-"""Tokenizers: one class over the `tokenizers` library serves the built-in bytes, trained BPE and
-any Hugging Face folder.
+"""Tokenizers: one class for built-in bytes, trained BPE and any Hugging Face folder.
 
 Folders are read, and chats rendered, by transformers (`tokenizer_folder`, `chat`), imported where
 that is asked for. Saved folders load in transformers (`AutoTokenizer`, `PreTrainedTokenizerFast`)
@@ -13,35 +12,18 @@ import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken
 
 from rlhf_jax.data.chat import DEFAULT_CHAT_TEMPLATE, check_chat_template, render_chat
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.stops import first_stop, listed_ids, listed_strings, make_string_end
-from rlhf_jax.data.tokenizer_folder import download, one_line_panics, read_folder, token_text
+from rlhf_jax.data.tokenizer_folder import one_line_panics, token_text
 
 logger = logging.getLogger(__name__)
-
-BOS, EOS, PAD = "<|bos|>", "<|endoftext|>", "<|pad|>"
-SPECIAL_TOKENS = (
-    BOS,
-    EOS,
-    PAD,
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|tool|>",
-    "<|reserved|>",
-)
-"""Of the built-in tokenizers. 256 bytes + 8 = 264, divisible by 8, so that the vocabulary can be
-sharded."""
-
-# Qwen2's pre-tokenizer: words with their leading space, single digits, punctuation runs, newlines.
-_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 class Tokenizer(Protocol):
@@ -197,16 +179,14 @@ class FastTokenizer:
         )
 
     def without_stops(self) -> "FastTokenizer":
-        """The same tokenizer with EOS as its only stop, and without sampling defaults of a
-        folder."""
+        """The same tokenizer with EOS as its only stop, without sampling defaults of a folder."""
         return FastTokenizer(
             self.backend,
             {name: value for name, value in self.config.items() if name != "stop_strings"},
         )
 
     def _elsewhere(self, text: str, token: int) -> bool:
-        """Whether another token contains a text, as it is decoded or as it stands in the
-        vocabulary."""
+        """Whether another token contains a text, as decoded or as it stands in the vocabulary."""
         ids = [other for other in self._ids - self._special if other != token]
         decoded = self.backend.decode_batch([[other] for other in ids], skip_special_tokens=True)
         # SentencePiece's space
@@ -214,13 +194,11 @@ class FastTokenizer:
         return any(text in part for part in (*decoded, *pieces))
 
     def missing_ids(self, vocab_size: int) -> tuple[int, ...]:
-        """Ids below `vocab_size` (rows of a model's embedding) that no token has: they must never
-        be sampled."""
+        """Ids below `vocab_size` (rows of an embedding) without a token: never to be sampled."""
         return tuple(token for token in range(vocab_size) if token not in self._ids)
 
     def string_end(self) -> Callable[[Sequence[int], int], int | None] | None:
-        """The search for `stop_strings` in a growing completion, see `make_string_end`; None
-        without any."""
+        """The search for `stop_strings` in a growing completion (`make_string_end`); None: none."""
         plain, marked = self._split_strings()
         parts = (
             make_string_end(plain, functools.partial(self.decode, skip_special_tokens=True)),
@@ -237,15 +215,13 @@ class FastTokenizer:
         return end if searches else None
 
     def _split_strings(self) -> tuple[list[str], list[str]]:
-        """Stop strings without and with a special token in them. Only the latter are looked for in
-        what those are called."""
+        """Stop strings without and with a special token in them, which calls do not show."""
         special = [str(self.backend.id_to_token(token)) for token in self._special]
         marked = [string for string in self.stop_strings if any(text in string for text in special)]
         return [string for string in self.stop_strings if string not in marked], marked
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Text to ids. Special tokens written out in the text become their ids, as in
-        transformers."""
+        """Text to ids. Special tokens written out in it become their ids, as in transformers."""
         with one_line_panics("to encode a text"):
             return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
@@ -263,8 +239,7 @@ class FastTokenizer:
             return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def decode_answer(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of a completion without the stop that ended it: neither its last token, nor a
-        stop string."""
+        """Text of a completion without the stop that ended it: its last token, or a stop string."""
         ids = list(ids)
         if ids and ids[-1] in self.stop_ids:
             ids = ids[:-1]
@@ -300,8 +275,7 @@ class FastTokenizer:
         )
 
     def generation_config(self) -> dict[str, Any]:
-        """What generation_config.json says of this tokenizer: the folder's sampling defaults, and
-        every stop."""
+        """generation_config.json of this tokenizer: the folder's sampling defaults, every stop."""
         stops = {
             "eos_token_id": list(self.stop_ids),
             "bos_token_id": self.bos_id,
@@ -313,8 +287,7 @@ class FastTokenizer:
         }
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes `tokenizer.json`, `tokenizer_config.json` (chat template included) and
-        `generation_config.json`."""
+        """Writes `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`."""
         folder = pathlib.Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         with one_line_panics(f"to write {folder}"):
@@ -332,13 +305,11 @@ class FastTokenizer:
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides about ids: vocabulary, rules, special tokens, chat
-        template and stops."""
+        """Hash of what decides about ids: vocabulary, rules, special tokens, template, stops."""
         return _fingerprint(self)
 
     def _add_special_tokens(self) -> None:
-        """What is only a word of the vocabulary would be found in a text by other rules after
-        saving and reading back."""
+        """What is only a word would be found by other rules after saving and reading back."""
         added = {token.content for token in self.backend.get_added_tokens_decoder().values()}
         known = {
             text
@@ -369,8 +340,7 @@ def _fingerprint(tokenizer: FastTokenizer) -> str:
 
 
 def _named_templates(value: Any) -> dict[str, str]:
-    """The default chat template and those with a name; a folder without a default one gets
-    `DEFAULT_CHAT_TEMPLATE`."""
+    """The default chat template and those with a name (`DEFAULT_CHAT_TEMPLATE` without one)."""
     if isinstance(value, list):
         value = {
             entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)
@@ -397,123 +367,3 @@ def _find(ids: list[int], part: list[int]) -> int:
         if ids[start : start + len(part)] == part:
             return start
     return 0
-
-
-def _builtin_config() -> dict[str, Any]:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "pad_token": PAD,
-        "unk_token": EOS,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 1_000_000,
-    }
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for every byte: character -> byte."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + n): byte for n, byte in enumerate(others)
-    }
-
-
-def byte_tokenizer() -> FastTokenizer:
-    """The built-in byte-level tokenizer: id = byte for 0..255, then `SPECIAL_TOKENS`; needs no
-    download.
-
-    `decode(encode(text)) == text` for every string. BOS is never added by itself.
-    """
-    backend = tokenizers.Tokenizer(models.BPE(vocab=_byte_alphabet(), merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
-    )
-    return FastTokenizer(backend, _builtin_config())
-
-
-def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2
-) -> FastTokenizer:
-    """Trains a byte-level BPE tokenizer: lossless on any text, special tokens and chat template as
-    the built-in one.
-
-    Args:
-        texts: training texts, for example from `iterate_texts`.
-        vocab_size: entries wanted, at least 264 (256 bytes and 8 special tokens). Fewer come out
-          when the text is too small.
-        min_frequency: a pair of tokens is merged only if it occurs this often.
-
-    Raises:
-        DataError: `vocab_size` is too small.
-    """
-    smallest = 256 + len(SPECIAL_TOKENS)
-    if vocab_size < smallest:
-        raise DataError(
-            f"vocab_size {vocab_size} is too small: a byte-level vocabulary needs at least "
-            f"{smallest}"
-        )
-    backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=[
-            AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS
-        ],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    tokenizer = FastTokenizer(backend, _builtin_config())
-    if tokenizer.vocab_size < vocab_size:
-        logger.info(
-            "the text supports only %d of the %d tokens asked for", tokenizer.vocab_size, vocab_size
-        )
-    return tokenizer
-
-
-def load_tokenizer(
-    path: str | pathlib.Path | None = None, *, chat_template: str | None = None
-) -> FastTokenizer:
-    """The built-in byte-level tokenizer, or one from a Hugging Face folder or hub id.
-
-    Args:
-        path: None or "byte" for the built-in one; a folder with `tokenizer.json`; a folder with a
-            SentencePiece or vocabulary file only (converted by transformers); or a hub id
-            (downloaded). No code of the folder is run.
-        chat_template: replaces the tokenizer's template: Jinja source, or the path of a `.jinja`
-          file.
-
-    Raises:
-        DataError: the folder or hub id does not exist, or holds no tokenizer that can be read.
-    """
-    if path is None or str(path) == "byte":
-        tokenizer = byte_tokenizer()
-    else:
-        tokenizer = FastTokenizer(
-            *read_folder(pathlib.Path(path) if pathlib.Path(path).is_dir() else download(str(path)))
-        )
-    return (
-        tokenizer
-        if chat_template is None
-        else tokenizer.with_chat_template(template_source(chat_template))
-    )
-
-
-def template_source(template: str) -> str:
-    """Jinja source, given as such or as the path of a .jinja file."""
-    if not template.endswith((".jinja", ".jinja2", ".j2")):
-        return template
-    if not pathlib.Path(template).is_file():
-        raise DataError(f"chat template file {template} does not exist")
-    return pathlib.Path(template).read_text(encoding="utf-8")

@@ -1,5 +1,4 @@
-"""Tokenizers of Hugging Face folders and hub ids, read by transformers'
-`PreTrainedTokenizerFast`."""
+"""Tokenizers of Hugging Face folders and hub ids, read by `PreTrainedTokenizerFast`."""
 
 import contextlib
 import inspect
@@ -42,8 +41,7 @@ class TokenizerParts(NamedTuple):
 
 @contextlib.contextmanager
 def one_line_panics(doing: str) -> Iterator[None]:
-    """Errors of the Rust library as `DataError`. A panic there is a BaseException and would pass
-    every `except Exception`."""
+    """Errors of the Rust library as `DataError`; its panics would pass `except Exception`."""
     try:
         yield
     except BaseException as error:
@@ -53,8 +51,7 @@ def one_line_panics(doing: str) -> Iterator[None]:
 
 
 def read_folder(folder: pathlib.Path) -> TokenizerParts:
-    """A folder's tokenizer: of tokenizer.json, else converted from a SentencePiece or vocabulary
-    file.
+    """A folder's tokenizer: tokenizer.json, else converted from SentencePiece or a vocabulary.
 
     No code of the folder is run, and none of transformers' own tokenizer classes is used where
     there is a tokenizer.json: some of them change the text first (Qwen2's applies Unicode NFC).
@@ -100,8 +97,7 @@ def _load(
     raw: dict[str, Any],
     generation: dict[str, Any],
 ) -> Any:
-    """What transformers makes of the folder, once its special tokens are known to be in the
-    vocabulary."""
+    """What transformers makes of the folder, special tokens known to be in the vocabulary."""
     added = raw.get("added_tokens_decoder")
     texts = [token_text(value) for value in added.values()] if isinstance(added, dict) else []
     # transformers would give a token that is nowhere an id of its own, which no model embeds
@@ -139,8 +135,7 @@ def _load(
 
 
 def _is_bare_token(name: str, value: Any) -> bool:
-    """A special token written as {"content": text} without the "__type" by which transformers knows
-    it."""
+    """A special token as {"content": text} without the "__type" that transformers needs."""
     is_token = (
         name.endswith("_token")
         and isinstance(value, dict)
@@ -156,8 +151,7 @@ def _missing_eos(
     backend: Any,
     transformers: ModuleType,
 ) -> str:
-    """Where tokenizer_config.json names no EOS (gpt2): the id of the model's files, else the
-    default of its class."""
+    """EOS where tokenizer_config.json names none (gpt2): of the model's files, or the class."""
     for token in generation.get("eos_token_id", []):
         text = backend.id_to_token(token)
         if text is not None:
@@ -208,8 +202,7 @@ def _convert(folder: pathlib.Path) -> Any:
 
 
 def download(name: str) -> pathlib.Path:
-    """Tokenizer files of a hub repository (huggingface_hub is imported here: only this path needs
-    it)."""
+    """Tokenizer files of a hub repository. Imports huggingface_hub: only this path needs it."""
     import huggingface_hub
 
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
@@ -221,14 +214,12 @@ def download(name: str) -> pathlib.Path:
         cause = type(error).__name__
         raise DataError(
             f"tokenizer {name!r} is neither a folder nor 'byte', and cannot be downloaded from the "
-            f"hub ({cause}): "
-            "give a folder, or check the name and the network"
+            f"hub ({cause}): give a folder, or check the name and the network"
         ) from None
 
 
 def token_text(value: Any) -> Any:
-    """The text of a special token, written as text or as {"content": text, ...}; the value itself
-    where it is neither."""
+    """The text of a special token (text, or {"content": text, ...}); else the value itself."""
     if isinstance(value, tokenizers.AddedToken):
         return value.content
     return value.get("content") if isinstance(value, dict) else value

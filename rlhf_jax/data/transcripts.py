@@ -1,5 +1,4 @@
-r"""Transcripts of several turns as text ("\n\nHuman: ...\n\nAssistant: ...", as in hh-rlhf), made
-conversations.
+r"""Transcripts of several turns as text ("\n\nHuman: ...", as in hh-rlhf), made conversations.
 
 A mark stands at the start of the text or behind an empty line: "Human:" inside a line, or at the
 start of one that no empty line comes before, is text. Turns of the same speaker in a row are one
@@ -9,8 +8,9 @@ message, so that roles take turns as chat templates want it.
 import re
 
 from rlhf_jax.data.errors import BadRow
-from rlhf_jax.data.formats import Example, PairExample, PromptExample, TextExample, common_messages
+from rlhf_jax.data.kinds import Example, PairExample, PromptExample, TextExample
 from rlhf_jax.data.messages import Message
+from rlhf_jax.data.preferences import common_messages
 
 _MARK = re.compile(r"(?:\A\s*|\n[^\S\n]*\n\s*)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}

@@ -7,24 +7,12 @@ template rewrites earlier turns (Qwen3 and R1 drop their reasoning, gpt-oss ends
 is *unrolled*: one row an answer, each the rendering that ends with it.
 """
 
-import functools
 import os
-import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 from rlhf_jax.data.errors import BadRow
 from rlhf_jax.data.messages import TRAIN, ChatOptions, Message
-from rlhf_jax.data.templates import (
-    CLOSE,
-    OPEN,
-    PROBE,
-    apply_template,
-    dropped_parts,
-    marked_tokenizer,
-    settle_calls,
-    squeeze,
-)
+from rlhf_jax.data.templates import PROBE, apply_template, dropped_parts, settle_calls, squeeze
 from rlhf_jax.data.tokenizer import FastTokenizer
 
 LOST_TAIL, DROPPED, REWRITTEN = "lost tail", "dropped", "rewritten"
@@ -74,8 +62,7 @@ class Turn(NamedTuple):
 
     @property
     def own(self) -> str | None:
-        """What the answer adds to its opening; None where its rendering does not go on from
-        there."""
+        """What the answer adds to its opening; None: its rendering does not go on from there."""
         goes_on = self.ending.startswith(self.opening) and len(self.ending) > len(self.opening)
         return self.ending[len(self.opening) :] if goes_on else None
 
@@ -98,8 +85,7 @@ def is_trained(message: Message) -> bool:
 def read_turns(
     prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer
 ) -> list[Turn]:
-    """The answers of a completion, each with its two renderings, up to the last one that is trained
-    on.
+    """The answers of a completion, each with its two renderings, up to the last that is trained on.
 
     Raises:
         BadRow: the template refuses the conversation.
@@ -119,8 +105,7 @@ def read_turns(
 
 
 def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
-    """All answers in one row; None where the template rewrites an earlier turn when the next
-    follows."""
+    """All answers in one row; None where the template rewrites a turn when the next follows."""
     opening, last = turns[0].opening, turns[-1]
     segments: list[Segment] = []
     notes: list[Note] = []
@@ -152,8 +137,7 @@ def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
 
 
 def _keeps_answer(turn: Turn, kept: str) -> bool:
-    """Whether what an answer's rendering shares with a later one holds all of it that the template
-    writes at all."""
+    """Whether what an answer's rendering shares with a later one holds all written of it."""
     return set(dropped_parts(turn.message, kept)) <= set(
         dropped_parts(turn.message, turn.own or "")
     )
@@ -181,8 +165,7 @@ def last_row(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendere
         raise BadRow(
             "chat template",
             "the chat template changes earlier turns when an answer follows, so prompt and answer "
-            "cannot be told apart "
-            "(set data.chat_template to one that only appends)",
+            "cannot be told apart (set data.chat_template to one that only appends)",
         )
     parted = len(os.path.commonprefix([turn.opening, turn.ending]))
     written = turn.ending[parted:]
@@ -222,8 +205,7 @@ def _without_tail(turn: Turn, tail: str, chat: ChatOptions, tokenizer: FastToken
 
 
 def _answer_begins(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> int | None:
-    """Where in opening and ending the answer's text begins, if the two are alike beyond that place
-    by chance.
+    """Where the answer begins, if opening and ending are alike beyond that place by chance.
 
     A `<` of the answer is no part of the generation prompt's `<think>`. None: what they share ends
     before the answer.
@@ -249,9 +231,11 @@ def _holds(message: Message, shared: str) -> bool:
 
 
 def _written_anew(turn: Turn, shared: str, chat: ChatOptions, tokenizer: FastTokenizer) -> str:
-    """What stands behind the generation prompt in the ending of a template that rewrites its
-    history in both (LFM2.5: the opening shows the reasoning of the answer before, the ending does
-    not). Empty: no such place, or all is rewritten."""
+    """What follows the generation prompt in the ending of a template that rewrites its history.
+
+    In LFM2.5 the opening shows the reasoning of the answer before, the ending does not. Empty: no
+    such place, or all is rewritten.
+    """
     if not _holds(turn.history[0], shared):
         return ""
     before = apply_template(tokenizer, turn.history, chat, add_generation_prompt=False)
@@ -271,107 +255,6 @@ def _terminator(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> str:
     if PROBE not in text:
         raise BadRow("chat template", "the chat template does not write the text of an answer")
     return text.rpartition(PROBE)[2]
-
-
-def marked_row(
-    prompt: list[Message], completion: list[Message], chat: ChatOptions, tokenizer: FastTokenizer
-) -> Rendered | None:
-    """The whole rendering, trained on what the template's `{% generation %}` blocks hold; None: it
-    has no such block.
-
-    Raises:
-        BadRow: no block stands around an answer of the completion.
-    """
-    marked = marked_tokenizer(tokenizer)
-    if marked is None:
-        return None
-    messages = settle_calls(tokenizer, [*prompt, *completion], chat)
-
-    @functools.cache
-    def blocks_before(end: int) -> int:
-        """How many `{% generation %}` blocks the first messages have."""
-        return (
-            apply_template(marked, messages[:end], chat, add_generation_prompt=False).count(OPEN)
-            if end
-            else 0
-        )
-
-    trained_blocks = _trained_blocks(messages, len(prompt), blocks_before)
-    parts = re.split(
-        f"[{OPEN}{CLOSE}]", apply_template(marked, messages, chat, add_generation_prompt=False)
-    )
-    segments: list[Segment] = []
-    for index, text in enumerate(parts):
-        trained = index % 2 == 1 and trained_blocks(index // 2)
-        if text and segments and segments[-1].trained == trained:  # blocks that touch are one
-            text = segments.pop().text + text
-        segments += [Segment(text, trained, marked=True)] if text else []
-    first = next((index for index, segment in enumerate(segments) if segment.trained), None)
-    if first is None:
-        raise BadRow(
-            "chat template", "the chat template marks nothing of the answers with {% generation %}"
-        )
-    before = "".join(segment.text for segment in segments[:first])
-    blocks = [text if trained_blocks(index) else "" for index, text in enumerate(parts[1::2])]
-    notes = _marked_notes(messages, len(prompt), blocks, blocks_before, marked)
-    opening = apply_template(tokenizer, messages[: len(prompt)], chat, add_generation_prompt=True)
-    if opening.startswith(before) and not "".join(parts).startswith(opening):
-        tail = opening[len(os.path.commonprefix([opening, "".join(parts)])) :]
-        notes += [Note(LOST_TAIL, repr(tail))] if tail.strip() else []
-    return Rendered(before, [segments[first:]], True, tuple(notes))
-
-
-def _marked_notes(
-    messages: list[Message],
-    num_prompt: int,
-    blocks: list[str],
-    blocks_before: Callable[[int], int],
-    marked: FastTokenizer,
-) -> list[Note]:
-    """Notes on the trained answers behind the prompt, each by what its own `{% generation %}`
-    blocks hold.
-
-    Args:
-        messages: the conversation.
-        num_prompt: how many of them are the prompt.
-        blocks: what the blocks of its rendering hold, "" where they are not trained on.
-        blocks_before: how many blocks the first messages have.
-        marked: the tokenizer that marks the ends of the blocks.
-
-    Raises:
-        BadRow: the template writes nothing of an answer, but a stop.
-    """
-    answers = [index for index in range(num_prompt, len(messages)) if is_trained(messages[index])]
-    owned = {index: blocks for index in answers}
-    if len(answers) > 1:
-        try:
-            ends = [blocks_before(end) for end in range(len(messages) + 1)]
-        except BadRow:  # the template takes the conversation as a whole only
-            ends = []
-        # else blocks change as messages follow
-        if ends and ends[-1] == len(blocks) and ends == sorted(ends):
-            owned = {index: blocks[ends[index] : ends[index + 1]] for index in answers}
-    notes: list[Note] = []
-    for index in answers:
-        own = "".join(owned[index])
-        if own:
-            notes += check_answer(messages[index], own, marked)
-        elif missing := dropped_parts(messages[index], own):
-            notes.append(Note(DROPPED, " and ".join(missing)))
-    return notes
-
-
-def _trained_blocks(
-    messages: list[Message], num_prompt: int, blocks_before: Callable[[int], int]
-) -> Callable[[int], bool]:
-    """Which `{% generation %}` blocks of a conversation are trained on: those behind the prompt,
-    but for the blocks of answers that the row marks otherwise."""
-    earlier = blocks_before(num_prompt)
-    left_out: set[int] = set()
-    for index in range(num_prompt, len(messages)):
-        if messages[index]["role"] == "assistant" and not is_trained(messages[index]):
-            left_out.update(range(blocks_before(index), blocks_before(index + 1)))
-    return lambda block: block >= earlier and block not in left_out
 
 
 def check_answer(message: Message, written: str, tokenizer: FastTokenizer) -> list[Note]:

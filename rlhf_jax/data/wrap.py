@@ -1,15 +1,14 @@
-"""What the options put around prompts: a template, a conversation, a system message. For all kinds
-of examples alike."""
+"""What the options put around prompts: template, conversation, system message, for all kinds."""
 
+from rlhf_jax.data.cells import ASSISTANT
 from rlhf_jax.data.config import PLACE, DataConfig
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.formats import ASSISTANT, Example, PromptExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import Example, PromptExample, TextExample, TokenExample
 from rlhf_jax.data.messages import ChatOptions, Content, Message
 
 
 def wrap_examples(examples: list[Example], config: DataConfig) -> list[Example]:
-    """Applies `prompt_template`, `conversational`, `system_prompt`, `tools` and
-    `chat_template_kwargs`, in this order.
+    """Applies template, conversational, system prompt, tools and template kwargs, in this order.
 
     Raises:
         DataError: an option that cannot apply to a row.
@@ -57,8 +56,7 @@ def _wrap_prompt(prompt: Content, config: DataConfig, where: str) -> Content:
         if prompt.endswith(ASSISTANT):
             raise DataError(
                 f"{where}: the prompt is a transcript with turns of its own, no single question: "
-                "set data.transcript true "
-                "instead of data.conversational"
+                "set data.transcript true instead of data.conversational"
             )
         prompt = [{"role": "user", "content": prompt}]
     if config.system_prompt is None:

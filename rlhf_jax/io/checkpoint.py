@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
@@ -24,31 +23,28 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from rlhf_jax.io.errors import CheckpointError
-from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
+from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint
+from rlhf_jax.io.manager import discard_failed, open_manager, remove_unfinished
 from rlhf_jax.io.quiet import silence_orbax
 from rlhf_jax.io.ranks import BestRanked, Ranks, Saved, stale_steps
+from rlhf_jax.io.restore import read_params, read_parts, read_state
 from rlhf_jax.io.seal import Meta, seal
 from rlhf_jax.io.stored import (
     Parts,
     StoredStep,
-    check_fits,
     check_metrics,
     fields,
-    leaf_name,
     or_whole,
-    reading,
     save_error,
     stored_metrics,
 )
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
-UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 class State(Protocol):
-    """What can be saved: a NamedTuple of pytrees of arrays with a field `params`
-    (`rlhf_jax.training.TrainState`)."""
+    """What can be saved: a NamedTuple of pytrees of arrays with a field `params` (a TrainState)."""
 
     @property
     def params(self) -> Params: ...
@@ -119,8 +115,7 @@ class Checkpointer:
         *,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Save a state; returns once it is copied to the host, so that its buffers may be donated
-        at once.
+        """Save a state; returns once it is copied to the host: its buffers may then be donated.
 
         A step that is already saved is left alone (a run that resumes and stops again at the same
         step).
@@ -163,8 +158,7 @@ class Checkpointer:
             manager.save(step, args=items, metrics=ranked)
 
     def check(self) -> None:
-        """Notice a save that failed in the background; costs nothing while one is going on or none
-        is.
+        """Notice a save that failed in the background; costs nothing while none failed.
 
         Raises:
             CheckpointError: it failed; the line says which one, why, and which checkpoint is the
@@ -185,8 +179,7 @@ class Checkpointer:
         return max(self.all_steps(), default=None)
 
     def rate(self, step: int, metrics: Mapping[str, float], *, delete: bool = True) -> None:
-        """Tell what an evaluation found after its state was saved; what is then neither new nor
-        best enough is deleted.
+        """Tell what an evaluation found after the save; then delete what is neither new nor best.
 
         Args:
             step: a saved one.
@@ -228,8 +221,7 @@ class Checkpointer:
 
     def read_meta(self, step: int | None = None) -> dict[str, Any]:
         """The `meta` of a checkpoint (None: the newest) alone."""
-        manager, step = self._find(step)
-        return or_whole(StoredStep(manager, self.directory / str(step)), StoredStep.meta).run
+        return or_whole(self._find(step), StoredStep.meta).run
 
     def restore(self, step: int | None, abstract_state: StateT) -> tuple[StateT, dict[str, Any]]:
         """Read a whole state, bit for bit, onto the given shardings.
@@ -247,23 +239,14 @@ class Checkpointer:
             CheckpointError: no such checkpoint; or names, shapes or dtypes differ (the first
                 difference is named); or it is damaged: then the newest whole one is named.
         """
-        manager, step = self._find(step)
+        stored = self._find(step)
         wanted = {"params": abstract_state.params, "rest": _rest(abstract_state)}
-
-        def read(stored: StoredStep) -> tuple[dict[str, Any], Meta]:
-            meta = stored.meta()
-            layouts = stored.layouts(meta)
-            check_fits(stored.folder, "params", wanted["params"], layouts["params"], dtypes=True)
-            check_fits(stored.folder, "", wanted["rest"], layouts["rest"], dtypes=True)
-            return stored.arrays(wanted, meta), meta
-
-        found, meta = or_whole(StoredStep(manager, self.directory / str(step)), read)
+        found, meta = or_whole(stored, lambda tried: read_state(tried, wanted))
         kind: Any = type(abstract_state)
         return kind(params=found["params"], **found["rest"]), meta.run
 
     def restore_parts(self, step: int | None, abstract_state: State) -> Parts:
-        """`restore` for a state that need not fit as a whole: each field is taken where names,
-        shapes and dtypes are the same.
+        """`restore` for a state that need not fit: fields of the same names, shapes and dtypes.
 
         Args:
             step: which checkpoint; None: the newest.
@@ -275,40 +258,12 @@ class Checkpointer:
         Raises:
             CheckpointError: as for `restore`, for `params`.
         """
-        manager, step = self._find(step)
+        stored = self._find(step)
         rest = _rest(abstract_state)
-        unfit: dict[str, str] = {}
-
-        def read(stored: StoredStep) -> tuple[dict[str, Any], Meta]:
-            meta = stored.meta()
-            layouts = stored.layouts(meta)
-            check_fits(
-                stored.folder, "params", abstract_state.params, layouts["params"], dtypes=True
-            )
-            # What does not fit is read too, as orbax reads whole items, but stays on the host.
-            wanted = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(layouts["rest"])
-            )
-            for name, tree in rest.items():
-                try:
-                    check_fits(
-                        stored.folder, name, tree, layouts["rest"].get(name, {}), dtypes=True
-                    )
-                    wanted[name] = tree
-                except CheckpointError as error:
-                    unfit[name] = str(error).removeprefix(f"{stored.folder}: ")
-            over = wanted.keys() - (rest.keys() - unfit.keys())
-            return stored.arrays(
-                {"params": abstract_state.params, "rest": wanted}, meta, passed_over=over
-            ), meta
-
-        found, meta = or_whole(StoredStep(manager, self.directory / str(step)), read)
-        kept = {name: found["rest"][name] for name in rest if name not in unfit}
-        return Parts({"params": found["params"]} | kept, unfit, meta.run)
+        return or_whole(stored, lambda tried: read_parts(tried, abstract_state.params, rest))
 
     def restore_params(self, step: int | None, abstract_params: Params) -> Params:
-        """Read the parameters alone, onto the given shardings and dtypes (a different dtype is
-        cast).
+        """Read the parameters alone, onto given shardings and dtypes (another dtype is cast).
 
         Args:
             step: which checkpoint; None: the newest.
@@ -321,22 +276,8 @@ class Checkpointer:
             CheckpointError: no such checkpoint; or a name or shape differs (the first difference is
                 named); or the parameters are damaged: then the newest whole one is named.
         """
-        manager, step = self._find(step)
-
-        def read(stored: StoredStep) -> Params:
-            meta = stored.meta()
-            layout = stored.layouts(meta)["params"]
-            check_fits(stored.folder, "params", abstract_params, layout, dtypes=False)
-            kept = dict(tree_leaves("", layout))
-            wanted = jax.tree_util.tree_map_with_path(
-                lambda path, x: jax.ShapeDtypeStruct(
-                    x.shape, kept[leaf_name(path)].dtype, sharding=x.sharding
-                ),
-                abstract_params,
-            )  # in the dtypes that are stored, which its digest is of
-            return stored.arrays({"params": wanted}, meta)["params"]
-
-        found = or_whole(StoredStep(manager, self.directory / str(step)), read)
+        stored = self._find(step)
+        found = or_whole(stored, lambda tried: read_params(tried, abstract_params))
         return jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), found, abstract_params)
 
     def wait(self) -> None:
@@ -368,7 +309,8 @@ class Checkpointer:
                 manager.close()
             finally:
                 self._open_manager = None
-                self._discard_failed()  # once more, now that no thread of a failed save writes
+                if self._failed:  # once more, now that no thread of a failed save writes
+                    discard_failed(self.directory)
 
     def __enter__(self) -> Self:
         return self
@@ -387,8 +329,7 @@ class Checkpointer:
             _log.warning("%s", failed)  # must not take the place of what went wrong before
 
     def _manager(self, *, create: bool) -> ocp.CheckpointManager | None:
-        """Orbax's manager, opened when first needed; None when there is no folder and none is to be
-        created."""
+        """Orbax's manager, opened when first needed; None: no folder, and none to be created."""
         if self._open_manager is None:
             if not create and not self.directory.is_dir():
                 return None
@@ -396,40 +337,13 @@ class Checkpointer:
                 self.directory.mkdir(parents=True, exist_ok=True)
             if self._best_metric is not None:
                 check_metrics(self.directory)
-            handlers = {
-                "params": ocp.StandardCheckpointHandler(),
-                "rest": ocp.StandardCheckpointHandler(),
-            }
-            with reading(self.directory):
-                self._open_manager = ocp.CheckpointManager(
-                    self.directory,
-                    options=self._options,
-                    item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()},
-                )
+            self._open_manager = open_manager(self.directory, self._options)
         if create and not self._cleaned:
             self._cleaned = True
-            self._remove_unfinished()
+            remove_unfinished(self.directory)
         return self._open_manager
 
-    def _remove_unfinished(self) -> None:
-        """Before the first save only: for a reader, such a folder may be what another process is
-        saving."""
-        if jax.process_index() != 0:
-            return
-        # orbax's own cleanup logs errors and leaves folders
-        for stale in self.directory.glob(UNFINISHED):
-            _log.warning(
-                "removing %s: a checkpoint that was interrupted while being saved", stale.name
-            )
-            shutil.rmtree(stale, ignore_errors=True)
-
-    def _discard_failed(self) -> None:
-        """What a failed save leaves: its room is needed for the next attempt."""
-        if self._failed and jax.process_index() == 0:
-            for stale in self.directory.glob(UNFINISHED):
-                shutil.rmtree(stale, ignore_errors=True)
-
-    def _find(self, step: int | None) -> tuple[ocp.CheckpointManager, int]:
+    def _find(self, step: int | None) -> StoredStep:
         steps = self.all_steps()
         manager = self._manager(create=False)
         if manager is None:
@@ -441,7 +355,8 @@ class Checkpointer:
                 f"{self.directory}: no checkpoint of step {step}; there are "
                 f"{', '.join(map(str, steps))}"
             )
-        return manager, steps[-1] if step is None else step
+        found = steps[-1] if step is None else step
+        return StoredStep(manager, self.directory / str(found))
 
     @contextlib.contextmanager
     def _writing(self, step: int | None) -> Iterator[None]:
@@ -452,7 +367,7 @@ class Checkpointer:
             raise
         except Exception as error:  # orbax, tensorstore and the file system have many
             self._saving, self._failed = None, True
-            self._discard_failed()
+            discard_failed(self.directory)
             raise save_error(self.directory, step, error) from error
 
 

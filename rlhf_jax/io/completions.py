@@ -3,10 +3,10 @@
 `run_dir/completions/` holds one table in files of about 100 steps, `train/` beside `eval/`, all
 with the same columns, so that ``pandas.read_parquet("RUN/completions")`` reads it whole:
 
-    step              training step in which the row was generated (evaluations: steps made until then)
+    step              training step in which the row was generated (evaluations: made until then)
     split             train | eval
     sample            which completion of its prompt, from 0; -1: the greedy one of an evaluation
-    kept              the group was kept for training (dynamic sampling drops groups that teach nothing)
+    kept              the group was kept for training (dynamic sampling drops what teaches nothing)
     trained_step      the step whose update used it; null: none did, or not yet
     generation_batch  which batch of generation, counted over the run; null at evaluations
     prompt_index      which prompt of the split
@@ -241,8 +241,7 @@ class CompletionsWriter:
         self._widen()
 
     def _widen(self) -> None:
-        """Gives all files the columns of each: a reader takes the columns of the first file for
-        those of all."""
+        """Gives all files the columns of each: readers take the first file's for those of all."""
         if self._kind != "parquet":
             return
         files = [path for split in SPLITS for path in self._files(split)]
@@ -336,8 +335,7 @@ def _short(text: str) -> str:
 
 
 def _typed(values: Sequence[Any], kind: pyarrow.DataType) -> list[Any]:
-    """Values of a column; NaN becomes null (JSON has none), and texts lose what UTF-8 cannot
-    hold."""
+    """Values of a column; NaN becomes null (JSON has none), texts lose what UTF-8 cannot hold."""
     if kind == pyarrow.string():
         return [_text(value) for value in values]
     if kind == pyarrow.float64():
@@ -368,8 +366,7 @@ def _by_step(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _is_before(row: Mapping[str, Any], resumed: Resumed) -> bool:
-    """Whether a row is older than a checkpoint: what was generated for a batch that is still being
-    filled is in it."""
+    """Whether a row is older than a checkpoint, which holds what waits for a batch to be filled."""
     if row["generation_batch"] is None:
         return row["step"] in resumed.evaluated
     return bool(row["generation_batch"] < resumed.draws)

@@ -18,8 +18,7 @@ def plot_curves(
     metric: str,
     level: float | None = None,
 ) -> pathlib.Path:
-    """Draw what runs reached, over seconds and over steps: thin lines for each seed, a thick one
-    for their mean.
+    """Draw what runs reached, over seconds and steps: a thin line a seed, a thick one their mean.
 
     Args:
         curves: name -> a curve per seed. Curves of one name are averaged where they have the same

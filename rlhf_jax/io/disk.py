@@ -44,8 +44,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Puts the path into an `OSError` that names none: a full disk is noticed when writing, which
-    does not know the name.
+    """Puts the path into an `OSError` that names none: writing to a full disk knows no name.
 
     The same for what libraries in Rust make of the system's errors.
     """
@@ -59,8 +58,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _system_number(error: BaseException) -> int | None:
-    """The system's number of an error, also where only its words are left; None for an error of
-    another kind."""
+    """The system's number of an error, also where only its words are left; None: another kind."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     text = str(error)

@@ -6,5 +6,4 @@ class CheckpointError(ValueError):
 
 
 class UnreadableError(CheckpointError):
-    """Files of a checkpoint that are damaged or missing, as against one that is not what is
-    wanted."""
+    """Files of a checkpoint are damaged or missing, as against a checkpoint that is not wanted."""

@@ -29,8 +29,7 @@ class Leaf(NamedTuple):
 
 
 def tree_leaves(prefix: str, tree: Any) -> Iterator[tuple[str, Leaf]]:
-    """Names (`params/embed/embedding`, the same for dicts and NamedTuples) and shapes of a tree of
-    arrays."""
+    """Names (`params/embed/embedding`, for dicts and NamedTuples alike) and shapes of a tree."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

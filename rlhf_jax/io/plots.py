@@ -32,8 +32,7 @@ SMOOTHING = 0.9
 def plot_run(
     path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
 ) -> pathlib.Path:
-    """Draw the metrics of a run: one panel per metric, training (thin: every step, thick: smoothed)
-    and held-out values.
+    """Draw the metrics of a run, a panel each: training (thick: smoothed) and held-out values.
 
     Args:
         path: a metrics.jsonl or the run folder that holds it.

@@ -116,8 +116,7 @@ class Progress:
                 self._bar.update(self._task, completed=step, left=self.time_left(), text=text)
 
     def time_left(self) -> str:
-        """Time to the last step as h:mm:ss, at the median pace of the last steps: compiling does
-        not count."""
+        """Time to the last step as h:mm:ss, at the median pace: compiling does not count."""
         if not self._paces:
             return "unknown"
         seconds = round(statistics.median(self._paces) * (self._total - self._step))
@@ -125,8 +124,7 @@ class Progress:
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """`loss 0.6931 accuracy 0.500 ...`: the metrics that people watch, or the first three when none
-    of those is there."""
+    """`loss 0.6931 accuracy 0.500 ...`: metrics that people watch, or the first three there are."""
     shown = [
         f"{short} {form.format(float(metrics[name]))}"
         for name, short, form in SHOWN

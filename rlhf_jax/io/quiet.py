@@ -1,5 +1,4 @@
-"""Keeps orbax from telling the same error many times over: it is raised once, and becomes one line
-(`stored`, `checkpoint`).
+"""Keeps orbax from telling one error many times: it is raised once, and becomes one line.
 
 When a file cannot be read or written, orbax logs the traceback that it also raises, leaves
 coroutines behind whose exceptions nobody fetches, and closes the event loop that tensorstore's
@@ -14,8 +13,7 @@ from typing import Any
 
 
 def silence_orbax() -> None:
-    """Filters out what comes from orbax; everything else is shown as before. Doing it again changes
-    nothing."""
+    """Filters out what comes from orbax, and nothing else. Doing it again changes nothing."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_shown)
     if not isinstance(sys.unraisablehook, _UnraisableHook):
@@ -23,8 +21,7 @@ def silence_orbax() -> None:
 
 
 class _UnraisableHook:
-    """`sys.unraisablehook`, which is told of exceptions in dropped coroutines and in callbacks of
-    foreign threads."""
+    """`sys.unraisablehook` hears of exceptions in dropped coroutines and foreign callbacks."""
 
     def __init__(self, inner: Any):
         self._inner = inner
@@ -37,8 +34,7 @@ class _UnraisableHook:
 
 
 def _is_leftover(error: BaseException | None, trace: TracebackType | None) -> bool:
-    """Whether an error came from a coroutine or thread of orbax, from tensorstore, or of its closed
-    event loop."""
+    """Whether an error came from orbax's coroutines or threads, tensorstore, or a closed loop."""
     if "tensorstore_spec=" in str(error):
         return True
     frames = traceback.extract_tb(trace)

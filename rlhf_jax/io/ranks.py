@@ -67,8 +67,7 @@ class Ranks:
         return -math.inf if value is None else self._sign * value
 
     def best(self, stored: Mapping[int, Mapping[str, float] | None], count: int = 1) -> list[int]:
-        """The best steps, best first; the newer of two equal ones is better, and one that is not
-        ranked is no candidate.
+        """The best steps, best first; of two equal ones the newer; unranked ones are no candidates.
 
         Args:
           stored: step -> the metrics that its checkpoint was saved with.
@@ -106,8 +105,7 @@ class Ranks:
             pass
         raise UnreadableError(
             f"{self._path} is damaged: its contents are not those that were written; remove it to "
-            "go on (which checkpoint "
-            "was best is then known from the next evaluation on)"
+            "go on (which checkpoint was best is then known from the next evaluation on)"
         )
 
 

@@ -1,5 +1,4 @@
-"""The folder of a run: what lies where, who may start in it, and everything that is written to it
-while training.
+"""The folder of a run: what lies where, who may start in it, and what is written to it.
 
 config.yaml      the resolved configuration
 metrics.jsonl    one row per step and evaluation
@@ -17,16 +16,16 @@ import logging
 import os
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 import jax
-import yaml
 
 from rlhf_jax.io.disk import is_disk_full, naming
+from rlhf_jax.io.earlier_sessions import log_every, seconds_until, warn_of_lost_rows
+from rlhf_jax.io.log_file import LogFile
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
 from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
@@ -132,8 +131,7 @@ class RunFolder:
         )
 
     def _accept(self) -> None:
-        """From here on the folder is this run's, with this configuration: replaced last, when
-        nothing can fail any more."""
+        """From here on the folder is this run's: replaced last, when nothing can fail any more."""
         resolved, options = self.path / "config.yaml.tmp", self._config.logging
         with naming(resolved):
             resolved.write_text(self._config.to_yaml(), encoding="utf-8")
@@ -169,8 +167,7 @@ class RunFolder:
         self._progress.__enter__()
 
     def write(self, step: int, metrics: Mapping[str, Any], split: str = "train") -> None:
-        """Send the metrics of a step to every sink and to the display, with `time/elapsed`: seconds
-        since the run's start.
+        """Send a step's metrics to every sink and the display, with `time/elapsed` in seconds.
 
         The time between sessions does not count, nor what was lost when one of them was killed.
         """
@@ -185,8 +182,7 @@ class RunFolder:
             self._progress.update(step, metrics, split)
 
     def last_metrics(self) -> dict[str, float]:
-        """The last evaluation, and the last training row under the prefix `train/`, of this and
-        earlier sessions."""
+        """The last evaluation, and the last training row under `train/`, of all sessions."""
         rows = {row["split"]: row for row in read_metrics(self.path / "metrics.jsonl")}
         kept = {
             split: {
@@ -307,54 +303,6 @@ class RunFolder:
             _package_log.setLevel(self._level)
             with naming(self.path / "log.txt"):
                 self._log_file.close()
-
-
-class LogFile(logging.FileHandler):
-    """A log file that says once that it cannot be written, where `logging` would print a traceback
-    for every line."""
-
-    _is_told = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Called by `logging` with an exception at hand."""
-        if not self._is_told:
-            self._is_told = True
-            _log.warning(
-                "%s cannot be written (%s): the log goes on without it",
-                self.baseFilename,
-                sys.exc_info()[1],
-            )
-
-
-def log_every(config_file: pathlib.Path) -> int:
-    """Steps between rows in the session that wrote a config.yaml; 1 where it does not say."""
-    try:
-        tree = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-        return int(tree["training"]["log_every"])
-    # refused, where it matters, by `changes_since`
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        return 1
-
-
-def warn_of_lost_rows(run_dir: pathlib.Path, resume_step: int, every: int) -> None:
-    """Says so when metrics.jsonl ends before the checkpoint that a run goes on from."""
-    path = run_dir / "metrics.jsonl"
-    rows = read_metrics(path) if path.exists() else []
-    last = max((row["step"] for row in rows if row["step"] <= resume_step), default=None)
-    if (last or 0) < resume_step - resume_step % every:
-        found = "has no rows" if last is None else f"ends at step {last}"
-        _log.warning(
-            "%s %s, the checkpoint is of step %d: rows between are lost, and the plot has a hole",
-            path,
-            found,
-            resume_step,
-        )
-
-
-def seconds_until(path: pathlib.Path, step: int) -> float:
-    """The largest `time/elapsed` in a metrics file up to a step; 0 without one."""
-    rows = read_metrics(path) if path.exists() else []
-    return max((row.get("time/elapsed", 0.0) for row in rows if row["step"] <= step), default=0.0)
 
 
 def start_from_command(run_dir: pathlib.Path) -> str:

@@ -1,5 +1,4 @@
-"""What is written beside the arrays of a checkpoint, so that damage to any of them is found when
-they are read.
+"""What is written beside the arrays of a checkpoint, so that reading them shows any damage.
 
 The JSON file `meta` of a checkpoint holds `format`, `fingerprints` and `layouts` of its array
 items, the `metrics` it is ranked by, `run` (what the loop gave) and `sha256` of all that. A file of

@@ -1,5 +1,4 @@
-"""Where metrics go: `metrics.jsonl`, TensorBoard, Weights & Biases. Each sink has `write(step,
-metrics, split)` and `close()`."""
+"""Where metrics go: `metrics.jsonl`, TensorBoard, Weights & Biases, by `write` and `close`."""
 
 import json
 import math
@@ -74,8 +73,7 @@ class JsonlSink:
 
 
 class TensorBoardSink:
-    """Writes TensorBoard events; metric `loss/total` of the training split appears as
-    `train/loss/total`.
+    """Writes TensorBoard events; training's `loss/total` appears as `train/loss/total`.
 
     Events are written at once, not by tensorboardX's thread: when that one dies of a full disk, its
     queue fills up and the run waits for it for ever.
@@ -125,8 +123,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """Sends metrics to Weights & Biases (extra `wandb`). The run's id stays in the run folder, so
-    that resuming continues it.
+    """Sends metrics to Weights & Biases (extra `wandb`); the kept id lets a resumed run continue.
 
     The step is one of the values logged, and the axis of all others. W&B's own step may only grow:
     with it, everything that a resumed run logs between its checkpoint and the step at which it was
@@ -188,8 +185,7 @@ class WandbSink:
 
 
 def json_number(value: Any) -> float | int | str:
-    """A scalar as strict JSON: integers as they are, a float32 as its shortest decimal, non-finite
-    values as strings."""
+    """A scalar as strict JSON: integers as is, float32 in its shortest decimal, NaN as a string."""
     array = np.asarray(value)
     if array.dtype.kind in "iub":
         return int(array)

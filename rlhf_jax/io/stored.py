@@ -1,5 +1,4 @@
-"""One checkpoint on disk, read item by item and compared with the digests that were taken when it
-was saved."""
+"""One checkpoint on disk, read item by item and compared with the digests of its saving."""
 
 import contextlib
 import json
@@ -23,8 +22,7 @@ ARRAYS = ("params", "rest")
 
 
 class StoredStep:
-    """A complete checkpoint, read through orbax's manager; everything that is wrong with its files
-    is one line.
+    """A complete checkpoint, read by orbax's manager; whatever is wrong with its files is one line.
 
     Args:
         manager: orbax's, of the folder that holds the checkpoint.
@@ -149,8 +147,7 @@ def or_whole(stored: StoredStep, read: Callable[[StoredStep], ReadT]) -> ReadT:
             continue
         raise CheckpointError(
             f"{damage}; the checkpoint of step {other} is whole: remove {stored.folder} to go on "
-            "from it, "
-            f"or start from it in a new run_dir with checkpoint.start_from={run}@{other} "
+            f"from it, or start from it in a new run_dir with checkpoint.start_from={run}@{other} "
             f"(evaluate and export take --step {other}){export}"
         ) from damage.__cause__
     raise CheckpointError(
@@ -194,8 +191,7 @@ def stored_metrics(folder: pathlib.Path) -> dict[str, float]:
 
 
 def check_metrics(directory: pathlib.Path) -> None:
-    """Reads what all checkpoints are ranked by: orbax does too, and says no more than where a comma
-    is missing.
+    """Reads what checkpoints are ranked by: orbax's own error only tells of a missing comma.
 
     Raises:
         UnreadableError: of the first that is damaged, with how to go on.
@@ -294,8 +290,7 @@ def _abstract(tree: Any) -> Any:
 def check_fits(
     folder: pathlib.Path, prefix: str, wanted: Any, stored: Any, *, dtypes: bool
 ) -> None:
-    """Compare names, shapes and dtypes before orbax does: its errors are long and come from several
-    threads."""
+    """Compare names, shapes, dtypes before orbax does: its errors are long, of several threads."""
     want = dict(tree_leaves(prefix, wanted))
     have = dict(tree_leaves(prefix, stored))
     for name in want.keys() - have.keys():

@@ -1,5 +1,4 @@
-"""Decoder-only language models as pure functions of a plain nested dict of arrays; the only place
-that knows Flax."""
+"""Decoder-only language models as pure functions of nested dicts; only here is Flax known."""
 
 from rlhf_jax.models.adapter import HEADS, abstract_params, init_model, make_model
 from rlhf_jax.models.checkpoint import ModelLoadError

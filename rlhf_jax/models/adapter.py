@@ -1,5 +1,4 @@
-"""From a configuration to `Model`, a NamedTuple of pure functions of a plain nested dict of
-arrays."""
+"""From a configuration to `Model`, a NamedTuple of pure functions of a nested dict of arrays."""
 
 import dataclasses
 import functools
@@ -107,10 +106,11 @@ def make_model(
         segment_ids: Array | None = None,
         scored: Array | None = None,
         temperature: float = 1.0,
-    ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        entropy: bool = True,
+    ) -> tuple[Float[Array, "B T"], Any]:
         tokens, mask = jnp.asarray(tokens), jnp.asarray(mask)
         state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
-        logps, entropy = fused_token_logps(
+        logps, entropies = fused_token_logps(
             state,
             kernel,
             tokens,
@@ -118,9 +118,11 @@ def make_model(
             softcap=config.logits_softcap,
             scored=scored,
             mesh=mesh,
+            entropy=entropy,
         )
         known = _predictable(mask, segment_ids)
-        return jnp.where(known, logps, 0.0), jnp.where(known, entropy, 0.0)
+        logps = jnp.where(known, logps, 0.0)
+        return logps, None if entropies is None else jnp.where(known, entropies, 0.0)
 
     def scores(
         params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None
@@ -175,8 +177,7 @@ def init_model(
     head: str | None = None,
     context: int | None = None,
 ) -> tuple[Model, Params]:
-    """A model with fresh weights: normal with deviation `config.initializer_range`, norms 1, biases
-    and the scalar head 0.
+    """A model with fresh weights: normal of `config.initializer_range`, norms 1, biases and head 0.
 
     Args:
       config: the architecture.

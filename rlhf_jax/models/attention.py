@@ -1,5 +1,4 @@
-"""Causal self-attention over right-padded rows, with grouped key/value heads, windows, soft-capping
-and packed documents."""
+"""Causal self-attention over right-padded rows: grouped heads, windows, soft-caps, documents."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -30,7 +29,8 @@ def attention(
 ) -> Float[Array, "B T N H"]:
     """Scaled dot-product attention in which token t sees tokens s <= t.
 
-        out[b, t, n] = sum_s softmax_s(cap(scale * q[b, t, n] . k[b, s, n // (N/K)])) v[b, s, n // (N/K)]
+        out[b, t, n] = sum_s softmax_s(cap(scale * q[b, t, n] . k[b, s, m])) v[b, s, m],
+        m = n // (N/K)
 
     with ``cap(x) = softcap * tanh(x / softcap)`` when `softcap` is given. Softmax statistics are
     float32 (float64 stays). Rows are right-padded, so real tokens never see padding and no padding
@@ -138,8 +138,7 @@ class _Static(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Queries ``[start, stop)`` see keys ``[first, stop)`` and no others; they are walked `size` at
-    a time."""
+    """Queries ``[start, stop)`` see keys ``[first, stop)`` only, walked `size` at a time."""
 
     start: int
     stop: int
@@ -148,8 +147,7 @@ class _Group(NamedTuple):
 
 
 def _groups(q: Array, window: int | None, tile: int) -> Iterator[_Group]:
-    """Groups of 64 queries, or larger so that there are at most 8: the program is unrolled over
-    them.
+    """Groups of 64 queries, or larger so that at most 8 are unrolled in the program.
 
     Inside a group a loop walks blocks of 16, 32, ... queries, so that one block of scores has at
     most about `tile` entries: on a CPU it stays in cache, and the loop makes the compiler reuse one
@@ -167,8 +165,7 @@ def _groups(q: Array, window: int | None, tile: int) -> Iterator[_Group]:
 
 
 def _fold(x: Float[Array, "B T N H"], group: _Group, kv_heads: int) -> Float[Array, "n B K bG H"]:
-    """The group's blocks; heads that share a key/value head become rows of one matrix,
-    token-major."""
+    """The group's blocks; heads of one key/value head become rows of one matrix, token-major."""
     batch, _, heads, dim = x.shape
     mine = x[:, group.start : group.stop].reshape(
         batch, -1, group.size, kv_heads, heads // kv_heads, dim
@@ -193,8 +190,7 @@ def _walk(body: Callable[..., Any], carry: Any, blocks: Any) -> tuple[Any, Any]:
 def _score_maps(
     static: _Static,
 ) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
-    """From products q.k to scores, and from (gradient of scores, scores) to the gradient of
-    products."""
+    """From products q.k to scores, and (gradient of scores, scores) to gradients of products."""
     scale, cap = static.scale, static.softcap
     if cap is None:
         return (lambda x: x * scale), (lambda d, s: d * scale)
@@ -269,8 +265,7 @@ def _blocked_fwd(q, k, v, segment_ids, static):
 
 
 def _blocked_bwd(static, saved, dout):
-    """Scores are held transposed, ``[S, rows]``: every product then has its operands in the order
-    that CPUs are fastest at."""
+    """Scores are held transposed, ``[S, rows]``: products then have CPUs' fastest order."""
     q, k, v, segment_ids, out, lse = saved
     exact, dtype, kv_heads = lse.dtype, q.dtype, k.shape[2]
     keys, values, keys_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), k.transpose(0, 2, 3, 1)

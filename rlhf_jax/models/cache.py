@@ -49,8 +49,7 @@ class KVCache(NamedTuple):
         return KVCache(keys, values)
 
     def grown(self, slots: int, oldest: int | Int[Array, ""] = 0) -> "KVCache":
-        """The same ring with room for more: entries in the order they were written, then zeros;
-        write on behind the entries.
+        """The ring with room for more: entries in order written, then zeros; write on behind them.
 
         Args:
           slots: the new size, at least the present one.
@@ -85,8 +84,7 @@ class KVCache(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Keys and values of one layer that a new token may read, and which of them each of the B rows
-    sees.
+    """Keys and values of one layer that a new token may read, and which of them each row sees.
 
     There are as many rows of keys as of `seen`, or fewer: then consecutive rows share them.
     """
@@ -103,8 +101,7 @@ def write(
     k: Array,
     v: Array,
 ) -> tuple[Array, Array]:
-    """One token's keys and values of one layer into the same slot of all rows, in place where the
-    caller's cache is a carry.
+    """One token's keys and values into the same slot of all rows, in place in a caller's carry.
 
     Args:
       cache: keys [*L, B, K, H, S] and values [*L, B, K, S, H].
@@ -145,8 +142,7 @@ def joint_attention(
     scale: float,
     softcap: float | None,
 ) -> Float[Array, "B 1 N H"]:
-    """One softmax over the tokens of all segments; statistics in float32. Every row must see at
-    least one token.
+    """One softmax over all segments, statistics in float32. Every row must see a token.
 
     Args:
       q: one query per row and head.

@@ -1,5 +1,4 @@
-"""Reading the weights of a Hugging Face folder lazily: every device reads the slices that it
-holds."""
+"""Reading a Hugging Face folder's weights lazily: every device reads the slices it holds."""
 
 import json
 import logging
@@ -139,8 +138,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]:
-    """Gives every part the prefix that this folder uses ("model." may be missing, or name a part of
-    a multimodal model).
+    """Gives every part this folder's prefix ("model." may be missing, or name a multimodal part).
 
     Args:
       checkpoint: the open files.
@@ -307,8 +305,7 @@ def _without_known(
     names: list[str],
     head: str | None,
 ) -> list[str]:
-    """Drops tensors that are understood: a copy of tied weights, a head that is not asked for, the
-    vision tower."""
+    """Drops tensors that are understood: a tied copy, a head not asked for, the vision tower."""
     vision = (
         [name for name in names if _VISION.search(name)] if config.family == "gemma3_text" else []
     )
@@ -349,8 +346,7 @@ def _check_tied(checkpoint: Checkpoint, name: str, embedding: str) -> None:
     if not same:
         raise ModelLoadError(
             f"{checkpoint.folder}: tie_word_embeddings is true, but {name!r} differs from "
-            f"{embedding!r}; "
-            "set tie_word_embeddings to false in config.json to load both"
+            f"{embedding!r}; set tie_word_embeddings to false in config.json to load both"
         )
 
 

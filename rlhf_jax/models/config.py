@@ -1,5 +1,4 @@
-"""The architecture of a decoder as one frozen, hashable record, read from and written to
-config.json."""
+"""The architecture of a decoder as one frozen, hashable record, from and to config.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -172,8 +171,7 @@ class ModelConfig:
             ) from None
 
     def to_hf(self) -> dict[str, Any]:
-        """The contents of config.json: transformers 5 style, with the transformers 4 keys beside
-        them.
+        """The contents of config.json: transformers 5 style, with the keys of 4 beside them.
 
         ``ModelConfig.from_hf(config.to_hf()) == config``.
         """

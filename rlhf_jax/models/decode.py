@@ -15,12 +15,14 @@ from rlhf_jax.models.modules import Mix
 from rlhf_jax.models.transformer import (
     RESIDUAL,
     Execution,
+    by_period,
     check_positions,
     embed,
     full_attention,
     layer_plan,
     make_ropes,
     merge_ends,
+    slice_layers,
     unstack,
 )
 from rlhf_jax.sharding import constrain
@@ -112,8 +114,11 @@ def make_prefill(
             if repeats == 1:
                 x, cache = in_order(kinds, part, x)
             else:
-                grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), part)  # noqa: B023
-                x, cache = lax.scan(lambda x, group: in_order(kinds, group, x), x, grouped)  # noqa: B023
+
+                def body(x: Array, group: Params, kinds: tuple[str, ...] = kinds) -> Any:
+                    return in_order(kinds, group, x)
+
+                x, cache = lax.scan(body, x, by_period(part, repeats, len(kinds)))
                 cache = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[-4:]), cache)
             caches.append(cache)
         last = jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
@@ -130,8 +135,9 @@ def make_decode(
     block: nnx.GraphDef,
     unembed: Unembed,
 ) -> Callable[..., tuple[Array, KVCache]]:
-    """Builds ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, ages, slot,
-    row_length)``.
+    """Builds ``decode``: one token for every row, through the caches of prompt and completion.
+
+    ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, ages, slot, row_length)``
 
     Args:
       config: the architecture.
@@ -194,9 +200,7 @@ def make_decode(
             if repeats == 1:
                 x, own = in_order(kinds, part, x, own, prompt, 0)
             else:
-                grouped = jax.tree.map(
-                    lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), (part, prompt)
-                )  # noqa: B023
+                grouped = by_period((part, prompt), repeats, len(kinds))
 
                 def body(carry, item, kinds=kinds):
                     (x, cache), (step, (group, prompt)) = carry, item
@@ -240,9 +244,7 @@ def _split_layers(params: Params, plan: list[Part]) -> list[tuple[Part, Params]]
             (part, jax.tree.map(lambda p: p[None], layer))
             for part, layer in zip(plan, unstack(params, count), strict=True)
         ]
-    split = []
-    for part in plan:
-        start, stop = part[0], part[0] + len(part[1]) * part[2]
-        whole = stop - start == count
-        split.append((part, params if whole else jax.tree.map(lambda p: p[start:stop], params)))  # noqa: B023
-    return split
+    return [
+        ((start, kinds, repeats), slice_layers(params, start, len(kinds) * repeats, count))
+        for start, kinds, repeats in plan
+    ]

@@ -35,8 +35,7 @@ _ACTIVATIONS = {
 
 
 class Linear(nnx.Module):
-    """A matrix product over the trailing axes `inputs`, giving the trailing axes `outputs`, as one
-    large GEMM."""
+    """A matrix product over trailing axes `inputs`, giving axes `outputs`, as one large GEMM."""
 
     def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], *, bias: bool) -> None:
         self.kernel = nnx.Param(jnp.zeros(inputs + outputs))
@@ -60,8 +59,7 @@ class Linear(nnx.Module):
 
 
 class Norm(nnx.Module):
-    """RMS norm (arXiv 1910.07467) or layer norm (arXiv 1607.06450) over the last axis, in
-    float32."""
+    """RMS norm (arXiv 1910.07467) or layer norm (1607.06450) over the last axis, in float32."""
 
     def __init__(self, size: int, *, kind: str, eps: float) -> None:
         self.scale = nnx.Param(jnp.zeros((size,)))

@@ -1,5 +1,4 @@
-"""Names and layouts of weights on disk: which slice of which tensor of a Hugging Face folder makes
-up which parameter."""
+"""Names and layouts of weights on disk: which slice of which tensor makes up which parameter."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -4,15 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 _HARMLESS = frozenset(
-    """architectures auto_map model_type transformers_version torch_dtype dtype use_cache initializer_factor pretraining_tp
-    attention_dropout resid_pdrop embd_pdrop attn_pdrop hidden_dropout classifier_dropout id2label label2id num_labels
-    problem_type finetuning_task task_specific_params tokenizer_class prefix sep_token_id decoder_start_token_id n_ctx
-    reorder_and_upcast_attn cache_implementation gradient_checkpointing output_attentions output_hidden_states output_scores
-    return_dict return_dict_in_generate chunk_size_feed_forward torchscript use_bfloat16 tf_legacy_loss attn_implementation
-    summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout do_sample max_length
-    min_length temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size num_beams
-    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences num_beam_groups diversity_penalty early_stopping
-    forced_bos_token_id forced_eos_token_id remove_invalid_values suppress_tokens begin_suppress_tokens
+    """architectures auto_map model_type transformers_version torch_dtype dtype use_cache
+    initializer_factor pretraining_tp attention_dropout resid_pdrop embd_pdrop attn_pdrop
+    hidden_dropout classifier_dropout id2label label2id num_labels problem_type
+    finetuning_task task_specific_params tokenizer_class prefix sep_token_id
+    decoder_start_token_id n_ctx reorder_and_upcast_attn cache_implementation
+    gradient_checkpointing output_attentions output_hidden_states output_scores return_dict
+    return_dict_in_generate chunk_size_feed_forward torchscript use_bfloat16 tf_legacy_loss
+    attn_implementation summary_type summary_use_proj summary_activation
+    summary_proj_to_labels summary_first_dropout do_sample max_length min_length temperature
+    top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size num_beams
+    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences num_beam_groups
+    diversity_penalty early_stopping forced_bos_token_id forced_eos_token_id
+    remove_invalid_values suppress_tokens begin_suppress_tokens
     exponential_decay_length_penalty max_new_tokens unsloth_fixed unsloth_version""".split()
 )
 """Keys that do not change the logits: bookkeeping, dropout, generation defaults of old files, class
@@ -24,8 +28,7 @@ MAX_LAYERS = 10_000
 
 
 class ModelConfigError(ValueError):
-    """A configuration that cannot be used; one line with the key, its value and what is
-    supported."""
+    """A configuration that cannot be used: one line with the key, its value, what is supported."""
 
 
 class Reader:
@@ -125,8 +128,7 @@ class Reader:
                 continue
             raise ModelConfigError(
                 f"{key}={_short(value)} in config.json is not supported for model_type "
-                f"{self.model_type!r}; "
-                "remove the key if it does not change the logits"
+                f"{self.model_type!r}; remove the key if it does not change the logits"
             )
         classifier = any(
             name.endswith("SequenceClassification")

@@ -137,8 +137,7 @@ class RopeConfig:
 
     @property
     def original_length(self) -> int | None:
-        """Rows up to which nothing is stretched, in tokens; None: the scaling does not depend on a
-        length."""
+        """Rows up to which nothing is stretched, in tokens; None: the length does not matter."""
         if self.kind == "longrope":
             return int(dict(self.scaling)[_ORIGINAL])
         return self.max_position if self.kind == "dynamic" else None

@@ -86,8 +86,7 @@ class Execution:
 
 
 def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Positions that restart at 0 with every packed document: the index minus the running maximum
-    of document starts.
+    """Positions that restart at 0 with every packed document: the index minus its start's.
 
     Args:
       segment_ids: number of the document at every token; equal numbers are adjacent.
@@ -155,8 +154,7 @@ def merge_ends(ends: nnx.GraphDef, params: Params) -> Any:
 def make_ropes(
     config: ModelConfig, execution: Execution, positions: Int[Array, "B T"]
 ) -> dict[str, tuple[Array, Array]]:
-    """Kind of layer -> cosine and sine; a kind that is absent uses "full". Empty with learned
-    positions.
+    """Kind of layer -> cosine and sine; absent kinds use "full". Empty with learned positions.
 
     Args:
       config: the architecture.
@@ -201,8 +199,7 @@ def full_attention(
 
 
 def check_positions(config: ModelConfig, execution: Execution, width: int) -> None:
-    """Looks at the width of rows when a program is traced: refuses more than the learned positions
-    of a model that has such.
+    """Looks at the width of traced rows: refuses more than a model's learned positions.
 
     Rotary positions have no end, but a scaling that depends on the context is wrong beyond it: that
     is said in the log.
@@ -292,22 +289,32 @@ def _run_layers(
         return in_order(config.layer_types, params, x, False)
     for start, kinds, repeats in layer_plan(config.layer_types):
         count = len(kinds) * repeats
-        part = (
-            params
-            if count == config.num_layers
-            else jax.tree.map(lambda p: p[start : start + count], params)
-        )  # noqa: B023
+        part = slice_layers(params, start, count, config.num_layers)
         if repeats == 1:
             x = in_order(kinds, part, x, False)
             continue
-        grouped = jax.tree.map(lambda p: p.reshape(repeats, len(kinds), *p.shape[1:]), part)  # noqa: B023
-        x, _ = jax.lax.scan(lambda x, group: (in_order(kinds, group, x, True), None), x, grouped)  # noqa: B023
+
+        def body(x: Array, group: Params, kinds: tuple[str, ...] = kinds) -> tuple[Array, None]:
+            return in_order(kinds, group, x, True), None
+
+        x, _ = jax.lax.scan(body, x, by_period(part, repeats, len(kinds)))
     return x
 
 
+def slice_layers(params: Params, start: int, count: int, total: int) -> Params:
+    """Layers start..start + count of stacked parameters; all of them as they are."""
+    if count == total:
+        return params
+    return jax.tree.map(lambda p: p[start : start + count], params)
+
+
+def by_period(tree: Any, repeats: int, period: int) -> Any:
+    """Leaves [repeats * period, ...] as [repeats, period, ...], for a scan over the periods."""
+    return jax.tree.map(lambda leaf: leaf.reshape(repeats, period, *leaf.shape[1:]), tree)
+
+
 def unstack(params: Params, count: int) -> list[Params]:
-    """Splits stacked parameters into one tree per layer; the gradient is one concatenation, not a
-    sum of padded slices.
+    """Splits stacked parameters into a tree per layer; the gradient is one concatenation.
 
     Args:
       params: every leaf leads with the layer axis.

@@ -1,5 +1,4 @@
-"""Pure array maths: no model, no configuration, no key. Every function is differentiable, jit-able
-and vmap-able."""
+"""Pure array maths: no model, configuration or key; differentiable, jit-able and vmap-able."""
 
 from rlhf_jax.ops.advantages import gae, group_advantages, leave_one_out_advantages
 from rlhf_jax.ops.fused import fused_token_logps

@@ -19,7 +19,7 @@ def gae(
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Generalised advantage estimation over the kept tokens of each row.
 
-        delta_t = r_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lambda A_{t+1},   R_t = A_t + V_t
+        delta_t = r_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lambda A_{t+1},  R_t = A_t + V_t
 
     where t+1 is the *next kept token* and V, A are 0 after the last one. GAE eq. 16 (Schulman et
     al. 2016, arXiv:1506.02438); PPO eq. 11 and 12 (arXiv:1707.06347). Masked positions inside a row

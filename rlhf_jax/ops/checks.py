@@ -79,8 +79,7 @@ def check_range(
 
 
 def is_zero(coefficient: Any) -> bool:
-    """Whether a coefficient is the Python number 0, so that what it multiplies need not be
-    computed.
+    """Whether a coefficient is the Python number 0: what it multiplies need not be computed.
 
     Args:
       coefficient: a number, or a traced value, whose term is always computed.

@@ -1,5 +1,4 @@
-"""Log-probabilities and entropies of taken tokens straight from hidden states, never holding ``[B,
-T, V]`` logits."""
+"""Log-probabilities and entropies of taken tokens from hidden states, without whole logits."""
 
 import functools
 from typing import Any, NamedTuple, TypeAlias
@@ -25,6 +24,7 @@ class _Static(NamedTuple):
 
     mesh: Mesh | None
     block: int | None
+    entropy: bool
 
 
 def fused_token_logps(
@@ -37,9 +37,9 @@ def fused_token_logps(
     scored: Int[Array, "B S"] | None = None,
     mesh: Mesh | None = None,
     block: int | None = None,
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Log-probability of every token given its prefix, and the entropy of the distribution it was
-    drawn from.
+    entropy: bool = True,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"] | None]:
+    """Log-probability of every token given its prefix, and the entropy of its distribution.
 
     With logits ``z = softcap * tanh(hidden @ unembed.T / softcap) / temperature`` (the tanh only
     when `softcap` is given),
@@ -75,10 +75,12 @@ def fused_token_logps(
             vocabulary over 'tensor'; B and V must divide. No collective holds a [., V] array. None
             leaves placement to the compiler.
         block: vocabulary entries per chunk; None chooses by the rule above.
+        entropy: False computes none: for callers that cannot leave it to the compiler, as where it
+            is returned from a compiled function that nobody reads it of.
 
     Returns:
         logps: nats, float32 (float64 for float64 inputs); column 0 is 0.
-        entropy: nats, same.
+        entropy: nats, same; None with ``entropy=False``.
 
     Raises:
         ValueError: shapes disagree, or B or V does not divide over `mesh`.
@@ -93,7 +95,7 @@ def fused_token_logps(
         [0.0, 1.3863, 1.3863]
     """
     _check(hidden, unembed, tokens, scored, mesh)
-    static = _Static(None if mesh is None or mesh.size == 1 else mesh, block)
+    static = _Static(None if mesh is None or mesh.size == 1 else mesh, block, entropy)
     scale = (
         None
         if isinstance(temperature, int | float) and temperature == 1
@@ -189,8 +191,7 @@ _fused.defvjp(_fused_fwd, _fused_bwd, symbolic_zeros=True)
 
 
 def _sum_over_rows(dunembed: Array, scatter: bool) -> Array:
-    """Sum over the devices that hold other rows; with `scatter` each keeps the part that 'fsdp'
-    gives it, as the weight lies."""
+    """Sum over devices that hold other rows; with `scatter` each keeps its part by 'fsdp'."""
     if not scatter:
         return lax.psum(dunembed, _ROW_AXES)
     return lax.psum(
@@ -198,14 +199,16 @@ def _sum_over_rows(dunembed: Array, scatter: bool) -> Array:
     )
 
 
-def _run_forward(inputs: Inputs, static: _Static) -> tuple[Array, Array, Array, Array]:
+def _run_forward(
+    inputs: Inputs, static: _Static
+) -> tuple[Array, Array | None, Array, Array | None]:
     """`forward` on one device or over the mesh."""
     if static.mesh is None:
-        return forward(inputs, static.block, None)
+        return forward(inputs, static.block, None, entropy=static.entropy)
     rows = P(_ROW_AXES)
     specs: Any = (rows, P(_VOCAB_AXIS), rows, rows, P(), P())
     return jax.shard_map(
-        functools.partial(forward, block=static.block, axis=_VOCAB_AXIS),
+        functools.partial(forward, block=static.block, axis=_VOCAB_AXIS, entropy=static.entropy),
         mesh=static.mesh,
         in_specs=(Inputs(*specs),),
         out_specs=rows,

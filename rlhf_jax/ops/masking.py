@@ -1,5 +1,4 @@
-"""Masked reductions. A mask is bool, True = keep; what it drops may be NaN or infinite and never
-leaks."""
+"""Masked reductions. A mask is bool, True = keep; what it drops may be NaN and never leaks."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -120,8 +119,7 @@ def masked_whiten(
 def predicted_mask(
     mask: Bool[Array, "B T"], segment_ids: Int[Array, "B T"] | None = None
 ) -> Bool[Array, "B T"]:
-    """Drops from a mask the tokens that nothing predicts: the first of each row and of each packed
-    document.
+    """Drops from a mask what nothing predicts: first tokens of rows and of packed documents.
 
     `logps[:, 0]` is 0 by definition, and the first token of a packed document would be predicted by
     the end of the document before it. Neither may be trained on nor counted in an average.

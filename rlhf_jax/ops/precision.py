@@ -35,8 +35,7 @@ def promote(*arrays: ArrayLike) -> tuple[Array, ...]:
 
 
 def default_float() -> jnp.dtype:
-    """The float type of arrays that no float input decides: float32, or float64 under
-    `jax.enable_x64`.
+    """The float type where no float input decides: float32, or float64 under `jax.enable_x64`.
 
     Returns:
       The dtype.

@@ -1,5 +1,4 @@
-"""Rewards before they become advantages, and which samples take part: KL shaping, overlong penalty,
-DAPO's masks."""
+"""Rewards before they become advantages, and which samples take part: KL, overlong, DAPO's."""
 
 from typing import TypeAlias
 
@@ -98,8 +97,7 @@ def overlong_penalty(
 
 
 def overlong_filter(mask: Bool[Array, "B T"], truncated: Bool[Array, " B"]) -> Bool[Array, "B T"]:
-    """Drops completions cut by the length limit from the loss: their reward says nothing about the
-    answer.
+    """Drops completions cut by the length limit: their reward says nothing about the answer.
 
     DAPO (arXiv:2503.14476), section 3.4, "overlong filtering". Only the loss mask changes; their
     rewards stay in the statistics of their group, as in TRL.
@@ -124,8 +122,7 @@ def overlong_filter(mask: Bool[Array, "B T"], truncated: Bool[Array, " B"]) -> B
 def mixed_groups(
     correct: Bool[AnyArray, "P G"], valid: Bool[AnyArray, "P G"] | None = None
 ) -> Bool[AnyArray, " P"]:
-    """Which groups teach something: those with a right and a wrong answer. The constraint of
-    dynamic sampling.
+    """Which groups teach: those with a right and a wrong answer, as dynamic sampling wants.
 
         keep = 0 < sum_i correct_i < G
 

@@ -26,9 +26,11 @@ def clipped_surrogate_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Clipped policy-gradient loss, summed with per-token weights.
 
-        L = - sum_t w_t min(r_t A_t, clip(r_t, 1 - eps_low, 1 + eps_high) A_t),   r_t = exp(logps_t - old_logps_t)
+        L = - sum_t w_t min(r_t A_t, clip(r_t, 1 - eps_low, 1 + eps_high) A_t),
+        r_t = exp(logps_t - old_logps_t)
         dual clip:  for A_t < 0 the min is replaced by max(min(...), c A_t)
-        level="sequence":  r = exp(mean over the row of (logps_t - old_logps_t)), the same for all tokens of the row
+        level="sequence":  r = exp(mean over the row of (logps_t - old_logps_t)), the same for all
+                           tokens of the row
 
     PPO eq. 7 (Schulman et al. 2017, arXiv:1707.06347); eps_low != eps_high is DAPO eq. 8
     (arXiv:2503.14476); the dual clip is Ye et al. 2020 (arXiv:1912.09729), section on dual-clip
@@ -97,7 +99,8 @@ def cispo_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """REINFORCE with a clipped, gradient-stopped importance weight: every token keeps its gradient.
 
-        L = - sum_t w_t sg(clip(r_t, min_ratio, max_ratio)) A_t logps_t,   r_t = exp(logps_t - old_logps_t)
+        L = - sum_t w_t sg(clip(r_t, min_ratio, max_ratio)) A_t logps_t,
+        r_t = exp(logps_t - old_logps_t)
 
     CISPO, eq. 4 and 5 of MiniMax-M1 (arXiv:2506.13585): min_ratio = 1 - eps_low^IS, max_ratio = 1 +
     eps_high^IS; the paper has no lower clip in practice, hence the default 0. TRL calls the cap
@@ -194,10 +197,10 @@ def clipped_value_loss(
     *,
     clip: Scalar | None = 0.2,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Squared error of the critic, kept from moving more than `clip` away from the old values in
-    one batch.
+    """Squared error of the critic, kept within `clip` of the old values in one batch.
 
-        L = 1/2 sum_t w_t max((V_t - R_t)^2, (V'_t - R_t)^2),   V'_t = old_t + clip(V_t - old_t, -c, c)
+        L = 1/2 sum_t w_t max((V_t - R_t)^2, (V'_t - R_t)^2),
+        V'_t = old_t + clip(V_t - old_t, -c, c)
 
     The form of OpenAI baselines, TRL and verl, described by Engstrom et al. 2020 (arXiv:2005.12729,
     "value function clipping"); PPO itself (arXiv:1707.06347, eq. 9) has the plain squared error:
@@ -221,7 +224,8 @@ def clipped_value_loss(
       >>> import jax.numpy as jnp
       >>> from rlhf_jax.ops import clipped_value_loss
       >>> one = jnp.ones((1, 1))
-      >>> loss, _ = clipped_value_loss(one, 0 * one, one, one)  # the clipped value is 0.2: the error stays 0.8
+      >>> # the clipped value is 0.2: the error stays 0.8
+      >>> loss, _ = clipped_value_loss(one, 0 * one, one, one)
       >>> print(f"{loss:.4f}")
       0.3200
     """
@@ -238,8 +242,7 @@ def clipped_value_loss(
 
 
 def _inputs(x: Array, *constants: Array) -> tuple[Array, ...]:
-    """Promotes all, stops the gradient of all but the first, zeroes all where the last (the
-    weights) is 0."""
+    """Promotes all, stops gradients of all but the first, zeroes all where the last is 0."""
     x, *rest = promote(x, *constants)
     rest = [lax.stop_gradient(c) for c in rest]
     keep = rest[-1] != 0
@@ -249,8 +252,7 @@ def _inputs(x: Array, *constants: Array) -> tuple[Array, ...]:
 def _row_log_ratio(
     logps: Float[Array, "B T"], old_logps: Float[Array, "B T"], weights: Float[Array, "B T"]
 ) -> Float[Array, "B T"]:
-    """The row's mean log-ratio over tokens of non-zero weight, on each of its columns, clamped like
-    `log_ratio`."""
+    """The row's mean log-ratio over its weighted tokens, on each column, clamped as `log_ratio`."""
     count = jnp.maximum(jnp.sum(weights != 0, axis=1), 1).astype(logps.dtype)
     mean = jnp.clip(jnp.sum(logps - old_logps, axis=1) / count, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return jnp.broadcast_to(mean[:, None], logps.shape)

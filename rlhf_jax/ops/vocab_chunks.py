@@ -1,5 +1,4 @@
-"""Statistics and gradients of vocabulary-sized softmaxes, one chunk of the vocabulary at a time
-(the inside of `ops.fused`)."""
+"""Statistics and gradients of vocabulary-sized softmaxes, chunk by chunk (inside `ops.fused`)."""
 
 from typing import NamedTuple
 
@@ -13,14 +12,13 @@ _DEVICE_TILE = 128 * 2**20
 
 
 class _Stats(NamedTuple):
-    """Online statistics of the rows, all ``[N]``: with e = exp(z - peak), z the logits seen so
-    far."""
+    """Online statistics of the rows, all ``[N]``: e = exp(z - peak), z the logits seen so far."""
 
     peak: Array
     total: Array
     """Sum of e."""
-    moment: Array
-    """Sum of e * (z - peak)."""
+    moment: Array | None
+    """Sum of e * (z - peak); None where no entropy is wanted."""
     taken: Array
     """Logit of the taken token, 0 until its chunk has been seen."""
 
@@ -41,7 +39,7 @@ class Saved(NamedTuple):
 
     inputs: Inputs
     log_total: Array
-    entropy: Array
+    entropy: Array | None
 
 
 def _rows(hidden: Array, tokens: Array, scored: Array | None) -> tuple[Array, Array]:
@@ -81,8 +79,7 @@ def _return_rows(drows: Array, scored: Array | None, shape: tuple[int, int, int]
 
 
 def _block_size(num_rows: int, vocab: int, block: int | None) -> int:
-    """Vocabulary entries per chunk, by the rule in `fused_token_logps`; chunks are as even as
-    multiples of 128 allow."""
+    """Vocabulary entries per chunk, by `fused_token_logps`' rule; as even as 128s allow."""
     if block is None:
         on_cpu = jax.default_backend() == "cpu"
         fit = (_CPU_TILE if on_cpu else _DEVICE_TILE) // max(num_rows, 1)
@@ -93,8 +90,7 @@ def _block_size(num_rows: int, vocab: int, block: int | None) -> int:
 
 
 def _over_chunks(step, carry, unembed: Array, block: int):
-    """``carry = step(carry, start, chunk [C, D])`` over the vocabulary: equal chunks in a loop,
-    then the remainder."""
+    """``carry = step(carry, start, chunk [C, D])`` over equal chunks in a loop, then the rest."""
     full, rest = divmod(unembed.shape[0], block)
 
     def body(i, carry):
@@ -119,23 +115,24 @@ def _logits(
 
 
 def _local_tokens(tokens: Array, vocab: int, axis: str | None) -> Array:
-    """Token ids relative to this device's part of the vocabulary (out of range: another device
-    holds it)."""
+    """Token ids relative to this device's part of the vocabulary (outside: another's)."""
     shards = 1 if axis is None else lax.axis_size(axis)
     clipped = jnp.clip(tokens, 0, vocab * shards - 1)
     return clipped if axis is None else clipped - lax.axis_index(axis) * vocab
 
 
 def forward(
-    inputs: Inputs, block: int | None, axis: str | None
-) -> tuple[Array, Array, Array, Array]:
-    """Values of this device's rows: (logps [B,T], entropy [B,T], logsumexp [B,S], entropy [B,S]), S
-    the rows of a sequence.
+    inputs: Inputs, block: int | None, axis: str | None, *, entropy: bool
+) -> tuple[Array, Array | None, Array, Array | None]:
+    """Values of this device's rows: logps and entropy [B,T], logsumexp and entropy [B,S].
+
+    S are the rows of a sequence; both entropies are None unless wanted.
 
     Args:
         inputs: local parts.
         block: vocabulary entries per chunk, or None for the rule.
         axis: mesh axis that divides the vocabulary, or None.
+        entropy: whether it is wanted.
     """
     hidden, unembed, tokens, scored, temperature, softcap = inputs
     rows, taken = _rows(hidden, tokens, scored)
@@ -153,12 +150,15 @@ def forward(
         e = jnp.exp(shifted)
         drop = stats.peak - peak
         decay = jnp.exp(drop)
+        moment = stats.moment
+        if moment is not None:
+            moment = (moment + drop * stats.total) * decay + (e * shifted).sum(axis=1)
         at = taken - start
         found = jnp.take_along_axis(z, jnp.clip(at, 0, z.shape[1] - 1)[:, None], axis=1)[:, 0]
         return _Stats(
             peak,
             stats.total * decay + e.sum(axis=1),
-            (stats.moment + drop * stats.total) * decay + (e * shifted).sum(axis=1),
+            moment,
             jnp.where((at >= 0) & (at < z.shape[1]), found, stats.taken),
         )
 
@@ -166,7 +166,7 @@ def forward(
     lowest = jnp.full(rows.shape[0], jnp.finfo(exact).min, exact)
     stats = _over_chunks(
         step,
-        _Stats(lowest, zeros, zeros, zeros),
+        _Stats(lowest, zeros, zeros if entropy else None, zeros),
         unembed,
         _block_size(*_sizes(rows, unembed), block),
     )
@@ -174,11 +174,14 @@ def forward(
         stats = _combine(stats, axis)
     log_total = jnp.log(stats.total)
     logps = stats.taken - stats.peak - log_total
-    entropy = log_total - stats.moment / stats.total
-    lse = stats.peak + log_total
     batch, length = tokens.shape
-    spread = tuple(_columns(x, scored, (batch, length)) for x in (logps, entropy))
-    return *spread, lse.reshape(batch, -1), entropy.reshape(batch, -1)
+    lse = (stats.peak + log_total).reshape(batch, -1)
+    logps = _columns(logps, scored, (batch, length))
+    if stats.moment is None:
+        return logps, None, lse, None
+    row_entropy = log_total - stats.moment / stats.total
+    spread = _columns(row_entropy, scored, (batch, length))
+    return logps, spread, lse, row_entropy.reshape(lse.shape)
 
 
 def _sizes(rows: Array, unembed: Array) -> tuple[int, int]:
@@ -190,15 +193,16 @@ def _combine(stats: _Stats, axis: str) -> _Stats:
     peak = lax.pmax(stats.peak, axis)
     drop = stats.peak - peak
     decay = jnp.exp(drop)
-    moment = (stats.moment + drop * stats.total) * decay
+    moment = stats.moment
+    if moment is not None:
+        moment = (moment + drop * stats.total) * decay
     return _Stats(peak, *lax.psum((stats.total * decay, moment, stats.taken), axis))
 
 
 def backward(
     saved: Saved, dlogps: Array | None, dentropy: Array | None, block: int | None, axis: str | None
 ):
-    """Gradients of this device's rows and part of the vocabulary, chunk by chunk, accumulated in
-    the statistics' precision.
+    """Gradients of this device's rows and part of the vocabulary, summed chunk by chunk.
 
     With p = softmax(z): d logp / dz_v = [v taken] - p_v and d entropy / dz_v = -p_v (z_v -
     logsumexp + entropy). Everything is laid out ``[C, N]``: all three products then have their
@@ -215,7 +219,9 @@ def backward(
     used = jnp.any(jnp.stack([g != 0 for g in (by_logp, by_entropy) if g is not None]), axis=0)
     rows = jnp.where(used[:, None], rows, 0).astype(operand)
     lse = jnp.where(used, saved.log_total.reshape(-1), 0)
-    entropy = jnp.where(used, saved.entropy.reshape(-1), 0) if by_entropy is not None else None
+    entropy = None
+    if by_entropy is not None and saved.entropy is not None:
+        entropy = jnp.where(used, saved.entropy.reshape(-1), 0)
     rows_t = lax.optimization_barrier(rows.T)
 
     def step(carry, start, chunk):

@@ -20,7 +20,7 @@ def loss_weights(
     """Per-token weights w such that sum(w * per_token_loss) is the wanted average. 0 off the mask.
 
         token:     w = 1 / N                      N tokens kept in the batch
-        sequence:  w = 1 / (R * n_row)            R rows with at least one token kept, n_row tokens kept in this row
+        sequence:  w = 1 / (R * n_row)            R rows with a token kept, n_row such in the row
         constant:  w = 1 / (B * constant)         B rows, empty ones included
 
     Sequence is GRPO (eq. 3 of arXiv:2402.03300), token is DAPO (eq. 12 of arXiv:2503.14476, over
@@ -90,8 +90,7 @@ def _lengths(
 def _packed_lengths(
     kept: Float[Array, "B T"], segment_ids: Int[Array, "B T"]
 ) -> tuple[Float[Array, "B T"], Float[Array, ""], Float[Array, ""]]:
-    """As `_lengths`, with documents for rows: a scatter-add per row, at most T documents in a row
-    of T tokens."""
+    """As `_lengths`, with documents for rows: a scatter-add a row, of at most T documents."""
     slots = kept.shape[1] + 1
 
     def count(values: Float[Array, " T"], ids: Int[Array, " T"]) -> Float[Array, " slots"]:

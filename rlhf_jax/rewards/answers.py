@@ -77,13 +77,11 @@ def opens_reasoning(
 
 
 def answer_of(completion: Completion, *, opened: bool = False) -> str | None:
-    """The final answer in a normal form, so that equal answers are equal strings (for majority
-    votes).
+    """The final answer in a normal form: equal answers are equal strings (for majority votes).
 
     The marked answer (`marked_answer`), or what stands out in a text without one
-    (`unmarked_answer`).
-    Numbers lose thousands separators, units and trailing zeros ("1,200.0 km" -> "1200"), fractions
-    are reduced.
+    (`unmarked_answer`). Numbers lose thousands separators, units and trailing zeros ("1,200.0 km"
+    -> "1200"), fractions are reduced.
 
     Args:
       completion: text or messages.
@@ -97,8 +95,7 @@ def answer_of(completion: Completion, *, opened: bool = False) -> str | None:
 
 
 def normal_form(answer: str) -> str:
-    """An answer without typography: a reduced number ("3/4", "-12"), words in lower case, or a
-    formula with its case as it is.
+    """An answer without typography: a reduced number, lower-case words, or a formula as it is.
 
     Of "7 - 3 = 4" it is "4". Nothing that changes the value is dropped: "2 million" is "2000000",
     "10!" stays "10!".
@@ -118,8 +115,7 @@ def normal_form(answer: str) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    r"""Whether a text is words, whose case says nothing; single letters and formulas keep
-    theirs."""
+    r"""Whether a text is words, whose case says nothing; letters and formulas keep theirs."""
     return bool(words_of(text)) and not re.search(r"[\\^_=]", re.sub(r"\\text(?![a-z])", "", text))
 
 

@@ -1,19 +1,20 @@
-"""Asides behind a number: "(in millions)" and ", squared" make another value of it, "since 2 + 2 =
-4", "half of ten" and "rounded to cents" say where it comes from."""
+"""Asides behind a number: those that make another value of it, and those that say whence.
+
+"(in millions)" and ", squared" are of the first kind; "since 2 + 2 = 4", "half of ten" and "rounded
+to cents" say where the number comes from.
+"""
 
 from rlhf_jax.rewards.nouns import alters
 from rlhf_jax.rewards.wording import CHANGES, FRACTION_WORDS, GLUE
 
 CONNECTIVES = frozenset(
-    "because since so which as where when whenever if hence thus therefore giving meaning "
-    "obtained using given for while though "
-    "although but however after".split()
+    "because since so which as where when whenever if hence thus therefore giving meaning obtained "
+    "using given for while though although but however after".split()
 )
 """Words that begin a reason."""
 _RESTATES = frozenset(
     "half halves third thirds fourth quarter quarters twice thrice double triple quadruple inverse "
-    "opposite reciprocal "
-    "negation negative root square cube logarithm factorial less".split()
+    "opposite reciprocal negation negative root square cube logarithm factorial less".split()
 )
 """Words of an aside that say where a value comes from when they are of something ("half of ten"),
 and change it when they are not."""

@@ -149,8 +149,7 @@ def length_reward(
     slope: int = 1,
     **columns: Sequence[Any],
 ) -> list[float]:
-    """1 for a length from min_len to max_len tokens, falling in a straight line to 0 at `slope`
-    tokens outside.
+    """1 for a length from min_len to max_len, falling in a line to 0 at `slope` tokens outside.
 
     Args:
       prompts: unused.
@@ -176,8 +175,7 @@ def repetition_reward(
     max_penalty: float = 1.0,
     **columns: Sequence[Any],
 ) -> list[float]:
-    """Minus max_penalty times the share of n-grams of words that are repeats of an earlier one; 0
-    without repeats.
+    """Minus max_penalty times the share of n-grams of words that repeat an earlier one.
 
     Args:
       prompts: unused.

@@ -44,8 +44,7 @@ class _Block(NamedTuple):
 
 
 def code_of(completion: Completion, *, wanted: Collection[str] = ()) -> str:
-    """The code in a completion: the last fenced block (of Python, when some are marked so), or
-    everything when nothing is fenced.
+    """The code in a completion: the last fenced block (of Python, if any), or all unfenced.
 
     A last block that only shows the use of what an earlier one defines does not count. A program
     that is not fenced may stand in ``[PYTHON]`` or ``<answer>`` tags, or behind lines of prose.
@@ -91,8 +90,7 @@ def without_tail(text: str) -> str:
 
 
 def _last_of(codes: list[str], wanted: Collection[str]) -> str:
-    """The last of some blocks, or the last that defines what is wanted where that one is a mere
-    example of its use."""
+    """The last of some blocks, or the last that defines what is wanted and is no example."""
     last = codes[-1]
     if len(codes) == 1 or not wanted:
         return last
@@ -109,8 +107,10 @@ def _last_of(codes: list[str], wanted: Collection[str]) -> str:
 
 
 def _unfenced(text: str) -> str:
-    """The program in a text without fences: all of it, or what stands in tags, or behind a few
-    lines of prose. A text in which no such part is a program stays as it is."""
+    """The program in a text without fences: all, or what is in tags, or behind some prose.
+
+    A text in which no such part is a program stays as it is.
+    """
     if parsed(text) is not None and not text.lstrip().startswith(_WRAPS[0][0]):  # a list for Python
         return text
     for opening, closing in _WRAPS:
@@ -149,8 +149,7 @@ def defines(code: str, name: str) -> bool:
 
 
 def bound_names(statements: list[ast.stmt]) -> set[str]:
-    """Names that statements bind where they stand, in branches and loops too, but not inside
-    functions and classes."""
+    """Names that statements bind, in branches and loops too, not inside functions and classes."""
     names: set[str] = set()
     todo: list[ast.AST] = list(statements)
     while todo:
@@ -182,8 +181,7 @@ def parsed(code: str) -> ast.Module | None:
 
 
 def _fenced(text: str) -> list[_Block]:
-    """The fenced blocks of a text, in order; of a last one that is never closed all that is
-    left."""
+    """The fenced blocks of a text, in order; of one that is never closed all that is left."""
     lines = text.splitlines(keepends=True)
     found = enumerate(_FENCE.fullmatch(line) or _INLINE.fullmatch(line) for line in lines)
     fences = [
@@ -232,8 +230,10 @@ def _fenced(text: str) -> list[_Block]:
 
 
 def _glued(lines: list[str], start: int, stop: int, code: str) -> tuple[int, str] | None:
-    """The line that ends a block with a fence behind its last word, and the block's code; None when
-    the block is a program without that, or none with it."""
+    """The line that ends a block with a fence behind its last word, and the block's code.
+
+    None when the block is a program without that, or none with it.
+    """
     ends = (number for number in range(start, stop) if "```" in lines[number])
     found = (
         (number, match) for number in ends if (match := _GLUED.fullmatch(lines[number])) is not None
@@ -249,8 +249,7 @@ def _glued(lines: list[str], start: int, stop: int, code: str) -> tuple[int, str
 
 
 def _closing(fences: list[tuple[int, str, str]], place: int) -> Iterator[int]:
-    """The fences that may close the one at a place: of the same sign, at least as long, and without
-    the name of a language."""
+    """The fences that may close the one at a place: same sign, as long, no language named."""
     sign = fences[place][1]
     for k in range(place + 1, len(fences)):
         _, fence, info = fences[k]

@@ -1,5 +1,4 @@
-r"""Boxes in a text: the last ``\boxed{..}`` that is not denied, with what around it changes its
-value."""
+r"""Boxes in a text: the last ``\boxed{..}`` not denied, with what beside it changes its value."""
 
 import re
 from typing import NamedTuple
@@ -17,7 +16,8 @@ _DENIED = re.compile(
 )
 _TOO = re.compile(
     r"\s(?:(?:still|far|much|way|a "
-    r"bit|slightly)\s)?too\s(?:small|large|big|high|low|many|few|much|little|short|long)(?![A-Za-z])"
+    r"bit|slightly)\s)?too\s(?:small|large|big|high|low|many|few|much|little|short|long)"
+    r"(?![A-Za-z])"
     r"|\s(?:way|far)\soff(?![A-Za-z])"
 )
 """Behind "is": what is compared with the right answer is none."""
@@ -35,19 +35,24 @@ _RETRACTION = re.compile(
     r"thought)(?![A-Za-z])[\s,.!:…-]{0,4}){1,3})?"
     r"(?:(?P<hard>(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:\w+\s)?"
     r"(?:wrong|incorrect|mistaken|false|not\s(?:right|correct)|a\smistake)(?![A-Za-z])"
-    r"|that\scan(?:not|['’]t)\sbe|scratch\sthat|i\s(?:made|was)\s(?:an?\s)?(?:mistake|error|wrong|mistaken)(?![A-Za-z]))"
+    r"|that\scan(?:not|['’]t)\sbe|scratch\sthat"
+    r"|i\s(?:made|was)\s(?:an?\s)?(?:mistake|error|wrong|mistaken)(?![A-Za-z]))"
     r"|(?P<new>(?P<explicit>(?:correction|edit)\s?[:,]|let\sme\scorrect\s(?:that|this|it)\s?[:,]?"
-    r"|(?:i\smean|sorry|oops|no|rather),?(?=\s(?:[-$\\0-9]|it\sis)))|(?:it|that|this|the\sanswer)(?:['’]s|\sis|\sshould\sbe|\smust\sbe))\s(?P<value>[^\n]{1,200}))",
+    r"|(?:i\smean|sorry|oops|no|rather),?(?=\s(?:[-$\\0-9]|it\sis)))"
+    r"|(?:it|that|this|the\sanswer)(?:['’]s|\sis|\sshould\sbe|\smust\sbe))"
+    r"\s(?P<value>[^\n]{1,200}))",
     re.IGNORECASE,
 )
 _NEXT_SENTENCE = re.compile(
-    r"(?:[\s*$)\]]*,(?=\s?(?:no|sorry|wait|oops|i\smean)[\s,])|[^.!?\n]{0,60}(?:[.!?…]+|\n))[\s*$)\]]*",
+    r"(?:[\s*$)\]]*,(?=\s?(?:no|sorry|wait|oops|i\smean)[\s,])"
+    r"|[^.!?\n]{0,60}(?:[.!?…]+|\n))[\s*$)\]]*",
     re.IGNORECASE,
 )
 _GAP = r"(?:[ \t]|\\[,;:! ]|~)*"
 _OPENED = r"(?:\\left|\\[bB]igg?l?|[({$]|\s|\\[,;:! ]|~)*"
 _MINUS = re.compile(
-    rf"(?:(?:^|[=$(\[:>#]|\\[(\[])\s*[-−]|[A-Za-z]{{2}}[:*]*\s[-−](?!\s)|\b(?:minus|negative(?:\sof)?)\s){_OPENED}\Z"
+    rf"(?:(?:^|[=$(\[:>#]|\\[(\[])\s*[-−]|[A-Za-z]{{2}}[:*]*\s[-−](?!\s)"
+    rf"|\b(?:minus|negative(?:\sof)?)\s){_OPENED}\Z"
 )
 _FACTOR = re.compile(
     r"(?:(?<![A-Za-z])[0-9]{1,9}|[0-9)}]\s?(?:/|\\cdot|\\times|\\div|\*|\^\s?\{?)\s?"
@@ -57,12 +62,14 @@ _FACTOR = re.compile(
 """Right before a box: what it is multiplied with, or an argument of."""
 _FRACTION_END = re.compile(r"\}\s?\{[^{}]{1,20}\}")
 _OPERATION = re.compile(
-    rf"(?:\^\{{?\\circ\}}?)?{_GAP}(?:[-+−]\s?(?=[0-9(]|[A-Za-z](?![A-Za-z])|\\(?:frac|sqrt|pi|cdot))|[*/]\s?(?=[0-9(])"
+    rf"(?:\^\{{?\\circ\}}?)?{_GAP}(?:[-+−]\s?(?=[0-9(]|[A-Za-z](?![A-Za-z])"
+    rf"|\\(?:frac|sqrt|pi|cdot))|[*/]\s?(?=[0-9(])"
     r"|[×÷·]|\\(?:cdot|times|div|pm|mp|pi|sqrt|[dt]?frac|[bp]?mod)(?![A-Za-z]))[^$=\n,;:]{0,40}"
 )
 """Behind a box, in the same formula: what goes on with it."""
 _GLUED = re.compile(
-    r"\.[0-9]+|,[0-9]{3}(?![0-9])|[0-9]+|e[0-9]+|_(?:\{[0-9A-Za-z()]{1,12}\}|[0-9])|[A-Za-z](?![A-Za-z{'’])"
+    r"\.[0-9]+|,[0-9]{3}(?![0-9])|[0-9]+|e[0-9]+|_(?:\{[0-9A-Za-z()]{1,12}\}|[0-9])"
+    r"|[A-Za-z](?![A-Za-z{'’])"
 )
 _BEHIND = re.compile(
     r"(?P<mark>!+|(?:\{\})?\^\{?[0-9A-Za-z]+\}?|[\s$]*\\?%)"
@@ -83,7 +90,8 @@ _VARIABLES = ("x", "y", "z", "n")
 _LONGEST_JOINT = 70
 _MOST_BOXES = 24
 _CONCLUDING = frozenset(
-    "so thus therefore hence answer answers is final no not wait then but total is equals gives actually".split()
+    "so thus therefore hence answer answers is final no not wait then but total is equals gives "
+    "actually".split()
 )
 
 
@@ -98,8 +106,7 @@ class Boxed(NamedTuple):
 
 
 def boxes(text: str) -> Boxed:
-    """The last box; of several that are joined by commas, "and" or nothing, their contents as a
-    list."""
+    """The last box; of several joined by commas, "and" or nothing, their contents as a list."""
     found: list[tuple[int, int, str]] = []  # start, end, content of those that are not in another
     opened: list[tuple[int, int] | None] = []
     for brace in _BRACE.finditer(text):
@@ -122,8 +129,7 @@ def boxes(text: str) -> Boxed:
 
 
 def retraction(behind: str) -> re.Match[str] | None:
-    """Where the sentence that follows an answer takes it back: "Hmm, that is wrong", "Correction:
-    6" (group `value`: what it says instead)."""
+    """Where the next sentence takes an answer back: "that is wrong", "Correction: 6" (`value`)."""
     sentence = _NEXT_SENTENCE.match(behind)
     found = None if sentence is None else _RETRACTION.match(behind, sentence.end())
     if found is None or (found["new"] and not found["soft"] and not found["explicit"]):
@@ -147,8 +153,7 @@ def _is_denied(text: str, start: int, end: int, content: str) -> bool:
 
 
 def _with_outside(text: str, start: int, end: int, content: str) -> str:
-    r"""The content of a box with what stands beside it and changes its value: ``-\boxed{5}``,
-    ``\boxed{2} million``, ``\boxed{5}\cdot 3``."""
+    r"""A box with its surroundings: ``-\boxed{5}``, ``\boxed{2} million``, ``\boxed{5}\cdot 3``."""
     before, behind = text[max(start - 40, 0) : start], text[end : end + 80]
     if (factor := _FACTOR.search(before)) is not None:
         rest = _FRACTION_END.match(behind) if "frac" in factor[0] else None

@@ -1,5 +1,4 @@
-"""One call of a reward function: what it is given, what it may log, what it returned. Runs in the
-worker processes."""
+"""One call of a reward function: what it gets, may log, returns. Runs in worker processes."""
 
 import asyncio
 import inspect
@@ -19,8 +18,7 @@ _runner: asyncio.Runner | None = None
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerState:
-    """What reward functions that name `trainer_state` are told: the fields of transformers' class
-    that they use."""
+    """What functions that name `trainer_state` are told: the fields of TRL's that they use."""
 
     global_step: int = 0
     """Training steps made."""
@@ -75,8 +73,7 @@ class CallLog:
         self._metrics: dict[str, list[float]] = {}
 
     def extra(self, column: str, values: Sequence[Any]) -> None:
-        """TRL's `log_extra`: a column of the completions table, one value per completion of the
-        call."""
+        """TRL's `log_extra`: a column of the completions table, a value a completion."""
         self._columns.setdefault(str(column), []).extend(values)
 
     def metric(self, name: str, value: float) -> None:
@@ -84,8 +81,7 @@ class CallLog:
         self._metrics.setdefault(str(name), []).append(float(value))
 
     def send(self, rows: Sequence[int], send: Send) -> None:
-        """Reports it, with the rows of the task that the call was about; nothing when there is
-        nothing."""
+        """Reports it with the task's rows that the call was about; nothing if empty."""
         whole = {
             name: [_plain(v) for v in values]
             for name, values in self._columns.items()
@@ -163,8 +159,7 @@ def grade_async(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
 
 
 def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
-    """All completions by one call. What holds no list of grades for several is no completion's
-    fault: it ends the run."""
+    """All completions by one call. A result that is no list is nobody's fault: the run ends."""
     log, rows = CallLog(), range(len(batch.completions))
     try:
         answers: list[dict[str, Any]] = [
@@ -183,8 +178,7 @@ def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
 
 
 def arguments(reward: LoadedReward, batch: Batch, log: CallLog) -> dict[str, Any]:
-    """Keyword arguments of one call. Built-ins get the data columns and nothing of TRL's
-    besides."""
+    """Keyword arguments of one call. Built-ins get the data columns and nothing of TRL's."""
     given: dict[str, Any] = dict(batch.given())
     if not reward.is_builtin:
         given |= {"trainer_state": batch.state, "log_extra": log.extra, "log_metric": log.metric}
@@ -209,8 +203,7 @@ def numbers_of(result: Any, count: int) -> list[float | None]:
 
 
 def _listed(result: Any) -> list[Any]:
-    """The entries of a result that has an order and one entry per completion; what a generator
-    yields counts too."""
+    """The entries of a result in order, one per completion; a generator's count too."""
     if result is None:
         raise RewardError("returned None instead of a list (is a `return` missing?)")
     if isinstance(result, Mapping):
@@ -250,16 +243,14 @@ def _event_loop() -> asyncio.Runner:
 
 
 def _is_too_much(reward: LoadedReward, error: BaseException) -> bool:
-    """Whether an answer asked for more memory, depth or digits than there are: as wrong as one that
-    takes too long."""
+    """Whether an answer asked for more memory, depth or digits than there are: it is wrong."""
     return reward.cpu_seconds is not None and isinstance(
         error, MemoryError | RecursionError | OverflowError
     )
 
 
 def _plain(value: Any) -> Any:
-    """A logged value as JSON holds it: numbers, truth values and None as they are, all else as
-    text; no NaN."""
+    """A logged value as JSON: numbers, truth values and None as is, else text; no NaN."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()  # numpy's and torch's scalars
     if isinstance(value, float) and not math.isfinite(value):

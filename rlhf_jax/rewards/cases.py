@@ -1,10 +1,9 @@
 """The tests of a row, whatever data set it comes from.
 
 Each format is read as the grader of its data set reads it (APPS and TACO: testing_util.py;
-PRIME/Eurus: verl's prime_code;
-LiveCodeBench: testing_util.py; MBPP, HumanEval, CodeContests). A row that cannot be read so is not
-gradable, which is said; nothing about how a function is called is guessed, since a wrong guess
-makes every right answer wrong.
+PRIME/Eurus: verl's prime_code; LiveCodeBench: testing_util.py; MBPP, HumanEval, CodeContests). A
+row that cannot be read so is not gradable, which is said; nothing about how a function is called is
+guessed, since a wrong guess makes every right answer wrong.
 """
 
 import base64
@@ -90,14 +89,12 @@ def check_present(columns: Mapping[str, Sequence[Any]]) -> None:
     if not any(name in columns for name in COLUMNS):
         raise ValueError(
             f"the data has no column with tests: {', '.join(sorted(columns)) or 'no columns'}; "
-            "needed is one of "
-            f"{', '.join(COLUMNS)} (rename it with data.columns)"
+            f"needed is one of {', '.join(COLUMNS)} (rename it with data.columns)"
         )
 
 
 def checks_of(columns: Mapping[str, Sequence[Any]], index: int) -> Checks | None:
-    """The tests of one row, None when it has none; the formats are in
-    `rlhf_jax.rewards.code.code_reward`.
+    """The tests of one row, None when it has none; formats are in `rewards.code.code_reward`.
 
     Args:
       columns: data columns.
@@ -133,8 +130,7 @@ def checks_of(columns: Mapping[str, Sequence[Any]], index: int) -> Checks | None
         return None
     raise ValueError(
         f"column {found!r}, row {index}: tests are statements, {{'input', 'output'}} pairs, or "
-        "'inputs' and 'outputs', "
-        f"not {type(value).__name__}"
+        f"'inputs' and 'outputs', not {type(value).__name__}"
     )
 
 
@@ -223,8 +219,7 @@ def _function(value: Any, first: Mapping[str, Any], row: Mapping[str, Any]) -> s
 
 
 def _arguments(given: Any) -> tuple[list[Any], dict[str, Any]]:
-    """What a function is called with: a list of arguments, named ones, or as text one JSON value a
-    line."""
+    """What a function is called with: a list, named arguments, or text, one JSON value a line."""
     if isinstance(given, str):
         try:
             values = [_json(line) for line in given.split("\n")] if given.strip() else []
@@ -265,8 +260,7 @@ def _whole_keys(value: Mapping[str, Any]) -> dict[Any, Any]:
 
 
 def _loaded(value: Any) -> Any:
-    """A value out of the text that data sets keep it in: JSON, or JSON that LiveCodeBench has
-    packed."""
+    """A value out of the text that data sets keep: JSON, or JSON packed by LiveCodeBench."""
     if not isinstance(value, str):
         return value
     if value.lstrip()[:1] in ("[", "{"):
@@ -286,8 +280,7 @@ def _json(text: str) -> Any:
 
 
 def _unpacked(text: str) -> str | None:
-    """Text in pickle in zlib in base64, None when it is none. Nothing is unpickled: only a plain
-    text is taken out of it."""
+    """Text in pickle in zlib in base64, else None. Nothing is unpickled but a plain text."""
     if text[:2] not in ("eJ", "eN", "eA", "eF"):  # how zlib begins, in base64
         return None
     try:

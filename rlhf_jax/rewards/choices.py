@@ -21,9 +21,11 @@ _LISTED = re.compile(
 _ONE = re.compile(r"\(?\s?([A-Ja-j])\s?\)?(?:(?:(?<=\))|[).:])\s?(?P<rest>.*))?", re.DOTALL)
 _TOGETHER = re.compile(r"(?=[A-J]{2,})A?B?C?D?E?F?G?H?I?J?")
 _ANOTHER = re.compile(
-    r"^\s*(?:[,;/&]|\(?[A-J]\)?(?![A-Za-z0-9_^=+*/'(\\-]))|(?<![A-Za-z])(?:or|and|either|maybe|not|but)(?![A-Za-z])|\([A-J]\)"
+    r"^\s*(?:[,;/&]|\(?[A-J]\)?(?![A-Za-z0-9_^=+*/'(\\-]))"
+    r"|(?<![A-Za-z])(?:or|and|either|maybe|not|but)(?![A-Za-z])|\([A-J]\)"
     r"|(?<![A-Za-z\\])[A-J]\s?[).:](?:\s|$)"
-    r"|(?<![A-Za-z])(?:is|are|be|option|choice|answer)\s(?:option\s|choice\s)?\(?[A-J]\)?(?![A-Za-z0-9_])"
+    r"|(?<![A-Za-z])(?:is|are|be|option|choice|answer)"
+    r"\s(?:option\s|choice\s)?\(?[A-J]\)?(?![A-Za-z0-9_])"
 )
 """In what follows a letter of choice: a second one, or a doubt."""
 _IS_RIGHT = rf"\s(?:is|are)\s{_RIGHT}(?:\s{_NOUN}|\sone)?"
@@ -48,7 +50,8 @@ _DESCRIBED = re.compile(
     re.DOTALL,
 )
 _ALSO = re.compile(
-    r"[\s,)*]*(?:but|and|or)\s(?P<words>[^.\n]*?(?<![A-Za-z\\])(?P<letters>[A-J])(?![A-Za-z'])[^.\n]*)"
+    r"[\s,)*]*(?:but|and|or)\s"
+    r"(?P<words>[^.\n]*?(?<![A-Za-z\\])(?P<letters>[A-J])(?![A-Za-z'])[^.\n]*)"
 )
 _AFTER = re.compile(
     rf"[\s.]*(?:it\sis\s|option\s|choice\s|or\s|and\s)?(?P<letters>{_LETTER})\s?[.)]?\s*\Z"
@@ -58,8 +61,7 @@ _STARS = re.compile(r"\*\*|__|\\text\s?\{\s?([^{}]*)\}|[{}$]")
 
 
 def chosen_in(sentence: str, after: str = "") -> str | None:
-    """The letters that a sentence says are right, as "A" or "A, C"; None when it is no such
-    sentence.
+    """The letters that a sentence says are right, as "A" or "A, C"; None: no such sentence.
 
     Args:
       sentence: "Option D is correct", "the correct choices are (A) and (C)", "B".
@@ -89,8 +91,7 @@ def chosen_in(sentence: str, after: str = "") -> str | None:
 
 
 def same_choice(answer: str, target: str) -> bool | None:
-    """Whether an answer names the letters that a right answer consists of, in any order; None when
-    the right answer is no letters of choice.
+    """Whether an answer names the right letters, in any order; None: the right are no letters.
 
     Args:
       answer: as it was given; what was chosen may stand behind one letter ("B) 12").

@@ -60,8 +60,7 @@ def code_reward(
     reference: bool | str = True,
     **columns: Sequence[Any],
 ) -> list[float | None]:
-    """1 when the code in the completion passes all tests of its row, else 0; None for a row that
-    cannot be graded.
+    """1 when the code passes all tests of its row, else 0; None for a row not gradable.
 
     The code is the last fenced block (of Python, when some are marked so; not one that only uses
     what an earlier one defines). When nothing is fenced it is what ``[PYTHON]`` or ``<answer>``
@@ -132,8 +131,11 @@ def code_reward(
             )
             scores.append(passed / checks.total if partial else float(passed == checks.total))
         except NotGradable as reason:
-            message = f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not listed)"
-            _say(message, str(reason))
+            _say(
+                f"reward code: {name_of(row)} is left out: %s (more rows of this kind are not "
+                "listed)",
+                str(reason),
+            )
             scores.append(None)
         except MachineTooSlow as reason:
             _say(
@@ -157,8 +159,7 @@ def _wanted(checks: Checks) -> frozenset[str]:
 
 
 def _check_sound(checks: Checks, solutions: Sequence[str], prompt: Any, grading: _Grading) -> None:
-    """Raises NotGradable unless one of the row's own solutions passes (or there is none); found out
-    once per process."""
+    """Raises NotGradable unless one of the row's own solutions passes; found out once a process."""
     if not solutions:
         return
     tried = solutions[:_REFERENCES]

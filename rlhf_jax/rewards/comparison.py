@@ -31,8 +31,7 @@ def same_output(got: str, wanted: str, tolerance: float) -> bool:
 
 
 def same_value(got: Any, wanted: Any, tolerance: float) -> bool:
-    """Compares plain data: tuples are lists, keys of dicts are texts as in JSON, floats are equal
-    to the tolerance.
+    """Compares plain data: tuples as lists, keys as texts (JSON's), floats to the tolerance.
 
     Args:
       got: as `rlhf_jax.rewards.sandbox` writes results: ``{"int": hex}`` and ``{"dict": pairs}``

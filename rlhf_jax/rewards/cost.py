@@ -38,7 +38,8 @@ _SETS = re.compile(r"\\(?:cup|cap|setminus|times)(?![A-Za-z])")
 _SERIES = re.compile(r"\\(?:sum|prod|bigcup|bigcap)(?![A-Za-z])")
 _BOUNDS = re.compile(r"(\\(?:sum|prod)\s?_\s?\{[^{}]*\})\s?\^\s?(?:\{[^{}]*\}|[0-9A-Za-z])")
 _ANALYSIS = re.compile(
-    r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])|\\frac\s*\{\s*d\b.{0,20}\}\s*\{\s*d\s?[a-z]"
+    r"\\(?:i*int|oint|lim|limsup|liminf|zeta|partial)(?![A-Za-z])"
+    r"|\\frac\s*\{\s*d\b.{0,20}\}\s*\{\s*d\s?[a-z]"
 )
 _CHOICE = re.compile(r"\\[dt]?binom|\\Gamma|\\choose|_\{?[0-9]*\}?[CP](?![A-Za-z])")
 _INTEGER = re.compile(r"[0-9]+")
@@ -52,8 +53,7 @@ _OPEN, _CLOSE = "{([", "})]"
 
 
 def too_costly(text: str) -> bool:
-    """Whether comparing an expression in latex might take long; the answer is found in time linear
-    in the text."""
+    """Whether comparing an expression in latex might take long; found in linear time."""
     if (
         len(text) > LONGEST
         or len(_TERM.findall(text)) > _MOST_TERMS
@@ -114,8 +114,7 @@ def _costly_choice(text: str) -> bool:
 
 
 def _costly_factorial(text: str) -> bool:
-    """Factorials of large numbers, of powers, of factorials; and double ones, which are read in two
-    ways."""
+    """Factorials of large numbers, powers, factorials; double ones, read in two ways."""
     for mark in re.finditer("!", text):
         before = text[: mark.start()].rstrip()
         if before.endswith("!") or text[mark.end() :].lstrip().startswith("!"):
@@ -187,8 +186,7 @@ def _operand_before(text: str) -> str:
 
 
 def _operand_after(text: str, place: int) -> str:
-    """The argument that starts at a place: a group in brackets, a command, or what goes on without
-    a break."""
+    """The argument that starts at a place: a bracket, a command, or what goes on unbroken."""
     while place < len(text) and text[place].isspace():
         place += 1
     if place < len(text) and text[place] in _OPEN:

@@ -1,5 +1,4 @@
-"""Reward of the countdown task: an expression that uses each given number exactly once and equals
-the target."""
+"""Reward of countdown: an expression that uses each number exactly once and hits the target."""
 
 import ast
 import operator
@@ -42,8 +41,7 @@ def countdown_reward(
     format_score: float = 0.0,
     **columns: Sequence[Any],
 ) -> list[float | None]:
-    """1 when the completion reaches the target with each number used exactly once; None for a row
-    without a target.
+    """1 when the target is reached with each number used once; None for a row without one.
 
     The expression is the marked answer (``<answer>..</answer>``, ``\\boxed{..}``, ``#### ..``),
     else the last line of the text; of ``3+4 = 7`` only ``3+4`` is read. It is worked out exactly
@@ -97,8 +95,7 @@ def expression_of(completion: Completion) -> str:
 
 
 def work_out(expression: str) -> tuple[Mapping[int, int], Fraction | None] | None:
-    """(how often each number is used, exact value) of whole numbers joined by + - * / and
-    parentheses.
+    """(uses of each number, exact value) of whole numbers joined by + - * / and parentheses.
 
     Returns:
       None when it is anything else; the value is None when it divides by zero.

@@ -1,11 +1,9 @@
 r"""Whether two final answers mean the same.
 
 In this order, the first that decides: equal texts; choice letters and words; numbers (`quantities`,
-exact); ratios and numbers
-with a base; lists, sets, tuples and intervals by their members; expressions, which math-verify
-parses and which are compared by
-their values at several points. What is refused on the way (`cost`, marks that the parser drops) is
-not equal.
+exact); ratios and numbers with a base; lists, sets, tuples and intervals by their members;
+expressions, which math-verify parses and which are compared by their values at several points. What
+is refused on the way (`cost`, marks that the parser drops) is not equal.
 """
 
 import functools
@@ -14,6 +12,7 @@ from collections.abc import Callable
 
 from rlhf_jax.rewards.choices import same_choice
 from rlhf_jax.rewards.cost import too_costly
+from rlhf_jax.rewards.members import is_balanced, read_members, right_side
 from rlhf_jax.rewards.notations import based, clock, ratio, same_time
 from rlhf_jax.rewards.nouns import are_nouns
 from rlhf_jax.rewards.quantities import names_differ, quantity_of, same_quantity
@@ -23,7 +22,8 @@ from rlhf_jax.rewards.units import Unit
 from rlhf_jax.rewards.wording import VALUE
 
 _BUILT = re.compile(
-    r"\\\{\s?[A-Za-z]\s?(?:\\in\s?\\(?:mathbb\s?\{?\s?R\s?\}?|R)\s?)?(?:\\mid|\\vert|:|\|)\s?(.+?[<>=\\].*?)\\\}",
+    r"\\\{\s?[A-Za-z]\s?(?:\\in\s?\\(?:mathbb\s?\{?\s?R\s?\}?|R)\s?)?"
+    r"(?:\\mid|\\vert|:|\|)\s?(.+?[<>=\\].*?)\\\}",
     re.DOTALL,
 )
 """A set that is described by what holds for its members."""
@@ -32,12 +32,10 @@ _BOUND = re.compile(r"[<>]|\\(?:le|ge|lt|gt|ne|in|notin)(?:q|qq|qslant)?(?![A-Za
 _DIVISOR = re.compile(r"(?:gcd|lcm)\}?\s?[({][^()]*(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 """A divisor of letters, which sympy takes for prime to each other."""
 _ENUMERATED = re.compile(r"\s?(?:[,;]|&)\s?(?:and\s)?|\sand\s")
-_LEFT_SIDE = re.compile(r"(?:=|\\approx(?![A-Za-z])|\\in(?![A-Za-z]))")
-_SEPARATOR = re.compile(r"(?<![A-Za-z])(?:,\s?)?(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])|[;,]")
-_OPEN, _CLOSE = "{([", "})]"
 _MOST_MEMBERS = 24
 _PLAIN_UNITS = re.compile(
-    r"(?<=[0-9a-z})])\s*(?:\\(?:text|mathrm|mbox|textrm)\{\s*)?(?<![A-Za-z])(?:(?:square|sq\.?|cubic|cu\.?)\s+units?"
+    r"(?<=[0-9a-z})])\s*(?:\\(?:text|mathrm|mbox|textrm)\{\s*)?(?<![A-Za-z])"
+    r"(?:(?:square|sq\.?|cubic|cu\.?)\s+units?"
     r"|units?\s*(?:squared|cubed|\}?\s*\^\s*\{?[23]\}?)?)\s*\.?\s*\}?\s*\Z"
 )
 _WITH_UNIT = re.compile(
@@ -63,25 +61,23 @@ def equivalent(answer: str, target: str) -> bool:
 
 
 def is_readable(target: str) -> bool:
-    """Whether a right answer can be compared with anything but its own text: it is a number, a
-    text, or parsed and equal to itself."""
+    """Whether a right answer can be compared beyond its text: a number, a text, or parsed."""
     target = _target(target)
     if quantity_of(target) is not None or is_wording(target):
         return True
-    members = _members(target)
+    members = read_members(target)
     if members is not None and len(members.parts) > 1:
         return all(is_readable(part) for part in members.parts)
     from rlhf_jax.rewards import algebra  # heavy: sympy
 
-    value = _right_side(target)
+    value = right_side(target)
     return bool(clock(value) or ratio(value) or based(value)) or algebra.equals_itself(
         _expression(target)[0]
     )
 
 
 def is_wording(text: str) -> bool:
-    r"""Whether an answer is words, and numbers among them, without mathematics: compared letter by
-    letter, in any case."""
+    r"""Whether an answer is words (and numbers), no mathematics: compared by letter, any case."""
     bare = _TEXT.sub(r"\1", text).strip()
     if re.fullmatch(r"[A-Za-z]", bare):
         return bare in "ABCDEFGHIJ"
@@ -112,7 +108,7 @@ def _equivalent(answer: str, target: str) -> bool:
         if len(_bare(target)) == 1 == len(_bare(answer)):
             return False  # letters of choice were told before: "a" and "A" are two symbols
         return _letters(answer) == _letters(target)
-    ours, theirs = _right_side(answer), _right_side(target)
+    ours, theirs = right_side(answer), right_side(target)
     if (time := clock(theirs)) is not None:
         return same_time(clock(ours) or ratio(ours), time)
     for kind in (ratio, based):
@@ -134,17 +130,15 @@ def _target(text: str) -> str:
 
 
 def _described(text: str) -> str:
-    r"""What the members of a set are said to fulfil: ``\{x \mid x > 1\}`` -> "x > 1"; bounds that
-    hold together are an interval."""
+    r"""What members of a set fulfil: ``\{x \mid x > 1\}`` -> "x > 1"; bounds make an interval."""
     built = _BUILT.fullmatch(text)
-    if built is not None and _balanced(built[1]):
+    if built is not None and is_balanced(built[1]):
         text = built[1].strip()
     return text if re.search(r"[<>]|\\[lg]", text) is None else as_interval(text) or text
 
 
 def _without_plain_units(text: str) -> str:
-    """An answer without "units", "square units" or "cubic units" behind it: they measure nothing
-    named."""
+    """An answer without "units", "square units" or "cubic units" behind it: nothing named."""
     return _PLAIN_UNITS.sub("", text)
 
 
@@ -167,105 +161,10 @@ def _letters(text: str) -> list[str]:
     return sorted(part.strip(" .!") for part in _ENUMERATED.split(_bare(text).casefold()))
 
 
-class _Members:
-    """An answer as a list."""
-
-    def __init__(self, kind: str, parts: list[str]) -> None:
-        # kind: "one", "list", "set", or the two brackets of a tuple or interval
-        self.kind, self.parts = kind, parts
-
-
-def _members(text: str) -> _Members | None:
-    text = _right_side(text)
-    parts = _split(text)
-    if parts is None:
-        return None
-    if len(parts) > 1:
-        return _Members("list", parts)
-    if text.startswith(r"\{") and text.endswith(r"\}"):
-        inner = _split(text[2:-2])
-        return None if inner is None else _Members("set", inner)
-    if text[:1] in tuple("([") and text[-1:] in tuple(")]") and _is_one_group(text):
-        inner = _split(text[1:-1])
-        if inner is not None and len(inner) > 1:
-            return _Members(text[0] + text[-1], inner)
-    elif text.startswith("{") and text.endswith("}") and _split(text[1:-1]) is not None:
-        return _members(text[1:-1])
-    return _Members("one", [text])
-
-
-def _right_side(text: str) -> str:
-    """What follows "name =" or "name in"; the text itself when there is no one such sign."""
-    signs = [sign for sign in _LEFT_SIDE.finditer(text) if _balanced(text[: sign.start()])]
-    if len(signs) != 1:
-        return text
-    left = text[: signs[0].start()]
-    if re.search(r"[<>,;]|\\(?:le|ge|ne|lt|gt)", _inside_out(left)) or re.search(
-        r"[+*/]|[0-9]\s*[A-Za-z]|\^", left
-    ):
-        return text
-    return text[signs[0].end() :].strip()
-
-
-def _inside_out(text: str) -> str:
-    return re.sub(r"\([^()]*\)", "", text)
-
-
-def _balanced(text: str) -> bool:
-    return all(text.count(a) == text.count(b) for a, b in zip(_OPEN, _CLOSE, strict=True))
-
-
-def _is_one_group(text: str) -> bool:
-    """Whether the first bracket of a text is closed by its last sign; the two may differ, as in
-    "[0, 1)"."""
-    depth = 0
-    for sign in text[:-1]:
-        depth += (sign in _OPEN) - (sign in _CLOSE)
-        if depth == 0:
-            return False
-    return depth == 1
-
-
-def _split(text: str) -> list[str] | None:
-    """Parts between commas, semicolons, "and" and "or" outside brackets; None when brackets do not
-    match."""
-    parts, depth, start = [], 0, 0
-    marks = {mark.start(): mark for mark in _SEPARATOR.finditer(text) if "cup" not in mark[0]}
-    place = 0
-    while place < len(text):
-        sign = text[place]
-        depth += (sign in _OPEN) - (sign in _CLOSE)
-        mark = marks.get(place)
-        if (
-            mark
-            and depth == 0
-            and not re.fullmatch(
-                r"[0-9],[0-9]{3}(?![0-9]).*", text[max(place - 1, 0) : place + 6], re.DOTALL
-            )
-        ):
-            parts.append(text[start:place])
-            place = start = mark.end()
-            continue
-        place += 1
-    parts.append(text[start:])
-    if len(parts) > 1:
-        parts = [part.strip() for part in parts if part.strip()]
-    return [one for part in parts for one in _signed(part)] if depth == 0 else None
-
-
-def _signed(part: str) -> list[str]:
-    """Both values of an expression with one "plus or minus"."""
-    if part.count(r"\pm") != 1 or r"\mp" in part:
-        return [part]
-    before, _, after = part.partition(r"\pm")
-    plus = "" if before.rstrip().endswith(("{", "(", "[", "=", ",")) or not before.strip() else "+"
-    return [f"{before}{plus}{after}".strip(), f"{before}-{after}"]
-
-
 def _same_members(answer: str, target: str) -> bool:
     if not _same_names(answer, target):
         return False
-    ours, wanted = _members(answer), _members(target)
+    ours, wanted = read_members(answer), read_members(target)
     if ours is None or wanted is None or max(len(ours.parts), len(wanted.parts)) > _MOST_MEMBERS:
         return False
     words, others = _joined(answer), _joined(target)
@@ -343,8 +242,10 @@ def _same_list(ours: list[str], wanted: list[str]) -> bool:
 
 
 def _same_names(answer: str, target: str) -> bool:
-    """Whether tuples give values to the same names in the same order: "(y, x) = (3, -2)" is no
-    answer to "(x, y) = (3, -2)" or to "(3, -2)"."""
+    """Whether tuples give values to the same names in the same order.
+
+    "(y, x) = (3, -2)" is no answer to "(x, y) = (3, -2)" or to "(3, -2)".
+    """
     ours, wanted = (
         [name.strip() for name in found[1].split(",")] if found else None
         for found in map(_TUPLE_NAMES.match, (answer, target))
@@ -399,8 +300,7 @@ def _subscripts(text: str) -> list[int]:
 
 
 def _same_case(answer: str, target: str) -> bool:
-    """Whether letters that occur on both sides are written the same: the parser reads N and n, and
-    Delta and delta, as one."""
+    """Whether letters on both sides are written alike: the parser reads N and n as one."""
     ours, wanted = (
         set(_NAME.findall(_ENVIRONMENT.sub(" ", _TEXT.sub(" ", text)))) for text in (answer, target)
     )

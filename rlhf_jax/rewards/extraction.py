@@ -1,5 +1,4 @@
-r"""Final answers in texts: what a completion answers with, as one expression and without prose, or
-nothing."""
+r"""Final answers in texts: what a completion answers, as one expression without prose."""
 
 import collections
 import re
@@ -14,7 +13,8 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _CHINESE = re.compile(
-    r"答案\s{0,8}\*{0,3}\s{0,8}(?:(?:应该|應該|应|應)?[是为為]|[：:=])\*{0,3}\s{0,8}[：:]?\s{0,8}([^\n。；]+)"
+    r"答案\s{0,8}\*{0,3}\s{0,8}(?:(?:应该|應該|应|應)?[是为為]|[：:=])"
+    r"\*{0,3}\s{0,8}[：:]?\s{0,8}([^\n。；]+)"
 )
 _HEADING = re.compile(r"\bfinal answer(?:\*\*)?:?(?:\*\*)?\s*\n\s*([^\n]+)", re.IGNORECASE)
 _FINAL = re.compile(r"\bfinal answer\b", re.IGNORECASE)
@@ -54,22 +54,19 @@ def after_reasoning(text: str, *, opened: bool = False) -> str | None:
 
 
 def marked_answer(text: str, *, opened: bool = False) -> str | None:
-    r"""The final answer that a text marks as such, without the prose around it; None when nothing
-    is marked, or nothing is said.
+    r"""The answer that a text marks as such, without prose; None: nothing marked, nothing said.
 
     Behind the reasoning (`after_reasoning`), the last ``<answer>..</answer>``; without one the last
-    of ``\boxed{..}`` and ``#### ..``,
-    unless "final answer is" follows; without those the last "answer is .." or "answer: ..". Boxes
-    side by side are a list.
-    What is marked is cut down to the expression in its first sentence (`sentences.reduced`).
+    of ``\boxed{..}`` and ``#### ..``, unless "final answer is" follows; without those the last
+    "answer is .." or "answer: ..". Boxes side by side are a list. What is marked is cut down to the
+    expression in its first sentence (`sentences.reduced`).
     """
     rest = after_reasoning(text, opened=opened)
     return None if rest is None else _marked(_CONTROL.sub("", rest))[1]
 
 
 def final_answer(text: str, *, strict: bool = False, opened: bool = False) -> str | None:
-    """The marked answer of a text or, unless `strict`, what stands out in one that marks none
-    (`unmarked_answer`)."""
+    """The marked answer of a text; unless `strict`, else what stands out (`unmarked_answer`)."""
     rest = after_reasoning(text, opened=opened)
     if rest is None:
         return None
@@ -79,9 +76,11 @@ def final_answer(text: str, *, strict: bool = False, opened: bool = False) -> st
 
 
 def unmarked_answer(text: str) -> str | None:
-    """What a text without a mark most likely answers: itself when it is one line without prose or
-    without numbers; else the
-    last expression of its last sentence that has one."""
+    """What a text without a mark most likely answers.
+
+    Itself when it is one line without prose or without numbers; else the last expression of its
+    last sentence that has one.
+    """
     rest = after_reasoning(text)
     rest = rest.strip() if rest else ""
     found = standing_out(rest)
@@ -125,8 +124,7 @@ def _last_phrase(text: str, place: int) -> re.Match[str] | None:
 
 
 def _without_bold(text: str, phrase: re.Match[str]) -> str:
-    """What a phrase says, without the stars that close a bold mark opened before it on its line:
-    "**The answer is 2**3**" says 2**3."""
+    """What a phrase says, without stars of an earlier bold mark: "**The answer is 2**3**": 2**3."""
     line = text[max(text.rfind("\n", 0, phrase.start()) + 1, phrase.start() - 200) : phrase.start()]
     said = phrase[1].rstrip()
     inside = line.count("**") % 2 and said.endswith("**") and said.count("**") % 2 == 0
@@ -144,8 +142,7 @@ def _said(text: str) -> str | None:
 
 
 def _not_taken_back(answer: str | None, text: str) -> str | None:
-    """An answer, unless the sentence behind it takes it back ("Hmm, that is wrong"); then what that
-    says instead, or nothing."""
+    """An answer, unless the sentence behind takes it back; then what that says, or nothing."""
     place = -1 if answer is None else text.find(answer)
     if answer is None or place < 0:
         return answer

@@ -19,8 +19,7 @@ POOL_OPTIONS = frozenset({"timeout"})
 
 
 def is_builtin(config: RewardConfig) -> bool:
-    """Whether a reward is the library's own (a reward model included): it runs no code that a
-    configuration names."""
+    """Whether a reward is the library's own (or a model): no code of a configuration runs."""
     return config.function in REWARDS or config.function == MODEL
 
 

@@ -23,8 +23,7 @@ GIVEN = (*GRADED, "trainer_state", "log_extra", "log_metric")
 """Arguments that are neither data columns nor options."""
 _STANDARD = (
     "rewards.function {name!r} belongs to Python's standard library, which holds no reward "
-    "functions: "
-    "write one in a file of your own, 'file.py:function'"
+    "functions: write one in a file of your own, 'file.py:function'"
 )
 
 
@@ -49,8 +48,7 @@ class LoadedReward:
     def arguments(
         self, given: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]
     ) -> dict[str, Any]:
-        """Keyword arguments of one call: those of `GIVEN`, data columns and options, as far as the
-        function takes them."""
+        """Keyword arguments of a call, as the function takes them: `GIVEN`, columns, options."""
         columns = {name: values for name, values in columns.items() if name not in self.own}
         every = {**columns, **given, **self.options}
         return (
@@ -173,8 +171,7 @@ def _home(found: Any) -> str:
 
 
 def _in_standard_library(place: str) -> bool:
-    """Whether a module, or a Python file, belongs to Python itself: what is there runs programs and
-    moves files."""
+    """Whether a module, or a Python file, is Python's own: those run programs and move files."""
     if not place.endswith(".py"):
         return place.partition(".")[0] in sys.stdlib_module_names
     path = pathlib.Path(place).resolve()
@@ -214,8 +211,7 @@ def _made(config: RewardConfig, factory: Callable[..., Any]) -> Callable[..., An
     if not callable(made):
         raise ValueError(
             f"rewards.function {config.function!r} takes neither prompts nor completions, and "
-            f"returned {type(made).__name__}, "
-            "not a reward function"
+            f"returned {type(made).__name__}, not a reward function"
         )
     return from_verl(made) if is_verl(made) else made
 

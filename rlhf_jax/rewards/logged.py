@@ -1,5 +1,4 @@
-"""What reward functions log by TRL's `log_extra` and `log_metric`, as columns of the completions
-table and metrics."""
+"""What rewards log by TRL's `log_extra` and `log_metric`: columns of completions, and metrics."""
 
 from collections.abc import Collection, Sequence
 from typing import Any

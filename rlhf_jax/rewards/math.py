@@ -29,22 +29,18 @@ def math_reward(
     reasoning: bool | None = None,
     **columns: Sequence[Any],
 ) -> list[float | None]:
-    r"""1 when the final answer equals the right one mathematically, else 0; None for a row without
-    an answer that can be read.
+    r"""1 when the final answer equals the right one, else 0; None: no right answer can be read.
 
     Plain numbers (thousands separators, units, currencies, percent signs, simple fractions, "2
-    million") are compared exactly,
-    a decimal of six places or more also with what it is rounded from; everything else is parsed by
-    math-verify (sympy) and
-    compared by value. "50%" equals both 50 and 0.5. Units are compared where both answers have one;
-    where one has none, the numbers are compared as written (150 cents are $1.50, and not 1.50).
-    Behind a number only units and what is plainly counted are dropped ("42 apples left"), see
-    `rlhf_jax.rewards.nouns`. Letters of choice are compared as a set. A box of which the text says
-    that it is wrong is none. Several boxes side by side are a list.
-    An answer that would take long to work out (towers of powers, large factorials,
-    more than 1000 characters)
-    is wrong. A right answer that cannot be parsed, or does not equal itself, leaves its row out;
-    the first is named in the log.
+    million") are compared exactly, a decimal of six places or more also with what it is rounded
+    from; everything else is parsed by math-verify (sympy) and compared by value. "50%" equals both
+    50 and 0.5. Units are compared where both answers have one; where one has none, the numbers are
+    compared as written (150 cents are $1.50, and not 1.50). Behind a number only units and what is
+    plainly counted are dropped ("42 apples left"), see `rlhf_jax.rewards.nouns`. Letters of choice
+    are compared as a set. A box of which the text says that it is wrong is none. Several boxes side
+    by side are a list. An answer that would take long to work out (towers of powers, large
+    factorials, more than 1000 characters) is wrong. A right answer that cannot be parsed, or does
+    not equal itself, leaves its row out; the first is named in the log.
 
     Args:
       prompts: where ``<think>`` may have been opened.
@@ -77,8 +73,7 @@ def math_reward(
 
 @functools.lru_cache(maxsize=4096)
 def _target(text: str) -> str | None:
-    """A right answer as an expression; None when it cannot be read. The same for every completion
-    of its row, so kept."""
+    """A right answer as an expression; None: cannot be read. Kept: completions share a row."""
     target = marked_answer(text) or text
     if is_readable(target):
         return target

@@ -17,8 +17,7 @@ ModelRewards = Callable[[Int[Array, "B T"], Bool[Array, "B T"]], Float[np.ndarra
 def make_last_score(
     model: Model,
 ) -> Callable[[Params, Int[Array, "B T"], Bool[Array, "B T"]], Float[Array, " B"]]:
-    """Builds ``score(params, tokens, mask)``: the scalar head at the last present token, float32;
-    NaN for an empty row. Pure.
+    """Builds a pure ``score(params, tokens, mask)``: float32 head at the last token; NaN if empty.
 
     Args:
       model: with a scalar head.

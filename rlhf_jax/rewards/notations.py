@@ -1,12 +1,12 @@
-"""Answers with a notation of their own: ratios (3:2), times of the day (2:05 p.m.), numbers with a
-base (101_2)."""
+"""Answers with a notation of their own: ratios (3:2), times (2:05 p.m.), bases (101_2)."""
 
 import re
 from fractions import Fraction
 
 _RATIO = re.compile(r"([0-9]{1,9})\s?:\s?([0-9]{1,9})(?:\s?:\s?([0-9]{1,9}))?")
 _BASED = re.compile(
-    r"([0-9A-Fa-f]{1,60})\s?_\s?(?:\{\s?(?:\\text\{)?\s?\(?([0-9]{1,2}|[a-z]+)\)?\s?\}?\s?\}|([0-9]))"
+    r"([0-9A-Fa-f]{1,60})\s?_\s?(?:\{\s?(?:\\text\{)?\s?\(?([0-9]{1,2}|[a-z]+)\)?\s?\}?\s?\}"
+    r"|([0-9]))"
 )
 _BASES = {
     "two": 2,

@@ -21,38 +21,45 @@ _FORM = re.compile(
     rf"|(?:{_SCALED})-?folds?"
     r"|(?:[a-z]*[uo]up?l|[a-z]*upl|tripl|trebl|doubl)(?:e[ds]?|y|ings?|ets?|icat[a-z]+)"
     r"|(?:redoubl|halv|negat|invert|revers|revert|decreas|increas|increment|decrement|reduc)[a-z]*"
-    r"|(?:multipl(?:y|ie)|divid|subtract|exponentiat|truncat|factori[sz]|conjugat|transpos)[a-z]*(?<!dends)"
+    r"|(?:multipl(?:y|ie)|divid|subtract|exponentiat|truncat|factori[sz]|conjugat|transpos)"
+    r"[a-z]*(?<!dends)"
     r"|(?:factorial|percent|permil|inverse|reciprocal|opposite|googol|googolplex|modul)[a-z]*"
     r"|(?:squar|cub|round|floor|ceil|modd|rais|add|scal|shift|root)(?:eds?|ings?)"
     r"|(?:incorrect|wrong|invalid|false|erroneous|untru|mistaken|inaccura)[a-z]*"
-    r"|(?:back|up|down)wards?|upside|mil|mill|bil|mln|mlns|mio|mrd|mrds|bln|bln|tln|trn|trill|bn|mn|tn|kk"
-    r"|(?:quart|quint|sext|sept|oct|non)ets?|duos?|trios?|twins?|twos|threes|fours|fives|sixes|sevens|eights|nines"
+    r"|(?:back|up|down)wards?|upside|mil|mill|bil|mln|mlns|mio|mrd|mrds|bln|bln|tln|trn|trill|bn"
+    r"|mn|tn|kk"
+    r"|(?:quart|quint|sext|sept|oct|non)ets?|duos?|trios?|twins?|twos|threes|fours|fives|sixes"
+    r"|sevens|eights|nines"
     r"|[a-z]*ill(?:ones|ionen|iarden)|milliers?|lacs?|reams?"
-    r"|teens|halfs|basis|twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|null|void|nil"
+    r"|teens|halfs|basis|twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties"
+    r"|null|void|nil"
 )
 _NOUN = re.compile(r"[A-Za-z][A-Za-z'’]{2,}")
 _MOST_NOUNS = 4
 _PLURAL = re.compile(
-    r"[a-z'’]+(?<![su'])s['’]?|[a-z]+[aeo]us|[a-z]*(?:menu|guru|emu|tutu|impromptu|haiku|igloo|flu)s"
+    r"[a-z'’]+(?<![su'])s['’]?|[a-z]+[aeo]us|[a-z]*(?:menu|guru|emu|tutu|impromptu|haiku|igloo"
+    r"|flu)s"
 )
 """Most plurals; "-ss" and "-us" are none ("less", "minus"), but for a few."""
 _IRREGULAR = re.compile(
-    r"[a-z]*(?:men|people|children|persons|folk|feet|teeth|geese|mice|lice|fish|sheep|craft|dice|oxen|deer)"
-    r"|moose|cattle|bison|swine|shrimp|salmon|trout|squid|elk|tuna|bass|koi|cod|plankton|offspring|series|species"
-    r"|bacteria|data|criteria|fungi|cacti|alumni|nuclei|radii|vertices|axes|media|phenomena|octopi|stimuli"
-    r"|police|staff|crew|personnel|livestock|poultry|fruit|change|money|cash|profit|revenue|baht|yuan|won|rand"
-    r"|rupiah|ringgit|renminbi|kronor|kroner|rpm|wpm|bpm|mpg|fps|psi|dpi|kwh|mah|hertz|siemens|celsius"
+    r"[a-z]*(?:men|people|children|persons|folk|feet|teeth|geese|mice|lice|fish|sheep|craft|dice"
+    r"|oxen|deer)"
+    r"|moose|cattle|bison|swine|shrimp|salmon|trout|squid|elk|tuna|bass|koi|cod|plankton"
+    r"|offspring|series|species"
+    r"|bacteria|data|criteria|fungi|cacti|alumni|nuclei|radii|vertices|axes|media|phenomena"
+    r"|octopi|stimuli"
+    r"|police|staff|crew|personnel|livestock|poultry|fruit|change|money|cash|profit|revenue|baht"
+    r"|yuan|won|rand"
+    r"|rupiah|ringgit|renminbi|kronor|kroner|rpm|wpm|bpm|mpg|fps|psi|dpi|kwh|mah|hertz|siemens"
+    r"|celsius"
     r"|water|milk|land|work|weight|overtime"
 )
 _THINGS = frozenset("bed seed weed shed sled jelly family assembly lily belly bully ally".split())
 _SAID_SO = frozenset(
     "left total totals sq cu altogether remaining overall each apiece combined leftover together "
-    "daily weekly monthly "
-    "yearly annually hourly today tomorrow yesterday tonight now away ago apart exactly "
-    "approximately roughly "
-    "correct correctly too extra back remain remains red blue green yellow white black orange "
-    "purple pink "
-    "brown gray grey silver gold".split()
+    "daily weekly monthly yearly annually hourly today tomorrow yesterday tonight now away ago "
+    "apart exactly approximately roughly correct correctly too extra back remain remains red blue "
+    "green yellow white black orange purple pink brown gray grey silver gold".split()
 )
 """Words that say how a count is meant, with no noun between."""
 _ALONE = (["more"], ["fewer"], ["additional"])
@@ -61,34 +68,31 @@ _HOW_OFTEN = GLUE - {"the", "of", "from", "with"}
 """Words behind "times" that count and do not multiply: "5 times a week"."""
 _FUNCTIONS = GLUE | frozenset(
     "is are was were will would can could should may must has have had do does did be been being "
-    "it he she they we "
-    "you I i this that these those his her its their our my which who whom whose when where while "
-    "because since so as "
-    "if after before during until and but then with within for worth out off about what how there "
-    "here also go got "
-    "get gets goes needs need make makes take takes to by "
-    "over up through under until till without above below beyond more and".split()
+    "it he she they we you I i this that these those his her its their our my which who whom whose "
+    "when where while because since so as if after before during until and but then with within "
+    "for worth out off about what how there here also go got get gets goes needs need make makes "
+    "take takes to by over up through under until till without above below beyond more and".split()
 )
 """Words that begin something else than the thing counted."""
 
 
 def changes_value(word: str) -> bool:
-    """Whether a word beside a number makes another value of it, or doubts it: by the list, or by
-    its form."""
+    """Whether a word beside a number changes or doubts its value: by the list, or by form."""
     lower = word.lower()
     return lower in VALUE or lower in FRACTION_WORDS or _FORM.fullmatch(lower) is not None
 
 
 def alters(word: str) -> bool:
-    """Whether the form of a word says that it makes another value, wherever behind a number it
-    stands."""
+    """Whether a word's form says that it makes another value, anywhere behind a number."""
     lower = word.lower()
     return lower in FRACTION_WORDS or _FORM.fullmatch(lower) is not None
 
 
 def scales_box(word: str) -> bool:
-    """Whether a word right behind a box belongs to the value in it ("million", "squared"), and is
-    no verb of the sentence that goes on ("rounded to", "increases")."""
+    """Whether a word right behind a box belongs to its value ("million", "squared").
+
+    A verb of the sentence that goes on ("rounded to", "increases") does not.
+    """
     lower = word.lower()
     return (
         lower in CHANGES_BOX
@@ -101,8 +105,7 @@ _GOES_ON = ("round", "increas", "decreas", "reduc", "add", "modul", "percent")
 
 
 def are_nouns(words: list[str], *, single: bool = False, measured: bool = False) -> bool:
-    """Whether words behind a number are at most four nouns (and articles, prepositions) that leave
-    its value as it is.
+    """Whether words behind a number are at most four nouns that leave its value as it is.
 
     Args:
       words: all that follows the number, without hyphens.
@@ -131,8 +134,7 @@ def are_nouns(words: list[str], *, single: bool = False, measured: bool = False)
 
 
 def phrase_of(words: list[str]) -> list[str]:
-    """The words before the first that begins something else than the thing counted, in lower
-    case."""
+    """The words, in lower case, before the first that begins another thing than was counted."""
     lower = (word.lower() for word in words)
     return list(itertools.takewhile(lambda word: word not in _FUNCTIONS, lower))
 

@@ -8,8 +8,7 @@ _ONES = {
     word: value
     for value, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen "
-        "seventeen eighteen nineteen".split()
+        "fifteen sixteen seventeen eighteen nineteen".split()
     )
 }
 _TENS = {
@@ -25,8 +24,7 @@ _SIGN = re.compile(r"(?:negative|minus)[\s-]+(?=[0-9A-Za-z.\\$])", re.IGNORECASE
 
 
 def in_digits(text: str) -> str:
-    """A text whose first words are a number, with that number in digits; "minus" and "negative" in
-    front are a sign.
+    """A text whose first words are a number, with it in digits; "minus" and "negative" are signs.
 
     "Twenty-one apples" -> "21 apples", "negative 5" -> "-5"; "nineteen eighty" is no number, and
     stays.

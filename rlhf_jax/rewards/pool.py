@@ -89,8 +89,7 @@ class _Work(NamedTuple):
 
 
 class Pool:
-    """Worker processes for a fixed set of reward functions. Not thread-safe: `Rewards` holds a
-    lock.
+    """Worker processes for fixed reward functions. Not thread-safe: `Rewards` holds a lock.
 
     Args:
       rewards: the functions, numbered in this order.
@@ -232,9 +231,8 @@ class Pool:
             config = self._rewards[task.function]
             raise RewardError(
                 f"reward {config.label!r} ({config.function}) {message['refused']}: return a list "
-                "with one number or None per "
-                "completion, in their order; a function that grades one completion at a time needs "
-                "batched: false in rewards"
+                "with one number or None per completion, in their order; a function that grades "
+                "one completion at a time needs batched: false in rewards"
             )
         if "ready" in message:
             worker.ready = True
@@ -260,8 +258,7 @@ class Pool:
                 self._remove(worker)
 
     def _failed(self, worker: Worker, kind: str, work: _Work) -> None:
-        """A worker is gone ("crash") or silent for too long ("timeout"): who is to blame, and what
-        becomes of the rest."""
+        """A worker is gone ("crash") or silent ("timeout"): who is to blame, and the rest."""
         task, left = worker.task, sorted(worker.open)
         if worker not in self._workers:
             return
@@ -299,8 +296,7 @@ class Pool:
             work.graded.outcomes[task.function, task.rows[position]] = self._outcome(task, message)
 
     def _may_be_the_machine(self, task: Task, kind: str) -> bool:
-        """Whether to try once more: a process was lost, or a built-in stood still with processor
-        time left."""
+        """Whether to try once more: a process was lost, or a built-in stood still."""
         # A batch that failed is graded again one by one anyway (`Rewards`).
         retried = not task.last and not task.batched
         return retried and (kind == "crash" or is_builtin(self._rewards[task.function]))
@@ -323,12 +319,11 @@ class Pool:
         names = ", ".join(own or [reward.function for reward in self._rewards])
         ended = f"; the last ended {self._last_end}" if self._last_end else ""
         return (
-            f"{self._starts_in_vain} reward processes ended before they graded anything "
-            f"(rewards: {names}{ended}): their own messages stand above; look for what ends the "
-            "process when these "
-            f"modules are imported, whether reward_pool.memory_gb={self._config.memory_gb:g} and "
-            "the machine's memory "
-            "suffice, and where modules start threads try reward_pool.preload=false"
+            f"{self._starts_in_vain} reward processes ended before they graded anything (rewards: "
+            f"{names}{ended}): their own messages stand above; look for what ends the process when "
+            f"these modules are imported, whether reward_pool.memory_gb={self._config.memory_gb:g} "
+            "and the machine's memory suffice, and where modules start threads try "
+            "reward_pool.preload=false"
         )
 
     def _outcome(self, task: Task, message: dict[str, Any]) -> Outcome:

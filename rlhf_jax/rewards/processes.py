@@ -125,8 +125,7 @@ class Nursery:
         return Worker(pid, ours)
 
     def kill(self, pid: int) -> int:
-        """Kills and reaps a worker with everything it started; returns the number of the signal
-        that ended it, or 0."""
+        """Kills and reaps a worker and all it started; returns the signal that ended it, or 0."""
         try:
             self._control.sendall(b"K" + struct.pack("!Q", pid))
             return struct.unpack("!i", self._receive(4))[0]

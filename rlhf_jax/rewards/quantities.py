@@ -1,9 +1,8 @@
 """Answers that are one number: the fast path of all graders.
 
 A strict grammar: sign, currency, digits with separators, decimals, a simple or mixed fraction, a
-scale word, a percent sign, a
-unit, at most four nouns. A text that it does not understand to the last character is no quantity,
-and nothing is erased.
+scale word, a percent sign, a unit, at most four nouns. A text that it does not understand to the
+last character is no quantity, and nothing is erased.
 """
 
 import functools
@@ -23,11 +22,16 @@ NUMBER = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,3}}(?![\w.])
 """A number without sign, as a regular expression."""
 
 _CURRENCY = r"(?:(?:US)?\\?\$|€|£|¥|₹|Rs\.?\s|(?:USD|EUR|GBP)\s)"
-_FRACTION = r"\\frac\s{0,3}(?:\{\s{0,3}([-+]?[0-9]+)\s{0,3}\}\s{0,3}\{\s{0,3}([0-9]+)\s{0,3}\}|([0-9])\s{0,3}([0-9]))"
+_FRACTION = (
+    r"\\frac\s{0,3}(?:\{\s{0,3}([-+]?[0-9]+)\s{0,3}\}\s{0,3}\{\s{0,3}([0-9]+)\s{0,3}\}"
+    r"|([0-9])\s{0,3}([0-9]))"
+)
 _QUANTITY = re.compile(
-    rf"(?:(?P<before>{_CURRENCY})\s{{0,3}})?(?P<sign>[-+]?)\s{{0,3}}(?:(?P<currency>{_CURRENCY})\s{{0,3}})?"
+    rf"(?:(?P<before>{_CURRENCY})\s{{0,3}})?(?P<sign>[-+]?)\s{{0,3}}"
+    rf"(?:(?P<currency>{_CURRENCY})\s{{0,3}})?"
     rf"(?:(?P<fraction>(?P<whole>[0-9]*)\s{{0,3}}{_FRACTION})|(?P<number>{NUMBER})\.?"
-    rf"(?:\s{{0,3}}/\s{{0,3}}(?P<under>[0-9]+)|\s{{1,3}}(?P<above>[0-9]+)\s{{0,3}}/\s{{0,3}}(?P<below>[0-9]+)"
+    rf"(?:\s{{0,3}}/\s{{0,3}}(?P<under>[0-9]+)"
+    rf"|\s{{1,3}}(?P<above>[0-9]+)\s{{0,3}}/\s{{0,3}}(?P<below>[0-9]+)"
     rf"|\\overline\s{{0,3}}\{{(?P<period>[0-9]{{1,30}})\}})?)(?P<rest>.*)",
     re.DOTALL,
 )
@@ -40,7 +44,8 @@ ASSIGNED = re.compile(
 )
 """A name and what it is said to be."""
 _NAMED = re.compile(
-    r"(?P<name>(?:\\angle\s?)?[A-Z]{2,4}|\\angle\s[A-Z]|\\[A-Za-z]+|[A-Za-z])(?:\(\s?(?P<of>-?[0-9]+|[A-Z])\s?\))?\s?="
+    r"(?P<name>(?:\\angle\s?)?[A-Z]{2,4}|\\angle\s[A-Z]|\\[A-Za-z]+|[A-Za-z])"
+    r"(?:\(\s?(?P<of>-?[0-9]+|[A-Z])\s?\))?\s?="
 )
 _GIVEN = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s?=")
 
@@ -87,8 +92,10 @@ def quantity_of(answer: str) -> Quantity | None:
 
 
 def names_differ(answer: str, target: str) -> bool:
-    """Whether two answers give values to two names: "y = 5" is no answer to "x = 5", f(3) none to
-    f(2), BC none to AB; of several names each (a list) nothing is said."""
+    """Whether two answers name two things: "y = 5" is no answer to "x = 5", f(3) none to f(2).
+
+    Nor is BC one to AB. Of several names each (a list) nothing is said.
+    """
     answer, target = clean(answer), clean(target)
     if len(_GIVEN.findall(answer)) > 1 and len(_GIVEN.findall(target)) > 1:
         return False
@@ -103,8 +110,7 @@ def names_differ(answer: str, target: str) -> bool:
 
 
 def as_number(answer: str) -> Fraction | None:
-    """The value of an answer that is one number, perhaps with a unit or a percent sign (which is
-    dropped); else None."""
+    """The value of an answer that is one number, perhaps with a unit or percent; else None."""
     quantity = quantity_of(answer)
     return None if quantity is None else quantity.value
 
@@ -113,9 +119,8 @@ def same_quantity(answer: Quantity, target: Quantity) -> bool:
     """Whether two quantities are equal.
 
     Units are compared where both have one that is known (5 km = 5000 m, 5 km != 5 m). "50%" equals
-    50 and 0.5, but "0.5%" is
-    not 0.5. A decimal of six places or more equals what it is the rounded form of (0.333333 and
-    1/3).
+    50 and 0.5, but "0.5%" is not 0.5. A decimal of six places or more equals what it is the rounded
+    form of (0.333333 and 1/3).
     """
     ratio = Fraction(1)
     if answer.unit is not None and target.unit is not None:
@@ -137,8 +142,7 @@ def _readings(one: Quantity, other: Quantity) -> list[Fraction]:
 
 
 def _rounded(answer: Quantity, target: Quantity, value: Fraction, wanted: Fraction) -> bool:
-    """Whether one is a long decimal and the other, which has more digits, agrees with all of
-    them."""
+    """Whether one is a long decimal and the other, with more digits, agrees with all of it."""
     for short, long in ((answer, target), (target, answer)):
         if short.places is None or short.places < 6:
             continue

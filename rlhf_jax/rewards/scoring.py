@@ -155,8 +155,7 @@ class Rewards:
                     present = ", ".join(sorted(columns)) or "none"
                     raise ValueError(
                         f"reward {config.label!r} needs a column {lacking[0]!r}, the data has "
-                        f"{present}: rename it with "
-                        "data.columns, or set it in the reward's options"
+                        f"{present}: rename it with data.columns, or set it in the reward's options"
                     )
 
     def _pooled_outcomes(self, batch: Batch) -> tuple[dict[int, list[Outcome]], list[Logged]]:
@@ -188,9 +187,11 @@ class Rewards:
         functions: Sequence[int],
         before: Mapping[tuple[int, int], Outcome],
     ) -> Graded:
-        """Functions whose call with the whole batch failed: first each completion alone, to find
-        the guilty ones, then the innocent ones together, since only there can the function compare
-        them."""
+        """Functions whose call with the whole batch failed: each completion alone, then the rest.
+
+        Alone, the guilty ones are found; the innocent ones go together, since only there can the
+        function compare them.
+        """
         rows = range(len(batch.completions))
         for i in functions:
             fault = next(before[i, row] for row in rows if before[i, row].is_fault)
@@ -265,8 +266,7 @@ class Rewards:
             self._reported.add(f"{label} split")
             _log.warning(
                 "reward %s %s in its call with the whole batch: each completion is now graded by a "
-                "call of its own, those "
-                "without a fault then once more together (rewards.batched, "
+                "call of its own, those without a fault then once more together (rewards.batched, "
                 "reward_pool.batch_timeout)",
                 label,
                 message,

@@ -7,13 +7,20 @@ whole, and "not 5", "5 or more", "between 5 and 6", "half of 5" are no answers.
 
 import itertools
 import re
-from typing import NamedTuple
 
 from rlhf_jax.rewards.asides import CONNECTIVES, changes_before
 from rlhf_jax.rewards.choices import chosen_in
+from rlhf_jax.rewards.expressions import (
+    Token,
+    expressions_in,
+    is_list,
+    read_tokens,
+    split_sentences,
+    unbold,
+    words_in,
+)
 from rlhf_jax.rewards.nouns import alters, are_counted, changes_value, phrase_of
-from rlhf_jax.rewards.quantities import NUMBER, as_number, quantity_of
-from rlhf_jax.rewards.typography import is_formula
+from rlhf_jax.rewards.quantities import as_number, quantity_of
 from rlhf_jax.rewards.units import unit_of
 from rlhf_jax.rewards.wording import BEFORE, CHANGES, CHOICES, GLUE, NUMERALS, SCALES, VALUE, denies
 
@@ -21,23 +28,8 @@ _LONGEST = 2000
 """Characters of a sentence that are read."""
 _MOST_WORDS = 12
 """Words of an answer without numbers."""
-
-_WITHOUT_FORMULA = (
-    rf"(?P<number>(?:\\?\$\s?)?{NUMBER}(?:\\?[%$€£°])?)"
-    r"|(?P<tex>\\text\s?\{[^{}]{0,60}\}|\\[A-Za-z]+|\\[%{},;! ]|[{}])"
-    r"|(?P<word>[A-Za-z][A-Za-z'’]*(?:-[A-Za-z]+)*)"
-    r"|(?P<sign>\S)"
-    r"|(?P<line>\n)"
-)
-_TOKEN = re.compile(
-    r"(?P<formula>\$\$[^$]{1,400}\$\$|(?<!\\)\$[^$\n]{1,400}(?<!\\)\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\])|"
-    + _WITHOUT_FORMULA,
-    re.DOTALL,
-)
-_PLAIN_TOKEN = re.compile(_WITHOUT_FORMULA)
 _NEAR = 5
 """Words behind a number that are looked at."""
-_OPERATORS = frozenset("+-*/^=()[]|_!<>−×÷·±²³≤≥√π∞'’\\:")
 _REASONS = ("because", "since")
 """What ends an answer in words, too: "yes, because"."""
 _MOST_SAID = 5
@@ -50,7 +42,8 @@ _MULTIPLIED = frozenset(
 )
 """Words behind "times" that begin what is multiplied: "2 times the price"."""
 _COPULAS = frozenset(
-    "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes totals has".split()
+    "is are was were be equals equal exactly only therefore gives get gets obtain yields becomes "
+    "totals has".split()
 )
 _OPENERS = frozenset(
     "a an the about approximately roughly around exactly only just simply equal to "
@@ -62,16 +55,8 @@ _SPELLED = re.compile(r"([A-Za-z][A-Za-z -]{1,60}[A-Za-z])\s?\(([^()]{1,40})\)")
 """A number in words and in digits: "eighteen (18)"."""
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-    end: int
-
-
 def reduced(text: str) -> str | None:
-    """What a marked text answers with: the text itself when it holds no prose, else the one
-    expression in its first sentence.
+    """What a marked text answers: itself without prose, else the one expression of sentence one.
 
     Args:
       text: what follows a mark ("answer is", "####") or stands in one (``<answer>``), in one piece.
@@ -80,8 +65,8 @@ def reduced(text: str) -> str | None:
       An expression, a number with its unit, or words, as written; None when there is nothing, or no
       single answer.
     """
-    text = _unbold(text[:_LONGEST])
-    sentences = _sentences(_tokens(text))
+    text = unbold(text[:_LONGEST])
+    sentences = split_sentences(read_tokens(text))
     if not sentences:
         return None
     tokens = sentences[0]
@@ -99,7 +84,7 @@ def reduced(text: str) -> str | None:
     whole = text[head[0].start : head[-1].end]
     if (choice := chosen_in(whole, text[head[-1].end :])) is not None:
         return choice
-    if not _words(head) or quantity_of(whole) is not None or _is_list(head):
+    if not words_in(head) or quantity_of(whole) is not None or is_list(head):
         return whole
     first = next(
         (
@@ -109,7 +94,7 @@ def reduced(text: str) -> str | None:
         ),
         0,
     )
-    items = _items(head)
+    items = expressions_in(head)
     if not items:
         return _wording(text, head)
     if items[0][0] <= first or (head[first].text.lower() in _SIGNS and items[0][0] == first + 1):
@@ -118,71 +103,24 @@ def reduced(text: str) -> str | None:
 
 
 def standing_out(text: str) -> str | None:
-    """What a text without a mark most likely answers: the last expression of its last sentence that
-    has one."""
-    tokens = _tokens(text[-_LONGEST:])
+    """What an unmarked text most likely answers: the last expression of the last such sentence."""
+    tokens = read_tokens(text[-_LONGEST:])
     text = text[-_LONGEST:]
-    for sentence in reversed(_sentences(tokens)):
+    for sentence in reversed(split_sentences(tokens)):
         head, _ = _cut(sentence)
         if (
             choice := chosen_in(text[head[0].start : head[-1].end], text[head[-1].end :])
         ) is not None:
             return choice
-        items = _items(sentence)
+        items = expressions_in(sentence)
         if items:
-            if not _words(sentence):
+            if not words_in(sentence):
                 return text[sentence[0].start : sentence[-1].end]
             return _stated(text, sentence, items, strict=False)
     return None
 
 
-def _tokens(text: str) -> list[_Token]:
-    tokens = []
-    place = 0
-    while found := _TOKEN.search(text, place):
-        if found["formula"] and not is_formula(found[0]):  # the words between two prices
-            found = _PLAIN_TOKEN.match(text, found.start()) or found
-        tokens.append(_Token(str(found.lastgroup), found[0], found.start(), found.end()))
-        place = found.end()
-    return tokens
-
-
-def _unbold(text: str) -> str:
-    """Without the stars of a bold mark that began before the text or around it."""
-    text = text.strip()
-    if re.match(r"\*\*(?!\S*\*\*)\s", text) or (text.count("**") % 2 and text.startswith("**")):
-        text = text[2:].strip()
-    if text.count("**") % 2 and re.search(r"\*\*[.!]?$", text):
-        text = re.sub(r"\*\*([.!]?)$", r"\1", text)
-    bold = re.match(r"\*\*([^*]+)\*\*(?![0-9A-Za-z^(*])", text)
-    return text if bold is None else bold[1] + text[bold.end() :]
-
-
-def _sentences(tokens: list[_Token]) -> list[list[_Token]]:
-    sentences: list[list[_Token]] = [[]]
-    for i, token in enumerate(tokens):
-        if token.kind == "line" or _ends_sentence(tokens, i):
-            sentences.append([])
-        else:
-            sentences[-1].append(token)
-            if token.kind == "formula" and token.text.rstrip("$)] \\\n").endswith((".", "?")):
-                sentences.append([])
-    return [sentence for sentence in sentences if sentence]
-
-
-def _ends_sentence(tokens: list[_Token], i: int) -> bool:
-    token = tokens[i]
-    if token.text == "。":
-        return True
-    last = i + 1 == len(tokens) or tokens[i + 1].start > token.end or tokens[i + 1].kind == "line"
-    if token.kind != "sign" or not last:
-        return False
-    if token.text == "!":  # after a digit or a bracket it is a factorial
-        return i > 0 and tokens[i - 1].kind == "word" and len(tokens[i - 1].text) > 1
-    return token.text in ".?" or (token.text == "—")
-
-
-def _cut(tokens: list[_Token]) -> tuple[list[_Token], list[_Token]]:
+def _cut(tokens: list[Token]) -> tuple[list[Token], list[Token]]:
     """(what is said, the reason given for it)."""
     answered = False
     for i, token in enumerate(tokens):
@@ -201,7 +139,7 @@ def _cut(tokens: list[_Token]) -> tuple[list[_Token], list[_Token]]:
                 token.text != "(" and following not in ("and", "or") and len(following) > 1
             ):
                 return tokens[:i], tokens[i + 1 :]
-            if token.text == "," and following == "or" and len(_items(tokens[:i])) == 1:
+            if token.text == "," and following == "or" and len(expressions_in(tokens[:i])) == 1:
                 return tokens[:i], tokens[i + 1 :]
         answered = (
             answered
@@ -217,97 +155,27 @@ def _agree(words: str, digits: str) -> bool:
     return one is not None and other is not None and one.value == other.value
 
 
-def _words(tokens: list[_Token]) -> list[str]:
-    return [
-        token.text
-        for token in tokens
-        if token.kind == "word" and len(token.text) > 1 and token.text not in _NAMES
-    ]
-
-
-_NAMES = frozenset("sqrt sin cos tan log ln exp pi mod gcd lcm max min".split())
-
-
-def _is_list(tokens: list[_Token]) -> bool:
-    """Whether expressions are joined by nothing but commas, "and", "or"."""
-    words = _words(tokens)
-    return bool(_items(tokens)) and all(word.lower() in ("and", "or") for word in words)
-
-
-def _items(tokens: list[_Token]) -> list[tuple[int, int]]:
-    """Runs of tokens (first, last) that are expressions: formulas, and numbers with what belongs to
-    them."""
-    items: list[tuple[int, int]] = []
-    i = 0
-    while i < len(tokens):
-        if tokens[i].kind == "formula":
-            items.append((i, i))
-            i += 1
-            continue
-        end = i
-        while end < len(tokens) and _is_part(tokens, end):
-            end += 1
-        run = _trimmed(tokens, i, end)
-        if run is not None:
-            items.append(run)
-        i = max(end, i + 1)
-    return items
-
-
-def _is_part(tokens: list[_Token], i: int) -> bool:
-    token = tokens[i]
-    if token.kind in ("number", "tex") or token.text in _NAMES:
-        return True
-    if token.kind == "word":
-        article = (
-            token.text in ("a", "A", "I") and i + 1 < len(tokens) and tokens[i + 1].kind == "word"
-        )
-        return len(token.text) == 1 and not article
-    return token.kind == "sign" and token.text in _OPERATORS
-
-
-def _trimmed(tokens: list[_Token], start: int, end: int) -> tuple[int, int] | None:
-    """A run without signs at its ends that join it to the sentence; None when no number or command
-    is in it."""
-    while start < end and tokens[start].kind == "sign" and tokens[start].text in "=:*_)]'’/|\\":
-        start += 1
-    while (
-        start < end
-        and tokens[end - 1].kind == "sign"
-        and tokens[end - 1].text in "=:*_([-+/'’|\\<>"
-    ):
-        end -= 1
-    depth = sum((t.text in "([") - (t.text in ")]") for t in tokens[start:end] if t.kind == "sign")
-    if depth > 0 and tokens[start].text in "([":
-        start += 1
-    elif depth < 0 and tokens[end - 1].text in ")]":
-        end -= 1
-    kinds = {token.kind for token in tokens[start:end] if token.text not in "{}"}
-    return (start, end - 1) if kinds & {"number", "tex"} else None
-
-
-def _wording(text: str, head: list[_Token]) -> str | None:
+def _wording(text: str, head: list[Token]) -> str | None:
     """The answer of a sentence without a number: its words."""
-    return text[head[0].start : head[-1].end] if len(_words(head)) <= _MOST_WORDS else None
+    return text[head[0].start : head[-1].end] if len(words_in(head)) <= _MOST_WORDS else None
 
 
-def _leading(text: str, head: list[_Token], items: list[tuple[int, int]]) -> str | None:
-    """The answer of "104 clips were sold in total": the expression in front, when nothing behind it
-    changes it."""
+def _leading(text: str, head: list[Token], items: list[tuple[int, int]]) -> str | None:
+    """The answer of "104 clips were sold in total": the expression in front, if unchanged."""
     first, last = items[0]
     if first and head[first - 1].text.lower() in _SIGNS:
         first -= 1
-    words = _words(head[last + 1 :])
+    words = words_in(head[last + 1 :])
     if len(items) > 1 or any(word.lower() in CHOICES for word in words) or denies(words):
         return None
     return _with_unit(text, head, first, last)
 
 
 def _stated(
-    text: str, sentence: list[_Token], items: list[tuple[int, int]], *, strict: bool
+    text: str, sentence: list[Token], items: list[tuple[int, int]], *, strict: bool
 ) -> str | None:
     """The expression that a sentence ends with or says that something is."""
-    if any(word.lower() in CHOICES for word in _words(sentence)):
+    if any(word.lower() in CHOICES for word in words_in(sentence)):
         return None
     formulas = [item for item in items if sentence[item[0]].kind == "formula"]
     plain = [item for item in items if sentence[item[0]].kind != "formula"]
@@ -331,7 +199,7 @@ def _stated(
         if place + 1 < len(items)
         else sentence[chosen[1] + 1 :]
     )
-    if denies(_words(before)) or denies(_words(after)):
+    if denies(words_in(before)) or denies(words_in(after)):
         return None
     if place and _joins(before):
         return None
@@ -349,7 +217,7 @@ def _stated(
     return _with_unit(text, sentence, *chosen)
 
 
-def _is_said(sentence: list[_Token], start: int) -> bool:
+def _is_said(sentence: list[Token], start: int) -> bool:
     before = [token.text.lower() for token in sentence[:start]]
     while before and before[-1] in _OPENERS | {"*", "$"}:
         before.pop()
@@ -358,19 +226,19 @@ def _is_said(sentence: list[_Token], start: int) -> bool:
     )
 
 
-def _joins(between: list[_Token]) -> bool:
+def _joins(between: list[Token]) -> bool:
     """Whether two expressions are parts of one list or range."""
     texts = [token.text.lower() for token in between]
     return bool(texts) and set(texts) <= {"and", "or", "to", ",", "&", "-", "–", "through"}
 
 
-def _counts(number: str, behind: list[_Token]) -> bool:
+def _counts(number: str, behind: list[Token]) -> bool:
     """Whether the words right behind a number are what it counts."""
     value = as_number(number.rpartition("=")[2])
     return are_counted(_run(behind), single=value is not None and value <= 1)
 
 
-def _counts_times(behind: list[_Token]) -> bool:
+def _counts_times(behind: list[Token]) -> bool:
     """Whether "times" ends what is said, as in "he ran 5 times a week", and multiplies nothing."""
     words = _run(behind)
     if words and words[0].lower() in _MULTIPLIED:
@@ -380,21 +248,20 @@ def _counts_times(behind: list[_Token]) -> bool:
     )
 
 
-def _run(tokens: list[_Token]) -> list[str]:
+def _run(tokens: list[Token]) -> list[str]:
     """The words that tokens begin with, up to a sign."""
     words = itertools.takewhile(lambda token: token.kind == "word", tokens)
     return [part for token in words for part in token.text.split("-")]
 
 
-def _with_unit(text: str, tokens: list[_Token], first: int, last: int) -> str | None:
-    """An expression with the scale, percent or unit behind it; None when a word behind it makes
-    another value of it."""
+def _with_unit(text: str, tokens: list[Token], first: int, last: int) -> str | None:
+    """An expression with its scale, percent or unit; None when a word behind changes its value."""
     start, end = tokens[first].start, tokens[last].end
     behind = tokens[last + 1 :]
     if not behind:
         return text[start:end]
     # "5 and a half", "5 apples times two"
-    if any(word.lower() in CHANGES for word in _words(behind[1:])[:_NEAR]):
+    if any(word.lower() in CHANGES for word in words_in(behind[1:])[:_NEAR]):
         return None
     nearest = behind[0]
     scaled = nearest.text.lower() in SCALES or nearest.text.lower() in ("percent", "pct")

@@ -76,8 +76,7 @@ def _tree(code: str) -> ast.Module:
 
 
 def _does_something(tree: ast.Module) -> bool:
-    """Whether anything in it can fail: an assertion, a call, an exception raised; or a test that a
-    test runner would find."""
+    """Whether anything in it can fail: an assertion, call or raise, or a test for a runner."""
     runs: list[ast.AST] = list(tree.body)
     while runs:
         node = runs.pop()
@@ -101,8 +100,10 @@ def _does_something(tree: ast.Module) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def free_names(code: str) -> frozenset[str]:
-    """Names that a program uses and does not bind at its top, built-in ones among them, and those
-    that it imports from the candidate."""
+    """Names that a program uses and does not bind at its top.
+
+    Built-in ones are among them, and those that it imports from the candidate.
+    """
     top = symtable.symtable(code, "tests", "exec")
     own = {
         symbol.get_name()
@@ -125,8 +126,7 @@ def free_names(code: str) -> frozenset[str]:
 
 
 def _tested(code: str) -> str:
-    """The built-in's name that tests are of, when they name nothing that neither they nor Python
-    define; else "".
+    """The built-in that tests are of, when all else they name is theirs or Python's; else "".
 
     MBPP has such: ``assert sum(10, 15) == 6``.
 
@@ -186,8 +186,10 @@ def _refuse_reaching_in(tree: ast.Module) -> None:
 
 
 def _refuse_derived(tree: ast.Module) -> None:
-    """Refuses tests with a class that derives from one of the candidate's: its methods would have
-    to run in the candidate's process, which would then decide what is right."""
+    """Refuses tests with a class that derives from one of the candidate's.
+
+    Its methods would have to run in the candidate's process, which would then decide what is right.
+    """
     nodes = list(ast.walk(tree))
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
     if any(

@@ -1,5 +1,4 @@
-"""What a list of rewards runs: code that is not the library's own, and whether it is still the
-same."""
+"""What a list of rewards runs: code not the library's own, and whether it is still the same."""
 
 import ast
 import hashlib

@@ -1,8 +1,7 @@
 r"""Answers without typography, and without anything else lost.
 
 `clean` drops only what carries no value: delimiters of formulas, spacing, sizes of brackets, fonts,
-bold pairs around the whole.
-What it does not know it leaves as it is, for the comparison to refuse.
+bold pairs around the whole. What it does not know it leaves as it is, for the comparison to refuse.
 """
 
 import functools
@@ -67,21 +66,29 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{([^{}]*)\}")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
 _SPACING = re.compile(r"(?<!\\)\\[!,;:> ]|~(?!=)")
 _SWITCHES = re.compile(
-    r"\\(?:q?quad|enspace|(?:thin|med|thick)space|hfill|relax|null|strut|mathstrut|noindent|centering|nonumber|notag|(?:no)?limits"
-    r"|(?:display|text|script|scriptscript)style|(?:bf|it|rm|sf|tt|sl|sc|md|up)(?:series|shape|family)?|normalfont|(?:un)?boldmath|em"
+    r"\\(?:q?quad|enspace|(?:thin|med|thick)space|hfill|relax|null|strut|mathstrut|noindent"
+    r"|centering|nonumber|notag|(?:no)?limits"
+    r"|(?:display|text|script|scriptscript)style"
+    r"|(?:bf|it|rm|sf|tt|sl|sc|md|up)(?:series|shape|family)?|normalfont|(?:un)?boldmath|em"
     r"|[hH]uge|[lL]arge|LARGE|small|tiny|normalsize|footnotesize|scriptsize)(?![A-Za-z])"
-    r"|\\rule\s{0,3}\{[^{}]*\}\s{0,3}\{[^{}]*\}|\\(?:[hv]?phantom|[hv]space\*?|color|label|tag\*?|vphantom)\s{0,3}\{[^{}]*\}"
+    r"|\\rule\s{0,3}\{[^{}]*\}\s{0,3}\{[^{}]*\}"
+    r"|\\(?:[hv]?phantom|[hv]space\*?|color|label|tag\*?|vphantom)\s{0,3}\{[^{}]*\}"
 )
 """Commands that set how the rest looks, or that show nothing; arguments and all."""
 _FACES = re.compile(r"\{\s{0,3}\\(?:rm|bf|it|tt|sf)(?![A-Za-z])\s{0,3}([^{}]*)\}")
 _SHOWN = re.compile(
-    r"\\(?:underline|uline|uwave|emph|ensuremath|mathstrut|mathop|mathord|mathclose|smash|makebox|fbox|framebox"
-    r"|text(?:sc|up|md|sl)|bm|pmb|(?:textcolor|colorbox|scalebox|raisebox|rotatebox|fcolorbox\s{0,3}\{[^{}]*\})\s{0,3}\{[^{}]*\})\s{0,3}(?=\{)"
+    r"\\(?:underline|uline|uwave|emph|ensuremath|mathstrut|mathop|mathord|mathclose|smash|makebox"
+    r"|fbox|framebox"
+    r"|text(?:sc|up|md|sl)|bm|pmb"
+    r"|(?:textcolor|colorbox|scalebox|raisebox|rotatebox|fcolorbox\s{0,3}\{[^{}]*\})"
+    r"\s{0,3}\{[^{}]*\})\s{0,3}(?=\{)"
 )
 """Commands that show their last argument as it is."""
 _LEADS = re.compile(
-    r"(?:=>|-+>|\\(?:approx|simeq|sim|cong|therefore|so|implies|Rightarrow|Longrightarrow|rightarrow|longrightarrow|to)(?![A-Za-z])"
-    r"|(?:\\text\{\s{0,3})?(?:about|approximately|approx|roughly|around|exactly|only|just|equals)(?![A-Za-z])\.?\s{0,3}\}?(?=\s{0,3}\S))\s{0,3}"
+    r"(?:=>|-+>|\\(?:approx|simeq|sim|cong|therefore|so|implies|Rightarrow|Longrightarrow"
+    r"|rightarrow|longrightarrow|to)(?![A-Za-z])"
+    r"|(?:\\text\{\s{0,3})?(?:about|approximately|approx|roughly|around|exactly|only|just|equals)"
+    r"(?![A-Za-z])\.?\s{0,3}\}?(?=\s{0,3}\S))\s{0,3}"
 )
 """What leads to an answer and is none of it."""
 _LABEL = re.compile(
@@ -94,12 +101,14 @@ _STATED = re.compile(r"[0-9\\]|\A\(?[A-Za-z]\)?\Z")
 """In what a name is given to: a number or a formula; "Paris: France" names nothing."""
 _NAMED = ("remainder", "max", "min", "maximum", "minimum")
 _GROUPING = re.compile(
-    r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})"
+    r"(?<=[0-9])\s{0,3}(?:\{\s{0,3},\s{0,3}\}|,\\!)\s{0,3}(?=[0-9])"
+    r"|(?<=[0-9])(?:\\,|\{\\,\})(?=[0-9]{3})"
 )
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s{0,3}\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _FONTS = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|math(?:rm|bf|it|sf|tt|normal)|operatorname|boldsymbol)(?![A-Za-z])\s{0,3}\{"
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|math(?:rm|bf|it|sf|tt|normal)"
+    r"|operatorname|boldsymbol)(?![A-Za-z])\s{0,3}\{"
 )
 _MATRICES = re.compile(r"\\(begin|end)\s{0,3}\{[bB]?matrix\}")
 _EMPTY = re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s{0,3}\\\}")
@@ -115,7 +124,8 @@ _ROW_GAP = re.compile(r"\\\\\s?\[\s?-?[0-9.]+\s?(?:pt|em|ex|mm|cm|in|mu)\s?\]")
 """Space under a row of a matrix."""
 _ONLY_TEXT = re.compile(r"\\text\{\s{0,3}([^A-Za-z{}]+?)\s{0,3}\}")
 _COUNTERS = re.compile(
-    r"(?<=[0-9}])\s?(?:\\text\{)?\s?(?:[元块塊个個人名位只隻本张張件次条條支枝枚份辆輛棵颗顆种種岁歲题題页頁])\s?\}?\Z"
+    r"(?<=[0-9}])\s?(?:\\text\{)?\s?"
+    r"(?:[元块塊个個人名位只隻本张張件次条條支枝枚份辆輛棵颗顆种種岁歲题題页頁])\s?\}?\Z"
 )
 """Chinese words for one of what is counted, which scale nothing."""
 _DELIMITERS = ((r"\langle", "("), (r"\rangle", ")"), (r"\colon", ":"))
@@ -145,8 +155,7 @@ DEGREE = "°"
 
 @functools.lru_cache(maxsize=4096)
 def clean(answer: str) -> str:
-    r"""An answer without typography; `\text{..}` and `\mathrm{..}` are all written ``\text{..}``,
-    degrees "°"."""
+    r"""An answer without typography; `\text{..}`, `\mathrm{..}` are ``\text{..}``, degrees "°"."""
     if len(answer) > LONGEST:
         return answer.strip()
     text = answer if r"\begin" in answer else _DOUBLED.sub(r"\\", answer)
@@ -224,13 +233,11 @@ def _unlabelled(text: str) -> str:
 
 
 def is_formula(text: str) -> bool:
-    """Whether what stands between two dollar signs is mathematics and not the words between two
-    prices."""
+    """Whether what is between two dollar signs is mathematics, not words between two prices."""
     return not _PROSE.search(_COMMAND.sub(" ", _ARGUMENT.sub(" ", text)))
 
 
 def words_of(text: str) -> list[str]:
-    r"""The words of prose in an answer: two letters or more, in ``\text{..}`` or bare, no commands
-    and no functions."""
+    r"""Words of prose in an answer: two letters or more, in ``\text{..}`` or bare; no functions."""
     bare = _COMMAND.sub(" ", _TEXT.sub(lambda m: " " + m[0][6:-1] + " ", text))
     return [word for word in _WORD.findall(bare) if word.lower() not in _FUNCTIONS]

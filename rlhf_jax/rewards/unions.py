@@ -16,8 +16,7 @@ _WHOLE = r"(-\infty,\infty)"
 
 
 def as_union(text: str) -> str | None:
-    r"""A text as a union of intervals in latex, ``(a,b)\cup[c,d)``; None when it has fewer than two
-    parts, or one that is no interval.
+    r"""A text as a union of intervals ``(a,b)\cup[c,d)``; None: under two parts, or no intervals.
 
     Args:
       text: cleaned ("x<1 or x>3", ``x \in (-\infty,1)\cup(3,\infty)``).
@@ -38,8 +37,7 @@ def as_union(text: str) -> str | None:
 
 
 def as_interval(text: str) -> str | None:
-    r"""Two bounds of one letter that hold together ("x > 0 and x < 1"), or bounds at infinity alone
-    (``-\infty < x < \infty``), as the one interval in latex that they are; else None.
+    r"""Two bounds of one letter ("x > 0 and x < 1"), or infinite ones, as one interval; else None.
 
     Args:
       text: cleaned.

@@ -118,14 +118,14 @@ UNITS = {
 UNITS["mph"] = Unit(Fraction("1609.344") / 3600, (("m", 1), ("s", -1)))
 UNITS["kmh"] = UNITS["kph"] = Unit(Fraction(1000, 3600), (("m", 1), ("s", -1)))
 _TOKEN = re.compile(
-    r"\s*(?:(per(?![A-Za-z])|/)|(°\s?[CF](?![A-Za-z])|[$¢€£¥₹°]|a\.m|p\.m|[A-Za-z]+)\s*(?:\^\s*\{?\s*(-?[1-4])\s*\}?)?\.?)"
+    r"\s*(?:(per(?![A-Za-z])|/)|(°\s?[CF](?![A-Za-z])|[$¢€£¥₹°]|a\.m|p\.m|[A-Za-z]+)"
+    r"\s*(?:\^\s*\{?\s*(-?[1-4])\s*\}?)?\.?)"
 )
 _SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
 
 def unit_of(text: str) -> tuple[Unit, str] | None:
-    """The unit that a text begins with ("km", "m/s", "square feet", "miles per hour", "cm^{2}"),
-    and what follows it."""
+    """The unit that a text begins with ("km", "m/s", "square feet", "cm^{2}"), and what follows."""
     measures: dict[str, int] = {}
     factor, place, found, sign, power = Fraction(1), 0, 0, 1, None
     while token := _TOKEN.match(text, place):

@@ -1,5 +1,4 @@
-"""verl's signature of a reward function, as TRL's: ``compute_score(data_source, solution_str,
-ground_truth, extra_info)``."""
+"""verl's ``compute_score(data_source, solution_str, ground_truth, extra_info)`` as TRL signs it."""
 
 import functools
 import inspect

@@ -1,5 +1,4 @@
-"""Whether the rewards of a run still tell anything: total failure ends it, suspicious batches are
-warned of once."""
+"""Whether rewards still tell anything: total failure ends a run, suspicion is warned of once."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,7 @@ rows."""
 
 
 class RewardWatch:
-    """Looks at every graded training batch. Counts are of one session: a resumed run starts
-    anew."""
+    """Looks at every graded training batch. Counts are of a session: a resumed run starts anew."""
 
     def __init__(self, configs: Sequence[RewardConfig], pool: PoolConfig) -> None:
         self._configs, self._pool = tuple(configs), pool
@@ -88,10 +86,9 @@ class RewardWatch:
         )
         if self._ungraded >= self._pool.max_ungraded:
             return (
-                f"no completion of {self._ungraded} batches in a row got a grade "
-                f"(the last: {len(total)} completions, {reasons}); look at the rewards and at the "
-                "columns they read "
-                f"(reward_pool.max_ungraded={self._pool.max_ungraded})"
+                f"no completion of {self._ungraded} batches in a row got a grade (the last: "
+                f"{len(total)} completions, {reasons}); look at the rewards and at the columns "
+                f"they read (reward_pool.max_ungraded={self._pool.max_ungraded})"
             )
         if self._ungraded == 1:
             _log.warning(
@@ -150,10 +147,9 @@ class RewardWatch:
         )
         _log.warning(
             "reward %s was 0 for every completion of %d batches in a row: either the task is too "
-            "hard, or the rows or the "
-            "answers are not read as they are meant. Look at the format of the rows and at how "
-            "completions give their answer; "
-            "one of them: row {%s}, completion ending in %r%s, read as %s",
+            "hard, or the rows or the answers are not read as they are meant. Look at the format "
+            "of the rows and at how completions give their answer; one of them: row {%s}, "
+            "completion ending in %r%s, read as %s",
             label,
             _ALL_ZERO,
             ", ".join(f"{name}: {repr(values[row])[:80]}" for name, values in columns.items()),

@@ -1,5 +1,4 @@
-"""Words around a number: those that change its value, those that scale it, and the nouns that do
-neither."""
+"""Words around a number: those that change its value, that scale it, and nouns that do neither."""
 
 from fractions import Fraction
 
@@ -25,36 +24,29 @@ _PARTS = (
     "millionth billionth quarter"
 )
 _NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen "
-    "nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
 )
 _OPERATORS = (
     "plus minus times divided multiplied over under by squared cubed root power powers exponent "
-    "factorial choose mod modulo "
-    "modulus remainder less base binary octal decimal hex hexadecimal twice thrice double "
-    "doubled triple tripled quadruple fold "
-    "negative minus opposite inverse reciprocal log logarithm sine cosine tangent exp sqrt "
-    "raised cis imaginary"
+    "factorial choose mod modulo modulus remainder less base binary octal decimal hex hexadecimal "
+    "twice thrice double doubled triple tripled quadruple fold negative minus opposite inverse "
+    "reciprocal log logarithm sine cosine tangent exp sqrt raised cis imaginary"
 )
 _GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
-    "sigma tau upsilon phi chi psi omega "
-    "infinity infinite"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma "
+    "tau upsilon phi chi psi omega infinity infinite"
 )
 _RELATIONS = (
     "not never neither nor no or either between and to than least most above below beyond "
-    "exceeding up maybe perhaps possibly "
-    "unless except instead rather cannot almost nearly until through till versus vs unlike "
-    "without incorrect wrong false unknown "
-    "undefined more fewer"
+    "exceeding up maybe perhaps possibly unless except instead rather cannot almost nearly until "
+    "through till versus vs unlike without incorrect wrong false unknown undefined more fewer"
 )
 _COUNTS = (
-    "sextillion septillion octillion nonillion decillion googol myriad myriads tens ones lots "
-    "kilo mega giga tera milli micro nano "
-    "baker baker's percentile percentiles point square cube cubic negation complement pair "
-    "pairs couple couples score scores gross permille permil ppm ppb bps mille lakh lakhs crore "
-    "crores grand quarters"
+    "sextillion septillion octillion nonillion decillion googol myriad myriads tens ones lots kilo "
+    "mega giga tera milli micro nano baker baker's percentile percentiles point square cube cubic "
+    "negation complement pair pairs couple couples score scores gross permille permil ppm ppb bps "
+    "mille lakh lakhs crore crores grand quarters"
 )
 _FUNCTIONS = "sin cos tan cot sec csc ln lim arcsin arccos arctan gcd lcm max min det"
 
@@ -84,18 +76,17 @@ CHOICES = frozenset("or either neither nor between maybe perhaps possibly versus
 """Words anywhere in a sentence that leave open which of its numbers is the answer."""
 
 NEGATIONS = frozenset(
-    "not never cannot than unless except instead rather unlike without incorrect wrong false unknown undefined least most".split()
+    "not never cannot than unless except instead rather unlike without incorrect wrong false "
+    "unknown undefined least most".split()
 )
 """Words before or after a number that say that it is not the answer, or not all of it."""
 
 _BENIGN = frozenset(
     f"{_NUMBERS} and by to over under above below up no through until till without power powers "
-    f"more fewer most least base beyond "
-    "exceeding almost nearly pair pairs couple couples score scores gross quarters grand min "
-    "max decimal fold ones tens lots point "
-    "square cube cubic than not between either neither nor or never cannot maybe perhaps "
-    "possibly unless except instead rather "
-    "versus vs unlike incorrect wrong false unknown undefined remainder choose".split()
+    "more fewer most least base beyond exceeding almost nearly pair pairs couple couples score "
+    "scores gross quarters grand min max decimal fold ones tens lots point square cube cubic than "
+    "not between either neither nor or never cannot maybe perhaps possibly unless except instead "
+    "rather versus vs unlike incorrect wrong false unknown undefined remainder choose".split()
 )
 CHANGES = VALUE - _BENIGN
 """Words that change a number also from behind its unit ("5 and a half", "5 apples times two")."""
@@ -105,7 +96,8 @@ CHANGES_BOX = frozenset(
         *SCALES,
         *_PARTS.split(),
         *(f"{part}s" for part in _PARTS.split()),
-        *"squared cubed percent pct or factorial modulo lakh lakhs crore crores lac lacs tens k".split(),
+        *"squared cubed percent pct or factorial modulo lakh lakhs crore crores lac lacs tens "
+        "k".split(),
     ]
 )
 """Words behind a box that belong to the number in it."""
@@ -125,8 +117,7 @@ def scale_of(word: str) -> Fraction | None:
 
 
 def denies(words: list[str]) -> bool:
-    """Whether words beside a number say that it is not the answer ("is not 5", "at least 5", "5 is
-    wrong")."""
+    """Whether words beside a number deny it ("is not 5", "at least 5", "5 is wrong")."""
     lower = [word.lower().replace("’", "'") for word in words]
     for place, word in enumerate(lower):
         if word in ("least", "most"):  # "the least number is 5", but "at least 5"

@@ -1,5 +1,4 @@
-"""The processes behind `rlhf_jax.rewards.pool`: a nursery that imports everything once, and the
-workers it forks.
+"""Processes behind `rewards.pool`: a nursery that imports everything, and workers it forks.
 
 The main process cannot fork (JAX has threads) and starting an interpreter costs a second, so one
 fresh process, the nursery, imports the reward functions and forks a worker whenever it is asked to;
@@ -53,8 +52,7 @@ def read_frame(connection: socket.socket) -> bytes | None:
 
 
 def run_nursery(control_fd: int) -> None:
-    """Body of the nursery: import, then fork and kill as told, until the main process closes the
-    connection or ends."""
+    """Body of the nursery: import, then fork and kill as told, until the connection ends."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the main process decides when it is over
     parent = os.getppid()
@@ -139,8 +137,7 @@ def _load_all(setup: Setup) -> list[LoadedReward] | str:
 
 
 def _warm_up_math() -> None:
-    """Imports sympy and lets it build its tables before the workers are forked: paid for once, and
-    by no answer."""
+    """Imports sympy and builds its tables before workers are forked: paid once, by no answer."""
     for answer, gold in (
         (r"\boxed{\frac{36}{2}x^2 + 1}", "1 + 18x^2"),
         (r"\boxed{[0,1)}", r"\left[0,1\right)"),
@@ -157,8 +154,7 @@ def _limit_memory(gigabytes: float) -> None:
 
 
 def _kill(pid: int) -> int:
-    """Ends a worker with all that it started; returns the signal that ended it (not ours if it was
-    dead already)."""
+    """Ends a worker and all it started; returns the signal that ended it (not ours if dead)."""
     for kill in (os.killpg, os.kill):  # the group exists only after the worker's first line
         try:
             kill(pid, signal.SIGKILL)

@@ -1,5 +1,4 @@
-"""Completions sampled from a policy: sampling, generation in one program, continuous batching, and
-turns with an environment."""
+"""Completions sampled from a policy: sampling, generation, batching, turns with an environment."""
 
 from rlhf_jax.rollout.config import RolloutConfig
 from rlhf_jax.rollout.engine import GenerationStats, Generator, make_generator

@@ -1,5 +1,4 @@
-"""Generation for a run: compiled once per shape, on a mesh, with slots that are refilled while
-others still decode."""
+"""Generation for a run: compiled once per shape, on a mesh, with slots refilled meanwhile."""
 
 import time
 from collections.abc import Sequence
@@ -207,8 +206,7 @@ def _own_limits(limits: np.ndarray | None, num_prompts: int, settings: Settings)
 
 
 def _own_keys(key: Key, rows: int, settings: Settings) -> Key:
-    """Checks keys per completion and repeats the last one up to a number that few programs are
-    compiled for."""
+    """Checks keys per completion and repeats the last up to one of few compiled numbers."""
     if key.ndim == 0:
         return key
     if key.shape != (rows,):

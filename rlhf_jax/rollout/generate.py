@@ -70,8 +70,7 @@ def generate(
     steps: tuple[str, ...] | None = None,
     missing_ids: Sequence[int] = (),
 ) -> Rollout:
-    """Samples `group_size` completions of every prompt. Pure: may be jitted, and vmapped over
-    `params` and `key`.
+    """Samples `group_size` completions a prompt. Pure: jit it, vmap it over `params` and `key`.
 
     Each prompt is read once; its keys and values are shared by its group. What a row draws depends
     on the key, the row's number and the token's index only, so that neither the batch nor `chunk`
@@ -195,8 +194,7 @@ def make_static(
 
 
 def windows(max_new_tokens: int, chunk: int) -> list[int]:
-    """Sizes that the cache of the completions grows through: 64, 128, ... in whole chunks, the last
-    one holds all."""
+    """Sizes that the completions' cache grows through: 64, 128, .. in whole chunks, up to all."""
     if max_new_tokens == 1:
         return []
     last = -(-(max_new_tokens - 1) // chunk) * chunk
@@ -242,8 +240,7 @@ def decode_chunk(
     sampling: SamplingParams,
     chunk: int,
 ) -> tuple[Decoding, Int[Array, "B n"], Float[Array, "B n"]]:
-    """Decodes `chunk` tokens of every row; rows that are not active compute along and change
-    nothing that counts.
+    """Decodes `chunk` tokens of every row; inactive rows compute along and change nothing.
 
     Args:
       static: what the program is compiled for.

@@ -1,5 +1,4 @@
-"""Continuous batching: the host gives slots that became free to completions that wait, between two
-chunks of tokens."""
+"""Continuous batching: between two chunks, the host gives free slots to completions that wait."""
 
 from typing import Any, NamedTuple
 
@@ -102,8 +101,7 @@ def pad_rows(x: np.ndarray, rows: int, fill: int) -> np.ndarray:
 def _fill_pool(
     programs: Programs, params: Params, job: Job, settings: Settings
 ) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Keys and values of all prompts; the first token of every completion and its
-    log-probability."""
+    """Keys and values of all prompts; first token of every completion, and its log-prob."""
     assert settings.slots is not None
     count, rows = len(job.prompts), len(job.limits)
     at_once = padded_count(
@@ -137,8 +135,7 @@ def _refill(
 
 
 def _half(held: Slots, settings: Settings) -> np.ndarray | None:
-    """Half of the slots, with all that are active among them; None: they would not fit, or there
-    are few slots already."""
+    """Half of the slots, with all active ones; None: they do not fit, or slots are few."""
     assert settings.slots is not None
     active, half = np.flatnonzero(held.active), len(held.row) // 2
     if (
@@ -153,8 +150,7 @@ def _half(held: Slots, settings: Settings) -> np.ndarray | None:
 
 
 def _end_at_string(done: Completions, row: int, before: int, settings: Settings) -> bool:
-    """Cuts a completion behind the token that completes a stop string, if one of those after the
-    first `before` does."""
+    """Cuts a completion behind the token that ends a stop string, if one after `before` does."""
     if settings.string_end is None:
         return False
     end = settings.string_end(done.tokens[row, : done.produced[row]].tolist(), before)
@@ -164,8 +160,7 @@ def _end_at_string(done: Completions, row: int, before: int, settings: Settings)
 
 
 def _collect(done: Completions, held: Slots, settings: Settings, *news: np.ndarray) -> Slots:
-    """Stores what a chunk produced: tokens, log-probabilities, how many of them, and which slots go
-    on."""
+    """Stores what a chunk produced: tokens, log-probs, how many, and which slots go on."""
     tokens, logps, produced, active = news
     active = active.copy()
     for slot in np.flatnonzero(held.active):

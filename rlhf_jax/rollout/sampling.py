@@ -1,5 +1,4 @@
-"""From logits to a token: temperature, top-k, top-p, min-p and greedy choice, with one draw of 64
-random bits per token.
+"""From logits to a token: temperature, top-k, top-p, min-p, greedy; 64 random bits a token.
 
 The inverse of the cumulative distribution takes two uniform numbers per token instead of Gumbel
 noise for the whole vocabulary, which on a CPU is half the cost of a decoding step; nothing is
@@ -21,8 +20,7 @@ _BLOCK = 128
 
 
 class SamplingParams(NamedTuple):
-    """How the next token is chosen. Numbers or traced scalars: changing their values compiles
-    nothing.
+    """How the next token is chosen: numbers or traced scalars, whose values compile nothing.
 
     The distribution is ``softmax(logits / temperature)``, cut first to the `top_k` likeliest
     tokens, then to the fewest likeliest of these whose share reaches `top_p`, then to those at
@@ -60,8 +58,7 @@ def check_sampling(sampling: SamplingParams) -> None:
 
 
 def sampling_steps(sampling: SamplingParams) -> tuple[str, ...]:
-    """Which steps of `choose` these parameters need: the part of them that a program is compiled
-    for.
+    """Which steps of `choose` these need: the part of them that a program is compiled for.
 
     Args:
       sampling: with numbers; a traced value needs its step whatever it turns out to be.
@@ -181,8 +178,7 @@ def _has_token(vocab: int, missing_ids: tuple[int, ...]) -> Bool[np.ndarray, " V
 
 
 def _first_beyond(weights: Float[Array, "B C"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
-    """Index i with probability ``weights[i] / sum(weights)``; never one of weight 0, whatever
-    rounding does."""
+    """Index i with probability ``weights[i] / sum(weights)``, never of weight 0 by rounding."""
     sums = jnp.cumsum(weights, axis=1)
     beyond = (sums > (uniform * sums[:, -1])[:, None]) & (weights > 0)
     last = weights.shape[1] - 1 - jnp.argmax((weights > 0)[:, ::-1], axis=1)

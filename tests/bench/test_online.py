@@ -1,5 +1,4 @@
-"""The comparisons of generation and online iterations: sides, gate, and our own side at a small
-size."""
+"""Comparisons of generation and online iterations: sides, gate, our own side when small."""
 
 import argparse
 import subprocess
@@ -49,8 +48,7 @@ def test_low_ids_is_the_share_of_the_lower_half():
 
 
 def test_torch_sides_start_without_jax(tmp_path):
-    """`start_side` must not import the package, whose __init__ needs JAX: here any import of jax
-    fails."""
+    """`start_side` must not import the package, whose __init__ needs JAX: here that fails."""
     (tmp_path / "jax.py").write_text("raise ImportError('no JAX in this interpreter')")
     starter = sides.__file__.replace("sides.py", "start_side.py")
     for module in ("dpo_sides", "grpo_sides", "ppo_sides", "generation_sides"):

@@ -1,5 +1,4 @@
-"""`rlhf-jax data`: rows as they are trained on, plain when piped, for every kind of algorithm;
-nothing is written."""
+"""`rlhf-jax data`: rows as trained on, plain when piped, for every algorithm; writes nothing."""
 
 import json
 import pathlib

@@ -1,5 +1,4 @@
-"""`rlhf-jax generate`: prompts from the command line and from files, printed and as JSON lines,
-errors in one line."""
+"""`rlhf-jax generate`: prompts from arguments and files, printed or as JSON, one-line errors."""
 
 import json
 import logging
@@ -154,8 +153,7 @@ def test_stops(capsys, folder, tmp_path):
 
 
 def test_context(capsys, tmp_path):
-    """The rotary scaling follows the context, not the rows at hand; the default is the model's
-    longest row."""
+    """The rotary scaling follows the context, not the rows; the default is the model's longest."""
     scaling = {"rope_type": "dynamic", "factor": 4.0}
     names = {
         "vocab_size": 320,

@@ -26,8 +26,9 @@ algorithm: {name: sft}
 run_dir: RUN
 tokenizer: byte
 model:
-  config: {model_type: qwen2, vocab_size: 320, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2,
-    num_key_value_heads: 1, intermediate_size: 32, max_position_embeddings: 64, rope_theta: 10000.0, tie_word_embeddings: true}
+  config: {model_type: qwen2, vocab_size: 320, hidden_size: 16, num_hidden_layers: 1,
+    num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 32,
+    max_position_embeddings: 64, rope_theta: 10000.0, tie_word_embeddings: true}
 data: {path: "synthetic:arithmetic?size=64", eval_size: 16, max_length: 16, num_buckets: 1}
 training: {batch_size: 8, eval_batch_size: 16, max_steps: 4, eval_every: 2, save_every: 2}
 optimizer: {learning_rate: 1e-2, schedule: constant}
@@ -393,8 +394,8 @@ FOREIGN = """
 algorithm: {name: grpo, group_size: 2}
 run_dir: RUN
 tokenizer: byte
-model: {config: {model_type: qwen2, vocab_size: 320, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2,
-    num_key_value_heads: 1, intermediate_size: 32}}
+model: {config: {model_type: qwen2, vocab_size: 320, hidden_size: 16, num_hidden_layers: 1,
+    num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 32}}
 data: {path: "synthetic:arithmetic?size=64", eval_size: 16}
 rewards: REWARDS
 """

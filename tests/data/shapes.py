@@ -1,5 +1,4 @@
-"""Chat templates written by hand in the shapes that templates on the hub have, each with its
-special tokens and stops.
+"""Chat templates in the shapes that those on the hub have, with special tokens and stops.
 
 Short, but each does what is hard about its family: where the stop stands, what happens to earlier
 turns, what the generation prompt adds.
@@ -49,9 +48,8 @@ LLAMA3 = Shape(
     ("<|start_header_id|>", "<|end_header_id|>"),
 )
 MISTRAL = Shape(
-    "{{- bos_token }}{%- for m in messages %}"
-    "{%- if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
-    "{%- else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{%- endfor %}",
+    "{{- bos_token }}{%- for m in messages %}{%- if m.role == 'user' %}{{ '[INST] ' + m.content + "
+    "' [/INST]' }}{%- else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{%- endfor %}",
     ("</s>",),
     ("[INST]", "[/INST]"),
 )
@@ -109,13 +107,11 @@ PHI3 = Shape(
     ("<|user|>", "<|assistant|>"),
 )
 GPT_OSS = Shape(
-    "{%- for m in messages %}"
-    "{%- if m.role == 'user' %}{{ '<|start|>user<|message|>' + m.content + '<|end|>' }}"
-    "{%- elif loop.last and not add_generation_prompt %}"
-    "{{- '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|return|>' }}"
-    "{%- else %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' }}{% "
-    "endif %}{% endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}",
+    "{%- for m in messages %}{%- if m.role == 'user' %}{{ '<|start|>user<|message|>' + m.content + "
+    "'<|end|>' }}{%- elif loop.last and not add_generation_prompt %}{{- "
+    "'<|start|>assistant<|channel|>final<|message|>' + m.content + '<|return|>' }}{%- else %}{{ "
+    "'<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' }}{% endif %}{% "
+    "endfor %}{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}",
     ("<|return|>", "<|call|>"),
     ("<|start|>", "<|message|>", "<|end|>", "<|channel|>"),
     one_row=False,

@@ -101,8 +101,7 @@ def test_packing_keeps_every_document_whole(lengths: np.ndarray) -> None:
 
 @given(lengths=lengths_strategy)
 def test_packing_is_tight(lengths: np.ndarray) -> None:
-    """Best fit decreasing never leaves two rows that would fit into one, and stays within 11/9 of
-    the lower bound (+1)."""
+    """Best fit decreasing: no two rows would fit into one; within 11/9 of the lower bound (+1)."""
     filled = sorted(int(lengths[row].sum()) for row in pack(lengths, 40))
     assert len(filled) < 2 or filled[0] + filled[1] > 40
     large = int((lengths > 20).sum())

@@ -1,5 +1,4 @@
-"""Chat templates: what templates on the hub use works without transformers, and nothing escapes the
-sandbox."""
+"""Chat templates: what those on the hub use works; nothing escapes the sandbox."""
 
 import warnings
 

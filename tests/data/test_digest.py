@@ -1,5 +1,4 @@
-"""Kept arrays that are damaged are made anew: tokens of a split, and any array with a digest beside
-it."""
+"""Kept arrays that are damaged are made anew: tokens of a split, any array with a digest."""
 
 import errno
 import json

@@ -21,7 +21,7 @@ from rlhf_jax.data.encode import (
     render,
     render_prompt,
 )
-from rlhf_jax.data.formats import TokenExample
+from rlhf_jax.data.kinds import TokenExample
 from rlhf_jax.data.messages import ChatOptions
 from rlhf_jax.data.spans import EncodedRow
 from rlhf_jax.data.tokenize import tokenize_chunk

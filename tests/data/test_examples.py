@@ -63,8 +63,7 @@ def test_skip_counts_and_logs(tmp_path, caplog) -> None:
     )
     assert warning == (
         f"{path}: 5 bad rows left out: empty text 1, invalid JSON 1, missing column 1, null 1, "
-        "wrong type 1; "
-        f"the first: {path}:2: column 'rejected' is missing (found: prompt, chosen)"
+        f"wrong type 1; the first: {path}:2: column 'rejected' is missing (found: prompt, chosen)"
     )
 
 

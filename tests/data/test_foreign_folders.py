@@ -1,5 +1,4 @@
-"""Folders of any making: what their templates, tokenizers and code may do, and that each failure is
-one line."""
+"""Folders of any making: what templates, tokenizers, code may do; failures are one line."""
 
 import json
 import subprocess
@@ -16,7 +15,10 @@ from rlhf_jax.data.chat import render_chat
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-DOUBLING = "{% set ns = namespace(x='a' * 1000000) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+DOUBLING = (
+    "{% set ns = namespace(x='a' * 1000000) %}{% for i in range(40) %}"
+    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+)
 
 
 def render(template, **variables):
@@ -110,7 +112,10 @@ def test_templates_refused_at_once(template, message):
 
 def test_templates_may_refuse_the_probe_or_use_many_digits():
     assert byte_tokenizer().with_chat_template("{{ raise_exception('no') }}")
-    text = "https://x.org/123456789 {{ 4294967 }} {{ '%s 20240726' % 1 }}{% generation %}{% endgeneration %}"
+    text = (
+        "https://x.org/123456789 {{ 4294967 }} {{ '%s 20240726' % 1 }}{% generation %}"
+        "{% endgeneration %}"
+    )
     assert render(text) == "https://x.org/123456789 4294967 1 20240726"
 
 
@@ -120,7 +125,10 @@ def test_the_date_is_fixed_in_every_form():
         render("  {% if strftime_now is defined %}{{ strftime_now('%Y') }}\n{% endif %}\n")
         == "2024\n"
     )
-    inside = "{% macro f() %}{{ strftime_now('%B') | upper }}{% endmacro %}{{ f() }} {{ strftime_now('%Y') | int + 1 }}"
+    inside = (
+        "{% macro f() %}{{ strftime_now('%B') | upper }}{% endmacro %}{{ f() }} "
+        "{{ strftime_now('%Y') | int + 1 }}"
+    )
     assert render(inside) == "JULY 2025"
 
 
@@ -217,8 +225,7 @@ def test_odd_files_are_one_line(tmp_path):
 
 
 def test_special_tokens_that_are_only_words_are_found_as_after_saving(tmp_path):
-    """A folder's special tokens become added tokens when it is read, which are found inside words
-    too: so before saving."""
+    """A folder's special tokens become added tokens, which are found inside words too."""
     backend = tokenizers.Tokenizer(
         models.WordLevel({"0": 0, "1": 1, "14": 2, "4": 3}, unk_token="0")
     )

@@ -3,7 +3,8 @@
 import pytest
 
 from rlhf_jax.data import BadRow, DataConfig, DataError, PairExample, PromptExample, TextExample
-from rlhf_jax.data.formats import common_prompt, detect_format, make_example, rename_columns
+from rlhf_jax.data.formats import detect_format, make_example, rename_columns
+from rlhf_jax.data.preferences import common_prompt
 
 USER = {"role": "user", "content": "Hi"}
 GOOD = {"role": "assistant", "content": "Hello"}

@@ -508,9 +508,12 @@ def test_unrolled_conversations_are_said_and_kept(tmp_path, caplog) -> None:
         ]
         assert sorted(texts) == sorted(
             [
-                "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\nt\n</think>\n\na<|im_end|>",
-                "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\nt\n</think>\n\na<|im_end|>",
-                "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nr<|im_end|>\n"
+                "<|im_start|>user\nq<|im_end|>\n"
+                "<|im_start|>assistant\n<think>\nt\n</think>\n\na<|im_end|>",
+                "<|im_start|>user\nq<|im_end|>\n"
+                "<|im_start|>assistant\n<think>\nt\n</think>\n\na<|im_end|>",
+                "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+                "<|im_start|>user\nr<|im_end|>\n"
                 "<|im_start|>assistant\n<think>\n\n</think>\n\nb<|im_end|>",
             ]
         )

@@ -1,5 +1,4 @@
-"""Messages that say of themselves whether they are trained on, and texts that the chat template was
-put around before."""
+"""Messages that say whether they are trained on, and texts that were rendered before."""
 
 import json
 import logging

@@ -1,5 +1,4 @@
-"""Messages as people store them: null keys, tool calls, ShareGPT, tools and template variables of a
-row."""
+"""Messages as people store them: null keys, tool calls, ShareGPT, tools, template variables."""
 
 import json
 
@@ -7,9 +6,10 @@ import datasets
 import pytest
 
 from rlhf_jax.data import BadRow, DataConfig, PairExample, PromptExample, TextExample, load_examples
-from rlhf_jax.data.formats import TokenExample, make_example
+from rlhf_jax.data.arrow_rows import without_filling
+from rlhf_jax.data.formats import make_example
+from rlhf_jax.data.kinds import TokenExample
 from rlhf_jax.data.messages import ChatOptions, read_chat_options, read_conversation
-from rlhf_jax.data.sources import without_filling
 
 USER = {"role": "user", "content": "Hi"}
 GOOD = {"role": "assistant", "content": "Hello"}
@@ -182,8 +182,7 @@ def test_bad_chat_options(columns: dict, detail: str) -> None:
 
 
 def test_parquet_fills_calls_up_with_null(tmp_path) -> None:
-    """Arrow gives both calls the arguments of both; each keeps its own. Other columns keep their
-    nulls."""
+    """Arrow gives both calls the arguments of both; each keeps its own. Others keep nulls."""
     other = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
     rows = [
         {

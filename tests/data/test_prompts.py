@@ -15,7 +15,7 @@ from rlhf_jax.data import (
     load_examples,
     make_prompt_loader,
 )
-from rlhf_jax.data.formats import ASSISTANT
+from rlhf_jax.data.cells import ASSISTANT
 from tests.data.shapes import HERMES, LLAMA3, QWEN3, shaped_tokenizer
 
 BYTES = byte_tokenizer()
@@ -180,7 +180,8 @@ def test_long_prompts(tmp_path):
         ) == ["abc"]
     with pytest.raises(
         DataError,
-        match=r"no prompt of .*p.jsonl can be used with max_prompt_len 2 and truncation 'drop': prompt",
+        match=r"no prompt of .*p.jsonl can be used with max_prompt_len 2 and truncation "
+        r"'drop': prompt",
     ):
         loader(path, max_prompt_len=2, truncation="drop")
 
@@ -214,13 +215,15 @@ def test_bad_rows(tmp_path):
     path = write(tmp_path / "q.jsonl", [{"prompt": "a"}, ends])
     with pytest.raises(
         DataError,
-        match=r"q.jsonl:2: column 'prompt' ends with an answer, .* \(bad row 1 of 1; data.on_error=skip",
+        match=r"q.jsonl:2: column 'prompt' ends with an answer, .* \(bad row 1 of 1; "
+        r"data.on_error=skip",
     ):
         loader(path)
     path = write(tmp_path / "r.jsonl", [{"prompt": "a", "completion_ids": [1]}])
     with pytest.raises(
         DataError,
-        match="column 'completion_ids' is an argument of reward functions: rename it with data.columns",
+        match="column 'completion_ids' is an argument of reward functions: rename it with "
+        "data.columns",
     ):
         loader(path)
 

@@ -1,5 +1,4 @@
-"""Reading files, folders, saved datasets and the hub: rows with their place, and one-line
-errors."""
+"""Reading files, folders, saved datasets, the hub: rows with their place, one-line errors."""
 
 import gzip
 import json
@@ -9,8 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rlhf_jax.data import DataConfig, DataError, load_examples, sources
-from rlhf_jax.data.sources import Source, eval_source, read_rows, source_fingerprint, train_source
+from rlhf_jax.data import DataConfig, DataError, load_examples, text_rows
+from rlhf_jax.data.raw_rows import read_rows, source_fingerprint
+from rlhf_jax.data.sources import Source, eval_source, train_source
 
 ROWS = [
     {"prompt": "a?", "completion": "b"},
@@ -318,7 +318,8 @@ def test_options_that_cannot_apply_are_refused(tmp_path, name: str) -> None:
             load_examples(DataConfig(path=place, **{option: "x"}), kind="text")
         assert (
             str(caught.value)
-            == f"data.{option} 'x' is for hub datasets, {place} is not one: remove it or change the path"
+            == f"data.{option} 'x' is for hub datasets, {place} is not one: remove it or change "
+            "the path"
         )
 
 
@@ -416,7 +417,7 @@ def test_a_saved_dataset_names_only_files_of_its_folder(tmp_path, name: str) -> 
 
 @pytest.mark.parametrize("name", ["x.jsonl.gz", "x.jsonl", "x.csv", "x.csv.gz"])
 def test_a_line_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, name: str) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(text_rows, "MAX_LINE_BYTES", 1 << 20)
     start = b"prompt\n" if ".csv" in name else b""
     content = start + b"a" * (3 << 20)
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
@@ -425,7 +426,7 @@ def test_a_line_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, nam
 
 
 def test_a_json_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sources, "MAX_JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(text_rows, "MAX_JSON_BYTES", 1 << 20)
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(b"[" + b" " * (3 << 20) + b"]"))
     with pytest.raises(DataError, match="holds more than 1 MiB"):
         read(tmp_path / "x.json.gz")

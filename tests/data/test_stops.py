@@ -1,5 +1,4 @@
-"""One set of stops: of the tokenizer, of a folder's files, of `rollout.stop`; and answers without
-them."""
+"""One set of stops: of tokenizer, folder, `rollout.stop`; and answers without them."""
 
 import json
 import pickle

@@ -213,8 +213,7 @@ WRONG = [
     (
         "synthetic:arithmetic?sise=3",
         "synthetic:arithmetic has no option 'sise': options are size, min_operand, max_operand, "
-        "digits, terms, ops, "
-        "carry, noise, seed",
+        "digits, terms, ops, carry, noise, seed",
     ),
     (
         "synthetic:arithmetic?size=many",

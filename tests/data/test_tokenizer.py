@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
 from rlhf_jax.data import DataError, FastTokenizer, byte_tokenizer, load_tokenizer, train_tokenizer
-from rlhf_jax.data.tokenizer import SPECIAL_TOKENS
+from rlhf_jax.data.named_tokenizers import SPECIAL_TOKENS
 
 BYTES = byte_tokenizer()
 TEXTS = [
@@ -210,7 +210,8 @@ def test_template_files(tmp_path) -> None:
 def test_errors_are_one_line(tmp_path) -> None:
     cases = {
         str(tmp_path / "no" / "folder"): f"tokenizer folder {tmp_path}/no/folder does not exist",
-        "no/hub_name": "tokenizer 'no/hub_name' is neither a folder nor 'byte', and cannot be downloaded from the hub",
+        "no/hub_name": "tokenizer 'no/hub_name' is neither a folder nor 'byte', and cannot be "
+        "downloaded from the hub",
         str(tmp_path): f"{tmp_path} holds no tokenizer: expected tokenizer.json",
     }
     for path, message in cases.items():

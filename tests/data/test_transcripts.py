@@ -1,5 +1,4 @@
-r"""Transcripts ("\n\nHuman: ...\n\nAssistant: ...") as conversations, for every kind of
-algorithm."""
+r"""Transcripts ("\n\nHuman: ...\n\nAssistant: ...") as conversations, for every algorithm."""
 
 import json
 

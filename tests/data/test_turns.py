@@ -1,5 +1,4 @@
-"""Conversations as the model sees them, over templates of all shapes: what is trained, in which
-context, and what is said."""
+"""Conversations as the model sees them, over templates of all shapes: what is trained, said."""
 
 import logging
 import re
@@ -132,8 +131,7 @@ def test_every_answer_is_trained_on_with_its_stop(name: str, conversation: str) 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("name", [name for name in SHAPES if name not in ("r1",)])
 def test_what_stands_before_an_answer_is_what_the_model_sees(name: str, conversation: str) -> None:
-    """The last answer of every row begins where sampling begins: behind history and generation
-    prompt."""
+    """The last answer of every row begins where sampling begins: behind the generation prompt."""
     tokenizer, messages = shaped_tokenizer(SHAPES[name]), CONVERSATIONS[conversation]
     rows = rows_of(chunk(tokenizer, messages))
     places = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
@@ -151,8 +149,7 @@ def test_what_stands_before_an_answer_is_what_the_model_sees(name: str, conversa
 
 
 def test_templates_that_only_append_keep_their_rows() -> None:
-    """Prompt and answer are tokenised apart, and nothing but the newline behind a stop is left
-    untrained in an answer."""
+    """Prompt and answer are tokenised apart; only the newline behind a stop is untrained."""
     tokenizer = shaped_tokenizer(CHATML)
     [row] = rows_of(chunk(tokenizer, CONVERSATIONS["uaua"]))
     text = (
@@ -215,8 +212,7 @@ def test_kwargs_move_what_the_generation_prompt_supplies() -> None:
 
 
 def test_reasoning_that_begins_with_the_tail_is_kept() -> None:
-    """R1 opens `<think>` for the model and drops all reasoning from finished answers: the row is
-    what the model sees."""
+    """R1 opens `<think>`, drops reasoning from finished answers: rows are what the model sees."""
     tokenizer = shaped_tokenizer(R1)
     made = chunk(tokenizer, CONVERSATIONS["think"])
     [row] = rows_of(made)
@@ -270,8 +266,7 @@ def test_an_answer_that_begins_like_the_tail_keeps_its_first_characters(
 def test_an_answer_that_begins_with_the_whole_tail_goes_on_behind_it(
     begin: str, one_token: bool
 ) -> None:
-    """The generation prompt supplies it, whether it is one token or several; what follows it is
-    trained on."""
+    """The generation prompt supplies it, one token or several; what follows it is trained on."""
     tokenizer = shaped_tokenizer(R1._replace(special=(*R1.special, "<think>")) if one_token else R1)
     made = tokenize_chunk(
         [TextExample([user("2+2?")], [answer(begin + "Four")], "f:1")], tokenizer, CONFIG
@@ -383,7 +378,8 @@ def test_a_template_that_rewrites_the_first_message_is_refused() -> None:
     )
     with pytest.raises(
         BadRow,
-        match="changes earlier turns when an answer follows, so prompt and answer cannot be told apart",
+        match="changes earlier turns when an answer follows, so prompt and answer cannot be told "
+        "apart",
     ):
         render_all(TextExample([user("Hi")], [answer("A")], ""), tokenizer)
 
@@ -533,16 +529,14 @@ def test_a_content_that_is_not_there_is_not_printed() -> None:
 
 
 def test_foreign_stop_is_refused() -> None:
-    """ChatML on a base model whose EOS is another token: rollouts would run on behind every
-    answer."""
+    """ChatML on a base model whose EOS is another token: rollouts would run on behind answers."""
     tokenizer = shaped_tokenizer(CHATML, stops=("<|endoftext|>",))
     with pytest.raises(DataError) as caught:
         check_stops(tokenizer, CONFIG)
     assert str(caught.value) == (
         "the tokenizer's chat template ends an answer with '<|im_end|>', at which no rollout stops "
-        "(that is '<|endoftext|>'): "
-        "name it in rollout.stop, in eos_token_id of the model's generation_config.json, or as the "
-        "tokenizer's eos_token"
+        "(that is '<|endoftext|>'): name it in rollout.stop, in eos_token_id of the model's "
+        "generation_config.json, or as the tokenizer's eos_token"
     )
     with pytest.raises(
         DataError, match=r"^data.chat_template 'mine.jinja' ends an answer with '<\|im_end\|>'"

@@ -126,8 +126,7 @@ def dpo_cases():
 
 
 def cdpo_cases():
-    """cDPO: DPOTrainer ignores label_smoothing on sigmoid, CPOTrainer has it (with a reference of
-    0)."""
+    """cDPO: DPOTrainer ignores label_smoothing on sigmoid; CPOTrainer has it (reference 0)."""
     for smoothing in (0.0, 0.1, 0.3):
         chosen, rejected = RNG.normal(0.0, 8.0, 6), RNG.normal(0.0, 8.0, 6)
         me = trainer(alpha=0.0, loss_type="sigmoid", beta=0.2, label_smoothing=smoothing)
@@ -240,8 +239,7 @@ def grpo_cases():
 
 
 def grpo_advantage_cases():
-    """A real GRPOTrainer with a model of a few weights and a reward function that returns what we
-    want."""
+    """A real GRPOTrainer with a model of a few weights and a reward that returns what we want."""
     words = {word: i for i, word in enumerate(["<pad>", "<eos>", "a", "b"])}
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="a")),

@@ -216,8 +216,7 @@ def kl_cases(core):
 
 
 def penalty_cases(core, apply_kl_penalty):
-    """KL-shaped rewards, and one step of the adaptive controller. Rows are full, so that token and
-    sequence means agree."""
+    """KL-shaped rewards and one step of the controller; full rows, so both means agree."""
     rows, width = 4, 5
     old, ref = RNG.normal(-2.0, 0.7, (2, rows, width))
     scores = RNG.normal(size=rows)

@@ -1,5 +1,4 @@
-"""Our losses and advantages against values that TRL, verl and transformers computed (see
-make_trl.py and make_verl.py)."""
+"""Our losses and advantages against values of TRL, verl and transformers (see make_*.py)."""
 
 import json
 import pathlib
@@ -40,8 +39,7 @@ def test_versions_are_recorded():
     "case", TRL["dpo"], ids=lambda c: f"{c['options']['loss_type']}-{c['options']['beta']}"
 )
 def test_trl_dpo(case):
-    """Through `make`, whose model hands out TRL's log-probabilities: sums, length division for IPO,
-    loss, gradient, rewards."""
+    """Through `make`, whose model hands out TRL's log-probabilities: all of the loss's steps."""
     logps, mask = (
         np.pad(case["logps"], ((0, 0), (1, 0))),
         np.pad(case["completion_mask"], ((0, 0), (1, 0))),

@@ -30,8 +30,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
 
 
 def damaged_files(folder: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
-    """Damages every file below a folder, one at a time, and mends it after use: (name of the
-    damage, file)."""
+    """Damages every file below a folder, one at a time, and mends it after: (damage, file)."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         whole = path.read_bytes()
         for name, damage in DAMAGES.items():

@@ -1,5 +1,4 @@
-"""The table of everything that is generated: one schema, whole steps in a file, exact after a
-resume."""
+"""The table of all that is generated: one schema, whole steps a file, exact after a resume."""
 
 import errno
 import json
@@ -127,8 +126,7 @@ def test_groups_carried_over_are_marked_when_they_are_trained_on(tmp_path, monke
 
 
 def story(table, upto, start=1):
-    """Steps of two generation batches; a group is carried from each step to the next. Stops after a
-    number of batches."""
+    """Steps of two generation batches, a group carried between; stops after a number of them."""
     for step in range(start, 7):
         for part in range(2):
             draw = 2 * (step - 1) + part
@@ -141,8 +139,7 @@ def story(table, upto, start=1):
 
 @pytest.mark.parametrize("draws", [0, 2, 3, 4])
 def test_what_was_generated_after_the_checkpoint_is_dropped(tmp_path, draws):
-    """A run that goes on from a checkpoint, also one in the middle of a step, leaves the table of
-    one that was not killed."""
+    """A run that goes on, also from amid a step, leaves the table of one not killed."""
     with writer(tmp_path / "whole") as table:
         story(table, upto=12)
     table = writer(tmp_path / "broken")
@@ -160,8 +157,7 @@ def test_what_was_generated_after_the_checkpoint_is_dropped(tmp_path, draws):
 
 
 def test_an_evaluation_that_is_made_again_stands_there_once(tmp_path):
-    """Killed between the completions and the row of metrics that says that the evaluation was
-    made."""
+    """Killed between the completions and the row of metrics that tells of the evaluation."""
     with writer(tmp_path) as table:
         for step in (0, 2):
             table.add(rows_of(step, None, 1, split="eval"))

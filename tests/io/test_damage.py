@@ -277,7 +277,8 @@ except CheckpointError as error:
     print(error)
 with Checkpointer(sys.argv[1]) as checkpointer:
     restored, meta = checkpointer.restore(None, jax.eval_shape(lambda: state(1)))
-    assert all((restored.params[name] == state(meta["step"]).params[name]).all() for name in ("w", "v"))
+    wanted = state(meta["step"])
+    assert all((restored.params[name] == wanted.params[name]).all() for name in ("w", "v"))
     print(checkpointer.all_steps())
 """
 

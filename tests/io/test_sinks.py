@@ -148,8 +148,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
 
 
 class Service:
-    """Weights & Biases as far as it matters here: a row with a step below the run's own is
-    dropped."""
+    """Weights & Biases as far as it matters: a row with a step below the run's is dropped."""
 
     def __init__(self):
         self.rows, self.last, self.axes = [], 0, {}

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer
 from rlhf_jax.algorithms import GRPOConfig
 from rlhf_jax.config import EvaluationConfig
 from rlhf_jax.data import FastTokenizer, PromptBatch
-from rlhf_jax.data.tokenizer import byte_tokenizer
+from rlhf_jax.data.named_tokenizers import byte_tokenizer
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.thinking import opened_by_prompt
 from rlhf_jax.rewards import PoolConfig, RewardConfig

@@ -1,7 +1,9 @@
-"""Makes tests/models/golden: tiny random models of every family and the logits that transformers
-computes for them.
+"""Makes tests/models/golden: tiny random models of every family, and transformers' logits.
 
-Run where torch and transformers are installed (the `bench` extra):  python -m tests.models.make_golden
+Run where torch and transformers are installed (the `bench` extra):
+
+    python -m tests.models.make_golden
+
 The versions used are in golden/versions.json. The tests read only the files, so they need no torch.
 """
 

@@ -1,5 +1,4 @@
-"""The implementations of attention against the reference: values, gradients, exactness, sharding,
-memory."""
+"""Implementations of attention against the reference: values, gradients, sharding, memory."""
 
 import re
 

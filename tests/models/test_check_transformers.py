@@ -1,5 +1,4 @@
-"""Saved folders of every family load in transformers with equal logits and rewards. Needs torch
-(the `bench` extra)."""
+"""Saved folders of every family in transformers: equal logits and rewards. Needs torch."""
 
 import pathlib
 

@@ -1,5 +1,4 @@
-"""Token lookup: the same rows and gradients on a mesh, and ids outside the vocabulary are not
-silent."""
+"""Token lookup: the same rows and gradients on a mesh; foreign ids are not silent."""
 
 import jax
 import jax.numpy as jnp

@@ -1,5 +1,4 @@
-"""Logits and rewards equal those that transformers computed for the stored folders (see
-make_golden.py)."""
+"""Logits and rewards equal those of transformers for the stored folders (make_golden.py)."""
 
 import json
 

@@ -1,5 +1,4 @@
-"""Loading and saving folders: round trips, shards, heads, casts, meshes; every broken folder is one
-clear line."""
+"""Loading and saving folders: round trips, shards, heads, casts, meshes; one-line errors."""
 
 import json
 import logging

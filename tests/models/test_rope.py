@@ -1,5 +1,4 @@
-"""Rotary embedding: frequencies of transformers, what a rotation keeps, and scalings that depend on
-a length."""
+"""Rotary embedding: transformers' frequencies, what a rotation keeps, scalings by length."""
 
 import json
 import logging

@@ -1,5 +1,4 @@
-"""The forward pass: execution choices change nothing, packed documents are isolated, padding is
-harmless."""
+"""The forward pass: execution changes nothing, documents are isolated, padding is harmless."""
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +22,7 @@ def loss_and_grads(model, params, segment_ids=None):
 
 @pytest.fixture(scope="module")
 def gemma():
-    """Four layers: a scan over two periods (sliding, full); every feature of the decoder but
-    biases."""
+    """Four layers, a scan over two periods (sliding, full); every feature but biases."""
     config = tiny("gemma3_text", final_logit_softcapping=5.0)
     model, params = init_model(config, jax.random.key(0), layers="scan")
     params = noisy(params)
@@ -79,6 +77,24 @@ def test_bfloat16_compute_keeps_float32_parameters_and_gradients(qwen):
     state = jax.eval_shape(model.hidden, params, tokens, mask)
     assert state.dtype == jnp.bfloat16
     assert jax.eval_shape(model.logits, params, tokens, mask).dtype == jnp.float32
+
+
+def test_token_logps_without_entropy(gemma):
+    config, params, _ = gemma
+    model = make_model(config)
+    tokens, mask = ragged()
+
+    def run(entropy):
+        return jax.jit(lambda p: model.token_logps(p, tokens, mask, entropy=entropy))
+
+    (logps, entropies), (alone, nothing) = run(True)(params), run(False)(params)
+    assert entropies.shape == tokens.shape and nothing is None
+    dropped = jax.jit(lambda p: model.token_logps(p, tokens, mask)[0])(params)
+    np.testing.assert_array_equal(dropped, alone)
+    # one program with the entropy in it: another fusion, and the last bit of a few values
+    np.testing.assert_allclose(logps, alone, rtol=1e-6)
+    work = [run(e).lower(params).compile().cost_analysis()["flops"] for e in (False, True)]
+    assert work[0] < work[1]
 
 
 def test_token_logps_are_those_of_the_logits(gemma):

@@ -35,8 +35,7 @@ def test_gae_matches_oracle(gamma, lam, jit):
 
 
 def test_gae_by_hand():
-    """gamma 1, lambda 0.5, rewards 0 0 1, values 0.5 0.4 0.8: deltas -0.1 0.4 0.2; A = 0.15, 0.5,
-    0.2."""
+    """gamma 1, lambda 0.5, r 0 0 1, V 0.5 0.4 0.8: deltas -0.1 0.4 0.2; A = 0.15, 0.5, 0.2."""
     rewards, values = jnp.array([[0.0, 0.0, 1.0]]), jnp.array([[0.5, 0.4, 0.8]])
     advantages, returns = gae(rewards, values, jnp.ones((1, 3), bool), gae_lambda=0.5)
     np.testing.assert_allclose(advantages, [[0.15, 0.5, 0.2]], rtol=1e-6)

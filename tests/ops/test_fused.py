@@ -183,8 +183,7 @@ def flops(fn):
 
 
 def test_unused_entropy_costs_nothing():
-    """Its accumulator is gone from the compiled loop, forward and backward, also when it is only a
-    stopped metric."""
+    """Its accumulator is gone from the compiled loop, both ways, also as a stopped metric."""
 
     def both(h, w, t):
         return fused_token_logps(h, w, t, block=100)
@@ -200,6 +199,28 @@ def test_unused_entropy_costs_nothing():
     assert logps_only < metric < differentiated
 
 
+@pytest.mark.parametrize("softcap, block", [(None, None), (5.0, 100)])
+def test_without_entropy_the_same_bits_for_less(softcap, block):
+    """Also where everything is returned from one compiled function, so that nothing is dropped."""
+    hidden, unembed, tokens, (cotangent, _) = inputs()
+
+    def run(entropy):
+        def loss(h, w, t):
+            logps, found = fused_token_logps(h, w, t, softcap=softcap, block=block, entropy=entropy)
+            return (logps * cotangent).sum(), (logps, found)
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)
+
+    ((_, (logps, found)), grads) = jax.jit(run(True))(hidden, unembed, tokens)
+    ((_, (alone, nothing)), same) = jax.jit(run(False))(hidden, unembed, tokens)
+    assert found is not None and nothing is None
+    for a, b in zip((logps, *grads), (alone, *same), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert flops(run(False)) < flops(run(True))
+    size = [len(str(jax.make_jaxpr(run(e))(hidden, unembed, tokens))) for e in (False, True)]
+    assert size[0] < size[1]
+
+
 def test_frozen_unembedding_skips_its_product():
     both = flops(jax.grad(lambda h, w, t: fused_token_logps(h, w, t)[0].sum(), (0, 1)))
     hidden_only = flops(jax.grad(lambda h, w, t: fused_token_logps(h, w, t)[0].sum(), 0))
@@ -209,6 +230,20 @@ def test_frozen_unembedding_skips_its_product():
 @pytest.fixture(scope="module")
 def mesh():
     return jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def test_without_entropy_on_a_mesh(mesh):
+    hidden, unembed, tokens, (cotangent, _) = inputs(vocab=302)
+
+    def run(h, w, entropy):
+        return (fused_token_logps(h, w, tokens, mesh=mesh, entropy=entropy)[0] * cotangent).sum()
+
+    found = [
+        jax.jit(jax.value_and_grad(run, (0, 1)), static_argnums=2)(hidden, unembed, e)
+        for e in (True, False)
+    ]
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("use_scored", [False, True])
@@ -247,8 +282,7 @@ def collective_shapes(text):
 
 
 def test_no_collective_holds_logits(mesh):
-    """Only row statistics, the gradient of the states and the gradient of the weight cross
-    devices."""
+    """Only row statistics and the gradients of states and weight cross devices."""
     vocab = 304
     hidden, unembed, tokens, _ = inputs(vocab=vocab)
     rows, shards = (

@@ -29,8 +29,7 @@ def test_matches_oracle(kind, wrap):
     [("k1", 1.0, 1.0), ("k2", 0.5, 1.0), ("k3", np.exp(-1.0), 1 - np.exp(-1.0))],
 )
 def test_hand_values_and_slopes(kind, value, slope):
-    """d = 1: k1 = 1, k2 = 1/2, k3 = 1/e; slopes 1, d, 1 - exp(-d). No gradient reaches the
-    reference."""
+    """d = 1: k1 = 1, k2 = 1/2, k3 = 1/e; slopes 1, d, 1 - exp(-d). None for the reference."""
     logps, ref = jnp.array([[-1.0]]), jnp.array([[-2.0]])
     got, (d_logps, d_ref) = jax.value_and_grad(
         lambda x, y: kl_estimate(x, y, kind).sum(), argnums=(0, 1)
@@ -48,8 +47,7 @@ def test_large_gaps_are_finite(kind, gap):
 
 
 def test_expected_gradients_over_a_categorical():
-    """Why k1 is no loss: E grad k1 = 0, E grad k2 = grad KL(π||ref), E grad k3 = grad
-    KL(ref||π)."""
+    """Why k1 is no loss: E grad k1 = 0, E k2' = grad KL(π||ref), E k3' = grad KL(ref||π)."""
     logits, ref_logits = jnp.array([0.3, -1.0, 0.8, 0.1]), jnp.array([-0.5, 0.4, 0.2, 1.0])
     probs, ref = jax.nn.softmax(logits), jax.nn.log_softmax(ref_logits)
 

@@ -69,8 +69,7 @@ def test_overlong_penalty_matches_oracle(factor, buffer_len):
 
 
 def test_overlong_penalty_by_hand():
-    """L_max 100, L_cache 20: free up to 80 tokens, -1/20 at 81, -1/2 at 90, -1 from 100 on and
-    never below."""
+    """L_max 100, L_cache 20: free to 80 tokens, -1/20 at 81, -1/2 at 90, -1 from 100 on."""
     got = overlong_penalty(jnp.array([0, 80, 81, 90, 100, 500]), max_len=100, buffer_len=20)
     np.testing.assert_allclose(got, [0.0, 0.0, -0.05, -0.5, -1.0, -1.0], rtol=1e-6)
 

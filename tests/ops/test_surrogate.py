@@ -11,9 +11,8 @@ from tests.oracles import policy as oracle
 
 ONE = jnp.ones((1, 1))
 
-# Hand-derived, eps_low = eps_high = 0.2, one token of weight 1:
-# (ratio, advantage, loss = -min(r A, clip(r) A), d loss / d logps = -r A where the plain term is
-# the smaller one, else 0)
+# Hand-derived, eps_low = eps_high = 0.2, one token of weight 1: (ratio, advantage, loss = -min(r A,
+# clip(r) A), d loss / d logps = -r A where the plain term is the smaller one, else 0)
 CLIP_TABLE = [
     (0.5, 2.0, -1.0, -1.0),  # far below, good action: not clipped, it may come back
     (0.9, 2.0, -1.8, -1.8),  # inside
@@ -225,8 +224,7 @@ def test_cispo_matches_oracle(jit):
 
 
 def test_cispo_keeps_the_sign_of_the_gradient():
-    """A good, unlikely token with a large ratio: its probability must rise (EasyDeL's gradient
-    flips here)."""
+    """A good, unlikely token of large ratio must rise (EasyDeL's gradient flips here)."""
     gradient = jax.grad(lambda x: cispo_loss(x, x - 3.0, ONE, ONE)[0])(jnp.full((1, 1), -5.0))
     np.testing.assert_allclose(gradient, -5.0)
 

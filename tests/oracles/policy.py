@@ -1,5 +1,4 @@
-"""Policy losses, estimators and rewards as float64 NumPy loops, written from the papers. No jax
-here."""
+"""Policy losses, estimators, rewards as float64 NumPy loops, from the papers. No jax here."""
 
 import math
 

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from rlhf_jax.algorithms import METRICS
-from rlhf_jax.cli.main import make_parser
+from rlhf_jax.cli.parser import make_parser
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text()

@@ -92,8 +92,7 @@ class Longer:
 
 
 def alarmed(completions, **kwargs):
-    """Uses signal.alarm, as many graders do: it works because functions run in the main thread of
-    their process."""
+    """Uses signal.alarm, as many do: functions run in the main thread of their process."""
 
     def too_late(*_):
         raise TimeoutError("alarm")
@@ -164,8 +163,7 @@ not_callable = 3
 
 
 def rank(completions, **kwargs):
-    """Compares the completions of a batch, as functions written for TRL may: the place of each by
-    its length."""
+    """Compares the completions of a batch, as TRL allows: the place of each by its length."""
     for completion in completions:
         _act(completion)
     order = sorted(range(len(completions)), key=lambda i: len(completions[i]))

@@ -1,5 +1,4 @@
-"""Snippets that try to get out of the sandbox, to bring the machine down, or to be graded right
-without being right.
+"""Snippets that try to leave the sandbox, break the machine, or be graded right unduly.
 
 `OUTSIDE` stands for a folder outside the sandbox; a snippet that gets through leaves traces there,
 or prints LEAKED.
@@ -44,7 +43,8 @@ while True:
 """,
     "writes outside": """
 import os
-for folder in ("OUTSIDE", "/tmp", "/var/tmp", "/dev/shm", "/", os.path.expanduser("~root"), "/etc", "/usr/lib", "..", "../.."):
+for folder in ("OUTSIDE", "/tmp", "/var/tmp", "/dev/shm", "/", os.path.expanduser("~root"), "/etc",
+               "/usr/lib", "..", "../.."):
     for name in ("escaped", "escaped.py"):
         try:
             open(os.path.join(folder, name), "w").write("x")
@@ -68,8 +68,8 @@ raise SystemExit(1)
 """,
     "reads outside": """
 import os, glob
-for path in ["OUTSIDE/kept", "/etc/passwd", "/proc/self/environ", "/proc/self/mem", "/proc/self/maps", "/proc/meminfo",
-             *(f"/proc/{i}/environ" for i in range(1, 3000))]:
+for path in ["OUTSIDE/kept", "/etc/passwd", "/proc/self/environ", "/proc/self/mem",
+             "/proc/self/maps", "/proc/meminfo", *(f"/proc/{i}/environ" for i in range(1, 3000))]:
     try: print("LEAKED", path, open(path, "rb").read(50))
     except OSError: pass
 for folder in ("OUTSIDE", "/", "/proc", "/home", "/root", "/tmp"):
@@ -165,14 +165,15 @@ raise SystemExit(1)
     "raw system calls": """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
-for number in (41, 57, 58, 59, 101, 105, 155, 157, 161, 165, 166, 175, 200, 246, 272, 298, 308, 310, 319, 321, 322, 323,
-               425, 434, 435, 0x40000000 + 41):
+for number in (41, 57, 58, 59, 101, 105, 155, 157, 161, 165, 166, 175, 200, 246, 272, 298, 308, 310,
+               319, 321, 322, 323, 425, 434, 435, 0x40000000 + 41):
     if libc.syscall(number, 2, 1, 0, 0, 0, 0) >= 0: print("LEAKED", number)
 raise SystemExit(1)
 """,
     "undoes the limits": """
 import resource
-for number in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_AS):
+for number in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE,
+               resource.RLIMIT_AS):
     try:
         resource.setrlimit(number, (-1, -1))
         print("LEAKED", number)
@@ -259,7 +260,9 @@ while frame:
     frame = frame.f_back
 def add(a, b): return 0
 """,
-    "leaves by an exit handler": "import atexit, os\natexit.register(lambda: os._exit(0))\ndef add(a, b): return 0",
+    "leaves by an exit handler": (
+        "import atexit, os\natexit.register(lambda: os._exit(0))\ndef add(a, b): return 0"
+    ),
     "stops the loop of the tests": "def add(a, b): raise StopIteration",
     "ends the file": "def add(a, b): raise EOFError",
     "floods the connection": """
@@ -311,8 +314,9 @@ def add(a, b): return E()
 import gc
 from rlhf_jax.rewards.sandbox import rpc
 whole = ["standard", "builtins", "int"]
-forged = [["standard", "unittest.mock", "ANY"], ["standard", "builtins", "eval"], ["yours", 0], ["mine", 0, whole, True],
-          ["sub", 1, whole, 3.5], ["class", 2, "int", [whole]], ["exception", 3, 1, [], {}, ""], ["coroutine", 9],
+forged = [["standard", "unittest.mock", "ANY"], ["standard", "builtins", "eval"], ["yours", 0],
+          ["mine", 0, whole, True], ["sub", 1, whole, 3.5], ["class", 2, "int", [whole]],
+          ["exception", 3, 1, [], {}, ""], ["coroutine", 9],
           ["object", 0], ["object", -1], ["text", "Decimal", "NaN"], ["tuple", 5], {"int": 3}, []]
 def encode(self, value, objects): return forged[len(asked) % len(forged)]
 asked = []

@@ -1,5 +1,4 @@
-"""Rows in the formats of public data sets, written by hand: columns, a right completion, wrong
-ones."""
+"""Rows in formats of public data sets, by hand: columns, a right completion, wrong ones."""
 
 import base64
 import json
@@ -24,7 +23,10 @@ def packed(cases: list[dict[str, Any]]) -> str:
 
 SQUARES = "n = int(input())\nprint(*[i * i for i in range(1, n + 1)])\n"
 SUM = "def total(numbers):\n    return sum(numbers)\n"
-METHOD = "class Solution:\n    def total(self, numbers: List[int]) -> int:\n        return sum(numbers)\n"
+METHOD = (
+    "class Solution:\n    def total(self, numbers: List[int]) -> int:\n"
+    "        return sum(numbers)\n"
+)
 PAIR = "def swap(a, b):\n    return b, a\n"
 MEAN = "def mean(x):\n    return sum(x) / len(x)\n"
 HEAD = '''from typing import List
@@ -173,7 +175,8 @@ ROWS = {
     "LiveCodeBench, function": Row(
         {
             "question_id": "2730",
-            "starter_code": "class Solution:\n    def total(self, numbers: List[int]) -> int:\n        ",
+            "starter_code": "class Solution:\n    def total(self, numbers: List[int]) -> int:\n"
+            "        ",
             "public_test_cases": json.dumps(
                 [{"input": "[1, 2]", "output": "3", "testtype": "functional"}]
             ),

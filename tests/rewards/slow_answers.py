@@ -1,5 +1,4 @@
-"""Answers that keep an algebra system busy, and honest ones of the same look. Gold of all hostile
-ones: 5, or what is named."""
+"""Answers that keep an algebra system busy, and honest ones alike. Gold: 5, or as named."""
 
 HOSTILE = [
     "7^{99999999}",

@@ -1,5 +1,4 @@
-"""Ways to write answers: honest spellings of a number, and texts that hold it and answer something
-else.
+"""Ways to write answers: honest spellings of a number, and texts that answer another.
 
 In all of them ``@`` stands for the number as it is written.
 """

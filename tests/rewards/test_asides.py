@@ -6,14 +6,18 @@ from rlhf_jax.rewards.asides import changes_before
 from rlhf_jax.rewards.basic import exact_match_reward
 from rlhf_jax.rewards.math import math_reward
 
-CHANGES = """in millions; in thousands; million; base 8; base sixteen; in hexadecimal; in base 9; mod 7; modulo seven; negative;
-times ten; divided by 2; multiplied by three; minus 2; plus 1; squared; doubled; halved; factorial; thousand dollars;
-per million; in hundreds of dollars; which is wrong; but mistaken""".replace("\n", " ")
-RESTATES = """half of 10; twice as many as before; one third of fifteen; the square root of 25; rounded to the nearest integer;
-rounded up; in dollars; in total; apples; the number of times he ran; as required; as shown above; since it is odd;
-because 2 + 3 = 5; less than 7; which is odd; not 6; by symmetry; namely the last one; up to sign; a prime""".replace(
-    "\n", " "
-)
+CHANGES = """
+in millions; in thousands; million; base 8; base sixteen; in hexadecimal; in base 9; mod 7; modulo
+seven; negative; times ten; divided by 2; multiplied by three; minus 2; plus 1; squared; doubled;
+halved; factorial; thousand dollars; per million; in hundreds of dollars; which is wrong; but
+mistaken
+""".replace("\n", " ")
+RESTATES = """
+half of 10; twice as many as before; one third of fifteen; the square root of 25; rounded to the
+nearest integer; rounded up; in dollars; in total; apples; the number of times he ran; as required;
+as shown above; since it is odd; because 2 + 3 = 5; less than 7; which is odd; not 6; by symmetry;
+namely the last one; up to sign; a prime
+""".replace("\n", " ")
 
 
 def _phrases(text):

@@ -1,5 +1,4 @@
-"""Functions of one's own get the whole batch, as from TRL; a fault among it costs its own
-completion."""
+"""Functions of one's own get the whole batch, as in TRL; a fault costs its own completion."""
 
 import logging
 import pathlib
@@ -58,7 +57,8 @@ FORMS = {
     "one_number": "returned a single float instead of a list",
     "one_array": "returned a single ndarray instead of a list",
     "no_return": r"returned None instead of a list \(is a `return` missing\?\)",
-    "by_key": "returned a dict with the keys 'accuracy', 'format', 'length', whose values have no order",
+    "by_key": "returned a dict with the keys 'accuracy', 'format', 'length', whose values have "
+    "no order",
     "digits": "returned a str instead of a list",
     "unordered": "returned a set instead of a list",
     "never_awaited": "returned an asynchronous generator, whose values nobody awaits",

@@ -1,5 +1,4 @@
-"""The countdown reward: right, wrong, and hostile expressions; every generated solution is right
-and every mistake wrong."""
+"""The countdown reward: right, wrong, hostile expressions; generated ones grade as made."""
 
 import pytest
 

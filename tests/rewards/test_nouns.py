@@ -7,18 +7,25 @@ from rlhf_jax.rewards.math import math_reward
 from rlhf_jax.rewards.nouns import are_counted, changes_value
 from tests.rewards.spellings import MARKS
 
-COUNTED = """apples; apples left; apples remaining; red balls; red balls sold; used cars; years old; people; children;
-sheep; fish; push-ups; students in total; gallons of water; miles per hour; dollars saved; cents; birds; cards; months; paths;
-deaths; cloths; seeds; beds; beads; kids; squares; times; times a week; more apples; left; in total; total; altogether;
-each; per day; a day; women in the room; grandchildren; boxes of pens; TVs; menus; buses; degrees; pounds of meat; km; mph;
-sq ft; square feet; feet tall; wpm; pages long""".replace("\n", " ")
-CHANGED = """mil; bil; mln; bn; zillion; gazillions; milliard; quintillionths; elevenths; sixteenths; twentieths; ninetieths;
-hundredths; thousandths; nths; halved; halves; halfs; quintupled; septuple; decupled; tripling; doubled; doublings; increased;
-decreased; negated; negatives; inverted; reversed; backwards; squared; cubed; rooted; rounded; truncated; divided; multiplied;
-tenfold; hundredfold; manifold; twofold; percents; percentages; permille; basis points; factorials; inverses; reciprocals;
-opposites; googols; crore; lakhs; dozens; scores; invalid; incorrect; wrong; false; erroneous; void; null; apples doubled;
-apples halved; dollars negated; times two; twos; tens; trios; quartets; per million; in hundreds; below zero;
-degrees below zero; multiplied apples; raised; rejected; excluded; disproved""".replace("\n", " ")
+COUNTED = """
+apples; apples left; apples remaining; red balls; red balls sold; used cars; years old; people;
+children; sheep; fish; push-ups; students in total; gallons of water; miles per hour; dollars saved;
+cents; birds; cards; months; paths; deaths; cloths; seeds; beds; beads; kids; squares; times; times
+a week; more apples; left; in total; total; altogether; each; per day; a day; women in the room;
+grandchildren; boxes of pens; TVs; menus; buses; degrees; pounds of meat; km; mph; sq ft; square
+feet; feet tall; wpm; pages long
+""".replace("\n", " ")
+CHANGED = """
+mil; bil; mln; bn; zillion; gazillions; milliard; quintillionths; elevenths; sixteenths; twentieths;
+ninetieths; hundredths; thousandths; nths; halved; halves; halfs; quintupled; septuple; decupled;
+tripling; doubled; doublings; increased; decreased; negated; negatives; inverted; reversed;
+backwards; squared; cubed; rooted; rounded; truncated; divided; multiplied; tenfold; hundredfold;
+manifold; twofold; percents; percentages; permille; basis points; factorials; inverses; reciprocals;
+opposites; googols; crore; lakhs; dozens; scores; invalid; incorrect; wrong; false; erroneous; void;
+null; apples doubled; apples halved; dollars negated; times two; twos; tens; trios; quartets; per
+million; in hundreds; below zero; degrees below zero; multiplied apples; raised; rejected; excluded;
+disproved
+""".replace("\n", " ")
 
 
 def _phrases(text):

@@ -189,8 +189,10 @@ def test_a_killed_worker_takes_its_children_along():
 def test_nothing_outlives_the_run(number):
     code = f"""
 from rlhf_jax.rewards import PoolConfig, RewardConfig, make_rewards
-rewards = make_rewards([RewardConfig(function={f"{GRADERS}:by_word"!r}, batched=False)], PoolConfig(timeout=60.0))
-print(rewards._pool._nursery._process.pid, *[worker.pid for worker in rewards._pool._workers], flush=True)
+config = RewardConfig(function={f"{GRADERS}:by_word"!r}, batched=False)
+rewards = make_rewards([config], PoolConfig(timeout=60.0))
+workers = [worker.pid for worker in rewards._pool._workers]
+print(rewards._pool._nursery._process.pid, *workers, flush=True)
 rewards.score(["p"] * 2, ["loop", "hang"], [[1]] * 2, {{}})
 """
     with subprocess.Popen(

@@ -58,8 +58,7 @@ def landlock(request, monkeypatch):
 
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
-    """A folder that the code must not reach, a port that it must not reach, a variable that it must
-    not read."""
+    """A folder and a port that code must not reach, a variable that it must not read."""
     kept = tmp_path / "kept"
     kept.write_text("secret")
     monkeypatch.setenv("MY_SECRET", "x")
@@ -199,7 +198,10 @@ def f(): os._exit(0)
 
 
 def test_calls(layers):
-    code = "n = 0\ndef f(x, y=1):\n    global n\n    n += 1\n    if x is None: raise ValueError\n    return (x, {n: y})"
+    code = (
+        "n = 0\ndef f(x, y=1):\n    global n\n    n += 1\n    if x is None: raise ValueError\n"
+        "    return (x, {n: y})"
+    )
     called = run_calls(code, "f", [([1], {}), ([None], {}), ([[2]], {"y": {3: 4}})], Limits())
     one, two = {"int": "0x1"}, {"int": "0x2"}
     wanted = {"dict": [[{"int": "0x3"}, {"dict": [[{"int": "0x3"}, {"int": "0x4"}]]}]]}
@@ -213,13 +215,17 @@ def test_calls(layers):
 
 def test_an_honest_program_has_a_folder_and_the_standard_library(layers):
     code = """
-import collections, decimal, heapq, json, random, re, sqlite3, threading, zoneinfo, hashlib, datetime, tempfile, os
+import collections, decimal, heapq, json, random, re, sqlite3, threading, zoneinfo, hashlib
+import datetime, tempfile, os
 thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
 datetime.datetime.now(zoneinfo.ZoneInfo("UTC")); random.random(); os.urandom(3)
 """
     assert run_program(code, "", Limits())[:2] == ("thread\n", None)
     if run.isolation():
-        write = "import tempfile\nopen('a', 'w').write('x'); print(open('a').read(), tempfile.TemporaryFile().write(b'y'))"
+        write = (
+            "import tempfile\nopen('a', 'w').write('x'); print(open('a').read(), "
+            "tempfile.TemporaryFile().write(b'y'))"
+        )
         assert run_program(write, "", Limits())[:2] == ("x 1\n", None)
 
 
@@ -263,9 +269,11 @@ def test_threads_of_the_user_elsewhere_do_not_count():
         for _ in range(100): threading.Thread(target=stop.wait, daemon=True).start()
         from rlhf_jax.rewards.sandbox import Limits, isolation, run, run_program, run_tests
         for run.isolation in {isolation, lambda: False}:
-            program = "import threading\\nfor i in range(3): t = threading.Thread(target=print, args=(i,)); t.start(); t.join()"
+            program = "import threading\\nfor i in range(3): "
+            program += "t = threading.Thread(target=print, args=(i,)); t.start(); t.join()"
             print(run_program(program, "", Limits())[:2] == ("0\\n1\\n2\\n", None))
-            print(run_tests("def add(a, b): return a + b", "", ["assert add(1, 2) == 3"], Limits()) == 1)
+            tests = ["assert add(1, 2) == 3"]
+            print(run_tests("def add(a, b): return a + b", "", tests, Limits()) == 1)
         """
     )
     assert set(done.split()) == {"True"}
@@ -287,8 +295,10 @@ def test_hostile_code_of_a_user_who_is_not_root(abi, tmp_path):
         for namespaces in {{own, False}}:
             run.isolation = lambda: namespaces
             for name, code in SNIPPETS.items():
-                finished = run_program(_aimed(code, {str(tmp_path)!r}, 1, namespaces), "", Limits(0.6, 256, 60.0))
-                print("LEAKED" not in finished.output and finished.fault is not None or ("LEAK", name, namespaces))
+                aimed = _aimed(code, {str(tmp_path)!r}, 1, namespaces)
+                finished = run_program(aimed, "", Limits(0.6, 256, 60.0))
+                tight = "LEAKED" not in finished.output and finished.fault is not None
+                print(tight or ("LEAK", name, namespaces))
             for name, code in CHEATS.items():
                 tests = ADD if "hangs" in name else ADD + LOOSE
                 print(run_tests(code, "", tests, Limits(0.6, 256, 60.0)) == 0 or ("CHEAT", name))
@@ -311,12 +321,14 @@ for path in shown:
     above = path
     while above != "/":
         above = os.path.dirname(above)
-        if not os.stat(above).st_mode & 1: private.setdefault(above, []).append((path, os.open(path, os.O_PATH)))
+        if not os.stat(above).st_mode & 1:
+            private.setdefault(above, []).append((path, os.open(path, os.O_PATH)))
 for above, inside in sorted(private.items()):
     call("mount", b"tmpfs", above.encode(), b"tmpfs", 0, b"mode=755")
     for path, descriptor in inside:
         os.makedirs(path, exist_ok=True)
-        call("mount", f"/proc/self/fd/{descriptor}".encode(), path.encode(), None, 4096 | 16384, None)
+        source = f"/proc/self/fd/{descriptor}".encode()
+        call("mount", source, path.encode(), None, 4096 | 16384, None)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 os.execve(sys.executable, [sys.executable, "-B", "-c", CODE], {"PYTHONPATH": ROOT})
 """
@@ -335,7 +347,10 @@ def _as_nobody(code):
         for name in ("rlhf_jax", "rlhf_jax.rewards")
     )  # without JAX, which takes seconds to import
     paths = [sys.base_prefix, sys.prefix, str(root)]
-    setup = f"PATHS, CODE, ROOT = {paths!r}, {stubs + textwrap.dedent(code)!r}, {str(root)!r}\n{BECOME_NOBODY}"
+    setup = (
+        f"PATHS, CODE, ROOT = {paths!r}, {stubs + textwrap.dedent(code)!r}, "
+        f"{str(root)!r}\n{BECOME_NOBODY}"
+    )
     done = subprocess.run([sys.executable, "-c", setup], cwd="/", capture_output=True, text=True)
     if "OSError: [Errno 1]" in done.stderr:
         pytest.skip(f"mounting takes rights that root has not here: {done.stderr.splitlines()[-1]}")
@@ -393,7 +408,8 @@ def test_a_sandbox_that_leaks_is_refused(monkeypatch):
     # Where namespaces are refused, the message says that as well.
     with pytest.raises(
         ValueError,
-        match=r"^the code reward cannot run here: .*in the sandbox it is possible to open a socket\. It needs",
+        match=r"^the code reward cannot run here: .*in the sandbox it is possible to open a "
+        r"socket\. It needs",
     ):
         isolation()
     monkeypatch.setattr(client, "BOOT", "import sys; sys.exit(0)")

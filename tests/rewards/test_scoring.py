@@ -36,8 +36,7 @@ def test_built_ins_need_no_process():
 
 
 def test_total_is_trls_for_none_and_nan_for_failures():
-    """None of one function: the others count. None of all: NaN. A failure of any that counts:
-    NaN."""
+    """None of one function: others count. None of all: NaN. A failure of any: NaN."""
     configs = [
         RewardConfig(function=f"{GRADERS}:by_word"),
         RewardConfig(function="length", options={"max_len": 5}),
@@ -157,8 +156,7 @@ def test_scores_from_several_threads():
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
 )
 def test_only_the_reward_model_imports_jax(path):
-    """Workers start fast and hold little because nothing on their way imports JAX but the package
-    itself."""
+    """Workers start fast and hold little: nothing on their way imports JAX but the package."""
     imported = {
         name.split(".")[0]
         for node in ast.walk(ast.parse(path.read_text()))
@@ -174,7 +172,10 @@ def test_only_the_reward_model_imports_jax(path):
 
 
 def test_importing_rewards_loads_no_sympy():
-    code = "import sys, rlhf_jax.rewards; assert not {'sympy', 'math_verify', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, rlhf_jax.rewards; assert not {'sympy', 'math_verify', 'transformers'} & "
+        "set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,5 +1,4 @@
-"""A slow answer is wrong by processor time; a machine that stands still makes nobody's answer
-wrong."""
+"""A slow answer is wrong by processor time; a halted machine makes nobody's answer wrong."""
 
 import contextlib
 import os
@@ -54,8 +53,7 @@ def test_an_answer_that_needs_too_much_processor_time_is_wrong():
 
 
 def test_a_busy_machine_makes_no_answer_wrong():
-    """Six more processes on the cores: by the clock each of the 21s takes longer than the limit,
-    which one of 40 alone reaches.
+    """Six more processes on the cores: by the clock, the 21s exceed what one of 40 reaches alone.
 
     A fit is told from a mistake by the letter at the end: those of 21 letters are right, and need
     the time to be found so.

@@ -1,7 +1,9 @@
-"""Makes tests/rollout/golden.json: what transformers' `generate` answers greedily with the models
-of tests/models/golden.
+"""Makes tests/rollout/golden.json: greedy `generate` of transformers with tests/models/golden.
 
-Run where torch and transformers are installed (the `bench` extra):  python -m tests.rollout.make_golden
+Run where torch and transformers are installed (the `bench` extra):
+
+    python -m tests.rollout.make_golden
+
 Prompts of different lengths go through one by one, so that no padding of transformers is involved.
 For every model the same prompts are completed without EOS and with a token as EOS that occurs early
 in a completion.

@@ -1,7 +1,7 @@
-"""Generation as one function: against the forward pass, groups, limits, stops, layouts of the
-loop."""
+"""Generation as one function: against the forward pass, groups, limits, stops, layouts."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -158,7 +158,8 @@ def test_seeds_and_parameters_under_vmap():
     out = jax.jit(jax.vmap(lambda params, key: call(params, TOKENS, LENGTHS, key)))(both, keys)
     alone = jax.jit(call)
     for seed in range(2):
-        single = alone(jax.tree.map(lambda p: p[seed], both), TOKENS, LENGTHS, keys[seed])  # noqa: B023
+        params = jax.tree.map(operator.itemgetter(seed), both)
+        single = alone(params, TOKENS, LENGTHS, keys[seed])
         assert (out.tokens[seed] == single.tokens).all() and (out.mask[seed] == single.mask).all()
         assert np.abs(out.logps[seed] - single.logps).max() < 1e-4
 

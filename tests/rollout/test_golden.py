@@ -1,5 +1,4 @@
-"""Greedy completions equal those of transformers' `generate`, token for token (see
-make_golden.py)."""
+"""Greedy completions equal transformers' `generate`, token for token (make_golden.py)."""
 
 import functools
 import json

@@ -1,5 +1,4 @@
-"""Ids that no token has are never sampled, and the reported log-probabilities stay those of the
-trainer."""
+"""Ids without a token are never sampled; reported log-probabilities stay the trainer's."""
 
 import functools
 
@@ -30,8 +29,7 @@ def draw(logits, bits, sampling, steps, missing):
 
 @pytest.mark.parametrize("sampling", [*CASES, SamplingParams(0.0)], ids=str)
 def test_only_tokens_are_drawn(sampling):
-    """Also where nearly all the mass lies on ids without tokens, and everything else underflows
-    beside it."""
+    """Also where nearly all the mass lies on them, and all else underflows beside it."""
     for likely in (0.0, 30.0, 3000.0):
         logits = np.random.default_rng(1).standard_normal(VOCAB).astype(np.float32) * 2
         logits[list(MISSING)] += likely

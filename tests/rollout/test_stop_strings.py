@@ -1,5 +1,4 @@
-"""Stop strings: a completion ends with the very token that completes one, whatever the chunk and
-the slots are."""
+"""Stop strings: a completion ends with the token that completes one, in any chunk or slot."""
 
 import functools
 

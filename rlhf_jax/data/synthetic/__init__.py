@@ -6,11 +6,11 @@
     synthetic:countdown?numbers=4&max_target=100
     synthetic:sorting?length=6&items=numbers
 
-| task         | prompt           | answer       | reward of the prompt set                          |
-|--------------|------------------|--------------|---------------------------------------------------|
-| `arithmetic` | `12+7=`          | `19`         | `exact_match` or `math`, on the column `answer`   |
-| `countdown`  | `3 5 2 -> 16:`   | `(3+5)*2`    | `countdown`, on the columns `nums` and `target`   |
-| `sorting`    | `dbac=`          | `abcd`       | `exact_match`, on the column `answer`             |
+| task         | prompt         | answer    | reward of the prompt set                        |
+|--------------|----------------|-----------|-------------------------------------------------|
+| `arithmetic` | `12+7=`        | `19`      | `exact_match` or `math`, on the column `answer` |
+| `countdown`  | `3 5 2 -> 16:` | `(3+5)*2` | `countdown`, on the columns `nums` and `target` |
+| `sorting`    | `dbac=`        | `abcd`    | `exact_match`, on the column `answer`           |
 
 Read as text (SFT) the answers are imperfect: a share `noise` of them holds a plausible mistake, so
 that a model that imitates them well is still wrong as often. Read as pairs (reward model, DPO) the

@@ -105,8 +105,7 @@ def _result(terms: Sequence[int], ops: Sequence[str]) -> int:
 
 
 def _carries(terms: Sequence[int], ops: Sequence[str]) -> bool:
-    """Whether a column carries or borrows when sums and differences are worked out from the
-    left."""
+    """Whether a column carries or borrows when sums and differences are worked from the left."""
     total = terms[0]
     for op, term in zip(ops, terms[1:], strict=True):
         columns = [

@@ -1,5 +1,4 @@
-"""Countdown: reach a target from given numbers, each used exactly once, with + - * /. "3 5 2 ->
-16:" wants "(3+5)*2".
+"""Countdown: reach a target from numbers, each used once: "3 5 2 -> 16:" wants "(3+5)*2".
 
 Many answers are right, so the reward is `countdown` (`rlhf_jax.rewards.countdown`), which works the
 expression out; the column `answer` holds one solution. A mistake has one wrong operator, or a
@@ -29,8 +28,7 @@ _RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CountdownTask:
-    """Reach a target from numbers. Every intermediate result of the solution in `answer` is a
-    positive whole number."""
+    """Reach a target from numbers. Intermediate results of `answer` are positive whole numbers."""
 
     size: int = 4000
     """Rows."""
@@ -73,14 +71,12 @@ class CountdownTask:
                 )
         raise DataError(
             f"synthetic:countdown finds hardly any problem with numbers={self.numbers}, "
-            f"ops={self.ops} and "
-            f"max_target={self.max_target}: raise max_target"
+            f"ops={self.ops} and max_target={self.max_target}: raise max_target"
         )
 
 
 def _combine(numbers: list[int], ops: str, draw: random.Random) -> Expression | None:
-    """Joins two of the numbers at a time at random; None when a result is no positive whole
-    number."""
+    """Joins two of the numbers at a time at random; None: a result is no positive whole number."""
     pool: list[Expression] = list(numbers)
     while len(pool) > 1:
         left, right = (pool.pop(draw.randrange(len(pool))) for _ in range(2))
@@ -104,8 +100,7 @@ def _value(expression: Expression) -> Fraction | None:
 
 
 def _mistakes(solution: Any, target: Fraction, ops: str) -> list[Expression]:
-    """Expressions with one operator changed that miss the target, or else with one number
-    changed."""
+    """Expressions with one operator, or else one number, changed that miss the target."""
     wrong = [
         changed
         for changed in _other_operator(solution, ops)

@@ -1,5 +1,4 @@
-"""Sorting: "dbac=" wants "abcd", "31 4 15=" wants "4 15 31". A mistake has two neighbours in the
-wrong order."""
+"""Sorting: "dbac=" wants "abcd", "31 4 15=" wants "4 15 31"; mistakes swap two neighbours."""
 
 import dataclasses
 import random

@@ -1,5 +1,4 @@
-"""What runs inside the sandbox, in a process that has just been forked and locked in
-(`rlhf_jax.rewards.sandbox.server`).
+"""What runs in the sandbox, in a process just forked and locked in (`rewards.sandbox.server`).
 
 The job lies in a file that is open already, and so does the place for the output; both are in
 memory.
@@ -56,8 +55,7 @@ def run(kind: str, job: dict[str, Any], connection: int | None, *, folder: str |
 
 
 def _run_program(code: str) -> None:
-    """Runs a program and ends the process as an interpreter would, but for taking apart all that is
-    in its memory."""
+    """Runs a program and ends the process as an interpreter would, without taking memory apart."""
     status = 0
     try:
         exec(compile(code, "main.py", "exec"), python.new_module("__main__"))
@@ -83,8 +81,7 @@ def _load(code: str) -> dict[str, Any]:
 
 
 def _run_calls(job: dict[str, Any]) -> None:
-    """Calls a function of the candidate's, or a method of its class `Solution`, again and again;
-    writes a line for each."""
+    """Calls a candidate's function, or a method of `Solution`, again and again; a line for each."""
     results = os.fdopen(os.dup(1), "wb", buffering=0)
     _silence()
     namespace = _load(job["code"])
@@ -120,8 +117,7 @@ def _function(namespace: dict[str, Any], name: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A result as a grader of JSON compares it: tuples are lists, numbers of other types are
-    numbers. Ints are texts."""
+    """A result as a grader of JSON compares it: tuples are lists, ints are texts."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
@@ -168,8 +164,7 @@ def _run_tests(job: dict[str, Any], peer: Peer) -> None:
 
 
 def _run_defined(names: "Names", before: set[str]) -> None:
-    """Runs what test runners would: functions ``test_..`` without arguments, and methods of test
-    cases."""
+    """Runs what test runners would: ``test_..`` without arguments, methods of test cases."""
     for name in [name for name in names if name not in before]:
         value = names[name]
         if (
@@ -188,8 +183,7 @@ def _run_defined(names: "Names", before: set[str]) -> None:
 
 
 class Names(dict[str, Any]):
-    """The namespace of tests. What they neither define nor import is the candidate's, looked up
-    anew each time.
+    """The namespace of tests; what they lack is the candidate's, looked up anew each time.
 
     Modules of the standard library whose attributes are read, and the few functions that compare,
     are always the real ones: no candidate can bring an `isclose` of its own.

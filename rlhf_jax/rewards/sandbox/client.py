@@ -152,8 +152,7 @@ def output_file() -> int:
 
 
 def _package(name: str) -> tuple[str, str, list[str]] | None:
-    """Name, the folder that it lies in, and what has to be read of it; None when it is not
-    installed."""
+    """Name, its folder, and what has to be read of it; None when it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         return None

@@ -1,5 +1,4 @@
-"""What a process does to itself before it runs a stranger's code. Linux; runs inside the sandboxed
-process.
+"""What a process does to itself before it runs a stranger's code. Linux; in the sandbox.
 
 Layers, each enough against some attacks and all together against each of them twice:
 
@@ -53,7 +52,10 @@ _FOLDERS = ("/sandbox", "/.sandbox")
 _DEVICES = ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/null")
 _INTERPRETER_LIBRARIES = tuple(
     f"lib{name}"
-    for name in "python ssl crypto sqlite3 ffi z lzma bz2 expat ncurses tinfo readline uuid mpdec gcc_s stdc++".split()
+    for name in (
+        "python ssl crypto sqlite3 ffi z lzma bz2 expat ncurses tinfo readline uuid mpdec gcc_s "
+        "stdc++"
+    ).split()
 )
 """Shared libraries beside an interpreter that is not the system's own; what else lies there is not
 for strangers."""
@@ -73,8 +75,7 @@ class Limits(NamedTuple):
 
 
 class Places(NamedTuple):
-    """What can be seen; made once by `places`, since looking around takes longer than a sandbox's
-    start."""
+    """What can be seen; made once by `places`: looking around takes longer than a start."""
 
     trees: tuple[str, ...]
     """Files and folders that exist in the root of their own (with namespaces)."""
@@ -146,8 +147,7 @@ def die_with_parent() -> None:
 
 
 def separate() -> None:
-    """Gives this process namespaces of its own; its next child is the first process in its own
-    world.
+    """Gives this process namespaces of its own; its next child is first in its own world.
 
     Raises:
       OSError: the system does not allow it.

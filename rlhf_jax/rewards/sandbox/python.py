@@ -1,5 +1,4 @@
-"""What a stranger's Python finds: that of a fresh interpreter, with the names that graders of
-public data sets import for it.
+"""What a stranger's Python finds: a fresh interpreter, with names that public graders import.
 
 Everything here is imported before the sandbox is entered and a process is forked, so that none of
 it costs a candidate time.
@@ -15,16 +14,21 @@ import sys
 import types
 from typing import Any
 
-_STARRED = "string re datetime collections heapq bisect copy math random statistics itertools functools operator io json typing "
-_STARRED += "fractions decimal"
+_STARRED = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools "
+    "operator io json typing fractions decimal"
+)
 """``from .. import *`` of these stands in front of every solution in LiveCodeBench's grader (in
 APPS' and PRIME's in part)."""
 _PLAIN = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools "
     "operator io sys json time os"
 )
-_MORE = "array asyncio base64 calendar cmath contextlib dataclasses enum hashlib inspect numbers queue secrets struct tempfile "
-_MORE += "textwrap threading traceback types unittest unittest.mock uuid weakref zlib pprint string.templatelib zoneinfo"
+_MORE = (
+    "array asyncio base64 calendar cmath contextlib dataclasses enum hashlib inspect numbers "
+    "queue secrets struct tempfile textwrap threading traceback types unittest unittest.mock uuid "
+    "weakref zlib pprint string.templatelib zoneinfo"
+)
 
 
 def preload(packages: list[tuple[str, str]]) -> list[str]:
@@ -90,8 +94,7 @@ def new_module(name: str) -> dict[str, Any]:
 
 
 def open_standard_streams() -> None:
-    """New text streams on descriptors 0 to 2: those of the interpreter belong to what these were
-    when it started."""
+    """New text streams on descriptors 0 to 2: the old belong to what these were at the start."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         errors = "backslashreplace" if number == 2 else "surrogateescape"
         stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)
@@ -149,12 +152,12 @@ class _Pipe:
 
 
 def _loops_without_sockets() -> None:
-    """Event loops wake themselves up through a pair of sockets, and the sandbox has no sockets: a
-    pipe does as well."""
+    """Event loops wake up by a pair of sockets, which the sandbox lacks: a pipe does as well."""
 
     def make(loop: Any) -> None:
         loop._ssock, loop._csock = map(_Pipe, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         loop._internal_fds += 1
         loop._add_reader(loop._ssock.fileno(), loop._read_from_self)
 
-    asyncio.selector_events.BaseSelectorEventLoop._make_self_pipe = make  # type: ignore[attr-defined]
+    loops = asyncio.selector_events.BaseSelectorEventLoop
+    loops._make_self_pipe = make  # type: ignore[attr-defined]

@@ -9,20 +9,17 @@ The side of the tests answers requests as well, for functions, iterators and obj
 over: only those, and none of their attributes that lead on into this process.
 """
 
-import asyncio
-import copy
 import dataclasses
 import functools
 import json
-import math
-import operator
 import os
 import struct
 import types
 from collections.abc import Callable
 from typing import Any
 
-from rlhf_jax.rewards.sandbox import borrowed, proxies, wire
+from rlhf_jax.rewards.sandbox import borrowed, proxies, stand_ins, wire
+from rlhf_jax.rewards.sandbox.operations import OPERATIONS
 
 TESTS = "tests"
 """Name of the module that tests run in."""
@@ -33,85 +30,9 @@ _FIELDS = 32
 _CAUSES = 4
 
 
-def _exit(manager: Any, error: BaseException | None) -> Any:
-    return manager.__exit__(type(error) if error is not None else None, error, None)
-
-
-def _await(value: Any) -> Any:
-    return _loop().run_until_complete(value)
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    if not _LOOPS:
-        _LOOPS.append(asyncio.new_event_loop())
-        asyncio.set_event_loop(_LOOPS[0])
-    return _LOOPS[0]
-
-
-_LOOPS: list[asyncio.AbstractEventLoop] = []
-_OPERATIONS: dict[str, Callable[..., Any]] = {
-    "call": lambda function, *args, **kwargs: function(*args, **kwargs),
-    "getattr": getattr,
-    "setattr": setattr,
-    "delattr": delattr,
-    "getitem": operator.getitem,
-    "setitem": operator.setitem,
-    "delitem": operator.delitem,
-    "contains": operator.contains,
-    "only iterates": lambda value: not hasattr(type(value), "__contains__"),
-    "isinstance": lambda kind, value: isinstance(value, kind),
-    "enter": lambda manager: manager.__enter__(),
-    "exit": _exit,
-    "aiter": lambda value: value.__aiter__(),
-    "anext": lambda value: _await(value.__anext__()),
-    "aenter": lambda manager: _await(manager.__aenter__()),
-    "aexit": lambda manager, error: _await(
-        manager.__aexit__(type(error) if error is not None else None, error, None)
-    ),
-    "await": _await,
-    "asdict": dataclasses.asdict,
-    "astuple": dataclasses.astuple,
-    "fields": dataclasses.fields,
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
-    "plain": lambda value: wire.as_base(value, wire.plain_base(value) or object),
-    "eq": operator.eq,
-    "divmod": divmod,
-    "rdivmod": lambda own, other: divmod(other, own),
-}
-_OPERATIONS |= {
-    "len": len,
-    "bool": bool,
-    "str": str,
-    "repr": repr,
-    "iter": iter,
-    "next": next,
-    "hash": hash,
-    "int": int,
-}
-_OPERATIONS |= {
-    "float": float,
-    "complex": complex,
-    "round": round,
-    "format": format,
-    "reversed": reversed,
-    "abs": abs,
-}
-_OPERATIONS |= {
-    "index": operator.index,
-    "neg": operator.neg,
-    "pos": operator.pos,
-    "invert": operator.invert,
-}
-_OPERATIONS |= {"trunc": math.trunc, "floor": math.floor, "ceil": math.ceil}
-_OPERATIONS |= {name: vars(operator)[f"__{name}__"] for name in proxies.ORDERED}
-for _name in proxies.REFLECTED[:-1]:
-    _compute = vars(operator)[f"__{_name}__"]
-    _OPERATIONS |= {_name: _compute, f"i{_name}": vars(operator)[f"__i{_name}__"]}
-    _OPERATIONS[f"r{_name}"] = lambda own, other, compute=_compute: compute(other, own)
-_OPERATIONS["pow"] = pow  # takes a modulus
 _FOR_GUESTS = frozenset(
-    "call iter next len bool str repr hash eq contains getitem getattr setattr enter exit lt gt le ge".split()
+    "call iter next len bool str repr hash eq contains getitem getattr setattr enter exit lt gt "
+    "le ge".split()
 ) | {"only iterates"}
 """What the candidate may do with things of the tests."""
 _NAMING = frozenset({"__name__", "__qualname__", "__module__", "__doc__"})
@@ -174,17 +95,16 @@ class Peer:
             raise _raisable(result, may_stop=operation in ("next", "anext"))
         if self._namespace is None and operation in ("getattr", "find"):
             held = result[1] if operation == "find" else result
-            self._borrowed.keep(target, proxies.number_of(target), args[0], held)
+            self._borrowed.keep(target, stand_ins.number_of(target), args[0], held)
         return result
 
     def lend_dataclasses(self) -> None:
-        """Makes `asdict` and its like here work on the other side's objects, whose fields are
-        there."""
+        """Makes `asdict` and its like work on the other side's objects, whose fields are there."""
         for name in ("asdict", "astuple", "fields"):
             here = getattr(dataclasses, name)
 
             def there(value: Any, *, name: str = name, here: Any = here, **kwargs: Any) -> Any:
-                known = proxies.number_of(value) is not None and not kwargs
+                known = stand_ins.number_of(value) is not None and not kwargs
                 return self.request(name, value) if known else here(value, **kwargs)
 
             setattr(dataclasses, name, there)
@@ -249,7 +169,7 @@ class Peer:
                 else functools.partial(getattr, self._decode(target, objects))
             )
             return borrowed.refill(owner(args[0], None), args[1])
-        return _OPERATIONS[operation](self._decode(target, objects), *args, **kwargs)
+        return OPERATIONS[operation](self._decode(target, objects), *args, **kwargs)
 
     def _find(self, name: str) -> Any:
         if self._namespace is None or name not in self._namespace:
@@ -266,7 +186,7 @@ class Peer:
         return self._numbers[id(value)]
 
     def _encode(self, value: Any, objects: wire.Objects) -> Any:
-        number = proxies.number_of(value)
+        number = stand_ins.number_of(value)
         if number is not None:
             return ["yours", number]
 
@@ -347,23 +267,23 @@ class Peer:
             bases = tuple(
                 base for kind in map(decode, content[1]) if (base := _base(kind)) is not None
             )
-            return proxies.make_class(str(content[0]), bases, self.request, number)
+            return stand_ins.make_class(str(content[0]), bases, self.request, number)
         local = decode(content[0])
         if kind == "mine":
-            return proxies.make_object(local, self.request, number, base=content[1] is True)
+            return stand_ins.make_object(local, self.request, number, base=content[1] is True)
         if kind == "sub":
-            return proxies.make_value(local, decode(content[1]), number)
+            return stand_ins.make_value(local, decode(content[1]), number)
         args, fields = (
             tuple(decode(a) for a in content[1]),
             {k: decode(v) for k, v in content[2].items()},
         )
-        error = proxies.make_error(local, args, fields, str(content[3]), number)
+        error = stand_ins.make_error(local, args, fields, str(content[3]), number)
         error.__cause__ = decode(content[4])
         return error
 
     async def _awaited(self, number: int) -> Any:
         return self.request(
-            "await", proxies.make_object(proxies.Proxy, self.request, number, base=False)
+            "await", stand_ins.make_object(proxies.Proxy, self.request, number, base=False)
         )
 
     def _send(self, message: Any) -> None:
@@ -389,8 +309,7 @@ class Peer:
 
 
 def _base(kind: Any) -> type | None:
-    """What of a base class matters here: stand-ins, exceptions, and the immutable type that one of
-    the library's derives from."""
+    """What matters of a base: stand-ins, exceptions, the immutable type beneath a library's."""
     if isinstance(kind, proxies.RemoteClass) or (
         isinstance(kind, type) and issubclass(kind, BaseException)
     ):
@@ -403,8 +322,7 @@ def _base(kind: Any) -> type | None:
 
 
 def _check_attribute(value: Any, name: Any) -> None:
-    """Attributes of objects of classes that the tests define, and of plain streams; never those
-    that lead to frames."""
+    """Attributes of objects of the tests' classes and plain streams, never leading to frames."""
     if name in _NAMING:
         return
     ours = type(value).__module__ == TESTS or type(value).__module__ == "_io"

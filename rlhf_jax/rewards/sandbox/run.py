@@ -1,5 +1,4 @@
-"""Sandboxed processes as the grader sees them: jobs go in, what came out and how it ended comes
-back."""
+"""Sandboxed processes as the grader sees them: jobs go in, output and how it ended come back."""
 
 import functools
 import json
@@ -107,8 +106,7 @@ class _Raw(NamedTuple):
 
 @functools.cache
 def isolation() -> bool:
-    """Checks by attempts that the sandbox holds here. Takes a quarter of a second, once per
-    process.
+    """Checks by attempts that the sandbox holds here: a quarter of a second, once a process.
 
     Returns:
       Whether namespaces are part of it (then programs have a writable folder; without, they can
@@ -133,8 +131,7 @@ def isolation() -> bool:
             reasons.append(reason)
     raise ValueError(
         f"the code reward cannot run here: {'; '.join(reasons)}. It needs a kernel with Landlock "
-        "(5.13) and seccomp on x86-64 or "
-        "aarch64; gVisor and some containers lack them"
+        "(5.13) and seccomp on x86-64 or aarch64; gVisor and some containers lack them"
     )
 
 
@@ -214,8 +211,7 @@ def run_programs(
 def run_calls(
     code: str, function: str, arguments: Sequence[tuple[list[Any], dict[str, Any]]], limits: Limits
 ) -> Called:
-    """Calls a function of a module, or a method of its class `Solution`, again and again in one
-    process.
+    """Calls a function of a module, or a method of `Solution`, repeatedly in one process.
 
     Args:
       code: the candidate's module.
@@ -374,8 +370,7 @@ def _hand_over(
     output: int,
     server: Server | None,
 ) -> None:
-    """Sends a job to the server. Nothing of it stays open here but the output of the last
-    process."""
+    """Sends a job to the server; only the output of the last process stays open here."""
     files: list[int] = []
     left, right = socket.socketpair()
     try:

@@ -1,5 +1,4 @@
-"""A seccomp filter that leaves a program only what computing needs (Linux on x86-64 and
-aarch64)."""
+"""A seccomp filter that leaves what computing needs (Linux on x86-64 and aarch64)."""
 
 import ctypes
 import errno
@@ -8,21 +7,23 @@ import platform
 import struct
 
 ALLOWED = """
-    read 0 63, write 1 64, close 3 57, fstat 5 80, lseek 8 62, mmap 9 222, mprotect 10 226, munmap 11 215, brk 12 214,
-    rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, pread64 17 67, pwrite64 18 68, readv 19 65,
-    writev 20 66, access 21 -, pipe 22 -, select 23 -, sched_yield 24 124, mremap 25 216, madvise 28 233, dup 32 23,
-    dup2 33 -, nanosleep 35 101, getpid 39 172, exit 60 93, uname 63 160, flock 73 32, fsync 74 82, fdatasync 75 83,
-    ftruncate 77 46, getdents64 217 61, getcwd 79 17, chdir 80 49, fchdir 81 50, rename 82 -,
-    mkdir 83 -, rmdir 84 -, unlink 87 -, readlink 89 -, gettimeofday 96 169, getrlimit 97 163, getrusage 98 165,
-    sysinfo 99 179, times 100 153, getuid 102 174, getgid 104 176, geteuid 107 175, getegid 108 177, getppid 110 173,
-    getpgrp 111 -, getresuid 118 148, getresgid 120 150, sigaltstack 131 132, gettid 186 178, futex 202 98,
-    sched_getaffinity 204 123, set_tid_address 218 96, clock_gettime 228 113, clock_getres 229 114,
-    clock_nanosleep 230 115, exit_group 231 94, stat 4 -, lstat 6 -, newfstatat 262 79,
-    statx 332 291, mkdirat 258 34, unlinkat 263 35, renameat 264 38, renameat2 316 276, readlinkat 267 78,
-    faccessat 269 48, faccessat2 439 439, pselect6 270 72, ppoll 271 73, poll 7 -, set_robust_list 273 99, dup3 292 24,
-    pipe2 293 59, getrandom 318 278, rseq 334 293, membarrier 324 283, restart_syscall 219 128, umask 95 166,
-    epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22, eventfd2 290 19, time 201 -,
-    getcpu 309 168, statfs 137 43, fstatfs 138 44, msync 26 227
+    read 0 63, write 1 64, close 3 57, fstat 5 80, lseek 8 62, mmap 9 222, mprotect 10 226, munmap
+    11 215, brk 12 214, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, pread64 17
+    67, pwrite64 18 68, readv 19 65, writev 20 66, access 21 -, pipe 22 -, select 23 -, sched_yield
+    24 124, mremap 25 216, madvise 28 233, dup 32 23, dup2 33 -, nanosleep 35 101, getpid 39 172,
+    exit 60 93, uname 63 160, flock 73 32, fsync 74 82, fdatasync 75 83, ftruncate 77 46, getdents64
+    217 61, getcwd 79 17, chdir 80 49, fchdir 81 50, rename 82 -, mkdir 83 -, rmdir 84 -, unlink 87
+    -, readlink 89 -, gettimeofday 96 169, getrlimit 97 163, getrusage 98 165, sysinfo 99 179, times
+    100 153, getuid 102 174, getgid 104 176, geteuid 107 175, getegid 108 177, getppid 110 173,
+    getpgrp 111 -, getresuid 118 148, getresgid 120 150, sigaltstack 131 132, gettid 186 178, futex
+    202 98, sched_getaffinity 204 123, set_tid_address 218 96, clock_gettime 228 113, clock_getres
+    229 114, clock_nanosleep 230 115, exit_group 231 94, stat 4 -, lstat 6 -, newfstatat 262 79,
+    statx 332 291, mkdirat 258 34, unlinkat 263 35, renameat 264 38, renameat2 316 276, readlinkat
+    267 78, faccessat 269 48, faccessat2 439 439, pselect6 270 72, ppoll 271 73, poll 7 -,
+    set_robust_list 273 99, dup3 292 24, pipe2 293 59, getrandom 318 278, rseq 334 293, membarrier
+    324 283, restart_syscall 219 128, umask 95 166, epoll_create1 291 20, epoll_ctl 233 21,
+    epoll_wait 232 -, epoll_pwait 281 22, eventfd2 290 19, time 201 -, getcpu 309 168, statfs 137
+    43, fstatfs 138 44, msync 26 227
 """
 """System calls that are let through: name, number on x86-64, number on aarch64. Files can be
 emptied by ftruncate alone, whose file has been opened for writing: `truncate` takes a path, which
@@ -105,9 +106,11 @@ def _program() -> list[bytes]:
 
 
 def _opening() -> list[bytes]:
-    """What may be asked of a file, of the loaded flags of an open. Landlock decides by what the
-    file is opened for, and emptying counts as such only from its third version; access mode 3
-    (neither reading nor writing) counts as nothing."""
+    """What may be asked of a file, of the loaded flags of an open.
+
+    Landlock decides by what the file is opened for, and emptying counts as such only from its third
+    version; access mode 3 (neither reading nor writing) counts as nothing.
+    """
     refused, allowed = _line(_RETURN, _ERROR | errno.EPERM), _line(_RETURN, _ALLOW)
     return [
         _line(_AND, _O_ACCMODE | _O_TRUNC),

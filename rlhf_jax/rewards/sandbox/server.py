@@ -1,5 +1,4 @@
-"""The process that forks sandboxed ones, and the wardens that watch over them. Standard library
-only; no stranger's code.
+"""The process that forks sandboxed ones, and their wardens. Standard library, no stranger's code.
 
 Starting an interpreter takes a tenth of a second and more, so one is started per grader, imports
 what strangers may need, and then forks: per job a warden, which forks the job's one or two
@@ -93,8 +92,7 @@ def main() -> None:
 
 
 def _guard(order: Order, descriptors: list[int], seen: jail.Places) -> Callable[[], None]:
-    """A warden's life. Returns only in the processes that it has forked and that are locked in:
-    what they have to do."""
+    """A warden's life. Returns only in processes that it has forked and locked in: their work."""
     jail.die_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     report = descriptors[0]
@@ -256,8 +254,7 @@ def _processor_time(pid: int) -> float:
 
 
 def _state(pid: int) -> tuple[bool, int]:
-    """Whether all threads of a process sleep (and none waits for a processor or a disk), and how
-    many there are."""
+    """Whether all threads of a process sleep (none waits for processor or disk), and how many."""
     sleeping, threads = True, 0
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):

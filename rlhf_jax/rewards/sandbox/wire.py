@@ -25,12 +25,12 @@ from typing import Any
 
 IMMUTABLE: tuple[type, ...] = (int, float, complex, str, bytes, tuple, frozenset)
 _FUNCTIONS = frozenset(
-    "abs all any ascii bin chr divmod format hex isinstance issubclass len max min oct ord pow repr round sorted sum".split()
+    "abs all any ascii bin chr divmod format hex isinstance issubclass len max min oct ord pow "
+    "repr round sorted sum".split()
 )
 _MODULES = frozenset(
     "bisect cmath collections collections.abc copy datetime decimal enum fractions functools heapq "
-    "itertools json math numbers "
-    "operator pathlib re statistics string types typing uuid".split()
+    "itertools json math numbers operator pathlib re statistics string types typing uuid".split()
 )
 _TO_TEXT: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     complex: (lambda v: [v.real, v.imag], lambda d: complex(*d)),
@@ -82,8 +82,7 @@ _VIEWED: dict[str, Callable[[list[Any]], Any]] = {
 
 
 class Objects:
-    """The mutable containers of one call and its answer: numbered, so that each is one object on
-    both sides."""
+    """Mutable containers of one call and its answer, numbered: each is one object on both sides."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -97,8 +96,7 @@ class Objects:
         return self._numbers[id(value)]
 
     def describe(self, encode: Callable[[Any], Any], start: int = 0) -> list[Any]:
-        """All containers with what they hold now, as data. Those found on the way are among
-        them."""
+        """All containers with what they hold now, as data, those found on the way included."""
         table: list[Any] = []
         number = start
         while number < len(self.all):
@@ -204,8 +202,7 @@ def decode_plain(data: list[Any], decode: Callable[[Any], Any], objects: Objects
 
 
 def standard(module: str, name: str) -> Any:
-    """A class or function of the standard library, of the few modules that hold nothing but plain
-    things.
+    """A class or function of the standard library's few modules of nothing but plain things.
 
     Raises:
       ValueError: it is none of those.
@@ -240,8 +237,7 @@ def plain_base(value: Any) -> type | None:
 
 
 def as_base(value: Any, base: type) -> Any:
-    """The value of a subclass's instance as its base has it, by none of the subclass's own
-    methods."""
+    """The value of a subclass's instance as its base has it, by no method of the subclass."""
     if base is int:
         return int.__add__(value, 0)
     if base is float:

@@ -1,0 +1,111 @@
+"""What `--help` prints below the options: examples, what is to be known, exit codes."""
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    unexpected error (a bug, or the system: disk full, out of memory)
+  2    mistake on the command line or in the configuration
+  3    the data cannot be used
+  4    the model or the checkpoint cannot be read or written
+  5    training failed: the loss or the gradients stay non-finite, or the rewards do not grade
+  130  interrupted by Ctrl-C or SIGTERM after saving; the same command goes on from there
+"""
+TOP = """\
+examples:
+  rlhf-jax quickstart                      SFT, DPO, PPO, GRPO and DAPO of a small model, compared
+  rlhf-jax train configs/sft_hh.yaml data.path=pairs.jsonl
+  rlhf-jax train configs/dpo_hh.yaml data.path=pairs.jsonl model.path=runs/sft_hh/export \\
+      algorithm.beta=0.2
+  rlhf-jax data configs/sft_hh.yaml data.path=chats.jsonl --rows 5
+  rlhf-jax evaluate runs/dpo_hh
+  rlhf-jax export runs/dpo_hh aligned-model --best
+  rlhf-jax generate aligned-model "Once upon a time"
+  rlhf-jax algorithms dpo
+
+"""
+TRAIN = """\
+examples:
+  rlhf-jax train configs/dpo_hh.yaml data.path=pairs.jsonl
+  rlhf-jax train configs/dpo_hh.yaml optimizer.learning_rate=1e-5 \\
+      training.max_steps=200 run_dir=runs/try1
+  rlhf-jax train configs/sft_hh.yaml 'mesh={data: 2, fsdp: 4}' \\
+      'optimizer.decay_exclude=[norm/]' tokenizer=byte
+
+An override is section.key=value: a YAML scalar, or flow syntax in brackets or braces; null unsets;
+the last one wins.
+Starting the same command again goes on from the newest checkpoint in run_dir (see
+checkpoint.resume).
+A configuration is code: the reward functions that it names are imported and called. Run only those
+that you trust.
+
+"""
+EVALUATE = """\
+examples:
+  rlhf-jax evaluate runs/dpo_hh                    the newest checkpoint of a run
+  rlhf-jax evaluate runs/dpo_hh --best data.eval_path=test.jsonl data.eval_fraction=0
+  rlhf-jax evaluate configs/dpo_hh.yaml data.path=pairs.jsonl model.path=aligned-model \\
+      model.reference=runs/sft_hh/export
+  rlhf-jax evaluate runs/grpo --trust-rewards      a run whose rewards are functions of a file
+
+A configuration is code: the reward functions that it names are imported and called. Those of your
+own configuration you have chosen; those of a run folder, which may have come from somebody else,
+run with --trust-rewards only.
+
+"""
+DATA = """\
+examples:
+  rlhf-jax data configs/sft_hh.yaml data.path=chats.jsonl
+  rlhf-jax data configs/grpo_gsm8k.yaml --rows 5 data.max_examples=1000
+
+Trained tokens are green, or in \u27e6brackets\u27e7 where the output is no terminal. Nothing is
+written.
+
+"""
+EXPORT = """\
+examples:
+  rlhf-jax export runs/dpo_hh aligned-model                   the newest checkpoint
+  rlhf-jax export runs/dpo_hh aligned-model --best            the best one by checkpoint.best_metric
+  rlhf-jax export runs/dpo_hh/checkpoints/200 aligned-model
+
+The folder holds weights, config.json and tokenizer; transformers and vLLM load it.
+
+"""
+GENERATE = """\
+examples:
+  rlhf-jax generate runs/sft_hh "Once upon a time" --temperature 0.7 -n 3
+  rlhf-jax generate aligned-model --chat "What is 17 + 25?" --greedy
+  rlhf-jax generate aligned-model --file prompts.jsonl --max-new-tokens 256 \\
+      --output completions.jsonl
+
+The model is a Hugging Face folder, a hub id, or the run folder of `rlhf-jax train` (its export). A
+.txt file holds a prompt per line; .jsonl, .json, .csv and .parquet files hold them in a column
+`prompt` (text or messages) or `messages`.
+
+"""
+MODELS = "examples:\n  rlhf-jax models\n\n"
+ALGORITHMS = """\
+examples:
+  rlhf-jax algorithms          all of them
+  rlhf-jax algorithms dpo      the options of one
+
+"""
+COMPARE = """\
+examples:
+  rlhf-jax compare configs/compare_arithmetic.yaml
+  rlhf-jax compare configs/compare_arithmetic.yaml run_dir=runs/three 'seeds=[0, 1, 2]'
+
+Every run starts from the same model and is measured on the same held-out prompts. The run folder
+then holds compare.md, compare.json and compare.png. Starting the same command again goes on where
+it stopped.
+
+"""
+QUICKSTART = """\
+examples:
+  rlhf-jax quickstart
+  rlhf-jax quickstart runs/first --seed 1
+  rlhf-jax quickstart --show-config > my_comparison.yaml
+
+A small model with random weights learns sums imperfectly (SFT); then DPO, PPO, GRPO and DAPO each
+go on from there. The same as rlhf-jax compare configs/compare_arithmetic.yaml.
+
+"""

@@ -1,0 +1,242 @@
+"""The commands and options of `rlhf-jax`. Nothing heavy is imported to know them."""
+
+import argparse
+import importlib
+import importlib.metadata
+from typing import Any, NoReturn, TypeAlias
+
+from rlhf_jax.cli import epilogs
+from rlhf_jax.cli.output import complain
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def make_parser(keys: str = "") -> argparse.ArgumentParser:
+    """The whole command line.
+
+    Args:
+        keys: all configuration keys described, for `train --help` (it takes imports to know them).
+    """
+    parser = _make_parser(
+        prog="rlhf-jax",
+        description="Align language models in JAX: SFT, DPO, PPO, GRPO, DAPO.",
+        epilog=epilogs.TOP + epilogs.EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"rlhf-jax {_version()}")
+    commands = parser.add_subparsers(
+        dest="command",
+        metavar="COMMAND",
+        parser_class=_make_parser,  # type: ignore[call-overload]
+    )
+
+    _add_train(commands, keys)
+    _add_evaluate(commands)
+    _add_compare(commands)
+    _add_data(commands)
+    _add_export(commands)
+    _add_generate(commands)
+    _add(commands, "models", "list supported model families", epilogs.MODELS)
+    text = "list algorithms, or the options of one"
+    algorithms = _add(commands, "algorithms", text, epilogs.ALGORITHMS)
+    algorithms.add_argument("name", metavar="NAME", nargs="?", help="an algorithm")
+    _add_quickstart(commands)
+    return parser
+
+
+def _add_train(commands: _Commands, keys: str) -> None:
+    train = _add(commands, "train", "train as a configuration file says", epilogs.TRAIN + keys)
+    _add_config(train, "configs/dpo_hh.yaml")
+    _add_no_progress(train)
+
+
+def _add_evaluate(commands: _Commands) -> None:
+    evaluate = _add(commands, "evaluate", "measure a model on the held-out split", epilogs.EVALUATE)
+    evaluate.add_argument(
+        "target",
+        metavar="CONFIG_OR_RUN",
+        help="YAML file (evaluates its model.path), or a run folder or checkpoint",
+    )
+    evaluate.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="changes to the configuration"
+    )
+    evaluate.add_argument(
+        "--trust-rewards",
+        action="store_true",
+        help="run reward functions that a run folder names and that are not built in",
+    )
+    _add_choice_of_step(evaluate)
+
+
+def _add_compare(commands: _Commands) -> None:
+    text = "train several algorithms from one model, and compare them"
+    compare = _add(commands, "compare", text, epilogs.COMPARE)
+    _add_config(compare, "configs/compare_arithmetic.yaml")
+    _add_no_progress(compare)
+
+
+def _add_data(commands: _Commands) -> None:
+    text = "show rows as they are trained on, their lengths, and what is left out"
+    data = _add(commands, "data", text, epilogs.DATA)
+    _add_config(data, "configs/sft_hh.yaml")
+    data.add_argument("--rows", type=int, default=3, metavar="N", help="rows shown (%(default)s)")
+    data.add_argument(
+        "--split",
+        choices=("train", "eval"),
+        default="train",
+        help="training or held-out rows (%(default)s)",
+    )
+
+
+def _add_export(commands: _Commands) -> None:
+    export = _add(commands, "export", "write a checkpoint as a Hugging Face folder", epilogs.EXPORT)
+    export.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="run folder, or one checkpoint in it"
+    )
+    export.add_argument(
+        "folder", metavar="FOLDER", help="where to write; must not exist or be empty"
+    )
+    _add_choice_of_step(export)
+
+
+def _add_quickstart(commands: _Commands) -> None:
+    text = "SFT, DPO, PPO, GRPO and DAPO of a small model, compared"
+    quickstart = _add(commands, "quickstart", text, epilogs.QUICKSTART)
+    quickstart.add_argument(
+        "run_dir",
+        metavar="RUN_DIR",
+        nargs="?",
+        default="runs/quickstart",
+        help="a new folder (%(default)s)",
+    )
+    quickstart.add_argument(
+        "--seed", type=int, default=0, help="of the compared runs (%(default)s)"
+    )
+    quickstart.add_argument(
+        "--show-config", action="store_true", help="print the configuration instead of running it"
+    )
+    _add_no_progress(quickstart)
+
+
+def _add_generate(commands: _Commands) -> None:
+    generate = _add(commands, "generate", "complete prompts with a model", epilogs.GENERATE)
+    generate.add_argument(
+        "model", metavar="MODEL_OR_RUN", help="model folder, hub id, or run folder"
+    )
+    generate.add_argument("prompts", metavar="PROMPT", nargs="*", help="text to go on from")
+    generate.add_argument(
+        "--file", help="prompts from a file (.txt, .jsonl, .json, .csv, .parquet)"
+    )
+    generate.add_argument(
+        "--chat", action="store_true", help="each prompt is a question: apply the chat template"
+    )
+    generate.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help="tokens at most (%(default)s)"
+    )
+    generate.add_argument(
+        "-n",
+        "--num-samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="completions per prompt (%(default)s)",
+    )
+    generate.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="longest row, prompt and completion, that longrope and dynamic rotary scalings are "
+        "set for (default: the model's longest; a run's is its model.context)",
+    )
+    choice = generate.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="of sampling; 0 is greedy (%(default)s)",
+    )
+    choice.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    generate.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="likeliest tokens up to this sum (1: all)",
+    )
+    generate.add_argument(
+        "--top-k", type=int, default=0, metavar="N", help="this many likeliest tokens (0: all)"
+    )
+    generate.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="at least this share of the likeliest (0: all)",
+    )
+    generate.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end there too (may be given again)",
+    )
+    generate.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    generate.add_argument(
+        "--output", metavar="FILE", help="write a JSON line per completion instead of printing them"
+    )
+
+
+def _make_parser(**options: Any) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+    )
+    parser.error = refuse_usage  # type: ignore[method-assign]
+    return parser
+
+
+def _add(
+    commands: _Commands,
+    name: str,
+    text: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=examples + epilogs.EXIT_CODES,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, example: str) -> None:
+    parser.add_argument("config", metavar="CONFIG", help=f"YAML file, such as {example}")
+    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to it")
+
+
+def _add_no_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-progress", action="store_true", help="plain lines instead of the live display"
+    )
+
+
+def _add_choice_of_step(parser: argparse.ArgumentParser) -> None:
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--step", type=int, help="checkpoint of this step (default: the newest)")
+    choice.add_argument(
+        "--best", action="store_true", help="the best checkpoint by checkpoint.best_metric"
+    )
+
+
+def refuse_usage(message: str) -> NoReturn:
+    """Ends the program: the command line cannot be understood."""
+    complain(f"{message} (see rlhf-jax --help)")
+    raise SystemExit(2)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("rlhf_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.import_module("rlhf_jax").__version__
