@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
-from rlhf_jax.config.build import Context, build, unknown_key
+from rlhf_jax.config.build import Context, build
 from rlhf_jax.config.document import (
     Plain,
     parse_document,
@@ -18,7 +18,6 @@ from rlhf_jax.config.document import (
     settled,
 )
 from rlhf_jax.config.errors import ConfigError, did_you_mean
-from rlhf_jax.config.fields import dotted_keys, settable
 from rlhf_jax.config.schema import Config
 
 
@@ -60,14 +59,14 @@ def dump_config(config: Config, path: str | os.PathLike[str]) -> None:
 def _assemble(tree: dict[str, Any], sources: dict[str, str], overrides: Sequence[str]) -> Config:
     for override in overrides:
         apply_override(tree, override, sources)
-    algorithm_class, algorithm_tree = _choose_algorithm(tree, sources)
-    known = tuple(dotted_keys(Config)) + tuple(dotted_keys(algorithm_class, "algorithm."))
-    context = Context(sources, known)
-    for name in tree:
-        if name not in settable(Config):
-            raise unknown_key(name, tuple(settable(Config)), context)
-    algorithm = build(algorithm_class, algorithm_tree, prefix="algorithm", context=context)
-    return build(Config, tree | {"algorithm": algorithm}, context=context)
+    context = Context(sources)
+    algorithm, options = _choose_algorithm(tree, context)
+    return build(
+        Config,
+        tree | {"algorithm": options},
+        context=context,
+        chosen={"algorithm": algorithm},
+    )
 
 
 def apply_override(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None:
@@ -108,23 +107,17 @@ def _below(target: Any, part: str | int, name: str) -> Any:
     return target[part]
 
 
-def _choose_algorithm(tree: dict[str, Any], sources: dict[str, str]) -> tuple[type, dict[str, Any]]:
+def _choose_algorithm(tree: dict[str, Any], context: Context) -> tuple[type, dict[str, Any]]:
+    """The class that `algorithm.name` names now, and the other keys of the section."""
     section = tree.get("algorithm")
-    where = Context(sources).where("algorithm.name")
     names = ", ".join(ALGORITHMS)
     if not isinstance(section, dict) or "name" not in section:
-        shown = (
-            f"{settled(section)!r} has no name" if section is not None else "required and not given"
-        )
-        raise ConfigError(
-            f"algorithm.name: {shown}; allowed: {names}; for example algorithm: {{name: "
-            f"dpo}}{where}"
-        )
-    value = section["name"]
-    name = value.text if isinstance(value, Plain) else str(settled(value))
+        said = "required and not given" if section is None else f"{settled(section)!r} has no name"
+        text = f"{said}; allowed: {names}; for example algorithm: {{name: dpo}}"
+        raise context.error("algorithm.name", f"algorithm.name: {text}")
+    given = section["name"]
+    name = given.text if isinstance(given, Plain) else str(settled(given))
     if name not in ALGORITHMS:
-        raise ConfigError(
-            f"algorithm.name: {name!r} is not an algorithm; allowed: "
-            f"{names}{did_you_mean(name, ALGORITHMS)}{where}"
-        )
+        text = f"{name!r} is not an algorithm; allowed: {names}{did_you_mean(name, ALGORITHMS)}"
+        raise context.error("algorithm.name", f"algorithm.name: {text}")
     return algorithm_config(name), {key: item for key, item in section.items() if key != "name"}
