@@ -52,7 +52,11 @@ def evaluate(options: argparse.Namespace) -> int:
             f"--step and --best choose a checkpoint of a run folder, and {target} is none"
         )
     run_dir = run_folder_of(target) if is_run else target
-    config = load_config(run_dir / "config.yaml" if is_run else target, options.overrides)
+    config = load_config(
+        run_dir / "config.yaml" if is_run else target,
+        options.overrides,
+        trusted=options.trust_rewards or not is_run,
+    )
     if is_run and not options.trust_rewards:
         check_rewards_built_in(config.rewards, target)
     show_logs(live=False)

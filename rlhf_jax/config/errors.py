@@ -3,69 +3,46 @@
 import difflib
 from collections.abc import Iterable
 
-ELSEWHERE = {
-    "lr": "optimizer.learning_rate",
-    "learning_rate": "optimizer.learning_rate",
-    "actor_learning_rate": "optimizer.learning_rate",
-    "lr_scheduler_type": "optimizer.schedule",
-    "warmup_steps": "optimizer.warmup_steps",
-    "lr_warmup_steps": "optimizer.warmup_steps",
-    "warmup_ratio": "optimizer.warmup_ratio",
-    "lr_warmup_steps_ratio": "optimizer.warmup_ratio",
-    "weight_decay": "optimizer.weight_decay",
-    "max_grad_norm": "optimizer.max_grad_norm",
-    "grad_clip": "optimizer.max_grad_norm",
-    "clip_grad": "optimizer.max_grad_norm",
-    "optim": "optimizer.name",
-    "temperature": "algorithm.temperature",
-    "num_generations": "algorithm.group_size",
-    "rollout_n": "algorithm.group_size",
-    "n": "algorithm.group_size",
-    "beta": "algorithm.kl_coef",
-    "kl_loss_coef": "algorithm.kl_coef",
-    "epsilon": "algorithm.clip_low",
-    "epsilon_high": "algorithm.clip_high",
-    "clip_ratio": "algorithm.clip_low",
-    "clip_ratio_low": "algorithm.clip_low",
-    "clip_ratio_high": "algorithm.clip_high",
-    "cliprange": "algorithm.clip_low",
-    "lam": "algorithm.gae_lambda",
-    "num_iterations": "algorithm.num_epochs",
-    "ppo_epochs": "algorithm.num_epochs",
-    "num_ppo_epochs": "algorithm.num_epochs",
-    "max_completion_length": "rollout.max_new_tokens",
-    "max_response_length": "rollout.max_new_tokens",
-    "response_length": "rollout.max_new_tokens",
-    "max_new_tokens": "rollout.max_new_tokens",
-    "max_prompt_length": "rollout.max_prompt_len",
-    "per_device_train_batch_size": "training.batch_size",
-    "train_batch_size": "training.batch_size",
-    "per_device_eval_batch_size": "training.eval_batch_size",
-    "gradient_accumulation_steps": "training.num_microbatches",
-    "num_train_epochs": "training.num_epochs",
-    "total_epochs": "training.num_epochs",
-    "eval_steps": "training.eval_every",
-    "test_freq": "training.eval_every",
-    "save_steps": "training.save_every",
-    "save_freq": "training.save_every",
-    "logging_steps": "training.log_every",
-    "save_total_limit": "checkpoint.keep_last",
-    "resume_from_checkpoint": "checkpoint.start_from",
-    "metric_for_best_model": "checkpoint.best_metric",
-    "max_length": "data.max_length",
-    "max_seq_length": "data.max_length",
-    "assistant_only_loss": "data.train_on",
-    "completion_only_loss": "data.train_on",
-    "train_files": "data.path",
-    "val_files": "data.eval_path",
-    "dataset_name": "data.path",
-    "model_name_or_path": "model.path",
-    "output_dir": "run_dir",
-    "gradient_checkpointing": "model.remat",
-    "torch_dtype": "model.dtype",
-    "attn_implementation": "model.attention",
-    "reward_funcs": "rewards",
+_OTHER_NAMES = {
+    "optimizer.name": "optim",
+    "optimizer.learning_rate": "lr learning_rate actor_learning_rate",
+    "optimizer.schedule": "lr_scheduler_type",
+    "optimizer.warmup_steps": "warmup_steps lr_warmup_steps",
+    "optimizer.warmup_ratio": "warmup_ratio lr_warmup_steps_ratio",
+    "optimizer.weight_decay": "weight_decay",
+    "optimizer.max_grad_norm": "max_grad_norm grad_clip clip_grad",
+    "algorithm.temperature": "temperature",
+    "algorithm.group_size": "num_generations rollout_n n",
+    "algorithm.kl_coef": "beta kl_loss_coef",
+    "algorithm.clip_low": "epsilon clip_ratio clip_ratio_low cliprange",
+    "algorithm.clip_high": "epsilon_high clip_ratio_high",
+    "algorithm.gae_lambda": "lam",
+    "algorithm.num_epochs": "num_iterations ppo_epochs num_ppo_epochs",
+    "rollout.max_new_tokens": "max_completion_length max_response_length response_length "
+    "max_new_tokens",
+    "rollout.max_prompt_len": "max_prompt_length",
+    "training.batch_size": "per_device_train_batch_size train_batch_size",
+    "training.eval_batch_size": "per_device_eval_batch_size",
+    "training.num_microbatches": "gradient_accumulation_steps",
+    "training.num_epochs": "num_train_epochs total_epochs",
+    "training.eval_every": "eval_steps test_freq",
+    "training.save_every": "save_steps save_freq",
+    "training.log_every": "logging_steps",
+    "checkpoint.keep_last": "save_total_limit",
+    "checkpoint.start_from": "resume_from_checkpoint",
+    "checkpoint.best_metric": "metric_for_best_model",
+    "data.max_length": "max_length max_seq_length",
+    "data.train_on": "assistant_only_loss completion_only_loss",
+    "data.path": "train_files dataset_name",
+    "data.eval_path": "val_files",
+    "model.path": "model_name_or_path",
+    "model.remat": "gradient_checkpointing",
+    "model.dtype": "torch_dtype",
+    "model.attention": "attn_implementation",
+    "rewards": "reward_funcs",
+    "run_dir": "output_dir",
 }
+ELSEWHERE = {name: key for key, names in _OTHER_NAMES.items() for name in names.split()}
 """How TRL and verl call an option, and options that are looked for in another section -> its key
 here. In front of what merely looks alike; a key that a run does not have is not offered."""
 
@@ -76,25 +53,18 @@ class ConfigError(ValueError):
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that looks most like `word`, or None when none does.
+    """The candidate that looks most like what the user wrote, or None when none does (below a
+    similarity of 0.6).
 
     A dotted candidate is also compared by its last part, so that `beta` finds `algorithm.beta`.
-
-    Args:
-        word: what the user wrote.
-        candidates: what would have been accepted.
-
-    Returns:
-        One of the candidates, or None below a similarity of 0.6.
     """
-    last = word.rpartition(".")[2]
+
+    def ratio(a: str, b: str) -> float:
+        return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()
 
     def similarity(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, word.lower(), candidate.lower()).ratio()
-        part = difflib.SequenceMatcher(
-            None, last.lower(), candidate.rpartition(".")[2].lower()
-        ).ratio()
-        return max(whole, 0.9 * part)
+        last = ratio(word.rpartition(".")[2], candidate.rpartition(".")[2])
+        return max(ratio(word, candidate), 0.9 * last)
 
     best = max(candidates, key=similarity, default=None)
     return best if best is not None and similarity(best) >= 0.6 else None

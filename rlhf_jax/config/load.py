@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config, find_algorithm
-from rlhf_jax.config.build import Context, build, unknown_key
+from rlhf_jax.config.build import Context, build
 from rlhf_jax.config.document import (
     Plain,
     parse_document,
@@ -18,17 +18,20 @@ from rlhf_jax.config.document import (
     settled,
 )
 from rlhf_jax.config.errors import ConfigError, did_you_mean, one_line
-from rlhf_jax.config.fields import dotted_keys, settable
 from rlhf_jax.config.schema import Config
 
 
-def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), *, trusted: bool = True
+) -> Config:
     """Read a configuration file, apply overrides, check everything.
 
     Args:
         path: a YAML file.
         overrides: `section.key=value` each, `rewards[0].weight=2` inside a list; the value is a
             YAML scalar, or flow syntax (`[a, b]`, `{a: 1}`); later ones win.
+        trusted: whether an algorithm may be imported that the file names by its own file; False for
+            a run folder that may have come from somebody else.
 
     Returns:
         The complete configuration.
@@ -42,6 +45,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         document.tree,
         {key: f"{path} line {line}" for key, line in document.lines.items()},
         overrides,
+        trusted=trusted,
     )
 
 
@@ -57,17 +61,23 @@ def dump_config(config: Config, path: str | os.PathLike[str]) -> None:
     pathlib.Path(path).write_text(config.to_yaml(), encoding="utf-8")
 
 
-def _assemble(tree: dict[str, Any], sources: dict[str, str], overrides: Sequence[str]) -> Config:
+def _assemble(
+    tree: dict[str, Any],
+    sources: dict[str, str],
+    overrides: Sequence[str],
+    *,
+    trusted: bool = True,
+) -> Config:
     for override in overrides:
         apply_override(tree, override, sources)
-    algorithm_class, algorithm_tree = _choose_algorithm(tree, sources)
-    known = tuple(dotted_keys(Config)) + tuple(dotted_keys(algorithm_class, "algorithm."))
-    context = Context(sources, known)
-    for name in tree:
-        if name not in settable(Config):
-            raise unknown_key(name, tuple(settable(Config)), context)
-    algorithm = build(algorithm_class, algorithm_tree, prefix="algorithm", context=context)
-    return build(Config, tree | {"algorithm": algorithm}, context=context)
+    context = Context(sources)
+    algorithm, options = _choose_algorithm(tree, context, trusted=trusted)
+    return build(
+        Config,
+        tree | {"algorithm": options},
+        context=context,
+        chosen={"algorithm": algorithm},
+    )
 
 
 def apply_override(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None:
@@ -108,28 +118,32 @@ def _below(target: Any, part: str | int, name: str) -> Any:
     return target[part]
 
 
-def _choose_algorithm(tree: dict[str, Any], sources: dict[str, str]) -> tuple[type, dict[str, Any]]:
+def _choose_algorithm(
+    tree: dict[str, Any], context: Context, *, trusted: bool
+) -> tuple[type, dict[str, Any]]:
+    """The class that `algorithm.name` names now, and the other keys of the section."""
     section = tree.get("algorithm")
-    where = Context(sources).where("algorithm.name")
     names = ", ".join(ALGORITHMS)
     if not isinstance(section, dict) or "name" not in section:
-        shown = (
-            f"{settled(section)!r} has no name" if section is not None else "required and not given"
-        )
-        raise ConfigError(
-            f"algorithm.name: {shown}; allowed: {names}; for example algorithm: {{name: "
-            f"dpo}}{where}"
-        )
-    value = section["name"]
-    name = value.text if isinstance(value, Plain) else str(settled(value))
+        said = "required and not given" if section is None else f"{settled(section)!r} has no name"
+        text = f"{said}; allowed: {names}; for example algorithm: {{name: dpo}}"
+        raise context.error("algorithm.name", f"algorithm.name: {text}")
+    given = section["name"]
+    name = given.text if isinstance(given, Plain) else str(settled(given))
     if ":" in name:
-        try:
-            find_algorithm(name)
-        except Exception as error:
-            raise ConfigError(f"algorithm.name: {one_line(error)}{where}") from error
+        _import_algorithm(name, context, trusted=trusted)
     if name not in ALGORITHMS:
-        raise ConfigError(
-            f"algorithm.name: {name!r} is not an algorithm; allowed: {names}"
-            f"{did_you_mean(name, ALGORITHMS)}{where}"
-        )
+        text = f"{name!r} is not an algorithm; allowed: {names}{did_you_mean(name, ALGORITHMS)}"
+        raise context.error("algorithm.name", f"algorithm.name: {text}")
     return algorithm_config(name), {key: item for key, item in section.items() if key != "name"}
+
+
+def _import_algorithm(name: str, context: Context, *, trusted: bool) -> None:
+    """Runs the file or module that defines an algorithm, if this configuration may."""
+    if not trusted:
+        text = f"{name!r} is code that would be run: look at it, and add --trust-rewards"
+        raise context.error("algorithm.name", f"algorithm.name: {text} if you trust it")
+    try:
+        find_algorithm(name)
+    except Exception as error:  # whatever the user's module raises when it is imported
+        raise context.error("algorithm.name", f"algorithm.name: {one_line(error)}") from error

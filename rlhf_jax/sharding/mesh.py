@@ -18,21 +18,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes. At most one may be -1: all devices that the others leave.
-
-    Attributes:
-      data: copies of the parameters; each works on its own rows.
-      fsdp: parameters and optimizer moments are divided over it, and so are the rows.
-      tensor: heads, MLP columns and vocabulary are divided over it; rows are not.
-      replicate: regular expressions of parameter names that are kept whole on every device although
-        a rule would divide them (for a dimension that does not divide, such as GPT-2's vocabulary
-        of 50257).
-    """
+    """Sizes of the mesh axes. At most one may be -1: all devices that the others leave."""
 
     data: int = 1
+    """Copies of the parameters; each works on its own rows."""
     fsdp: int = -1
+    """Parameters and optimizer moments are divided over it, and so are the rows."""
     tensor: int = 1
+    """Heads, MLP columns and vocabulary are divided over it; rows are not."""
     replicate: tuple[str, ...] = ()
+    """Regular expressions of parameter names that are kept whole on every device although a rule
+    would divide them (for a dimension that does not divide, such as GPT-2's vocabulary of
+    50257)."""
 
     def __post_init__(self) -> None:
         sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}

@@ -30,45 +30,41 @@ INVERSE_SQRT_TIMESCALE = 10_000
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How parameters move.
-
-    Attributes:
-      name: adamw | adafactor | lion | sgd.
-      learning_rate: peak learning rate, after warm-up; null: the algorithm's own (sft 2e-5,
-        reward_model 1e-4, dpo, ppo, grpo and dapo 1e-6; see `rlhf-jax algorithms NAME`), and 1e-5
-        where no algorithm says one.
-      schedule: after warm-up: constant | linear (to `min_lr_ratio` at the last step) | cosine
-        (likewise) | inverse_sqrt (falls with the root of the step, counted from the warm-up's
-        length, or from 10000 without warm-up, as in transformers).
-      warmup_steps: steps of linear warm-up from 0 (as in transformers, the first step has rate 0
-        when there is one).
-      warmup_ratio: the same as a fraction of all steps, rounded up; give one of the two.
-      min_lr_ratio: final learning rate as a fraction of the peak (linear and cosine).
-      b1: decay of the first moment (adamw, lion).
-      b2: decay of the second moment (adamw, lion).
-      eps: added to the root of the second moment (adamw).
-      momentum: sgd.
-      weight_decay: decoupled, multiplied by the learning rate.
-      decay_exclude: regular expressions of parameter names that are not decayed; norms and biases
-        by default.
-      max_grad_norm: gradients of a larger global norm are scaled down to it; null: no clipping.
-      moment_dtype: dtype of the first moment of adamw and lion: float32 | bfloat16.
-    """
+    """How parameters move."""
 
     name: Literal["adamw", "adafactor", "lion", "sgd"] = "adamw"
+    """adamw | adafactor | lion | sgd."""
     learning_rate: float | None = None
+    """Peak learning rate, after warm-up; null: the algorithm's own (sft 2e-5, reward_model 1e-4,
+    dpo, ppo, grpo and dapo 1e-6; see `rlhf-jax algorithms NAME`), and 1e-5 where no algorithm says
+    one."""
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "cosine"
+    """After warm-up: constant | linear (to `min_lr_ratio` at the last step) | cosine (likewise) |
+    inverse_sqrt (falls with the root of the step, counted from the warm-up's length, or from 10000
+    without warm-up, as in transformers)."""
     warmup_steps: int = 0
+    """Steps of linear warm-up from 0 (as in transformers, the first step has rate 0 when there is
+    one)."""
     warmup_ratio: float = 0.0
+    """The same as a fraction of all steps, rounded up; give one of the two."""
     min_lr_ratio: float = 0.0
+    """Final learning rate as a fraction of the peak (linear and cosine)."""
     b1: float = 0.9
+    """Decay of the first moment (adamw, lion)."""
     b2: float = 0.999
+    """Decay of the second moment (adamw, lion)."""
     eps: float = 1e-8
+    """Added to the root of the second moment (adamw)."""
     momentum: float = 0.9
+    """Of sgd."""
     weight_decay: float = 0.0
+    """Decoupled, multiplied by the learning rate."""
     decay_exclude: tuple[str, ...] = (r"norm/", r"/bias$")
+    """Regular expressions of parameter names that are not decayed; norms and biases by default."""
     max_grad_norm: float | None = 1.0
+    """Gradients of a larger global norm are scaled down to it; null: no clipping."""
     moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the first moment of adamw and lion: float32 | bfloat16."""
 
     def __post_init__(self) -> None:
         check_choice("optimizer.name", self.name, OPTIMIZERS)

@@ -20,15 +20,11 @@ class Reward:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample.
-
-    Attributes:
-      temperature: softmax temperature; 0 is
-        greedy.
-      top_p: kept probability mass.
-    """
+    """How to sample."""
 
     temperature: float = 1.0
+    """softmax temperature; 0 is
+    greedy."""
     top_p: float | None = None
 
     def __post_init__(self) -> None:
@@ -41,7 +37,8 @@ class Section:
     """A section."""
 
     kind: ClassVar[str] = "test"
-    size: int = 8  # rows per step
+    size: int = 8
+    """rows per step"""
     rate: float = 1e-3
     """Step
     size."""
@@ -69,9 +66,7 @@ def read(text: str) -> Top:
     return build(
         Top,
         parsed.tree,
-        context=Context(
-            {key: f"x.yaml line {line}" for key, line in parsed.lines.items()}, ("section.size",)
-        ),
+        context=Context({key: f"x.yaml line {line}" for key, line in parsed.lines.items()}),
     )
 
 

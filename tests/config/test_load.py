@@ -20,7 +20,7 @@ from rlhf_jax.config import (
     trained_vocab_size,
 )
 from rlhf_jax.config.errors import ELSEWHERE
-from rlhf_jax.config.fields import choices, dotted_keys, settable
+from rlhf_jax.config.fields import all_keys, choices, settable
 from rlhf_jax.data import DataConfig
 from rlhf_jax.models import LAYERS, REMAT
 from rlhf_jax.models.attention import IMPLEMENTATIONS
@@ -523,10 +523,10 @@ def test_infinite_number_survives(file, tmp_path):
 
 
 def test_model_options_are_those_of_the_models():
-    fields = settable(ModelSection)
-    assert set(choices(fields["remat"][1])) == set(REMAT)
-    assert set(choices(fields["layers"][1])) == set(LAYERS)
-    assert set(choices(fields["attention"][1])) == set(IMPLEMENTATIONS)
+    keys = settable(ModelSection)
+    assert set(choices(keys["remat"].type)) == set(REMAT)
+    assert set(choices(keys["layers"].type)) == set(LAYERS)
+    assert set(choices(keys["attention"].type)) == set(IMPLEMENTATIONS)
 
 
 def test_every_option_is_documented():
@@ -563,7 +563,7 @@ def test_names_of_other_libraries_lead_to_ours(tmp_path, algorithm, key, meant):
 
 
 def test_every_name_of_another_library_leads_to_a_key():
-    keys = set(dotted_keys(Config))
+    keys = {key.key for key in all_keys(Config)}
     for name in ALGORITHMS:
         keys |= {f"algorithm.{field}" for field in settable(algorithm_config(name))}
     assert set(ELSEWHERE.values()) <= keys
