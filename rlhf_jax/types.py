@@ -116,6 +116,15 @@ class Rollout(NamedTuple):
 Batch: TypeAlias = TokenBatch | PairBatch | PolicyBatch
 
 
+class TokenLogps(NamedTuple):
+    """What a model says of the tokens that were taken."""
+
+    logps: Float[Array, "B T"]
+    """Nats."""
+    entropy: Float[Array, "B T"] | None
+    """Of the distribution that each was taken from, nats; None: nothing reads it."""
+
+
 @runtime_checkable
 class TokenLogpsFn(Protocol):
     """Log-probability and entropy of taken tokens without logits (fused head)."""
@@ -129,7 +138,8 @@ class TokenLogpsFn(Protocol):
         segment_ids: Int[Array, "B T"] | None = None,
         scored: Int[Array, "B S"] | None = None,
         temperature: float = 1.0,
-    ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]: ...
+        entropy: bool = True,
+    ) -> tuple[Float[Array, "B T"], Float[Array, "B T"] | None]: ...
 
 
 @runtime_checkable

@@ -126,6 +126,9 @@ class DAPOConfig:
     retire_pass_rate: float | None = None
     """Prompts whose share of right answers reaches this are not asked again; null: all are."""
 
+    entropy_metric: bool = True
+    """Report policy/entropy; false saves its share of the loss's work."""
+
     def __post_init__(self) -> None:
         if isinstance(self.accuracy_reward, list):  # a configuration is hashable
             object.__setattr__(self, "accuracy_reward", tuple(self.accuracy_reward))
@@ -233,7 +236,9 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
 
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
-        logps, entropy = token_logps(model, trees, batch, temperature=config.temperature)
+        logps, entropy = token_logps(
+            model, trees, batch, temperature=config.temperature, entropy=config.entropy_metric
+        )
         old = behaviour_logps(batch, logps)
         correction, capped = sampler_correction(batch, old, weights, cap=config.importance_cap)
         total, metrics = dapo_loss(

@@ -12,7 +12,15 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax.algorithms.checks import require, scalar_head
 from rlhf_jax.ops import masked
 from rlhf_jax.ops.precision import default_float, promote
-from rlhf_jax.types import Model, PairBatch, PolicyBatch, Score, TokenBatch, Trees
+from rlhf_jax.types import (
+    Model,
+    PairBatch,
+    PolicyBatch,
+    Score,
+    TokenBatch,
+    TokenLogps,
+    Trees,
+)
 
 
 def token_logps(
@@ -23,7 +31,8 @@ def token_logps(
     role: str = "policy",
     temperature: float = 1.0,
     segment_ids: Int[Array, "B T"] | None = None,
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    entropy: bool = False,
+) -> TokenLogps:
     """Log-probability of every token of a batch, and the entropy it was chosen with.
 
     Args:
@@ -33,18 +42,21 @@ def token_logps(
       role: whose.
       temperature: of the distribution.
       segment_ids: of packed rows.
+      entropy: whether something reads it.
 
     Returns:
-      (log-probabilities, entropies), nats; 0 off the scored columns.
+      (log-probabilities, entropies or None), nats; 0 off the scored columns.
     """
-    return model.role(role).token_logps(
+    logps, spread = model.role(role).token_logps(
         trees[role],
         batch.tokens,
         batch.mask,
         segment_ids=segment_ids,
         scored=batch.scored,
         temperature=temperature,
+        entropy=entropy,
     )
+    return TokenLogps(logps, spread)
 
 
 def old_logps(model: Model, temperature: float) -> Score:
@@ -112,7 +124,9 @@ def completion_logps(model: Model, role: str, *, average: bool = False) -> Score
     def score(trees: Trees, batch: PairBatch) -> Float[Array, "B 2"]:
         rows = flat_pairs(batch)
         scored = None if batch.scored is None else batch.scored.reshape(rows.tokens.shape[0], -1)
-        logps, _ = model.role(role).token_logps(trees[role], rows.tokens, rows.mask, scored=scored)
+        logps, _ = model.role(role).token_logps(
+            trees[role], rows.tokens, rows.mask, scored=scored, entropy=False
+        )
         (logps,) = promote(logps)
         total = jnp.sum(masked(logps, rows.completion_mask), axis=1).reshape(-1, 2)
         return total / completion_lengths(batch) if average else total

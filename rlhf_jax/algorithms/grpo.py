@@ -118,6 +118,9 @@ class GRPOConfig:
     """Largest importance weight between sampler and trainer (truncated importance sampling); null:
     no correction."""
 
+    entropy_metric: bool = True
+    """Report policy/entropy; false saves its share of the loss's work."""
+
     def __post_init__(self) -> None:
         for name in ("group_size", "num_epochs", "num_minibatches"):
             check_range(name, getattr(self, name), low=1)
@@ -271,7 +274,9 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
         reference = require(batch, "ref_logps")[0] if "ref_logps" in needs else None
-        logps, entropy = token_logps(model, trees, batch, temperature=config.temperature)
+        logps, entropy = token_logps(
+            model, trees, batch, temperature=config.temperature, entropy=config.entropy_metric
+        )
         old = behaviour_logps(batch, logps)
         correction, capped = sampler_correction(batch, old, weights, cap=config.importance_cap)
         total, metrics = grpo_loss(

@@ -119,6 +119,9 @@ class PPOConfig:
     num_minibatches: int = 1
     """Optimizer steps per pass."""
 
+    entropy_metric: bool = True
+    """Report policy/entropy; false saves its share of the loss's work."""
+
     def __post_init__(self) -> None:
         for name in ("group_size", "num_epochs", "num_minibatches"):
             check_range(name, getattr(self, name), low=1)
@@ -258,6 +261,7 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
     Raises:
       ValueError: there is no scalar head.
     """
+    has_entropy = config.entropy_metric or not is_zero(config.entropy_coef)
     has_reference = config.models.reference == "always"
     value_of = values(model, "critic" if "critic" in config.models.trained else "policy")
     needs: dict[str, Score] = {
@@ -270,7 +274,9 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         (old_values,) = require(batch, "values")
         advantages, returns, weights = require(batch, "advantages", "returns", "weights")
-        logps, entropy = token_logps(model, trees, batch, temperature=config.temperature)
+        logps, entropy = token_logps(
+            model, trees, batch, temperature=config.temperature, entropy=has_entropy
+        )
         old = behaviour_logps(batch, logps)
         total, metrics = ppo_loss(
             logps,

@@ -35,18 +35,19 @@ def register(name: str, config: Any, make: Make) -> None:
     Raises:
       ValueError: in one line, what the configuration does not say.
     """
-    if not dataclasses.is_dataclass(config):
-        raise ValueError(f"{name}: {config.__name__} is no dataclass, whose fields are options")
-    missing = [field for field in ("data", "models", "sampling") if not hasattr(config, field)]
+    cls: Any = config
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+        raise ValueError(f"{name}: {config!r} is no dataclass, whose fields are options")
+    missing = [field for field in ("data", "models", "sampling") if not hasattr(cls, field)]
     if missing:
         raise ValueError(
-            f"{name}: {config.__name__}.{missing[0]} is missing; a configuration says what it "
-            "trains on (data), which trees (models) and what it wants sampled (sampling)"
+            f"{name}: {cls.__name__}.{missing[0]} is missing; a configuration says what it trains "
+            "on (data), which trees (models) and what it wants sampled (sampling)"
         )
-    if config.data not in KINDS:
-        raise ValueError(f"{name}: {config.__name__}.data={config.data!r} is none of {KINDS}")
+    if cls.data not in KINDS:
+        raise ValueError(f"{name}: {cls.__name__}.data={cls.data!r} is none of {KINDS}")
     ALGORITHMS[name] = make
-    _CONFIGS[name] = config
+    _CONFIGS[name] = cls
 
 
 def find_algorithm(name: str) -> str:

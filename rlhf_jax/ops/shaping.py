@@ -1,6 +1,6 @@
 """Rewards before they become advantages, and which samples take part: KL, overlong, DAPO's."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -146,5 +146,5 @@ def mixed_groups(
     # Operators and methods alone, so that the host's NumPy arrays stay on the host.
     right = correct if valid is None else correct & valid
     wrong = ~correct if valid is None else ~correct & valid
-    keep: AnyArray = right.any(axis=1) & wrong.any(axis=1)
-    return keep
+    mixed: Any = right.any(axis=1) & wrong.any(axis=1)
+    return mixed

@@ -23,14 +23,15 @@ def make_model(head=True):
     def logits(params, tokens, mask, *, segment_ids=None):
         return hidden(params, tokens, mask) @ params["unembed"]["kernel"].astype(jnp.float32).T
 
-    def logps(params, tokens, mask, *, segment_ids=None, scored=None, temperature=1.0):
+    def logps(
+        params, tokens, mask, *, segment_ids=None, scored=None, temperature=1.0, entropy=True
+    ):
         scaled = logits(params, tokens, mask) / temperature
         wanted = jnp.ones(tokens.shape, bool)
         if scored is not None:
             wanted = (scored[:, None, :] == jnp.arange(tokens.shape[1])[None, :, None]).any(axis=2)
-        return tuple(
-            jnp.where(wanted, x, 0.0) for x in (token_logps(scaled, tokens), token_entropy(scaled))
-        )
+        spread = jnp.where(wanted, token_entropy(scaled), 0.0) if entropy else None
+        return jnp.where(wanted, token_logps(scaled, tokens), 0.0), spread
 
     def scores(params, tokens, mask, *, segment_ids=None):
         return hidden(params, tokens, mask) @ params["score"]["kernel"].astype(jnp.float32)

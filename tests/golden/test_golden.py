@@ -50,7 +50,9 @@ def test_trl_dpo(case):
         x = np.asarray(x)
         return np.stack([x[:pairs], x[pairs:]], axis=1)
 
-    def token_logps(params, tokens, mask, *, segment_ids=None, scored=None, temperature=1.0):
+    def token_logps(
+        params, tokens, mask, *, segment_ids=None, scored=None, temperature=1.0, entropy=True
+    ):
         return params["logps"].reshape(tokens.shape), jnp.zeros(tokens.shape)
 
     model = Model(config=None, hidden=None, logits=None, token_logps=token_logps)
