@@ -121,7 +121,7 @@ def algorithm_name(config: Any) -> str:
     Raises:
       ValueError: no registered algorithm has this class.
     """
-    names = [name for name, known in _CONFIGS.items() if type(config) is known]
+    names = [name for name in ALGORITHMS if type(config) is _CONFIGS[name]]
     if not names:
         known = ", ".join(known.__name__ for known in _CONFIGS.values())
         raise ValueError(

@@ -181,7 +181,9 @@ class Recorder:
         Returns:
           Whether the run was interrupted: the same command then goes on from here.
         """
+        # A callback ends a run; only a signal interrupts it.
         over = over or self.wants_stop
+        stopped = stopped and not self.wants_stop
         if self._saved != now.step:
             self.save(now)
         if over and not self._evaluations.is_made(now.step) and not stopped:

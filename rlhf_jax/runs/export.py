@@ -7,6 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from rlhf_jax.config import CheckpointConfig
+from rlhf_jax.config.build import build
+from rlhf_jax.config.document import read_document
 from rlhf_jax.data import Tokenizer, load_tokenizer
 from rlhf_jax.io import Checkpointer, CheckpointError
 from rlhf_jax.io.disk import naming
@@ -94,9 +97,9 @@ def find_run(checkpoint: str, step: int | None) -> tuple[pathlib.Path, int | Non
 
 def best_step(run_dir: pathlib.Path) -> int:
     """The step that the run's own configuration calls best."""
-    from rlhf_jax.config import load_config  # pydantic: only where a configuration is read
-
-    config = load_config(run_dir / "config.yaml").checkpoint
+    # This section alone: the algorithm may be defined in a file that is not to be run here.
+    section = read_document(run_dir / "config.yaml").tree.get("checkpoint", {})
+    config: CheckpointConfig = build(CheckpointConfig, section)
     if config.best_metric is None:
         raise CheckpointError(
             f"{run_dir}: the run has no checkpoint.best_metric, so no checkpoint is best: leave "
