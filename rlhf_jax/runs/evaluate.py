@@ -68,9 +68,7 @@ def evaluate(
         return evaluate_checkpoints(measured, checkpoint, [step])[0]
 
 
-def _evaluate_loss(
-    config: Config, checkpoint: str | None, step: int | None
-) -> dict[str, float]:
+def _evaluate_loss(config: Config, checkpoint: str | None, step: int | None) -> dict[str, float]:
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
     model, params, tokenizer = _policy(config, checkpoint, step, mesh)

@@ -12,9 +12,7 @@ from rlhf_jax.rewards import RewardConfig
 _log = logging.getLogger(__name__)
 
 
-def with_run_stops(
-    tokenizer: FastTokenizer, config: Config | MeasureConfig
-) -> FastTokenizer:
+def with_run_stops(tokenizer: FastTokenizer, config: Config | MeasureConfig) -> FastTokenizer:
     """The tokenizer with every stop of a run: its own, those of the model's files, and
     `rollout.stop`.
 

@@ -1,0 +1,5 @@
+"""The tiny runs of the loop tests, for whole runs."""
+
+from tests.loops.conftest import mixed_task, online_config, tiny_config
+
+__all__ = ["mixed_task", "online_config", "tiny_config"]
