@@ -184,7 +184,11 @@ def rollouts_of(begun: Begun, source: Source, *, cursor: Cursor, empty: Groups) 
         return Rollouts(cursor._replace(counters={}, carried=()), empty)
     arrays = {name: np.asarray(value) for name, value in begun.groups.items()}
     groups = Groups(**arrays).take(slice(0, source.meta["groups"]))
-    return Rollouts(cursor, groups._replace(prompt=groups.prompt.astype(np.int64)))
+    num_rewards = empty.per_reward.shape[-1]
+    groups = groups._replace(
+        prompt=groups.prompt.astype(np.int64), per_reward=groups.per_reward[..., :num_rewards]
+    )
+    return Rollouts(cursor, groups)
 
 
 def check_format(meta: Mapping[str, Any], where: pathlib.Path) -> None:
@@ -276,5 +280,10 @@ def _abstract_groups(groups: Groups, mesh: Mesh) -> dict[str, Any]:
 
 
 def _narrow(groups: Groups) -> Groups:
-    """Prompt numbers in 32 bits, which is what JAX holds."""
-    return groups._replace(prompt=groups.prompt.astype(np.int32))
+    """Prompt numbers in 32 bits, which is what JAX holds; and a column where there are no rewards,
+    as no array may be empty."""
+    prompt = groups.prompt.astype(np.int32)
+    if groups.per_reward.shape[-1]:
+        return groups._replace(prompt=prompt)
+    nothing = np.full((*groups.rewards.shape, 1), np.nan, np.float32)
+    return groups._replace(prompt=prompt, per_reward=nothing)

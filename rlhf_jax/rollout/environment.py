@@ -241,14 +241,17 @@ class _Turns:
             [*conversation, reply], add_generation_prompt=True
         )
         answer = str(conversation[-1]["content"])
-        place = whole.rfind(answer)
-        if place < 0 or not answer:
+        opened = self._tokenizer.apply_chat_template(conversation[:-1], add_generation_prompt=True)
+        # Behind the header that opened the turn; some templates write another one in retrospect,
+        # then the answer itself is looked for.
+        start = len(opened) if whole.startswith(opened + answer) else whole.rfind(answer)
+        if start < 0 or (not answer and start != len(opened)):
             raise ValueError(
                 "the chat template does not show the last turn as it was sampled, so a reply "
                 "cannot follow its tokens"
             )
         # The token that ended the turn is part of the row already.
-        return whole[place + len(answer) :].removeprefix(self._tokenizer.decode([last]))
+        return whole[start + len(answer) :].removeprefix(self._tokenizer.decode([last]))
 
     def _rollout(self, rows: Sequence[Row]) -> Rollout:
         shape = (len(rows), self.width)
