@@ -22,9 +22,9 @@ from rlhf_jax.algorithms import DPOConfig
 from rlhf_jax.config import CheckpointConfig, Config, LoggingConfig, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig, byte_tokenizer
 from rlhf_jax.io import read_metrics
-from rlhf_jax.loops import train
-from rlhf_jax.loops.export import export_model
 from rlhf_jax.models import ModelConfig, init_model
+from rlhf_jax.runs import train
+from rlhf_jax.runs.export import export_model
 from rlhf_jax.sharding import MeshConfig
 from rlhf_jax.training import OptimizerConfig
 

@@ -52,20 +52,22 @@ def run_ours(
     import jax.numpy as jnp
 
     from rlhf_jax.algorithms import ALGORITHMS, DPOConfig
-    from rlhf_jax.algorithms.dpo import sequence_logps
     from rlhf_jax.models import load_pretrained
     from rlhf_jax.training import (
         OptimizerConfig,
-        make_optimizer,
+        make_optimizers,
+        make_score,
+        make_step,
         make_train_state,
-        make_update_step,
     )
     from rlhf_jax.types import PairBatch
 
     model, params = load_pretrained(folder / "model")
-    algorithm = ALGORITHMS["dpo"](DPOConfig(beta=BETA, reference=reference), model)
-    tx = make_optimizer(OptimizerConfig(learning_rate=LEARNING_RATE, schedule="constant"))
-    update = jax.jit(make_update_step(algorithm.loss, tx, weigh=algorithm.weigh), donate_argnums=0)
+    config = DPOConfig(beta=BETA, reference=reference)
+    algorithm = ALGORITHMS["dpo"](config, model)
+    optimizer = OptimizerConfig(learning_rate=LEARNING_RATE, schedule="constant")
+    tx = make_optimizers(optimizer, config.models.trained)
+    update = jax.jit(make_step(algorithm, tx), donate_argnums=0)
     frozen = {"ref": jax.tree.map(lambda x: x.copy(), params)} if reference == "online" else {}
     trained = np.broadcast_to(np.arange(tokens.shape[2]) >= PROMPT, (PAIRS, *tokens.shape[1:]))
     scored = (
@@ -81,16 +83,15 @@ def run_ours(
         fields = (ids, np.ones_like(trained), trained, np.ones(PAIRS, bool), scored)
         return PairBatch(*jax.tree.map(jnp.asarray, fields))
 
-    logps = {}
-    if reference == "precomputed":
-        score = jax.jit(lambda params, batch: sequence_logps(model, params, batch))
-        logps = {step: score(params, batch(step)) for step in range(len(tokens) // PAIRS)}
-    state = make_train_state(params, tx, jax.random.key(0))
+    count = len(tokens) // PAIRS
+    score = jax.jit(make_score(algorithm.cached))
+    cached = [score({}, {"ref": params}, batch(step)) for step in range(count)]
+    state = make_train_state({"policy": params}, tx, jax.random.key(0))
     key = jax.random.key(1)
 
     def one(step: int) -> float:
         nonlocal state
-        now = batch(step)._replace(ref_logps=logps.get(step % (len(tokens) // PAIRS)))
+        now = batch(step)._replace(**cached[step % count])
         state, metrics = update(state, frozen, now, key)
         return float(metrics["loss/total"])
 

@@ -8,8 +8,8 @@ run folder is left out.
 """
 
 import argparse
-import functools
 import json
+import pathlib
 import time
 from typing import Any
 
@@ -18,20 +18,30 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from rlhf_jax.algorithms import GRPOConfig, PPOConfig
+from rlhf_jax.algorithms import GRPOConfig, PPOConfig, forward
 from rlhf_jax.bench import grpo_sides, ppo_sides
 from rlhf_jax.config import Config, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig, FastTokenizer
-from rlhf_jax.loops.collect import Position, collect
-from rlhf_jax.loops.groups import from_rollout, make_batch
-from rlhf_jax.loops.online_setup import OnlineSetup, make_online_setup, make_sample
-from rlhf_jax.loops.online_step import make_online_update, make_score_step
-from rlhf_jax.loops.place import place_batch
-from rlhf_jax.rewards import RewardConfig
-from rlhf_jax.rollout import RolloutConfig
-from rlhf_jax.training import OptimizerConfig, TrainState, make_sharded_state
+from rlhf_jax.loops.groups import from_rollout
+from rlhf_jax.rewards import RewardConfig, TrainerState
+from rlhf_jax.rollout import GenerationStats, RolloutConfig, Sampled
+from rlhf_jax.runs.offline import jitted
+from rlhf_jax.runs.online import OnlineParts, entered, make_online_parts
+from rlhf_jax.runs.sampling import make_sampler
+from rlhf_jax.sharding import replicated
+from rlhf_jax.training import (
+    OptimizerConfig,
+    TrainState,
+    make_optimizers,
+    make_rate,
+    make_sharded_state,
+    make_step,
+)
 from rlhf_jax.training.allocator import retain_freed_memory
-from rlhf_jax.types import Params, PolicyBatch, Rollout
+from rlhf_jax.types import PolicyBatch, Rollout, Trees
+
+STEPS = 10**6
+"""Of the configured run, of which the driver asks for a few."""
 
 
 def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) -> Config:
@@ -76,7 +86,7 @@ def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) ->
         rollout=RolloutConfig(max_prompt_len=width, max_new_tokens=args.new_tokens),
         rewards=(RewardConfig(function="rlhf_jax.bench.low_ids:low_ids"),),
         training=TrainingConfig(
-            batch_size=count, num_microbatches=args.microbatches, max_steps=10**6
+            batch_size=count, num_microbatches=args.microbatches, max_steps=STEPS
         ),
         optimizer=OptimizerConfig(
             learning_rate=grpo_sides.LEARNING_RATE, schedule="constant", max_grad_norm=clip_norm
@@ -88,106 +98,135 @@ def _word(token: int) -> str:
     return f"<{token}>"  # no word is in another: special tokens are found anywhere in a text
 
 
-def without_eos(setup: OnlineSetup) -> OnlineSetup:
+def without_eos(parts: OnlineParts) -> OnlineParts:
     """The same run, whose completions no token ends: every one has its full length, as on the other
     sides."""
-    options: dict[str, Any] = {
-        "pad_id": setup.tokenizer.pad_id,
-        "prompt_buckets": setup.prompts.buckets,
-        "stop_ids": (),
-    }
-    return setup._replace(
-        sample=make_sample(
-            setup.config, setup.mesh, setup.policy, group_size=setup.group_size, **options
-        )
+    endless = make_sampler(
+        parts.config,
+        parts.mesh,
+        parts.loaded.model,
+        parts.tokenizer,
+        prompt_buckets=parts.prompts.buckets,
+        temperature=parts.sampling.temperature,
+        stop_ids=(),
     )
+    return parts._replace(sampler=endless)
 
 
-def given_batch(setup: OnlineSetup, completions: np.ndarray) -> PolicyBatch:
+def given_batch(parts: OnlineParts, completions: np.ndarray) -> PolicyBatch:
     """The gate's completions, graded, as the loop's batch.
 
     Args:
-      setup: the run.
+      parts: the run.
       completions: int32 [B, T].
     """
-    count = setup.prompts.num_examples
-    prompts = setup.prompts.take(np.arange(count))
-    tokens = np.concatenate([np.repeat(prompts.tokens, setup.group_size, 0), completions], 1)
-    completion = np.broadcast_to(
-        np.arange(tokens.shape[1]) >= prompts.tokens.shape[1], tokens.shape
-    )
+    count = parts.prompts.num_examples
+    prompts = parts.prompts.take(np.arange(count))
+    repeated = np.repeat(prompts.tokens, parts.sampling.group_size, axis=0)
+    tokens = np.concatenate([repeated, completions], axis=1)
+    chosen = np.broadcast_to(np.arange(tokens.shape[1]) >= prompts.tokens.shape[1], tokens.shape)
     arrays: Any = (
         tokens,
-        np.ones_like(completion),
-        completion,
+        np.ones_like(chosen),
+        chosen,
         np.zeros(tokens.shape, np.float32),
         np.ones(len(tokens), bool),
     )
     rollout = Rollout(*arrays)
-    grades = setup.grader.grade(prompts, rollout)
-    numbers = {
-        "prompt": np.arange(count),
-        "prompt_length": prompts.lengths,
-        "rewards": grades.total,
-        "parts": grades.parts,
-    }
-    groups = from_rollout(rollout, width=setup.width, step=0, **numbers)
-    return make_batch(
-        groups, total_widths=setup.total_widths, scored_widths=setup.scored_widths, step=0
+    stats = GenerationStats(completions.size, completions.size, utilisation=1.0, seconds=0.0)
+    grades = parts.grader(
+        prompts,
+        Sampled(rollout, stats),
+        state=TrainerState(global_step=0, max_steps=STEPS, epoch=0.0, num_train_epochs=1),
+        training=False,
     )
+    groups = from_rollout(
+        rollout,
+        prompt=np.arange(count),
+        prompt_length=prompts.lengths,
+        width=parts.sampler.width,
+        rewards=grades.total,
+        per_reward=grades.per_reward,
+        step=0,
+    )
+    # Sampled by nobody: the ratio must be taken against the log-probabilities that are given.
+    return parts.to_device(groups, 0)._replace(on_policy=None)
 
 
 def old_logps(
-    setup: OnlineSetup, params: Params, batch: PolicyBatch, noise: np.ndarray
+    args: argparse.Namespace,
+    parts: OnlineParts,
+    trees: Trees,
+    batch: PolicyBatch,
+    noise: np.ndarray,
 ) -> jax.Array:
     """The trainer's own log-probabilities of the gate's completions, moved by `noise` as
     `grpo_sides` and `ppo_sides` say."""
-    logps = jax.jit(functools.partial(setup.policy.token_logps, scored=batch.scored))(
-        params, batch.tokens, batch.mask
-    )[0]
+    score = jax.jit(forward.old_logps(parts.loaded.model, parts.sampling.temperature))
+    logps = score(trees, batch)
     shift = jnp.pad(noise, ((0, 0), (batch.tokens.shape[1] - noise.shape[1], 0)))
-    if isinstance(setup.config.algorithm, PPOConfig):
+    if args.algorithm == "ppo":
         shift = shift - jnp.log1p(jnp.exp(logps) * jnp.expm1(shift))
     return jnp.where(batch.completion_mask, logps + shift, 0)
 
 
-def run(args: argparse.Namespace, setup: OnlineSetup) -> None:
+def run(args: argparse.Namespace, parts: OnlineParts) -> None:
     """Answers the driver: the gate, then iterations of the online loop."""
-    options: dict[str, Any] = {"mesh": setup.mesh, "aux": setup.algorithm.aux}
-    state, shardings = make_sharded_state(setup.params, setup.tx, jax.random.key(0), **options)
-    score, update = make_score_step(setup), make_online_update(setup, shardings)
-    step, pending, position = 0, setup.filler(0), Position()
+    config = parts.config
+    optimizer = (config.optimizer, config.algorithm.models.trained)
+    updates = STEPS * parts.sampling.num_updates
+    tx = make_optimizers(*optimizer, total_steps=updates)
+    rate = make_rate(*optimizer, total_steps=updates)
+    state, shardings = make_sharded_state(
+        parts.loaded.trained,
+        tx,
+        jax.random.key(0),
+        mesh=parts.mesh,
+        aux=dict(parts.algorithm.aux),
+    )
+    update = make_step(
+        parts.algorithm,
+        tx,
+        num_microbatches=config.training.num_microbatches,
+        mesh=parts.mesh,
+        learning_rate=rate,
+    )
+    train = jitted(update, shardings=(shardings, replicated(parts.mesh)))
+    score = parts.score()
+    collect = parts.collector(STEPS, lambda columns: None)
+    frozen = parts.loaded.frozen
+    rollouts = collect.begin()
+    step = 0
 
     def gate() -> dict[str, float]:
         given, noise = (np.load(args.folder / name) for name in ("completions.npy", "noise.npy"))
-        batch = place_batch(given_batch(setup, given)._replace(on_policy=None), setup.mesh)
-        old = old_logps(setup, setup.policy_params(state.params), batch, noise)
-        batch = score(state.params, setup.frozen, batch)._replace(old_logps=old)
+        batch = given_batch(parts, given)
+        old = old_logps(args, parts, state.params, batch, noise)
+        batch = score(state.params, frozen, batch)._replace(old_logps=old)
         copy: TrainState = jax.tree.map(jnp.copy, state)
-        metrics = update(copy, setup.frozen, batch)[1]
+        metrics = train(copy, frozen, batch)[1]
         names = ("loss/policy", "loss/value") if args.algorithm == "ppo" else ("loss/total",)
         return {name: float(metrics[name]) for name in (*names, "grad_norm")}
 
     def iterate() -> dict[str, float]:
-        nonlocal state, step, pending, position
-        params = setup.policy_params(state.params)
-        collected = collect(setup, params, pending, position, step=step, stopped=lambda: False)
+        nonlocal state, step, rollouts
+        policy = state.params["policy"]
+        collected = collect(policy, rollouts, step=step, stopped=lambda: False)
         assert collected.groups is not None
-        widths = {"total_widths": setup.total_widths, "scored_widths": setup.scored_widths}
-        batch = place_batch(make_batch(collected.groups, step=step, **widths), setup.mesh)
+        batch = parts.to_device(collected.groups, step)
         sampled = time.perf_counter()
-        batch = jax.block_until_ready(score(state.params, setup.frozen, batch))
+        batch = jax.block_until_ready(score(state.params, frozen, batch))
         scored = time.perf_counter()
-        state, metrics = update(state, setup.frozen, batch)
+        state, metrics = train(state, frozen, batch)
         jax.device_get(metrics)
-        step, pending, position = step + 1, collected.pending, collected.position
-        parts = {
+        step, rollouts = step + 1, collected.rest
+        seconds = {
             "generation": collected.metrics["time/generate"],
             "reward": collected.metrics["time/reward"],
         }
-        return parts | {"score": scored - sampled, "update": time.perf_counter() - scored}
+        return seconds | {"score": scored - sampled, "update": time.perf_counter() - scored}
 
-    with setup.grader:
+    with entered(parts.grader):
         grpo_sides.serve(gate, iterate, windows=args.windows)
 
 
@@ -196,7 +235,7 @@ def main() -> None:
     retain_freed_memory()  # before JAX starts its backend
     args = grpo_sides.parse()
     config = make_config(args, prompts=np.load(args.folder / "prompts.npy"), vocab=grpo_sides.VOCAB)
-    run(args, without_eos(make_online_setup(config)))
+    run(args, without_eos(make_online_parts(config, pathlib.Path(config.run_dir))))
 
 
 if __name__ == "__main__":
