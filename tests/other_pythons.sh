@@ -3,17 +3,18 @@
 # Debian 13 root of its own.
 #
 #   tests/other_pythons.sh                  the default suite (an hour on 2 cores)
-#   tests/other_pythons.sh tests/ops -x     any arguments of pytest
+#   tests/other_pythons.sh -n 2 tests/ops   any arguments of pytest
 #   tests/other_pythons.sh --no-namespaces tests/rewards/test_sandbox.py
 #                                           in a plain chroot, where the kernel refuses user
 #                                           namespaces, as many containers do
-#   tests/other_pythons.sh --check          ends with 0 if it can run here; else says why not
 #
 # It makes the root from Debian's packages (mmdebstrap, half a minute), copies the working tree
-# into it (tracked and new files as they are, nothing that git ignores), installs
-# '.[test]' there with constraints.txt into a virtual environment (minutes, 3 GB), runs pytest and
-# prints the versions and pytest's figures. Its exit code is pytest's; 69 means that it cannot run
-# here. The root, its mounts and its processes are gone afterwards, also after Ctrl-C.
+# into it (tracked and new files as they are, nothing that git ignores), installs '.[test]' there
+# with constraints.txt into a virtual environment (2 minutes), runs pytest and prints the versions
+# and pytest's figures. It takes 3 GB of disk. The root, its mounts and its processes are gone
+# afterwards, also after Ctrl-C.
+#
+# Exit code: pytest's; 69 when it cannot run here or the root cannot be made: one line says why.
 #
 # Needs: Linux, root with the right to mount (a plain `docker run` has none), mmdebstrap, git, and
 # the keys of Debian's archive (debian-archive-keyring).
@@ -25,11 +26,10 @@
 set -euo pipefail
 tree=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 release=trixie
-unavailable=69 # EX_UNAVAILABLE of sysexits.h
 
 cannot() {
   echo "other_pythons.sh cannot run here: $1"
-  exit "$unavailable"
+  exit 69 # EX_UNAVAILABLE of sysexits.h
 }
 
 check() {
@@ -63,9 +63,9 @@ bind() { # FROM [TO]: shows FROM in the root, read-only
   mount --bind "$from" "$to" && mount -o remount,bind,ro "$to"
 }
 
-# In a mount and a process namespace of its own, so that nothing of it outlives it.
+# Installs and tests. In a mount and a process namespace of its own: nothing of it outlives it.
 inside() {
-  root=$1 namespaces=$2
+  local root=$1 namespaces=$2 file
   shift 2
   mount --make-rprivate /
   mount --bind "$root" "$root" # a place where something is mounted, as the root of a system is
@@ -74,14 +74,16 @@ inside() {
   mount --rbind /dev "$root/dev"
   bind "$(readlink -f /etc/resolv.conf)" /etc/resolv.conf
   bind /etc/hosts
-  local certificates=/etc/ssl/certs/ca-certificates.crt file
+  local certificates=/etc/ssl/certs/ca-certificates.crt
   [ ! -e "$certificates" ] || bind "$(readlink -f "$certificates")" "$certificates"
   local settings=(/etc/pip.conf /etc/xdg/pip "$HOME/.config/pip" "$HOME/.pip")
   for file in "${settings[@]}"; do
     [ ! -e "$file" ] || bind "$file" "${file/#"$HOME"//root}"
   done
-  { cat /etc/pip.conf /etc/xdg/pip/* "$HOME"/.config/pip/* "$HOME"/.pip/* 2>/dev/null || true
-    env | grep -E '^(PIP_|SSL_|REQUESTS_|CURL_)' || true; } | named_paths >"$root/tmp/named"
+  {
+    cat /etc/pip.conf /etc/xdg/pip/* "$HOME"/.config/pip/* "$HOME"/.pip/* 2>/dev/null || true
+    env | grep -E '^(PIP_|SSL_|REQUESTS_|CURL_)' || true
+  } | named_paths >"$root/tmp/named"
   while read -r file; do
     [ -e "$root$file" ] || bind "$file"
   done <"$root/tmp/named"
@@ -98,54 +100,60 @@ inside() {
       started=$SECONDS
       /venv/bin/pip install -qq -c constraints.txt ".[test]"
       echo "installed in $((SECONDS - started)) s"
+      rm -rf build *.egg-info # of the install: the tests see the tree as it was copied
       /venv/bin/python -c "
-import sys, importlib.metadata as m
-print(\"Python\", sys.version.split()[0], *(f\"{n} {m.version(n)}\" for n in (\"jax\", \"jaxlib\", \"flax\", \"numpy\")))"
-      rm -rf build *.egg-info  # of the install: the tests see the tree as it was copied
-      status=0
+import importlib.metadata, platform
+names = [\"jax\", \"jaxlib\", \"flax\", \"numpy\"]
+print(\"Python\", platform.python_version(), *(f\"{n} {importlib.metadata.version(n)}\" for n in names))"
+      status=0 # not exec: the first process of a namespace has to reap the others
       /venv/bin/python -m pytest "$@" || status=$?
       exit "$status"' bash "$@"
+}
+
+running=
+work=
+finish() {
+  # The namespace's first process takes all others with it.
+  [ -z "$running" ] || { kill -KILL "$running" && wait "$running"; } 2>/dev/null || true
+  [ -z "$work" ] || rm -rf --one-file-system "$work"
+}
+
+main() {
+  check
+  local namespaces=yes status=0
+  if [ "${1:-}" = --no-namespaces ]; then
+    namespaces=no
+    shift
+  fi
+  trap finish EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+  work=$(mktemp -d)
+  chmod 755 "$work"
+  local root=$work/root
+  apt-config dump 2>/dev/null | grep '^Acquire::' >"$work/apt.conf" || true
+  echo "making a Debian $release root"
+  mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates,git \
+    --aptopt="$work/apt.conf" "$release" "$root" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} ||
+    cannot "mmdebstrap could not make a Debian $release root"
+  mkdir -p "$root/src/tree"
+  git -C "$tree" ls-files -z --cached --others --exclude-standard |
+    while IFS= read -r -d '' file; do [ ! -e "$tree/$file" ] || printf '%s\0' "$file"; done |
+    tar -C "$tree" --null --no-recursion --files-from=- --create |
+    tar -C "$root/src/tree" --extract --no-same-owner
+  # A repository of its own: a worktree's .git points outside.
+  git -C "$root/src/tree" init --quiet && git -C "$root/src/tree" add --all
+  # In the background, so that a signal is answered at once and not when the tests have ended.
+  unshare --mount --pid --fork --kill-child "${BASH_SOURCE[0]}" --inside \
+    "$root" "$namespaces" "$@" &
+  running=$!
+  wait "$running" || status=$?
+  running=
+  exit "$status"
 }
 
 if [ "${1:-}" = --inside ]; then
   shift
   inside "$@"
 fi
-check
-if [ "${1:-}" = --check ]; then exit 0; fi
-namespaces=yes
-if [ "${1:-}" = --no-namespaces ]; then
-  namespaces=no
-  shift
-fi
-
-work=$(mktemp -d)
-running=
-finish() {
-  # The namespace's first process takes all others with it.
-  [ -z "$running" ] || { kill -KILL "$running" && wait "$running"; } 2>/dev/null || true
-  rm -rf --one-file-system "$work"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-chmod 755 "$work"
-root=$work/root
-apt-config dump 2>/dev/null | grep '^Acquire::' >"$work/apt.conf" || true
-echo "making a Debian $release root"
-mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates,git \
-  --aptopt="$work/apt.conf" "$release" "$root" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
-mkdir -p "$root/src/tree"
-git -C "$tree" ls-files -z --cached --others --exclude-standard |
-  while IFS= read -r -d '' file; do [ ! -e "$tree/$file" ] || printf '%s\0' "$file"; done |
-  tar -C "$tree" --null --no-recursion --files-from=- --create |
-  tar -C "$root/src/tree" --extract --no-same-owner
-# A repository of its own: a worktree's .git points outside.
-git -C "$root/src/tree" init --quiet && git -C "$root/src/tree" add --all
-# In the background, so that a signal is answered at once and not when the tests have ended.
-unshare --mount --pid --fork --kill-child "$0" --inside "$root" "$namespaces" "$@" &
-running=$!
-status=0
-wait "$running" || status=$?
-running=
-exit "$status"
+main "$@"
