@@ -19,10 +19,11 @@
 # Needs: Linux, root with the right to mount (a plain `docker run` has none), mmdebstrap, git, and
 # the keys of Debian's archive (debian-archive-keyring).
 #
-# From the environment: TMPDIR says where the root is made. What apt and pip are told on this machine
-# holds in the root as well: apt's Acquire settings, pip's configuration files and variables with
-# the files and folders that they name, proxies, and the certificates. DEBIAN_MIRROR replaces
-# mmdebstrap's own mirror. RLHF_JAX_SHARED, or ../shared, is the real data for the tests that read it.
+# From the environment: TMPDIR says where the root is made. What apt and pip are told on this
+# machine holds in the root as well: apt's Acquire settings, pip's configuration files and variables
+# with the files and folders that they name, proxies, and the certificates. DEBIAN_MIRROR replaces
+# mmdebstrap's own mirror. RLHF_JAX_SHARED, or ../shared, is the real data for the tests that read
+# it.
 set -euo pipefail
 tree=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 release=trixie
@@ -101,10 +102,8 @@ inside() {
       /venv/bin/pip install -qq -c constraints.txt ".[test]"
       echo "installed in $((SECONDS - started)) s"
       rm -rf build *.egg-info # of the install: the tests see the tree as it was copied
-      /venv/bin/python -c "
-import importlib.metadata, platform
-names = [\"jax\", \"jaxlib\", \"flax\", \"numpy\"]
-print(\"Python\", platform.python_version(), *(f\"{n} {importlib.metadata.version(n)}\" for n in names))"
+      /venv/bin/python --version
+      /venv/bin/pip list --format freeze | grep -E "^(jax|jaxlib|flax|numpy)=="
       status=0 # not exec: the first process of a namespace has to reap the others
       /venv/bin/python -m pytest "$@" || status=$?
       exit "$status"' bash "$@"
