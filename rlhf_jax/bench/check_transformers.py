@@ -128,13 +128,9 @@ def compare_folder(
     tokens = rng.integers(0, config.vocab_size, (rows, length))
     tokens = np.where(mask, np.where(tokens == pad, (pad + 1) % config.vocab_size, tokens), pad)
 
-    head = (
-        "reward"
-        if reward
-        else "value"
-        if (Path(folder) / "value_head.safetensors").is_file()
-        else None
-    )
+    head = "reward" if reward else None
+    if not reward and (Path(folder) / "value_head.safetensors").is_file():
+        head = "value"
     # transformers stretches by the longest row at hand, which here is the first
     model, params = load_pretrained(folder, head=head, context=length)
     apply = jax.jit(model.scores if reward and model.scores is not None else model.logits)
@@ -156,9 +152,11 @@ def compare_folder(
             torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(np.int64))
         ).logits.numpy()
     if reward:
-        ours, theirs = ours[np.arange(rows), lengths - 1], theirs[:, 0]
+        ours = ours[np.arange(rows), lengths - 1]
+        theirs = theirs[:, 0]
     else:
-        ours, theirs = ours[mask], theirs[mask]
+        ours = ours[mask]
+        theirs = theirs[mask]
     what = "rewards" if reward else "logits"
     return Comparison(
         what, float(np.abs(theirs).max()), float(np.abs(ours - theirs).max()), unexpected

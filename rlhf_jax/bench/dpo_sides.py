@@ -18,7 +18,10 @@ import numpy as np
 
 from rlhf_jax.bench.sides import answer, wait
 
-PAIRS, PROMPT, BETA, LEARNING_RATE = 8, 128, 0.1, 5e-4
+PAIRS = 8
+PROMPT = 128
+BETA = 0.1
+LEARNING_RATE = 5e-4
 
 
 def serve(step: Callable[[int], float], *, steps: int, windows: int) -> None:

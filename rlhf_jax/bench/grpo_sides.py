@@ -17,7 +17,10 @@ import numpy as np
 from rlhf_jax.bench.low_ids import VOCAB, low_ids
 from rlhf_jax.bench.sides import answer, wait
 
-GROUP, CLIP, LEARNING_RATE, EPS = 8, 0.2, 1e-5, 1e-4
+GROUP = 8
+CLIP = 0.2
+LEARNING_RATE = 1e-5
+EPS = 1e-4
 
 
 def serve(
@@ -167,7 +170,8 @@ def run_trl(args: argparse.Namespace) -> None:
         advantages = (
             (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + EPS)
         ).view(-1)
-        tokens, model = torch.cat([ids, given], 1), trainer.model
+        tokens = torch.cat([ids, given], 1)
+        model = trainer.model
         with torch.no_grad():
             logps = trainer._get_per_token_logps_and_entropies(
                 model, tokens, torch.ones_like(tokens), given.shape[1]

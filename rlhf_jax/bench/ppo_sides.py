@@ -16,7 +16,12 @@ from rlhf_jax.bench.grpo_sides import gradient_norm, main, serve, word_tokenizer
 from rlhf_jax.bench.low_ids import low_ids
 from rlhf_jax.bench.sides import answer, wait
 
-CLIP, VALUE_CLIP, VF_COEF, KL_COEF, GAE_LAMBDA, LEARNING_RATE = 0.2, 0.2, 0.1, 0.05, 0.95, 1e-5
+CLIP = 0.2
+VALUE_CLIP = 0.2
+VF_COEF = 0.1
+KL_COEF = 0.05
+GAE_LAMBDA = 0.95
+LEARNING_RATE = 1e-5
 
 
 def load_models(folder: Any) -> tuple[Any, Any, Any]:
@@ -79,7 +84,9 @@ def run_plain(args: argparse.Namespace) -> None:
     def advantages_of(tokens: Any, old_logps: Any, ref_logps: Any, values: Any) -> tuple[Any, Any]:
         rewards = -KL_COEF * (old_logps - ref_logps)
         rewards[:, -1] += torch.tensor(low_ids([], [], tokens[:, width:].tolist()))
-        last, following, columns = torch.zeros(len(tokens)), torch.zeros(len(tokens)), []
+        last = torch.zeros(len(tokens))
+        following = torch.zeros(len(tokens))
+        columns = []
         for t in reversed(range(rewards.shape[1])):
             last = rewards[:, t] + following - values[:, t] + GAE_LAMBDA * last
             following = values[:, t]

@@ -107,7 +107,9 @@ def batching(
     counts = np.full(len(lengths), width, np.int32)
 
     def run(generator: Generator, size: int) -> tuple[int, int, float]:
-        start, tokens, steps = time.perf_counter(), 0, 0
+        start = time.perf_counter()
+        tokens = 0
+        steps = 0
         for first in range(0, len(lengths), size):
             part = slice(first, first + size)
             _, stats = generator(
@@ -118,7 +120,8 @@ def batching(
                 SamplingParams(),
                 limits=lengths[part],
             )
-            tokens, steps = tokens + stats.tokens, steps + stats.slot_steps
+            tokens = tokens + stats.tokens
+            steps = steps + stats.slot_steps
         return tokens, steps, time.perf_counter() - start
 
     def make(slots: int | None) -> Generator:

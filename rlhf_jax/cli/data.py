@@ -13,9 +13,11 @@ import numpy as np
 from rlhf_jax.cli.output import say
 from rlhf_jax.config import Config, ConfigError
 
-OPENED, CLOSED = "\u27e6", "\u27e7"
+OPENED = "\u27e6"
+CLOSED = "\u27e7"
 """Around trained tokens where there is no colour."""
-_BARS, _BINS = 40, 10
+_BARS = 40
+_BINS = 10
 _SHOWN = 200  # characters of a column's value
 
 
@@ -72,7 +74,8 @@ def _kept_in(config: Config) -> pathlib.Path | None:
             return False
         return not touches(config.differences_from(run_dir / "config.yaml"), *decisive)
 
-    run_dir, other = pathlib.Path(config.run_dir), config.checkpoint.start_from
+    run_dir = pathlib.Path(config.run_dir)
+    other = config.checkpoint.start_from
     if complete_steps(run_dir / "checkpoints"):
         return run_dir if is_kept(run_dir, *TOKENIZER, "data", "rollout.stop") else None
     if other is None:
@@ -147,7 +150,8 @@ def show_prompts(config: Config, tokenizer: Any, options: argparse.Namespace) ->
 
 def parts_of(ids: Sequence[int], trained: Sequence[bool], tokenizer: Any) -> list[Part]:
     """Tokens that are trained on alike, together."""
-    parts, start = [], 0
+    parts = []
+    start = 0
     for position in range(1, len(ids) + 1):
         if position == len(ids) or trained[position] != trained[start]:
             parts.append(Part(tokenizer.decode(list(ids[start:position])), trained[start]))

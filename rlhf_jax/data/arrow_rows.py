@@ -130,6 +130,7 @@ def _nearest(path: pathlib.Path) -> str:
     """The existing file that was probably meant."""
     folder = path.parent
     while not folder.is_dir():
-        path, folder = folder, folder.parent
+        path = folder
+        folder = folder.parent
     close = difflib.get_close_matches(path.name, [child.name for child in folder.iterdir()], n=1)
     return f"; nearest: {folder / close[0]}" if close else f" (nothing of that name in {folder})"

@@ -126,7 +126,8 @@ def pack(lengths: np.ndarray, capacity: int) -> list[list[int]]:
         position = bisect.bisect_left(free_sizes, length)
         if position == len(free_sizes):
             rows.append([])
-            row, free = len(rows) - 1, capacity
+            row = len(rows) - 1
+            free = capacity
         else:
             free = free_sizes[position]
             row = room[free].pop()

@@ -119,7 +119,8 @@ def _processor_time(thread: int) -> float:
 def _after_fork() -> None:
     """A forked process has the forking thread only."""
     global _lock, _watcher
-    _lock, _watcher = threading.Lock(), None
+    _lock = threading.Lock()
+    _watcher = None
     _calls.clear()
 
 

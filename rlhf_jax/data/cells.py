@@ -6,7 +6,8 @@ from typing import Any
 from rlhf_jax.data.errors import BadRow
 from rlhf_jax.data.messages import Content, Message, read_conversation, valid_text
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+HUMAN = "\n\nHuman:"
+ASSISTANT = "\n\nAssistant:"
 """Turn marks of hh-rlhf transcripts."""
 MESSAGES = ("messages", "conversations", "conversation")
 """Columns that hold a whole conversation: OpenAI's name and ShareGPT's."""

@@ -216,7 +216,8 @@ def _render(
 ) -> str:
     renderer = _renderer()
     if "strftime_now" in template:
-        template, variables = _DATE_MACRO + template, {**variables, _DATE_TABLE: _date_table()}
+        template = _DATE_MACRO + template
+        variables = {**variables, _DATE_TABLE: _date_table()}
     conversation = [dict(message) for message in messages]
     tools = options.pop("tools", None)
     options |= {

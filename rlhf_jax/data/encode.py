@@ -32,7 +32,8 @@ from rlhf_jax.data.turns import (
 )
 
 _LATER_TURNS = re.compile(f"({re.escape(HUMAN)}.*?{re.escape(ASSISTANT)})", re.DOTALL)
-SECOND_BOS, NO_CHAT = "second BOS", "no chat"
+SECOND_BOS = "second BOS"
+NO_CHAT = "no chat"
 """Kinds of notes."""
 
 
@@ -227,7 +228,8 @@ def _finish(
     last = len(row.trained) - row.trained[::-1].index(True)
     stop = 0 if is_chat else trailing_stop(row.ids[:last], tokenizer)
     last = stop or last
-    ids, trained = row.ids[:last], row.trained[:last]
+    ids = row.ids[:last]
+    trained = row.trained[:last]
     is_stopped = ids[-1] in tokenizer.stop_ids if is_chat else stop > 0
     if config.append_eos and not is_stopped:
         return EncodedRow([*ids, tokenizer.eos_id], [*trained, True])

@@ -154,7 +154,8 @@ def _token_example(columns: Mapping[str, Any], where: str) -> TokenExample:
     ids = _numbers(columns, "input_ids")
     if not ids:
         raise BadRow("empty text", "column 'input_ids' is empty")
-    trained, present = [True] * len(ids), [True] * len(ids)
+    trained = [True] * len(ids)
+    present = [True] * len(ids)
     for column in ("labels", "completion_mask", "assistant_masks", "attention_mask"):
         if columns.get(column) is None:
             continue

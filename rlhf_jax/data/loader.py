@@ -119,14 +119,15 @@ class Loader:
         seed: int,
         fingerprint: str,
     ):
-        self.kind, self.batch_size, self.seed, self.fingerprint = (
-            kind,
-            batch_size,
-            seed,
-            fingerprint,
-        )
-        self.tokenizer, self.skipped, self.shortened = tokenizer, data.skipped, data.shortened
-        self._data, self._config = data, config
+        self.kind = kind
+        self.batch_size = batch_size
+        self.seed = seed
+        self.fingerprint = fingerprint
+        self.tokenizer = tokenizer
+        self.skipped = data.skipped
+        self.shortened = data.shortened
+        self._data = data
+        self._config = config
         self._rows_per_item = 2 if kind == "pairs" else 1
         row_lengths = np.diff(data.offsets)
         self.num_examples = len(row_lengths) // self._rows_per_item
@@ -258,7 +259,8 @@ class Loader:
         )
         start = 0
         for number, document in enumerate(documents, start=1):
-            begin, end = self._data.offsets[document], self._data.offsets[document + 1]
+            begin = self._data.offsets[document]
+            end = self._data.offsets[document + 1]
             stop = start + int(end - begin)
             tokens[row, start:stop] = self._data.tokens[begin:end]
             trained[row, start:stop] = self._data.trained[begin:end]

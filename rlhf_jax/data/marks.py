@@ -11,7 +11,9 @@ from rlhf_jax.data.templates import PROBE, apply_template
 from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.data.turns import Note, is_trained
 
-RENDERED, NO_ANSWER, UNREAD = "rendered before", "no answer to train", "unread variable"
+RENDERED = "rendered before"
+NO_ANSWER = "no answer to train"
+UNREAD = "unread variable"
 """Kinds of notes; `rlhf_jax.data.notes` puts them into words."""
 _ASKING = ("user", "system", "developer")
 

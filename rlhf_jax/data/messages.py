@@ -11,7 +11,8 @@ Message: TypeAlias = dict[str, Any]
 Content: TypeAlias = str | list[Message]
 """A plain text or a conversation."""
 
-TOOLS, VARIABLES = "tools", "chat_template_kwargs"
+TOOLS = "tools"
+VARIABLES = "chat_template_kwargs"
 """Columns that go to the chat template."""
 _OURS = {
     "add_generation_prompt": "the prompt opens the answer and a finished conversation does not, "

@@ -15,7 +15,9 @@ from rlhf_jax.data.tokenizer_folder import download, read_folder
 
 logger = logging.getLogger(__name__)
 
-BOS, EOS, PAD = "<|bos|>", "<|endoftext|>", "<|pad|>"
+BOS = "<|bos|>"
+EOS = "<|endoftext|>"
+PAD = "<|pad|>"
 SPECIAL_TOKENS = (
     BOS,
     EOS,

@@ -12,7 +12,8 @@ from rlhf_jax.data.messages import Content, Message
 
 def read_preference(columns: Mapping[str, Any]) -> tuple[Content, Content, Content]:
     """(prompt, chosen, rejected) of a preference row, explicit or implicit."""
-    chosen, rejected = read_content(columns, "chosen"), read_content(columns, "rejected")
+    chosen = read_content(columns, "chosen")
+    rejected = read_content(columns, "rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise BadRow(
             "wrong type", "one of 'chosen' and 'rejected' is text and the other a list of messages"

@@ -134,14 +134,15 @@ class PromptLoader:
         notes: dict[str, Counted],
         fingerprint: str,
     ):
-        self.num_examples, self.skipped, self.shortened, self.notes = (
-            len(examples),
-            skipped,
-            shortened,
-            notes,
-        )
-        self.seed, self.fingerprint, self.tokenizer = seed, fingerprint, tokenizer
-        self._examples, self._shuffle = examples, config.shuffle
+        self.num_examples = len(examples)
+        self.skipped = skipped
+        self.shortened = shortened
+        self.notes = notes
+        self.seed = seed
+        self.fingerprint = fingerprint
+        self.tokenizer = tokenizer
+        self._examples = examples
+        self._shuffle = config.shuffle
         self._lengths = np.array([len(row) for row in tokens], np.int32)
         self._offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)])
         self._tokens = np.fromiter(

@@ -34,7 +34,8 @@ def shorten_chat(
         ),
         0,
     )
-    system, turns = prompt[:lead], prompt[lead:]
+    system = prompt[:lead]
+    turns = prompt[lead:]
     while (later := _next_turn(turns)) is not None:
         turns = turns[later:]
         if measure([*system, *turns]) <= budget:

@@ -45,7 +45,9 @@ def trained_row(pieces: list[Piece], tokenizer: FastTokenizer, *, is_chat: bool)
     row = EncodedRow([], [])
     is_open = False  # the last answer has no stop yet
     for segment, ids, other in pieces:
-        start, end, stop = 0, 0, 0
+        start = 0
+        end = 0
+        stop = 0
         if segment.trained:
             start, end = _span(segment, ids, other)
             stop = _first_stop(segment, ids, (start, end), tokenizer) if is_chat else 0
@@ -53,7 +55,8 @@ def trained_row(pieces: list[Piece], tokenizer: FastTokenizer, *, is_chat: bool)
                 stop = _head_stop(ids, end, tokenizer)
             is_open = is_chat and not stop
         elif is_open:
-            stop, is_open = _head_stop(ids, 0, tokenizer), False
+            stop = _head_stop(ids, 0, tokenizer)
+            is_open = False
         end = stop or end
         row.ids.extend(ids)
         row.trained.extend([start <= position < end for position in range(len(ids))])
@@ -170,7 +173,8 @@ def template_stops(tokenizer: FastTokenizer, stop_ids: tuple[int, ...]) -> Templ
             between = _is_stopped(marked, tokenizer)
         else:
             turns = read_turns(_PROBE[:1], _PROBE[1:], chat, tokenizer)
-            alone, whole = last_row(turns[0], chat, tokenizer), whole_row(turns, tokenizer)
+            alone = last_row(turns[0], chat, tokenizer)
+            whole = whole_row(turns, tokenizer)
             between = whole is not None and _is_stopped(whole, tokenizer)
     except BadRow:
         return TemplateStops(True, True)  # such conversations it refuses: the rows will tell

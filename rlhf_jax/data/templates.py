@@ -12,7 +12,8 @@ from rlhf_jax.data.tokenizer import FastTokenizer
 
 PROBE = "PROBE"
 """A text to look for in a rendering."""
-OPEN, CLOSE = "\ue000", "\ue001"
+OPEN = "\ue000"
+CLOSE = "\ue001"
 """Stand for the ends of a `{% generation %}` block in a rendering: private characters, which no
 text has."""
 _REASONING = ("reasoning_content", "reasoning", "thinking")

@@ -112,7 +112,8 @@ class FastTokenizer:
         self.stop_strings = tuple(
             dict.fromkeys(text for value in strings for text in listed_strings(value))
         )
-        plain, special = self.encode("a"), self.encode("a", add_special_tokens=True)
+        plain = self.encode("a")
+        special = self.encode("a", add_special_tokens=True)
         self.prefix_ids = special[: _find(special, plain)]
         self._templates = _named_templates(self.config["chat_template"])
         if self._templates != {"default": DEFAULT_CHAT_TEMPLATE}:  # checking imports transformers
@@ -246,7 +247,8 @@ class FastTokenizer:
         if not self.stop_strings:
             return self.decode(ids, skip_special_tokens=skip_special_tokens)
         strings, marked = self._split_strings()
-        plain, whole = self.decode(ids, skip_special_tokens=True), self.decode(ids)
+        plain = self.decode(ids, skip_special_tokens=True)
+        whole = self.decode(ids)
         where = first_stop(plain, strings)
         if where is not None:
             # the same end in both texts, but for special tokens within the stop

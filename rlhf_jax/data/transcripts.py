@@ -39,7 +39,8 @@ def read_transcript(text: str, where: str) -> list[Message]:
         [{"role": "system", "content": before.strip()}] if before.strip() else []
     )
     for speaker, said in zip(parts[::2], parts[1::2], strict=True):
-        role, content = _ROLES[speaker], said.strip()
+        role = _ROLES[speaker]
+        content = said.strip()
         if messages and messages[-1]["role"] == role:
             content = "\n\n".join(part for part in (messages.pop()["content"], content) if part)
         messages.append({"role": role, "content": content})

@@ -15,7 +15,9 @@ from rlhf_jax.data.messages import TRAIN, ChatOptions, Message
 from rlhf_jax.data.templates import PROBE, apply_template, dropped_parts, settle_calls, squeeze
 from rlhf_jax.data.tokenizer import FastTokenizer
 
-LOST_TAIL, DROPPED, REWRITTEN = "lost tail", "dropped", "rewritten"
+LOST_TAIL = "lost tail"
+DROPPED = "dropped"
+REWRITTEN = "rewritten"
 """Kinds of notes; `rlhf_jax.data.notes` puts them into words."""
 
 
@@ -106,7 +108,8 @@ def read_turns(
 
 def whole_row(turns: list[Turn], tokenizer: FastTokenizer) -> Rendered | None:
     """All answers in one row; None where the template rewrites a turn when the next follows."""
-    opening, last = turns[0].opening, turns[-1]
+    opening = turns[0].opening
+    last = turns[-1]
     segments: list[Segment] = []
     notes: list[Note] = []
     for turn, following in zip(turns, [*turns[1:], None], strict=True):
@@ -153,7 +156,8 @@ def last_row(turn: Turn, chat: ChatOptions, tokenizer: FastTokenizer) -> Rendere
     if own is not None:
         notes = check_answer(turn.message, own, tokenizer)
         return Rendered(turn.opening, [[Segment(own, True, turn.answer)]], True, tuple(notes))
-    opening, ending = tokenizer.encode(turn.opening), tokenizer.encode(turn.ending)
+    opening = tokenizer.encode(turn.opening)
+    ending = tokenizer.encode(turn.ending)
     shared = common_prefix(opening, ending)
     if not _holds(_question(turn.history), tokenizer.decode(ending[:shared])):
         written = _written_anew(turn, tokenizer.decode(ending[:shared]), chat, tokenizer)
@@ -189,7 +193,8 @@ def _without_tail(turn: Turn, tail: str, chat: ChatOptions, tokenizer: FastToken
     begins = _answer_begins(turn, chat, tokenizer)
     # the first characters of the answer are the first of the tail: they are the answer's
     if begins is not None:
-        head, tail = turn.opening[:begins], turn.opening[begins:]
+        head = turn.opening[:begins]
+        tail = turn.opening[begins:]
     content = (turn.message.get("content") or "").lstrip()
     if content.startswith(tail.strip()):
         # the answer begins with what the generation prompt supplies: exactly what the model sees

@@ -366,7 +366,8 @@ class Checkpointer:
         except CheckpointError:
             raise
         except Exception as error:  # orbax, tensorstore and the file system have many
-            self._saving, self._failed = None, True
+            self._saving = None
+            self._failed = True
             discard_failed(self.directory)
             raise save_error(self.directory, step, error) from error
 

@@ -37,7 +37,8 @@ from rlhf_jax.io.disk import naming
 _log = logging.getLogger(__name__)
 SHOWN_CHARACTERS = 200
 """Of a prompt or completion in the log; the files hold all."""
-FILE_STEPS, FILE_BYTES = 100, 32 << 20
+FILE_STEPS = 100
+FILE_BYTES = 32 << 20
 """Steps, and bytes of text, after which the next step begins a new file."""
 FLUSH_BYTES = 16 << 20
 """Text that waits in memory."""
@@ -96,7 +97,9 @@ class CompletionsWriter:
         group_size: int,
         resumed: Resumed | None = None,
     ) -> None:
-        self._folder, self._kind, self._group_size = folder, kind, group_size
+        self._folder = folder
+        self._kind = kind
+        self._group_size = group_size
         self._types = _BEFORE | dict.fromkeys(rewards, pyarrow.float64()) | _AFTER
         # what functions logged in earlier sessions is rewritten with the rest
         if kind != "none" and resumed is not None:
@@ -174,7 +177,8 @@ class CompletionsWriter:
         for split in SPLITS:
             self._append(split, self._waiting[split])
             self._waiting[split] = []
-        self._trained, self._bytes = {}, 0
+        self._trained = {}
+        self._bytes = 0
         if len(self._types) > self._columns:
             self._widen()
 
@@ -196,11 +200,9 @@ class CompletionsWriter:
             if path is None or full:
                 if path is not None:
                     self._write(path, held)
-                path, held, size = (
-                    self._folder / split / f"from-step-{step:08d}.{self._kind}",
-                    [],
-                    0,
-                )
+                path = self._folder / split / f"from-step-{step:08d}.{self._kind}"
+                held = []
+                size = 0
             held += block
             size += _text_bytes(block)
         if path is not None:

@@ -101,7 +101,9 @@ def _draw(axes: Any, name: str, rows: list[dict[str, Any]]) -> None:
 
 def _smooth(values: tuple[float, ...]) -> list[float]:
     """Exponential moving average, started without bias."""
-    average, weight, smoothed = 0.0, 0.0, []
+    average = 0.0
+    weight = 0.0
+    smoothed = []
     for value in values:
         average = SMOOTHING * average + (1 - SMOOTHING) * value
         weight = SMOOTHING * weight + (1 - SMOOTHING)

@@ -50,7 +50,9 @@ class Progress:
         live: bool | None = None,
         description: str = "training",
     ):
-        self._total, self._start, self._step = total_steps, start_step, start_step
+        self._total = total_steps
+        self._start = start_step
+        self._step = start_step
         self._every = max(1, math.ceil(total_steps / PLAIN_LINES))
         self._clock: float | None = None
         self._paces: collections.deque[float] = collections.deque(maxlen=PACES)
@@ -88,7 +90,8 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
-            bar, self._bar = self._bar, None
+            bar = self._bar
+            self._bar = None
             # the terminal is gone, which must not cost the state that is to be saved
             with contextlib.suppress(OSError):
                 bar.stop()
@@ -108,7 +111,8 @@ class Progress:
         now = time.monotonic()
         if self._clock is not None and step > self._step:
             self._paces.append((now - self._clock) / (step - self._step))
-        self._clock, self._step = now, step
+        self._clock = now
+        self._step = step
         if step % self._every == 0 or step == self._total or step == self._start + 1:
             _log.info("step %d/%d: %s, left %s", step, self._total, text, self.time_left())
         if self._bar is not None:

@@ -49,7 +49,8 @@ class Ranks:
     def __init__(
         self, directory: pathlib.Path, metric: str | None, mode: Literal["max", "min"]
     ) -> None:
-        self._path, self._metric = directory / FILE, metric
+        self._path = directory / FILE
+        self._metric = metric
         self._sign = 1.0 if mode == "max" else -1.0
         self._values: dict[str, dict[str, float]] = {}
         if metric is not None and self._path.exists():

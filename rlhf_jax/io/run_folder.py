@@ -88,7 +88,9 @@ class RunFolder:
     ):
         self.path = pathlib.Path(config.run_dir)
         check_may_start(config, resume_step)
-        self._config, self._resume_step, self._live = config, resume_step, progress
+        self._config = config
+        self._resume_step = resume_step
+        self._live = progress
         self._sinks: list[Sink] = []
         self._accepted = False
         self._progress: Progress | None = None
@@ -132,7 +134,8 @@ class RunFolder:
 
     def _accept(self) -> None:
         """From here on the folder is this run's: replaced last, when nothing can fail any more."""
-        resolved, options = self.path / "config.yaml.tmp", self._config.logging
+        resolved = self.path / "config.yaml.tmp"
+        options = self._config.logging
         with naming(resolved):
             resolved.write_text(self._config.to_yaml(), encoding="utf-8")
         if options.wandb:
@@ -326,7 +329,8 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
     Raises:
         RunFolderError: see `RunFolder`.
     """
-    path, resume = pathlib.Path(config.run_dir), config.checkpoint.resume
+    path = pathlib.Path(config.run_dir)
+    resume = config.checkpoint.resume
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"run_dir={path} is a file; give a folder")
     names = {child.name for child in path.iterdir()} if path.is_dir() else set()

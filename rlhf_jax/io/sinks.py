@@ -88,7 +88,9 @@ class TensorBoardSink:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
-        self._directory, self._event, self._scalar = pathlib.Path(directory), Event, scalar
+        self._directory = pathlib.Path(directory)
+        self._event = Event
+        self._scalar = scalar
         suffix = f".step{resume_step or 0}"  # two sessions within one second would share a file
         with naming(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,8 @@ class StoredStep:
     """
 
     def __init__(self, manager: ocp.CheckpointManager, folder: pathlib.Path):
-        self.manager, self.folder = manager, folder
+        self.manager = manager
+        self.folder = folder
         self.step = int(folder.name)
 
     def meta(self) -> Meta:

@@ -108,7 +108,8 @@ def make_model(
         temperature: float = 1.0,
         entropy: bool = True,
     ) -> tuple[Float[Array, "B T"], Any]:
-        tokens, mask = jnp.asarray(tokens), jnp.asarray(mask)
+        tokens = jnp.asarray(tokens)
+        mask = jnp.asarray(mask)
         state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
         logps, entropies = fused_token_logps(
             state,
@@ -134,7 +135,8 @@ def make_model(
     prefill = decode = None
     if config.lm_head:
         parts = (config, execution, ends, block, unembed_with)
-        prefill, decode = make_prefill(*parts), make_decode(*parts)
+        prefill = make_prefill(*parts)
+        decode = make_decode(*parts)
     return Model(
         config, hidden, logits, token_logps, None if head is None else scores, prefill, decode
     )

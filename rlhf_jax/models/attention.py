@@ -191,7 +191,8 @@ def _score_maps(
     static: _Static,
 ) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
     """From products q.k to scores, and (gradient of scores, scores) to gradients of products."""
-    scale, cap = static.scale, static.softcap
+    scale = static.scale
+    cap = static.softcap
     if cap is None:
         return (lambda x: x * scale), (lambda d, s: d * scale)
     return (lambda x: cap * jnp.tanh(x * (scale / cap))), (
@@ -231,10 +232,13 @@ _blocked = jax.custom_vjp(_blocked_primal, nondiff_argnums=(4,))
 
 
 def _blocked_fwd(q, k, v, segment_ids, static):
-    exact, kv_heads = jnp.promote_types(q.dtype, jnp.float32), k.shape[2]
-    keys_t, values = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    exact = jnp.promote_types(q.dtype, jnp.float32)
+    kv_heads = k.shape[2]
+    keys_t = k.transpose(0, 2, 3, 1)
+    values = v.transpose(0, 2, 1, 3)
     to_scores, _ = _score_maps(static)
-    outs, lses = [], []
+    outs = []
+    lses = []
     for group in _groups(q, static.window, _FORWARD_TILE):
         theirs = slice(group.first, group.stop)
 
@@ -267,11 +271,17 @@ def _blocked_fwd(q, k, v, segment_ids, static):
 def _blocked_bwd(static, saved, dout):
     """Scores are held transposed, ``[S, rows]``: products then have CPUs' fastest order."""
     q, k, v, segment_ids, out, lse = saved
-    exact, dtype, kv_heads = lse.dtype, q.dtype, k.shape[2]
-    keys, values, keys_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), k.transpose(0, 2, 3, 1)
+    exact = lse.dtype
+    dtype = q.dtype
+    kv_heads = k.shape[2]
+    keys = k.transpose(0, 2, 1, 3)
+    values = v.transpose(0, 2, 1, 3)
+    keys_t = k.transpose(0, 2, 3, 1)
     inner = jnp.einsum("btnh,btnh->btn", dout, out, preferred_element_type=exact)
     to_scores, to_products = _score_maps(static)
-    dqs, dk, dv = [], jnp.zeros(keys.shape, exact), jnp.zeros(values.shape, exact)
+    dqs = []
+    dk = jnp.zeros(keys.shape, exact)
+    dv = jnp.zeros(values.shape, exact)
     for group in _groups(q, static.window, _BACKWARD_TILE):
         theirs = slice(group.first, group.stop)
 
@@ -312,7 +322,8 @@ def _blocked_bwd(static, saved, dout):
             _places(group, q.shape[2] // kv_heads, segment_ids),
         )
         (dk_part, dv_part), dq_t = _walk(body, (dk[:, :, theirs], dv[:, :, theirs]), blocks)
-        dk, dv = dk.at[:, :, theirs].set(dk_part), dv.at[:, :, theirs].set(dv_part)
+        dk = dk.at[:, :, theirs].set(dk_part)
+        dv = dv.at[:, :, theirs].set(dv_part)
         dqs.append(_unfold(dq_t.swapaxes(3, 4), group))
     dq = jnp.concatenate(dqs, axis=1).astype(dtype)
     return (

@@ -55,7 +55,8 @@ class KVCache(NamedTuple):
           slots: the new size, at least the present one.
           oldest: the slot that would have been written next.
         """
-        order, more = (oldest + jnp.arange(self.slots)) % self.slots, slots - self.slots
+        order = (oldest + jnp.arange(self.slots)) % self.slots
+        more = slots - self.slots
 
         def widen(leaf: Array, axis: int) -> Array:
             pads = [(0, more if index == axis else 0) for index in range(leaf.ndim)]
@@ -166,7 +167,8 @@ def joint_attention(
         product = product if softcap is None else softcap * jnp.tanh(product / softcap)
         scores.append(jnp.where(_seen(q, segment), product, -jnp.inf))
     peak = _largest([_unfolded(score.max(-1, keepdims=True), q) for score in scores])
-    total, mixed = jnp.zeros((), exact), jnp.zeros((), exact)
+    total = jnp.zeros((), exact)
+    mixed = jnp.zeros((), exact)
     for segment, score in zip(segments, scores, strict=True):
         weights = jnp.exp(score - _folded(peak, segment))
         part = jnp.einsum(
@@ -184,7 +186,8 @@ def joint_attention(
 def _folded(x: Float[Array, "B 1 N H"], segment: Segment) -> Float[Array, "P K R H"]:
     """Rows and heads that read the same keys as rows of one matrix."""
     prompts, kv_heads = segment.keys.shape[:2]
-    group, heads = x.shape[0] // prompts, x.shape[2] // kv_heads
+    group = x.shape[0] // prompts
+    heads = x.shape[2] // kv_heads
     split = x.reshape(prompts, group, kv_heads, heads, x.shape[3])
     return split.swapaxes(1, 2).reshape(prompts, kv_heads, group * heads, x.shape[3])
 

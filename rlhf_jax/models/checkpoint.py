@@ -280,12 +280,15 @@ def _read_one(
     shape: Sequence[int],
     bounds: Sequence[range],
 ) -> np.ndarray:
-    index, read_shape, inner = [], [], []
+    index = []
+    read_shape = []
+    inner = []
     for dim, axes in enumerate(part.dims):
         if not axes:
             index.append(slice(0, 1))
             continue
-        major, minor = axes[0], axes[1:]
+        major = axes[0]
+        minor = axes[1:]
         stride = int(np.prod([shape[axis] for axis in minor], dtype=np.int64))
         shift = part.offset if dim == part.axis else 0
         index.append(

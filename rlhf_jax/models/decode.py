@@ -100,10 +100,8 @@ def make_prefill(
                     kind, layer_params, x, ropes, full_attention(config, execution, kind)
                 )
                 kept.append(kv)
-            keys, values = (
-                [k.transpose(0, 2, 3, 1) for k, _ in kept],
-                [v.transpose(0, 2, 1, 3) for _, v in kept],
-            )
+            keys = [k.transpose(0, 2, 3, 1) for k, _ in kept]
+            values = [v.transpose(0, 2, 1, 3) for _, v in kept]
             return x, (keys[0], values[0]) if len(kinds) == 1 else (
                 jnp.stack(keys),
                 jnp.stack(values),
@@ -203,7 +201,8 @@ def make_decode(
                 grouped = by_period((part, prompt), repeats, len(kinds))
 
                 def body(carry, item, kinds=kinds):
-                    (x, cache), (step, (group, prompt)) = carry, item
+                    x, cache = carry
+                    step, (group, prompt) = item
                     return in_order(kinds, group, x, cache, prompt, step * len(kinds)), None
 
                 (x, own), _ = lax.scan(body, (x, own), (jnp.arange(repeats), grouped))
@@ -226,7 +225,8 @@ def _visible(
     """Kind of layer -> which tokens of the prompt, and which entries of the ring, each row sees."""
     at = jnp.arange(prompt_slots)[None, :]
     behind = ((slot - jnp.arange(slots)) % slots)[None, :]
-    prompt, own = at < prompt_lengths[:, None], behind <= ages[:, None]
+    prompt = at < prompt_lengths[:, None]
+    own = behind <= ages[:, None]
     window = config.sliding_window
     if window is None:
         return {"full": (prompt, own)}

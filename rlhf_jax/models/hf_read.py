@@ -44,7 +44,8 @@ def _one_rope(
     reader: Reader, max_position: int, *, partial: bool = False, original: int | None = None
 ) -> RopeConfig:
     """The rotary embedding of a family that has one for all layers."""
-    scaling, parameters = reader.mapping("rope_scaling"), reader.mapping("rope_parameters")
+    scaling = reader.mapping("rope_scaling")
+    parameters = reader.mapping("rope_parameters")
     rope = dict(scaling or parameters)
     theta = reader.number("rope_theta", parameters.get("rope_theta", 10_000.0))
     fraction = reader.get("partial_rotary_factor", 1.0)
@@ -273,7 +274,8 @@ def read_gemma3_multimodal(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
     """GPT-2: learned positions, LayerNorm and biases."""
     reader = Reader(config)
-    hidden, heads = reader.require("n_embd"), reader.require("n_head")
+    hidden = reader.require("n_embd")
+    heads = reader.require("n_head")
     fields = {
         "family": "gpt2",
         "vocab_size": reader.require("vocab_size"),

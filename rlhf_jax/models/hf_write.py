@@ -83,7 +83,8 @@ def write_gemma2(config: "ModelConfig") -> dict[str, Any]:
 
 def write_gemma3(config: "ModelConfig") -> dict[str, Any]:
     """Keys of a Gemma 3 text config.json."""
-    whole, local = _present(config.rope).to_hf(), _present(config.local_rope).to_hf()
+    whole = _present(config.rope).to_hf()
+    local = _present(config.local_rope).to_hf()
     nested = {"full_attention": whole, "sliding_attention": local}
     return {
         **write_rms(config),

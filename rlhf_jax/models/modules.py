@@ -41,7 +41,9 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(jnp.zeros(inputs + outputs))
         if bias:
             self.bias = nnx.Param(jnp.zeros(outputs))
-        self.inputs, self.outputs, self.has_bias = inputs, outputs, bias
+        self.inputs = inputs
+        self.outputs = outputs
+        self.has_bias = bias
 
     def __call__(self, x: Array) -> Array:
         # Rows are flattened: XLA on CPU transposes its way through the weight gradient of a
@@ -65,7 +67,8 @@ class Norm(nnx.Module):
         self.scale = nnx.Param(jnp.zeros((size,)))
         if kind == "layer":
             self.bias = nnx.Param(jnp.zeros((size,)))
-        self.kind, self.eps = kind, eps
+        self.kind = kind
+        self.eps = eps
 
     def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -85,12 +88,10 @@ class Attention(nnx.Module):
     """Causal self-attention with grouped key/value heads."""
 
     def __init__(self, config: ModelConfig) -> None:
-        width, heads, kv_heads, dim = (
-            config.hidden_size,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-        )
+        width = config.hidden_size
+        heads = config.num_heads
+        kv_heads = config.num_kv_heads
+        dim = config.head_dim
         self.q = Linear((width,), (heads, dim), bias=config.qkv_bias)
         self.k = Linear((width,), (kv_heads, dim), bias=config.qkv_bias)
         self.v = Linear((width,), (kv_heads, dim), bias=config.qkv_bias)
@@ -103,11 +104,15 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix
     ) -> tuple[Float[Array, "B T D"], Any]:
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        q = self.q(x)
+        k = self.k(x)
+        v = self.v(x)
         if self.config.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q = self.q_norm(q)
+            k = self.k_norm(k)
         if rope is not None:
-            q, k = apply_rope(q, rope), apply_rope(k, rope)
+            q = apply_rope(q, rope)
+            k = apply_rope(k, rope)
         mixed, kept = mix(q, k, v)
         return self.o(checkpoint_name(mixed, "attention")), kept
 
@@ -116,12 +121,14 @@ class Mlp(nnx.Module):
     """Two or three matrix products around an activation."""
 
     def __init__(self, config: ModelConfig) -> None:
-        width, inner = (config.hidden_size,), (config.intermediate_size,)
+        width = (config.hidden_size,)
+        inner = (config.intermediate_size,)
         if config.gated_mlp:
             self.gate = Linear(width, inner, bias=config.mlp_bias)
         self.up = Linear(width, inner, bias=config.mlp_bias)
         self.down = Linear(inner, width, bias=config.mlp_bias)
-        self.gated, self.activation = config.gated_mlp, config.activation
+        self.gated = config.gated_mlp
+        self.activation = config.activation
 
     def __call__(self, x: Array) -> Array:
         act = _ACTIVATIONS[self.activation]
@@ -136,10 +143,13 @@ class Block(nnx.Module):
         def norm() -> Norm:
             return Norm(config.hidden_size, kind=config.norm, eps=config.norm_eps)
 
-        self.attn_norm, self.mlp_norm = norm(), norm()
-        self.attn, self.mlp = Attention(config), Mlp(config)
+        self.attn_norm = norm()
+        self.mlp_norm = norm()
+        self.attn = Attention(config)
+        self.mlp = Mlp(config)
         if config.post_norms:
-            self.attn_post_norm, self.mlp_post_norm = norm(), norm()
+            self.attn_post_norm = norm()
+            self.mlp_post_norm = norm()
         self.post_norms = config.post_norms
 
     def __call__(

@@ -100,11 +100,10 @@ def _llama(config: ModelConfig) -> list[Piece]:
 
 def _phi3(config: ModelConfig) -> list[Piece]:
     layer = ("layers", "attn")
-    qkv, gate_up = (
-        f"model.layers.{LAYER}.self_attn.qkv_proj.weight",
-        f"model.layers.{LAYER}.mlp.gate_up_proj.weight",
-    )
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    qkv = f"model.layers.{LAYER}.self_attn.qkv_proj.weight"
+    gate_up = f"model.layers.{LAYER}.mlp.gate_up_proj.weight"
+    queries = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
     return [
         *_rms_ends(),
         *_rms_norms(config),
@@ -125,7 +124,8 @@ def _phi3(config: ModelConfig) -> list[Piece]:
 
 
 def _gpt2(config: ModelConfig) -> list[Piece]:
-    layer, width = f"transformer.h.{LAYER}.", config.hidden_size
+    layer = f"transformer.h.{LAYER}."
+    width = config.hidden_size
     parts = [
         Piece(("embed", "embedding"), "transformer.wte.weight", _SAME),
         Piece(("position", "embedding"), "transformer.wpe.weight", _SAME),

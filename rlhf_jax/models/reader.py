@@ -106,9 +106,7 @@ class Reader:
 
     def _checked(self, key: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, kind) or isinstance(value, bool):
-            expected = (
-                "an integer" if kind is int else "an object" if kind is Mapping else "a number"
-            )
+            expected = {int: "an integer", Mapping: "an object"}.get(kind, "a number")
             raise ModelConfigError(f"{key}={_short(value)} must be {expected}")
         return value
 

@@ -199,7 +199,8 @@ def rope_tables(
         rope, head_dim, rope.max_position if context is None else context
     )
     angles = positions.astype(jnp.float32)[:, :, None] * jnp.asarray(frequencies)[None, None, :]
-    cos, sin = jnp.cos(angles) * factor, jnp.sin(angles) * factor
+    cos = jnp.cos(angles) * factor
+    sin = jnp.sin(angles) * factor
     return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
 
 
@@ -236,12 +237,10 @@ def _check_numbers(key: str, value: Any) -> None:
 
 
 def _llama3(frequencies: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
-    original, low, high, factor = (
-        p[_ORIGINAL],
-        p["low_freq_factor"],
-        p["high_freq_factor"],
-        p["factor"],
-    )
+    original = p[_ORIGINAL]
+    low = p["low_freq_factor"]
+    high = p["high_freq_factor"]
+    factor = p["factor"]
     wavelengths = 2 * math.pi / frequencies
     smooth = (original / wavelengths - low) / (high - low)
     between = (1 - smooth) * frequencies / factor + smooth * frequencies
@@ -253,10 +252,13 @@ def _yarn(wavelengths: np.ndarray, p: Mapping[str, Any], theta: float, dim: int)
     def correction_dim(rotations: float) -> float:
         return dim * math.log(p[_ORIGINAL] / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
-    low, high = correction_dim(p.get("beta_fast") or 32), correction_dim(p.get("beta_slow") or 1)
+    low = correction_dim(p.get("beta_fast") or 32)
+    high = correction_dim(p.get("beta_slow") or 1)
     if p.get("truncate", True):
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, dim - 1)
+        low = math.floor(low)
+        high = math.ceil(high)
+    low = max(low, 0)
+    high = min(high, dim - 1)
     ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - low) / ((high - low) or 0.001), 0, 1)
     return (ramp / (p["factor"] * wavelengths) + (1 - ramp) / wavelengths).astype(np.float32)
 

@@ -121,7 +121,8 @@ def _check(
     if scored is not None and (scored.ndim != 2 or scored.shape[0] != tokens.shape[0]):
         raise ValueError(f"scored has shape {scored.shape}; pass [{tokens.shape[0]}, S] columns")
     if mesh is not None:
-        rows, vocab = mesh.shape[_ROW_AXES[0]] * mesh.shape[_ROW_AXES[1]], mesh.shape[_VOCAB_AXIS]
+        rows = mesh.shape[_ROW_AXES[0]] * mesh.shape[_ROW_AXES[1]]
+        vocab = mesh.shape[_VOCAB_AXIS]
         if tokens.shape[0] % rows:
             raise ValueError(
                 f"batch of {tokens.shape[0]} rows does not divide over data x fsdp = {rows}; "
@@ -156,7 +157,8 @@ def _fused_bwd(static, saved, cotangents):
     dlogps, dentropy = (None if isinstance(c, SymbolicZero) else c for c in cotangents)
     if dlogps is None and dentropy is None:
         dlogps = jnp.zeros(saved.inputs.tokens.shape, saved.log_total.dtype)
-    rows, scatter = P(_ROW_AXES), False
+    rows = P(_ROW_AXES)
+    scatter = False
     if static.mesh is not None:
         scatter = (
             saved.inputs.unembed.shape[0]
@@ -167,7 +169,8 @@ def _fused_bwd(static, saved, cotangents):
     def local(saved, dlogps, dentropy, axis=None):
         dhidden, dunembed = backward(saved, dlogps, dentropy, static.block, axis)
         if axis is not None:
-            dhidden, dunembed = lax.psum(dhidden, _VOCAB_AXIS), _sum_over_rows(dunembed, scatter)
+            dhidden = lax.psum(dhidden, _VOCAB_AXIS)
+            dunembed = _sum_over_rows(dunembed, scatter)
         return dhidden.astype(saved.inputs.hidden.dtype), dunembed.astype(
             saved.inputs.unembed.dtype
         )

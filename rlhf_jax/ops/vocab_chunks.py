@@ -107,10 +107,12 @@ def _logits(
     slope = None
     if softcap is not None:
         bend = jnp.tanh(product / softcap.astype(product.dtype))
-        product, slope = softcap.astype(product.dtype) * bend, 1 - bend * bend
+        product = softcap.astype(product.dtype) * bend
+        slope = 1 - bend * bend
     if temperature is not None:
         factor = 1 / temperature.astype(product.dtype)
-        product, slope = product * factor, factor if slope is None else slope * factor
+        product = product * factor
+        slope = factor if slope is None else slope * factor
     return product, slope
 
 
@@ -210,10 +212,8 @@ def backward(
     """
     rows, taken = _rows(saved.inputs.hidden, saved.inputs.tokens, saved.inputs.scored)
     taken = _local_tokens(taken, saved.inputs.unembed.shape[0], axis)
-    operand, exact = (
-        jnp.result_type(saved.inputs.hidden, saved.inputs.unembed),
-        saved.log_total.dtype,
-    )
+    operand = jnp.result_type(saved.inputs.hidden, saved.inputs.unembed)
+    exact = saved.log_total.dtype
     by_logp = None if dlogps is None else _pick(dlogps, saved.inputs.scored).astype(exact)
     by_entropy = None if dentropy is None else _pick(dentropy, saved.inputs.scored).astype(exact)
     used = jnp.any(jnp.stack([g != 0 for g in (by_logp, by_entropy) if g is not None]), axis=0)

@@ -126,7 +126,11 @@ def equals_itself(text: str) -> bool:
 
 def _chain(text: str) -> tuple[list[str], list[str]]:
     """(parts of a chain of equations, the signs between them), outside brackets."""
-    parts, signs, depth, start, last = [], [], 0, 0, 0
+    parts = []
+    signs = []
+    depth = 0
+    start = 0
+    last = 0
     for sign in _CHAIN.finditer(text):
         depth += sum((c in "{([") - (c in "})]") for c in text[last : sign.start()])
         last = sign.start()

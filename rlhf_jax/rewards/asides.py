@@ -40,7 +40,8 @@ def changes_before(words: list[str]) -> bool:
         return True
     said = [place for place, word in enumerate(words) if word not in _ASIDE_STARTS][:_LOOKED_AT]
     for nth, place in enumerate(said):
-        word, following = words[place], words[place + 1 : place + 2]
+        word = words[place]
+        following = words[place + 1 : place + 2]
         if alters(word):
             changes = not word.startswith(("round", "percent"))
         else:

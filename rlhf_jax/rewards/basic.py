@@ -68,7 +68,8 @@ def _matches(answer: str, target: str) -> bool:
     chosen = same_choice(answer, target)
     if chosen is not None:
         return chosen
-    value, wanted = quantity_of(answer), quantity_of(target)
+    value = quantity_of(answer)
+    wanted = quantity_of(target)
     if value is not None and wanted is not None:
         return same_quantity(value, wanted)
     return normal_form(answer) == normal_form(target) != ""

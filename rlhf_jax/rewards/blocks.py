@@ -190,7 +190,8 @@ def _fenced(text: str) -> list[_Block]:
         if fence is not None
     ]
     blocks: list[_Block] = []
-    place, tries = 0, _MOST_TRIES
+    place = 0
+    tries = _MOST_TRIES
     while place < len(fences):
         first, _, info = fences[place]
         inline = lines[first].lstrip()[0] not in "`~"

@@ -154,7 +154,8 @@ def _is_denied(text: str, start: int, end: int, content: str) -> bool:
 
 def _with_outside(text: str, start: int, end: int, content: str) -> str:
     r"""A box with its surroundings: ``-\boxed{5}``, ``\boxed{2} million``, ``\boxed{5}\cdot 3``."""
-    before, behind = text[max(start - 40, 0) : start], text[end : end + 80]
+    before = text[max(start - 40, 0) : start]
+    behind = text[end : end + 80]
     if (factor := _FACTOR.search(before)) is not None:
         rest = _FRACTION_END.match(behind) if "frac" in factor[0] else None
         close = "}" if factor[0].endswith("{") else ""

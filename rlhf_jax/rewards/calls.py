@@ -160,7 +160,8 @@ def grade_async(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
 
 def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
     """All completions by one call. A result that is no list is nobody's fault: the run ends."""
-    log, rows = CallLog(), range(len(batch.completions))
+    log = CallLog()
+    rows = range(len(batch.completions))
     try:
         answers: list[dict[str, Any]] = [
             {"value": value} for value in numbers_of(_call(reward, batch, log), len(rows))

@@ -202,13 +202,16 @@ def _passed(code: str, checks: Checks, grading: _Grading) -> int:
 
 
 def _passed_cases(code: str, cases: Sequence[Case], grading: _Grading) -> int:
-    passed, left = 0, grading.limits.timeout
+    passed = 0
+    left = grading.limits.timeout
     end = time.monotonic() + WALL * grading.limits.timeout
     largest = max(_LEAST_OUTPUT, *(4 * len(case.stdout) for case in cases))
-    start, size = 0, 1  # most that is wrong is wrong in the first case
+    start = 0
+    size = 1  # most that is wrong is wrong in the first case
     while start < len(cases):
         batch = cases[start : start + size]
-        start, size = start + size, _AT_ONCE
+        start = start + size
+        size = _AT_ONCE
         limits = grading.limits._replace(timeout=left, wall=max(0.1, end - time.monotonic()))
         runs = run_programs(code, [case.stdin for case in batch], limits, largest=largest)
         with contextlib.closing(runs):  # type: ignore[type-var]

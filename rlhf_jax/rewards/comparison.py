@@ -24,7 +24,8 @@ def same_output(got: str, wanted: str, tolerance: float) -> bool:
         integers only when they are the same, and what has zeros in front ("000101") only as text.
         0: as texts only.
     """
-    theirs, ours = got.split(), wanted.split()
+    theirs = got.split()
+    ours = wanted.split()
     return len(theirs) == len(ours) and all(
         _same_token(a, b, tolerance) for a, b in zip(theirs, ours, strict=True)
     )

@@ -49,7 +49,8 @@ _LETTER = re.compile(r"[A-Za-z]")
 _FUNCTION = re.compile(r"\\?(?:arc)?(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|sinh|cosh|tanh)")
 _MATRIX = re.compile(r"\\begin")
 _EXPONENT = re.compile(r"\^\s*\{?\s*([0-9]+)")
-_OPEN, _CLOSE = "{([", "})]"
+_OPEN = "{(["
+_CLOSE = "})]"
 
 
 def too_costly(text: str) -> bool:

@@ -108,7 +108,8 @@ def _equivalent(answer: str, target: str) -> bool:
         if len(_bare(target)) == 1 == len(_bare(answer)):
             return False  # letters of choice were told before: "a" and "A" are two symbols
         return _letters(answer) == _letters(target)
-    ours, theirs = right_side(answer), right_side(target)
+    ours = right_side(answer)
+    theirs = right_side(target)
     if (time := clock(theirs)) is not None:
         return same_time(clock(ours) or ratio(ours), time)
     for kind in (ratio, based):
@@ -121,7 +122,8 @@ def _same_union(answer: str, target: str) -> bool:
     """Whether both are the same union of intervals, one of them said to be a union."""
     if r"\cup" not in answer + target and not re.search(r"[<>]|\\[lg]e", answer + target):
         return False  # "(1, 2) or (3, 4)": two points
-    ours, wanted = as_union(answer), as_union(target)
+    ours = as_union(answer)
+    wanted = as_union(target)
     return ours is not None and wanted is not None and _same_expression(ours, wanted)
 
 
@@ -164,10 +166,12 @@ def _letters(text: str) -> list[str]:
 def _same_members(answer: str, target: str) -> bool:
     if not _same_names(answer, target):
         return False
-    ours, wanted = read_members(answer), read_members(target)
+    ours = read_members(answer)
+    wanted = read_members(target)
     if ours is None or wanted is None or max(len(ours.parts), len(wanted.parts)) > _MOST_MEMBERS:
         return False
-    words, others = _joined(answer), _joined(target)
+    words = _joined(answer)
+    others = _joined(target)
     if (
         words
         and others

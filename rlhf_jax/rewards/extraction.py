@@ -99,7 +99,8 @@ def _marked(text: str) -> tuple[bool, str | None]:
     if boxed is not None and (words := _PHRASE.search(_TEXT.sub(r"\1", boxed))) is not None:
         boxed = reduced(words[1])
     for hashes in collections.deque(_HASHES.finditer(text, max(place, 0)), maxlen=1):
-        place, boxed = hashes.start(), _not_taken_back(reduced(hashes[1]), text[hashes.start(1) :])
+        place = hashes.start()
+        boxed = _not_taken_back(reduced(hashes[1]), text[hashes.start(1) :])
     phrase = _last_phrase(text, max(place, 0))
     if phrase is None:
         return place >= 0 or denied, boxed
@@ -111,7 +112,8 @@ def _marked(text: str) -> tuple[bool, str | None]:
 
 
 def _last_phrase(text: str, place: int) -> re.Match[str] | None:
-    found, again = None, _MOST_WRONG
+    found = None
+    again = _MOST_WRONG
     for pattern in (_PHRASE, _HEADING, _CHINESE):
         at = place
         while match := pattern.search(text, at):
@@ -161,10 +163,12 @@ def _of_lines(text: str) -> str | None:
 
 
 def _last_tagged(text: str) -> str | None:
-    found, start = None, None
+    found = None
+    start = None
     for tag in _TAG.finditer(text):
         if not (tag[1] or tag[2]):
             start = tag.end()
         elif start is not None:
-            found, start = text[start : tag.start()], None
+            found = text[start : tag.start()]
+            start = None
     return found

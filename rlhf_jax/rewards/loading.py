@@ -103,7 +103,8 @@ def load_reward(config: RewardConfig) -> LoadedReward:
     if is_verl(function):
         function = from_verl(function)
     elif _is_factory(function):
-        function, options = _made(config, function), {}
+        function = _made(config, function)
+        options = {}
     if reserved := sorted(set(options) & set(GIVEN)):
         raise ValueError(
             f"rewards.options of {config.function!r}: {reserved[0]!r} is what is graded, not an "

@@ -4,7 +4,8 @@ import re
 
 _LEFT_SIDE = re.compile(r"(?:=|\\approx(?![A-Za-z])|\\in(?![A-Za-z]))")
 _SEPARATOR = re.compile(r"(?<![A-Za-z])(?:,\s?)?(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])|[;,]")
-_OPEN, _CLOSE = "{([", "})]"
+_OPEN = "{(["
+_CLOSE = "})]"
 
 
 class Members:
@@ -12,7 +13,8 @@ class Members:
 
     def __init__(self, kind: str, parts: list[str]) -> None:
         # kind: "one", "list", "set", or the two brackets of a tuple or interval
-        self.kind, self.parts = kind, parts
+        self.kind = kind
+        self.parts = parts
 
 
 def read_members(text: str) -> Members | None:
@@ -69,7 +71,9 @@ def _is_one_group(text: str) -> bool:
 
 def _split(text: str) -> list[str] | None:
     """Parts between commas, semicolons, "and", "or" outside brackets; None: unmatched ones."""
-    parts, depth, start = [], 0, 0
+    parts = []
+    depth = 0
+    start = 0
     marks = {mark.start(): mark for mark in _SEPARATOR.finditer(text) if "cup" not in mark[0]}
     place = 0
     while place < len(text):

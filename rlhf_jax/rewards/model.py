@@ -68,7 +68,8 @@ def make_model_rewards(
       ValueError: the model has no scalar head, or `rows_at_once` is not a multiple of the mesh's
         rows.
     """
-    score, shards = jax.jit(make_last_score(model)), row_shards(mesh)
+    score = jax.jit(make_last_score(model))
+    shards = row_shards(mesh)
     if rows_at_once is not None and (rows_at_once < 1 or rows_at_once % shards):
         raise ValueError(
             f"rows_at_once={rows_at_once} must be a positive multiple of {shards} (mesh data x "

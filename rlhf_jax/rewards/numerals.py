@@ -43,7 +43,8 @@ def _leading(text: str) -> tuple[int | None, int]:
     words: list[str] = []
     end = place = 0
     while word := _WORD.match(text, place):
-        name, place = word[1].lower(), word.end()
+        name = word[1].lower()
+        place = word.end()
         if name in NUMERALS or name == "hundred" or name in _POWERS:
             words.append(name)
             end = place
@@ -56,7 +57,8 @@ def _leading(text: str) -> tuple[int | None, int]:
 
 def _value(words: list[str]) -> int | None:
     """The value of words of a number; None when they are none together ("three five")."""
-    total, ceiling = 0, 10**15
+    total = 0
+    ceiling = 10**15
     group: list[str] = []
     for word in words:
         if word not in _POWERS:
@@ -65,7 +67,8 @@ def _value(words: list[str]) -> int | None:
         below = _below_thousand(group)
         if not below or _POWERS[word] >= ceiling:
             return None
-        ceiling, group = _POWERS[word], []
+        ceiling = _POWERS[word]
+        group = []
         total += below * ceiling
     below = _below_thousand(group) if group else 0
     return None if below is None or (group and below >= ceiling) else total + below
@@ -75,7 +78,8 @@ def _below_thousand(words: list[str]) -> int | None:
     """The value of "three hundred twenty one"; "twenty one hundred" is 2100."""
     if "hundred" in words:
         place = words.index("hundred")
-        front, rest = _below_hundred(words[:place]), words[place + 1 :]
+        front = _below_hundred(words[:place])
+        rest = words[place + 1 :]
         back = _below_hundred(rest) if rest else 0
         return 100 * front + back if front and back is not None and (back or not rest) else None
     return _below_hundred(words)

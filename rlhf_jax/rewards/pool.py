@@ -259,7 +259,8 @@ class Pool:
 
     def _failed(self, worker: Worker, kind: str, work: _Work) -> None:
         """A worker is gone ("crash") or silent ("timeout"): who is to blame, and the rest."""
-        task, left = worker.task, sorted(worker.open)
+        task = worker.task
+        left = sorted(worker.open)
         if worker not in self._workers:
             return
         ended_by = self._remove(worker)

@@ -49,12 +49,10 @@ class Worker:
 
     def take(self, task: Task, deadline: float) -> None:
         """Notes that the worker has been given a task."""
-        self.task, self.started, self.open, self.deadline = (
-            task,
-            False,
-            set(range(len(task.rows))),
-            deadline,
-        )
+        self.task = task
+        self.started = False
+        self.open = set(range(len(task.rows)))
+        self.deadline = deadline
 
     def receive(self) -> tuple[list[dict[str, Any]], bool]:
         """Messages that have arrived, and whether the connection has ended."""

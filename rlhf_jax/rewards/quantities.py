@@ -96,10 +96,12 @@ def names_differ(answer: str, target: str) -> bool:
 
     Nor is BC one to AB. Of several names each (a list) nothing is said.
     """
-    answer, target = clean(answer), clean(target)
+    answer = clean(answer)
+    target = clean(target)
     if len(_GIVEN.findall(answer)) > 1 and len(_GIVEN.findall(target)) > 1:
         return False
-    ours, wanted = _NAMED.match(answer), _NAMED.match(target)
+    ours = _NAMED.match(answer)
+    wanted = _NAMED.match(target)
     if ours is None or wanted is None:
         return False
     if re.search("[A-Z]{2}", ours["name"]) and re.search("[A-Z]{2}", wanted["name"]):
@@ -160,13 +162,9 @@ def _value(found: re.Match[str]) -> Fraction | None:
         if not int(below):
             return None
         part = Fraction(int(above), int(below))
-        return (
-            int(found["whole"]) + part
-            if found["whole"] and part >= 0
-            else None
-            if found["whole"]
-            else part
-        )
+        if not found["whole"]:
+            return part
+        return int(found["whole"]) + part if part >= 0 else None
     number = Fraction(found["number"].replace(",", ""))
     if found["under"]:
         return number / int(found["under"]) if int(found["under"]) else None
@@ -196,7 +194,9 @@ def _places(found: re.Match[str]) -> int | None:
 
 def _tail(rest: str, *, single: bool) -> tuple[Fraction, bool, Unit | None] | None:
     """(scale, percent, unit) of what follows a number; None when it is not understood."""
-    scale, percent, unit = Fraction(1), False, None
+    scale = Fraction(1)
+    percent = False
+    unit = None
     glued = bool(rest) and not rest[0].isspace()
     words = rest.strip()
     if sign := _PERCENT.match(words):

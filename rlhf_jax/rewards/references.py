@@ -98,9 +98,11 @@ def _texts(value: Any) -> Iterator[str]:
                 pass  # a program that starts with a bracket
         yield value
     elif isinstance(value, Mapping):
-        solutions, languages = value.get("solution") or value.get("code"), value.get("language")
+        solutions = value.get("solution") or value.get("code")
+        languages = value.get("language")
         if isinstance(solutions, str):
-            solutions, languages = [solutions], [languages]
+            solutions = [solutions]
+            languages = [languages]
         for position, text in enumerate(solutions or ()):
             language = languages[position] if languages else None
             if language is None or str(language).lower() in map(str, _PYTHON3):

@@ -50,7 +50,8 @@ class Rewards:
     def __init__(
         self, configs: Sequence[RewardConfig], pool: PoolConfig, reserved: Collection[str]
     ) -> None:
-        self._configs, self._reserved = tuple(configs), frozenset(reserved)
+        self._configs = tuple(configs)
+        self._reserved = frozenset(reserved)
         self._inline: dict[int, LoadedReward] = {}
         pooled = []
         for index, config in enumerate(configs):
@@ -170,7 +171,8 @@ class Rewards:
         graded = self._pool.run(
             batch, [Task(i, rows, batched=i in whole) for i in range(len(self._pooled))]
         )
-        outcomes, logged = graded.outcomes, graded.logged
+        outcomes = graded.outcomes
+        logged = graded.logged
         if failed := [i for i in sorted(whole) if any(outcomes[i, row].is_fault for row in rows)]:
             again = self._graded_apart(self._pool, batch, failed, outcomes)
             outcomes.update(again.outcomes)
@@ -216,11 +218,9 @@ class Rewards:
     def _combined(
         self, outcomes: Mapping[int, Sequence[Outcome]], logged: Sequence[Logged], count: int
     ) -> RewardScores:
-        total, counted, spoiled = (
-            np.zeros(count, np.float64),
-            np.zeros(count, bool),
-            np.zeros(count, bool),
-        )
+        total = np.zeros(count, np.float64)
+        counted = np.zeros(count, bool)
+        spoiled = np.zeros(count, bool)
         by_name: dict[str, np.ndarray] = {}
         failures: dict[str, int] = {}
         messages: dict[str, str] = {}

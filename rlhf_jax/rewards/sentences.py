@@ -151,7 +151,8 @@ def _cut(tokens: list[Token]) -> tuple[list[Token], list[Token]]:
 
 def _agree(words: str, digits: str) -> bool:
     """Whether a number in words is the one in digits behind it."""
-    one, other = quantity_of(words), quantity_of(digits)
+    one = quantity_of(words)
+    other = quantity_of(digits)
     return one is not None and other is not None and one.value == other.value
 
 
@@ -256,7 +257,8 @@ def _run(tokens: list[Token]) -> list[str]:
 
 def _with_unit(text: str, tokens: list[Token], first: int, last: int) -> str | None:
     """An expression with its scale, percent or unit; None when a word behind changes its value."""
-    start, end = tokens[first].start, tokens[last].end
+    start = tokens[first].start
+    end = tokens[last].end
     behind = tokens[last + 1 :]
     if not behind:
         return text[start:end]

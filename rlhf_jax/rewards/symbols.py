@@ -24,7 +24,8 @@ _SOLVED_DEGREE = 2
 
 def equal(found: sympy.Basic | sympy.MatrixBase, wanted: sympy.Basic | sympy.MatrixBase) -> bool:
     """Whether two expressions, sets, matrices or statements are equal."""
-    found, wanted = _unwrapped(found), _unwrapped(wanted)
+    found = _unwrapped(found)
+    wanted = _unwrapped(wanted)
     if isinstance(found, sympy.Expr) and isinstance(wanted, sympy.Expr):
         decided = _same_value(found, wanted)
         return bool(found == wanted) if decided is None else decided
@@ -80,7 +81,8 @@ def _same_statement(found: sympy.Basic, wanted: sympy.Basic) -> bool:
     sides = [side for relation in (found, wanted) for side in relation.args]
     if not all(isinstance(side, sympy.Expr) for side in sides):  # "x in [1, 2]"
         return type(found) is type(wanted) and all(map(equal, found.args, wanted.args))
-    one, other = found.args[0] - found.args[1], wanted.args[0] - wanted.args[1]
+    one = found.args[0] - found.args[1]
+    other = wanted.args[0] - wanted.args[1]
     letters = sorted(one.free_symbols | other.free_symbols, key=str)
     if (
         one.free_symbols != other.free_symbols
@@ -92,7 +94,8 @@ def _same_statement(found: sympy.Basic, wanted: sympy.Basic) -> bool:
     ratio = None
     for point in range(_POINTS):
         values = {letter: _coordinate(point, place) for place, letter in enumerate(letters)}
-        above, below = _number(one.subs(values)), _number(other.subs(values))
+        above = _number(one.subs(values))
+        below = _number(other.subs(values))
         if above is None or below is None or _vanishes(above) or _vanishes(below):
             continue
         if ratio is not None and not _close(
@@ -145,7 +148,8 @@ def _same_value(found: sympy.Expr, wanted: sympy.Expr) -> bool | None:
     if found == wanted:
         return True
     if found.has(*_OPAQUE) or wanted.has(*_OPAQUE):
-        found, wanted = found.doit(), wanted.doit()
+        found = found.doit()
+        wanted = wanted.doit()
     if found.has(*_OPAQUE) or wanted.has(*_OPAQUE):
         return bool(sympy.expand(found - wanted) == 0)
     rounded = bool(found.atoms(sympy.Float) or wanted.atoms(sympy.Float))
@@ -200,7 +204,8 @@ def _close(one: sympy.Expr, other: sympy.Expr, rounded: bool) -> bool:
         return bool(one == other)
     if _vanishes(one) or _vanishes(other):
         return _vanishes(one) and _vanishes(other)
-    distance, size = abs(one - other), abs(other)
+    distance = abs(one - other)
+    size = abs(other)
     if rounded:  # decimals: to 6 places
         return bool(distance <= sympy.Float("1e-6")) and bool(
             distance <= sympy.Float("1e-5") * size

@@ -127,12 +127,17 @@ _SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 def unit_of(text: str) -> tuple[Unit, str] | None:
     """The unit that a text begins with ("km", "m/s", "square feet", "cm^{2}"), and what follows."""
     measures: dict[str, int] = {}
-    factor, place, found, sign, power = Fraction(1), 0, 0, 1, None
+    factor = Fraction(1)
+    place = 0
+    found = 0
+    sign = 1
+    power = None
     while token := _TOKEN.match(text, place):
         if token[1]:
             if not found or sign < 0:
                 break
-            sign, power = -1, None
+            sign = -1
+            power = None
         elif token[2].lower() in _SHAPES and power is None and token[3] is None:
             power = _SHAPES[token[2].lower()]
         else:
@@ -144,7 +149,9 @@ def unit_of(text: str) -> tuple[Unit, str] | None:
             for base, own in unit.measures:
                 measures[base] = measures.get(base, 0) + own * exponent
             factor *= unit.factor**exponent
-            found, sign, power = token.end(), 1, None
+            found = token.end()
+            sign = 1
+            power = None
         place = token.end()
     if not found:
         return None

@@ -24,7 +24,8 @@ class RewardWatch:
     """Looks at every graded training batch. Counts are of a session: a resumed run starts anew."""
 
     def __init__(self, configs: Sequence[RewardConfig], pool: PoolConfig) -> None:
-        self._configs, self._pool = tuple(configs), pool
+        self._configs = tuple(configs)
+        self._pool = pool
         self._ungraded = 0
         self._raised: dict[str, int] = {}
         self._all_zero: dict[str, int] = {}
@@ -60,7 +61,8 @@ class RewardWatch:
         return self._none_graded(total, scores)
 
     def _all_raised(self, config: RewardConfig, scores: RewardScores) -> str | None:
-        label, count = config.label, len(scores.total)
+        label = config.label
+        count = len(scores.total)
         raised = config.weight != 0 and scores.failures.get(f"{label}/error", 0) == count
         self._raised[label] = self._raised.get(label, 0) + 1 if raised else 0
         if self._raised[label] < self._pool.max_failed:

@@ -177,7 +177,8 @@ def _fit(
     prompts: np.ndarray, lengths: np.ndarray, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks prompts and gives them the width of their bucket."""
-    prompts, lengths = np.asarray(prompts, np.int32), np.asarray(lengths, np.int32)
+    prompts = np.asarray(prompts, np.int32)
+    lengths = np.asarray(lengths, np.int32)
     if len(prompts) == 0 or lengths.min() < 1:
         raise ValueError(
             "an empty prompt, or no prompts: a completion needs at least one token before it"
@@ -222,8 +223,10 @@ def _run_whole(
     programs: Programs, params: Params, job: Job, settings: Settings
 ) -> tuple[Rollout, int]:
     """All completions in one program, and the slots times steps it took."""
-    count, rows = padded_count(len(job.prompts), settings.shards), len(job.limits)
-    prompts, lengths = pad_rows(job.prompts, count, 0), pad_rows(job.lengths, count, 1)
+    count = padded_count(len(job.prompts), settings.shards)
+    rows = len(job.limits)
+    prompts = pad_rows(job.prompts, count, 0)
+    lengths = pad_rows(job.lengths, count, 1)
     limits = pad_rows(job.limits, count * settings.group_size, 0)
     out = programs.whole(params, prompts, lengths, limits, job.key, job.sampling, steps=job.steps)
     rollout = Rollout(*(x[:rows] for x in jax.device_get(out)))

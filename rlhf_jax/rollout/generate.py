@@ -104,7 +104,8 @@ def generate(
     Raises:
       ValueError: a model without a language-model head, or one with fewer learned positions than T.
     """
-    count, row_length = prompts.shape[0] * group_size, prompts.shape[1] + max_new_tokens
+    count = prompts.shape[0] * group_size
+    row_length = prompts.shape[1] + max_new_tokens
     steps = sampling_steps(sampling) if steps is None else steps
     static = make_static(model, steps, eos_id, row_length, missing_ids)
     lengths = jnp.repeat(prompt_lengths, group_size)
@@ -198,7 +199,8 @@ def windows(max_new_tokens: int, chunk: int) -> list[int]:
     if max_new_tokens == 1:
         return []
     last = -(-(max_new_tokens - 1) // chunk) * chunk
-    sizes, size = [], -(-FIRST_WINDOW // chunk) * chunk
+    sizes = []
+    size = -(-FIRST_WINDOW // chunk) * chunk
     while size < last:
         sizes.append(size)
         size *= 2

@@ -92,7 +92,9 @@ def make_programs(model: Model, settings: Settings) -> Programs:
     Raises:
       ValueError: the model has no language-model head.
     """
-    mesh, eos_ids, limit = settings.mesh, settings.eos_ids, settings.max_new_tokens
+    mesh = settings.mesh
+    eos_ids = settings.eos_ids
+    limit = settings.max_new_tokens
     make_static(model, (), eos_ids, 0)
 
     def for_host(*arrays: Array) -> tuple[Array, ...]:

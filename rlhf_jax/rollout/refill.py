@@ -55,11 +55,14 @@ def run_slots(
     """
     assert settings.slots is not None
     pool, first_tokens, first_logps = _fill_pool(programs, params, job, settings)
-    sizes, rows = windows(settings.max_new_tokens, settings.chunk), len(job.limits)
+    sizes = windows(settings.max_new_tokens, settings.chunk)
+    rows = len(job.limits)
     shape = (rows, settings.max_new_tokens)
-    logps, stopped = np.zeros(shape, first_logps.dtype), np.zeros(rows, bool)
+    logps = np.zeros(shape, first_logps.dtype)
+    stopped = np.zeros(rows, bool)
     done = Completions(np.zeros(shape, np.int32), logps, np.minimum(job.limits, 1), stopped)
-    done.tokens[:, 0], done.logps[:, 0] = first_tokens, first_logps
+    done.tokens[:, 0] = first_tokens
+    done.logps[:, 0] = first_logps
     for row in range(rows):
         _end_at_string(done, row, 0, settings)
     ended = stopped | np.isin(first_tokens, settings.eos_ids)
@@ -67,7 +70,9 @@ def run_slots(
     held = Slots(
         *(np.ones(settings.slots, np.int32) for _ in range(6)), np.zeros(settings.slots, bool)
     )  # type: ignore[call-arg]
-    slot, slot_steps, ring = 0, rows, None
+    slot = 0
+    slot_steps = rows
+    ring = None
     while waiting or held.active.any():
         _refill(held, waiting, job, first_tokens, settings.group_size)
         needed = min(int(held.produced[held.active].max()) + settings.chunk - 1, sizes[-1])
@@ -75,9 +80,12 @@ def run_slots(
         if ring is None:
             ring = programs.empty(pool, settings.slots, size)
         while not waiting and (keep := _half(held, settings)) is not None:
-            held, ring = Slots(*(x[keep] for x in held)), programs.narrow(ring, keep)
+            held = Slots(*(x[keep] for x in held))
+            ring = programs.narrow(ring, keep)
         if size > ring.slots:
-            slot, ring = ring.slots, programs.grow(ring, size, slot)
+            old_slots = ring.slots
+            ring = programs.grow(ring, size, slot)
+            slot = old_slots
         ring, *news = programs.chunk(
             params, pool, ring, slot, held, job.key, job.sampling, steps=job.steps
         )
@@ -103,13 +111,17 @@ def _fill_pool(
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """Keys and values of all prompts; first token of every completion, and its log-prob."""
     assert settings.slots is not None
-    count, rows = len(job.prompts), len(job.limits)
+    count = len(job.prompts)
+    rows = len(job.limits)
     at_once = padded_count(
         min(count, max(1, settings.slots // settings.group_size)), settings.shards
     )
     pool_rows = -(-count // at_once) * at_once
-    prompts, lengths = pad_rows(job.prompts, pool_rows, 0), pad_rows(job.lengths, pool_rows, 1)
-    pool, tokens, logps = programs.empty_pool(params, prompts[:at_once], pool_rows), [], []
+    prompts = pad_rows(job.prompts, pool_rows, 0)
+    lengths = pad_rows(job.lengths, pool_rows, 1)
+    pool = programs.empty_pool(params, prompts[:at_once], pool_rows)
+    tokens = []
+    logps = []
     for first in range(0, pool_rows, at_once):
         part = prompts[first : first + at_once], lengths[first : first + at_once]
         pool, token, logp = programs.prefill(
@@ -137,7 +149,8 @@ def _refill(
 def _half(held: Slots, settings: Settings) -> np.ndarray | None:
     """Half of the slots, with all active ones; None: they do not fit, or slots are few."""
     assert settings.slots is not None
-    active, half = np.flatnonzero(held.active), len(held.row) // 2
+    active = np.flatnonzero(held.active)
+    half = len(held.row) // 2
     if (
         len(held.row) % 2
         or half % settings.shards
@@ -155,7 +168,8 @@ def _end_at_string(done: Completions, row: int, before: int, settings: Settings)
         return False
     end = settings.string_end(done.tokens[row, : done.produced[row]].tolist(), before)
     if end is not None:
-        done.produced[row], done.stopped[row] = end, True
+        done.produced[row] = end
+        done.stopped[row] = True
     return end is not None
 
 
@@ -164,7 +178,9 @@ def _collect(done: Completions, held: Slots, settings: Settings, *news: np.ndarr
     tokens, logps, produced, active = news
     active = active.copy()
     for slot in np.flatnonzero(held.active):
-        row, before, after = held.row[slot], held.produced[slot], produced[slot]
+        row = held.row[slot]
+        before = held.produced[slot]
+        after = produced[slot]
         done.tokens[row, before:after] = tokens[slot, : after - before]
         done.logps[row, before:after] = logps[slot, : after - before]
         done.produced[row] = after

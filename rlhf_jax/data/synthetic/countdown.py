@@ -93,7 +93,8 @@ def _value(expression: Expression) -> Fraction | None:
     if isinstance(expression, int):
         return Fraction(expression)
     op, left, right = expression
-    one, other = _value(left), _value(right)
+    one = _value(left)
+    other = _value(right)
     if one is None or other is None or (op == "/" and other == 0):
         return None
     return _WORK_OUT[op](one, other)
@@ -132,7 +133,8 @@ def _text(expression: Expression) -> str:
     if isinstance(expression, int):
         return str(expression)
     op, left, right = expression
-    one, other = _text(left), _text(right)
+    one = _text(left)
+    other = _text(right)
     if not isinstance(left, int) and _RANK[left[0]] < _RANK[op]:
         one = f"({one})"
     if not isinstance(right, int) and (

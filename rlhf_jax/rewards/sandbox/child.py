@@ -19,7 +19,8 @@ from typing import Any
 from rlhf_jax.rewards.sandbox import proxies, python
 from rlhf_jax.rewards.sandbox.rpc import TESTS, Peer
 
-PASSED, FAILED = b"P", b"F"
+PASSED = b"P"
+FAILED = b"F"
 _COMPARING = frozenset({"isclose", "fabs", "Decimal", "Fraction"})
 SOLUTION = "solution"
 """Name of the candidate's module, which tests may import."""

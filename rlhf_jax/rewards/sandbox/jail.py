@@ -29,20 +29,25 @@ from rlhf_jax.rewards.sandbox import seccomp
 
 _CLONE_NAMESPACES = 0x10000000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x04000000
 _CLONE_MOUNTS = 0x00020000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_MOVE, _MS_REC, _MS_PRIVATE = (
-    2,
-    4,
-    8,
-    4096,
-    8192,
-    16384,
-    1 << 18,
-)
+_MS_NOSUID = 2
+_MS_NODEV = 4
+_MS_NOEXEC = 8
+_MS_BIND = 4096
+_MS_MOVE = 8192
+_MS_REC = 16384
+_MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_LANDLOCK_CREATE = 444
+_LANDLOCK_ADD = 445
+_LANDLOCK_RESTRICT = 446
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_READ_FILE, _WRITE_FILE, _READ_DIR, _TRUNCATE = 4, 2, 8, 1 << 14
+_READ_FILE = 4
+_WRITE_FILE = 2
+_READ_DIR = 8
+_TRUNCATE = 1 << 14
 _ROOT_OPTIONS = b"size=64m,nr_inodes=2048,mode=755"
 _NOBODY = 65534
 _THREADS = 64
@@ -152,7 +157,8 @@ def separate() -> None:
     Raises:
       OSError: the system does not allow it.
     """
-    user, group = os.geteuid(), os.getegid()
+    user = os.geteuid()
+    group = os.getegid()
     _check(_libc.unshare(_CLONE_NAMESPACES), "namespaces")
     for name, line in (
         ("setgroups", "deny"),
@@ -280,12 +286,19 @@ def _drop_capabilities() -> None:
     _check(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(bytes(24))), "no capabilities")
 
 
+_RIGHTS = ((2, 13), (3, 14), (5, 15))
+"""(version of Landlock, rights over files that all before it know)."""
+_SIZES = ((4, 8), (6, 16))
+"""(version of Landlock, bytes of the attributes that all before it take)."""
+
+
 def _confine_files(readable: Sequence[str], writable: str | None, abi: int | None) -> None:
     version = _check(_libc.syscall(_LANDLOCK_CREATE, None, 0, 1), "landlock")
     version = version if abi is None else min(version, abi)
-    every = (1 << (13 if version < 2 else 14 if version < 3 else 15 if version < 5 else 16)) - 1
+    rights = next((known for below, known in _RIGHTS if version < below), 16)
+    every = (1 << rights) - 1
     attributes = struct.pack("QQQ", every, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
-    size = 8 if version < 4 else 16 if version < 6 else 24
+    size = next((known for below, known in _SIZES if version < below), 24)
     rules = _check(
         _libc.syscall(_LANDLOCK_CREATE, ctypes.c_char_p(attributes), ctypes.c_size_t(size), 0),
         "landlock",

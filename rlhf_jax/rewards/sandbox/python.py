@@ -110,7 +110,8 @@ def open_streams_by_path() -> None:
         for folder in ("/dev/fd", "/proc/self/fd")
         for number in range(3)
     }
-    plain, low = io.open, os.open
+    plain = io.open
+    low = os.open
 
     def number_of(file: Any) -> int | None:
         path = os.fspath(file) if isinstance(file, str | bytes | os.PathLike) else None

@@ -273,10 +273,8 @@ class Peer:
             return stand_ins.make_object(local, self.request, number, base=content[1] is True)
         if kind == "sub":
             return stand_ins.make_value(local, decode(content[1]), number)
-        args, fields = (
-            tuple(decode(a) for a in content[1]),
-            {k: decode(v) for k, v in content[2].items()},
-        )
+        args = tuple(decode(a) for a in content[1])
+        fields = {k: decode(v) for k, v in content[2].items()}
         error = stand_ins.make_error(local, args, fields, str(content[3]), number)
         error.__cause__ = decode(content[4])
         return error

@@ -119,7 +119,8 @@ def isolation() -> bool:
         raise ValueError("the code reward needs Linux: its sandbox uses Landlock and seccomp")
     reasons = []
     with tempfile.TemporaryDirectory() as folder:
-        victim, other = os.path.join(folder, "readable", "file"), os.path.join(folder, "file")
+        victim = os.path.join(folder, "readable", "file")
+        other = os.path.join(folder, "file")
         os.mkdir(os.path.dirname(victim))
         for namespaces in (True, False):
             for path in (victim, other):
@@ -293,7 +294,8 @@ class _Job:
         server: Server | None = None,
         file_size: int = _FILE_SIZE,
     ) -> None:
-        self._processes, self._server = processes, server
+        self._processes = processes
+        self._server = server
         self._wall = WALL * limits.timeout if limits.wall is None else limits.wall
         kinds = [process.kind for process in processes]
         memory = limits.memory_mb * 2**20
@@ -349,7 +351,8 @@ class _Job:
             ours.close()
             os.close(output)
             raise
-        self._report, self._output = ours, output
+        self._report = ours
+        self._output = output
 
     def _result(self) -> dict[str, Any]:
         assert self._report is not None

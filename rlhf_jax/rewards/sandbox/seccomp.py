@@ -29,19 +29,35 @@ ALLOWED = """
 emptied by ftruncate alone, whose file has been opened for writing: `truncate` takes a path, which
 Landlock looks at only from its third version (Linux 6.2)."""
 
-_LOAD, _EQUAL, _BITS, _AND, _RETURN = 0x20, 0x15, 0x45, 0x54, 0x06
-_ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
+_LOAD = 0x20
+_EQUAL = 0x15
+_BITS = 0x45
+_AND = 0x54
+_RETURN = 0x06
+_ALLOW = 0x7FFF0000
+_KILL = 0x80000000
+_ERROR = 0x00050000
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-_CLONE, _FCNTL, _PRLIMIT, _IOCTL = (56, 220), (72, 25), (302, 261), (16, 29)
+_CLONE = (56, 220)
+_FCNTL = (72, 25)
+_PRLIMIT = (302, 261)
+_IOCTL = (16, 29)
 _NONE = -1
-_OPEN, _OPENAT = (2, _NONE), (257, 56)
-_O_ACCMODE, _O_TRUNC = 3, 0o1000
+_OPEN = (2, _NONE)
+_OPENAT = (257, 56)
+_O_ACCMODE = 3
+_O_TRUNC = 0o1000
 _CLONE_THREAD = 0x10000
 _FCNTL_REFUSED = (8, 10, 15, 1024, 1026, 1031)
 """Those that make the kernel send signals to other processes, watch folders or enlarge pipes."""
-_NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD = 0, 4, 16, 24, 32
+_NUMBER = 0
+_ARCHITECTURE = 4
+_FIRST = 16
+_SECOND = 24
+_THIRD = 32
 """Offsets into struct seccomp_data; the low halves of the first three arguments."""
-_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+_PR_SET_SECCOMP = 22
+_MODE_FILTER = 2
 
 
 def install() -> None:
@@ -111,7 +127,8 @@ def _opening() -> list[bytes]:
     Landlock decides by what the file is opened for, and emptying counts as such only from its third
     version; access mode 3 (neither reading nor writing) counts as nothing.
     """
-    refused, allowed = _line(_RETURN, _ERROR | errno.EPERM), _line(_RETURN, _ALLOW)
+    refused = _line(_RETURN, _ERROR | errno.EPERM)
+    allowed = _line(_RETURN, _ALLOW)
     return [
         _line(_AND, _O_ACCMODE | _O_TRUNC),
         *(

@@ -25,7 +25,9 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.rewards.sandbox import child, jail, python
 
-_CONNECTION, _READY, _JOB = 3, 4, 5
+_CONNECTION = 3
+_READY = 4
+_JOB = 5
 """Descriptors in a locked-in process; 0 is its input, 1 its output."""
 _MORE_THAN_ANY = 256
 _TICK = 0.02
@@ -225,7 +227,9 @@ def _watch(order: Order, inmates: list[_Inmate], report: int) -> dict[str, Any]:
         asleep = all(state[0] for state in states)
         if asleep and sleeping and spent - used < 0.1 * (now - before):
             slept += now - before
-        used, before, sleeping = spent, now, asleep
+        used = spent
+        before = now
+        sleeping = asleep
         if used > order.cpu:
             fault = "processor time"
         elif used + slept > order.cpu:
@@ -255,7 +259,8 @@ def _processor_time(pid: int) -> float:
 
 def _state(pid: int) -> tuple[bool, int]:
     """Whether all threads of a process sleep (none waits for processor or disk), and how many."""
-    sleeping, threads = True, 0
+    sleeping = True
+    threads = 0
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:

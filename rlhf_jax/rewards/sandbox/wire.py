@@ -257,7 +257,8 @@ def as_base(value: Any, base: type) -> Any:
 
 def _encode_standard(value: Any) -> Any:
     if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
-        module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+        module = getattr(value, "__module__", None)
+        name = getattr(value, "__qualname__", "")
         for place in (module, str(module).lstrip("_"), "types"):
             try:
                 if standard(str(place), name) is value:
