@@ -10,7 +10,8 @@ _MEANINGS: tuple[tuple[str, Mode | None], ...] = (
     (r"loss/weight|kl/coef|rewards/(rejected|std|group_std)|logps/rejected", None),
     (r"rewards/(ungraded|failed|zero_std_groups).*", "min"),
     (
-        r"(.*[/_])?(nll|perplexity|ppl|bpb|bits_per_byte|error|errors|error_rate|cross_entropy)([/_@].*)?",
+        r"(.*[/_])?(nll|perplexity|ppl|bpb|bits_per_byte|errors?|error_rate|cross_entropy)"
+        r"([/_@].*)?",
         "min",
     ),
     (r"(loss|length|kl)/.*|(.*[/_])?loss", "min"),

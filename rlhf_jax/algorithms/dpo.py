@@ -14,7 +14,8 @@ once and cached (`reference="precomputed"`), computed in every step (`"online"`)
 (`"none"`).
 
 Differences: `label_smoothing` on `sigmoid` is cDPO (TRL ignores it there); `robust` is a loss of
-its own; the average is over the global batch. Metrics: rewards/* are beta * (log π - log π_ref) for
+its own; the average is over the global batch. Metrics: rewards/* are beta * (log π - log π_ref)
+for
 every loss type, as in TRL.
 """
 

@@ -76,7 +76,8 @@ def find_algorithm(name: str) -> str:
             f"rlhf_jax.algorithms.register({own!r}, Config, make) in it"
         )
     # Kept under the whole name too: a run's config.yaml must lead back to the file.
-    config, make = _CONFIGS[own], ALGORITHMS[own]
+    config = _CONFIGS[own]
+    make = ALGORITHMS[own]
     if before is None:
         del ALGORITHMS[own], _CONFIGS[own]
     register(name, config, make)

@@ -74,7 +74,8 @@ def pairwise_reward_loss(
       rewards/margin, rewards/accuracy (ties count half), rewards/mean.
     """
     chosen, rejected, weights = promote(chosen_scores, rejected_scores, weights)
-    chosen, rejected = masked(chosen, weights != 0), masked(rejected, weights != 0)
+    chosen = masked(chosen, weights != 0)
+    rejected = masked(rejected, weights != 0)
     difference = chosen - rejected
     target = (
         0.0

@@ -26,7 +26,8 @@ from rlhf_jax.loops.groups import from_rollout
 from rlhf_jax.rewards import RewardConfig, TrainerState
 from rlhf_jax.rollout import GenerationStats, RolloutConfig, Sampled
 from rlhf_jax.runs.offline import jitted
-from rlhf_jax.runs.online import OnlineParts, entered, make_online_parts
+from rlhf_jax.runs.online import entered
+from rlhf_jax.runs.online_parts import OnlineParts, make_online_parts
 from rlhf_jax.runs.sampling import make_sampler
 from rlhf_jax.sharding import replicated
 from rlhf_jax.training import (
@@ -219,7 +220,8 @@ def run(args: argparse.Namespace, parts: OnlineParts) -> None:
         scored = time.perf_counter()
         state, metrics = train(state, frozen, batch)
         jax.device_get(metrics)
-        step, rollouts = step + 1, collected.rest
+        step = step + 1
+        rollouts = collected.rest
         seconds = {
             "generation": collected.metrics["time/generate"],
             "reward": collected.metrics["time/reward"],

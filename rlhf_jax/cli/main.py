@@ -7,21 +7,7 @@ from collections.abc import Sequence
 
 from rlhf_jax.cli.output import complain
 from rlhf_jax.cli.parser import make_parser, refuse_usage
-
-ERROR_CODES = {
-    "rlhf_jax.config.errors.ConfigError": 2,
-    "rlhf_jax.io.run_folder.RunFolderError": 2,
-    "rlhf_jax.io.sinks.MetricsError": 2,
-    "rlhf_jax.data.errors.DataError": 3,
-    "rlhf_jax.models.reader.ModelConfigError": 4,
-    "rlhf_jax.models.checkpoint.ModelLoadError": 4,
-    "rlhf_jax.models.rope.RopeError": 4,
-    "rlhf_jax.io.errors.CheckpointError": 4,
-    "rlhf_jax.errors.TrainingError": 5,
-    "rlhf_jax.rewards.errors.RewardError": 5,
-    "rlhf_jax.rewards.errors.RewardProcessError": 5,
-}
-"""Exception class -> exit code. By name: a mistake in the configuration waits for no import."""
+from rlhf_jax.errors import RlhfError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,10 +56,8 @@ def exit_code(error: BaseException) -> int | None:
     A `ValueError` raised by the library itself, rather than below it, is a refused value: 2 unless
     its class says more.
     """
-    for cls in type(error).__mro__:
-        code = ERROR_CODES.get(f"{cls.__module__}.{cls.__qualname__}")
-        if code is not None:
-            return code
+    if isinstance(error, RlhfError):
+        return error.exit_code
     frames = [
         frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)
     ]

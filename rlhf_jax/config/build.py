@@ -65,7 +65,8 @@ def build(
     """
     import pydantic  # heavy: only when a configuration is read
 
-    context, chosen = context or Context(), chosen or {}
+    context = context or Context()
+    chosen = chosen or {}
     required = {name for name, key in settable(cls).items() if key.default is REQUIRED}
     types = {**_types(cls), **chosen}
     whole = dataclasses.make_dataclass(
@@ -102,10 +103,13 @@ def _read_anew(tree: dict[str, Any], mistake: Mapping[str, Any]) -> bool:
     value: Any = tree
     for part in mistake["loc"]:
         if _has(value, part):  # if not, it names a member of a union
-            holder, place, value = value, part, value[part]
+            holder = value
+            place = part
+            value = value[part]
     if not isinstance(value, Plain):
         return False
-    kind, reading = mistake["type"], value.value
+    kind = mistake["type"]
+    reading = value.value
     if kind == "literal_error" and repr(value.text) in mistake["ctx"]["expected"]:
         kind = "string_type"
     if kind == "dataclass_type" and reading is None:
@@ -133,14 +137,17 @@ def _explained(
     context: Context,
 ) -> ConfigError:
     """What pydantic found, with the key as the user knows it and in a user's words."""
-    kind, key, tp = mistake["type"], "", None
+    kind = mistake["type"]
+    key = ""
+    tp = None
     inside = list(mistake["loc"])
     while inside:
         part = inside[0]
         child = types.get(part, item_class(tp) if _has(value, part) else None)
         if child is None:
             break  # into a value that is no section, or no such key
-        tp, types = child, _types(section_class(child))
+        tp = child
+        types = _types(section_class(child))
         key = f"{key}[{part}]" if isinstance(part, int) else _dotted(key, part)
         value = value[part] if _has(value, part) else None
         inside.pop(0)
@@ -154,7 +161,8 @@ def _explained(
         while section and (
             needed := [k for k in settable(section).values() if k.default is REQUIRED]
         ):
-            key, tp = f"{key}.{needed[0].key}", needed[0].type
+            key = f"{key}.{needed[0].key}"
+            tp = needed[0].type
             section = section_class(tp)
         text = "required and not given"
     else:

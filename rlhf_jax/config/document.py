@@ -197,7 +197,7 @@ def _represent(value: Any) -> yaml.Node:
         return yaml.SequenceNode("tag:yaml.org,2002:seq", nodes, flow_style=flow)
     node = yaml.representer.SafeRepresenter().represent_data(value)
     if isinstance(value, str) and not (read_scalar(value).value == value and value.isprintable()):
-        node.style = '"'
+        return yaml.ScalarNode(node.tag, value, style='"')
     return node
 
 

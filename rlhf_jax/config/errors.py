@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from rlhf_jax.errors import RlhfError
+
 _OTHER_NAMES = {
     "optimizer.name": "optim",
     "optimizer.learning_rate": "lr learning_rate actor_learning_rate",
@@ -47,9 +49,11 @@ ELSEWHERE = {name: key for key, names in _OTHER_NAMES.items() for name in names.
 here. In front of what merely looks alike; a key that a run does not have is not offered."""
 
 
-class ConfigError(ValueError):
+class ConfigError(RlhfError, ValueError):
     """A mistake in the configuration, in one line: key, value, what is allowed, nearest match,
     where it stands."""
+
+    exit_code = 2
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

@@ -67,7 +67,8 @@ def section_class(tp: Any) -> type | None:
 
 def item_class(tp: Any) -> type | None:
     """The dataclass that `tp` holds several of (`tuple[RewardConfig, ...]`), else None."""
-    origin, args = typing.get_origin(tp), typing.get_args(tp)
+    origin = typing.get_origin(tp)
+    args = typing.get_args(tp)
     if origin in (list, tuple) and args:
         return section_class(args[0])
     return section_class(args[1]) if origin in MAPPINGS and args else None
@@ -87,7 +88,8 @@ def all_keys(cls: type, prefix: str = "") -> Iterator[Key]:
     """Every key below `cls`, sections before their keys."""
     for name, key in settable(cls).items():
         yield key._replace(key=prefix + name)
-        section, item = section_class(key.type), item_class(key.type)
+        section = section_class(key.type)
+        item = item_class(key.type)
         if section is not None:
             yield from all_keys(section, f"{prefix}{name}.")
         elif item is not None:
@@ -96,7 +98,8 @@ def all_keys(cls: type, prefix: str = "") -> Iterator[Key]:
 
 def describe(tp: Any) -> str:
     """A type in a user's words: `a whole number`, `one of: auto, scan, unroll`, `text or null`."""
-    origin, args = typing.get_origin(tp), typing.get_args(tp)
+    origin = typing.get_origin(tp)
+    args = typing.get_args(tp)
     if origin in (typing.Union, types.UnionType):
         words = (describe(arg) for arg in sorted(args, key=lambda arg: arg is type(None)))
         return " or ".join(dict.fromkeys(words))  # lists and tuples are one to a user

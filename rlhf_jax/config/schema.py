@@ -225,7 +225,8 @@ class Config:
         if self.checkpoint.keep_best == 0:
             return
         best = f"checkpoint.keep_best={self.checkpoint.keep_best}"
-        every, save = self.training.eval_every, self.training.save_every
+        every = self.training.eval_every
+        save = self.training.save_every
         if not self.data.has_eval:
             raise ValueError(
                 f"{best} needs held-out data: give data.eval_path, eval_split, eval_fraction or "
@@ -281,7 +282,8 @@ class Config:
         Raises:
             ConfigError: the file cannot be read.
         """
-        old, new = flat(settled(read_document(pathlib.Path(path)).tree)), flat(self.to_tree())
+        old = flat(settled(read_document(pathlib.Path(path)).tree))
+        new = flat(self.to_tree())
         # keys that came after the file was written
         unsaid = defaults(type(self)) | defaults(type(self.algorithm), "algorithm.")
         old |= {

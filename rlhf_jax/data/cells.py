@@ -24,6 +24,7 @@ def whole_conversation(columns: Mapping[str, Any]) -> tuple[str, list[Message]]:
 
 
 def read_content(columns: Mapping[str, Any], column: str) -> Content:
+    """A cell that holds a text or a conversation."""
     value = columns[column]
     if isinstance(value, list | tuple | Mapping):
         return read_conversation(value, column)
@@ -36,6 +37,7 @@ def read_content(columns: Mapping[str, Any], column: str) -> Content:
 
 
 def plain_text(columns: Mapping[str, Any], column: str) -> str:
+    """A cell that holds a text."""
     value = columns[column]
     if value is None:
         raise BadRow("null", f"column {column!r} is null")

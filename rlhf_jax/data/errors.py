@@ -1,8 +1,12 @@
 """Errors of the data layer: each is one line that names the offending value and the mend."""
 
+from rlhf_jax.errors import RlhfError
 
-class DataError(ValueError):
+
+class DataError(RlhfError, ValueError):
     """Data that cannot be used: no such file, unfit columns, a bad row with `on_error="strict"`."""
+
+    exit_code = 3
 
 
 class BadRow(Exception):

@@ -146,7 +146,9 @@ def make_fused_loop(
                 new = new._replace(params=params, opt_state=opt_state)
             return new, metrics | updated
 
-        return _whole(step, evaluate, algorithm, tx, trees, held_out, key, size)
+        return _whole(
+            step, evaluate, key, size=size, trees=trees, held_out=held_out, tx=tx, aux=algorithm.aux
+        )
 
     _check_evaluation(evaluate, size)
     return run
@@ -196,7 +198,9 @@ def make_fused_fit(
             batch = batch._replace(**make_score(algorithm.needs)(state.params, others, batch))
             return update(state._replace(key=key), others, batch, update_key)
 
-        return _whole(step, evaluate, algorithm, tx, trees, held_out, key, size)
+        return _whole(
+            step, evaluate, key, size=size, trees=trees, held_out=held_out, tx=tx, aux=algorithm.aux
+        )
 
     _check_evaluation(evaluate, size)
     return run
@@ -205,12 +209,13 @@ def make_fused_fit(
 def _whole(
     step: Callable[[TrainState], tuple[TrainState, Metrics]],
     evaluate: Evaluate | None,
-    algorithm: Algorithm,
-    tx: optax.GradientTransformation,
+    key: Key,
+    *,
+    size: FusedConfig,
     trees: Trees,
     held_out: Any,
-    key: Key,
-    size: FusedConfig,
+    tx: optax.GradientTransformation,
+    aux: Params,
 ) -> tuple[TrainState, History]:
     """All steps from the start, with evaluations of the policy."""
 
@@ -219,7 +224,7 @@ def _whole(
         return evaluate(state.params["policy"], held_out, key)
 
     state_key, eval_key = jax.random.split(key)
-    state = make_train_state(dict(trees), tx, state_key, aux=dict(algorithm.aux))
+    state = make_train_state(dict(trees), tx, state_key, aux=dict(aux))
     return _scan(step, judge, state, eval_key, size)
 
 

@@ -289,7 +289,8 @@ def _add(
             .reshape(old.shape)
         )
 
-    right, wrong = jnp.any((rewards > 0) & graded, axis=1), jnp.any((rewards <= 0) & graded, axis=1)
+    right = jnp.any((rewards > 0) & graded, axis=1)
+    wrong = jnp.any((rewards <= 0) & graded, axis=1)
     return _Collected(
         jax.tree.map(put, carry.batch, new),
         carry.batches + 1,

@@ -1,8 +1,12 @@
 """Errors about checkpoints."""
 
+from rlhf_jax.errors import RlhfError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(RlhfError, ValueError):
     """A checkpoint that is missing, damaged, does not fit, or cannot be written, in one line."""
+
+    exit_code = 4
 
 
 class UnreadableError(CheckpointError):

@@ -23,6 +23,7 @@ from typing import IO, Any, Protocol, Self
 
 import jax
 
+from rlhf_jax.errors import RlhfError
 from rlhf_jax.io.disk import is_disk_full, naming
 from rlhf_jax.io.earlier_sessions import log_every, seconds_until, warn_of_lost_rows
 from rlhf_jax.io.log_file import LogFile
@@ -42,8 +43,10 @@ PREPARED = EARLY | {"tokenizer", "cache", "tensorboard", "metrics.jsonl.tmp"}
 no other program leaves in a folder, these are no run either."""
 
 
-class RunFolderError(ValueError):
+class RunFolderError(RlhfError, ValueError):
     """A run folder in which this run may not start or go on, in one line."""
+
+    exit_code = 2
 
 
 class RunConfig(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rlhf_jax.errors import RlhfError
 from rlhf_jax.io.disk import naming
 
 FLUSH_SECONDS = 10.0
@@ -18,8 +19,10 @@ Split = str
 """`train` or `eval`."""
 
 
-class MetricsError(ValueError):
+class MetricsError(RlhfError, ValueError):
     """A metrics file or service that cannot be used, in one line."""
+
+    exit_code = 2
 
 
 class Sink(Protocol):

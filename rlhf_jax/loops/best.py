@@ -40,9 +40,11 @@ class Evaluations:
         upto: int | None = None,
         planned: int | None = None,
     ) -> None:
-        self._config, self._checkpointer = config, checkpointer
+        self._config = config
+        self._checkpointer = checkpointer
         self._metric = config.checkpoint.best_metric
-        self._last, self._every = (0, total_steps, planned), config.training.eval_every
+        self._last = (0, total_steps, planned)
+        self._every = config.training.eval_every
         path = folder.path / "metrics.jsonl"
         rows = read_metrics(path) if path.exists() else []
         rows = [
@@ -180,7 +182,8 @@ class Evaluations:
 
     def _rate(self, step: int, metrics: dict[str, float], *, delete: bool = True) -> None:
         assert self._metric is not None
-        ungraded, value = self._ungraded(metrics), self._value(metrics)
+        ungraded = self._ungraded(metrics)
+        value = self._value(metrics)
         if ungraded >= _UNGRADED_SHARE:
             _log.warning(
                 "step %d is not ranked by %s: %.0f %% of its held-out completions could not be "
@@ -196,7 +199,8 @@ class Evaluations:
             return
         self._checkpointer.rate(step, {self._metric: value}, delete=delete)
         if self._best_value is None or self._is_better(value):
-            self._best, self._best_value = step, value
+            self._best = step
+            self._best_value = value
         _log.info("step %d saved, %s=%.6g; %s", step, self._metric, value, self._told())
 
     def _is_better(self, value: float) -> bool:
@@ -211,7 +215,8 @@ class Evaluations:
     def _told(self) -> str:
         """The best step so far. Without `keep_best` no checkpoint is promised: it is that of the
         best evaluation."""
-        best, value = self._best, self._best_value
+        best = self._best
+        value = self._best_value
         if self._config.checkpoint.keep_best == 0 and (best := self._best_evaluation()) is not None:
             value = self._made[best][self._metric or ""]
             return f"best evaluation so far: step {best}, {self._metric}={value:.6g}"

@@ -88,17 +88,12 @@ class Collector:
     told_unjudged: bool = field(default=False, init=False)
     """A warning was given about groups that no judge grades."""
 
-    @property
-    def width(self) -> int:
-        """Longest row."""
-        return self.sampler.width
-
     def filler(self, count: int) -> Groups:
         """Empty groups of the run's shape."""
         return empty_groups(
             count,
             group_size=self.sampling.group_size,
-            width=self.width,
+            width=self.sampler.width,
             num_rewards=len(self.grader.names),
         )
 
@@ -207,7 +202,7 @@ class Collector:
             sampled.rollout,
             prompt=indices,
             prompt_length=prompts.lengths,
-            width=self.width,
+            width=self.sampler.width,
             rewards=grades.total,
             per_reward=grades.per_reward,
             step=step,
@@ -294,10 +289,11 @@ class Collector:
         generated = counters.get("data/groups_generated", 0.0)
         if not generated:
             return metrics
+        tokens = counters["tokens"]
         metrics |= {
             "data/sampling_waste": 1.0 - counters["data/groups_kept"] / generated,
-            "sampler/utilisation": counters["tokens"] / max(counters["slot_steps"], 1.0),
-            "sampler/tokens_per_second": counters["tokens"] / max(counters["time/generate"], 1e-9),
+            "sampler/utilisation": tokens / max(counters["slot_steps"], 1.0),
+            "sampler/tokens_per_second": tokens / max(counters["time/generate"], 1e-9),
         }
         if self.grader.judge.says and counters["judged"]:
             metrics["data/accuracy"] = counters["right"] / counters["judged"]

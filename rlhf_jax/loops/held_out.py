@@ -20,7 +20,7 @@ from rlhf_jax.rewards.answers import content_of
 from rlhf_jax.rollout import Sampled, Sampler, SamplingParams
 from rlhf_jax.sharding import place_batch
 from rlhf_jax.training import Assemble, union
-from rlhf_jax.types import Algorithm, Key, Metrics, Params, Trees
+from rlhf_jax.types import Algorithm, Key, Metrics, Params, Rollout, Trees
 
 EvalStep = Callable[[Trees, Trees, Any], tuple[Metrics, Any]]
 
@@ -213,7 +213,8 @@ def first_prompts(prompts: PromptBatch, count: int) -> PromptBatch:
 
 def first_rows(sampled: Sampled, rows: int) -> Sampled:
     """The first completions."""
-    rollout = type(sampled.rollout)(*(np.asarray(x)[:rows] for x in sampled.rollout))  # type: ignore[arg-type]
+    arrays: list[Any] = [np.asarray(x)[:rows] for x in sampled.rollout]
+    rollout = Rollout(*arrays)
     conversations = sampled.conversations
     return sampled._replace(
         rollout=rollout, conversations=None if conversations is None else conversations[:rows]

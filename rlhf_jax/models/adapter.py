@@ -108,8 +108,7 @@ def make_model(
         temperature: float = 1.0,
         entropy: bool = True,
     ) -> tuple[Float[Array, "B T"], Any]:
-        tokens = jnp.asarray(tokens)
-        mask = jnp.asarray(mask)
+        tokens, mask = map(jnp.asarray, (tokens, mask))
         state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
         logps, entropies = fused_token_logps(
             state,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from rlhf_jax.errors import RlhfError
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.names import Piece
 
@@ -29,8 +30,10 @@ _VISION = re.compile(r"(^|^model\.)(vision_tower|multi_modal_projector)\.")
 _log = logging.getLogger(__name__)
 
 
-class ModelLoadError(ValueError):
+class ModelLoadError(RlhfError, ValueError):
     """A folder that cannot be loaded; one line with the file or tensor and what is wrong."""
+
+    exit_code = 4
 
 
 class Checkpoint:

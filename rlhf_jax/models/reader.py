@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf_jax.errors import RlhfError
+
 _HARMLESS = frozenset(
     """architectures auto_map model_type transformers_version torch_dtype dtype use_cache
     initializer_factor pretraining_tp attention_dropout resid_pdrop embd_pdrop attn_pdrop
@@ -27,8 +29,10 @@ _LAYER_COUNTS = ("num_hidden_layers", "n_layer")
 MAX_LAYERS = 10_000
 
 
-class ModelConfigError(ValueError):
+class ModelConfigError(RlhfError, ValueError):
     """A configuration that cannot be used: one line with the key, its value, what is supported."""
+
+    exit_code = 4
 
 
 class Reader:

@@ -34,6 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rlhf_jax.errors import RlhfError
+
 _COMMON = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 _ORIGINAL = "original_max_position_embeddings"
 _REQUIRED: dict[str, tuple[str, ...]] = {
@@ -55,8 +57,10 @@ _OPTIONAL: dict[str, tuple[str, ...]] = {
 ROPE_TYPES = tuple(_REQUIRED)
 
 
-class RopeError(ValueError):
+class RopeError(RlhfError, ValueError):
     """RoPE parameters that cannot be read; the message names the key."""
+
+    exit_code = 4
 
 
 @dataclass(frozen=True, kw_only=True)

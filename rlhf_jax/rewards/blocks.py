@@ -13,7 +13,8 @@ from rlhf_jax.rewards.answers import Completion, content_of
 
 _PYTHON = frozenset({"python", "py", "python3"})
 _CONTROL = (
-    r"(?:<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</s>|<eos>|<end_of_turn>|</answer>|\[/PYTHON\])"
+    r"(?:<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</s>|<eos>|<end_of_turn>|</answer>"
+    r"|\[/PYTHON\])"
 )
 """What a tokenizer or a prompt's format puts behind an answer."""
 _TAIL = re.compile(rf"{_CONTROL}\Z")

@@ -68,7 +68,8 @@ class Judge(NamedTuple):
         graded = ~np.isnan(per_reward)
         taken = graded[..., list(self.judges)].any(-1)
         for index in self.candidates:
-            name, told = self.names[index], taken & ~np.isnan(total)
+            name = self.names[index]
+            told = taken & ~np.isnan(total)
             if (graded[..., index] & told).any():
                 known[name] = False
             elif told.any():
@@ -89,7 +90,8 @@ class Judge(NamedTuple):
         if not self.judges:
             judged = ~np.isnan(total)
             return Verdict(judged & (np.nan_to_num(total, nan=0.0) > 0), judged)
-        right, judged = np.zeros(total.shape, bool), np.zeros(total.shape, bool)
+        right = np.zeros(total.shape, bool)
+        judged = np.zeros(total.shape, bool)
         found = [index for index in self.candidates if tasks.get(self.names[index], False)]
         for index in (*self.judges, *found):
             value = per_reward[..., index]

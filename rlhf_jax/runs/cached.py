@@ -62,14 +62,15 @@ def cached_scores(
     identity = f"{weights}|{model.config!r}|{precision}|{loader.fingerprint}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:24]
     paths = {field: cache_dir / f"{field}-{digest}.npy" for field in scores}
-    found = {field: _kept(field, path, loader) for field, path in paths.items()}
-    missing = {field: scores[field] for field, values in found.items() if values is None}
+    kept = {field: _kept(field, path, loader) for field, path in paths.items()}
+    found = {field: values for field, values in kept.items() if values is not None}
+    missing = {field: scores[field] for field in scores.keys() - found.keys()}
     computed = _computed(missing, trees, loader, mesh=mesh, batch_size=batch_size)
     for field, values in computed.items():
         with naming(paths[field]):
             keep_array(paths[field], values)
         _log.info("%s of %d examples computed and cached in %s", field, len(values), paths[field])
-    return {field: computed.get(field, values) for field, values in found.items()}  # type: ignore[misc]
+    return found | computed
 
 
 def _kept(field: str, path: pathlib.Path, loader: Loader) -> np.ndarray | None:

@@ -32,6 +32,9 @@ COLUMNS = {
     "entropy": "final entropy",
 }
 """Figures of a run -> headings of the table."""
+DIGITS = {"steps": 0, "samples": 0, "steps_to_reach": 0}
+DIGITS |= {"seconds": 1, "seconds_to_reach": 1, "bytes": 1}
+"""Decimal places of the figures in the table; 3 of the others."""
 
 
 class Measured(NamedTuple):
@@ -91,7 +94,8 @@ def compare(config: CompareConfig, *, progress: bool | None = None) -> Compariso
     folder = pathlib.Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    first, seconds = config.seeds[0], {}
+    first = config.seeds[0]
+    seconds = {}
     for stage in config.stages[: -len(config.runs)]:
         clock = time.perf_counter()
         _train(config.run_config(stage, first), progress)
@@ -180,7 +184,8 @@ def _measure(
 
 def _online_curve(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Evaluations made while training, at the training time that they came after."""
-    curve, spent = [], 0.0
+    curve = []
+    spent = 0.0
     for row in rows:
         if row["split"] == "eval":
             spent += row.get("time/evaluate", 0.0)
@@ -214,7 +219,8 @@ def _point(metrics: dict[str, Any], step: float, seconds: float) -> dict[str, fl
 
 def figures(run: Measured, metric: str, target: float) -> dict[str, float]:
     """The columns of `COLUMNS` of one run; NaN where the target was not reached."""
-    first, last = run.curve[0], run.curve[-1]
+    first = run.curve[0]
+    last = run.curve[-1]
     reached = next((point for point in run.curve if point[metric] >= target), None)
     return {
         "before": first[metric],
@@ -256,13 +262,7 @@ def _spread(values: list[float], key: str) -> str:
     known = [value for value in values if np.isfinite(value)]
     if not known:
         return "-"
-    digits = (
-        0
-        if key in ("steps", "samples", "steps_to_reach")
-        else 1
-        if key in ("seconds", "seconds_to_reach", "bytes")
-        else 3
-    )
+    digits = DIGITS.get(key, 3)
     text = f"{np.mean(known):,.{digits}f}"
     if len(known) > 1 and np.std(known) > 0:
         text += f" ± {np.std(known, ddof=1):,.{digits}f}"

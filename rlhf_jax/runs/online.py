@@ -1,222 +1,49 @@
 """A run that samples its own completions (PPO, GRPO, DAPO): from a session to the last state."""
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-from jax.sharding import Mesh
-
-from rlhf_jax.algorithms import make_algorithm
-from rlhf_jax.config import Config, MeasureConfig, measure_config
-from rlhf_jax.data import FastTokenizer, PromptLoader
 from rlhf_jax.io import CompletionsWriter, Resumed, log_completions
 from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.io.interrupt import StopRequest
 from rlhf_jax.loops.collect import Collector
 from rlhf_jax.loops.grading import Grader
-from rlhf_jax.loops.groups import Cursor, Rollouts, RunState, make_batch, widths
+from rlhf_jax.loops.groups import Cursor, Rollouts, RunState
 from rlhf_jax.loops.held_out import evaluate_prompts
-from rlhf_jax.loops.online import Score, train_online
+from rlhf_jax.loops.online import train_online
 from rlhf_jax.loops.resume import Begun, Fresh, Source, begin, rollouts_of, save
 from rlhf_jax.rewards.accuracy import metric_names
 from rlhf_jax.rollout import Sampler
 from rlhf_jax.runs.offline import Finished, jitted
+from rlhf_jax.runs.online_parts import (
+    MakeGrader,
+    MakeSampler,
+    OnlineParts,
+    make_online_parts,
+    policy_of,
+)
 from rlhf_jax.runs.parts import (
-    check_online_batch,
-    check_positions,
-    check_vocabulary,
-    make_tokenizer,
     watch_movement,
 )
 from rlhf_jax.runs.replay import Replay, recorded
-from rlhf_jax.runs.sampling import held_out_prompts, make_grader, make_prompts, make_sampler
+from rlhf_jax.runs.sampling import held_out_prompts
 from rlhf_jax.runs.session import Session, stop_of
 from rlhf_jax.runs.source import check_steps, data_start, log_growth, reward_digests
 from rlhf_jax.runs.space import check_space
-from rlhf_jax.runs.stops import warn_of_hidden_tags
-from rlhf_jax.runs.trees import Given, Loaded, load_trees, tree_meta
-from rlhf_jax.sharding import batch_sharding, make_mesh, place_batch, replicated
+from rlhf_jax.runs.trees import Given, tree_meta
+from rlhf_jax.sharding import replicated
 from rlhf_jax.training import (
     make_optimizers,
     make_rate,
-    make_score,
     make_step,
     schedule_count,
 )
-from rlhf_jax.types import Algorithm, PolicyBatch, Sampling, Trees
 
 _log = logging.getLogger(__name__)
 GRADING = ("rewards", "algorithm.accuracy_reward", "evaluation.accuracy_reward")
 """Keys that decide what a grade means."""
-
-MakeSampler = Callable[[Sampler | None, FastTokenizer], Sampler]
-"""(the built-in sampler, or None where the model cannot decode; tokenizer) -> the one to use."""
-MakeGrader = Callable[[Grader], Grader]
-"""The built-in grader -> the one to use."""
-
-
-class OnlineParts(NamedTuple):
-    """What samples, grades and trains: everything that a configuration names."""
-
-    config: Config
-    """With what the algorithm takes from other sections filled in."""
-    mesh: Mesh
-    tokenizer: FastTokenizer
-    prompts: PromptLoader
-    held_out: PromptLoader | None
-    loaded: Loaded
-    algorithm: Algorithm
-    sampler: Sampler
-    grader: Grader
-    measure: MeasureConfig | None
-    """None: there are no rewards to measure with."""
-
-    @property
-    def sampling(self) -> Sampling:
-        """What the algorithm wants sampled."""
-        return self.config.algorithm.sampling
-
-    def collector(self, total_steps: int, record: Any) -> Collector:
-        """From prompts to groups."""
-        config = self.config
-        return Collector(
-            prompts=self.prompts,
-            sampler=self.sampler,
-            grader=self.grader,
-            sampling=self.sampling,
-            batch_size=config.training.batch_size,
-            prompts_per_batch=config.rollout.prompts_per_batch or config.training.batch_size,
-            seed=config.seed,
-            total_steps=total_steps,
-            num_epochs=config.training.num_epochs,
-            run_dir=config.run_dir,
-            record=record,
-        )
-
-    def to_device(self, groups: Any, step: int) -> PolicyBatch:
-        """Groups as a batch in its shards."""
-        batch = make_batch(
-            groups,
-            total_widths=widths(self.sampler.width),
-            scored_widths=widths(self.sampler.max_scored),
-            step=step,
-        )
-        return place_batch(batch, self.mesh)
-
-    def score(self) -> Score:
-        """Fills what the algorithm needs, in microbatches of the update's own shape; jitted."""
-        needs = self.algorithm.needs
-        if not needs:
-            return lambda trained, frozen, batch: batch
-        microbatches = self.sampling.num_minibatches * self.config.training.num_microbatches
-        fill = jax.jit(
-            make_score(needs, num_microbatches=microbatches),
-            out_shardings=batch_sharding(self.mesh),
-        )
-        return lambda trained, frozen, batch: batch._replace(**fill(trained, frozen, batch))
-
-
-def policy_of(trained: Trees, frozen: Trees) -> Any:
-    """The parameters to sample with."""
-    return trained["policy"]
-
-
-def make_online_parts(
-    config: Config,
-    run_dir: Any,
-    *,
-    given: Given | None = None,
-    sampler: Sampler | MakeSampler | None = None,
-    grader: Grader | MakeGrader | None = None,
-) -> OnlineParts:
-    """Builds everything that a configuration names, cheapest mistakes first.
-
-    Args:
-      config: a whole run.
-      run_dir: its folder.
-      given: a model of one's own.
-      sampler: one of one's own, or what makes it of the built-in one.
-      grader: likewise.
-
-    Raises:
-      ValueError: anything in the configuration that cannot be done, in one line.
-    """
-    mesh = make_mesh(config.mesh)
-    config = dataclasses.replace(config, algorithm=config.resolved_algorithm)
-    sampling: Sampling = config.algorithm.sampling
-    check_online_batch(config, mesh)
-    tokenizer = make_tokenizer(config, run_dir, "prompts")
-    prompts = make_prompts(config, tokenizer, "train")
-    held_out = make_prompts(config, tokenizer, "eval") if config.data.has_eval else None
-    loaded = load_trees(config, mesh, given=given)
-    check_vocabulary(loaded.model, tokenizer)
-    warn_of_hidden_tags(config, tokenizer)
-    buckets = prompts.buckets if held_out is None else (*prompts.buckets, *held_out.buckets)
-    built_in = None
-    if loaded.model.decode is not None:
-        built_in = make_sampler(
-            config,
-            mesh,
-            loaded.model,
-            tokenizer,
-            prompt_buckets=tuple(sorted(set(buckets))),
-            temperature=sampling.temperature,
-        )
-    chosen = choose_sampler(sampler, built_in, tokenizer)
-    check_rows(loaded, chosen, tokenizer)
-    measure = measure_config(config) if config.rewards else None
-    rows = config.training.batch_size * sampling.group_size
-    own_judge = sampling.accuracy_reward if sampling.decides else None
-    graded: Grader = make_grader(
-        config if measure is None else measure,
-        tokenizer,
-        mesh=mesh,
-        rows_at_once=rows // (sampling.num_minibatches * config.training.num_microbatches),
-        trained_by=own_judge,
-    )
-    if grader is not None:
-        graded = grader if isinstance(grader, Grader) else grader(graded)
-    return OnlineParts(
-        config,
-        mesh,
-        tokenizer,
-        prompts,
-        held_out,
-        loaded,
-        make_algorithm(config.algorithm, loaded.model),
-        chosen,
-        graded,
-        measure,
-    )
-
-
-def choose_sampler(
-    sampler: Sampler | MakeSampler | None, built_in: Sampler | None, tokenizer: FastTokenizer
-) -> Sampler:
-    """The sampler of a run.
-
-    Raises:
-      ValueError: there is none: the model cannot decode, and no sampler was given.
-    """
-    if sampler is not None:
-        return sampler if isinstance(sampler, Sampler) else sampler(built_in, tokenizer)
-    if built_in is None:
-        raise ValueError(
-            "the given model has no prefill and decode, so it cannot sample: give train() a sampler"
-        )
-    return built_in
-
-
-def check_rows(loaded: Loaded, sampler: Sampler, tokenizer: FastTokenizer) -> None:
-    """Refuses rows that some model of the run is too short for, and vocabularies that differ."""
-    options = "rollout.max_prompt_len or rollout.max_new_tokens"
-    check_positions(loaded.model, sampler.width, options=options)
-    for role, model in loaded.model.roles:
-        check_vocabulary(model, tokenizer)
-        check_positions(model, sampler.width, options=options, name=role)
 
 
 def run_online(

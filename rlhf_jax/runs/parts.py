@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from rlhf_jax.config import Config, MeasureConfig, trained_vocab_size
 from rlhf_jax.data import FastTokenizer, Kind, iterate_texts, load_tokenizer, train_tokenizer
 from rlhf_jax.io.disk import naming
+from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.stops import with_run_stops
 from rlhf_jax.sharding import row_shards
 from rlhf_jax.training import MovementCheck, peak_rate, warmup_length
@@ -140,7 +141,7 @@ def check_positions(model: Model, longest: int, *, options: str, name: str = "mo
     limit = model.config.max_position
     if longest <= limit:
         return
-    if getattr(model.config, "rope", None) is None:
+    if isinstance(model.config, ModelConfig) and model.config.rope is None:
         raise ValueError(
             f"rows of {longest} tokens exceed the {name}'s {limit} learned positions; shorten "
             f"{options}"

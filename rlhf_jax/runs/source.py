@@ -127,7 +127,8 @@ def take_tokenizer(config: Config, source: Source | None) -> None:
     """
     if source is None or not source.is_other or source.changed(*TOKENIZER):
         return
-    ours, theirs = pathlib.Path(config.run_dir) / "tokenizer", source.run_dir / "tokenizer"
+    ours = pathlib.Path(config.run_dir) / "tokenizer"
+    theirs = source.run_dir / "tokenizer"
     if not theirs.is_dir() or ours.exists():
         return
     if not source.changed("rollout.stop"):

@@ -15,7 +15,8 @@ from rlhf_jax.rollout import Sampler
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.export import export_model
 from rlhf_jax.runs.offline import Finished, run_offline
-from rlhf_jax.runs.online import MakeGrader, MakeSampler, run_online
+from rlhf_jax.runs.online import run_online
+from rlhf_jax.runs.online_parts import MakeGrader, MakeSampler
 from rlhf_jax.runs.session import open_session
 from rlhf_jax.runs.trees import Given
 from rlhf_jax.training.allocator import retain_freed_memory

@@ -172,7 +172,8 @@ def _check(
 ) -> None:
     used: list[str] = []
     for size, axis in zip(shape, axes, strict=True):
-        names = () if axis is None else (axis,) if isinstance(axis, str) else axis
+        several = (axis,) if isinstance(axis, str) else axis
+        names = several or ()
         parts = math.prod(mesh.shape[n] for n in names)
         if size % parts:
             raise ValueError(

@@ -51,7 +51,8 @@ class MovementCheck:
           warmup: updates in the beginning that move little or nothing.
           total: updates of the run.
         """
-        self._mesh, self._learning_rate = mesh, learning_rate
+        self._mesh = mesh
+        self._learning_rate = learning_rate
         self._start = self._sample(params) if learning_rate > 0 and total > 0 else []
         self.due = min(warmup + UPDATES, total) if self._start else None
 
@@ -69,8 +70,10 @@ class MovementCheck:
             return None
         pairs = zip(self._start, self._sample(params), strict=True)
         moved = np.concatenate([(before != now).reshape(-1) for before, now in pairs])
-        share, dtype = float(moved.mean()), self._start[0].dtype
-        self.due, self._start = None, []
+        share = float(moved.mean())
+        dtype = self._start[0].dtype
+        self.due = None
+        self._start = []
         if share < ENOUGH:
             _log.warning(
                 "after %d updates only %.1f%% of the %s weights of the layers have moved (%d "

@@ -148,7 +148,8 @@ def make_schedule(
         raise ValueError(
             f"optimizer.warmup_steps={warmup} is more than the {total_steps} steps of the run"
         )
-    peak, rest = peak_rate(config), max(1, (total_steps or 0) - warmup)
+    peak = peak_rate(config)
+    rest = max(1, (total_steps or 0) - warmup)
     timescale = warmup or INVERSE_SQRT_TIMESCALE
     after = {
         "constant": lambda: optax.constant_schedule(peak),

@@ -128,7 +128,9 @@ def reduce_metrics(stacked: Metrics) -> Metrics:
 
 
 def _reducer(name: str) -> Callable[..., Array]:
-    return jnp.max if name.endswith("_max") else jnp.min if name.endswith("_min") else jnp.sum
+    if name.endswith("_max"):
+        return jnp.max
+    return jnp.min if name.endswith("_min") else jnp.sum
 
 
 def _accumulate(

@@ -6,8 +6,6 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
-
 from rlhf_jax.algorithms import ALGORITHMS
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
@@ -51,43 +49,41 @@ def _imports(path: pathlib.Path) -> list[tuple[ast.AST, str]]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_downward(path):
-    own = _package(path)
-    if own in ("__init__", "__main__"):
-        return
-    for node, name in _imports(path):
-        parts = name.split(".")
-        if parts[0] != "rlhf_jax" or parts[1] == own:
+def test_imports_go_downward():
+    found = []
+    for path in MODULES:
+        own = _package(path)
+        if own in ("__init__", "__main__"):
             continue
-        other = parts[1]
-        if other == "__version__":
-            continue
-        assert other in LAYERS, (
-            f"{path}:{node.lineno} imports {name}, a package that no layer names"
-        )
-        assert LAYERS[other] < LAYERS[own], (
-            f"{path}:{node.lineno} {own} (L{LAYERS[own]}) imports {name} (L{LAYERS[other]})"
-        )
+        for node, name in _imports(path):
+            parts = name.split(".")
+            if parts[0] != "rlhf_jax" or parts[1] in (own, "__version__"):
+                continue
+            other = parts[1]
+            if other not in LAYERS:
+                found.append(f"{path}:{node.lineno} imports {name}, of a package without a layer")
+            elif LAYERS[other] >= LAYERS[own]:
+                levels = f"{own} (L{LAYERS[own]}) imports {name} (L{LAYERS[other]})"
+                found.append(f"{path}:{node.lineno} {levels}")
+    assert found == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_private_and_no_torch_imports(path):
-    tree = ast.parse(path.read_text())
-    for node, name in _imports(path):
-        assert "._src" not in name, f"{path}:{node.lineno} private import {name}"
-        if name.split(".")[0] in ("torch", "trl"):
-            assert _package(path) == "bench", f"{path}:{node.lineno} imports {name} outside bench/"
-    for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = (
-                [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else [alias.name for alias in node.names]
-            )
-            assert not HEAVY & {name.split(".")[0] for name in names}, (
-                f"{path}:{node.lineno} imports an extra at module level"
-            )
+def test_no_private_and_no_torch_imports():
+    found = []
+    for path in MODULES:
+        for node, name in _imports(path):
+            if "._src" in name:
+                found.append(f"{path}:{node.lineno} private import {name}")
+            if name.split(".")[0] in ("torch", "trl") and _package(path) != "bench":
+                found.append(f"{path}:{node.lineno} imports {name} outside bench/")
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            is_from = isinstance(node, ast.ImportFrom)
+            names = [node.module or ""] if is_from else [alias.name for alias in node.names]
+            if HEAVY & {name.split(".")[0] for name in names}:
+                found.append(f"{path}:{node.lineno} imports an extra at module level")
+    assert found == []
 
 
 def test_no_algorithm_imports_another():
