@@ -38,6 +38,7 @@ def generate(options: argparse.Namespace) -> int:
     from rlhf_jax.data import load_tokenizer
     from rlhf_jax.models import load_pretrained, local_folder
     from rlhf_jax.rollout import SamplingParams, make_generator
+    from rlhf_jax.runs.compilation import keep_programs
 
     folder = local_folder(model_path(options.model))
     tokenizer = load_tokenizer(folder).with_stops(options.stop)
@@ -64,7 +65,9 @@ def generate(options: argparse.Namespace) -> int:
     sampling = SamplingParams(
         temperature, top_p=options.top_p, top_k=options.top_k, min_p=options.min_p
     )
-    rollout, stats = generator(params, rows, lengths, jax.random.key(options.seed), sampling)
+    with keep_programs("auto"):
+        key = jax.random.key(options.seed)
+        rollout, stats = generator(params, rows, lengths, key, sampling)
     completions = [
         {
             "prompt": prompts[row // options.num_samples].content,

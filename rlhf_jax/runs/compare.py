@@ -91,6 +91,18 @@ def compare(config: CompareConfig, *, progress: bool | None = None) -> Compariso
       ValueError: a configuration cannot be used, or the held-out prompts have no accuracy.
       KeyboardInterrupt: a signal ended a run; the same call goes on from there.
     """
+    with keep_programs(_cache(config)):
+        return _compare(config, progress)
+
+
+def _cache(config: CompareConfig) -> str | None:
+    """Where the runs keep compiled programs."""
+    first = config.run_config(config.runs[0], config.seeds[0])
+    return first.training.compilation_cache
+
+
+def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
+    """Everything, stage by stage."""
     folder = pathlib.Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.yaml").write_text(config.to_yaml(), encoding="utf-8")
