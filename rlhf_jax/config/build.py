@@ -6,20 +6,21 @@ numbers), and says what is wrong where; the words are ours. The dataclasses stay
 standard-library ones and may stand in any layer.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rlhf_jax.config.document import Plain, settled
 from rlhf_jax.config.errors import ELSEWHERE, ConfigError, did_you_mean, one_line
 from rlhf_jax.config.fields import (
     REQUIRED,
+    Key,
     all_keys,
     choices,
     describe,
-    item_class,
     section_class,
     settable,
 )
@@ -30,7 +31,7 @@ refuses."""
 
 
 class Context(NamedTuple):
-    """What errors need beside the value."""
+    """Mistakes in a user's words: key, value, what is allowed, nearest match, place."""
 
     sources: Mapping[str, str] = {}
     """Dotted key -> where it was given (`configs/dpo.yaml line 7`, `override 'seed=x'`)."""
@@ -38,16 +39,75 @@ class Context(NamedTuple):
     def error(self, key: str, text: str) -> ConfigError:
         """What is wrong, and where the key or else the section around it was given."""
         while key and key not in self.sources:
-            key = re.sub(r"\.?[^.[]*$|\[\d+\]$", "", key)
+            item = re.fullmatch(r"(.*)\[\d+\]", key)
+            key = item[1] if item else key.rpartition(".")[0]
         return ConfigError(f"{text} ({self.sources[key]})" if key else text)
+
+    def explained(self, mistake: Mapping[str, Any], value: Any, top: dict[str, Key]) -> ConfigError:
+        """What pydantic found in a tree."""
+        known = {key.key: key for key in all_keys(top)}
+        key = place = ""
+        tp: Any = None
+        rest = list(mistake["loc"])
+        while rest:
+            below = [name for name in (_dotted(place, rest[0]), f"{place}[]") if name in known]
+            if not below:
+                break  # into a value that is no section, or to a key that does not exist
+            part = rest.pop(0)
+            place = below[0]
+            tp = known[place].type
+            key = f"{key}[{part}]" if isinstance(part, int) else _dotted(key, part)
+            value = value[part] if isinstance(value, list) else value.get(part)
+        kind = mistake["type"]
+        fields = _fields(tp) if key else top
+        if kind == "unexpected_keyword_argument" and len(rest) == 1:
+            return self.unknown(_dotted(key, rest[0]), fields, known)
+        if kind == "value_error":
+            return self.refused(mistake["ctx"]["error"], key, {} if rest else fields)
+        if kind == "missing" and not rest:
+            # in a section the first key that is required
+            while needed := [field for field in _fields(tp).values() if field.default is REQUIRED]:
+                key = f"{key}.{needed[0].key}"
+                tp = needed[0].type
+            return self.error(key, f"{key}: required and not given; allowed: {describe(tp)}")
+        shown = repr(value.text if isinstance(value, Plain) else settled(value))
+        section = section_class(tp)
+        if section is not None:
+            text = f"{shown} is not a section; allowed: {describe(section)}"
+        else:
+            hint = did_you_mean(str(settled(value)), choices(tp))
+            text = f"{shown} is not allowed; allowed: {describe(tp)}{hint}"
+        return self.error(key, f"{key}: {text}")
+
+    def unknown(self, key: str, fields: Mapping[str, Key], known: Mapping[str, Key]) -> ConfigError:
+        """A key that does not exist."""
+        section, _, name = key.rpartition(".")
+        name = name.lower()
+        same = [other for other in known if other.rpartition(".")[2] == name and "[]" not in other]
+        # before a sibling that merely looks alike
+        if ELSEWHERE.get(name) in known or len(same) == 1:
+            hint = did_you_mean(name, same if len(same) == 1 else known)
+        else:
+            hint = did_you_mean(key, [_dotted(section, other) for other in fields])
+            hint = hint or did_you_mean(key, known)
+        place = f"in {section}" if section else "at the top level"
+        text = f"{key}: unknown key; allowed {place}: {', '.join(fields)}{hint}"
+        # itself, or a key below it that an override gave
+        given = [other for other in self.sources if f"{other}.".startswith(f"{key}.")]
+        return self.error(given[0] if given else key, text)
+
+    def refused(self, error: ValueError, section: str, fields: Mapping[str, Key]) -> ConfigError:
+        """What a class says of its own values; it begins with a field's name or `section.name`."""
+        text = one_line(error)
+        word = re.sub(r"[^\w.].*", "", text)
+        around = re.sub(r"\[\d+\]", "", section)
+        name = word.removeprefix(f"{around}.").removeprefix(f"{around.rpartition('.')[2]}.")
+        key = _dotted(section, name) if name.partition(".")[0] in fields else section
+        return self.error(key, text if text.startswith(key) else f"{key}: {text}")
 
 
 def build(
-    cls: type,
-    tree: dict[str, Any],
-    *,
-    context: Context | None = None,
-    chosen: Mapping[str, type] | None = None,
+    cls: type, tree: dict[str, Any], *, context: Context | None = None, **chosen: type
 ) -> Any:
     """Build a dataclass from a tree of parsed YAML.
 
@@ -57,7 +117,7 @@ def build(
         tree: mapping of field names to values, leaves as `document.parse_document` gives them. An
           unquoted scalar gets the reading that its field takes, in place.
         context: where keys were given, for errors.
-        chosen: field -> class, where only this run says which one it is (the algorithm's).
+        **chosen: class of a field, where only this run says which one it is (the algorithm's).
 
     Raises:
         ConfigError: an unknown or missing key, a value of the wrong type, or a value that the class
@@ -65,21 +125,18 @@ def build(
     """
     import pydantic  # heavy: only when a configuration is read
 
-    context = context or Context()
-    chosen = chosen or {}
-    required = {name for name, key in settable(cls).items() if key.default is REQUIRED}
-    types = {**_types(cls), **chosen}
+    told = context or Context()
+    keys = settable(cls, **chosen)
     whole = dataclasses.make_dataclass(
         cls.__name__,
-        [(name, tp) if name in required else (name, tp, None) for name, tp in types.items()],
+        [
+            (name, key.type) if key.default is REQUIRED else (name, key.type, None)
+            for name, key in keys.items()
+        ],
         kw_only=True,
-        namespace={
-            "__pydantic_config__": pydantic.ConfigDict(
-                strict=True, extra="forbid", arbitrary_types_allowed=True
-            )
-        },
     )
-    adapter = pydantic.TypeAdapter[Any](whole)
+    rules = pydantic.with_config(strict=True, extra="forbid", arbitrary_types_allowed=True)
+    adapter = pydantic.TypeAdapter[Any](rules(whole))
     while True:
         try:
             checked = adapter.validate_json(json.dumps(settled(tree)))
@@ -87,122 +144,43 @@ def build(
         except pydantic.ValidationError as error:
             mistakes = error.errors()
         except ValueError as error:
-            raise _refused(error, "", types, context) from error
+            raise told.refused(error, "", keys) from error
         if not any([_read_anew(tree, mistake) for mistake in mistakes]):
-            mistake = min(mistakes, key=lambda mistake: RANK.get(mistake["type"], 1))
-            known = [key.key for key in all_keys(cls)]
-            for name, tp in chosen.items():
-                known += [key.key for key in all_keys(tp, f"{name}.")]
-            raise _explained(mistake, tree, types, known, context)
+            first = min(mistakes, key=lambda mistake: RANK.get(mistake["type"], 1))
+            raise told.explained(first, tree, keys)
 
 
 def _read_anew(tree: dict[str, Any], mistake: Mapping[str, Any]) -> bool:
     """Gives an unquoted scalar the reading that its field takes instead, if there is one."""
     holder: Any = tree
-    place: Any = ""
     value: Any = tree
+    place: Any = None
     for part in mistake["loc"]:
-        if _has(value, part):  # if not, it names a member of a union
+        with contextlib.suppress(LookupError, TypeError):  # the others name members of unions
+            inner = value[part]
             holder = value
             place = part
-            value = value[part]
-    if not isinstance(value, Plain):
-        return False
-    kind = mistake["type"]
-    reading = value.value
-    if kind == "literal_error" and repr(value.text) in mistake["ctx"]["expected"]:
-        kind = "string_type"
-    if kind == "dataclass_type" and reading is None:
-        holder[place] = {}  # a section with nothing in it
-    elif kind == "string_type" and not isinstance(reading, str | None):
-        holder[place] = Plain(value.text, value.text)
-    elif kind == "int_type" and isinstance(reading, float) and reading.is_integer():
-        holder[place] = Plain(value.text, int(reading))
-    else:
-        return False
+            value = inner
+    match mistake["type"], value:
+        case "dataclass_type", Plain(value=None) if place == mistake["loc"][-1]:
+            holder[place] = {}  # a section with nothing in it
+        case "string_type", Plain(text, int() | float()):
+            holder[place] = Plain(text, text)
+        case "literal_error", Plain(text, int() | float()) if (
+            repr(text) in mistake["ctx"]["expected"]
+        ):
+            holder[place] = Plain(text, text)
+        case "int_type", Plain(text, float(number)) if number.is_integer():
+            holder[place] = Plain(text, int(number))
+        case _:
+            return False
     return True
 
 
-def _has(value: Any, part: str | int) -> bool:
-    if isinstance(value, list):
-        return isinstance(part, int) and part < len(value)
-    return isinstance(value, dict) and part in value
-
-
-def _explained(
-    mistake: Mapping[str, Any],
-    value: Any,
-    types: Mapping[str, Any],
-    known: Sequence[str],
-    context: Context,
-) -> ConfigError:
-    """What pydantic found, with the key as the user knows it and in a user's words."""
-    kind = mistake["type"]
-    key = ""
-    tp = None
-    inside = list(mistake["loc"])
-    while inside:
-        part = inside[0]
-        child = types.get(part, item_class(tp) if _has(value, part) else None)
-        if child is None:
-            break  # into a value that is no section, or no such key
-        tp = child
-        types = _types(section_class(child))
-        key = f"{key}[{part}]" if isinstance(part, int) else _dotted(key, part)
-        value = value[part] if _has(value, part) else None
-        inside.pop(0)
-    section = section_class(tp)
-    if kind == "unexpected_keyword_argument" and len(inside) == 1:
-        return _unknown(_dotted(key, inside[0]), types, known, context)
-    if kind == "value_error":
-        return _refused(mistake["ctx"]["error"], key, {} if inside else types, context)
-    if kind == "missing" and not inside:
-        # a section: the first key in it that is required
-        while section and (
-            needed := [k for k in settable(section).values() if k.default is REQUIRED]
-        ):
-            key = f"{key}.{needed[0].key}"
-            tp = needed[0].type
-            section = section_class(tp)
-        text = "required and not given"
-    else:
-        text = repr(value.text if isinstance(value, Plain) else settled(value))
-        text += " is not allowed" if section is None else " is not a section"
-    hint = did_you_mean(str(settled(value)), choices(tp))
-    return context.error(key, f"{key}: {text}; allowed: {describe(section or tp)}{hint}")
-
-
-def _unknown(
-    key: str, types: Mapping[str, Any], known: Sequence[str], context: Context
-) -> ConfigError:
-    section, _, name = key.rpartition(".")
-    name = name.lower()
-    same = [other for other in known if other.rpartition(".")[2] == name and "[]" not in other]
-    # before a sibling that merely looks alike
-    if ELSEWHERE.get(name) in known or len(same) == 1:
-        hint = did_you_mean(name, same if len(same) == 1 else known)
-    else:
-        hint = did_you_mean(key, [_dotted(section, other) for other in types])
-        hint = hint or did_you_mean(key, known)
-    place = f"in {section}" if section else "at the top level"
-    return context.error(key, f"{key}: unknown key; allowed {place}: {', '.join(types)}{hint}")
-
-
-def _refused(
-    error: ValueError, section: str, types: Mapping[str, Any], context: Context
-) -> ConfigError:
-    """What a class says of its own values; it begins with a field's name or `section.name`."""
-    text = one_line(error)
-    word = re.sub(r"[^\w.].*", "", text)
-    around = re.sub(r"\[\d+\]", "", section)
-    name = word.removeprefix(f"{around}.").removeprefix(f"{around.rpartition('.')[2]}.")
-    key = _dotted(section, name) if name.partition(".")[0] in types else section
-    return context.error(key, text if text.startswith(key) else f"{key}: {text}")
-
-
-def _types(cls: type | None) -> dict[str, Any]:
-    return {} if cls is None else {name: key.type for name, key in settable(cls).items()}
-
-
-def _dotted(section: str, name: str) -> str:
+def _dotted(section: str, name: Any) -> str:
     return f"{section}.{name}" if section else name
+
+
+def _fields(tp: Any) -> dict[str, Key]:
+    section = section_class(tp)
+    return {} if section is None else settable(section)

@@ -8,6 +8,7 @@ decide later (`run_dir=2024` is text because `run_dir` is text).
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -75,8 +76,8 @@ def parse_document(text: str, name: str) -> Document:
         raise ConfigError(
             f"{name}: the top level must be a mapping of sections (key: value), not a {_kind(node)}"
         )
-    trees = _Trees(name)
-    return Document({} if node is None else trees.build(node, ""), trees.lines)
+    lines: dict[str, int] = {}
+    return Document({} if node is None else _construct(node, name, lines), lines)
 
 
 def read_document(path: pathlib.Path) -> Document:
@@ -101,7 +102,7 @@ def parse_value(text: str, name: str) -> Any:
     quote; else one plain scalar."""
     if not text.lstrip().startswith(("[", "{", '"', "'")):
         return read_scalar(text)
-    return _Trees(name).build(_compose(text, name), "")
+    return _construct(_compose(text, name), name, {})
 
 
 def settled(tree: Any) -> Any:
@@ -129,54 +130,45 @@ def _compose(text: str, name: str) -> Any:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        said = one_line(error.problem or error.context or "unreadable")
-        raise ConfigError(f"{name}: not valid YAML: {line}{said}") from None
+        said = line + one_line(error.problem or error.context or "unreadable")
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {one_line(error)}") from None
+        said = one_line(error)
+    raise ConfigError(f"{name}: not valid YAML: {said}")
 
 
-class _Trees:
-    """Nodes to trees, aliases written out, within the budgets."""
+def _construct(node: Any, name: str, lines: dict[str, int]) -> Any:
+    """A node as a tree, aliases written out, and the line of each key."""
+    open_nodes: list[yaml.Node] = []
+    values = itertools.count(1)
 
-    def __init__(self, name: str):
-        self.name = name
-        self.lines: dict[str, int] = {}
-        self._open: list[yaml.Node] = []
-        self._values = 0
-
-    def build(self, node: yaml.Node, path: str) -> Any:
-        """The tree of a node that stands at a dotted key."""
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise ConfigError(
-                f"{self.name}: more than {MAX_VALUES:,} values once its aliases are written out"
-            )
+    def build(node: Any, path: str) -> Any:
+        if next(values) > MAX_VALUES:
+            text = f"more than {MAX_VALUES:,} values once its aliases are written out"
+            raise ConfigError(f"{name}: {text}")
         if isinstance(node, yaml.ScalarNode):
             return node.value if node.style else read_scalar(node.value)
-        if node in self._open:
-            raise _fault(self.name, node, "an alias refers to a value that contains it")
-        if len(self._open) == MAX_DEPTH:  # through aliases: the text itself is no deeper
-            raise _fault(self.name, node, f"nested more than {MAX_DEPTH} deep")
-        self._open.append(node)
-        if isinstance(node, yaml.MappingNode):
-            tree: Any = self._mapping(node, path)
+        if node in open_nodes:
+            raise _fault(name, node, "an alias refers to a value that contains it")
+        if len(open_nodes) == MAX_DEPTH:
+            raise _fault(name, node, f"nested more than {MAX_DEPTH} deep")
+        open_nodes.append(node)
+        tree: Any = {}
+        if isinstance(node, yaml.SequenceNode):
+            tree = [build(item, f"{path}[{place}]") for place, item in enumerate(node.value)]
         else:
-            tree = [self.build(item, f"{path}[{place}]") for place, item in enumerate(node.value)]
-        self._open.pop()
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise _fault(name, key, f"a key must be plain text, not a {_kind(key)}")
+                dotted = f"{path}.{key.value}" if path else key.value
+                if key.value in tree:
+                    first = f"(first on line {lines[dotted]})"
+                    raise _fault(name, key, f"{dotted!r} is given twice {first}; keep one")
+                lines[dotted] = key.start_mark.line + 1
+                tree[key.value] = build(value, dotted)
+        open_nodes.pop()
         return tree
 
-    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
-        tree: dict[str, Any] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise _fault(self.name, key, f"a key must be plain text, not a {_kind(key)}")
-            dotted = f"{path}.{key.value}" if path else key.value
-            if key.value in tree:
-                first = f"(first on line {self.lines[dotted]}); keep one"
-                raise _fault(self.name, key, f"{dotted!r} is given twice {first}")
-            self.lines[dotted] = key.start_mark.line + 1
-            tree[key.value] = self.build(value, dotted)
-        return tree
+    return build(node, "")
 
 
 def _fault(name: str, place: Any, text: str) -> ConfigError:
@@ -195,14 +187,13 @@ def _represent(value: Any) -> yaml.Node:
         flow = not any(isinstance(item, dict | list) for item in value)
         nodes = [_represent(item) for item in value]
         return yaml.SequenceNode("tag:yaml.org,2002:seq", nodes, flow_style=flow)
-    node = yaml.representer.SafeRepresenter().represent_data(value)
     if isinstance(value, str) and not (read_scalar(value).value == value and value.isprintable()):
-        return yaml.ScalarNode(node.tag, value, style='"')
-    return node
+        return yaml.ScalarNode("tag:yaml.org,2002:str", value, style='"')
+    return yaml.representer.SafeRepresenter().represent_data(value)
 
 
 def _similar_file(path: pathlib.Path) -> str:
-    folders = (path.parent, pathlib.Path("configs"), pathlib.Path())
+    folders = (pathlib.Path(), pathlib.Path("configs"), path.parent)  # the last one wins
     found = {file.stem: file for folder in folders for file in sorted(folder.glob("*.y*ml"))}
     match = nearest(path.stem, found)
     return f"; did you mean '{found[match]}'?" if match is not None else ""

@@ -74,9 +74,14 @@ def item_class(tp: Any) -> type | None:
     return section_class(args[1]) if origin in MAPPINGS and args else None
 
 
-def settable(cls: type) -> dict[str, Key]:
-    """Name -> key of the fields that a configuration can set."""
-    hints = typing.get_type_hints(cls)
+def settable(cls: type, **chosen: type) -> dict[str, Key]:
+    """Name -> key of the fields that a configuration can set.
+
+    Args:
+        cls: a dataclass.
+        **chosen: types of fields that only a run says, instead of those of the class.
+    """
+    hints = typing.get_type_hints(cls) | chosen
     return {
         field.name: Key(field.name, cls, field, hints[field.name])
         for field in dataclasses.fields(cls)
@@ -84,16 +89,18 @@ def settable(cls: type) -> dict[str, Key]:
     }
 
 
-def all_keys(cls: type, prefix: str = "") -> Iterator[Key]:
-    """Every key below `cls`, sections before their keys."""
-    for name, key in settable(cls).items():
+def all_keys(keys: Mapping[str, Key], prefix: str = "") -> Iterator[Key]:
+    """Keys and every key below them, sections before their keys; `name[]` is any item of a list of
+    sections."""
+    for name, key in keys.items():
         yield key._replace(key=prefix + name)
-        section = section_class(key.type)
         item = item_class(key.type)
+        if item is not None:
+            name += "[]"
+            yield key._replace(key=prefix + name, type=item)
+        section = item or section_class(key.type)
         if section is not None:
-            yield from all_keys(section, f"{prefix}{name}.")
-        elif item is not None:
-            yield from all_keys(item, f"{prefix}{name}[].")
+            yield from all_keys(settable(section), f"{prefix}{name}.")
 
 
 def describe(tp: Any) -> str:
@@ -127,7 +134,7 @@ def choices(tp: Any) -> list[str]:
 
 def describe_section(cls: type, prefix: str = "") -> list[FieldDoc]:
     """Key, type, default and documentation of every key below `cls` that is not a section."""
-    keys = [key for key in all_keys(cls, prefix) if section_class(key.type) is None]
+    keys = [key for key in all_keys(settable(cls), prefix) if section_class(key.type) is None]
     docs = {owner: field_docs(owner) for owner in {key.owner for key in keys}}
     return [
         FieldDoc(
@@ -148,7 +155,7 @@ def defaults(cls: type, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> default of the keys that have one and are not sections."""
     return {
         key.key: plain(key.default)
-        for key in all_keys(cls, prefix)
+        for key in all_keys(settable(cls), prefix)
         if section_class(key.type) is None and key.default is not REQUIRED
     }
 

@@ -1,6 +1,7 @@
 """Reading and writing a run's configuration: YAML file + `section.key=value` overrides -> `Config`
 -> YAML."""
 
+import itertools
 import os
 import pathlib
 import re
@@ -41,12 +42,8 @@ def load_config(
           and the place.
     """
     document = read_document(pathlib.Path(path))
-    return _assemble(
-        document.tree,
-        {key: f"{path} line {line}" for key, line in document.lines.items()},
-        overrides,
-        trusted=trusted,
-    )
+    sources = {key: f"{path} line {line}" for key, line in document.lines.items()}
+    return _assemble(document.tree, sources, overrides, trusted=trusted)
 
 
 def make_config(tree: dict[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -72,35 +69,26 @@ def _assemble(
         apply_override(tree, override, sources)
     context = Context(sources)
     algorithm, options = _choose_algorithm(tree, context, trusted=trusted)
-    return build(
-        Config,
-        tree | {"algorithm": options},
-        context=context,
-        chosen={"algorithm": algorithm},
-    )
+    return build(Config, tree | {"algorithm": options}, context=context, algorithm=algorithm)
 
 
 def apply_override(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None:
     """Puts the value of an override into a parsed tree, and its place among the sources."""
+    name = f"override {override!r}"
     key, equals, text = override.partition("=")
     key = key.strip()
-    if not equals or not key or any(not part for part in key.split(".")):
-        raise ConfigError(
-            f"override {override!r}: write section.key=value, for example training.batch_size=8"
-        )
-    name = f"override {override!r}"
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"{name}: write section.key=value, for example training.batch_size=8")
+    words = re.findall(r"\[\d+\]|(?:(?!\[\d+\])[^.])+", key)  # `[0]` is a place of a list
+    parts = [int(word[1:-1]) if re.fullmatch(r"\[\d+\]", word) else word for word in words]
     target: Any = tree
-    *path, last = (
-        int(part[1:-1]) if part.startswith("[") else part
-        for part in re.findall(r"\[\d+\]|[^.[]+|\[", key)
-    )
-    for part, following in zip(path, [*path, last][1:], strict=True):
+    for part, following in itertools.pairwise(parts):
         below = _below(target, part, name)
         if not isinstance(below, list if isinstance(following, int) else dict):
             below = target[part] = {}
         target = below
-    _below(target, last, name)
-    target[last] = parse_value(text, name)
+    _below(target, parts[-1], name)
+    target[parts[-1]] = parse_value(text, name)
     for known in [known for known in sources if known.startswith((key + ".", key + "["))]:
         del sources[known]
     sources[key] = name
@@ -112,9 +100,8 @@ def _below(target: Any, part: str | int, name: str) -> Any:
         return target.get(part)
     count = len(target) if isinstance(target, list) else 0
     if part >= count:
-        raise ConfigError(
-            f"{name}: there is no [{part}]: the list has {count} items, counted from 0"
-        )
+        text = f"there is no [{part}]: the list has {count} items, counted from 0"
+        raise ConfigError(f"{name}: {text}")
     return target[part]
 
 

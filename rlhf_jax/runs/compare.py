@@ -13,6 +13,7 @@ from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import Checkpointer, plot_curves, read_metrics
+from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.evaluate import evaluate_checkpoints, evaluate_folder
 from rlhf_jax.runs.footprint import run_bytes
 from rlhf_jax.runs.train import RunResult, train

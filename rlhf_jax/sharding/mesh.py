@@ -38,8 +38,9 @@ class MeshConfig:
                 raise ValueError(
                     f"mesh.{name}={size} must be at least 1, or -1 for all remaining devices"
                 )
-        if list(sizes.values()).count(-1) > 1:
-            raise ValueError(f"mesh: only one axis may be -1, got {sizes}")
+        free = [name for name in ("data", "tensor", "fsdp") if sizes[name] == -1]
+        if len(free) > 1:
+            raise ValueError(f"mesh.{free[0]}=-1 and {free[1]}=-1: only one axis may be -1")
         for pattern in self.replicate:
             try:
                 re.compile(pattern)

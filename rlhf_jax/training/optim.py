@@ -99,8 +99,8 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.warmup_steps={self.warmup_steps} must not be negative")
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError(
-                f"optimizer: give warmup_steps={self.warmup_steps} or "
-                f"warmup_ratio={self.warmup_ratio}, not both"
+                f"optimizer.warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio}: "
+                "give one of the two, not both"
             )
         for pattern in self.decay_exclude:
             try:

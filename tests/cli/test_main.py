@@ -104,7 +104,7 @@ def test_train_help_lists_every_section_with_types_and_defaults(capsys):
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     assert re.search(
-        r"optimizer.learning_rate  \[a number or null\] = null\n      peak learning rate", text
+        r"optimizer.learning_rate  \[a number or null\] = null\n      Peak learning rate", text
     )
     assert "training.max_steps  [a whole number or null] = null" in text
     assert "checkpoint.resume  [one of: auto, never, must] = auto" in text

@@ -94,6 +94,52 @@ def test_values_are_typed_by_their_fields():
     assert section.pair == (1.0, 2)
 
 
+@dataclass(frozen=True)
+class Choices:
+    number_or_word: int | Literal["auto", "1e2"] = 0
+    rate_or_text: float | str = 0.0
+    switch_or_text: bool | str = False
+    many: dict[str, Sampling] = field(default_factory=dict)
+    section_or_text: Sampling | str = "x"
+    anything: Any = None
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("number_or_word: 1e3", 1000),
+        ("number_or_word: 1e2", "1e2"),
+        ("rate_or_text: 3", 3.0),
+        ("rate_or_text: no", "no"),
+        ("switch_or_text: true", True),
+        ("switch_or_text: 1", "1"),
+        ("many: {a: {temperature: 2}, b: null}", {"a": Sampling(2.0), "b": Sampling()}),
+        ("section_or_text: {top_p: 1}", Sampling(top_p=1.0)),
+        ("section_or_text: 010", "010"),
+        ("anything: [010, x, {a: 1e3}]", [10, "x", {"a": 1000.0}]),
+    ],
+)
+def test_a_scalar_is_read_as_one_of_several_types(line, value):
+    name = line.partition(":")[0]
+    read_value = getattr(build(Choices, parse_document(line, "x").tree), name)
+    assert read_value == value and type(read_value) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("section_or_text: null", "section_or_text: 'null' is not allowed; allowed: "),
+        ("many: {a: {top: 1}}", "many.a.top: unknown key; allowed in many.a: temperature, top_p"),
+        ("many: {a: {top_p: x}}", "many.a.top_p: 'x' is not allowed; allowed: a number or null"),
+        ("many: {a: {temperature: -1}}", "many.a.temperature: temperature=-1.0 must not be neg"),
+    ],
+)
+def test_mistakes_inside_them_are_named(line, message):
+    with pytest.raises(ConfigError) as error:
+        build(Choices, parse_document(line, "x").tree)
+    assert str(error.value).startswith(message)
+
+
 def test_null_sections_and_infinite_numbers():
     section = read(
         "path: x\nsection: {maybe: null, sampling: null, rate: .inf, name: null}\n"

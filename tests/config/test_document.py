@@ -1,7 +1,9 @@
 """YAML text to trees and back."""
 
 import math
+import pathlib
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,6 +58,10 @@ TREES = st.dictionaries(
         ("2024-01-01", "2024-01-01"),
         ("12:30", "12:30"),
         ("1e", "1e"),
+        ("1.2.3", "1.2.3"),
+        ("1-2", "1-2"),
+        ("infinity", "infinity"),
+        ("\u0661\u0662", "\u0661\u0662"),
         ("0x10", "0x10"),
     ],
 )
@@ -82,10 +88,10 @@ def test_quoted_scalars_stay_text_and_lines_are_known():
 
 
 def test_anchors_are_expanded():
-    assert settled(parse_document("a: &x {k: 1}\nb: *x\n", "x").tree) == {
-        "a": {"k": 1},
-        "b": {"k": 1},
-    }
+    document = parse_document("a: &x {k: 1}\nb: *x\n", "x")
+    assert settled(document.tree) == {"a": {"k": 1}, "b": {"k": 1}}
+    assert document.lines == {"a": 1, "a.k": 1, "b": 2, "b.k": 1}
+    assert document.tree["a"] is not document.tree["b"], "an override of one is none of the other"
 
 
 def test_empty_document_is_an_empty_mapping():
@@ -159,7 +165,10 @@ def _aliases(levels: int, width: int, opening: str = "[", closing: str = "]") ->
         (_aliases(60, 1, "[" * 10, "]" * 10), "nested more than 50 deep"),
         ("a: " + "[" * 20_000 + "]" * 20_000, "nested more than 50 deep"),
         ("a: " + "{b: " * 20_000 + "}" * 20_000, "nested more than 50 deep"),
-        ("\n".join(" " * depth + "a:" for depth in range(2000)), "nested more than 50 deep"),
+        (
+            "\n".join(" " * depth + "a:" for depth in range(2000)),
+            "x.yaml: line 51: nested more than 50 deep",
+        ),
     ],
     ids=["aliases", "just too many", "deep through aliases", "brackets", "braces", "indentation"],
 )
@@ -177,3 +186,16 @@ def test_ordinary_aliases_and_nesting_are_read():
 
 def test_a_number_of_thousands_of_digits_is_a_float():
     assert read_scalar("9" * 5000).value == math.inf
+    assert read_scalar("9" * 4000).value == 10**4000 - 1
+
+
+def test_values_of_other_libraries_are_written():
+    tree = {"rate": np.float64(1e-5), "path": pathlib.Path("a/b"), 3: (1, 2), "none": {}}
+    text = render(tree)
+    assert text == 'rate: 1.0e-05\npath: a/b\n"3": [1, 2]\nnone: {}\n'
+    assert settled(parse_document(text, "x").tree) == {
+        "rate": 1e-5,
+        "path": "a/b",
+        "3": [1, 2],
+        "none": {},
+    }

@@ -1,18 +1,20 @@
 """Whole configurations: files, overrides, round trips, mistakes."""
 
 import math
+import pathlib
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhf_jax.algorithms import ALGORITHMS, DPOConfig, algorithm_config
+from rlhf_jax.algorithms import ALGORITHMS, DPOConfig, algorithm_config, algorithm_name
 from rlhf_jax.config import (
     Config,
     ConfigError,
     ModelSection,
     TrainingConfig,
-    algorithm_name,
     describe_section,
     dump_config,
     load_config,
@@ -273,6 +275,27 @@ BEST = ["checkpoint.keep_best=1", "checkpoint.best_metric=rewards/accuracy"]
             [*GRPO, "rewards[0].weight=big"],
             r"^rewards\[0\].weight: 'big' is not allowed; allowed: a number \(override",
         ),
+        (
+            [*GRPO, "rewards[0].weight=.nan"],
+            r"^rewards\[0\].weight: rewards.weight nan of 'math' is not a finite number "
+            r"\(override 'rewards\[0\].weight=.nan'\)$",
+        ),
+        (
+            [*GRPO, "rewards[x].weight=2"],
+            r"^rewards\[x\]: unknown key; .*\(override 'rewards\[x\].weight=2'\)$",
+        ),
+        (
+            [*GRPO, "rollout.mesh.data=0"],
+            "^rollout.mesh.data: mesh.data=0 must be at least 1, .*override 'rollout.mesh.data=0'",
+        ),
+        (
+            ["mesh.tensor=-1"],
+            r"^mesh.tensor=-1 and fsdp=-1: only one axis may be -1 \(override 'mesh.tensor=-1'\)$",
+        ),
+        (
+            ["optimizer.warmup_steps=1", "optimizer.warmup_ratio=0.1"],
+            r"^optimizer.warmup_steps=1 and warmup_ratio=0.1: give one .*warmup_steps=1'\)$",
+        ),
         ([*GRPO, "rewards=math"], "^rewards: 'math' is not allowed; allowed: a list"),
         ([*GRPO, "evaluation.samples=-1"], "^evaluation.samples=-1 must not be negative"),
         (
@@ -315,6 +338,64 @@ def test_sections_that_do_not_fit_together(file, overrides, message):
 )
 def test_sections_that_fit_together(file, overrides):
     assert load_config(file, overrides).data.has_eval
+
+
+def test_unknown_keys_are_told_before_wrong_values_and_those_before_what_is_missing(file):
+    overrides = ["rollout.top_p=0", "data={eval_size: many}", "training.bach_size=8"]
+    messages = []
+    for count in (3, 2, 1):
+        with pytest.raises(ConfigError) as error:
+            load_config(file, [*overrides[:count], *GRPO])
+        messages.append(str(error.value).partition(":")[0])
+    assert messages == ["training.bach_size", "data.eval_size", "rollout.top_p"]
+
+
+@dataclass(frozen=True)
+class OwnConfig:
+    """Options of an algorithm that a user registers."""
+
+    data: ClassVar[str] = "text"
+    head: ClassVar[str | None] = None
+
+    temperature: float = 1.0
+    mode: Literal["fast", "slow"] = "fast"
+    schedule: pathlib.PurePath | None = None
+    lengths: tuple[int, ...] = ()
+    derived: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0")
+        if self.mode == "slow" and not self.lengths:
+            raise ValueError("nothing fits the slow mode")
+
+
+def test_an_algorithm_of_a_user(file, tmp_path, monkeypatch):
+    def make(config: OwnConfig, model):
+        raise AssertionError("a configuration makes no algorithm")
+
+    overrides = ["algorithm={name: own, mode: slow}", "algorithm.lengths=[8, 1e3]"]
+    with pytest.raises(ConfigError, match="^algorithm.name: 'own' is not an algorithm; allowed: "):
+        load_config(file, overrides)
+    monkeypatch.setitem(ALGORITHMS, "own", make)
+    config = load_config(file, overrides)
+    assert config.algorithm == OwnConfig(mode="slow", lengths=(8, 1000))
+    dump_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    for override, message in {
+        "algorithm.mode=slwo": "algorithm.mode: 'slwo' is not allowed; allowed: one of: fast, "
+        "slow; did you mean 'slow'?",
+        "algorithm.temperature=0": "algorithm.temperature: temperature=0.0 must be above 0",
+        "algorithm.lengths=[]": "algorithm: nothing fits the slow mode",
+        "algorithm.derived=1": "algorithm.derived: unknown key; allowed in algorithm: temperature, "
+        "mode, schedule, lengths; did you mean ",
+        "rollout.temperature=1": "rollout.temperature: unknown key; ",
+    }.items():
+        with pytest.raises(ConfigError) as error:
+            load_config(file, [*overrides, override])
+        assert str(error.value).startswith(message)
+        place = "algorithm={name: own, mode: slow}" if "nothing" in message else override
+        assert str(error.value).endswith(f" (override '{place}')")
 
 
 def test_rewards(file):
@@ -563,7 +644,7 @@ def test_names_of_other_libraries_lead_to_ours(tmp_path, algorithm, key, meant):
 
 
 def test_every_name_of_another_library_leads_to_a_key():
-    keys = {key.key for key in all_keys(Config)}
+    keys = {key.key for key in all_keys(settable(Config))}
     for name in ALGORITHMS:
         keys |= {f"algorithm.{field}" for field in settable(algorithm_config(name))}
     assert set(ELSEWHERE.values()) <= keys
