@@ -7,7 +7,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 from rlhf_jax.ops.checks import check_choice
 from rlhf_jax.types import Algorithm, Models, Sampling
@@ -18,7 +18,8 @@ Make: TypeAlias = Callable[[Any, Any], Algorithm]
 ALGORITHMS: dict[str, Make] = {}
 """Name -> `make`. Filled by `register`."""
 
-_CONFIGS: dict[str, type] = {}
+_CONFIGS: dict[str, tuple[Make, type]] = {}
+"""Name -> (`make`, its configuration)."""
 KINDS = ("text", "pairs", "prompts")
 
 
@@ -47,7 +48,7 @@ def register(name: str, config: Any, make: Make) -> None:
     if cls.data not in KINDS:
         raise ValueError(f"{name}: {cls.__name__}.data={cls.data!r} is none of {KINDS}")
     ALGORITHMS[name] = make
-    _CONFIGS[name] = cls
+    _CONFIGS[name] = (make, cls)
 
 
 def find_algorithm(name: str) -> str:
@@ -76,10 +77,10 @@ def find_algorithm(name: str) -> str:
             f"rlhf_jax.algorithms.register({own!r}, Config, make) in it"
         )
     # Kept under the whole name too: a run's config.yaml must lead back to the file.
-    config = _CONFIGS[own]
+    config = algorithm_config(own)
     make = ALGORITHMS[own]
     if before is None:
-        del ALGORITHMS[own], _CONFIGS[own]
+        del ALGORITHMS[own]
     register(name, config, make)
     return name
 
@@ -110,7 +111,11 @@ def algorithm_config(name: str) -> type:
       ValueError: unknown name.
     """
     check_choice("algorithm", name, tuple(ALGORITHMS))
-    return _CONFIGS[name]
+    make, config = _CONFIGS.get(name, (None, None))
+    if config is not None and make is ALGORITHMS[name]:
+        return config
+    # Put into the registry by hand: then the signature says it.
+    return get_type_hints(ALGORITHMS[name])["config"]
 
 
 def algorithm_name(config: Any) -> str:
@@ -122,9 +127,9 @@ def algorithm_name(config: Any) -> str:
     Raises:
       ValueError: no registered algorithm has this class.
     """
-    names = [name for name in ALGORITHMS if type(config) is _CONFIGS[name]]
+    names = [name for name in ALGORITHMS if type(config) is algorithm_config(name)]
     if not names:
-        known = ", ".join(known.__name__ for known in _CONFIGS.values())
+        known = ", ".join(algorithm_config(name).__name__ for name in ALGORITHMS)
         raise ValueError(
             f"algorithm: {type(config).__name__} is not the configuration of an algorithm; known: "
             f"{known}"

@@ -201,8 +201,8 @@ class Config:
         models: Models = self.algorithm.models
         if self.model.reference is not None and models.reference == "none":
             raise ValueError(
-                f"model.reference={self.model.reference!r} has no use in this run, which reads no "
-                "reference; leave it null, or choose algorithm.name=dpo "
+                f"model.reference={self.model.reference!r} has no use in this run; leave it "
+                "null, or choose algorithm.name=dpo "
                 "with algorithm.reference=precomputed or online, or ppo or grpo with "
                 "algorithm.kl_coef above 0"
             )
