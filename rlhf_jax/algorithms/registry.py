@@ -69,7 +69,7 @@ def find_algorithm(name: str) -> str:
     if name in ALGORITHMS:
         return name
     where, _, own = name.rpartition(":")
-    before = ALGORITHMS.get(own)
+    before = (ALGORITHMS.get(own), _CONFIGS.get(own))
     _load(where)
     if own not in ALGORITHMS:
         raise ValueError(
@@ -79,8 +79,12 @@ def find_algorithm(name: str) -> str:
     # Kept under the whole name too: a run's config.yaml must lead back to the file.
     config = algorithm_config(own)
     make = ALGORITHMS[own]
-    if before is None:
-        del ALGORITHMS[own]
+    # The bare name means what it meant before: a file may not replace an algorithm of the library.
+    tables: tuple[dict[str, Any], ...] = (ALGORITHMS, _CONFIGS)
+    for table, entry in zip(tables, before, strict=True):
+        table.pop(own, None)
+        if entry is not None:
+            table[own] = entry
     register(name, config, make)
     return name
 

@@ -11,6 +11,7 @@ from rlhf_jax.cli.keys import describe_algorithm, describe_keys
 from rlhf_jax.config import load_config, make_config
 from rlhf_jax.config.fields import field_docs
 from rlhf_jax.training import OptimizerConfig
+from rlhf_jax.types import Models
 
 RATES = {"sft": 2e-5, "reward_model": 1e-4, "dpo": 1e-6, "ppo": 1e-6, "grpo": 1e-6, "dapo": 1e-6}
 
@@ -70,7 +71,8 @@ def test_an_algorithm_without_one_has_a_small_one(monkeypatch):
     @dataclass(frozen=True)
     class OwnConfig:
         data: ClassVar[str] = "text"
-        head: ClassVar[str | None] = None
+        models: ClassVar[Models] = Models()
+        sampling: ClassVar[None] = None
         summary: ClassVar[str] = "a user's own"
 
         aggregation: str = "token"

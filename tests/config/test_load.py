@@ -28,6 +28,7 @@ from rlhf_jax.models import LAYERS, REMAT
 from rlhf_jax.models.attention import IMPLEMENTATIONS
 from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.rollout import RolloutConfig
+from rlhf_jax.types import Models
 
 DPO = """
 algorithm: {name: dpo, beta: 0.05}
@@ -355,7 +356,8 @@ class OwnConfig:
     """Options of an algorithm that a user registers."""
 
     data: ClassVar[str] = "text"
-    head: ClassVar[str | None] = None
+    models: ClassVar[Models] = Models()
+    sampling: ClassVar[None] = None
 
     temperature: float = 1.0
     mode: Literal["fast", "slow"] = "fast"
@@ -426,7 +428,8 @@ def test_a_mistake_in_a_file_names_the_line(file):
     file.write_text(DPO + "  warmup: 10\n")
     with pytest.raises(
         ConfigError,
-        match=r"optimizer.warmup: unknown key; .*did you mean 'optimizer.warmup_\w+'\? \(.*dpo.yaml line 8\)$",
+        match=r"optimizer.warmup: unknown key; .*did you mean 'optimizer.warmup_\w+'\? "
+        r"\(.*dpo.yaml line 8\)$",
     ):
         load_config(file)
 
