@@ -21,7 +21,7 @@ from rlhf_jax.models.transformer import (
     full_attention,
     layer_plan,
     make_ropes,
-    merge_ends,
+    merge_outer,
     slice_layers,
     unstack,
 )
@@ -40,7 +40,7 @@ class _Parts(NamedTuple):
 
     config: ModelConfig
     execution: Execution
-    ends: nnx.GraphDef
+    outer_graph: nnx.GraphDef
     block: nnx.GraphDef
     unembed: Unembed
 
@@ -64,7 +64,7 @@ class _Parts(NamedTuple):
 def make_prefill(
     config: ModelConfig,
     execution: Execution,
-    ends: nnx.GraphDef,
+    outer_graph: nnx.GraphDef,
     block: nnx.GraphDef,
     unembed: Unembed,
 ) -> Callable[..., tuple[Array, KVCache]]:
@@ -73,20 +73,20 @@ def make_prefill(
     Args:
       config: the architecture.
       execution: how to run it.
-      ends: graph of `Ends`.
+      outer_graph: graph of `EmbeddingAndHead`.
       block: graph of one `Block`.
       unembed: from states to logits.
 
     Returns:
       The function; see `rlhf_jax.types.Model.prefill`.
     """
-    parts = _Parts(config, execution, ends, block, unembed)
+    parts = _Parts(config, execution, outer_graph, block, unembed)
 
     def prefill(
         params: Params, tokens: Int[Array, "P T"], lengths: Int[Array, " P"], *, row_length: int
     ) -> tuple[Float[Array, "P V"], KVCache]:
         check_positions(config, execution, row_length)
-        outer = merge_ends(ends, params)
+        outer = merge_outer(outer_graph, params)
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
         x = embed(config, execution, outer, tokens, positions)
         ropes = make_ropes(config, execution, positions)
@@ -129,7 +129,7 @@ def make_prefill(
 def make_decode(
     config: ModelConfig,
     execution: Execution,
-    ends: nnx.GraphDef,
+    outer_graph: nnx.GraphDef,
     block: nnx.GraphDef,
     unembed: Unembed,
 ) -> Callable[..., tuple[Array, KVCache]]:
@@ -140,14 +140,14 @@ def make_decode(
     Args:
       config: the architecture.
       execution: how to run it.
-      ends: graph of `Ends`.
+      outer_graph: graph of `EmbeddingAndHead`.
       block: graph of one `Block`.
       unembed: from states to logits.
 
     Returns:
       The function; see `rlhf_jax.types.Model.decode`.
     """
-    parts = _Parts(config, execution, ends, block, unembed)
+    parts = _Parts(config, execution, outer_graph, block, unembed)
 
     def decode(
         params: Params,
@@ -161,7 +161,7 @@ def make_decode(
         row_length: int,
     ) -> tuple[Float[Array, "B V"], KVCache]:
         check_positions(config, execution, row_length)
-        outer = merge_ends(ends, params)
+        outer = merge_outer(outer_graph, params)
         positions = (prompt_lengths + ages)[:, None]
         x = embed(config, execution, outer, tokens[:, None], positions)
         ropes = make_ropes(config, execution, positions)

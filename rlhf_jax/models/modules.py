@@ -186,7 +186,7 @@ class ScalarHead(nnx.Module):
         return hidden.astype(wide) @ self.kernel[...].astype(wide)
 
 
-class Ends(nnx.Module):
+class EmbeddingAndHead(nnx.Module):
     """All that is not a layer: embeddings, final norm and heads."""
 
     def __init__(self, config: ModelConfig, *, scalar_head: bool) -> None:

@@ -102,14 +102,14 @@ def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 
 def make_hidden(
-    config: ModelConfig, execution: Execution, ends: nnx.GraphDef, block: nnx.GraphDef
+    config: ModelConfig, execution: Execution, outer_graph: nnx.GraphDef, block: nnx.GraphDef
 ) -> Callable[..., Float[Array, "B T D"]]:
     """Builds ``hidden(params, tokens, mask, *, segment_ids=None)``, the state after the final norm.
 
     Args:
       config: the architecture.
       execution: how to run it.
-      ends: graph of `Ends`.
+      outer_graph: graph of `EmbeddingAndHead`.
       block: graph of one `Block`.
 
     Returns:
@@ -125,7 +125,7 @@ def make_hidden(
         segment_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
         del mask
-        outer = merge_ends(ends, params)
+        outer = merge_outer(outer_graph, params)
         check_positions(config, execution, tokens.shape[1])
         positions = _positions(tokens, segment_ids)
         x = embed(config, execution, outer, tokens, positions)
@@ -146,9 +146,9 @@ def make_hidden(
     return hidden
 
 
-def merge_ends(ends: nnx.GraphDef, params: Params) -> Any:
-    """The `Ends` of a tree of parameters."""
-    return nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
+def merge_outer(outer_graph: nnx.GraphDef, params: Params) -> Any:
+    """The `EmbeddingAndHead` of a tree of parameters."""
+    return nnx.merge(outer_graph, {name: tree for name, tree in params.items() if name != "layers"})
 
 
 def make_ropes(
@@ -244,7 +244,7 @@ def embed(
     Args:
       config: the architecture.
       execution: how to run it.
-      outer: the `Ends`.
+      outer: the `EmbeddingAndHead`.
       tokens: [B, T].
       positions: [B, T] or [1, T]; read with learned positions only.
     """
