@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.cache import KVCache, Segment, joint_attention, read, write
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.modules import Mix
+from rlhf_jax.models.modules import AttentionFn
 from rlhf_jax.models.transformer import (
     RESIDUAL,
     Execution,
@@ -51,10 +51,12 @@ class _Parts(NamedTuple):
         return layer_plan(kinds)
 
     def run_layer(
-        self, kind: str, params: Params, x: Array, ropes: dict[str, Any], mix: Mix
+        self, kind: str, params: Params, x: Array, ropes: dict[str, Any], attend: AttentionFn
     ) -> tuple[Array, Any]:
         x = constrain(x, self.execution.mesh, RESIDUAL)
-        return nnx.merge(self.block, params)(x, rope=ropes.get(kind, ropes.get("full")), mix=mix)
+        return nnx.merge(self.block, params)(
+            x, rope=ropes.get(kind, ropes.get("full")), attend=attend
+        )
 
     def logits(self, params: Params, outer: Any, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
         state = constrain(outer.final_norm(x), self.execution.mesh, RESIDUAL)
@@ -174,7 +176,7 @@ def make_decode(
                 zip(kinds, unstack(params, len(kinds)), strict=True)
             ):
 
-                def mix(q, k, v, kind=kind, layer=first + offset, offset=offset, old=cache):
+                def attend(q, k, v, kind=kind, layer=first + offset, offset=offset, old=cache):
                     new = write(old, layer, slot, k, v)
                     segments = (
                         Segment(*read(prompt, offset), seen[kind][0]),
@@ -185,7 +187,7 @@ def make_decode(
                     )
                     return mixed, new
 
-                x, cache = parts.run_layer(kind, layer_params, x, ropes, mix)
+                x, cache = parts.run_layer(kind, layer_params, x, ropes, attend)
             return x, cache
 
         caches = []

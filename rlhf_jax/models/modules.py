@@ -22,7 +22,7 @@ from rlhf_jax.models.rope import apply_rope
 Rope: TypeAlias = tuple[Array, Array] | None
 """Cosine and sine of `rope_tables`; None: learned positions."""
 
-Mix: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Any]]
+AttentionFn: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Any]]
 """How queries [B, T, N, H] read keys and values [B, T, K, H]: (q, k, v) -> (result like q, what to
 keep of k and v)."""
 
@@ -102,7 +102,7 @@ class Attention(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix
+        self, x: Float[Array, "B T D"], *, rope: Rope, attend: AttentionFn
     ) -> tuple[Float[Array, "B T D"], Any]:
         q = self.q(x)
         k = self.k(x)
@@ -113,7 +113,7 @@ class Attention(nnx.Module):
         if rope is not None:
             q = apply_rope(q, rope)
             k = apply_rope(k, rope)
-        mixed, kept = mix(q, k, v)
+        mixed, kept = attend(q, k, v)
         return self.o(checkpoint_name(mixed, "attention")), kept
 
 
@@ -153,9 +153,9 @@ class Block(nnx.Module):
         self.post_norms = config.post_norms
 
     def __call__(
-        self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix
+        self, x: Float[Array, "B T D"], *, rope: Rope, attend: AttentionFn
     ) -> tuple[Float[Array, "B T D"], Any]:
-        mixed, kept = self.attn(self.attn_norm(x), rope=rope, mix=mix)
+        mixed, kept = self.attn(self.attn_norm(x), rope=rope, attend=attend)
         x = x + (self.attn_post_norm(mixed) if self.post_norms else mixed)
         inner = self.mlp(self.mlp_norm(x))
         return x + (self.mlp_post_norm(inner) if self.post_norms else inner), kept

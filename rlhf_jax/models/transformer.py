@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax.models.attention import IMPLEMENTATIONS, attention
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.embedding import lookup
-from rlhf_jax.models.modules import Mix
+from rlhf_jax.models.modules import AttentionFn
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
 from rlhf_jax.types import Params
@@ -134,9 +134,9 @@ def make_hidden(
         def layer(kind: str, layer_params: Params, x: Array, shared: tuple[Any, Any]) -> Array:
             ropes, segment_ids = shared
             x = constrain(x, execution.mesh, RESIDUAL)
-            mix = full_attention(config, execution, kind, segment_ids=segment_ids)
+            attend = full_attention(config, execution, kind, segment_ids=segment_ids)
             x, _ = nnx.merge(block, layer_params)(
-                x, rope=ropes.get(kind, ropes.get("full")), mix=mix
+                x, rope=ropes.get(kind, ropes.get("full")), attend=attend
             )
             return constrain(x, execution.mesh, RESIDUAL)
 
@@ -172,7 +172,7 @@ def make_ropes(
 
 def full_attention(
     config: ModelConfig, execution: Execution, kind: str, *, segment_ids: Array | None = None
-) -> Mix:
+) -> AttentionFn:
     """Every token of a row sees those before it; keys and values are kept as they are.
 
     Args:
@@ -182,7 +182,7 @@ def full_attention(
       segment_ids: packed documents.
     """
 
-    def mix(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
+    def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
         mixed = attention(
             q,
             k,
@@ -195,7 +195,7 @@ def full_attention(
         )
         return mixed, (k, v)
 
-    return mix
+    return attend
 
 
 def check_positions(config: ModelConfig, execution: Execution, width: int) -> None:
