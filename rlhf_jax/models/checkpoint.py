@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.names import Piece
+from rlhf_jax.models.names import WeightMap
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -137,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]:
+def resolve_names(checkpoint: Checkpoint, parts: Sequence[WeightMap]) -> list[WeightMap]:
     """Gives every part this folder's prefix ("model." may be missing, or name a multimodal part).
 
     Args:
@@ -152,7 +152,7 @@ def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]
     ]
     actual = found[0] if found else usual
 
-    def renamed(part: Piece) -> Piece:
+    def renamed(part: WeightMap) -> WeightMap:
         name = actual + part.name.removeprefix(usual) if part.name.startswith(usual) else part.name
         if (
             name == "lm_head.weight"
@@ -160,7 +160,7 @@ def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]
             and "language_model.lm_head.weight" in names
         ):
             name = "language_model.lm_head.weight"
-        return Piece(part.path, name, part.dims, part.axis, part.offset)
+        return WeightMap(part.path, name, part.dims, part.axis, part.offset)
 
     return [renamed(part) for part in parts]
 
@@ -168,7 +168,7 @@ def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]
 def verify(
     checkpoint: Checkpoint,
     config: ModelConfig,
-    parts: Sequence[Piece],
+    parts: Sequence[WeightMap],
     shapes: Mapping[tuple[str, ...], tuple[int, ...]],
     *,
     head: str | None,
@@ -219,7 +219,7 @@ def verify(
 
 
 def tensor_shapes(
-    parts: Sequence[Piece], shapes: Mapping[tuple[str, ...], tuple[int, ...]]
+    parts: Sequence[WeightMap], shapes: Mapping[tuple[str, ...], tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor on disk, parts that are joined there put together.
 
@@ -247,7 +247,7 @@ def tensor_shapes(
 
 def read_parameter(
     checkpoint: Checkpoint,
-    part: Piece,
+    part: WeightMap,
     shape: tuple[int, ...],
     index: tuple[slice, ...],
     dtype: Any,
@@ -275,7 +275,7 @@ def read_parameter(
 
 def _read_one(
     checkpoint: Checkpoint,
-    part: Piece,
+    part: WeightMap,
     layer: int | None,
     shape: Sequence[int],
     bounds: Sequence[range],
@@ -304,7 +304,7 @@ def _read_one(
 def _without_known(
     checkpoint: Checkpoint,
     config: ModelConfig,
-    parts: Sequence[Piece],
+    parts: Sequence[WeightMap],
     names: list[str],
     head: str | None,
 ) -> list[str]:

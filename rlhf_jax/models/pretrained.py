@@ -21,7 +21,7 @@ from rlhf_jax.models.checkpoint import (
     verify,
 )
 from rlhf_jax.models.config import ModelConfig, ModelConfigError
-from rlhf_jax.models.names import pieces
+from rlhf_jax.models.names import weight_maps
 from rlhf_jax.sharding import infer_shardings
 from rlhf_jax.types import Key, Model, Params
 
@@ -89,7 +89,7 @@ def load_pretrained(
     checkpoint = Checkpoint(folder)
     fresh = config.lm_head and head is not None and "score.weight" not in checkpoint.names
     parts = resolve_names(
-        checkpoint, pieces(model.config, scalar_head=head is not None and not fresh)
+        checkpoint, weight_maps(model.config, scalar_head=head is not None and not fresh)
     )
     structs = abstract_params(config, head, dtype)
     flat = {
