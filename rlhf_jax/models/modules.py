@@ -161,7 +161,7 @@ class Block(nnx.Module):
         return x + (self.mlp_post_norm(inner) if self.post_norms else inner), kept
 
 
-class Table(nnx.Module):
+class Embed(nnx.Module):
     """Rows looked up by an integer."""
 
     def __init__(self, rows: int, width: int) -> None:
@@ -190,9 +190,9 @@ class EmbeddingAndHead(nnx.Module):
     """All that is not a layer: embeddings, final norm and heads."""
 
     def __init__(self, config: ModelConfig, *, scalar_head: bool) -> None:
-        self.embed = Table(config.vocab_size, config.hidden_size)
+        self.embed = Embed(config.vocab_size, config.hidden_size)
         if config.rope is None:
-            self.position = Table(config.max_position, config.hidden_size)
+            self.position = Embed(config.max_position, config.hidden_size)
         self.final_norm = Norm(config.hidden_size, kind=config.norm, eps=config.norm_eps)
         if config.lm_head and not config.tie_embeddings:
             self.unembed = Unembedding(config.vocab_size, config.hidden_size)
