@@ -137,7 +137,8 @@ def make_decode(
 ) -> Callable[..., tuple[Array, KVCache]]:
     """Builds ``decode``: one token for every row, through the caches of prompt and completion.
 
-    ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, ages, slot, row_length)``
+    ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, num_generated, slot,
+    row_length)``
 
     Args:
       config: the architecture.
@@ -158,17 +159,17 @@ def make_decode(
         prompt_cache: KVCache,
         *,
         prompt_lengths: Int[Array, " B"],
-        ages: Int[Array, " B"],
+        num_generated: Int[Array, " B"],
         slot: Int[Array, ""],
         row_length: int,
     ) -> tuple[Float[Array, "B V"], KVCache]:
         check_positions(config, execution, row_length)
         outer = merge_outer(outer_graph, params)
-        positions = (prompt_lengths + ages)[:, None]
+        positions = (prompt_lengths + num_generated)[:, None]
         x = embed(config, execution, outer, tokens[:, None], positions)
         ropes = make_ropes(config, execution, positions)
         seen = _visible(
-            config, positions, ages, slot, prompt_cache.slots, cache.slots, prompt_lengths
+            config, positions, num_generated, slot, prompt_cache.slots, cache.slots, prompt_lengths
         )
 
         def in_order(kinds, params, x, cache, prompt, first):
@@ -218,7 +219,7 @@ def make_decode(
 def _visible(
     config: ModelConfig,
     positions: Int[Array, "B 1"],
-    ages: Int[Array, " B"],
+    num_generated: Int[Array, " B"],
     slot: Int[Array, ""],
     prompt_slots: int,
     slots: int,
@@ -228,7 +229,7 @@ def _visible(
     at = jnp.arange(prompt_slots)[None, :]
     behind = ((slot - jnp.arange(slots)) % slots)[None, :]
     prompt = at < prompt_lengths[:, None]
-    own = behind <= ages[:, None]
+    own = behind <= num_generated[:, None]
     window = config.sliding_window
     if window is None:
         return {"full": (prompt, own)}

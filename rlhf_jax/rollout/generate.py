@@ -268,7 +268,7 @@ def decode_chunk(
             state.cache,
             prompt_cache,
             prompt_lengths=rows.lengths,
-            ages=state.produced - 1,
+            num_generated=state.produced - 1,
             slot=(slot + step) % state.cache.slots,
             row_length=static.row_length,
         )
