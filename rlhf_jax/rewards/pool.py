@@ -22,7 +22,7 @@ from rlhf_jax.rewards.calls import Batch
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.errors import RewardError, RewardProcessError
 from rlhf_jax.rewards.limits import cpu_seconds, is_builtin, wall_seconds, whole_batch
-from rlhf_jax.rewards.processes import START_SECONDS, Nursery, Task, Worker
+from rlhf_jax.rewards.processes import START_SECONDS, ForkServer, Task, Worker
 from rlhf_jax.rewards.worker import Setup, frame
 
 _log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Pool:
         self._rewards = tuple(rewards)
         owners: list[int | None] = [i for i, reward in enumerate(rewards) if whole_batch(reward)]
         self._owners = owners + [None] * (config.workers if len(owners) < len(rewards) else 0)
-        self._nursery = Nursery(self._setup)
+        self._fork_server = ForkServer(self._setup)
         self._workers: list[Worker] = []
         self._selector = selectors.DefaultSelector()
         self._starts_in_vain = 0
@@ -150,7 +150,7 @@ class Pool:
             worker.connection.close()
         self._workers.clear()
         self._selector.close()
-        self._nursery.close()
+        self._fork_server.close()
 
     def _queue_of(self, task: Task, work: _Work) -> collections.deque[Task]:
         return work.queues[task.function if task.function in self._owners else None]
@@ -173,12 +173,12 @@ class Pool:
                 raise RewardProcessError(self._why_in_vain())
             self._starts_in_vain += 1
             try:
-                worker = self._nursery.fork()
+                worker = self._fork_server.fork()
             except OSError:
                 _log.warning("the process that forks reward processes has ended; starting another")
-                self._nursery.close()
-                self._last_end = self._nursery.how_it_ended()
-                self._nursery = Nursery(self._setup)
+                self._fork_server.close()
+                self._last_end = self._fork_server.how_it_ended()
+                self._fork_server = ForkServer(self._setup)
                 continue
             worker.owner = waiting.pop()
             worker.deadline = time.monotonic() + START_SECONDS
@@ -313,7 +313,7 @@ class Pool:
         self._selector.unregister(worker.connection)
         worker.connection.close()
         self._workers.remove(worker)
-        return self._nursery.kill(worker.pid)
+        return self._fork_server.kill(worker.pid)
 
     def _why_in_vain(self) -> str:
         own = [reward.function for reward in self._rewards if not is_builtin(reward)]

@@ -1,11 +1,11 @@
-"""Processes behind `rewards.pool`: a nursery that imports everything, and workers it forks.
+"""Processes behind `rewards.pool`: a fork server that imports everything, and workers it forks.
 
 The main process cannot fork (JAX has threads) and starting an interpreter costs a second, so one
-fresh process, the nursery, imports the reward functions and forks a worker whenever it is asked to;
-replacing a killed worker takes milliseconds. The nursery has one thread and touches neither devices
+fresh process, the fork server, imports the reward functions and forks a worker whenever it is asked to;
+replacing a killed worker takes milliseconds. The fork server has one thread and touches neither devices
 nor data.
 
-Protocol. Main to nursery: 9 bytes, ``F`` (fork; the worker's end of a socket travels along; answer:
+Protocol. Main to fork server: 9 bytes, ``F`` (fork; the worker's end of a socket travels along; answer:
 8 bytes, its id) or ``K`` and a process id (kill and reap; answer: the number of the signal that
 ended it, 4 bytes). Main to worker: frames (8 bytes of length, then pickle). Worker to main: frames
 of JSON, one per graded completion and one for what a call logged.
@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Setup(NamedTuple):
-    """What the nursery is told first."""
+    """What the fork server is told first."""
 
     rewards: tuple[RewardConfig, ...]
     pool: PoolConfig
@@ -51,8 +51,8 @@ def read_frame(connection: socket.socket) -> bytes | None:
     return None if head is None else _read(connection, struct.unpack("!Q", head)[0])
 
 
-def run_nursery(control_fd: int) -> None:
-    """Body of the nursery: import, then fork and kill as told, until the connection ends."""
+def run_fork_server(control_fd: int) -> None:
+    """Body of the fork server: import, then fork and kill as told, until the connection ends."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the main process decides when it is over
     parent = os.getppid()
