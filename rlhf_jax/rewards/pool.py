@@ -23,7 +23,7 @@ from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.errors import RewardError, RewardProcessError
 from rlhf_jax.rewards.limits import cpu_seconds, is_builtin, wall_seconds, whole_batch
 from rlhf_jax.rewards.processes import START_SECONDS, ForkServer, Task, Worker
-from rlhf_jax.rewards.worker import Setup, frame
+from rlhf_jax.rewards.worker import WorkerSetup, frame
 
 _log = logging.getLogger(__name__)
 _ASYNC_GRACE = 2.0
@@ -100,7 +100,7 @@ class Pool:
     """
 
     def __init__(self, rewards: Sequence[RewardConfig], config: PoolConfig) -> None:
-        self._setup = Setup(tuple(rewards), config)
+        self._setup = WorkerSetup(tuple(rewards), config)
         self._config = config
         self._rewards = tuple(rewards)
         owners: list[int | None] = [i for i, reward in enumerate(rewards) if whole_batch(reward)]

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.rewards.worker import Setup, frame
+from rlhf_jax.rewards.worker import WorkerSetup, frame
 
 START_SECONDS = 300.0
 """Time for imports of the reward functions' modules."""
@@ -78,7 +78,7 @@ class Worker:
 class ForkServer:
     """Main process's view of the process that imports the functions and forks workers."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         self._control, theirs = socket.socketpair()
         # Graders are single-threaded and stay off the accelerators.
         environment = os.environ | {

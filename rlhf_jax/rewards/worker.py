@@ -33,7 +33,7 @@ from rlhf_jax.rewards.registry import REWARDS, SANDBOXED
 _PR_SET_PDEATHSIG = 1
 
 
-class Setup(NamedTuple):
+class WorkerSetup(NamedTuple):
     """What the fork server is told first."""
 
     rewards: tuple[RewardConfig, ...]
@@ -60,7 +60,7 @@ def run_fork_server(control_fd: int) -> None:
     setup_bytes = read_frame(control)
     if setup_bytes is None:
         return
-    setup: Setup = pickle.loads(setup_bytes)
+    setup: WorkerSetup = pickle.loads(setup_bytes)
     loaded = _load_all(setup) if setup.pool.preload else None
     gc.collect()
     gc.freeze()
@@ -90,7 +90,9 @@ def run_fork_server(control_fd: int) -> None:
         _kill(pid)
 
 
-def _run_worker(descriptor: int, setup: Setup, loaded: Sequence[LoadedReward] | str | None) -> None:
+def _run_worker(
+    descriptor: int, setup: WorkerSetup, loaded: Sequence[LoadedReward] | str | None
+) -> None:
     try:
         os.setsid()  # a group of its own: killed with all that the grader started
         if sys.platform == "linux":
@@ -124,7 +126,7 @@ def _run_worker(descriptor: int, setup: Setup, loaded: Sequence[LoadedReward] | 
         os._exit(0)
 
 
-def _load_all(setup: Setup) -> list[LoadedReward] | str:
+def _load_all(setup: WorkerSetup) -> list[LoadedReward] | str:
     try:
         loaded = [load_reward(config) for config in setup.rewards]
     except ValueError as error:
