@@ -32,7 +32,7 @@ class TrainerState:
     is_local_process_zero: bool = True
 
 
-class Batch(NamedTuple):
+class GradingBatch(NamedTuple):
     """Completions to grade. All fields but `state` have one entry per completion."""
 
     prompts: Sequence[Any]
@@ -41,14 +41,14 @@ class Batch(NamedTuple):
     columns: Mapping[str, Sequence[Any]]
     state: TrainerState = TrainerState()
 
-    def rows(self, rows: Sequence[int]) -> "Batch":
+    def rows(self, rows: Sequence[int]) -> "GradingBatch":
         """The batch of some of the rows."""
 
         def pick(values: Sequence[Any]) -> list[Any]:
             return [values[i] for i in rows]
 
         columns = {name: pick(values) for name, values in self.columns.items()}
-        return Batch(
+        return GradingBatch(
             pick(self.prompts),
             pick(self.completions),
             pick(self.completion_ids),
@@ -113,7 +113,7 @@ class CallLog:
             )
 
 
-def grade_each(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
+def grade_each(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float) -> None:
     """Every completion by a call of its own, one after the other."""
     for row in range(len(batch.completions)):
         log = CallLog()
@@ -135,7 +135,7 @@ def grade_each(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -
         send({"row": row} | answer)
 
 
-def grade_async(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
+def grade_async(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float) -> None:
     """Every completion by a call of its own, all at once."""
 
     async def grade(row: int) -> None:
@@ -158,7 +158,7 @@ def grade_async(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
     _event_loop().run(grade_all())
 
 
-def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
+def grade_batch(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float) -> None:
     """All completions by one call. A result that is no list is nobody's fault: the run ends."""
     log = CallLog()
     rows = range(len(batch.completions))
@@ -178,7 +178,7 @@ def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
         send({"row": row} | answer)
 
 
-def arguments(reward: LoadedReward, batch: Batch, log: CallLog) -> dict[str, Any]:
+def arguments(reward: LoadedReward, batch: GradingBatch, log: CallLog) -> dict[str, Any]:
     """Keyword arguments of one call. Built-ins get the data columns and nothing of TRL's."""
     given: dict[str, Any] = dict(batch.given())
     if not reward.is_builtin:
@@ -231,7 +231,7 @@ def describe(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
-def _call(reward: LoadedReward, batch: Batch, log: CallLog) -> Any:
+def _call(reward: LoadedReward, batch: GradingBatch, log: CallLog) -> Any:
     result = reward.function(**arguments(reward, batch, log))
     # not asyncio's `iscoroutine`, which takes a generator for a coroutine
     return _event_loop().run(result) if inspect.iscoroutine(result) else result

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.rewards.calls import Batch
+from rlhf_jax.rewards.calls import GradingBatch
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.errors import RewardError, RewardProcessError
 from rlhf_jax.rewards.limits import cpu_seconds, is_builtin, wall_seconds, whole_batch
@@ -82,7 +82,7 @@ class Function(NamedTuple):
 class _Work(NamedTuple):
     """What is to be done of a batch, and what is done."""
 
-    batch: Batch
+    batch: GradingBatch
     queues: dict[int | None, collections.deque[Task]]
     """Per owner of workers (`Worker.owner`)."""
     graded: Graded
@@ -114,12 +114,12 @@ class Pool:
         try:
             while not self.functions:
                 self._fill()
-                self._wait(_Work(Batch((), (), (), {}), {}, Graded({}, [])))
+                self._wait(_Work(GradingBatch((), (), (), {}), {}, Graded({}, [])))
         except BaseException:
             self.close()
             raise
 
-    def run(self, batch: Batch, tasks: Sequence[Task]) -> Graded:
+    def run(self, batch: GradingBatch, tasks: Sequence[Task]) -> Graded:
         """Grades a batch.
 
         Args:
