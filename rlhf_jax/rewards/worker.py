@@ -1,14 +1,14 @@
 """Processes behind `rewards.pool`: a fork server that imports everything, and workers it forks.
 
 The main process cannot fork (JAX has threads) and starting an interpreter costs a second, so one
-fresh process, the fork server, imports the reward functions and forks a worker whenever it is asked to;
-replacing a killed worker takes milliseconds. The fork server has one thread and touches neither devices
-nor data.
+fresh process, the fork server, imports the reward functions and forks a worker whenever it is asked
+to; replacing a killed worker takes milliseconds. The fork server has one thread and touches neither
+devices nor data.
 
-Protocol. Main to fork server: 9 bytes, ``F`` (fork; the worker's end of a socket travels along; answer:
-8 bytes, its id) or ``K`` and a process id (kill and reap; answer: the number of the signal that
-ended it, 4 bytes). Main to worker: frames (8 bytes of length, then pickle). Worker to main: frames
-of JSON, one per graded completion and one for what a call logged.
+Protocol. Main to fork server: 9 bytes, ``F`` (fork; the worker's end of a socket travels along;
+answer: 8 bytes, its id) or ``K`` and a process id (kill and reap; answer: the number of the signal
+that ended it, 4 bytes). Main to worker: frames (8 bytes of length, then pickle). Worker to main:
+frames of JSON, one per graded completion and one for what a call logged.
 """
 
 import ctypes
