@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlhf_jax.models.config import FAMILIES, ModelConfig
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.families import FAMILIES
 
 LAYER = "{layer}"
 

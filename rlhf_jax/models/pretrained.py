@@ -20,8 +20,9 @@ from rlhf_jax.models.checkpoint import (
     resolve_names,
     verify,
 )
-from rlhf_jax.models.config import ModelConfig, ModelConfigError
+from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.names import weight_maps
+from rlhf_jax.models.reader import ModelConfigError
 from rlhf_jax.sharding import infer_shardings
 from rlhf_jax.types import Key, Model, Params
 
