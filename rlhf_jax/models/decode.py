@@ -89,6 +89,7 @@ def make_prefill(
     ) -> tuple[Float[Array, "P V"], KVCache]:
         check_positions(config, execution, row_length)
         outer = merge_outer(outer_graph, params)
+        # Prompts are right-padded: position is index, and causal attention alone hides the padding.
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
         x = embed(config, execution, outer, tokens, positions)
         ropes = make_ropes(config, execution, positions)
@@ -121,6 +122,7 @@ def make_prefill(
                 x, cache = lax.scan(body, x, by_period(part, repeats, len(kinds)))
                 cache = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[-4:]), cache)
             caches.append(cache)
+        # Only the last present token predicts what is sampled: one row of logits a prompt, not T.
         last = jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
         keys, values = zip(*caches, strict=True)
         return parts.logits(params, outer, last), KVCache(keys, values).pinned(execution.mesh)
@@ -165,6 +167,7 @@ def make_decode(
     ) -> tuple[Float[Array, "B V"], KVCache]:
         check_positions(config, execution, row_length)
         outer = merge_outer(outer_graph, params)
+        # Rows are at different places, but write at one slot: the position is a row's own number.
         positions = (prompt_lengths + num_generated)[:, None]
         x = embed(config, execution, outer, tokens[:, None], positions)
         ropes = make_ropes(config, execution, positions)
@@ -178,7 +181,9 @@ def make_decode(
             ):
 
                 def attend(q, k, v, kind=kind, layer=first + offset, offset=offset, old=cache):
+                    # Written before it is read: the token sees itself through the ring.
                     new = write(old, layer, slot, k, v)
+                    # One softmax over both: the prompt's, shared by a group, and the row's own.
                     segments = (
                         Segment(*read(prompt, offset), seen[kind][0]),
                         Segment(*read(new, layer), seen[kind][1]),
@@ -188,6 +193,7 @@ def make_decode(
                     )
                     return mixed, new
 
+                # The cache goes through the carry, so that it is updated in place and never copied.
                 x, cache = parts.run_layer(kind, layer_params, x, ropes, attend)
             return x, cache
 
@@ -201,6 +207,7 @@ def make_decode(
             if repeats == 1:
                 x, own = in_order(kinds, part, x, own, prompt, 0)
             else:
+                # What is only read is an input of the scan; the ring, written, is its carry.
                 grouped = by_period((part, prompt), repeats, len(kinds))
 
                 def body(carry, item, kinds=kinds):
@@ -227,10 +234,12 @@ def _visible(
 ) -> dict[str, tuple[Array, Array]]:
     """Kind of layer -> which tokens of the prompt, and which entries of the ring, each row sees."""
     at = jnp.arange(prompt_slots)[None, :]
+    # Entries of the ring by how long ago they were written: a row sees those since its start.
     behind = ((slot - jnp.arange(slots)) % slots)[None, :]
     prompt = at < prompt_lengths[:, None]
     own = behind <= num_generated[:, None]
     window = config.sliding_window
+    # Sliding layers see the window only, counted across the border of prompt and completion.
     if window is None:
         return {"full": (prompt, own)}
     return {

@@ -117,11 +117,15 @@ def generate(
         static, params, prompts, prompt_lengths, rows.keys, sampling=sampling
     )
 
+    # The first token came with the prompt; the loop draws the others. The outputs have a chunk of
+    # room behind the last column: a chunk is written whole, what is beyond the limit is cut off.
     active = ~is_eos(token, static.eos_ids) & (limits > 1)
     state = Decoding(prompt_cache.empty(count, 0), token, jnp.ones_like(token), active)
     out = jnp.zeros((count, max_new_tokens + chunk), jnp.int32).at[:, 0].set(token)
     out_logps = jnp.zeros((count, max_new_tokens + chunk), logp.dtype).at[:, 0].set(logp)
     carry = (state, jnp.zeros((), jnp.int32), out, out_logps)
+    # A loop per size of the cache: early tokens attend to a short one. Its trip count depends on
+    # the data, so the test for the end comes once a chunk, not once a token.
     for window in windows(max_new_tokens, chunk):
 
         def body(carry: Any) -> Any:
@@ -148,6 +152,7 @@ def generate(
         carry = (carry[0]._replace(cache=cache), *carry[1:])
         carry = lax.while_loop(unfinished, body, carry)
     state, _, out, out_logps = carry
+    # A row ends at its limit within a chunk: what it drew beyond was never counted.
     completions = (
         out[:, :max_new_tokens],
         out_logps[:, :max_new_tokens],
@@ -225,6 +230,7 @@ def start(
     logits, cache = static.prefill(
         params, jnp.where(present, prompts, 0), prompt_lengths, row_length=static.row_length
     )
+    # Index 0 of every row. The group shares the prompt's logits and differs in its draws.
     bits = row_bits(row_keys, jnp.zeros(row_keys.shape, jnp.int32))
     logits = jnp.repeat(logits, len(row_keys) // len(prompts), axis=0)
     token, logp = choose(logits, bits, sampling, static.steps, static.missing_ids)
@@ -258,6 +264,7 @@ def decode_chunk(
     Returns:
       (state, tokens, log-probabilities): columns of inactive rows mean nothing.
     """
+    # Drawn before the loop, in one vectorised call; an inactive row's bits are not used.
     bits = jax.vmap(lambda i: row_bits(rows.keys, state.produced + i))(jnp.arange(chunk))
 
     def one(state: Decoding, item: tuple[Array, Array]) -> tuple[Decoding, tuple[Array, Array]]:
@@ -273,6 +280,8 @@ def decode_chunk(
             row_length=static.row_length,
         )
         token, logp = choose(logits, bits, sampling, static.steps, static.missing_ids)
+        # A row counts while it is active, EOS included; then it decodes along, and what it draws
+        # and writes is read by nobody.
         produced = state.produced + state.active
         active = state.active & ~is_eos(token, static.eos_ids) & (produced < rows.limits)
         return Decoding(cache, token, produced, active), (token, logp)
@@ -306,12 +315,15 @@ def assemble(
       stopped: [B], which completions end by a stop string.
       xp: `jax.numpy`, or `numpy` for arrays of the host.
     """
+    # Where each column lies, counted from the end of its row's prompt: completions begin right
+    # behind it, so that padding is at the right end only.
     column = xp.arange(prompts.shape[1] + tokens.shape[1])[None, :]
     place = column - lengths[:, None]
     in_completion = (place >= 0) & (place < produced[:, None])
     index = xp.clip(place, 0, tokens.shape[1] - 1)
     ids = xp.where(in_completion, xp.take_along_axis(tokens, index, axis=1), pad_id)
     before = xp.pad(prompts, ((0, 0), (0, tokens.shape[1])))
+    # Truncated: the last token that counts ends nothing (and an empty row was cut at 0).
     last = xp.take_along_axis(tokens, xp.maximum(produced - 1, 0)[:, None], axis=1)[:, 0]
     return Rollout(
         tokens=xp.where(place < 0, before, ids).astype(xp.int32),
