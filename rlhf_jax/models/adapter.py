@@ -1,4 +1,9 @@
-"""From a configuration to `Model`, a NamedTuple of pure functions of a nested dict of arrays."""
+"""From a configuration to `Model`, a NamedTuple of pure functions of a nested dict of arrays.
+
+`make_model` is the whole public face of a decoder: it merges parameters with the graphs of
+`modules` inside of traced functions, and everything outside sees arrays only. `init_model` draws
+fresh weights, each from a key that its name decides.
+"""
 
 import dataclasses
 import functools

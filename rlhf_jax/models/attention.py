@@ -1,4 +1,10 @@
-"""Causal self-attention over right-padded rows: grouped heads, windows, soft-caps, documents."""
+"""Causal self-attention over right-padded rows: grouped heads, windows, soft-caps, documents.
+
+`attention` chooses one of three implementations; `_plain` is the definition that the others are
+tested against. The rest of the module is `"blocked"`: first how queries are cut into groups and
+blocks and folded into rows (`_groups`, `_fold`), then `_blocked_fwd` and `_blocked_bwd`, which walk
+those blocks.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

@@ -1,4 +1,9 @@
-"""Reading a Hugging Face folder's weights lazily: every device reads the slices it holds."""
+"""Reading a Hugging Face folder's weights lazily: every device reads the slices it holds.
+
+`Checkpoint` knows which file holds which tensor. `resolve_names` matches the folder's names with
+what a model needs, `verify` compares shapes before anything is read, and `read_parameter` assembles
+the slice of a parameter that one device asks for.
+"""
 
 import json
 import logging

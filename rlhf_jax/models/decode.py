@@ -1,4 +1,10 @@
-"""Reading prompts once, and then one token at a time, with the same layers as the forward pass."""
+"""Reading prompts once, and then one token at a time, with the same layers as the forward pass.
+
+`make_prefill` and `make_decode` build the two functions. They differ from the forward pass
+(`transformer`) only in what attention does with keys and values: prefill keeps them, decoding
+writes the token's own into a ring and reads both the prompt's and the ring's. `_visible` says which
+of them each row sees.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,9 @@
-"""The decoder's forward pass: layers scanned or unrolled, activations checkpointed by policy."""
+"""The decoder's forward pass: layers scanned or unrolled, activations checkpointed by policy.
+
+`make_hidden` is the forward pass: embed, layers, final norm. `_run_layers` decides how the layers
+run: one after another, or as scans over the periods that `layer_plan` finds. The parts that
+decoding shares (`embed`, `make_ropes`, `unstack`, ...) stand beside them.
+"""
 
 import functools
 import logging

@@ -1,4 +1,10 @@
-"""Statistics and gradients of vocabulary-sized softmaxes, chunk by chunk (inside `ops.fused`)."""
+"""Statistics and gradients of vocabulary-sized softmaxes, chunk by chunk (inside `ops.fused`).
+
+`forward` walks the vocabulary once with online statistics of every row; `backward` walks it again
+and makes each chunk's logits anew. `_over_chunks` is the loop of both; the functions before it
+bring rows of tokens to the columns of what they predict, and back. `ops.fused` wraps both into one
+differentiable function, on one device or over a mesh.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,9 @@
-"""One call of a reward function: what it gets, may log, returns. Runs in worker processes."""
+"""One call of a reward function: what it gets, may log, returns. Runs in worker processes.
+
+`grade_each`, `grade_async` and `grade_batch` are the three ways to call; all make the arguments by
+`arguments`, read grades by `numbers_of` and send one message per completion. A fault of a
+completion is a message, too; a fault of the function itself ends the run.
+"""
 
 import asyncio
 import inspect

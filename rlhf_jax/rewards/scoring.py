@@ -1,4 +1,9 @@
-"""All reward functions of a run over one batch of completions."""
+"""All reward functions of a run over one batch of completions.
+
+`make_rewards` makes `Rewards`, whose `score` is all that a loop calls: it grades by every function
+(in the pool, or here what is known to be quick, `INLINE`), adds up by weight (`_combined`) and
+reports what could not be graded.
+"""
 
 import logging
 import threading

@@ -1,4 +1,9 @@
-"""Completions of a batch of prompts as one pure function."""
+"""Completions of a batch of prompts as one pure function.
+
+`generate` is the whole: `start` reads the prompts and draws the first tokens, `decode_chunk` is the
+body of the loop, `assemble` joins prompts and completions. `refill` builds continuous batching from
+the same three parts, driven by the host.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
