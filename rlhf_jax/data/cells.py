@@ -24,6 +24,7 @@ def whole_conversation(columns: Mapping[str, Any]) -> tuple[str, list[Message]]:
 
 
 def read_content(columns: Mapping[str, Any], column: str) -> Content:
+    """A text or a conversation, whichever the cell holds."""
     value = columns[column]
     if isinstance(value, list | tuple | Mapping):
         return read_conversation(value, column)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.decode import make_decode, make_prefill
 from rlhf_jax.models.modules import Block, EmbeddingAndHead
-from rlhf_jax.models.transformer import Execution, make_hidden
+from rlhf_jax.models.transformer import Execution, make_hidden, merge_outer
 from rlhf_jax.ops import fused_token_logps
 from rlhf_jax.sharding import constrain, infer_shardings
 from rlhf_jax.types import Key, Model, Params
@@ -134,10 +134,7 @@ def make_model(
         params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None
     ) -> Float[Array, "B T"]:
         state = hidden(params, tokens, mask, segment_ids=segment_ids)
-        outer = nnx.merge(
-            outer_graph, {name: tree for name, tree in params.items() if name != "layers"}
-        )
-        return outer.score(state)
+        return merge_outer(outer_graph, params).score(state)
 
     prefill = decode = None
     if config.lm_head:

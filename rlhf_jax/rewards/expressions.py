@@ -80,6 +80,7 @@ def _ends_sentence(tokens: list[Token], i: int) -> bool:
 
 
 def words_in(tokens: list[Token]) -> list[str]:
+    """The words of two letters or more that name nothing of mathematics."""
     return [
         token.text
         for token in tokens
