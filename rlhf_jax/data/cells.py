@@ -37,6 +37,7 @@ def read_content(columns: Mapping[str, Any], column: str) -> Content:
 
 
 def plain_text(columns: Mapping[str, Any], column: str) -> str:
+    """A text that is there and not empty."""
     value = columns[column]
     if value is None:
         raise BadRow("null", f"column {column!r} is null")

@@ -6,7 +6,7 @@ writes the token's own into a ring and reads both the prompt's and the ring's. `
 of them each row sees.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.cache import KVCache, Segment, joint_attention, read, write
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.modules import AttentionFn
+from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
 from rlhf_jax.models.transformer import (
     RESIDUAL,
     Execution,
@@ -57,14 +57,16 @@ class _Parts(NamedTuple):
         return layer_plan(kinds)
 
     def run_layer(
-        self, kind: str, params: Params, x: Array, ropes: dict[str, Any], attend: AttentionFn
+        self, kind: str, params: Params, x: Array, ropes: Mapping[str, Rope], attend: AttentionFn
     ) -> tuple[Array, Any]:
         x = constrain(x, self.execution.mesh, RESIDUAL)
         return nnx.merge(self.block, params)(
             x, rope=ropes.get(kind, ropes.get("full")), attend=attend
         )
 
-    def logits(self, params: Params, outer: Any, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
+    def logits(
+        self, params: Params, outer: EmbeddingAndHead, x: Float[Array, "B 1 D"]
+    ) -> Float[Array, "B V"]:
         state = constrain(outer.final_norm(x), self.execution.mesh, RESIDUAL)
         return self.unembed(params, state)[:, 0]
 

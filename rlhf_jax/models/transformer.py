@@ -7,9 +7,9 @@ decoding shares (`embed`, `make_ropes`, `unstack`, ...) stand beside them.
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,16 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax.models.attention import IMPLEMENTATIONS, attention
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.embedding import lookup
-from rlhf_jax.models.modules import AttentionFn
+from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
 _POLICIES = jax.checkpoint_policies
+Shared: TypeAlias = tuple[Mapping[str, Rope], Array | None]
+"""What all layers read: cosines and sines by kind of layer, and the documents of packed rows."""
+
 REMAT: dict[str, Any] = {
     "none": None,
     "full": _POLICIES.nothing_saveable,
@@ -125,7 +128,7 @@ def make_hidden(
     def hidden(
         params: Params,
         tokens: Int[Array, "B T"],
-        mask: Any,
+        mask: Array,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
@@ -136,7 +139,7 @@ def make_hidden(
         x = embed(config, execution, outer, tokens, positions)
         ropes = make_ropes(config, execution, positions)
 
-        def layer(kind: str, layer_params: Params, x: Array, shared: tuple[Any, Any]) -> Array:
+        def layer(kind: str, layer_params: Params, x: Array, shared: Shared) -> Array:
             ropes, segment_ids = shared
             x = constrain(x, execution.mesh, RESIDUAL)
             attend = full_attention(config, execution, kind, segment_ids=segment_ids)
@@ -151,7 +154,7 @@ def make_hidden(
     return hidden
 
 
-def merge_outer(outer_graph: nnx.GraphDef, params: Params) -> Any:
+def merge_outer(outer_graph: nnx.GraphDef, params: Params) -> EmbeddingAndHead:
     """The `EmbeddingAndHead` of a tree of parameters."""
     return nnx.merge(outer_graph, {name: tree for name, tree in params.items() if name != "layers"})
 
@@ -242,7 +245,11 @@ def _positions(tokens: Array, segment_ids: Array | None) -> Int[Array, "B T"]:
 
 
 def embed(
-    config: ModelConfig, execution: Execution, outer: Any, tokens: Array, positions: Array
+    config: ModelConfig,
+    execution: Execution,
+    outer: EmbeddingAndHead,
+    tokens: Array,
+    positions: Array,
 ) -> Float[Array, "B T D"]:
     """The residual stream before the first layer.
 
@@ -271,10 +278,10 @@ def _run_layers(
     layer: Callable[..., Array],
     params: Params,
     x: Array,
-    shared: Any,
+    shared: Shared,
 ) -> Array:
     def checkpointed(kind: str, in_scan: bool) -> Callable[..., Array]:
-        def run(layer_params: Params, x: Array, shared: Any) -> Array:
+        def run(layer_params: Params, x: Array, shared: Shared) -> Array:
             return layer(kind, layer_params, x, shared)
 
         policy = REMAT[execution.remat]

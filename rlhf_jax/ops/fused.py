@@ -149,7 +149,7 @@ def _fused_fwd(hidden, unembed, tokens, scored, temperature, softcap, static):
     return (logps, entropy), Saved(inputs, log_total, row_entropy)
 
 
-def _is_primal(x: Any) -> bool:
+def _is_primal(x: object) -> bool:
     return isinstance(x, jax.custom_derivatives.CustomVJPPrimal)
 
 

@@ -5,16 +5,23 @@ body of the loop, `assemble` joins prompts and completions. `refill` builds cont
 the same three parts, driven by the host.
 """
 
+import types
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.rollout.sampling import SamplingParams, choose, row_bits, sampling_steps
 from rlhf_jax.types import Key, Model, Params, Rollout
+
+Cache: TypeAlias = Any
+"""Keys and values, a pytree of the model's own (`rlhf_jax.models.cache.KVCache`)."""
+
+HostOrDevice: TypeAlias = Array | np.ndarray
 
 CHUNK = 16
 """Tokens decoded between two looks at whether all rows are finished."""
@@ -26,7 +33,7 @@ FIRST_WINDOW = 64
 class Decoding(NamedTuple):
     """Rows in the middle of their completions. B rows, W places of the cache."""
 
-    cache: Any
+    cache: Cache
     """Keys and values of the completions, see `rlhf_jax.models`."""
     token: Int[Array, " B"]
     """Sampled last; not in the cache yet."""
@@ -225,7 +232,7 @@ def start(
     row_keys: Key,
     *,
     sampling: SamplingParams,
-) -> tuple[Any, Int[Array, " B"], Float[Array, " B"]]:
+) -> tuple[Cache, Int[Array, " B"], Float[Array, " B"]]:
     """Reads the prompts and draws the first token of every row; consecutive rows share a prompt.
 
     Returns:
@@ -246,7 +253,7 @@ def decode_chunk(
     static: Static,
     params: Params,
     state: Decoding,
-    prompt_cache: Any,
+    prompt_cache: Cache,
     rows: Rows,
     *,
     slot: Int[Array, ""],
@@ -296,16 +303,16 @@ def decode_chunk(
 
 
 def assemble(
-    prompts: Any,
-    lengths: Any,
-    tokens: Any,
-    logps: Any,
-    produced: Any,
+    prompts: HostOrDevice,
+    lengths: HostOrDevice,
+    tokens: HostOrDevice,
+    logps: HostOrDevice,
+    produced: HostOrDevice,
     *,
     pad_id: int,
     eos_ids: tuple[int, ...],
-    stopped: Any = False,
-    xp: Any = jnp,
+    stopped: HostOrDevice | bool = False,
+    xp: types.ModuleType = jnp,
 ) -> Rollout:
     """Prompts directly followed by completions.
 
@@ -339,6 +346,6 @@ def assemble(
     )
 
 
-def is_eos(token: Any, eos_ids: tuple[int, ...], *, xp: Any = jnp) -> Any:
+def is_eos(token: HostOrDevice, eos_ids: tuple[int, ...], *, xp: types.ModuleType = jnp) -> Any:
     """Which of these tokens [B] end a completion; bool [B]."""
     return (token[:, None] == xp.asarray(eos_ids, xp.int32)[None, :]).any(axis=1)

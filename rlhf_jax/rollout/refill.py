@@ -1,12 +1,12 @@
 """Continuous batching: between two chunks, the host gives free slots to completions that wait."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rlhf_jax.rollout.generate import windows
+from rlhf_jax.rollout.generate import Cache, windows
 from rlhf_jax.rollout.programs import Programs, Settings, Slots
 from rlhf_jax.rollout.sampling import SamplingParams
 from rlhf_jax.types import Key, Params
@@ -114,7 +114,7 @@ def pad_rows(x: np.ndarray, rows: int, fill: int) -> np.ndarray:
 
 def _fill_pool(
     programs: Programs, params: Params, job: Job, settings: Settings
-) -> tuple[Any, np.ndarray, np.ndarray]:
+) -> tuple[Cache, np.ndarray, np.ndarray]:
     """Keys and values of all prompts; first token of every completion, and its log-prob."""
     assert settings.slots is not None
     count = len(job.prompts)
