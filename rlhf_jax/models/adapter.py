@@ -198,13 +198,16 @@ def init_model(
     Returns:
       (model, params).
     """
-    execution: dict[str, Any] = {
-        "compute_dtype": compute_dtype,
-        "remat": remat,
-        "layers": layers,
-        "attention": attention,
-    }
-    model = make_model(config, mesh=mesh, head=head, context=context, **execution)
+    model = make_model(
+        config,
+        mesh=mesh,
+        compute_dtype=compute_dtype,
+        remat=remat,
+        layers=layers,
+        attention=attention,
+        head=head,
+        context=context,
+    )
     structs = abstract_params(config, head, dtype)
     shardings = (
         jax.tree.map(lambda _: None, structs)

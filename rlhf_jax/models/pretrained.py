@@ -80,13 +80,16 @@ def load_pretrained(
         raise ModelLoadError(
             f"{folder} is a scalar model (...ForSequenceClassification); pass head='reward'"
         )
-    execution: dict[str, Any] = {
-        "compute_dtype": compute_dtype,
-        "remat": remat,
-        "layers": layers,
-        "attention": attention,
-    }
-    model = make_model(config, mesh=mesh, head=head, context=context, **execution)
+    model = make_model(
+        config,
+        mesh=mesh,
+        compute_dtype=compute_dtype,
+        remat=remat,
+        layers=layers,
+        attention=attention,
+        head=head,
+        context=context,
+    )
     checkpoint = Checkpoint(folder)
     fresh = config.lm_head and head is not None and "score.weight" not in checkpoint.names
     parts = resolve_names(
