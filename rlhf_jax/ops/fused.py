@@ -75,8 +75,7 @@ def fused_token_logps(
             vocabulary over 'tensor'; B and V must divide. No collective holds a [., V] array. None
             leaves placement to the compiler.
         block: vocabulary entries per chunk; None chooses by the rule above.
-        entropy: False computes none: for callers that cannot leave it to the compiler, as where it
-            is returned from a compiled function that nobody reads it of.
+        entropy: False computes none, for programs that would otherwise return it to nobody.
 
     Returns:
         logps: nats, float32 (float64 for float64 inputs); column 0 is 0.
