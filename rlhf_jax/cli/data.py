@@ -6,12 +6,15 @@ import sys
 import tempfile
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rlhf_jax.cli.output import say
 from rlhf_jax.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from rlhf_jax.data import FastTokenizer
 
 OPENED = "\u27e6"
 CLOSED = "\u27e7"
@@ -48,7 +51,7 @@ def data(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_tokenizer(config: Config) -> Any:
+def read_tokenizer(config: Config) -> "FastTokenizer":
     """The tokenizer that training would use, without writing into the run's folder."""
     from rlhf_jax.runs.parts import make_tokenizer  # heavy
 
@@ -84,7 +87,7 @@ def _kept_in(config: Config) -> pathlib.Path | None:
     return source if is_kept(source, *TOKENIZER) else None
 
 
-def show_rows(config: Config, tokenizer: Any, options: argparse.Namespace) -> None:
+def show_rows(config: Config, tokenizer: "FastTokenizer", options: argparse.Namespace) -> None:
     """Rows with answers: what is trained on is marked."""
     from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split  # heavy
 
@@ -125,7 +128,7 @@ def show_rows(config: Config, tokenizer: Any, options: argparse.Namespace) -> No
     show_facts([*facts, *left_out(result.skipped, count), *noted(result.notes)])
 
 
-def show_prompts(config: Config, tokenizer: Any, options: argparse.Namespace) -> None:
+def show_prompts(config: Config, tokenizer: "FastTokenizer", options: argparse.Namespace) -> None:
     """Prompts as the sampler gets them, with the columns that rewards get."""
     from rlhf_jax.data import make_prompt_loader  # heavy
 
@@ -148,7 +151,7 @@ def show_prompts(config: Config, tokenizer: Any, options: argparse.Namespace) ->
     show_facts([*facts, *left_out(loader.skipped, loader.num_examples), *noted(loader.notes)])
 
 
-def parts_of(ids: Sequence[int], trained: Sequence[bool], tokenizer: Any) -> list[Part]:
+def parts_of(ids: Sequence[int], trained: Sequence[bool], tokenizer: "FastTokenizer") -> list[Part]:
     """Tokens that are trained on alike, together."""
     parts = []
     start = 0

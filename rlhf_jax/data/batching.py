@@ -45,12 +45,14 @@ def epoch_batches(
         padded[:num_rows] = np.arange(num_rows)
         return padded.reshape(num_batches, batch_size)
     order = epoch_order(num_rows, seed=seed, epoch=epoch)
+    # Sorted within windows, like lengths meet; across windows the order stays random.
     span = batch_size * window
     for start in range(0, num_rows if window > 1 else 0, span):
         part = order[start : start + span]
         order[start : start + span] = part[np.argsort(-lengths[part], kind="stable")]
     padded[:num_rows] = order
     batches = padded.reshape(num_batches, batch_size)
+    # Sorting left long batches first in each window: the batches are shuffled once more.
     return batches[np.argsort(_words(num_batches, seed, epoch, stream=1), kind="stable")]
 
 
@@ -80,6 +82,7 @@ def choose_buckets(
         groups = np.searchsorted(keep, np.arange(len(sizes)))
         counts = np.bincount(groups, weights=counts, minlength=len(keep)).astype(np.int64)
         sizes = sizes[keep]
+    # Dynamic programme over candidate widths: cost[i] is the padded size of all rows up to i.
     total = np.concatenate([[0], np.cumsum(counts)])
     cost = sizes * total[1:]  # rows up to i in one bucket of width sizes[i]
     cuts: list[np.ndarray] = []
@@ -87,6 +90,7 @@ def choose_buckets(
         # table[i, j]: the last bucket holds candidates j+1..i
         table = cost[None, :] + sizes[:, None] * (total[1:, None] - total[None, 1:])
         table[np.triu_indices(len(sizes))] = np.iinfo(np.int64).max
+        # The best place to split off the last bucket; stop when one more saves too little.
         best = table.argmin(axis=1)
         least = table[np.arange(len(sizes)), best]
         if least[-1] > (1 - _WORTH) * cost[-1]:
@@ -123,6 +127,7 @@ def pack(lengths: np.ndarray, capacity: int) -> list[list[int]]:
     free_sizes: list[int] = []  # keys of `room` with a row in them, ascending
     for document in order.tolist():
         length = int(lengths[document])
+        # The smallest gap that fits, so that large gaps are left for what needs them.
         position = bisect.bisect_left(free_sizes, length)
         if position == len(free_sizes):
             rows.append([])
@@ -134,6 +139,7 @@ def pack(lengths: np.ndarray, capacity: int) -> list[list[int]]:
             if not room[free]:
                 del room[free], free_sizes[position]
         rows[row].append(document)
+        # The row is filed again under what is left; full rows are filed no more.
         left = free - length
         if left > 0:
             if left not in room:

@@ -24,7 +24,7 @@ def whole_conversation(columns: Mapping[str, Any]) -> tuple[str, list[Message]]:
 
 
 def read_content(columns: Mapping[str, Any], column: str) -> Content:
-    """A cell that holds a text or a conversation."""
+    """A text or a conversation, whichever the cell holds."""
     value = columns[column]
     if isinstance(value, list | tuple | Mapping):
         return read_conversation(value, column)
@@ -37,7 +37,7 @@ def read_content(columns: Mapping[str, Any], column: str) -> Content:
 
 
 def plain_text(columns: Mapping[str, Any], column: str) -> str:
-    """A cell that holds a text."""
+    """A text that is there and not empty."""
     value = columns[column]
     if value is None:
         raise BadRow("null", f"column {column!r} is null")

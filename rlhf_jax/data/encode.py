@@ -3,6 +3,9 @@
 The prompt and each answer are tokenised on their own and joined, so that the prompt's ids are a
 prefix of every row, as they are when the model samples. The stop of an answer belongs to the
 answer.
+
+Read `render_all` first (an example to rows of texts), then `encode_rows` (their ids), then `fit`
+(what to cut where a row is too long).
 """
 
 import functools

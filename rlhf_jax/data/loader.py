@@ -1,4 +1,10 @@
-"""Batches with random access: `loader.batch(step)` is a pure function, so resuming is free."""
+"""Batches with random access: `loader.batch(step)` is a pure function, so resuming is free.
+
+`make_loader` reads and tokenises a split (`tokenize`); a `Loader` then holds its rows and is asked
+for batches by their number. Start with `Loader.batch`: an epoch is planned once (order, buckets or
+packing, from `batching`), the batch's rows are looked up in the plan, and `_fill` lays them out.
+`prefetch` makes batches ahead in a thread.
+"""
 
 import contextlib
 import functools

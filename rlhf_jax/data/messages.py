@@ -1,4 +1,9 @@
-"""Conversations as people store them: OpenAI messages, ShareGPT, tool calls, columns of a row."""
+"""Conversations as people store them: OpenAI messages, ShareGPT, tool calls, columns of a row.
+
+`read_conversation` brings any of these forms to OpenAI's, message by message; `read_chat_options`
+takes what the other columns of a row say about the template. Everything that cannot be read is a
+`BadRow` with its reason.
+"""
 
 import difflib
 import json

@@ -2,6 +2,8 @@
 
 The order of an epoch is a pure function of (seed, epoch) and a batch one of its indices, so a
 position in the data is one number.
+
+`make_prompt_loader` tokenises and checks the prompts; `PromptLoader.take` is what a run asks for.
 """
 
 import functools

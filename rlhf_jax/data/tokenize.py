@@ -1,4 +1,9 @@
-"""A split to token arrays: in chunks, in parallel, kept on disk under a fingerprint."""
+"""A split to token arrays: in chunks, in parallel, kept on disk under a fingerprint.
+
+`tokenize_split` is the way through: from the cache under `data_fingerprint`, or in chunks over
+worker processes. Per chunk `tokenize_chunk` renders the examples (`encode.render_all`), fits them
+into the length (`_fit`) and counts what is left out; `_join` puts the chunks together.
+"""
 
 import concurrent.futures
 import concurrent.futures.process

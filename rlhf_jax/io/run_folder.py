@@ -9,6 +9,10 @@ checkpoints/     states to resume from
 tokenizer/       the tokenizer in use
 export/          the final model as a Hugging Face folder
 .lock            held while a process trains here
+
+`RunFolder` is a context manager: entering locks the folder and checks who may start
+(`check_may_start`), `start` opens the sinks, `write` is called every step, and leaving draws the
+plot and closes everything. What earlier sessions left is read in `earlier_sessions`.
 """
 
 import fcntl

@@ -1,4 +1,10 @@
-"""One checkpoint on disk, read item by item and compared with the digests of its saving."""
+"""One checkpoint on disk, read item by item and compared with the digests of its saving.
+
+`StoredStep` reads the items of one checkpoint and checks each against its digest; `or_whole` runs
+such a reading and, where it fails by damage, looks for a checkpoint that is whole and names it.
+Below are what they share: names of leaves, comparison of layouts (`check_fits`), and orbax's errors
+in one line (`reading`, `reason`).
+"""
 
 import contextlib
 import json

@@ -2,9 +2,11 @@
 
 from rlhf_jax.models.adapter import HEADS, abstract_params, init_model, make_model
 from rlhf_jax.models.checkpoint import ModelLoadError
-from rlhf_jax.models.config import FAMILIES, ModelConfig, ModelConfigError
+from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.export import save_pretrained
+from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.pretrained import load_pretrained, local_folder, read_config
+from rlhf_jax.models.reader import ModelConfigError
 from rlhf_jax.models.transformer import LAYERS, REMAT
 
 __all__ = [

@@ -1,4 +1,9 @@
-"""From a configuration to `Model`, a NamedTuple of pure functions of a nested dict of arrays."""
+"""From a configuration to `Model`, a NamedTuple of pure functions of a nested dict of arrays.
+
+`make_model` is the whole public face of a decoder: it merges parameters with the graphs of
+`modules` inside of traced functions, and everything outside sees arrays only. `init_model` draws
+fresh weights, each from a key that its name decides.
+"""
 
 import dataclasses
 import functools
@@ -14,8 +19,8 @@ from jaxtyping import Array, Float
 
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.decode import make_decode, make_prefill
-from rlhf_jax.models.modules import Block, Ends
-from rlhf_jax.models.transformer import Execution, make_hidden
+from rlhf_jax.models.modules import Block, EmbeddingAndHead
+from rlhf_jax.models.transformer import Execution, make_hidden, merge_outer
 from rlhf_jax.ops import fused_token_logps
 from rlhf_jax.sharding import constrain, infer_shardings
 from rlhf_jax.types import Key, Model, Params
@@ -68,8 +73,8 @@ def make_model(
         context=context,
     )
     config = _with_head(config, head)
-    ends, block = _graphs(config, head is not None)
-    hidden = make_hidden(config, execution, ends, block)
+    outer_graph, block = _graphs(config, head is not None)
+    hidden = make_hidden(config, execution, outer_graph, block)
     unembedding = ("embed", "embedding") if config.tie_embeddings else ("unembed", "kernel")
 
     def state_and_unembedding(
@@ -128,12 +133,11 @@ def make_model(
         params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None
     ) -> Float[Array, "B T"]:
         state = hidden(params, tokens, mask, segment_ids=segment_ids)
-        outer = nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
-        return outer.score(state)
+        return merge_outer(outer_graph, params).score(state)
 
     prefill = decode = None
     if config.lm_head:
-        parts = (config, execution, ends, block, unembed_with)
+        parts = (config, execution, outer_graph, block, unembed_with)
         prefill = make_prefill(*parts)
         decode = make_decode(*parts)
     return Model(
@@ -152,12 +156,12 @@ def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "
     Returns:
       Nested dict of `jax.ShapeDtypeStruct`; leaves under "layers" lead with the layer axis.
     """
-    ends, block = _abstract(_with_head(config, head), head is not None)
+    outer_graph, block = _abstract(_with_head(config, head), head is not None)
 
     def struct(lead: tuple[int, ...], leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(lead + leaf.shape, jnp.dtype(dtype))
 
-    tree = jax.tree.map(lambda leaf: struct((), leaf), _plain(nnx.state(ends)))
+    tree = jax.tree.map(lambda leaf: struct((), leaf), _plain(nnx.state(outer_graph)))
     tree["layers"] = jax.tree.map(
         lambda leaf: struct((config.num_layers,), leaf), _plain(nnx.state(block))
     )
@@ -193,13 +197,16 @@ def init_model(
     Returns:
       (model, params).
     """
-    execution: dict[str, Any] = {
-        "compute_dtype": compute_dtype,
-        "remat": remat,
-        "layers": layers,
-        "attention": attention,
-    }
-    model = make_model(config, mesh=mesh, head=head, context=context, **execution)
+    model = make_model(
+        config,
+        mesh=mesh,
+        compute_dtype=compute_dtype,
+        remat=remat,
+        layers=layers,
+        attention=attention,
+        head=head,
+        context=context,
+    )
     structs = abstract_params(config, head, dtype)
     shardings = (
         jax.tree.map(lambda _: None, structs)
@@ -257,14 +264,14 @@ def _with_head(config: ModelConfig, head: str | None) -> ModelConfig:
 
 def _abstract(config: ModelConfig, scalar_head: bool) -> tuple[Any, Any]:
     with nnx.use_eager_sharding(False):
-        return nnx.eval_shape(lambda: Ends(config, scalar_head=scalar_head)), nnx.eval_shape(
-            lambda: Block(config)
-        )
+        return nnx.eval_shape(
+            lambda: EmbeddingAndHead(config, scalar_head=scalar_head)
+        ), nnx.eval_shape(lambda: Block(config))
 
 
 def _graphs(config: ModelConfig, scalar_head: bool) -> tuple[nnx.GraphDef, nnx.GraphDef]:
-    ends, block = _abstract(config, scalar_head)
-    return nnx.split(ends)[0], nnx.split(block)[0]
+    outer_graph, block = _abstract(config, scalar_head)
+    return nnx.split(outer_graph)[0], nnx.split(block)[0]
 
 
 def _plain(state: Any) -> dict[str, Any]:

@@ -1,4 +1,10 @@
-"""Causal self-attention over right-padded rows: grouped heads, windows, soft-caps, documents."""
+"""Causal self-attention over right-padded rows: grouped heads, windows, soft-caps, documents.
+
+`attention` chooses one of three implementations; `_plain` is the definition that the others are
+tested against. The rest of the module is `"blocked"`: first how queries are cut into groups and
+blocks and folded into rows (`_groups`, `_fold`), then `_blocked_fwd` and `_blocked_bwd`, which walk
+those blocks.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -107,6 +113,7 @@ def _dot_product(q, k, v, segment_ids, window, scale) -> Array:
 def _plain(q, k, v, segment_ids, window, softcap, scale) -> Array:
     exact = jnp.promote_types(q.dtype, jnp.float32)
     batch, length, heads, dim = q.shape
+    # Query heads in groups of their key head: no key or value is repeated in memory.
     grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], dim)
     scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=exact) * scale
     if softcap is not None:
@@ -114,6 +121,7 @@ def _plain(q, k, v, segment_ids, window, softcap, scale) -> Array:
     seen = _seen(jnp.arange(length), jnp.arange(length), window)[None]
     if segment_ids is not None:
         seen = seen & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    # No row is empty, since a token sees itself: -inf cannot make a NaN.
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
     mixed = jnp.einsum(
         "bkgts,bskh->btkgh", weights.astype(v.dtype), v, preferred_element_type=exact
@@ -154,11 +162,15 @@ def _groups(q: Array, window: int | None, tile: int) -> Iterator[_Group]:
     buffer.
     """
     batch, length, heads, _ = q.shape
+    # The program grows with the number of groups, the waste (keys beyond the diagonal) falls with
+    # it: at most 8, of 64 queries or a multiple.
     span = max(_MIN_GROUP, -(-length // (_MAX_GROUPS * _MIN_GROUP)) * _MIN_GROUP)
     for start in range(0, length, span):
+        # Keys that no query of the group sees are not even multiplied.
         first = 0 if window is None else max(0, start - window + 1)
         stop = min(start + span, length)
         size = stop - start
+        # Halve the block until its scores fit the tile; shapes stay divisors of the group.
         while size % 32 == 0 and batch * heads * size * (stop - first) > tile:
             size //= 2
         yield _Group(start, stop, first, size)
@@ -234,6 +246,7 @@ _blocked = jax.custom_vjp(_blocked_primal, nondiff_argnums=(4,))
 def _blocked_fwd(q, k, v, segment_ids, static):
     exact = jnp.promote_types(q.dtype, jnp.float32)
     kv_heads = k.shape[2]
+    # Turned once, outside of the loops, into the order in which the products read them.
     keys_t = k.transpose(0, 2, 3, 1)
     values = v.transpose(0, 2, 1, 3)
     to_scores, _ = _score_maps(static)
@@ -248,6 +261,7 @@ def _blocked_fwd(q, k, v, segment_ids, static):
                 "bkrh,bkhs->bkrs", rows, keys_t[..., theirs], preferred_element_type=exact
             )
             seen = _block_mask(places, group, segment_ids, static.window)
+            # A block holds all keys that its queries see: the softmax is final, never rescaled.
             scores = jnp.where(seen, to_scores(product), -jnp.inf)
             peak = scores.max(axis=-1, keepdims=True)
             weights = jnp.exp(scores - peak)
@@ -258,6 +272,8 @@ def _blocked_fwd(q, k, v, segment_ids, static):
                 values[:, :, theirs],
                 preferred_element_type=exact,
             )
+            # Divided after the product: [rows, H] numbers instead of [rows, S]. The log-sum-exp is
+            # all that the backward pass needs to make the weights again.
             return carry, (mixed / total, (peak + jnp.log(total))[..., 0])
 
         places = _places(group, q.shape[2] // kv_heads, segment_ids)
@@ -277,6 +293,7 @@ def _blocked_bwd(static, saved, dout):
     keys = k.transpose(0, 2, 1, 3)
     values = v.transpose(0, 2, 1, 3)
     keys_t = k.transpose(0, 2, 3, 1)
+    # sum_s w_s dw_s = dout . out: the softmax's own term, without the weights.
     inner = jnp.einsum("btnh,btnh->btn", dout, out, preferred_element_type=exact)
     to_scores, to_products = _score_maps(static)
     dqs = []
@@ -288,16 +305,20 @@ def _blocked_bwd(static, saved, dout):
         def body(carry, block, group=group, theirs=theirs):
             dk, dv = carry
             rows, rows_t, douts, douts_t, lse, inner, places = block
+            # Scores again, and the weights from the saved log-sum-exp: no second softmax.
             product = jnp.einsum(
                 "bksh,bkhr->bksr", keys[:, :, theirs], rows_t, preferred_element_type=exact
             )
             scores = to_scores(product)
             seen = _block_mask(places, group, segment_ids, static.window).swapaxes(2, 3)
             weights = jnp.where(seen, jnp.exp(scores - lse), 0)
+            # d score = w (d w - sum w d w), then through softcap and scale.
             dweights = jnp.einsum(
                 "bksh,bkhr->bksr", values[:, :, theirs], douts_t, preferred_element_type=exact
             )
             dproduct = to_products(weights * (dweights - inner), scores).astype(dtype)
+            # Keys and values are shared by all queries behind them: their gradients add up over the
+            # blocks (the carry); a query's gradient is its block's alone (the output).
             dv = dv + jnp.einsum(
                 "bksr,bkrh->bksh", weights.astype(dtype), douts, preferred_element_type=exact
             )
@@ -321,6 +342,7 @@ def _blocked_bwd(static, saved, dout):
             inner_t,
             _places(group, q.shape[2] // kv_heads, segment_ids),
         )
+        # The groups' ranges of keys overlap, so each goes on from what the others have added.
         (dk_part, dv_part), dq_t = _walk(body, (dk[:, :, theirs], dv[:, :, theirs]), blocks)
         dk = dk.at[:, :, theirs].set(dk_part)
         dv = dv.at[:, :, theirs].set(dv_part)

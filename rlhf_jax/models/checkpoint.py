@@ -1,4 +1,9 @@
-"""Reading a Hugging Face folder's weights lazily: every device reads the slices it holds."""
+"""Reading a Hugging Face folder's weights lazily: every device reads the slices it holds.
+
+`Checkpoint` knows which file holds which tensor. `resolve_names` matches the folder's names with
+what a model needs, `verify` compares shapes before anything is read, and `read_parameter` assembles
+the slice of a parameter that one device asks for.
+"""
 
 import json
 import logging
@@ -12,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from rlhf_jax.errors import RlhfError
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.names import Piece
+from rlhf_jax.models.names import WeightMap
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -140,7 +145,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]:
+def resolve_names(checkpoint: Checkpoint, parts: Sequence[WeightMap]) -> list[WeightMap]:
     """Gives every part this folder's prefix ("model." may be missing, or name a multimodal part).
 
     Args:
@@ -155,7 +160,7 @@ def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]
     ]
     actual = found[0] if found else usual
 
-    def renamed(part: Piece) -> Piece:
+    def renamed(part: WeightMap) -> WeightMap:
         name = actual + part.name.removeprefix(usual) if part.name.startswith(usual) else part.name
         if (
             name == "lm_head.weight"
@@ -163,7 +168,7 @@ def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]
             and "language_model.lm_head.weight" in names
         ):
             name = "language_model.lm_head.weight"
-        return Piece(part.path, name, part.dims, part.axis, part.offset)
+        return WeightMap(part.path, name, part.dims, part.axis, part.offset)
 
     return [renamed(part) for part in parts]
 
@@ -171,7 +176,7 @@ def resolve_names(checkpoint: Checkpoint, parts: Sequence[Piece]) -> list[Piece]
 def verify(
     checkpoint: Checkpoint,
     config: ModelConfig,
-    parts: Sequence[Piece],
+    parts: Sequence[WeightMap],
     shapes: Mapping[tuple[str, ...], tuple[int, ...]],
     *,
     head: str | None,
@@ -222,7 +227,7 @@ def verify(
 
 
 def tensor_shapes(
-    parts: Sequence[Piece], shapes: Mapping[tuple[str, ...], tuple[int, ...]]
+    parts: Sequence[WeightMap], shapes: Mapping[tuple[str, ...], tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor on disk, parts that are joined there put together.
 
@@ -250,7 +255,7 @@ def tensor_shapes(
 
 def read_parameter(
     checkpoint: Checkpoint,
-    part: Piece,
+    part: WeightMap,
     shape: tuple[int, ...],
     index: tuple[slice, ...],
     dtype: Any,
@@ -278,7 +283,7 @@ def read_parameter(
 
 def _read_one(
     checkpoint: Checkpoint,
-    part: Piece,
+    part: WeightMap,
     layer: int | None,
     shape: Sequence[int],
     bounds: Sequence[range],
@@ -307,7 +312,7 @@ def _read_one(
 def _without_known(
     checkpoint: Checkpoint,
     config: ModelConfig,
-    parts: Sequence[Piece],
+    parts: Sequence[WeightMap],
     names: list[str],
     head: str | None,
 ) -> list[str]:

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_jax.models.families import FAMILIES, ModelConfigError, family_of
+from rlhf_jax.models.families import FAMILIES, family_of
+from rlhf_jax.models.reader import ModelConfigError
 from rlhf_jax.models.rope import RopeConfig
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 NORMS = ("rms", "rms_plus_one", "layer")
 LAYER_TYPES = ("full", "sliding")
-
-__all__ = ["ACTIVATIONS", "FAMILIES", "LAYER_TYPES", "NORMS", "ModelConfig", "ModelConfigError"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +177,7 @@ class ModelConfig:
         family = FAMILIES[self.family]
         return {
             "architectures": [family.causal if self.lm_head else family.classifier],
-            **family.write(self),
+            **family.write(vars(self)),
         }
 
 

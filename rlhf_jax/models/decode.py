@@ -1,6 +1,12 @@
-"""Reading prompts once, and then one token at a time, with the same layers as the forward pass."""
+"""Reading prompts once, and then one token at a time, with the same layers as the forward pass.
 
-from collections.abc import Callable
+`make_prefill` and `make_decode` build the two functions. They differ from the forward pass
+(`transformer`) only in what attention does with keys and values: prefill keeps them, decoding
+writes the token's own into a ring and reads both the prompt's and the ring's. `_visible` says which
+of them each row sees.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.cache import KVCache, Segment, joint_attention, read, write
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.modules import Mix
+from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
 from rlhf_jax.models.transformer import (
     RESIDUAL,
     Execution,
@@ -21,7 +27,7 @@ from rlhf_jax.models.transformer import (
     full_attention,
     layer_plan,
     make_ropes,
-    merge_ends,
+    merge_outer,
     slice_layers,
     unstack,
 )
@@ -40,7 +46,7 @@ class _Parts(NamedTuple):
 
     config: ModelConfig
     execution: Execution
-    ends: nnx.GraphDef
+    outer_graph: nnx.GraphDef
     block: nnx.GraphDef
     unembed: Unembed
 
@@ -51,12 +57,16 @@ class _Parts(NamedTuple):
         return layer_plan(kinds)
 
     def run_layer(
-        self, kind: str, params: Params, x: Array, ropes: dict[str, Any], mix: Mix
+        self, kind: str, params: Params, x: Array, ropes: Mapping[str, Rope], attend: AttentionFn
     ) -> tuple[Array, Any]:
         x = constrain(x, self.execution.mesh, RESIDUAL)
-        return nnx.merge(self.block, params)(x, rope=ropes.get(kind, ropes.get("full")), mix=mix)
+        return nnx.merge(self.block, params)(
+            x, rope=ropes.get(kind, ropes.get("full")), attend=attend
+        )
 
-    def logits(self, params: Params, outer: Any, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
+    def logits(
+        self, params: Params, outer: EmbeddingAndHead, x: Float[Array, "B 1 D"]
+    ) -> Float[Array, "B V"]:
         state = constrain(outer.final_norm(x), self.execution.mesh, RESIDUAL)
         return self.unembed(params, state)[:, 0]
 
@@ -64,7 +74,7 @@ class _Parts(NamedTuple):
 def make_prefill(
     config: ModelConfig,
     execution: Execution,
-    ends: nnx.GraphDef,
+    outer_graph: nnx.GraphDef,
     block: nnx.GraphDef,
     unembed: Unembed,
 ) -> Callable[..., tuple[Array, KVCache]]:
@@ -73,20 +83,21 @@ def make_prefill(
     Args:
       config: the architecture.
       execution: how to run it.
-      ends: graph of `Ends`.
+      outer_graph: graph of `EmbeddingAndHead`.
       block: graph of one `Block`.
       unembed: from states to logits.
 
     Returns:
       The function; see `rlhf_jax.types.Model.prefill`.
     """
-    parts = _Parts(config, execution, ends, block, unembed)
+    parts = _Parts(config, execution, outer_graph, block, unembed)
 
     def prefill(
         params: Params, tokens: Int[Array, "P T"], lengths: Int[Array, " P"], *, row_length: int
     ) -> tuple[Float[Array, "P V"], KVCache]:
         check_positions(config, execution, row_length)
-        outer = merge_ends(ends, params)
+        outer = merge_outer(outer_graph, params)
+        # Prompts are right-padded: position is index, and causal attention alone hides the padding.
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
         x = embed(config, execution, outer, tokens, positions)
         ropes = make_ropes(config, execution, positions)
@@ -119,6 +130,7 @@ def make_prefill(
                 x, cache = lax.scan(body, x, by_period(part, repeats, len(kinds)))
                 cache = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[-4:]), cache)
             caches.append(cache)
+        # Only the last present token predicts what is sampled: one row of logits a prompt, not T.
         last = jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
         keys, values = zip(*caches, strict=True)
         return parts.logits(params, outer, last), KVCache(keys, values).pinned(execution.mesh)
@@ -129,25 +141,26 @@ def make_prefill(
 def make_decode(
     config: ModelConfig,
     execution: Execution,
-    ends: nnx.GraphDef,
+    outer_graph: nnx.GraphDef,
     block: nnx.GraphDef,
     unembed: Unembed,
 ) -> Callable[..., tuple[Array, KVCache]]:
     """Builds ``decode``: one token for every row, through the caches of prompt and completion.
 
-    ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, ages, slot, row_length)``
+    ``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths, num_generated, slot,
+    row_length)``
 
     Args:
       config: the architecture.
       execution: how to run it.
-      ends: graph of `Ends`.
+      outer_graph: graph of `EmbeddingAndHead`.
       block: graph of one `Block`.
       unembed: from states to logits.
 
     Returns:
       The function; see `rlhf_jax.types.Model.decode`.
     """
-    parts = _Parts(config, execution, ends, block, unembed)
+    parts = _Parts(config, execution, outer_graph, block, unembed)
 
     def decode(
         params: Params,
@@ -156,17 +169,18 @@ def make_decode(
         prompt_cache: KVCache,
         *,
         prompt_lengths: Int[Array, " B"],
-        ages: Int[Array, " B"],
+        num_generated: Int[Array, " B"],
         slot: Int[Array, ""],
         row_length: int,
     ) -> tuple[Float[Array, "B V"], KVCache]:
         check_positions(config, execution, row_length)
-        outer = merge_ends(ends, params)
-        positions = (prompt_lengths + ages)[:, None]
+        outer = merge_outer(outer_graph, params)
+        # Rows are at different places, but write at one slot: the position is a row's own number.
+        positions = (prompt_lengths + num_generated)[:, None]
         x = embed(config, execution, outer, tokens[:, None], positions)
         ropes = make_ropes(config, execution, positions)
         seen = _visible(
-            config, positions, ages, slot, prompt_cache.slots, cache.slots, prompt_lengths
+            config, positions, num_generated, slot, prompt_cache.slots, cache.slots, prompt_lengths
         )
 
         def in_order(kinds, params, x, cache, prompt, first):
@@ -174,8 +188,10 @@ def make_decode(
                 zip(kinds, unstack(params, len(kinds)), strict=True)
             ):
 
-                def mix(q, k, v, kind=kind, layer=first + offset, offset=offset, old=cache):
+                def attend(q, k, v, kind=kind, layer=first + offset, offset=offset, old=cache):
+                    # Written before it is read: the token sees itself through the ring.
                     new = write(old, layer, slot, k, v)
+                    # One softmax over both: the prompt's, shared by a group, and the row's own.
                     segments = (
                         Segment(*read(prompt, offset), seen[kind][0]),
                         Segment(*read(new, layer), seen[kind][1]),
@@ -185,7 +201,8 @@ def make_decode(
                     )
                     return mixed, new
 
-                x, cache = parts.run_layer(kind, layer_params, x, ropes, mix)
+                # The cache goes through the carry, so that it is updated in place and never copied.
+                x, cache = parts.run_layer(kind, layer_params, x, ropes, attend)
             return x, cache
 
         caches = []
@@ -198,6 +215,7 @@ def make_decode(
             if repeats == 1:
                 x, own = in_order(kinds, part, x, own, prompt, 0)
             else:
+                # What is only read is an input of the scan; the ring, written, is its carry.
                 grouped = by_period((part, prompt), repeats, len(kinds))
 
                 def body(carry, item, kinds=kinds):
@@ -216,7 +234,7 @@ def make_decode(
 def _visible(
     config: ModelConfig,
     positions: Int[Array, "B 1"],
-    ages: Int[Array, " B"],
+    num_generated: Int[Array, " B"],
     slot: Int[Array, ""],
     prompt_slots: int,
     slots: int,
@@ -224,10 +242,12 @@ def _visible(
 ) -> dict[str, tuple[Array, Array]]:
     """Kind of layer -> which tokens of the prompt, and which entries of the ring, each row sees."""
     at = jnp.arange(prompt_slots)[None, :]
+    # Entries of the ring by how long ago they were written: a row sees those since its start.
     behind = ((slot - jnp.arange(slots)) % slots)[None, :]
     prompt = at < prompt_lengths[:, None]
-    own = behind <= ages[:, None]
+    own = behind <= num_generated[:, None]
     window = config.sliding_window
+    # Sliding layers see the window only, counted across the border of prompt and completion.
     if window is None:
         return {"full": (prompt, own)}
     return {

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from rlhf_jax.models.checkpoint import INDEX, SINGLE, VALUE_HEAD, tensor_shapes
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.names import Piece, pieces
+from rlhf_jax.models.names import WeightMap, weight_maps
 from rlhf_jax.types import Model, Params
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -61,7 +61,7 @@ def save_pretrained(
     _check_same(config, contents)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = pieces(config, scalar_head=model.scores is not None)
+    parts = weight_maps(config, scalar_head=model.scores is not None)
     heads = [part for part in parts if part.path[0] == "score" and config.lm_head]
     written = _write_weights(
         folder, [part for part in parts if part not in heads], params, jnp.dtype(dtype), limit
@@ -77,7 +77,7 @@ def save_pretrained(
 
 
 def _write_weights(
-    folder: Path, parts: list[Piece], params: Params, dtype: np.dtype, limit: int
+    folder: Path, parts: list[WeightMap], params: Params, dtype: np.dtype, limit: int
 ) -> set[str]:
     shapes = tensor_shapes(parts, {part.path: _leaf(params, part).shape for part in parts})
     groups: list[list[str]] = [[]]
@@ -105,12 +105,12 @@ def _write_weights(
 
 
 def _tensors(
-    parts: list[Piece], params: Params, dtype: np.dtype
+    parts: list[WeightMap], params: Params, dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Tensors one by one, in the order of `tensor_shapes`."""
     layers = max((_leaf(params, part).shape[0] for part in parts if part.stacked), default=0)
     for layer in (None, *range(layers)):
-        joined: dict[str, list[Piece]] = {}
+        joined: dict[str, list[WeightMap]] = {}
         for part in parts:
             if part.stacked == (layer is not None):
                 joined.setdefault(part.tensor_name(layer), []).append(part)
@@ -120,12 +120,12 @@ def _tensors(
             yield name, np.ascontiguousarray(np.concatenate(arrays, axis=group[0].axis), dtype)
 
 
-def _to_disk(part: Piece, leaf: jax.Array, layer: int | None) -> np.ndarray:
+def _to_disk(part: WeightMap, leaf: jax.Array, layer: int | None) -> np.ndarray:
     value = np.asarray(leaf if layer is None else leaf[layer])
     return value.transpose(part.order()).reshape(part.extent(value.shape))
 
 
-def _leaf(params: Params, part: Piece) -> jax.Array:
+def _leaf(params: Params, part: WeightMap) -> jax.Array:
     node: Any = params
     for name in part.path:
         node = node[name]

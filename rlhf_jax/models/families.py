@@ -7,7 +7,7 @@ never applied, whatever config.json says.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf_jax.models.hf_read import (
     read_gemma2,
@@ -21,9 +21,6 @@ from rlhf_jax.models.hf_read import (
 from rlhf_jax.models.hf_write import write_gemma2, write_gemma3, write_gpt2, write_phi3, write_rms
 from rlhf_jax.models.reader import ModelConfigError
 
-if TYPE_CHECKING:
-    from rlhf_jax.models.config import ModelConfig
-
 
 @dataclass(frozen=True)
 class Family:
@@ -35,7 +32,7 @@ class Family:
       classifier: class name of the scalar model in transformers.
       layout: how weights are named and fused on disk, a key of `names.LAYOUTS`.
       read: contents of config.json -> fields of `ModelConfig`.
-      write: `ModelConfig` -> contents of config.json.
+      write: fields of `ModelConfig` -> contents of config.json.
     """
 
     title: str
@@ -43,7 +40,7 @@ class Family:
     classifier: str
     layout: str
     read: Callable[[Mapping[str, Any]], dict[str, Any]]
-    write: Callable[["ModelConfig"], dict[str, Any]]
+    write: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

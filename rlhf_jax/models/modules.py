@@ -22,7 +22,7 @@ from rlhf_jax.models.rope import apply_rope
 Rope: TypeAlias = tuple[Array, Array] | None
 """Cosine and sine of `rope_tables`; None: learned positions."""
 
-Mix: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Any]]
+AttentionFn: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Any]]
 """How queries [B, T, N, H] read keys and values [B, T, K, H]: (q, k, v) -> (result like q, what to
 keep of k and v)."""
 
@@ -102,7 +102,7 @@ class Attention(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix
+        self, x: Float[Array, "B T D"], *, rope: Rope, attend: AttentionFn
     ) -> tuple[Float[Array, "B T D"], Any]:
         q = self.q(x)
         k = self.k(x)
@@ -113,7 +113,7 @@ class Attention(nnx.Module):
         if rope is not None:
             q = apply_rope(q, rope)
             k = apply_rope(k, rope)
-        mixed, kept = mix(q, k, v)
+        mixed, kept = attend(q, k, v)
         return self.o(checkpoint_name(mixed, "attention")), kept
 
 
@@ -153,15 +153,15 @@ class Block(nnx.Module):
         self.post_norms = config.post_norms
 
     def __call__(
-        self, x: Float[Array, "B T D"], *, rope: Rope, mix: Mix
+        self, x: Float[Array, "B T D"], *, rope: Rope, attend: AttentionFn
     ) -> tuple[Float[Array, "B T D"], Any]:
-        mixed, kept = self.attn(self.attn_norm(x), rope=rope, mix=mix)
+        mixed, kept = self.attn(self.attn_norm(x), rope=rope, attend=attend)
         x = x + (self.attn_post_norm(mixed) if self.post_norms else mixed)
         inner = self.mlp(self.mlp_norm(x))
         return x + (self.mlp_post_norm(inner) if self.post_norms else inner), kept
 
 
-class Table(nnx.Module):
+class Embed(nnx.Module):
     """Rows looked up by an integer."""
 
     def __init__(self, rows: int, width: int) -> None:
@@ -186,13 +186,13 @@ class ScalarHead(nnx.Module):
         return hidden.astype(wide) @ self.kernel[...].astype(wide)
 
 
-class Ends(nnx.Module):
+class EmbeddingAndHead(nnx.Module):
     """All that is not a layer: embeddings, final norm and heads."""
 
     def __init__(self, config: ModelConfig, *, scalar_head: bool) -> None:
-        self.embed = Table(config.vocab_size, config.hidden_size)
+        self.embed = Embed(config.vocab_size, config.hidden_size)
         if config.rope is None:
-            self.position = Table(config.max_position, config.hidden_size)
+            self.position = Embed(config.max_position, config.hidden_size)
         self.final_norm = Norm(config.hidden_size, kind=config.norm, eps=config.norm_eps)
         if config.lm_head and not config.tie_embeddings:
             self.unembed = Unembedding(config.vocab_size, config.hidden_size)

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlhf_jax.models.config import FAMILIES, ModelConfig
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.families import FAMILIES
 
 LAYER = "{layer}"
 
 
 @dataclass(frozen=True)
-class Piece:
+class WeightMap:
     """One parameter (of one layer) as a part of one tensor on disk.
 
     Attributes:
@@ -58,28 +59,28 @@ _HEADS_IN = ((2,), (0, 1))  # kernel [N, H, D] from torch's [D, N*H]
 _HEADS_BIAS = ((0, 1),)
 
 
-def pieces(config: ModelConfig, *, scalar_head: bool) -> tuple[Piece, ...]:
+def weight_maps(config: ModelConfig, *, scalar_head: bool) -> tuple[WeightMap, ...]:
     """All parts of a checkpoint, in the order of transformers' files.
 
     Args:
       config: the architecture.
       scalar_head: whether there is `score`.
     """
-    head = (Piece(("score", "kernel"), "score.weight", ((), (0,))),) if scalar_head else ()
+    head = (WeightMap(("score", "kernel"), "score.weight", ((), (0,))),) if scalar_head else ()
     unembed = (
-        (Piece(("unembed", "kernel"), "lm_head.weight", _SAME),)
+        (WeightMap(("unembed", "kernel"), "lm_head.weight", _SAME),)
         if config.lm_head and not config.tie_embeddings
         else ()
     )
     return (*LAYOUTS[FAMILIES[config.family].layout](config), *unembed, *head)
 
 
-def _llama(config: ModelConfig) -> list[Piece]:
+def _llama(config: ModelConfig) -> list[WeightMap]:
     layer = f"model.layers.{LAYER}."
     attn = [
-        piece
+        weight_map
         for ours in ("q", "k", "v")
-        for piece in _linear(
+        for weight_map in _linear(
             ("attn", ours),
             f"{layer}self_attn.{ours}_proj",
             _HEADS_OUT,
@@ -89,16 +90,16 @@ def _llama(config: ModelConfig) -> list[Piece]:
     ]
     attn += _linear(("attn", "o"), f"{layer}self_attn.o_proj", _HEADS_IN, _VECTOR, config.o_bias)
     mlp = [
-        piece
+        weight_map
         for ours in ("gate", "up", "down")
-        for piece in _linear(
+        for weight_map in _linear(
             ("mlp", ours), f"{layer}mlp.{ours}_proj", _SWAPPED, _VECTOR, config.mlp_bias
         )
     ]
     return [*_rms_ends(), *_rms_norms(config), *attn, *mlp]
 
 
-def _phi3(config: ModelConfig) -> list[Piece]:
+def _phi3(config: ModelConfig) -> list[WeightMap]:
     layer = ("layers", "attn")
     qkv = f"model.layers.{LAYER}.self_attn.qkv_proj.weight"
     gate_up = f"model.layers.{LAYER}.mlp.gate_up_proj.weight"
@@ -107,15 +108,17 @@ def _phi3(config: ModelConfig) -> list[Piece]:
     return [
         *_rms_ends(),
         *_rms_norms(config),
-        Piece((*layer, "q", "kernel"), qkv, _HEADS_OUT),
-        Piece((*layer, "k", "kernel"), qkv, _HEADS_OUT, offset=queries),
-        Piece((*layer, "v", "kernel"), qkv, _HEADS_OUT, offset=queries + keys),
-        Piece((*layer, "o", "kernel"), f"model.layers.{LAYER}.self_attn.o_proj.weight", _HEADS_IN),
-        Piece(("layers", "mlp", "gate", "kernel"), gate_up, _SWAPPED),
-        Piece(
+        WeightMap((*layer, "q", "kernel"), qkv, _HEADS_OUT),
+        WeightMap((*layer, "k", "kernel"), qkv, _HEADS_OUT, offset=queries),
+        WeightMap((*layer, "v", "kernel"), qkv, _HEADS_OUT, offset=queries + keys),
+        WeightMap(
+            (*layer, "o", "kernel"), f"model.layers.{LAYER}.self_attn.o_proj.weight", _HEADS_IN
+        ),
+        WeightMap(("layers", "mlp", "gate", "kernel"), gate_up, _SWAPPED),
+        WeightMap(
             ("layers", "mlp", "up", "kernel"), gate_up, _SWAPPED, offset=config.intermediate_size
         ),
-        Piece(
+        WeightMap(
             ("layers", "mlp", "down", "kernel"),
             f"model.layers.{LAYER}.mlp.down_proj.weight",
             _SWAPPED,
@@ -123,20 +126,20 @@ def _phi3(config: ModelConfig) -> list[Piece]:
     ]
 
 
-def _gpt2(config: ModelConfig) -> list[Piece]:
+def _gpt2(config: ModelConfig) -> list[WeightMap]:
     layer = f"transformer.h.{LAYER}."
     width = config.hidden_size
     parts = [
-        Piece(("embed", "embedding"), "transformer.wte.weight", _SAME),
-        Piece(("position", "embedding"), "transformer.wpe.weight", _SAME),
+        WeightMap(("embed", "embedding"), "transformer.wte.weight", _SAME),
+        WeightMap(("position", "embedding"), "transformer.wpe.weight", _SAME),
     ]
     for ours, theirs in (("attn_norm", "ln_1"), ("mlp_norm", "ln_2")):
-        parts.append(Piece(("layers", ours, "scale"), f"{layer}{theirs}.weight", _VECTOR))
-        parts.append(Piece(("layers", ours, "bias"), f"{layer}{theirs}.bias", _VECTOR))
+        parts.append(WeightMap(("layers", ours, "scale"), f"{layer}{theirs}.weight", _VECTOR))
+        parts.append(WeightMap(("layers", ours, "bias"), f"{layer}{theirs}.bias", _VECTOR))
     for i, ours in enumerate(("q", "k", "v")):  # Conv1D: [in, out]
         path = ("layers", "attn", ours)
         parts.append(
-            Piece(
+            WeightMap(
                 (*path, "kernel"),
                 f"{layer}attn.c_attn.weight",
                 ((0,), (1, 2)),
@@ -145,13 +148,13 @@ def _gpt2(config: ModelConfig) -> list[Piece]:
             )
         )
         parts.append(
-            Piece((*path, "bias"), f"{layer}attn.c_attn.bias", _HEADS_BIAS, offset=i * width)
+            WeightMap((*path, "bias"), f"{layer}attn.c_attn.bias", _HEADS_BIAS, offset=i * width)
         )
     parts += _linear(("attn", "o"), f"{layer}attn.c_proj", ((0, 1), (2,)), _VECTOR, True)
     parts += _linear(("mlp", "up"), f"{layer}mlp.c_fc", _SAME, _VECTOR, True)
     parts += _linear(("mlp", "down"), f"{layer}mlp.c_proj", _SAME, _VECTOR, True)
-    parts.append(Piece(("final_norm", "scale"), "transformer.ln_f.weight", _VECTOR))
-    parts.append(Piece(("final_norm", "bias"), "transformer.ln_f.bias", _VECTOR))
+    parts.append(WeightMap(("final_norm", "scale"), "transformer.ln_f.weight", _VECTOR))
+    parts.append(WeightMap(("final_norm", "bias"), "transformer.ln_f.bias", _VECTOR))
     return parts
 
 
@@ -161,19 +164,21 @@ def _linear(
     kernel: tuple[tuple[int, ...], ...],
     bias: tuple[tuple[int, ...], ...],
     has_bias: bool,
-) -> list[Piece]:
-    parts = [Piece(("layers", *path, "kernel"), f"{name}.weight", kernel)]
-    return [*parts, Piece(("layers", *path, "bias"), f"{name}.bias", bias)] if has_bias else parts
+) -> list[WeightMap]:
+    parts = [WeightMap(("layers", *path, "kernel"), f"{name}.weight", kernel)]
+    return (
+        [*parts, WeightMap(("layers", *path, "bias"), f"{name}.bias", bias)] if has_bias else parts
+    )
 
 
-def _rms_ends() -> list[Piece]:
+def _rms_ends() -> list[WeightMap]:
     return [
-        Piece(("embed", "embedding"), "model.embed_tokens.weight", _SAME),
-        Piece(("final_norm", "scale"), "model.norm.weight", _VECTOR),
+        WeightMap(("embed", "embedding"), "model.embed_tokens.weight", _SAME),
+        WeightMap(("final_norm", "scale"), "model.norm.weight", _VECTOR),
     ]
 
 
-def _rms_norms(config: ModelConfig) -> list[Piece]:
+def _rms_norms(config: ModelConfig) -> list[WeightMap]:
     names = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
     if config.post_norms:
         names |= {"mlp_norm": "pre_feedforward_layernorm"}
@@ -183,18 +188,20 @@ def _rms_norms(config: ModelConfig) -> list[Piece]:
         }
     layer = f"model.layers.{LAYER}."
     parts = [
-        Piece(("layers", ours, "scale"), f"{layer}{theirs}.weight", _VECTOR)
+        WeightMap(("layers", ours, "scale"), f"{layer}{theirs}.weight", _VECTOR)
         for ours, theirs in names.items()
     ]
     if config.qk_norm:
         for ours in ("q_norm", "k_norm"):
             parts.append(
-                Piece(("layers", "attn", ours, "scale"), f"{layer}self_attn.{ours}.weight", _VECTOR)
+                WeightMap(
+                    ("layers", "attn", ours, "scale"), f"{layer}self_attn.{ours}.weight", _VECTOR
+                )
             )
     return parts
 
 
-LAYOUTS: dict[str, Callable[[ModelConfig], list[Piece]]] = {
+LAYOUTS: dict[str, Callable[[ModelConfig], list[WeightMap]]] = {
     "llama": _llama,
     "phi3": _phi3,
     "gpt2": _gpt2,

@@ -20,8 +20,9 @@ from rlhf_jax.models.checkpoint import (
     resolve_names,
     verify,
 )
-from rlhf_jax.models.config import ModelConfig, ModelConfigError
-from rlhf_jax.models.names import pieces
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.names import weight_maps
+from rlhf_jax.models.reader import ModelConfigError
 from rlhf_jax.sharding import infer_shardings
 from rlhf_jax.types import Key, Model, Params
 
@@ -79,17 +80,20 @@ def load_pretrained(
         raise ModelLoadError(
             f"{folder} is a scalar model (...ForSequenceClassification); pass head='reward'"
         )
-    execution: dict[str, Any] = {
-        "compute_dtype": compute_dtype,
-        "remat": remat,
-        "layers": layers,
-        "attention": attention,
-    }
-    model = make_model(config, mesh=mesh, head=head, context=context, **execution)
+    model = make_model(
+        config,
+        mesh=mesh,
+        compute_dtype=compute_dtype,
+        remat=remat,
+        layers=layers,
+        attention=attention,
+        head=head,
+        context=context,
+    )
     checkpoint = Checkpoint(folder)
     fresh = config.lm_head and head is not None and "score.weight" not in checkpoint.names
     parts = resolve_names(
-        checkpoint, pieces(model.config, scalar_head=head is not None and not fresh)
+        checkpoint, weight_maps(model.config, scalar_head=head is not None and not fresh)
     )
     structs = abstract_params(config, head, dtype)
     flat = {

@@ -1,10 +1,15 @@
-"""The decoder's forward pass: layers scanned or unrolled, activations checkpointed by policy."""
+"""The decoder's forward pass: layers scanned or unrolled, activations checkpointed by policy.
+
+`make_hidden` is the forward pass: embed, layers, final norm. `_run_layers` decides how the layers
+run: one after another, or as scans over the periods that `layer_plan` finds. The parts that
+decoding shares (`embed`, `make_ropes`, `unstack`, ...) stand beside them.
+"""
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +20,16 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax.models.attention import IMPLEMENTATIONS, attention
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.embedding import lookup
-from rlhf_jax.models.modules import Mix
+from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
 _POLICIES = jax.checkpoint_policies
+Shared: TypeAlias = tuple[Mapping[str, Rope], Array | None]
+"""What all layers read: cosines and sines by kind of layer, and the documents of packed rows."""
+
 REMAT: dict[str, Any] = {
     "none": None,
     "full": _POLICIES.nothing_saveable,
@@ -102,14 +110,14 @@ def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 
 def make_hidden(
-    config: ModelConfig, execution: Execution, ends: nnx.GraphDef, block: nnx.GraphDef
+    config: ModelConfig, execution: Execution, outer_graph: nnx.GraphDef, block: nnx.GraphDef
 ) -> Callable[..., Float[Array, "B T D"]]:
     """Builds ``hidden(params, tokens, mask, *, segment_ids=None)``, the state after the final norm.
 
     Args:
       config: the architecture.
       execution: how to run it.
-      ends: graph of `Ends`.
+      outer_graph: graph of `EmbeddingAndHead`.
       block: graph of one `Block`.
 
     Returns:
@@ -120,23 +128,23 @@ def make_hidden(
     def hidden(
         params: Params,
         tokens: Int[Array, "B T"],
-        mask: Any,
+        mask: Array,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
         del mask
-        outer = merge_ends(ends, params)
+        outer = merge_outer(outer_graph, params)
         check_positions(config, execution, tokens.shape[1])
         positions = _positions(tokens, segment_ids)
         x = embed(config, execution, outer, tokens, positions)
         ropes = make_ropes(config, execution, positions)
 
-        def layer(kind: str, layer_params: Params, x: Array, shared: tuple[Any, Any]) -> Array:
+        def layer(kind: str, layer_params: Params, x: Array, shared: Shared) -> Array:
             ropes, segment_ids = shared
             x = constrain(x, execution.mesh, RESIDUAL)
-            mix = full_attention(config, execution, kind, segment_ids=segment_ids)
+            attend = full_attention(config, execution, kind, segment_ids=segment_ids)
             x, _ = nnx.merge(block, layer_params)(
-                x, rope=ropes.get(kind, ropes.get("full")), mix=mix
+                x, rope=ropes.get(kind, ropes.get("full")), attend=attend
             )
             return constrain(x, execution.mesh, RESIDUAL)
 
@@ -146,9 +154,9 @@ def make_hidden(
     return hidden
 
 
-def merge_ends(ends: nnx.GraphDef, params: Params) -> Any:
-    """The `Ends` of a tree of parameters."""
-    return nnx.merge(ends, {name: tree for name, tree in params.items() if name != "layers"})
+def merge_outer(outer_graph: nnx.GraphDef, params: Params) -> EmbeddingAndHead:
+    """The `EmbeddingAndHead` of a tree of parameters."""
+    return nnx.merge(outer_graph, {name: tree for name, tree in params.items() if name != "layers"})
 
 
 def make_ropes(
@@ -172,7 +180,7 @@ def make_ropes(
 
 def full_attention(
     config: ModelConfig, execution: Execution, kind: str, *, segment_ids: Array | None = None
-) -> Mix:
+) -> AttentionFn:
     """Every token of a row sees those before it; keys and values are kept as they are.
 
     Args:
@@ -182,7 +190,7 @@ def full_attention(
       segment_ids: packed documents.
     """
 
-    def mix(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
+    def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
         mixed = attention(
             q,
             k,
@@ -195,7 +203,7 @@ def full_attention(
         )
         return mixed, (k, v)
 
-    return mix
+    return attend
 
 
 def check_positions(config: ModelConfig, execution: Execution, width: int) -> None:
@@ -237,14 +245,18 @@ def _positions(tokens: Array, segment_ids: Array | None) -> Int[Array, "B T"]:
 
 
 def embed(
-    config: ModelConfig, execution: Execution, outer: Any, tokens: Array, positions: Array
+    config: ModelConfig,
+    execution: Execution,
+    outer: EmbeddingAndHead,
+    tokens: Array,
+    positions: Array,
 ) -> Float[Array, "B T D"]:
     """The residual stream before the first layer.
 
     Args:
       config: the architecture.
       execution: how to run it.
-      outer: the `Ends`.
+      outer: the `EmbeddingAndHead`.
       tokens: [B, T].
       positions: [B, T] or [1, T]; read with learned positions only.
     """
@@ -266,10 +278,10 @@ def _run_layers(
     layer: Callable[..., Array],
     params: Params,
     x: Array,
-    shared: Any,
+    shared: Shared,
 ) -> Array:
     def checkpointed(kind: str, in_scan: bool) -> Callable[..., Array]:
-        def run(layer_params: Params, x: Array, shared: Any) -> Array:
+        def run(layer_params: Params, x: Array, shared: Shared) -> Array:
             return layer(kind, layer_params, x, shared)
 
         policy = REMAT[execution.remat]

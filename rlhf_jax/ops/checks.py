@@ -3,10 +3,9 @@
 import difflib
 import math
 from collections.abc import Sequence
-from typing import Any
 
 
-def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Refuses a name that is not on the list.
 
     Args:
@@ -32,7 +31,7 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 def check_range(
     name: str,
-    value: Any,
+    value: object,
     *,
     low: float | None = None,
     high: float | None = None,
@@ -78,7 +77,7 @@ def check_range(
     )
 
 
-def is_zero(coefficient: Any) -> bool:
+def is_zero(coefficient: object) -> bool:
     """Whether a coefficient is the Python number 0: what it multiplies need not be computed.
 
     Args:

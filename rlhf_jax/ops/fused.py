@@ -75,8 +75,7 @@ def fused_token_logps(
             vocabulary over 'tensor'; B and V must divide. No collective holds a [., V] array. None
             leaves placement to the compiler.
         block: vocabulary entries per chunk; None chooses by the rule above.
-        entropy: False computes none: for callers that cannot leave it to the compiler, as where it
-            is returned from a compiled function that nobody reads it of.
+        entropy: False computes none, for programs that would otherwise return it to nobody.
 
     Returns:
         logps: nats, float32 (float64 for float64 inputs); column 0 is 0.
@@ -149,7 +148,7 @@ def _fused_fwd(hidden, unembed, tokens, scored, temperature, softcap, static):
     return (logps, entropy), Saved(inputs, log_total, row_entropy)
 
 
-def _is_primal(x: Any) -> bool:
+def _is_primal(x: object) -> bool:
     return isinstance(x, jax.custom_derivatives.CustomVJPPrimal)
 
 

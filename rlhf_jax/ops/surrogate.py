@@ -1,4 +1,9 @@
-"""Clipped policy and value losses, averaged by a weight array."""
+"""Clipped policy and value losses, averaged by a weight array.
+
+Three policy losses share their inputs' treatment (`_inputs`) and their metrics: the clipped
+surrogate with its dual clip and sequence level, CISPO, and, for the critic, the clipped value loss.
+Each docstring has the equation and where it is from.
+"""
 
 import jax.numpy as jnp
 from jax import lax

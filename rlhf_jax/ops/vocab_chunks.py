@@ -1,4 +1,10 @@
-"""Statistics and gradients of vocabulary-sized softmaxes, chunk by chunk (inside `ops.fused`)."""
+"""Statistics and gradients of vocabulary-sized softmaxes, chunk by chunk (inside `ops.fused`).
+
+`forward` walks the vocabulary once with online statistics of every row; `backward` walks it again
+and makes each chunk's logits anew. `_over_chunks` is the loop of both; the functions before it
+bring rows of tokens to the columns of what they predict, and back. `ops.fused` wraps both into one
+differentiable function, on one device or over a mesh.
+"""
 
 from typing import NamedTuple
 
@@ -84,6 +90,7 @@ def _block_size(num_rows: int, vocab: int, block: int | None) -> int:
         on_cpu = jax.default_backend() == "cpu"
         fit = (_CPU_TILE if on_cpu else _DEVICE_TILE) // max(num_rows, 1)
         block = min(max(fit, 256 if on_cpu else 1024), 8192)
+        # As even as 128s allow: what does not fill a chunk is compiled apart.
         block = -(-vocab // -(-vocab // block))
         block = -(-block // 128) * 128
     return min(block, vocab)
@@ -143,10 +150,13 @@ def forward(
     operand = jnp.result_type(hidden, unembed)
 
     def step(stats: _Stats, start, chunk):
+        # One chunk of logits: the only [N, C] tile that is alive, whatever the vocabulary.
         product = jnp.einsum(
             "nd,cd->nc", rows.astype(operand), chunk.astype(operand), preferred_element_type=exact
         )
         z, _ = _logits(product, temperature, softcap)
+        # What was summed so far was relative to the old peak: exp(drop) brings it to the new one,
+        # so that no exponent is ever positive.
         peak = jnp.maximum(stats.peak, z.max(axis=1))
         shifted = z - peak[:, None]
         e = jnp.exp(shifted)
@@ -154,7 +164,9 @@ def forward(
         decay = jnp.exp(drop)
         moment = stats.moment
         if moment is not None:
+            # About the new peak: sum e (z - peak') = sum e (z - peak) + drop * sum e.
             moment = (moment + drop * stats.total) * decay + (e * shifted).sum(axis=1)
+        # The taken token lies in exactly one chunk (on one device): elsewhere its logit stays.
         at = taken - start
         found = jnp.take_along_axis(z, jnp.clip(at, 0, z.shape[1] - 1)[:, None], axis=1)[:, 0]
         return _Stats(
@@ -164,6 +176,7 @@ def forward(
             jnp.where((at >= 0) & (at < z.shape[1]), found, stats.taken),
         )
 
+    # The lowest finite number, not -inf: the first drop * total is then 0, and no NaN.
     zeros = jnp.zeros(rows.shape[0], exact)
     lowest = jnp.full(rows.shape[0], jnp.finfo(exact).min, exact)
     stats = _over_chunks(
@@ -177,6 +190,8 @@ def forward(
     log_total = jnp.log(stats.total)
     logps = stats.taken - stats.peak - log_total
     batch, length = tokens.shape
+    # log p = z_taken - logsumexp; H = logsumexp - E[z], both relative to the peak, whose size
+    # would otherwise eat their digits.
     lse = (stats.peak + log_total).reshape(batch, -1)
     logps = _columns(logps, scored, (batch, length))
     if stats.moment is None:
@@ -198,6 +213,7 @@ def _combine(stats: _Stats, axis: str) -> _Stats:
     moment = stats.moment
     if moment is not None:
         moment = (moment + drop * stats.total) * decay
+    # Each device knows its part of the vocabulary only: parts are brought to one peak, then added.
     return _Stats(peak, *lax.psum((stats.total * decay, moment, stats.taken), axis))
 
 
@@ -216,12 +232,14 @@ def backward(
     exact = saved.log_total.dtype
     by_logp = None if dlogps is None else _pick(dlogps, saved.inputs.scored).astype(exact)
     by_entropy = None if dentropy is None else _pick(dentropy, saved.inputs.scored).astype(exact)
+    # A row without a cotangent must not reach a product, where 0 * NaN of its state is NaN.
     used = jnp.any(jnp.stack([g != 0 for g in (by_logp, by_entropy) if g is not None]), axis=0)
     rows = jnp.where(used[:, None], rows, 0).astype(operand)
     lse = jnp.where(used, saved.log_total.reshape(-1), 0)
     entropy = None
     if by_entropy is not None and saved.entropy is not None:
         entropy = jnp.where(used, saved.entropy.reshape(-1), 0)
+    # Behind the barrier the transpose is made once, not again in every chunk.
     rows_t = lax.optimization_barrier(rows.T)
 
     def step(carry, start, chunk):
@@ -229,16 +247,21 @@ def backward(
         chunk = chunk.astype(operand)
         product = jnp.einsum("cd,dn->cn", chunk, rows_t, preferred_element_type=exact)
         z, slope = _logits(product, saved.inputs.temperature, saved.inputs.softcap)
+        # Recomputed rather than kept: the forward pass saved logsumexp and entropy, [N] numbers.
         logp = z - lse[None, :]
         prob = jnp.exp(logp)
         dz = jnp.zeros_like(z)
         if by_logp is not None:
+            # d logp / dz_v = [v taken] - p_v
             hit = jnp.arange(chunk.shape[0], dtype=taken.dtype)[:, None] == (taken - start)[None, :]
             dz = (hit - prob) * by_logp[None, :]
         if by_entropy is not None and entropy is not None:
+            # d H / dz_v = -p_v (log p_v + H)
             dz = dz - prob * (logp + entropy[None, :]) * by_entropy[None, :]
+        # Through softcap and temperature, then to the operands' precision for the two products.
         dz = (dz if slope is None else dz * slope).astype(operand)
         chunk_t = lax.optimization_barrier(chunk.T)
+        # Every chunk adds to the states' gradient and owns its part of the unembedding's.
         drows_t = drows_t + jnp.einsum("dc,cn->dn", chunk_t, dz, preferred_element_type=exact)
         part = jnp.einsum("cn,nd->cd", dz, rows, preferred_element_type=exact)
         return drows_t, lax.dynamic_update_slice_in_dim(

@@ -5,7 +5,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rlhf_jax.rewards.answers import (
     Completion,
@@ -23,12 +22,12 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 
 
 def exact_match_reward(
-    prompts: Sequence[Any] | None,
+    prompts: Sequence[object] | None,
     completions: Sequence[Completion],
     completion_ids: Sequence[Sequence[int]] | None = None,
     *,
     extract: bool = True,
-    **columns: Sequence[Any],
+    **columns: Sequence[object],
 ) -> list[float | None]:
     """1 when the completion is the right answer, else 0; None for a row without an answer.
 
@@ -76,13 +75,13 @@ def _matches(answer: str, target: str) -> bool:
 
 
 def think_format_reward(
-    prompts: Sequence[Any] | None,
+    prompts: Sequence[object] | None,
     completions: Sequence[Completion],
     completion_ids: Sequence[Sequence[int]] | None = None,
     *,
     answer: bool = False,
     opened: bool | None = None,
-    **columns: Sequence[Any],
+    **columns: Sequence[object],
 ) -> list[float]:
     """1 when the completion is one block ``<think>..</think>`` followed by something else, else 0.
 
@@ -116,13 +115,13 @@ def think_format_reward(
 
 
 def format_reward(
-    prompts: Sequence[Any],
+    prompts: Sequence[object],
     completions: Sequence[Completion],
     completion_ids: Sequence[Sequence[int]] | None = None,
     *,
     pattern: str,
     whole: bool = True,
-    **columns: Sequence[Any],
+    **columns: Sequence[object],
 ) -> list[float]:
     """1 when the completion fits a regular expression, else 0.
 
@@ -141,14 +140,14 @@ def format_reward(
 
 
 def length_reward(
-    prompts: Sequence[Any],
+    prompts: Sequence[object],
     completions: Sequence[Completion],
     completion_ids: Sequence[Sequence[int]],
     *,
     max_len: int,
     min_len: int = 0,
     slope: int = 1,
-    **columns: Sequence[Any],
+    **columns: Sequence[object],
 ) -> list[float]:
     """1 for a length from min_len to max_len, falling in a line to 0 at `slope` tokens outside.
 
@@ -168,13 +167,13 @@ def length_reward(
 
 
 def repetition_reward(
-    prompts: Sequence[Any],
+    prompts: Sequence[object],
     completions: Sequence[Completion],
     completion_ids: Sequence[Sequence[int]] | None = None,
     *,
     n: int = 3,
     max_penalty: float = 1.0,
-    **columns: Sequence[Any],
+    **columns: Sequence[object],
 ) -> list[float]:
     """Minus max_penalty times the share of n-grams of words that repeat an earlier one.
 
@@ -198,14 +197,14 @@ def repetition_reward(
 
 
 def overlong_reward(
-    prompts: Sequence[Any],
+    prompts: Sequence[object],
     completions: Sequence[Completion],
     completion_ids: Sequence[Sequence[int]],
     *,
     max_len: int,
     buffer_len: int,
     factor: float = 1.0,
-    **columns: Sequence[Any],
+    **columns: Sequence[object],
 ) -> list[float]:
     """Soft overlong punishment, DAPO eq. 13 (arXiv:2503.14476), in tokens; clamped at -factor.
 
@@ -230,7 +229,7 @@ def overlong_reward(
     ]
 
 
-def check_targets(columns: Mapping[str, Sequence[Any]]) -> None:
+def check_targets(columns: Mapping[str, Sequence[object]]) -> None:
     """Raises ValueError unless a column holds the right answers."""
     if all(len(values) for values in columns.values()):
         targets_of(columns, 0)

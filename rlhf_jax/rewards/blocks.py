@@ -1,4 +1,9 @@
-"""The code in a completion."""
+"""The code in a completion.
+
+`code_of` decides: the last fenced block that counts, or, without fences, the part of the text that
+parses. `_fenced` finds blocks as people and models write them (unclosed, nested, glued to prose);
+`defines` and `bound_names` look into the code, which is parsed and never run here.
+"""
 
 import ast
 import itertools

@@ -1,4 +1,9 @@
-"""One call of a reward function: what it gets, may log, returns. Runs in worker processes."""
+"""One call of a reward function: what it gets, may log, returns. Runs in worker processes.
+
+`grade_each`, `grade_async` and `grade_batch` are the three ways to call; all make the arguments by
+`arguments`, read grades by `numbers_of` and send one message per completion. A fault of a
+completion is a message, too; a fault of the function itself ends the run.
+"""
 
 import asyncio
 import inspect
@@ -32,7 +37,7 @@ class TrainerState:
     is_local_process_zero: bool = True
 
 
-class Batch(NamedTuple):
+class GradingBatch(NamedTuple):
     """Completions to grade. All fields but `state` have one entry per completion."""
 
     prompts: Sequence[Any]
@@ -41,14 +46,14 @@ class Batch(NamedTuple):
     columns: Mapping[str, Sequence[Any]]
     state: TrainerState = TrainerState()
 
-    def rows(self, rows: Sequence[int]) -> "Batch":
+    def rows(self, rows: Sequence[int]) -> "GradingBatch":
         """The batch of some of the rows."""
 
         def pick(values: Sequence[Any]) -> list[Any]:
             return [values[i] for i in rows]
 
         columns = {name: pick(values) for name, values in self.columns.items()}
-        return Batch(
+        return GradingBatch(
             pick(self.prompts),
             pick(self.completions),
             pick(self.completion_ids),
@@ -113,7 +118,7 @@ class CallLog:
             )
 
 
-def grade_each(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
+def grade_each(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float) -> None:
     """Every completion by a call of its own, one after the other."""
     for row in range(len(batch.completions)):
         log = CallLog()
@@ -135,7 +140,7 @@ def grade_each(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -
         send({"row": row} | answer)
 
 
-def grade_async(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
+def grade_async(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float) -> None:
     """Every completion by a call of its own, all at once."""
 
     async def grade(row: int) -> None:
@@ -158,7 +163,7 @@ def grade_async(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
     _event_loop().run(grade_all())
 
 
-def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) -> None:
+def grade_batch(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float) -> None:
     """All completions by one call. A result that is no list is nobody's fault: the run ends."""
     log = CallLog()
     rows = range(len(batch.completions))
@@ -178,7 +183,7 @@ def grade_batch(reward: LoadedReward, batch: Batch, send: Send, timeout: float) 
         send({"row": row} | answer)
 
 
-def arguments(reward: LoadedReward, batch: Batch, log: CallLog) -> dict[str, Any]:
+def arguments(reward: LoadedReward, batch: GradingBatch, log: CallLog) -> dict[str, Any]:
     """Keyword arguments of one call. Built-ins get the data columns and nothing of TRL's."""
     given: dict[str, Any] = dict(batch.given())
     if not reward.is_builtin:
@@ -231,7 +236,7 @@ def describe(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
-def _call(reward: LoadedReward, batch: Batch, log: CallLog) -> Any:
+def _call(reward: LoadedReward, batch: GradingBatch, log: CallLog) -> Any:
     result = reward.function(**arguments(reward, batch, log))
     # not asyncio's `iscoroutine`, which takes a generator for a coroutine
     return _event_loop().run(result) if inspect.iscoroutine(result) else result

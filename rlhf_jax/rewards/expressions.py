@@ -80,7 +80,7 @@ def _ends_sentence(tokens: list[Token], i: int) -> bool:
 
 
 def words_in(tokens: list[Token]) -> list[str]:
-    """Words that are no names of functions or constants."""
+    """The words of two letters or more that name nothing of mathematics."""
     return [
         token.text
         for token in tokens

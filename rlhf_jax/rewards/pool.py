@@ -18,12 +18,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.rewards.calls import Batch
+from rlhf_jax.rewards.calls import GradingBatch
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.errors import RewardError, RewardProcessError
 from rlhf_jax.rewards.limits import cpu_seconds, is_builtin, wall_seconds, whole_batch
-from rlhf_jax.rewards.processes import START_SECONDS, Nursery, Task, Worker
-from rlhf_jax.rewards.worker import Setup, frame
+from rlhf_jax.rewards.processes import START_SECONDS, ForkServer, Task, Worker
+from rlhf_jax.rewards.worker import WorkerSetup, frame
 
 _log = logging.getLogger(__name__)
 _ASYNC_GRACE = 2.0
@@ -82,7 +82,7 @@ class Function(NamedTuple):
 class _Work(NamedTuple):
     """What is to be done of a batch, and what is done."""
 
-    batch: Batch
+    batch: GradingBatch
     queues: dict[int | None, collections.deque[Task]]
     """Per owner of workers (`Worker.owner`)."""
     graded: Graded
@@ -100,12 +100,12 @@ class Pool:
     """
 
     def __init__(self, rewards: Sequence[RewardConfig], config: PoolConfig) -> None:
-        self._setup = Setup(tuple(rewards), config)
+        self._setup = WorkerSetup(tuple(rewards), config)
         self._config = config
         self._rewards = tuple(rewards)
         owners: list[int | None] = [i for i, reward in enumerate(rewards) if whole_batch(reward)]
         self._owners = owners + [None] * (config.workers if len(owners) < len(rewards) else 0)
-        self._nursery = Nursery(self._setup)
+        self._fork_server = ForkServer(self._setup)
         self._workers: list[Worker] = []
         self._selector = selectors.DefaultSelector()
         self._starts_in_vain = 0
@@ -114,12 +114,12 @@ class Pool:
         try:
             while not self.functions:
                 self._fill()
-                self._wait(_Work(Batch((), (), (), {}), {}, Graded({}, [])))
+                self._wait(_Work(GradingBatch((), (), (), {}), {}, Graded({}, [])))
         except BaseException:
             self.close()
             raise
 
-    def run(self, batch: Batch, tasks: Sequence[Task]) -> Graded:
+    def run(self, batch: GradingBatch, tasks: Sequence[Task]) -> Graded:
         """Grades a batch.
 
         Args:
@@ -150,7 +150,7 @@ class Pool:
             worker.connection.close()
         self._workers.clear()
         self._selector.close()
-        self._nursery.close()
+        self._fork_server.close()
 
     def _queue_of(self, task: Task, work: _Work) -> collections.deque[Task]:
         return work.queues[task.function if task.function in self._owners else None]
@@ -173,12 +173,12 @@ class Pool:
                 raise RewardProcessError(self._why_in_vain())
             self._starts_in_vain += 1
             try:
-                worker = self._nursery.fork()
+                worker = self._fork_server.fork()
             except OSError:
                 _log.warning("the process that forks reward processes has ended; starting another")
-                self._nursery.close()
-                self._last_end = self._nursery.how_it_ended()
-                self._nursery = Nursery(self._setup)
+                self._fork_server.close()
+                self._last_end = self._fork_server.how_it_ended()
+                self._fork_server = ForkServer(self._setup)
                 continue
             worker.owner = waiting.pop()
             worker.deadline = time.monotonic() + START_SECONDS
@@ -313,7 +313,7 @@ class Pool:
         self._selector.unregister(worker.connection)
         worker.connection.close()
         self._workers.remove(worker)
-        return self._nursery.kill(worker.pid)
+        return self._fork_server.kill(worker.pid)
 
     def _why_in_vain(self) -> str:
         own = [reward.function for reward in self._rewards if not is_builtin(reward)]

@@ -11,13 +11,13 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.rewards.worker import Setup, frame
+from rlhf_jax.rewards.worker import WorkerSetup, frame
 
 START_SECONDS = 300.0
 """Time for imports of the reward functions' modules."""
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
-    "from rlhf_jax.rewards.worker import run_nursery; run_nursery(int(sys.argv[1]))"
+    "from rlhf_jax.rewards.worker import run_fork_server; run_fork_server(int(sys.argv[1]))"
 )
 
 
@@ -75,10 +75,10 @@ class Worker:
         return messages, ended
 
 
-class Nursery:
+class ForkServer:
     """Main process's view of the process that imports the functions and forks workers."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         self._control, theirs = socket.socketpair()
         # Graders are single-threaded and stay off the accelerators.
         environment = os.environ | {
@@ -103,13 +103,13 @@ class Nursery:
             )
         finally:
             theirs.close()
-        self._finalizer = weakref.finalize(self, _end_nursery, self._control, self._process)
+        self._finalizer = weakref.finalize(self, _end_fork_server, self._control, self._process)
         self._control.settimeout(START_SECONDS)
         self._control.sendall(frame(pickle.dumps(setup)))
         self._ready = False
 
     def fork(self) -> Worker:
-        """A new worker. Raises OSError when the nursery has ended."""
+        """A new worker. Raises OSError when the fork server has ended."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -128,7 +128,7 @@ class Nursery:
             self._control.sendall(b"K" + struct.pack("!Q", pid))
             return struct.unpack("!i", self._receive(4))[0]
         except OSError:
-            return 0  # the nursery has ended, and its workers with it
+            return 0  # the fork server has ended, and its workers with it
 
     def how_it_ended(self) -> str:
         """`by signal 9` or `with exit code 1`; empty while the process runs."""
@@ -138,7 +138,7 @@ class Nursery:
         return f"by signal {-code}" if code < 0 else f"with exit code {code}"
 
     def close(self) -> None:
-        """Ends the nursery and its workers."""
+        """Ends the fork server and its workers."""
         self._finalizer()
 
     def _await_ready(self) -> None:
@@ -156,7 +156,7 @@ class Nursery:
         return data
 
 
-def _end_nursery(control: socket.socket, process: subprocess.Popen) -> None:
+def _end_fork_server(control: socket.socket, process: subprocess.Popen) -> None:
     control.close()
     try:
         process.wait(5)

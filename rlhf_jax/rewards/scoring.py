@@ -1,4 +1,9 @@
-"""All reward functions of a run over one batch of completions."""
+"""All reward functions of a run over one batch of completions.
+
+`make_rewards` makes `Rewards`, whose `score` is all that a loop calls: it grades by every function
+(in the pool, or here what is known to be quick, `INLINE`), adds up by weight (`_combined`) and
+reports what could not be graded.
+"""
 
 import logging
 import threading
@@ -8,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.rewards.calls import Batch, TrainerState, describe, numbers_of
+from rlhf_jax.rewards.calls import GradingBatch, TrainerState, describe, numbers_of
 from rlhf_jax.rewards.code import isolation
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.limits import cpu_seconds, whole_batch
@@ -100,7 +105,7 @@ class Rewards:
           RewardProcessError: its processes end whenever they start.
         """
         self._check(prompts, completions, completion_ids, columns)
-        batch = Batch(prompts, completions, completion_ids, columns, state or TrainerState())
+        batch = GradingBatch(prompts, completions, completion_ids, columns, state or TrainerState())
         with self._lock:
             outcomes, logged = self._pooled_outcomes(batch)
             for index, reward in self._inline.items():
@@ -159,7 +164,9 @@ class Rewards:
                         f"{present}: rename it with data.columns, or set it in the reward's options"
                     )
 
-    def _pooled_outcomes(self, batch: Batch) -> tuple[dict[int, list[Outcome]], list[Logged]]:
+    def _pooled_outcomes(
+        self, batch: GradingBatch
+    ) -> tuple[dict[int, list[Outcome]], list[Logged]]:
         rows = range(len(batch.completions))
         if self._pool is None or not rows:
             return {index: [] for index in self._pooled}, []
@@ -185,7 +192,7 @@ class Rewards:
     def _graded_apart(
         self,
         pool: Pool,
-        batch: Batch,
+        batch: GradingBatch,
         functions: Sequence[int],
         before: Mapping[tuple[int, int], Outcome],
     ) -> Graded:
@@ -311,7 +318,7 @@ def make_rewards(
     return Rewards(configs, pool or PoolConfig(), reserved)
 
 
-def _inline_outcomes(reward: LoadedReward, batch: Batch) -> list[Outcome]:
+def _inline_outcomes(reward: LoadedReward, batch: GradingBatch) -> list[Outcome]:
     try:
         values = numbers_of(
             reward.function(**reward.arguments(batch.given(), batch.columns)),

@@ -1,8 +1,11 @@
 """From a sentence to the one expression that it answers with, or to nothing.
 
 "The largest $n$ is $104$, since 2 + 2 = 4." -> "$104$". Numbers are never taken out of what changes
-their value: "2 million" stays
-whole, and "not 5", "5 or more", "between 5 and 6", "half of 5" are no answers.
+their value: "2 million" stays whole, and "not 5", "5 or more", "between 5 and 6", "half of 5" are
+no answers.
+
+`reduced` reads texts that a mark singles out, `standing_out` those without a mark. Both cut a text
+into tokens and sentences (`expressions`) and take from a sentence what it states (`_stated`).
 """
 
 import itertools

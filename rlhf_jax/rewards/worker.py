@@ -1,14 +1,14 @@
-"""Processes behind `rewards.pool`: a nursery that imports everything, and workers it forks.
+"""Processes behind `rewards.pool`: a fork server that imports everything, and workers it forks.
 
 The main process cannot fork (JAX has threads) and starting an interpreter costs a second, so one
-fresh process, the nursery, imports the reward functions and forks a worker whenever it is asked to;
-replacing a killed worker takes milliseconds. The nursery has one thread and touches neither devices
-nor data.
+fresh process, the fork server, imports the reward functions and forks a worker whenever it is asked
+to; replacing a killed worker takes milliseconds. The fork server has one thread and touches neither
+devices nor data.
 
-Protocol. Main to nursery: 9 bytes, ``F`` (fork; the worker's end of a socket travels along; answer:
-8 bytes, its id) or ``K`` and a process id (kill and reap; answer: the number of the signal that
-ended it, 4 bytes). Main to worker: frames (8 bytes of length, then pickle). Worker to main: frames
-of JSON, one per graded completion and one for what a call logged.
+Protocol. Main to fork server: 9 bytes, ``F`` (fork; the worker's end of a socket travels along;
+answer: 8 bytes, its id) or ``K`` and a process id (kill and reap; answer: the number of the signal
+that ended it, 4 bytes). Main to worker: frames (8 bytes of length, then pickle). Worker to main:
+frames of JSON, one per graded completion and one for what a call logged.
 """
 
 import ctypes
@@ -33,8 +33,8 @@ from rlhf_jax.rewards.registry import REWARDS, SANDBOXED
 _PR_SET_PDEATHSIG = 1
 
 
-class Setup(NamedTuple):
-    """What the nursery is told first."""
+class WorkerSetup(NamedTuple):
+    """What the fork server is told first."""
 
     rewards: tuple[RewardConfig, ...]
     pool: PoolConfig
@@ -51,8 +51,8 @@ def read_frame(connection: socket.socket) -> bytes | None:
     return None if head is None else _read(connection, struct.unpack("!Q", head)[0])
 
 
-def run_nursery(control_fd: int) -> None:
-    """Body of the nursery: import, then fork and kill as told, until the connection ends."""
+def run_fork_server(control_fd: int) -> None:
+    """Body of the fork server: import, then fork and kill as told, until the connection ends."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)  # the main process decides when it is over
     parent = os.getppid()
@@ -60,7 +60,7 @@ def run_nursery(control_fd: int) -> None:
     setup_bytes = read_frame(control)
     if setup_bytes is None:
         return
-    setup: Setup = pickle.loads(setup_bytes)
+    setup: WorkerSetup = pickle.loads(setup_bytes)
     loaded = _load_all(setup) if setup.pool.preload else None
     gc.collect()
     gc.freeze()
@@ -90,7 +90,9 @@ def run_nursery(control_fd: int) -> None:
         _kill(pid)
 
 
-def _run_worker(descriptor: int, setup: Setup, loaded: Sequence[LoadedReward] | str | None) -> None:
+def _run_worker(
+    descriptor: int, setup: WorkerSetup, loaded: Sequence[LoadedReward] | str | None
+) -> None:
     try:
         os.setsid()  # a group of its own: killed with all that the grader started
         if sys.platform == "linux":
@@ -124,7 +126,7 @@ def _run_worker(descriptor: int, setup: Setup, loaded: Sequence[LoadedReward] | 
         os._exit(0)
 
 
-def _load_all(setup: Setup) -> list[LoadedReward] | str:
+def _load_all(setup: WorkerSetup) -> list[LoadedReward] | str:
     try:
         loaded = [load_reward(config) for config in setup.rewards]
     except ValueError as error:

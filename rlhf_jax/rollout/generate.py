@@ -1,15 +1,27 @@
-"""Completions of a batch of prompts as one pure function."""
+"""Completions of a batch of prompts as one pure function.
 
+`generate` is the whole: `start` reads the prompts and draws the first tokens, `decode_chunk` is the
+body of the loop, `assemble` joins prompts and completions. `refill` builds continuous batching from
+the same three parts, driven by the host.
+"""
+
+import types
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.rollout.sampling import SamplingParams, choose, row_bits, sampling_steps
 from rlhf_jax.types import Key, Model, Params, Rollout
+
+Cache: TypeAlias = Any
+"""Keys and values, a pytree of the model's own (`rlhf_jax.models.cache.KVCache`)."""
+
+HostOrDevice: TypeAlias = Array | np.ndarray
 
 CHUNK = 16
 """Tokens decoded between two looks at whether all rows are finished."""
@@ -21,7 +33,7 @@ FIRST_WINDOW = 64
 class Decoding(NamedTuple):
     """Rows in the middle of their completions. B rows, W places of the cache."""
 
-    cache: Any
+    cache: Cache
     """Keys and values of the completions, see `rlhf_jax.models`."""
     token: Int[Array, " B"]
     """Sampled last; not in the cache yet."""
@@ -117,11 +129,15 @@ def generate(
         static, params, prompts, prompt_lengths, rows.keys, sampling=sampling
     )
 
+    # The first token came with the prompt; the loop draws the others. The outputs have a chunk of
+    # room behind the last column: a chunk is written whole, what is beyond the limit is cut off.
     active = ~is_eos(token, static.eos_ids) & (limits > 1)
     state = Decoding(prompt_cache.empty(count, 0), token, jnp.ones_like(token), active)
     out = jnp.zeros((count, max_new_tokens + chunk), jnp.int32).at[:, 0].set(token)
     out_logps = jnp.zeros((count, max_new_tokens + chunk), logp.dtype).at[:, 0].set(logp)
     carry = (state, jnp.zeros((), jnp.int32), out, out_logps)
+    # A loop per size of the cache: early tokens attend to a short one. Its trip count depends on
+    # the data, so the test for the end comes once a chunk, not once a token.
     for window in windows(max_new_tokens, chunk):
 
         def body(carry: Any) -> Any:
@@ -148,6 +164,7 @@ def generate(
         carry = (carry[0]._replace(cache=cache), *carry[1:])
         carry = lax.while_loop(unfinished, body, carry)
     state, _, out, out_logps = carry
+    # A row ends at its limit within a chunk: what it drew beyond was never counted.
     completions = (
         out[:, :max_new_tokens],
         out_logps[:, :max_new_tokens],
@@ -215,7 +232,7 @@ def start(
     row_keys: Key,
     *,
     sampling: SamplingParams,
-) -> tuple[Any, Int[Array, " B"], Float[Array, " B"]]:
+) -> tuple[Cache, Int[Array, " B"], Float[Array, " B"]]:
     """Reads the prompts and draws the first token of every row; consecutive rows share a prompt.
 
     Returns:
@@ -225,6 +242,7 @@ def start(
     logits, cache = static.prefill(
         params, jnp.where(present, prompts, 0), prompt_lengths, row_length=static.row_length
     )
+    # Index 0 of every row. The group shares the prompt's logits and differs in its draws.
     bits = row_bits(row_keys, jnp.zeros(row_keys.shape, jnp.int32))
     logits = jnp.repeat(logits, len(row_keys) // len(prompts), axis=0)
     token, logp = choose(logits, bits, sampling, static.steps, static.missing_ids)
@@ -235,7 +253,7 @@ def decode_chunk(
     static: Static,
     params: Params,
     state: Decoding,
-    prompt_cache: Any,
+    prompt_cache: Cache,
     rows: Rows,
     *,
     slot: Int[Array, ""],
@@ -258,6 +276,7 @@ def decode_chunk(
     Returns:
       (state, tokens, log-probabilities): columns of inactive rows mean nothing.
     """
+    # Drawn before the loop, in one vectorised call; an inactive row's bits are not used.
     bits = jax.vmap(lambda i: row_bits(rows.keys, state.produced + i))(jnp.arange(chunk))
 
     def one(state: Decoding, item: tuple[Array, Array]) -> tuple[Decoding, tuple[Array, Array]]:
@@ -268,11 +287,13 @@ def decode_chunk(
             state.cache,
             prompt_cache,
             prompt_lengths=rows.lengths,
-            ages=state.produced - 1,
+            num_generated=state.produced - 1,
             slot=(slot + step) % state.cache.slots,
             row_length=static.row_length,
         )
         token, logp = choose(logits, bits, sampling, static.steps, static.missing_ids)
+        # A row counts while it is active, EOS included; then it decodes along, and what it draws
+        # and writes is read by nobody.
         produced = state.produced + state.active
         active = state.active & ~is_eos(token, static.eos_ids) & (produced < rows.limits)
         return Decoding(cache, token, produced, active), (token, logp)
@@ -282,16 +303,16 @@ def decode_chunk(
 
 
 def assemble(
-    prompts: Any,
-    lengths: Any,
-    tokens: Any,
-    logps: Any,
-    produced: Any,
+    prompts: HostOrDevice,
+    lengths: HostOrDevice,
+    tokens: HostOrDevice,
+    logps: HostOrDevice,
+    produced: HostOrDevice,
     *,
     pad_id: int,
     eos_ids: tuple[int, ...],
-    stopped: Any = False,
-    xp: Any = jnp,
+    stopped: HostOrDevice | bool = False,
+    xp: types.ModuleType = jnp,
 ) -> Rollout:
     """Prompts directly followed by completions.
 
@@ -306,12 +327,15 @@ def assemble(
       stopped: [B], which completions end by a stop string.
       xp: `jax.numpy`, or `numpy` for arrays of the host.
     """
+    # Where each column lies, counted from the end of its row's prompt: completions begin right
+    # behind it, so that padding is at the right end only.
     column = xp.arange(prompts.shape[1] + tokens.shape[1])[None, :]
     place = column - lengths[:, None]
     in_completion = (place >= 0) & (place < produced[:, None])
     index = xp.clip(place, 0, tokens.shape[1] - 1)
     ids = xp.where(in_completion, xp.take_along_axis(tokens, index, axis=1), pad_id)
     before = xp.pad(prompts, ((0, 0), (0, tokens.shape[1])))
+    # Truncated: the last token that counts ends nothing (and an empty row was cut at 0).
     last = xp.take_along_axis(tokens, xp.maximum(produced - 1, 0)[:, None], axis=1)[:, 0]
     return Rollout(
         tokens=xp.where(place < 0, before, ids).astype(xp.int32),
@@ -322,6 +346,6 @@ def assemble(
     )
 
 
-def is_eos(token: Any, eos_ids: tuple[int, ...], *, xp: Any = jnp) -> Any:
+def is_eos(token: HostOrDevice, eos_ids: tuple[int, ...], *, xp: types.ModuleType = jnp) -> Any:
     """Which of these tokens [B] end a completion; bool [B]."""
     return (token[:, None] == xp.asarray(eos_ids, xp.int32)[None, :]).any(axis=1)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from rlhf_jax.rollout.generate import (
+    Cache,
     Decoding,
     Rows,
     decode_chunk,
@@ -65,20 +66,20 @@ class Programs(NamedTuple):
 
     whole: Callable[..., Rollout]
     """(params, prompts, lengths, limits, key, sampling, *, steps) -> rollout."""
-    empty_pool: Callable[..., Any]
+    empty_pool: Callable[..., Cache]
     """(params, prompts, rows) -> room for the keys and values of this many prompts of that
     width."""
-    prefill: Callable[..., tuple[Any, Array, Array]]
+    prefill: Callable[..., tuple[Cache, Array, Array]]
     """(params, pool, prompts, lengths, first, key, sampling, *, steps) -> (pool, first tokens,
     their log-probabilities)."""
-    empty: Callable[..., Any]
+    empty: Callable[..., Cache]
     """(pool, rows, size) -> an empty ring for completions."""
-    chunk: Callable[..., tuple[Any, Array, Array, Array, Array]]
+    chunk: Callable[..., tuple[Cache, Array, Array, Array, Array]]
     """(params, pool, ring, slot, slots, key, sampling, *, steps) -> (ring, tokens, logps, produced,
     active)."""
-    grow: Callable[..., Any]
+    grow: Callable[..., Cache]
     """(ring, size, oldest) -> a larger ring."""
-    narrow: Callable[..., Any]
+    narrow: Callable[..., Cache]
     """(ring, rows) -> a ring of fewer rows."""
 
 

@@ -1,12 +1,12 @@
 """Continuous batching: between two chunks, the host gives free slots to completions that wait."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rlhf_jax.rollout.generate import windows
+from rlhf_jax.rollout.generate import Cache, windows
 from rlhf_jax.rollout.programs import Programs, Settings, Slots
 from rlhf_jax.rollout.sampling import SamplingParams
 from rlhf_jax.types import Key, Params
@@ -54,6 +54,7 @@ def run_slots(
       (completions, slots times steps and the first token of every completion).
     """
     assert settings.slots is not None
+    # All prompts are read first: their keys and values wait in a pool that slots point into.
     pool, first_tokens, first_logps = _fill_pool(programs, params, job, settings)
     sizes = windows(settings.max_new_tokens, settings.chunk)
     rows = len(job.limits)
@@ -66,6 +67,7 @@ def run_slots(
     for row in range(rows):
         _end_at_string(done, row, 0, settings)
     ended = stopped | np.isin(first_tokens, settings.eos_ids)
+    # Reversed, to be popped from the end: completions start in order, which refilling keeps.
     waiting = [row for row in range(rows) if job.limits[row] > 1 and not ended[row]][::-1]
     held = Slots(
         *(np.ones(settings.slots, np.int32) for _ in range(6)), np.zeros(settings.slots, bool)
@@ -75,17 +77,21 @@ def run_slots(
     ring = None
     while waiting or held.active.any():
         _refill(held, waiting, job, first_tokens, settings.group_size)
+        # The ring must hold the longest active completion after this chunk, and no more.
         needed = min(int(held.produced[held.active].max()) + settings.chunk - 1, sizes[-1])
         size = next(size for size in sizes if size >= needed)
         if ring is None:
             ring = programs.empty(pool, settings.slots, size)
+        # Nobody waits for the empty slots any more: half as many cost half as much a step.
         while not waiting and (keep := _half(held, settings)) is not None:
             held = Slots(*(x[keep] for x in held))
             ring = programs.narrow(ring, keep)
         if size > ring.slots:
+            # Grown, the ring begins with its oldest entry: the next one goes behind the newest.
             old_slots = ring.slots
             ring = programs.grow(ring, size, slot)
             slot = old_slots
+        # Only tokens, log-probabilities and counts come back; the ring stays on the device.
         ring, *news = programs.chunk(
             params, pool, ring, slot, held, job.key, job.sampling, steps=job.steps
         )
@@ -108,11 +114,13 @@ def pad_rows(x: np.ndarray, rows: int, fill: int) -> np.ndarray:
 
 def _fill_pool(
     programs: Programs, params: Params, job: Job, settings: Settings
-) -> tuple[Any, np.ndarray, np.ndarray]:
+) -> tuple[Cache, np.ndarray, np.ndarray]:
     """Keys and values of all prompts; first token of every completion, and its log-prob."""
     assert settings.slots is not None
     count = len(job.prompts)
     rows = len(job.limits)
+    # As many prompts at a time as the slots hold groups, which bounds the memory of reading them;
+    # the last part is filled up, so that one shape is compiled.
     at_once = padded_count(
         min(count, max(1, settings.slots // settings.group_size)), settings.shards
     )
@@ -157,6 +165,7 @@ def _half(held: Slots, settings: Settings) -> np.ndarray | None:
         or half < max(len(active), settings.slots / _NARROWEST)
     ):
         return None
+    # Active slots move to the front; idle ones fill up the half.
     return np.concatenate([active, np.flatnonzero(~held.active)[: half - len(active)]]).astype(
         np.int32
     )
@@ -181,9 +190,11 @@ def _collect(done: Completions, held: Slots, settings: Settings, *news: np.ndarr
         row = held.row[slot]
         before = held.produced[slot]
         after = produced[slot]
+        # `produced` says how much of the chunk counts: a completion may have ended inside it.
         done.tokens[row, before:after] = tokens[slot, : after - before]
         done.logps[row, before:after] = logps[slot, : after - before]
         done.produced[row] = after
+        # The device knows end tokens, not strings: the host ends those, a chunk late, and cuts.
         if _end_at_string(done, row, before, settings):
             active[slot] = False
     return held._replace(token=tokens[:, -1].copy(), produced=produced.copy(), active=active)

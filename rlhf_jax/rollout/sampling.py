@@ -120,27 +120,27 @@ def choose(
 
     Returns:
       (tokens, their log-probability in nats under ``softmax(logits / temperature)`` over *all* ids,
-      before `missing_ids`,
-      top-k, top-p and min-p are cut away: this is what the trainer computes for the same token.
-        Greedy: at temperature 1).
+      before `missing_ids`, top-k, top-p and min-p are cut away: this is what the trainer computes
+      for the same token. Greedy: at temperature 1).
     """
     rows, vocab = logits.shape
+    # At temperature 0 nothing may be divided by it; the greedy branch below does not read it.
     temperature = jnp.asarray(sampling.temperature, logits.dtype)
     if "greedy" in steps:
         temperature = jnp.where(temperature == 0, 1, temperature)
     everything = logits / temperature
-    scaled = (
-        everything
-        if not missing_ids
-        else jnp.where(_has_token(vocab, missing_ids), everything, -jnp.inf)
-    )
+    scaled = everything
+    if missing_ids:
+        scaled = jnp.where(_has_token(vocab, missing_ids), everything, -jnp.inf)
+    # The vocabulary as a table of 128 columns: token = row * 128 + column.
     blocks = -(-vocab // _BLOCK)
     short = blocks * _BLOCK - vocab
-    padded = (
-        scaled if short == 0 else jnp.pad(scaled, ((0, 0), (0, short)), constant_values=-jnp.inf)
-    )
+    padded = scaled
+    if short:
+        padded = jnp.pad(scaled, ((0, 0), (0, short)), constant_values=-jnp.inf)
     # reduced over its middle axis: CPUs vectorise that
     table = padded.reshape(rows, blocks, _BLOCK)
+    # Weights relative to the likeliest token, which weighs 1: exponents are never positive.
     peak = table.max(axis=1).max(axis=1)
     weights = jnp.exp(table - peak[:, None, None])
     columns = weights.sum(axis=1)
@@ -149,23 +149,29 @@ def choose(
         cut = jnp.take(everything, jnp.asarray(missing_ids, jnp.int32), axis=1)
         log_total = jnp.logaddexp(log_total, jax.nn.logsumexp(cut - peak[:, None], axis=1))
     if "sample" in steps:
+        # Filters take weights away after the log-normaliser is known: the reported log-probability
+        # stays that of the whole softmax, as the trainer computes it.
         if set(steps) & set(FILTERS):
             weights = jnp.where(
                 weights >= _threshold(weights, sampling, steps)[:, None, None], weights, 0.0
             )
             columns = weights.sum(axis=1)
+        # By the inverse of the cumulative distribution, first the column, then the row in it: two
+        # short sums instead of one over the vocabulary.
         uniforms = (bits >> 8).astype(logits.dtype) * 2.0**-24
         column = _first_beyond(columns, uniforms[:, 0])
         inside = jnp.take_along_axis(weights, column[:, None, None], axis=2)[:, :, 0]
         tokens = _first_beyond(inside, uniforms[:, 1]) * _BLOCK + column
     if "greedy" in steps:
         ids = jnp.arange(blocks * _BLOCK, dtype=jnp.int32).reshape(1, blocks, _BLOCK)
+        # The first of equals, as argmax: the smallest id at the peak.
         likeliest = jnp.where(table == peak[:, None, None], ids, vocab).min(axis=1).min(axis=1)
         tokens = (
             jnp.where(jnp.asarray(sampling.temperature) == 0, likeliest, tokens)
             if "sample" in steps
             else likeliest
         )
+    # log softmax(logits / temperature) of the token, of the numbers that are at hand anyway.
     taken = jnp.take_along_axis(scaled, tokens[:, None], axis=1)[:, 0]
     return tokens, taken - peak - log_total
 
@@ -179,6 +185,8 @@ def _has_token(vocab: int, missing_ids: tuple[int, ...]) -> Bool[np.ndarray, " V
 
 def _first_beyond(weights: Float[Array, "B C"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
     """Index i with probability ``weights[i] / sum(weights)``, never of weight 0 by rounding."""
+    # The first partial sum beyond u * total, u < 1; where rounding leaves none, the last one that
+    # has any weight.
     sums = jnp.cumsum(weights, axis=1)
     beyond = (sums > (uniform * sums[:, -1])[:, None]) & (weights > 0)
     last = weights.shape[1] - 1 - jnp.argmax((weights > 0)[:, ::-1], axis=1)
@@ -191,6 +199,7 @@ def _threshold(
     """The smallest weight that the filters keep; the largest weight is 1."""
     lowest = jnp.zeros(weights.shape[0], weights.dtype)
     if "top_k" in steps:
+        # Off is keeping all: one program, whatever a traced number turns out to be.
         wanted = jnp.where(
             jnp.asarray(sampling.top_k) <= 0, weights[0].size, sampling.top_k
         ).astype(weights.dtype)
@@ -199,12 +208,14 @@ def _threshold(
         )
     if "top_p" in steps:
         share = jnp.asarray(sampling.top_p, weights.dtype)
+        # top-p is a share of what top-k has left, as in transformers.
         within = jnp.where(weights >= lowest[:, None, None], weights, 0.0)
         cut = _largest_keeping(
             lambda kept: jnp.where(kept, within, 0.0), within, share * within.sum((1, 2))
         )
         lowest = jnp.where(share >= 1, lowest, jnp.maximum(lowest, cut))
     if "min_p" in steps:
+        # Relative to the likeliest, which weighs 1: min_p is the threshold itself.
         lowest = jnp.maximum(lowest, jnp.asarray(sampling.min_p, weights.dtype))
     return lowest
 
@@ -221,6 +232,7 @@ def _largest_keeping(
         bound = jax.lax.bitcast_convert_type(threshold, jnp.float32).astype(weights.dtype)
         return amount(weights >= bound[:, None, None]).sum(axis=1).sum(axis=1) >= wanted
 
+    # From the highest bit down: a bit stays where the tokens above still amount to enough.
     def halve(step: Int[Array, ""], threshold: Int[Array, " B"]) -> Int[Array, " B"]:
         trial = threshold | (jnp.int32(1) << (29 - step))
         return jnp.where(reaches(trial), trial, threshold)

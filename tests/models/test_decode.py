@@ -29,7 +29,7 @@ def forced(model, params, ring, first_slot):
         index, tokens = item
         position = {
             "prompt_lengths": PROMPT,
-            "ages": jnp.full(3, index),
+            "num_generated": jnp.full(3, index),
             "slot": (first_slot + index) % ring,
         }
         logits, cache = model.decode(

@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_a_usable_pool(by_word):
 def test_closing_ends_every_process():
     rewards = _open("by_word")
     _score(rewards, ["daemon", "x"])
-    pids = [*_processes(rewards), rewards._pool._nursery._process.pid]
+    pids = [*_processes(rewards), rewards._pool._fork_server._process.pid]
     rewards.close()
     rewards.close()
     assert all(_gone(pid) for pid in pids)
@@ -192,7 +192,7 @@ from rlhf_jax.rewards import PoolConfig, RewardConfig, make_rewards
 config = RewardConfig(function={f"{GRADERS}:by_word"!r}, batched=False)
 rewards = make_rewards([config], PoolConfig(timeout=60.0))
 workers = [worker.pid for worker in rewards._pool._workers]
-print(rewards._pool._nursery._process.pid, *workers, flush=True)
+print(rewards._pool._fork_server._process.pid, *workers, flush=True)
 rewards.score(["p"] * 2, ["loop", "hang"], [[1]] * 2, {{}})
 """
     with subprocess.Popen(
@@ -206,8 +206,8 @@ rewards.score(["p"] * 2, ["loop", "hang"], [[1]] * 2, {{}})
     assert all(_gone(pid) for pid in pids)
 
 
-def test_a_lost_nursery_is_replaced(by_word):
-    os.kill(by_word._pool._nursery._process.pid, signal.SIGKILL)
+def test_a_lost_fork_server_is_replaced(by_word):
+    os.kill(by_word._pool._fork_server._process.pid, signal.SIGKILL)
     time.sleep(0.1)
     scores = _score(by_word, ["abc"] * 6)
     assert np.isin(scores.total, [3.0]).sum() >= 4, "at most the completions in work are lost"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.rewards import PoolConfig, RewardConfig, make_rewards
-from rlhf_jax.rewards.calls import Batch, grade_each
+from rlhf_jax.rewards.calls import GradingBatch, grade_each
 from rlhf_jax.rewards.loading import load_reward
 from tests.rewards.mixed_batch import GOLD_OF_HOSTILE, HONEST, HOSTILE
 
@@ -76,7 +76,7 @@ def test_an_answer_that_needs_too_much_of_anything_is_wrong(error, monkeypatch):
 
     reward = load_reward(RewardConfig(function="math"))
     sent = []
-    batch = Batch(["p"], ["a"], [[1]], {"answer": ["1"]})
+    batch = GradingBatch(["p"], ["a"], [[1]], {"answer": ["1"]})
     for limit, kind in ((2.0, "slow"), (None, "error")):
         changed = reward.__class__(**{**vars(reward), "function": refuse, "cpu_seconds": limit})
         grade_each(changed, batch, sent.append, 1.0)

@@ -1,4 +1,9 @@
-"""Sandboxed processes as the grader sees them: jobs go in, output and how it ended come back."""
+"""Sandboxed processes as the grader sees them: jobs go in, output and how it ended come back.
+
+`run_program`, `run_programs`, `run_calls` and `run_tests` are the entrances; each makes a job,
+hands it to the server (`client`) and reads what the processes left. `isolation` tries once per
+process whether the sandbox holds on this machine.
+"""
 
 import functools
 import json
