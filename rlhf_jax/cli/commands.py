@@ -1,4 +1,4 @@
-"""The commands of `rlhf-jax`. Loops and models are imported by the commands that need them, after
+"""The commands of `rlhf-jax`. Runs and models are imported by the commands that need them, after
 the configuration is read."""
 
 import argparse
