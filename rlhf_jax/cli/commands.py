@@ -1,4 +1,4 @@
-"""The commands of `rlhf-jax`. Each imports loops and models after the configuration is read."""
+"""The commands of `rlhf-jax`. Each imports runs and models after the configuration is read."""
 
 import argparse
 import logging

@@ -12,6 +12,7 @@ from rlhf_jax import rollout
 from rlhf_jax.cli.main import main
 from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.models import ModelConfig, init_model
+from rlhf_jax.runs.export import export_model
 from tests.models.tiny import hf_config, noisy
 
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from rlhf_jax import loops
+from rlhf_jax import runs
 from rlhf_jax.cli import main as cli
 from rlhf_jax.cli.commands import check_rewards_built_in
 from rlhf_jax.cli.main import exit_code, main
@@ -355,9 +355,9 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
         assert (config.run_dir, config.seeds, progress) == (str(tmp_path), (3,), False)
         rows = [["dpo", "dpo", "0.250"], ["grpo", "grpo", "0.750"]]
         columns, seconds = ["run", "algorithm", "after"], {"sft": 60.0, "dpo": 30.4}
-        return loops.Comparison("accuracy/mean@4", 0.7, [], columns, rows, seconds, tmp_path)
+        return runs.Comparison("accuracy/mean@4", 0.7, [], columns, rows, seconds, tmp_path)
 
-    monkeypatch.setattr(loops, "compare", compare)
+    monkeypatch.setattr(runs, "compare", compare)
     assert main(["quickstart", str(tmp_path), "--seed", "3"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"┃ +dpo +┃ +grpo +┃", shown) and re.search(
