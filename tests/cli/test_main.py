@@ -17,8 +17,8 @@ from rlhf_jax import runs
 from rlhf_jax.cli import main as cli
 from rlhf_jax.cli.commands import check_rewards_built_in
 from rlhf_jax.cli.main import exit_code, main
-from rlhf_jax.errors import RlhfError
 from rlhf_jax.config import ConfigError
+from rlhf_jax.errors import RlhfError
 from rlhf_jax.rewards.config import RewardConfig
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
