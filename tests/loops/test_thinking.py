@@ -5,14 +5,11 @@ import types
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from rlhf_jax.algorithms import GRPOConfig
-from rlhf_jax.config import EvaluationConfig
-from rlhf_jax.data import FastTokenizer, PromptBatch
-from rlhf_jax.data.named_tokenizers import byte_tokenizer
-from rlhf_jax.loops.grading import Grader
-from rlhf_jax.loops.thinking import opened_by_prompt
-from rlhf_jax.rewards import PoolConfig, RewardConfig
-from rlhf_jax.rollout.config import RolloutConfig
+from rlhf_jax.data import FastTokenizer, PromptBatch, byte_tokenizer
+from rlhf_jax.loops.grading import RewardGrader, opened_by_prompt
+from rlhf_jax.rewards import PoolConfig, RewardConfig, TrainerState
+from rlhf_jax.rewards.judging import make_judge
+from rlhf_jax.rollout import GenerationStats, Sampled
 from rlhf_jax.types import Rollout
 
 
@@ -54,13 +51,6 @@ def test_a_special_token_opens_it_too():
 def test_a_grader_tells_its_rewards_what_the_template_opened():
     tokenizer = byte_tokenizer()
     rewards = (RewardConfig(function="think_format"), RewardConfig(function="exact_match"))
-    config = types.SimpleNamespace(
-        rewards=rewards,
-        reward_pool=PoolConfig(),
-        algorithm=GRPOConfig(),
-        rollout=RolloutConfig(),
-        evaluation=EvaluationConfig(),
-    )
     prompts = _batch(tokenizer, ["<user>q<think>\n", "<user>q"])
     prompts = prompts._replace(
         prompts=[[{"role": "user", "content": "q"}]] * 2, columns={"answer": ["4", "4"]}
@@ -77,14 +67,21 @@ def test_a_grader_tells_its_rewards_what_the_template_opened():
     for i, ids in enumerate(rows):
         tokens[i, : len(ids)], mask[i, : len(ids)] = ids, True
     rollout = Rollout(tokens, mask, mask, np.zeros(tokens.shape, np.float32), np.zeros(4, bool))
-    with Grader(config, tokenizer, mesh=None) as grader:
-        grades = grader.grade(prompts, rollout)
-    assert grades.opened.tolist() == [True, True, False, False]
-    assert grades.parts.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
+    sampled = Sampled(rollout, GenerationStats(0, 0, 1.0, 0.0))
+    judge = make_judge(rewards, None)
     seen = []
-    grader._watch = types.SimpleNamespace(
-        note=lambda total, scores, texts, columns: seen.append(columns)
-    )
-    grader.check(prompts, grades)
-    # what warnings read answers by
+    with RewardGrader(
+        rewards, PoolConfig(), tokenizer, models={}, judge=judge, held_out=judge
+    ) as grader:
+        grader._watch = types.SimpleNamespace(
+            note=lambda total, scores, texts, columns: seen.append(columns)
+        )
+        grades, again = (
+            grader(prompts, sampled, state=TrainerState(), training=training)
+            for training in (True, False)
+        )
+    assert grades.opened.tolist() == [True, True, False, False]
+    assert grades.per_reward.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
+    assert again.per_reward.tolist() == grades.per_reward.tolist()
+    # what warnings read answers by; an evaluation is not looked at
     assert seen == [{"answer": ["4"] * 4, "prompt_opens_think": [True, True, False, False]}]

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from rlhf_jax.algorithms import GRPOConfig
-from rlhf_jax.loops.evaluate import evaluate
-from rlhf_jax.loops.held_out_prompts import evaluate_prompts, sample_keys
-from rlhf_jax.loops.online_setup import make_online_setup
+from rlhf_jax.loops.held_out import evaluate_prompts, sample_keys
+from rlhf_jax.rewards import TrainerState
+from rlhf_jax.runs import evaluate
+from rlhf_jax.runs.online import make_online_parts
+from rlhf_jax.runs.sampling import held_out_prompts
 
 
 def test_a_key_for_every_sample_of_every_prompt():
@@ -43,18 +45,24 @@ def changed(config, size):
     )
 
 
-def test_the_batch_size_changes_no_metric_of_an_evaluation(drawn):
-    setup = make_online_setup(drawn)
-    with setup.grader:
-        found = [
-            evaluate_prompts(
-                setup._replace(config=changed(drawn, size)), setup.params, seed=0
-            ).metrics
-            for size in (3, 4, 12)
-        ]
-        other = evaluate_prompts(
-            setup._replace(config=changed(drawn, 12)), setup.params, seed=1
+def test_the_batch_size_changes_no_metric_of_an_evaluation(drawn, tmp_path):
+    parts = make_online_parts(drawn, tmp_path / "run")
+
+    def metrics(size, seed=0):
+        measure = changed(parts.measure, size)
+        asked = held_out_prompts(measure, parts.held_out, parts.mesh, group_size=2)
+        assert (asked.per_batch, asked.seed) == (size, 0)
+        return evaluate_prompts(
+            parts.loaded.trained["policy"],
+            asked._replace(seed=seed),
+            sampler=parts.sampler,
+            grader=parts.grader,
+            state=TrainerState(),
         ).metrics
+
+    with parts.grader:
+        found = [metrics(size) for size in (3, 4, 12)]
+        other = metrics(12, seed=1)
     assert 0 < found[0]["accuracy/mean@4"] < 1
     assert found[1] == pytest.approx(found[0], abs=1e-6) and found[2] == pytest.approx(
         found[0], abs=1e-6

@@ -20,8 +20,8 @@ from rlhf_jax.loops.resume import reward_digests
 from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.training import OptimizerConfig, make_schedule
 from tests.io.damage import DAMAGES
-from tests.loops.test_online import arrays, rows_of, stop_in_call
-from tests.loops.test_train import _signal_at, params_of, values
+from tests.runs.test_online import arrays, rows_of, stop_in_call
+from tests.runs.test_train import _signal_at, params_of, values
 
 SHORT = {"eval_every": 0, "save_every": 4}
 

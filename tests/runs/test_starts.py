@@ -17,8 +17,8 @@ from rlhf_jax.loops.online_setup import make_online_setup, make_prompts
 from rlhf_jax.loops.setup import make_setup, make_tokenizer
 from rlhf_jax.rewards import RewardConfig
 from tests.loops.conftest import MODEL
-from tests.loops.test_online import arrays, rows_of
-from tests.loops.test_resume import SHORT, changed
+from tests.runs.test_online import arrays, rows_of
+from tests.runs.test_resume import SHORT, changed
 
 BYTES = byte_tokenizer()
 

@@ -1,15 +1,12 @@
 """Who judges: named rewards in their order, verifiers of several tasks, and never a reward for form
 by accident."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from rlhf_jax.loops.held_out_metrics import Answers, metric_names, metrics_of
-from rlhf_jax.loops.judging import Judge, held_out_judge, make_judge, training_judge
 from rlhf_jax.rewards import RewardConfig
-from tests.loops.conftest import ONLINE
+from rlhf_jax.rewards.accuracy import Answers, metric_names, metrics_of
+from rlhf_jax.rewards.judging import Judge, make_judge
 
 NAN = float("nan")
 
@@ -75,9 +72,9 @@ def test_a_third_task():
     assert verdict(judge, columns) == ([True, False, True], [True] * 3)
 
 
-def test_named_judges_are_asked_in_their_order(online_config):
+def test_named_judges_are_asked_in_their_order():
     rewards = tuple(RewardConfig(function="exact_match", name=name) for name in ("a", "b", "c"))
-    judge = make_judge(online_config("grpo", rewards=rewards), ("c", "a"))
+    judge = make_judge(rewards, ("c", "a"))
     assert (judge.judges, judge.candidates) == ((2, 0), ())
     assert verdict(judge, [[1, 1, NAN], [1, 1, 1], [0, NAN, NAN]]) == (
         [False, True, False],
@@ -85,7 +82,7 @@ def test_named_judges_are_asked_in_their_order(online_config):
     )
 
 
-def test_built_in_rewards_for_form_are_no_candidates(online_config):
+def test_built_in_rewards_for_form_are_no_candidates():
     functions = (
         "math",
         "think_format",
@@ -97,10 +94,7 @@ def test_built_in_rewards_for_form_are_no_candidates(online_config):
         "exact_match",
         "countdown",
     )
-    judge = make_judge(
-        online_config("grpo", rewards=tuple(RewardConfig(function=name) for name in functions)),
-        None,
-    )
+    judge = make_judge([RewardConfig(function=name) for name in functions], None)
     assert [functions[index] for index in judge.candidates] == ["code", "exact_match", "countdown"]
     for names, judges in (
         (("length", "format", "code"), (2,)),
@@ -111,49 +105,7 @@ def test_built_in_rewards_for_form_are_no_candidates(online_config):
             RewardConfig(function=name, options={"path": "x"} if name == "model" else {})
             for name in names
         )
-        assert make_judge(online_config("grpo", rewards=rewards), None).judges == judges
-
-
-def test_which_option_decides(online_config):
-    rewards = tuple(RewardConfig(function="exact_match", name=name) for name in ("a", "b"))
-    dapo = ONLINE["dapo"].__class__(accuracy_reward=["b"], group_size=4)
-    config = online_config("dapo", algorithm=dapo, rewards=rewards)
-    assert training_judge(config).judges == held_out_judge(config).judges == (1,)
-
-    other = dataclasses.replace(
-        config, evaluation=dataclasses.replace(config.evaluation, accuracy_reward="a")
-    )
-    # what is trained does not change
-    assert training_judge(other).judges == (1,) and held_out_judge(other).judges == (0,)
-    grpo = dataclasses.replace(other, algorithm=ONLINE["grpo"])
-    assert training_judge(grpo).judges == held_out_judge(grpo).judges == (0,)
-
-
-@pytest.mark.parametrize(
-    ("named", "message"),
-    [
-        ("aa", "evaluation.accuracy_reward='aa' is not among the rewards, which are a, b, model"),
-        (("a", "x"), "evaluation.accuracy_reward='x' is not among the rewards"),
-        (("a", "a"), "evaluation.accuracy_reward: 'a' stands there twice"),
-        ((), r"evaluation.accuracy_reward=\[\] names nothing"),
-        (
-            ("a", "model"),
-            "evaluation.accuracy_reward: 'model' is a reward model, which grades everything",
-        ),
-    ],
-)
-def test_names_that_cannot_judge(online_config, named, message):
-
-    rewards = (
-        RewardConfig(function="exact_match", name="a"),
-        RewardConfig(function="exact_match", name="b"),
-        RewardConfig(function="model", options={"path": "x"}),
-    )
-    config = online_config("grpo", rewards=rewards)
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(
-            config, evaluation=dataclasses.replace(config.evaluation, accuracy_reward=named)
-        )
+        assert make_judge(rewards, None).judges == judges
 
 
 def answers(columns, texts=None, failures=None):

@@ -11,14 +11,16 @@ import pandas
 import pytest
 
 from rlhf_jax.algorithms import GRPOConfig, PPOConfig
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import read_metrics
-from rlhf_jax.loops import TrainingError, collect, export, online, train
-from rlhf_jax.loops.export import load_checkpoint
 from rlhf_jax.models import load_pretrained
 from rlhf_jax.rewards import PoolConfig, RewardConfig
+from rlhf_jax.runs import export, train
+from rlhf_jax.runs.export import load_checkpoint
+from rlhf_jax.runs.online import OnlineParts
 from rlhf_jax.sharding import make_mesh
 from tests.loops.conftest import ONLINE
-from tests.loops.test_train import values
+from tests.runs.test_train import values
 
 BAD = '''
 """Graders that misbehave on some completions: those of prompts whose number has a remainder."""
@@ -91,13 +93,11 @@ def test_a_run_from_start_to_export(online_config, mixed_task, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
-def test_resume_gives_the_same_bits(online_config, name, tmp_path, monkeypatch):
+def test_resume_gives_the_same_bits(online_config, name, tmp_path):
     """Stopped by a signal during step 3, after the checkpoint of step 2."""
     whole = train(online_config(name, run_dir=tmp_path / "whole"), progress=False)
-    stop_in_call(monkeypatch, 3)
     broken = online_config(name, run_dir=tmp_path / "broken")
-    assert train(broken, progress=False).interrupted
-    monkeypatch.undo()
+    assert train(broken, sampler=stopping_after(3), progress=False).interrupted
     resumed = train(broken, progress=False)
     assert not resumed.interrupted
     assert values(whole.run_dir) == values(resumed.run_dir)
@@ -105,24 +105,28 @@ def test_resume_gives_the_same_bits(online_config, name, tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
-def stop_in_call(monkeypatch, number):
-    """SIGTERM after so many generation batches, before the next one."""
+def stopping_after(number):
+    """A sampler: SIGTERM after so many generation batches of training, before the next one."""
     calls = []
-    inner = collect.generate_groups
 
-    def generate(*args, **kwargs):
-        batch = inner(*args, **kwargs)
-        calls.append(1)
-        if len(calls) == number:
-            signal.raise_signal(signal.SIGTERM)
-        return batch
+    def make(built_in, tokenizer):
+        class Stopping:
+            width, max_scored = built_in.width, built_in.max_scored
 
-    monkeypatch.setattr(collect, "generate_groups", generate)
+            def __call__(self, *args, sampling=None, **options):
+                sampled = built_in(*args, sampling=sampling, **options)
+                if sampling is None:  # an evaluation says how it samples
+                    calls.append(1)
+                    if len(calls) == number:
+                        signal.raise_signal(signal.SIGTERM)
+                return sampled
+
+        return Stopping()
+
+    return make
 
 
-def test_dynamic_sampling_fills_every_batch_and_loses_nothing(
-    online_config, mixed_task, tmp_path, monkeypatch
-):
+def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mixed_task, tmp_path):
     """Half the prompts always solved, a quarter never: full batches, right counts, and a stop in
     the middle of a refill."""
     data, rewards = mixed_task
@@ -149,9 +153,7 @@ def test_dynamic_sampling_fills_every_batch_and_loses_nothing(
     for number in (second + 1, second + 2):  # in the middle of the refills of steps 2 and 3
         run_dir = tmp_path / f"broken{number}"
         broken = online_config("dapo", run_dir=run_dir, **options)
-        stop_in_call(monkeypatch, number)
-        assert train(broken, progress=False).interrupted
-        monkeypatch.undo()
+        assert train(broken, sampler=stopping_after(number), progress=False).interrupted
         resumed = train(broken, progress=False)
         assert values(whole.run_dir) == values(resumed.run_dir)
         for a, b in zip(arrays(whole.run_dir), arrays(resumed.run_dir), strict=True):
@@ -180,13 +182,13 @@ def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_miniba
     }
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
-        inner = online.make_score_step
+        inner = OnlineParts.score
 
-        def make_score_step(setup):
-            score = inner(setup)
+        def spied(parts):
+            score = inner(parts)
 
-            def spy(params, frozen, batch):
-                out = score(params, frozen, batch)
+            def spy(trained, frozen, batch):
+                out = score(trained, frozen, batch)
                 if out.old_logps is not None and not bool(out.on_policy.all()):
                     stale = ~np.asarray(out.on_policy)
                     seen["stale"] = (
@@ -197,7 +199,7 @@ def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_miniba
 
             return spy
 
-        patch.setattr(online, "make_score_step", make_score_step)
+        patch.setattr(OnlineParts, "score", spied)
         rows = rows_of(
             train(online_config("dapo", algorithm=algorithm, **options), progress=False).run_dir
         )

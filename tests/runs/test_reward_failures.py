@@ -10,12 +10,13 @@ import pyarrow.parquet
 import pytest
 
 from rlhf_jax.cli.main import exit_code
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import Checkpointer
-from rlhf_jax.loops import TrainingError, online, train
 from rlhf_jax.rewards import PoolConfig, RewardConfig
 from rlhf_jax.rewards.errors import RewardError
+from rlhf_jax.runs import online, train
 from tests.loops.conftest import ONLINE
-from tests.loops.test_online import rows_of
+from tests.runs.test_online import rows_of
 
 JUDGES = """
 def broken(completions, answer, **columns):
@@ -127,7 +128,7 @@ def test_a_result_of_another_length_ends_the_run_and_nothing_is_lost(
     with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
         assert checkpointer.all_steps() == [1]
 
-    def full(*arguments):
+    def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(online, "save", full)

@@ -6,12 +6,12 @@ import json
 import pytest
 
 from rlhf_jax.algorithms import DPOConfig, GRPOConfig
-from rlhf_jax.loops import train
-from rlhf_jax.loops.reference import precision_of
-from rlhf_jax.loops.setup import context_of
 from rlhf_jax.rewards import RewardConfig
+from rlhf_jax.runs import train
+from rlhf_jax.runs.cached import precision_of
+from rlhf_jax.runs.parts import context_of
 from tests.loops.conftest import MODEL
-from tests.loops.test_online import rows_of
+from tests.runs.test_online import rows_of
 
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 36}
 LONG |= {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 4.0, 6.0, 8.0]}

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from rlhf_jax.algorithms import DPOConfig, SFTConfig
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import read_metrics
-from rlhf_jax.loops import TrainingError, evaluate, export, train
-from rlhf_jax.loops.export import load_checkpoint
 from rlhf_jax.models import load_pretrained
+from rlhf_jax.runs import evaluate, export, train
+from rlhf_jax.runs.export import load_checkpoint
 from rlhf_jax.sharding import make_mesh
 
 TIMING = ("time/", "tokens_per_second", "sampler/tokens_per_second")
@@ -132,7 +133,7 @@ def test_online_and_precomputed_references_agree(loss_type, tiny_config, tmp_pat
 
 
 def test_reference_scores_are_cached_and_follow_the_weights(tiny_config, tmp_path, caplog):
-    caplog.set_level("INFO", logger="rlhf_jax.loops.reference")
+    caplog.set_level("INFO", logger="rlhf_jax.runs.cached")
     options = {"training": {"max_steps": 1, "save_every": 0}}
     config = tiny_config("dpo", **options)
     train(config)

@@ -11,11 +11,11 @@ import pytest
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.io import read_metrics
-from rlhf_jax.loops import export, held_out_prompts, offline, online, train
-from rlhf_jax.loops.export import best_step
 from rlhf_jax.rewards import RewardConfig
+from rlhf_jax.runs import export, offline, online, train
+from rlhf_jax.runs.export import best_step
 from tests.loops.conftest import ONLINE
-from tests.loops.test_train import values
+from tests.runs.test_train import values
 
 TASKS = '''
 """Two verifiers, each of its own rows; a judge that is down for half of them."""
@@ -171,19 +171,27 @@ def test_a_judge_that_fails_is_counted_and_not_ranked(online_config, tasks):
         best_step(run_dir)
 
 
-def stop_in_evaluation(patch, number):
-    """SIGTERM in the middle of the evaluation of that number."""
-    calls = []
-    inner = held_out_prompts._greedy
+def stopping_in_evaluation(number, asked):
+    """A sampler: SIGTERM in the middle of the evaluation of that number.
 
-    def greedy(*args):
-        calls.append(1)
-        if len(calls) == 2 * number - 1:  # two batches of prompts in an evaluation
-            signal.raise_signal(signal.SIGTERM)
-        return inner(*args)
+    It notes what evaluations ask it for: "greedy" or "sampled".
+    """
 
-    patch.setattr(held_out_prompts, "_greedy", greedy)
-    return calls
+    def make(built_in, tokenizer):
+        class Stopping:
+            width, max_scored = built_in.width, built_in.max_scored
+
+            def __call__(self, *args, sampling=None, **options):
+                if sampling is not None:
+                    asked.append("greedy" if sampling.temperature == 0 else "sampled")
+                    # two batches of prompts in an evaluation
+                    if asked[-1] == "greedy" and asked.count("greedy") == 2 * number - 1:
+                        signal.raise_signal(signal.SIGTERM)
+                return built_in(*args, sampling=sampling, **options)
+
+        return Stopping()
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -201,12 +209,12 @@ def test_a_signal_during_an_evaluation_is_honoured_at_once(online_config, tasks,
     }
     whole = train(online_config("grpo", run_dir=tmp_path / "whole", **options), progress=False)
     broken = online_config("grpo", run_dir=tmp_path / "broken", **options)
-    with pytest.MonkeyPatch.context() as patch:
-        calls = stop_in_evaluation(patch, number)
-        stopped = train(broken, progress=False)
+    asked = []
+    stopped = train(broken, sampler=stopping_in_evaluation(number, asked), progress=False)
     step = 2 * (number - 1)
     assert stopped.interrupted and stopped.steps == step and stopped.export_dir is None
-    assert len(calls) == 2 * number - 1  # neither the samples nor the second batch
+    # neither the samples nor the second batch
+    assert asked == ["greedy", "sampled"] * 2 * (number - 1) + ["greedy"]
     assert step not in [row["step"] for row in evaluations_of(broken.run_dir)]
     assert f"step {step}: the evaluation was given up" in log_of(broken.run_dir)
     resumed = train(broken, progress=False)

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from rlhf_jax.algorithms import GRPOConfig
-from rlhf_jax.loops import train
+from rlhf_jax.runs import train
 
 LOW = {"dtype": "bfloat16"}
 SAID = "of the bfloat16 weights of the layers have moved"

@@ -15,9 +15,9 @@ import pytest
 
 from rlhf_jax.config import dump_config
 from rlhf_jax.io import read_metrics
-from rlhf_jax.loops.export import load_checkpoint
+from rlhf_jax.runs.export import load_checkpoint
 from rlhf_jax.sharding import make_mesh
-from tests.loops.test_train import values
+from tests.runs.test_train import values
 
 STEPS = 60
 

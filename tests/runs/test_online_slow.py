@@ -15,11 +15,12 @@ import pytest
 from rlhf_jax.algorithms import DAPOConfig, GRPOConfig, PPOConfig
 from rlhf_jax.config import dump_config
 from rlhf_jax.io import GREEDY
-from rlhf_jax.loops import online, train
+from rlhf_jax.loops.recorder import Recorder
 from rlhf_jax.models import load_pretrained
+from rlhf_jax.runs import train
 from rlhf_jax.sharding import MeshConfig
-from tests.loops.test_online import arrays
-from tests.loops.test_train import values
+from tests.runs.test_online import arrays
+from tests.runs.test_train import values
 
 ALGORITHMS = {
     "ppo": PPOConfig(group_size=2, num_epochs=2),
@@ -93,13 +94,13 @@ def test_nothing_is_compiled_after_the_warm_up(online_config, monkeypatch):
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(duration)
 
-    inner = online.report
+    inner = Recorder.row
 
-    def report(setup, now, *args):
-        counts[now.step] = len(compiled)
-        inner(setup, now, *args)
+    def row(recorder, step, values):
+        counts[step] = len(compiled)
+        inner(recorder, step, values)
 
-    monkeypatch.setattr(online, "report", report)
+    monkeypatch.setattr(Recorder, "row", row)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         config = online_config(

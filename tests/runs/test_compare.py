@@ -7,11 +7,12 @@ import pytest
 
 from rlhf_jax.config import ConfigError, load_compare, make_compare
 from rlhf_jax.io import read_metrics
-from rlhf_jax.loops import compare, quickstart_config
-from rlhf_jax.loops.compare import Measured, figures, table
-from rlhf_jax.loops.footprint import run_bytes, tree_bytes
-from rlhf_jax.loops.online_setup import make_online_setup
-from rlhf_jax.loops.quickstart import MODEL, quickstart_tree
+from rlhf_jax.runs import compare, quickstart_config
+from rlhf_jax.runs.compare import Measured, figures, table
+from rlhf_jax.runs.footprint import run_bytes, tree_bytes
+from rlhf_jax.runs.online import make_online_parts
+from rlhf_jax.runs.quickstart import MODEL, quickstart_tree
+from rlhf_jax.training import make_optimizers
 
 SHORT = {"max_steps": 2, "batch_size": 4, "eval_every": 0, "save_every": 0, "eval_batch_size": 8}
 ONLINE = {"training": SHORT, "optimizer": {"learning_rate": 1e-3}}
@@ -93,11 +94,13 @@ def test_a_finished_comparison_trains_nothing_again(config, found):
 
 
 @pytest.mark.slow
-def test_bytes_are_those_of_the_arrays(config, found):
+def test_bytes_are_those_of_the_arrays(config, found, tmp_path):
     """PPO holds a policy, a critic and a reference, and moments of the first two."""
     run = config.run_config(config.runs[1], 0)
-    setup = make_online_setup(run)
-    expected = tree_bytes([setup.params, setup.tx.init(setup.params), setup.frozen])
+    loaded = make_online_parts(run, tmp_path).loaded
+    tx = make_optimizers(run.optimizer, run.algorithm.models.trained, total_steps=2)
+    assert loaded.trained.keys() == {"policy", "critic"} and loaded.frozen.keys() == {"ref"}
+    expected = tree_bytes([loaded.trained, tx.init(loaded.trained), loaded.frozen])
     assert run_bytes(run) == expected == found.runs[1].bytes
     assert found.runs[2].bytes < expected / 2
 
