@@ -181,11 +181,12 @@ class Model(NamedTuple):
     completion together: more than the learned positions of a model that has such is refused. None
     without a language-model head."""
     decode: Callable[..., Any] | None = None
-    """``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths[B], num_generated[B], slot,
-    row_length) -> (logits[B, V], cache)``: reads one more token of every completion. `cache` is a
-    ring: the token's keys and values go to `slot` in all rows, and a row sees its
+    """``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths[B], num_generated[B],
+    slot, row_length) -> (logits[B, V], cache)``: reads one more token of every completion. `cache`
+    is a ring: the token's keys and values go to `slot` in all rows, and a row sees its
     `num_generated` newest entries (its completion so far) and this one. `prompt_cache` has a row
-    per completion, or fewer: then consecutive completions share one. None without a language-model head."""
+    per completion, or fewer: then consecutive completions share one. None without a
+    language-model head."""
     roles: tuple[tuple[str, "Model"], ...] = ()
     """(role, functions) of the trees of another architecture: a critic or a teacher of its own."""
 

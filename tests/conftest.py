@@ -26,7 +26,7 @@ install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
-from rlhf_jax.runs.compilation import cache_folder
+from rlhf_jax.runs.compilation import cache_folder  # noqa: E402  after the hook
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

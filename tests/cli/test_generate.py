@@ -6,7 +6,6 @@ import shutil
 
 import jax
 import pytest
-from rlhf_jax.loops.export import export_model
 
 from rlhf_jax import rollout
 from rlhf_jax.cli.main import main

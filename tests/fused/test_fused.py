@@ -9,9 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
-from rlhf_jax.algorithms import ALGORITHMS, DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, SFTConfig
-from rlhf_jax.data import PromptBatch, byte_tokenizer
 from rlhf_jax.loops.fused import (
     FusedConfig,
     GenerationShape,
@@ -25,6 +22,9 @@ from rlhf_jax.loops.fused import (
     make_prompt_set,
     with_traced,
 )
+
+from rlhf_jax.algorithms import ALGORITHMS, DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, SFTConfig
+from rlhf_jax.data import PromptBatch, byte_tokenizer
 from rlhf_jax.models import init_model
 from rlhf_jax.rollout import SamplingParams, generate
 from rlhf_jax.training import (

@@ -82,11 +82,12 @@ ONLINE = {
     "dapo": DAPOConfig(group_size=4, overlong_buffer_len=2),
 }
 TASK = '''
-"""Half of the prompts are always solved, a quarter never, a quarter by completions that begin with an even token."""
+"""Half of the prompts are always solved, a quarter never, the others by a first even token."""
 
 
 def grade(prompts, completions, completion_ids, kind, **columns):
-    return [{"always": 1.0, "never": 0.0, "mixed": float(ids[0] % 2 == 0)}[k] for k, ids in zip(kind, completion_ids)]
+    fixed = {"always": 1.0, "never": 0.0}
+    return [fixed.get(k, float(ids[0] % 2 == 0)) for k, ids in zip(kind, completion_ids)]
 '''
 EXACT = (RewardConfig(function="exact_match"),)
 

@@ -8,12 +8,12 @@ import math
 import jax
 import numpy as np
 import pytest
+from rlhf_jax.loops.place import place_batch
 
 from rlhf_jax.algorithms import ALGORITHMS
 from rlhf_jax.algorithms.dpo import DPOConfig
 from rlhf_jax.algorithms.reward_model import RewardModelConfig
 from rlhf_jax.algorithms.sft import SFTConfig
-from rlhf_jax.loops.place import place_batch
 from rlhf_jax.models import ModelConfig, init_model
 from rlhf_jax.sharding import make_mesh, tree_bytes_per_device
 from rlhf_jax.training import OptimizerConfig, make_optimizer, make_sharded_state, make_update_step

@@ -111,6 +111,6 @@ def test_the_context_of_a_run_is_its_longest_row(tiny_config, online_config):
     assert context_of(config) == 64 and "64" in precision_of(config)
     with pytest.raises(
         ValueError,
-        match=r"model.context=47 is less than the run's longest row of 48 tokens \(data.max_length\)",
+        match=r"model.context=47 is less than the run's longest row of 48 tokens \(data.max_len",
     ):
         context_of(tiny_config("dpo", data={"max_length": 48}, model={"context": 47}))

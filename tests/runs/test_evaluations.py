@@ -22,7 +22,8 @@ TASKS = '''
 
 
 def maths(prompts, completions, completion_ids, kind, **columns):
-    return [float(ids[0] % 2 == 0) if k == "maths" else None for k, ids in zip(kind, completion_ids)]
+    pairs = zip(kind, completion_ids)
+    return [float(ids[0] % 2 == 0) if k == "maths" else None for k, ids in pairs]
 
 
 def code(prompts, completions, completion_ids, kind, **columns):

@@ -10,12 +10,12 @@ import signal
 
 import numpy as np
 import pytest
+from rlhf_jax.loops.interrupt import StopRequest, ending_in_order
 
 from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.cli.main import exit_code
 from rlhf_jax.io import Checkpointer, RunFolderError, read_metrics
 from rlhf_jax.loops import resume, space, train
-from rlhf_jax.loops.interrupt import StopRequest, ending_in_order
 from rlhf_jax.loops.resume import reward_digests
 from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.training import OptimizerConfig, make_schedule

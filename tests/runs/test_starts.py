@@ -9,12 +9,12 @@ import pathlib
 
 import numpy as np
 import pytest
+from rlhf_jax.loops.online_setup import make_online_setup, make_prompts
+from rlhf_jax.loops.setup import make_setup, make_tokenizer
 
 from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.io import RunFolderError, read_metrics
 from rlhf_jax.loops import offline, resume, train
-from rlhf_jax.loops.online_setup import make_online_setup, make_prompts
-from rlhf_jax.loops.setup import make_setup, make_tokenizer
 from rlhf_jax.rewards import RewardConfig
 from tests.loops.conftest import MODEL
 from tests.runs.test_online import arrays, rows_of

@@ -8,14 +8,14 @@ import logging
 import jax
 import numpy as np
 import pytest
-
-from rlhf_jax.algorithms import GRPOConfig
-from rlhf_jax.config import Config, ModelSection
-from rlhf_jax.data import byte_tokenizer, load_tokenizer, train_tokenizer
 from rlhf_jax.loops.export import export_model
 from rlhf_jax.loops.online_setup import make_online_setup
 from rlhf_jax.loops.setup import make_tokenizer
 from rlhf_jax.loops.stops import warn_of_hidden_tags
+
+from rlhf_jax.algorithms import GRPOConfig
+from rlhf_jax.config import Config, ModelSection
+from rlhf_jax.data import byte_tokenizer, load_tokenizer, train_tokenizer
 from rlhf_jax.models import ModelConfig, init_model
 from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.rollout import SamplingParams
