@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rlhf_jax.loops.fused import (
+
+from rlhf_jax.algorithms import (
+    ALGORITHMS,
+    DAPOConfig,
+    DPOConfig,
+    GRPOConfig,
+    PPOConfig,
+    SFTConfig,
+    make_algorithm,
+)
+from rlhf_jax.data import PromptBatch, byte_tokenizer
+from rlhf_jax.fused import (
     FusedConfig,
     GenerationShape,
     PromptSet,
@@ -22,17 +33,14 @@ from rlhf_jax.loops.fused import (
     make_prompt_set,
     with_traced,
 )
-
-from rlhf_jax.algorithms import ALGORITHMS, DAPOConfig, DPOConfig, GRPOConfig, PPOConfig, SFTConfig
-from rlhf_jax.data import PromptBatch, byte_tokenizer
 from rlhf_jax.models import init_model
 from rlhf_jax.rollout import SamplingParams, generate
 from rlhf_jax.training import (
     OptimizerConfig,
-    make_epochs,
     make_optimizer,
+    make_score,
+    make_step,
     make_train_state,
-    make_update_step,
 )
 from rlhf_jax.types import PairBatch, PolicyBatch, Rollout, TokenBatch
 from tests.contract.fakes import make_batch, make_model, make_params
@@ -83,9 +91,9 @@ def loop(config, model, tx=None, num_steps=2, batch_size=4, **options):
         num_steps=num_steps, batch_size=batch_size, eval_every=options.pop("eval_every", 0)
     )
     options = {"shape": SHAPE, "reward": share_of_wanted} | options
-    return make_fused_loop(
-        config, model, optax.sgd(0.5) if tx is None else tx, size=size, **options
-    )
+    algorithm = make_algorithm(config, model)
+    tx = optax.sgd(0.5) if tx is None else tx
+    return make_fused_loop(algorithm, model, tx, size=size, **options)
 
 
 def close(a, b, tolerance):
@@ -95,10 +103,7 @@ def close(a, b, tolerance):
 def by_hand(model, params, prompts, config, num_steps):
     """The same run through the public pieces, one jitted call after another."""
     algorithm, tx = ALGORITHMS["grpo"](config, model), optax.sgd(0.5)
-    update = make_update_step(algorithm.loss, tx, weigh=algorithm.weigh)
-    epochs = quick_jit(
-        make_epochs(update, num_epochs=config.num_epochs, num_minibatches=config.num_minibatches)
-    )
+    step = quick_jit(make_step(algorithm, tx))
     sample = quick_jit(
         functools.partial(
             generate,
@@ -110,14 +115,15 @@ def by_hand(model, params, prompts, config, num_steps):
             group_size=config.group_size,
         )
     )
-    score = quick_jit(lambda params, batch: model.token_logps(params, batch.tokens, batch.mask)[0])
-    state, seen = make_train_state(params, tx, jax.random.split(KEY)[0]), []
+    score = quick_jit(make_score(algorithm.needs))
+    frozen = {"ref": params}
+    state, seen = make_train_state({"policy": params}, tx, jax.random.split(KEY)[0]), []
     for _ in range(num_steps):
         key, collect_key, update_key = jax.random.split(state.key, 3)
         order_key, sample_key = jax.random.split(collect_key)
         rows = jax.random.permutation(order_key, 8)[:4]
         rollout = sample(
-            state.params,
+            state.params["policy"],
             prompts.tokens[rows],
             prompts.lengths[rows],
             jax.random.fold_in(sample_key, 0),
@@ -131,17 +137,16 @@ def by_hand(model, params, prompts, config, num_steps):
             sampler_logps=rollout.logps,
             on_policy=jnp.ones(16, bool),
         )
-        batch = batch._replace(old_logps=score(state.params, batch), ref_logps=score(params, batch))
-        batch, _, metrics = algorithm.prepare(batch, {})
-        state, updated = epochs(state._replace(key=key), {}, batch, update_key)
-        seen.append(metrics | updated)
+        batch = batch._replace(**score(state.params, frozen, batch))
+        state, metrics = step(state._replace(key=key), frozen, batch, update_key)
+        seen.append(metrics)
     return state, seen
 
 
 @pytest.fixture(scope="module")
 def single(policy, prompts):
     model, params = policy
-    return quick_jit(loop(GRPO, model))(params, prompts, None, KEY)
+    return quick_jit(loop(GRPO, model))({"policy": params}, prompts, None, KEY)
 
 
 def test_fused_is_stepping_by_hand(policy, prompts, single):
@@ -167,13 +172,13 @@ def test_vmapped_seeds_and_learning_rates_are_single_runs(policy, prompts, singl
     def experiment(learning_rate, key):
         tx = OptimizerConfig(name="sgd", momentum=0.0, schedule="constant", max_grad_norm=None)
         tx = make_optimizer(with_traced(tx, learning_rate=learning_rate))
-        return loop(GRPO, model, tx)(params, prompts, None, key)
+        return loop(GRPO, model, tx)({"policy": params}, prompts, None, key)
 
     settings = jnp.array([0.5, 0.5, 0.0]), jnp.stack([KEY, jax.random.key(8), KEY])
     state, history = quick_jit(jax.vmap(experiment))(*settings)
     close(jax.tree.map(lambda x: x[0], state.params), single[0].params, 1e-4)
     close(jax.tree.map(lambda x: x[0], history.steps), single[1].steps, 1e-4)
-    close(jax.tree.map(lambda x: x[2], state.params), params, 0)
+    close(jax.tree.map(lambda x: x[2], state.params), {"policy": params}, 0)
     assert not np.allclose(history.steps["rewards/mean"][0], history.steps["rewards/mean"][1])
 
 
@@ -185,8 +190,8 @@ def test_traced_coefficients_give_the_loss_of_plain_numbers(name):
 
     def loss(config):
         algorithm = ALGORITHMS[name](config, model)
-        batch, _, _ = algorithm.prepare(make_batch("prompts"), algorithm.aux)
-        return algorithm.loss(params, {}, algorithm.weigh(batch), KEY)[0]
+        batch, _, _ = algorithm.prepare(make_batch("prompts"), dict(algorithm.aux))
+        return algorithm.loss({"policy": params}, algorithm.weigh(batch), KEY)[0]
 
     traced = quick_jit(lambda **values: loss(with_traced(config, **values)))(**values)
     assert float(traced) == pytest.approx(
@@ -202,11 +207,12 @@ def ppo(policy, critic):
         group_size=4, num_epochs=2, num_minibatches=2, critic=critic, kl_coef=0.01, kl_target=10.0
     )
     if critic == "shared":
-        return config, *init_model(CONFIG, jax.random.key(0), head="value")
+        shared, tree = init_model(CONFIG, jax.random.key(0), head="value")
+        return config, shared, {"policy": tree}
     critic_model, critic_params = init_model(CONFIG, jax.random.key(1), head="reward")
     return (
         config,
-        model._replace(scores=critic_model.scores),
+        model._replace(roles=(("critic", critic_model),)),
         {"policy": params, "critic": critic_params},
     )
 
@@ -231,7 +237,7 @@ def test_grpo_learns_to_say_one_token_and_is_evaluated_on_the_way(policy, prompt
         eval_every=15,
         evaluate=evaluate,
     )
-    _, history = quick_jit(run)(params, prompts, prompts, KEY)
+    _, history = quick_jit(run)({"policy": params}, prompts, prompts, KEY)
     rewards, evaluations = history.steps["rewards/mean"], history.evaluations
     assert rewards.shape == (30,) and rewards[:3].mean() < 0.4 and rewards[-3:].mean() > 0.9
     assert set(evaluations) == {"eval/greedy", "eval/mean@2", "eval/pass@2"}
@@ -270,7 +276,9 @@ def test_dapo_learns_to_say_one_token_from_mixed_groups_only(policy, prompts):
             DAPO, model, optax.adamw(0.03, weight_decay=0.1), num_steps=16, reward=starts_as_wanted
         )
     )
-    state, history = run(params, prompts._replace(answers=jnp.zeros(8, bool)), None, KEY)
+    state, history = run(
+        {"policy": params}, prompts._replace(answers=jnp.zeros(8, bool)), None, KEY
+    )
     steps = history.steps
     solved, failed = (
         steps[f"data/groups_all_{kind}"] / steps["data/groups_generated"]
@@ -282,8 +290,8 @@ def test_dapo_learns_to_say_one_token_from_mixed_groups_only(policy, prompts):
         and steps["data/groups_kept"].max() == 4
     )
     assert (steps["data/generation_batches"] <= 2).all()
-    state, history = run(params, prompts._replace(answers=jnp.ones(8, bool)), None, KEY)
-    close(state.params, params, 0)
+    state, history = run({"policy": params}, prompts._replace(answers=jnp.ones(8, bool)), None, KEY)
+    close(state.params, {"policy": params}, 0)
     assert history.steps["data/groups_kept"].tolist() == [0] * 16 and int(state.step) == 32
 
 
@@ -302,7 +310,9 @@ def collected(policy, prompts):
     """Kinds of the 8 prompts -> what dynamic sampling collects in at most 2 batches of 4
     prompts."""
     model, params = policy
-    collect = quick_jit(make_collect(DAPO, model, batch_size=4, shape=SHAPE, reward=graded_by_kind))
+    collect = quick_jit(
+        make_collect(DAPO.sampling, model, batch_size=4, shape=SHAPE, reward=graded_by_kind)
+    )
 
     def run(kinds):
         asked = prompts._replace(
@@ -384,7 +394,7 @@ def test_fit_trains_offline_algorithms(policy):
         ALGORITHMS["sft"](SFTConfig(), model), optax.adam(0.03), size=size, evaluate=evaluate
     )
     state, history = quick_jit(fit)(
-        params, TokenBatch(tokens, everything, completion), tokens[:1], KEY
+        {"policy": params}, TokenBatch(tokens, everything, completion), tokens[:1], KEY
     )
     assert history.steps["loss/total"].shape == (20,) and history.steps["loss/total"][-1] < 0.5
     assert history.evaluations["eval/logp"][-1] > history.evaluations["eval/logp"][0] + 1
@@ -393,8 +403,33 @@ def test_fit_trains_offline_algorithms(policy):
     two = [jnp.stack([x, x], axis=1) for x in (everything, completion)]
     dpo = ALGORITHMS["dpo"](DPOConfig(reference="online"), model)
     fit = make_fused_fit(dpo, optax.adam(0.03), size=dataclasses.replace(size, eval_every=0))
-    _, history = quick_jit(fit)(params, PairBatch(pairs, *two, valid=jnp.ones(8, bool)), None, KEY)
-    assert history.steps["rewards/margin"][0] == 0 and history.steps["rewards/margin"][-1] > 0.3
+    everyone = PairBatch(pairs, *two, valid=jnp.ones(8, bool))
+    _, history = quick_jit(fit)({"policy": params}, everyone, None, KEY)
+    margins = history.steps["rewards/margin"]
+    assert margins[0] == 0 and margins[-1] > 0.3
+    # cached from the start before the first step, in the same program
+    once = ALGORITHMS["dpo"](DPOConfig(), model)
+    fit = make_fused_fit(once, optax.adam(0.03), size=dataclasses.replace(size, eval_every=0))
+    _, history = quick_jit(fit)({"policy": params}, everyone, None, KEY)
+    np.testing.assert_allclose(history.steps["rewards/margin"], margins, rtol=1e-4, atol=1e-5)
+
+
+def test_fit_prepares_every_batch(policy):
+    """An offline algorithm with a state of its own trains with it."""
+    model, params = policy
+    sft = ALGORITHMS["sft"](SFTConfig(), model)
+
+    def prepare(batch, aux):
+        count = {"count": aux["count"] + 1}
+        return batch, count, count
+
+    counting = dataclasses.replace(sft, prepare=prepare, aux={"count": jnp.zeros(())})
+    tokens = jnp.ones((8, 4), jnp.int32)
+    everything = jnp.ones((8, 4), bool)
+    fit = make_fused_fit(counting, optax.sgd(0.1), size=FusedConfig(num_steps=3, batch_size=4))
+    data = TokenBatch(tokens, everything, everything)
+    state, history = quick_jit(fit)({"policy": params}, data, None, KEY)
+    assert float(state.aux["count"]) == 3 and history.steps["count"].tolist() == [1, 2, 3]
 
 
 def test_answers_are_compared_token_for_token_with_eos():

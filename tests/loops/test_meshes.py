@@ -8,15 +8,14 @@ import math
 import jax
 import numpy as np
 import pytest
-from rlhf_jax.loops.place import place_batch
 
 from rlhf_jax.algorithms import ALGORITHMS
 from rlhf_jax.algorithms.dpo import DPOConfig
 from rlhf_jax.algorithms.reward_model import RewardModelConfig
 from rlhf_jax.algorithms.sft import SFTConfig
 from rlhf_jax.models import ModelConfig, init_model
-from rlhf_jax.sharding import make_mesh, tree_bytes_per_device
-from rlhf_jax.training import OptimizerConfig, make_optimizer, make_sharded_state, make_update_step
+from rlhf_jax.sharding import make_mesh, place_batch, tree_bytes_per_device
+from rlhf_jax.training import OptimizerConfig, make_optimizers, make_sharded_state, make_step
 from rlhf_jax.types import PairBatch, TokenBatch
 from tests.loops.hlo import collectives
 
@@ -62,15 +61,16 @@ def _steps(name, mesh, layers):
     head = "reward" if name == "reward_model" else None
     # SGD: Adam would blow the rounding noise of gradients that are zero in theory (key biases) up
     # to whole steps
-    tx = make_optimizer(OptimizerConfig(name="sgd", learning_rate=0.3, schedule="constant"))
+    sgd = OptimizerConfig(name="sgd", learning_rate=0.3, schedule="constant")
+    tx = make_optimizers(sgd, CONFIGS[name].models.trained)
     model, params = init_model(
         _model_config(), jax.random.key(0), mesh=mesh, layers=layers, head=head
     )
     algorithm = ALGORITHMS[name](CONFIGS[name], model)
-    state, shardings = make_sharded_state(params, tx, jax.random.key(1), mesh=mesh)
+    state, shardings = make_sharded_state({"policy": params}, tx, jax.random.key(1), mesh=mesh)
     held = tree_bytes_per_device((state.params, state.opt_state))
     step = jax.jit(
-        make_update_step(algorithm.loss, tx, weigh=algorithm.weigh),
+        make_step(algorithm, tx, mesh=mesh),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
@@ -79,7 +79,7 @@ def _steps(name, mesh, layers):
     for _ in range(STEPS):
         state, metrics = compiled(state, {}, batch, key)
         jax.block_until_ready(metrics)
-    return compiled.as_text(), held, jax.tree.map(np.asarray, state.params)
+    return compiled.as_text(), held, jax.tree.map(np.asarray, state.params["policy"])
 
 
 @functools.cache

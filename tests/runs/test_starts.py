@@ -9,13 +9,15 @@ import pathlib
 
 import numpy as np
 import pytest
-from rlhf_jax.loops.online_setup import make_online_setup, make_prompts
-from rlhf_jax.loops.setup import make_setup, make_tokenizer
 
 from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.io import RunFolderError, read_metrics
-from rlhf_jax.loops import offline, resume, train
+from rlhf_jax.loops import best, resume
+from rlhf_jax.loops.recorder import Recorder
 from rlhf_jax.rewards import RewardConfig
+from rlhf_jax.runs import offline, source, train
+from rlhf_jax.runs.parts import make_tokenizer
+from rlhf_jax.runs.sampling import make_prompts
 from tests.loops.conftest import MODEL
 from tests.runs.test_online import arrays, rows_of
 from tests.runs.test_resume import SHORT, changed
@@ -37,7 +39,7 @@ def test_another_optimizer_goes_on_at_the_rate_that_is_logged(tiny_config, tmp_p
     def step_five(name, **optimizer):
         config = tiny_config("sft", run_dir=tmp_path / name, **start, optimizer=plain | optimizer)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(offline, "is_save_step", lambda step, training: step == 5)
+            patch.setattr(Recorder, "_is_save_step", lambda self, step: step == 5)
             run_dir = train(changed(config, checkpoint={"keep_last": 9})).run_dir
         return arrays(run_dir, 5), [
             row["lr"] for row in read_metrics(run_dir) if row["split"] == "train"
@@ -72,7 +74,7 @@ def test_the_stops_of_another_run_are_not_taken_over(online_config, tmp_path, to
     )
     theirs = make_tokenizer(first, pathlib.Path(first.run_dir), "prompts")
     assert theirs.stop_strings == ("END",) and len(theirs.stop_ids) == 2
-    resume.take_tokenizer(
+    source.take_tokenizer(
         second,
         source_of(
             first.run_dir, "rollout.stop[0]: 'END' -> 'STOP'", "rollout.stop[1]: 'g' -> None"
@@ -84,13 +86,13 @@ def test_the_stops_of_another_run_are_not_taken_over(online_config, tmp_path, to
     # when the new run is resumed
     again = make_tokenizer(second, pathlib.Path(second.run_dir), "prompts")
     assert again.fingerprint() == ours.fingerprint()
-    resume.take_tokenizer(same, source_of(first.run_dir))
+    source.take_tokenizer(same, source_of(first.run_dir))
     assert (
         make_tokenizer(same, pathlib.Path(same.run_dir), "prompts").fingerprint()
         == theirs.fingerprint()
     )
     prompts = [
-        make_prompts(config, tokens)[0].fingerprint
+        make_prompts(config, tokens, "train").fingerprint
         for config, tokens in ((first, theirs), (second, ours))
     ]
     assert prompts[0] == prompts[1], "prompts are the same whatever ends their completions"
@@ -117,7 +119,12 @@ def test_a_refused_resume_changes_nothing_on_disk(tiny_config, monkeypatch):
     run_dir = pathlib.Path(config.run_dir)
     before = {name: (run_dir / name).read_bytes() for name in ("config.yaml", "metrics.jsonl")}
     longer = changed(config, training={"max_steps": 6, "log_every": 2})
-    monkeypatch.setattr(offline, "same_run", lambda setup, references: {"seed": 99})
+    inner = offline.begin
+
+    def another_seed(*args, identity, **options):
+        return inner(*args, identity={**identity, "seed": 99}, **options)
+
+    monkeypatch.setattr(offline, "begin", another_seed)
     for refused, message in (
         (longer, "seed was 0"),
         (changed(config, training={"max_steps": 3, "log_every": 2}), "may only grow"),
@@ -157,7 +164,7 @@ def test_the_last_evaluation_is_made_up_for(tiny_config, tmp_path, max_steps):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(offline, "evaluate_loader", killed)
-        patch.setattr(offline.Evaluations, "saved", lambda self, step: self._checkpointer.wait())
+        patch.setattr(best.Evaluations, "saved", lambda self, step: self._checkpointer.wait())
         with pytest.raises(MemoryError):
             train(config)
     rows = [row["step"] for row in read_metrics(config.run_dir) if row["split"] == "eval"]
@@ -215,17 +222,17 @@ def test_rows_beyond_what_the_model_was_made_for(
             "n_positions": 8,
         }
         model = {"config": gpt2}
-    setup = make_online_setup if is_online else make_setup
+    training = {"max_steps": 1, "eval_every": 0, "save_every": 0}
     config = (online_config if is_online else tiny_config)(
-        "grpo" if is_online else "sft", model=model
+        "grpo" if is_online else "sft", model=model, training=training, data={"eval_size": 0}
     )
     if learned:
         with pytest.raises(
             ValueError,
             match=r"tokens exceed the model's 8 learned positions; shorten (rollout|data)\.",
         ):
-            setup(config)
+            train(config)
         return
     with caplog.at_level(logging.WARNING):
-        setup(config)
+        train(config)
     assert "tokens, the model was made for 8 (" in caplog.text

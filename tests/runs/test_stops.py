@@ -4,21 +4,21 @@
 import dataclasses
 import json
 import logging
+import pathlib
 
 import jax
 import numpy as np
 import pytest
-from rlhf_jax.loops.export import export_model
-from rlhf_jax.loops.online_setup import make_online_setup
-from rlhf_jax.loops.setup import make_tokenizer
-from rlhf_jax.loops.stops import warn_of_hidden_tags
 
 from rlhf_jax.algorithms import GRPOConfig
 from rlhf_jax.config import Config, ModelSection
 from rlhf_jax.data import byte_tokenizer, load_tokenizer, train_tokenizer
 from rlhf_jax.models import ModelConfig, init_model
-from rlhf_jax.rewards import RewardConfig
-from rlhf_jax.rollout import SamplingParams
+from rlhf_jax.rewards import RewardConfig, TrainerState
+from rlhf_jax.runs.export import export_model
+from rlhf_jax.runs.online_parts import make_online_parts
+from rlhf_jax.runs.parts import make_tokenizer
+from rlhf_jax.runs.stops import warn_of_hidden_tags
 from tests.loops.conftest import MODEL
 from tests.models.tiny import noisy
 
@@ -68,16 +68,17 @@ def online(tiny_config, folder):
 def test_rollouts_end_at_every_stop_and_the_export_lists_them(online, folder, tmp_path):
     """The acceptance line of issue 8; "END" stands for strings, "f" and "<|tool|>" for tokens of
     rollout.stop."""
-    setup = make_online_setup(
-        online(rollout={"max_new_tokens": 40, "max_prompt_len": 16, "stop": ("<|tool|>", "g")})
-    )
+    config = online(rollout={"max_new_tokens": 40, "max_prompt_len": 16, "stop": ("<|tool|>", "g")})
+    run_dir = pathlib.Path(config.run_dir)
+    parts = make_online_parts(config, run_dir)
     stops = (257, *NAMED, 102, 262, 103)
-    assert setup.tokenizer.stop_ids == stops
-    prompts = setup.prompts.take(np.arange(8))
-    rollout, _ = setup.sample(setup.params, prompts, jax.random.key(5), SamplingParams(1.0))
-    grades_of = []
-    with setup.grader as grader:
-        grades_of = grader.grade(prompts, rollout).texts
+    assert parts.tokenizer.stop_ids == stops
+    prompts = parts.prompts.take(np.arange(8))
+    params = parts.loaded.trained["policy"]
+    sampled = parts.sampler(params, prompts, jax.random.key(5), group_size=4)
+    rollout = sampled.rollout
+    with parts.grader as grader:
+        grades_of = grader(prompts, sampled, state=TrainerState(), training=False).texts
     used = set()
     for row, text in enumerate(grades_of):
         ids = rollout.tokens[row][rollout.completion_mask[row]].tolist()
@@ -93,9 +94,9 @@ def test_rollouts_end_at_every_stop_and_the_export_lists_them(online, folder, tm
     assert len(used) >= 4 and used & set(NAMED) and not rollout.truncated.all()
 
     # as on resume: from the run folder
-    again = make_tokenizer(setup.config, setup.run_dir, "prompts")
-    assert again.stop_ids == stops and again.fingerprint() == setup.tokenizer.fingerprint()
-    exported = export_model(tmp_path / "export", setup.policy, setup.params, again)
+    again = make_tokenizer(parts.config, run_dir, "prompts")
+    assert again.stop_ids == stops and again.fingerprint() == parts.tokenizer.fingerprint()
+    exported = export_model(tmp_path / "export", parts.loaded.model, params, again)
     written = json.loads((exported / "generation_config.json").read_text())
     assert written["eos_token_id"] == list(stops) and (
         written["top_k"],
