@@ -14,6 +14,7 @@ from rlhf_jax.loops.collect import Collector
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import make_batch, widths
 from rlhf_jax.loops.online import Score
+from rlhf_jax.rewards.judging import make_judge
 from rlhf_jax.rollout import Sampler
 from rlhf_jax.runs.parts import (
     check_online_batch,
@@ -145,13 +146,16 @@ def make_online_parts(
     check_rows(loaded, chosen, tokenizer)
     measure = measure_config(config) if config.rewards else None
     rows = config.training.batch_size * sampling.group_size
-    own_judge = sampling.accuracy_reward if sampling.decides else None
+    # Who decides what is trained on is the algorithm's own choice, also where it names nobody;
+    # elsewhere accuracy is only reported, as at evaluation.
+    decides = sampling.decides or sampling.accuracy_reward is not None
+    judge = make_judge(config.rewards, sampling.accuracy_reward) if decides else None
     graded: Grader = make_grader(
         config if measure is None else measure,
         tokenizer,
         mesh=mesh,
         rows_at_once=rows // (sampling.num_minibatches * config.training.num_microbatches),
-        trained_by=own_judge,
+        judge=judge,
     )
     if grader is not None:
         graded = grader if isinstance(grader, Grader) else grader(graded)

@@ -14,7 +14,7 @@ from rlhf_jax.loops.grading import RewardGrader
 from rlhf_jax.loops.held_out import HeldOutPrompts
 from rlhf_jax.models import load_pretrained, make_model
 from rlhf_jax.rewards import RewardConfig
-from rlhf_jax.rewards.judging import make_judge
+from rlhf_jax.rewards.judging import Judge, make_judge
 from rlhf_jax.rewards.model import make_model_rewards
 from rlhf_jax.rewards.registry import MODEL, model_path
 from rlhf_jax.rollout import Generator, GeneratorSampler, Sampler, SamplingParams, make_generator
@@ -109,7 +109,7 @@ def make_grader(
     *,
     mesh: Mesh,
     rows_at_once: int,
-    trained_by: Any = None,
+    judge: Judge | None = None,
 ) -> RewardGrader:
     """The built-in grader.
 
@@ -118,8 +118,7 @@ def make_grader(
       tokenizer: of the policy.
       mesh: of reward models.
       rows_at_once: rows in a forward pass of a reward model.
-      trained_by: names of the rewards that say right or wrong of what is trained on; None: as at
-        evaluation.
+      judge: who says right or wrong of what is trained on; None: as at evaluation.
     """
     held_out = make_judge(config.rewards, config.evaluation.accuracy_reward)
     return RewardGrader(
@@ -127,7 +126,7 @@ def make_grader(
         config.reward_pool,
         tokenizer,
         models=_reward_models(config, tokenizer, mesh=mesh, rows_at_once=rows_at_once),
-        judge=held_out if trained_by is None else make_judge(config.rewards, trained_by),
+        judge=held_out if judge is None else judge,
         held_out=held_out,
         skip_special_tokens=config.rollout.skip_special_tokens,
     )

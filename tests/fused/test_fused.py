@@ -366,7 +366,8 @@ def test_too_few_mixed_groups_leave_filler_without_weight(policy, collected):
         and not batch.mask[4:].any()
     )
     algorithm = ALGORITHMS["dapo"](DAPO, policy[0])
-    weighed = algorithm.weigh(algorithm.prepare(jax.tree.map(jnp.asarray, batch), {})[0])
+    scored = jax.tree.map(jnp.asarray, batch._replace(old_logps=batch.sampler_logps))
+    weighed = algorithm.weigh(algorithm.prepare(scored, {})[0])
     assert (
         float(weighed.weights[:4].sum()) == pytest.approx(1.0)
         and not np.asarray(weighed.weights[4:]).any()
