@@ -1,0 +1,247 @@
+"""A run on data that is there (SFT, reward models, DPO): from a session to the last state."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlhf_jax.algorithms import make_algorithm
+from rlhf_jax.config import Config
+from rlhf_jax.data import FastTokenizer, Loader, make_loader, prefetch
+from rlhf_jax.io.fingerprint import params_fingerprint
+from rlhf_jax.io.interrupt import StopRequest
+from rlhf_jax.loops.groups import RunState
+from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, with_cached
+from rlhf_jax.loops.offline import Step, train_offline
+from rlhf_jax.loops.resume import Fresh, begin, save
+from rlhf_jax.runs.cached import cached_scores, precision_of
+from rlhf_jax.runs.parts import (
+    check_batch,
+    check_positions,
+    check_vocabulary,
+    make_tokenizer,
+    watch_movement,
+)
+from rlhf_jax.runs.session import Session, stop_of
+from rlhf_jax.runs.source import check_steps, data_start, log_growth
+from rlhf_jax.runs.space import check_space
+from rlhf_jax.runs.trees import Given, Loaded, load_reference, load_trees, tree_meta
+from rlhf_jax.sharding import make_mesh, needs_blocking, place_batch, replicated
+from rlhf_jax.training import (
+    TrainState,
+    UpdateStep,
+    make_optimizers,
+    make_rate,
+    make_step,
+    schedule_count,
+)
+from rlhf_jax.types import Algorithm, Metrics, Model, Params, Trees
+
+
+class Cached(NamedTuple):
+    """`Algorithm.cached` of every example; empty where the algorithm has none."""
+
+    train: dict[str, np.ndarray]
+    held_out: dict[str, np.ndarray]
+    fingerprint: str | None
+    """Of the reference's weights; None: the run reads no reference."""
+
+
+class Finished(NamedTuple):
+    """What a loop leaves."""
+
+    now: RunState
+    was_interrupted: bool
+    model: Model
+    tokenizer: FastTokenizer
+
+
+def run_offline(session: Session, *, given: Given | None = None) -> Finished:
+    """Builds everything that the configuration names, cheapest mistakes first, and trains.
+
+    Args:
+      session: of the run.
+      given: a model of one's own.
+
+    Raises:
+      ValueError: anything in the configuration that cannot be done, in one line.
+    """
+    config = session.config
+    source = session.source
+    kind = config.algorithm.data
+    training = config.training
+    mesh = make_mesh(config.mesh)
+    check_batch(config, mesh)
+    tokenizer = make_tokenizer(config, session.run_dir, kind)
+    loader, held_out = make_loaders(session, tokenizer)
+    first = data_start(source, loader.fingerprint, in_batches=True)
+    total_steps = training.max_steps or first + training.num_epochs * loader.batches_per_epoch
+    check_steps(config, source, total_steps)
+    trained = config.algorithm.models.trained
+    tx = make_optimizers(config.optimizer, trained, total_steps=total_steps)
+    loaded = load_trees(config, mesh, given=given)
+    check_vocabulary(loaded.model, tokenizer)
+    loaders = [each for each in (loader, held_out) if each is not None]
+    longest = max(width for each in loaders for width in each.buckets)
+    check_positions(loaded.model, longest, options=f"data.max_length={config.data.max_length}")
+    algorithm = make_algorithm(config.algorithm, loaded.model)
+    at = 0 if source is None else source.step
+    check_space(config, loaded.trained, tx, step=at, total_steps=total_steps)
+    evaluations = session.evaluations(total_steps)
+    evaluations.check(None)
+    # While the trained trees still are the start, the reference may be read from them.
+    cached = score_once(session, algorithm, loaded, loader, held_out, mesh=mesh)
+    identity = {
+        "data": loader.fingerprint,
+        "seed": config.seed,
+        "batch_size": training.batch_size,
+        "reference": cached.fingerprint,
+    }
+    fresh = Fresh(
+        loaded.trained,
+        trained,
+        tx,
+        session.key,
+        mesh,
+        dict(algorithm.aux),
+        config.mesh.replicate,
+    )
+    begun = begin(fresh, source, session.checkpointer, identity=identity)
+    now = RunState(begun.train, int(begun.train.step))
+    log_growth(config, source, total_steps, count=int(schedule_count(now.train.opt_state)))
+    meta = session.meta(
+        identity,
+        total_steps=total_steps,
+        data_start=first,
+        trees=tree_meta(config, loaded.model),
+    )
+    rate = make_rate(config.optimizer, trained, total_steps=total_steps)
+    update = make_step(
+        algorithm,
+        tx,
+        num_microbatches=training.num_microbatches,
+        mesh=mesh,
+        learning_rate=rate,
+    )
+    eval_step = jax.jit(make_eval_step(algorithm))
+    movement = watch_movement(
+        config,
+        now.train.params,
+        mesh=mesh,
+        trained=trained,
+        done=now.step,
+        total=total_steps,
+    )
+    start_step = now.step
+    session.folder.start(total_steps=total_steps, start_step=start_step)
+
+    with StopRequest() as stop, prefetch(loader, now.step - first) as batches:
+
+        def evaluate(now: RunState) -> dict[str, float]:
+            assert held_out is not None
+            metrics = evaluate_loader(
+                eval_step,
+                now.train.params,
+                loaded.frozen,
+                held_out,
+                mesh=mesh,
+                batch_size=training.eval_batch_size or training.batch_size,
+                cached=cached.held_out,
+                stopped=lambda: stop.signum is not None,
+            )
+            if metrics:
+                evaluations.check(metrics)
+            return metrics
+
+        recorder = session.recorder(
+            evaluations,
+            save=lambda now: save(now, session.checkpointer, meta=meta, mesh=mesh),
+            evaluate=None if held_out is None else evaluate,
+            watch=lambda now: movement.look(now.train.params["policy"], now.step - start_step),
+            total_steps=total_steps,
+        )
+        now, was_interrupted = train_offline(
+            now,
+            frozen=loaded.frozen,
+            batches=with_scores(batches, cached.train),
+            to_device=lambda batch: place_batch(batch, mesh),
+            step=jitted(update, shardings=(begun.shardings, replicated(mesh))),
+            recorder=recorder,
+            stopped=stop_of(stop, recorder),
+            total_steps=total_steps,
+            epoch_of=lambda step: (step - first) / loader.batches_per_epoch,
+            block=needs_blocking(mesh),
+        )
+    session.checkpointer.wait()
+    if not was_interrupted:
+        recorder.finish()
+    return Finished(now, was_interrupted, loaded.model, tokenizer)
+
+
+def make_loaders(session: Session, tokenizer: FastTokenizer) -> tuple[Loader, Loader | None]:
+    """(training rows, held-out rows or None)."""
+    config: Config = session.config
+    training = config.training
+    options: dict[str, Any] = {
+        "kind": config.algorithm.data,
+        "seed": config.seed,
+        "cache_dir": session.run_dir / "cache",
+    }
+    loader = make_loader(
+        config.data, tokenizer, split="train", batch_size=training.batch_size, **options
+    )
+    if not config.data.has_eval:
+        return loader, None
+    size = training.eval_batch_size or training.batch_size
+    return loader, make_loader(config.data, tokenizer, split="eval", batch_size=size, **options)
+
+
+def score_once(
+    session: Session,
+    algorithm: Algorithm,
+    loaded: Loaded,
+    loader: Loader,
+    held_out: Loader | None,
+    *,
+    mesh: Any,
+) -> Cached:
+    """`Algorithm.cached` of both splits, from the reference, which leaves memory afterwards."""
+    config: Config = session.config
+    if not algorithm.cached:
+        reference = loaded.frozen.get("ref")
+        return Cached({}, {}, None if reference is None else params_fingerprint(reference))
+    tree: Params = loaded.trained["policy"]
+    if config.model.reference is not None:
+        tree = load_reference(config, mesh, loaded.model)[1]
+
+    def of(each: Loader) -> dict[str, np.ndarray]:
+        return cached_scores(
+            algorithm.cached,
+            {"ref": tree},
+            each,
+            model=loaded.model,
+            mesh=mesh,
+            batch_size=config.training.eval_batch_size or config.training.batch_size,
+            cache_dir=session.run_dir / "cache",
+            precision=precision_of(config),
+        )
+
+    kept = {} if held_out is None else of(held_out)
+    return Cached(of(loader), kept, params_fingerprint(tree))
+
+
+def with_scores(batches: Iterator[Any], cached: dict[str, np.ndarray]) -> Iterator[Any]:
+    """Batches with the cached fields of their examples."""
+    for _, indices, batch in batches:
+        yield with_cached(batch, indices, cached)
+
+
+def jitted(update: UpdateStep, *, shardings: Any) -> Step:
+    """The compiled step of a host loop: the state's key is split once, and the state is donated."""
+
+    def step(state: TrainState, frozen: Trees, batch: Any) -> tuple[TrainState, Metrics]:
+        key, step_key = jax.random.split(state.key)
+        return update(state._replace(key=key), frozen, batch, step_key)
+
+    return jax.jit(step, donate_argnums=0, out_shardings=shardings)

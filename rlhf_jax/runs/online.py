@@ -1,0 +1,467 @@
+"""A run that samples its own completions (PPO, GRPO, DAPO): from a session to the last state."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from rlhf_jax.algorithms import make_algorithm
+from rlhf_jax.config import Config, MeasureConfig, measure_config
+from rlhf_jax.data import FastTokenizer, PromptLoader
+from rlhf_jax.io import CompletionsWriter, Resumed, log_completions
+from rlhf_jax.io.fingerprint import params_fingerprint
+from rlhf_jax.io.interrupt import StopRequest
+from rlhf_jax.loops.collect import Collector
+from rlhf_jax.loops.grading import Grader
+from rlhf_jax.loops.groups import Cursor, Rollouts, RunState, make_batch, widths
+from rlhf_jax.loops.held_out import evaluate_prompts
+from rlhf_jax.loops.online import Score, train_online
+from rlhf_jax.loops.resume import Begun, Fresh, Source, begin, rollouts_of, save
+from rlhf_jax.rewards.accuracy import metric_names
+from rlhf_jax.rollout import Sampler
+from rlhf_jax.runs.offline import Finished, jitted
+from rlhf_jax.runs.parts import (
+    check_online_batch,
+    check_positions,
+    check_vocabulary,
+    make_tokenizer,
+    watch_movement,
+)
+from rlhf_jax.runs.replay import Replay, recorded
+from rlhf_jax.runs.sampling import held_out_prompts, make_grader, make_prompts, make_sampler
+from rlhf_jax.runs.session import Session, stop_of
+from rlhf_jax.runs.source import check_steps, data_start, log_growth, reward_digests
+from rlhf_jax.runs.space import check_space
+from rlhf_jax.runs.stops import warn_of_hidden_tags
+from rlhf_jax.runs.trees import Given, Loaded, load_trees, tree_meta
+from rlhf_jax.sharding import batch_sharding, make_mesh, place_batch, replicated
+from rlhf_jax.training import (
+    make_optimizers,
+    make_rate,
+    make_score,
+    make_step,
+    schedule_count,
+)
+from rlhf_jax.types import Algorithm, PolicyBatch, Sampling, Trees
+
+_log = logging.getLogger(__name__)
+GRADING = ("rewards", "algorithm.accuracy_reward", "evaluation.accuracy_reward")
+"""Keys that decide what a grade means."""
+
+MakeSampler = Callable[[Sampler | None, FastTokenizer], Sampler]
+"""(the built-in sampler, or None where the model cannot decode; tokenizer) -> the one to use."""
+MakeGrader = Callable[[Grader], Grader]
+"""The built-in grader -> the one to use."""
+
+
+class OnlineParts(NamedTuple):
+    """What samples, grades and trains: everything that a configuration names."""
+
+    config: Config
+    """With what the algorithm takes from other sections filled in."""
+    mesh: Mesh
+    tokenizer: FastTokenizer
+    prompts: PromptLoader
+    held_out: PromptLoader | None
+    loaded: Loaded
+    algorithm: Algorithm
+    sampler: Sampler
+    grader: Grader
+    measure: MeasureConfig | None
+    """None: there are no rewards to measure with."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the algorithm wants sampled."""
+        return self.config.algorithm.sampling
+
+    def collector(self, total_steps: int, record: Any) -> Collector:
+        """From prompts to groups."""
+        config = self.config
+        return Collector(
+            prompts=self.prompts,
+            sampler=self.sampler,
+            grader=self.grader,
+            sampling=self.sampling,
+            batch_size=config.training.batch_size,
+            prompts_per_batch=config.rollout.prompts_per_batch or config.training.batch_size,
+            seed=config.seed,
+            total_steps=total_steps,
+            num_epochs=config.training.num_epochs,
+            run_dir=config.run_dir,
+            record=record,
+        )
+
+    def to_device(self, groups: Any, step: int) -> PolicyBatch:
+        """Groups as a batch in its shards."""
+        batch = make_batch(
+            groups,
+            total_widths=widths(self.sampler.width),
+            scored_widths=widths(self.sampler.max_scored),
+            step=step,
+        )
+        return place_batch(batch, self.mesh)
+
+    def score(self) -> Score:
+        """Fills what the algorithm needs, in microbatches of the update's own shape; jitted."""
+        needs = self.algorithm.needs
+        if not needs:
+            return lambda trained, frozen, batch: batch
+        microbatches = self.sampling.num_minibatches * self.config.training.num_microbatches
+        fill = jax.jit(
+            make_score(needs, num_microbatches=microbatches),
+            out_shardings=batch_sharding(self.mesh),
+        )
+        return lambda trained, frozen, batch: batch._replace(**fill(trained, frozen, batch))
+
+
+def policy_of(trained: Trees, frozen: Trees) -> Any:
+    """The parameters to sample with."""
+    return trained["policy"]
+
+
+def make_online_parts(
+    config: Config,
+    run_dir: Any,
+    *,
+    given: Given | None = None,
+    sampler: Sampler | MakeSampler | None = None,
+    grader: Grader | MakeGrader | None = None,
+) -> OnlineParts:
+    """Builds everything that a configuration names, cheapest mistakes first.
+
+    Args:
+      config: a whole run.
+      run_dir: its folder.
+      given: a model of one's own.
+      sampler: one of one's own, or what makes it of the built-in one.
+      grader: likewise.
+
+    Raises:
+      ValueError: anything in the configuration that cannot be done, in one line.
+    """
+    mesh = make_mesh(config.mesh)
+    config = dataclasses.replace(config, algorithm=config.resolved_algorithm)
+    sampling: Sampling = config.algorithm.sampling
+    check_online_batch(config, mesh)
+    tokenizer = make_tokenizer(config, run_dir, "prompts")
+    prompts = make_prompts(config, tokenizer, "train")
+    held_out = make_prompts(config, tokenizer, "eval") if config.data.has_eval else None
+    loaded = load_trees(config, mesh, given=given)
+    check_vocabulary(loaded.model, tokenizer)
+    warn_of_hidden_tags(config, tokenizer)
+    buckets = prompts.buckets if held_out is None else (*prompts.buckets, *held_out.buckets)
+    built_in = None
+    if loaded.model.decode is not None:
+        built_in = make_sampler(
+            config,
+            mesh,
+            loaded.model,
+            tokenizer,
+            prompt_buckets=tuple(sorted(set(buckets))),
+            temperature=sampling.temperature,
+        )
+    chosen = choose_sampler(sampler, built_in, tokenizer)
+    check_rows(loaded, chosen, tokenizer)
+    measure = measure_config(config) if config.rewards else None
+    rows = config.training.batch_size * sampling.group_size
+    own_judge = sampling.accuracy_reward if sampling.decides else None
+    graded: Grader = make_grader(
+        config if measure is None else measure,
+        tokenizer,
+        mesh=mesh,
+        rows_at_once=rows // (sampling.num_minibatches * config.training.num_microbatches),
+        trained_by=own_judge,
+    )
+    if grader is not None:
+        graded = grader if isinstance(grader, Grader) else grader(graded)
+    return OnlineParts(
+        config,
+        mesh,
+        tokenizer,
+        prompts,
+        held_out,
+        loaded,
+        make_algorithm(config.algorithm, loaded.model),
+        chosen,
+        graded,
+        measure,
+    )
+
+
+def choose_sampler(
+    sampler: Sampler | MakeSampler | None, built_in: Sampler | None, tokenizer: FastTokenizer
+) -> Sampler:
+    """The sampler of a run.
+
+    Raises:
+      ValueError: there is none: the model cannot decode, and no sampler was given.
+    """
+    if sampler is not None:
+        return sampler if isinstance(sampler, Sampler) else sampler(built_in, tokenizer)
+    if built_in is None:
+        raise ValueError(
+            "the given model has no prefill and decode, so it cannot sample: give train() a sampler"
+        )
+    return built_in
+
+
+def check_rows(loaded: Loaded, sampler: Sampler, tokenizer: FastTokenizer) -> None:
+    """Refuses rows that some model of the run is too short for, and vocabularies that differ."""
+    options = "rollout.max_prompt_len or rollout.max_new_tokens"
+    check_positions(loaded.model, sampler.width, options=options)
+    for role, model in loaded.model.roles:
+        check_vocabulary(model, tokenizer)
+        check_positions(model, sampler.width, options=options, name=role)
+
+
+def run_online(
+    session: Session,
+    *,
+    given: Given | None = None,
+    sampler: Sampler | MakeSampler | None = None,
+    grader: Grader | MakeGrader | None = None,
+) -> Finished:
+    """Builds a run and trains it.
+
+    Args:
+      session: of the run.
+      given, sampler, grader: see `make_online_parts`.
+
+    Raises:
+      ValueError: anything in the configuration that cannot be done, in one line.
+    """
+    source = session.source
+    parts = make_online_parts(
+        session.config, session.run_dir, given=given, sampler=sampler, grader=grader
+    )
+    config = parts.config
+    training = config.training
+    mesh = parts.mesh
+    sampling = parts.sampling
+    trained = config.algorithm.models.trained
+    first = data_start(source, parts.prompts.fingerprint, in_batches=False)
+    steps_per_epoch = -(-parts.prompts.num_examples // training.batch_size)
+    total_steps = training.max_steps or first + training.num_epochs * steps_per_epoch
+    check_steps(config, source, total_steps)
+    updates = sampling.num_updates
+    tx = make_optimizers(config.optimizer, trained, total_steps=total_steps * updates)
+    at = 0 if source is None else source.step
+    check_space(config, parts.loaded.trained, tx, step=at, total_steps=total_steps)
+    evaluations = session.evaluations(total_steps)
+    if parts.held_out is not None:
+        evaluations.check(metric_names(parts.grader.held_out, config.evaluation.samples))
+    else:
+        evaluations.check(())
+    reference = parts.loaded.frozen.get("ref")
+    identity = {
+        "data": parts.prompts.fingerprint,
+        "seed": config.seed,
+        "batch_size": training.batch_size,
+        "reference": None if reference is None else params_fingerprint(reference),
+        "rewards": reward_digests(config),
+    }
+    fresh = Fresh(
+        parts.loaded.trained,
+        trained,
+        tx,
+        session.key,
+        mesh,
+        dict(parts.algorithm.aux),
+        config.mesh.replicate,
+    )
+    plan = parts.collector(total_steps, lambda columns: None)
+    waiting = plan.filler(1 if source is None else max(int(source.meta["groups"]), 1))
+    begun = begin(fresh, source, session.checkpointer, identity=identity, groups=waiting)
+    rollouts = plan.begin()
+    if source is not None:
+        rollouts = taken_rollouts(begun, source, plan, identity=identity, restarted=first)
+    now = RunState(begun.train, at, rollouts)
+    log_growth(
+        config,
+        source,
+        total_steps,
+        count=int(schedule_count(now.train.opt_state)),
+        updates=updates,
+        warmup=trained["policy"].hold,
+    )
+    meta = session.meta(
+        identity,
+        total_steps=total_steps,
+        data_start=first,
+        trees=tree_meta(config, parts.loaded.model),
+    )
+    rate = make_rate(config.optimizer, trained, total_steps=total_steps * updates)
+    update = make_step(
+        parts.algorithm,
+        tx,
+        num_microbatches=training.num_microbatches,
+        mesh=mesh,
+        learning_rate=rate,
+    )
+    movement = watch_movement(
+        config,
+        now.train.params,
+        mesh=mesh,
+        trained=trained,
+        done=at * updates,
+        total=total_steps * updates,
+    )
+    resumed = None
+    if session.resumed_at is not None:
+        resumed = Resumed(at, rollouts.cursor.num_batches, evaluations.steps)
+
+    with (
+        entered(parts.grader),
+        accepted(session, parts, resumed, total_steps=total_steps, step=at) as completions,
+        StopRequest() as stop,
+    ):
+        collect = parts.collector(total_steps, completions.add)
+
+        def write(now: RunState) -> None:
+            # Completions first: a checkpoint counts on what was generated before it.
+            completions.flush()
+            save(now, session.checkpointer, meta=meta, mesh=mesh, filler=plan.filler(1))
+
+        recorder = session.recorder(
+            evaluations,
+            save=write,
+            evaluate=evaluator(parts, collect, completions, stop),
+            watch=lambda now: movement.look(
+                now.train.params["policy"], (now.step - at) * updates
+            ),
+            total_steps=total_steps,
+            updates_per_step=updates,
+        )
+        score = parts.score()
+        replay = None if config.rollout.replay is None else Replay(config.rollout.replay)
+        now, was_interrupted = train_online(
+            now,
+            frozen=parts.loaded.frozen,
+            policy_of=policy_of,
+            collect=collect if replay is None else replay.collect,
+            to_device=parts.to_device if replay is None else replay.to_device(mesh),
+            score=score if replay is None else replay.score,
+            step=jitted(update, shardings=(begun.shardings, replicated(mesh))),
+            recorder=recorder,
+            trained=completions.trained,
+            stopped=stop_of(stop, recorder),
+            total_steps=total_steps,
+            scored=recorded(config.rollout.record),
+        )
+    session.checkpointer.wait()
+    if not was_interrupted:
+        recorder.finish()
+    return Finished(now, was_interrupted, parts.loaded.model, parts.tokenizer)
+
+
+def taken_rollouts(
+    begun: Begun, source: Source, plan: Collector, *, identity: dict[str, Any], restarted: int
+) -> Rollouts:
+    """The sampling side of a checkpoint, as far as it means something in this run.
+
+    Args:
+      begun: the checkpoint's arrays.
+      source: the checkpoint.
+      plan: of this run.
+      identity: of this run.
+      restarted: the step at which the order of the prompts begins.
+    """
+    cursor = Cursor.of(source.meta["cursor"])
+    others_grade = source.changed(*GRADING) or source.meta["rewards"] != identity["rewards"]
+    if others_grade:
+        # What was seen of the rewards by now says nothing about these.
+        cursor = cursor._replace(tasks={})
+    if source.is_other:
+        other_data = restarted == source.step
+        if other_data:
+            # Places and numbers of prompts are those of other data.
+            cursor = Cursor(num_batches=cursor.num_batches)
+        if others_grade or other_data or source.changed("rollout.stop"):
+            begun = begun._replace(groups=None)
+        if source.meta["groups"] and begun.groups is None:
+            warn_of_lost_groups(source)
+    return rollouts_of(begun, source, cursor=cursor, empty=plan.filler(0))
+
+
+def warn_of_lost_groups(source: Source) -> None:
+    """Says that carried groups are left out."""
+    _log.warning(
+        "%d groups carried over in %s do not fit and are left out",
+        source.meta["groups"],
+        source.run_dir,
+    )
+
+
+@contextlib.contextmanager
+def entered(grader: Grader) -> Iterator[None]:
+    """The processes of the reward functions, where the grader has some."""
+    with grader if isinstance(grader, contextlib.AbstractContextManager) else (
+        contextlib.nullcontext()
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def accepted(
+    session: Session,
+    parts: OnlineParts,
+    resumed: Resumed | None,
+    *,
+    total_steps: int,
+    step: int,
+) -> Iterator[CompletionsWriter]:
+    """The run's files, once the reward functions are loaded too and nothing refuses the run any
+    more."""
+    session.folder.start(total_steps=total_steps, start_step=step)
+    with CompletionsWriter(
+        session.folder.path / "completions",
+        kind=session.config.logging.save_completions,
+        rewards=parts.grader.names,
+        group_size=parts.sampling.group_size,
+        resumed=resumed,
+    ) as completions:
+        yield completions
+
+
+def evaluator(
+    parts: OnlineParts, collect: Collector, completions: CompletionsWriter, stop: StopRequest
+) -> Callable[[RunState], dict[str, float]] | None:
+    """Held-out metrics of the policy as it is, written with the completions; None: there is nothing
+    to ask, or nobody who says what an answer is worth."""
+    if parts.held_out is None or parts.measure is None:
+        return None
+    asked = held_out_prompts(
+        parts.measure, parts.held_out, parts.mesh, group_size=parts.sampling.group_size
+    )
+    shown = parts.config.logging.completions
+
+    def evaluate(now: RunState) -> dict[str, float]:
+        assert now.rollouts is not None
+        found = evaluate_prompts(
+            policy_of(now.train.params, parts.loaded.frozen),
+            asked,
+            sampler=parts.sampler,
+            grader=parts.grader,
+            state=collect.state(now.step, now.rollouts.cursor),
+            stopped=lambda: stop.signum is not None,
+        )
+        for samples in found.samples:
+            rows = len(samples["completion"])
+            where: dict[str, list[Any]] = {"step": [now.step] * rows, "generation_batch": [None] * rows}
+            completions.add(samples | where)
+        # Before the row, which says that the evaluation is made.
+        completions.flush()
+        if shown and found.samples:
+            first = found.samples[0]
+            log_completions(
+                now.step, first["prompt"], first["completion"], first["reward"], count=shown
+            )
+        return found.metrics
+
+    return evaluate
+

@@ -1,0 +1,160 @@
+"""From a configuration to what every run needs: tokenizer, checks, and the numbers that several
+parts of a run share."""
+
+import logging
+import pathlib
+from collections.abc import Mapping
+
+from jax.sharding import Mesh
+
+from rlhf_jax.config import Config, MeasureConfig, trained_vocab_size
+from rlhf_jax.data import FastTokenizer, Kind, iterate_texts, load_tokenizer, train_tokenizer
+from rlhf_jax.io.disk import naming
+from rlhf_jax.runs.stops import with_run_stops
+from rlhf_jax.sharding import row_shards
+from rlhf_jax.training import MovementCheck, peak_rate, warmup_length
+from rlhf_jax.types import Model, Trained, Trees
+
+_log = logging.getLogger(__name__)
+
+
+def check_batch(config: Config, mesh: Mesh) -> None:
+    """Refuses batch sizes that the mesh and the microbatches do not divide."""
+    shards = row_shards(mesh)
+    training = config.training
+    micro = training.num_microbatches
+    for name, size, parts, why in (
+        ("batch_size", training.batch_size, micro * shards, f", num_microbatches = {micro})"),
+        ("eval_batch_size", training.eval_batch_size or training.batch_size, shards, ")"),
+    ):
+        if size % parts:
+            raise ValueError(
+                f"training.{name}={size} must be a multiple of {parts} (mesh data x fsdp = {shards}"
+                + why
+            )
+
+
+def check_online_batch(config: Config, mesh: Mesh) -> None:
+    """Refuses a number of completions that mesh, minibatches and microbatches do not divide."""
+    sampling = config.algorithm.sampling
+    training = config.training
+    shards = row_shards(mesh)
+    rows = training.batch_size * sampling.group_size
+    parts = sampling.num_minibatches * training.num_microbatches * shards
+    if rows % parts:
+        raise ValueError(
+            f"training.batch_size={training.batch_size} prompts of "
+            f"algorithm.group_size={sampling.group_size} completions are {rows} rows, which must "
+            f"be a multiple of {parts} (num_minibatches={sampling.num_minibatches} x "
+            f"num_microbatches={training.num_microbatches} x mesh data x fsdp={shards})"
+        )
+
+
+def make_tokenizer(
+    config: Config | MeasureConfig, run_dir: pathlib.Path, kind: Kind
+) -> FastTokenizer:
+    """The tokenizer that `config.tokenizer` names, loaded or trained (`bpe:SIZE`), and kept in the
+    run folder."""
+    size = trained_vocab_size(config.tokenizer)
+    folder = run_dir / "tokenizer"
+    # A resumed run has it already.
+    if folder.is_dir():
+        return with_run_stops(load_tokenizer(folder), config)
+    source = config.tokenizer or config.model.path
+    if size is not None:
+        source = str(run_dir / "cache" / "trained_tokenizer")
+        with naming(source):
+            train_tokenizer(iterate_texts(config.data, kind=kind), size).save(source)
+        _log.info("trained a tokenizer of %d tokens on the training text", size)
+    loaded = load_tokenizer(source, chat_template=config.data.chat_template)
+    tokenizer = with_run_stops(loaded, config)
+    with naming(folder):
+        tokenizer.save(folder)
+    return tokenizer
+
+
+def context_of(config: Config | MeasureConfig) -> int:
+    """Longest row in tokens that every model of a run is made for (`rlhf_jax.models.rope`).
+
+    It follows from the configuration alone: not from the rows at hand, so that training, sampling,
+    reference and evaluation of a run agree whatever the widths of their batches are.
+
+    Raises:
+      ValueError: `model.context` is shorter than the rows.
+    """
+    rollout = config.rollout
+    given = config.model.context
+    longest = config.data.max_length
+    where = "data.max_length"
+    if config.is_online:
+        longest = rollout.max_prompt_len + rollout.max_new_tokens
+        where = "rollout.max_prompt_len + rollout.max_new_tokens"
+    if given is not None and given < longest:
+        raise ValueError(
+            f"model.context={given} is less than the run's longest row of {longest} tokens "
+            f"({where})"
+        )
+    return given or longest
+
+
+def watch_movement(
+    config: Config,
+    trees: Trees,
+    *,
+    mesh: Mesh,
+    trained: Mapping[str, Trained],
+    done: int,
+    total: int,
+) -> MovementCheck:
+    """Looks, once enough updates have been made, whether the policy moves.
+
+    Args:
+      config: the run.
+      trees: what is trained, as it is now.
+      mesh: its mesh.
+      trained: how it is trained.
+      done: updates made so far.
+      total: updates of the run.
+    """
+    resting = trained["policy"].hold
+    warmup = resting + warmup_length(config.optimizer, total - resting)
+    return MovementCheck(
+        trees["policy"],
+        mesh=mesh,
+        learning_rate=peak_rate(config.optimizer),
+        warmup=max(warmup - done, 0),
+        total=total - done,
+    )
+
+
+def check_positions(model: Model, longest: int, *, options: str, name: str = "model") -> None:
+    """Refuses rows longer than learned positions; warns where rotary positions go beyond what the
+    model was made for.
+
+    Args:
+      model: a model of the run.
+      longest: row, in tokens.
+      options: that make rows so long.
+      name: what the model is, for the message.
+    """
+    limit = model.config.max_position
+    if longest <= limit:
+        return
+    if getattr(model.config, "rope", None) is None:
+        raise ValueError(
+            f"rows of {longest} tokens exceed the {name}'s {limit} learned positions; shorten "
+            f"{options}"
+        )
+    _log.warning(
+        "rows have up to %d tokens, the %s was made for %d (%s)", longest, name, limit, options
+    )
+
+
+def check_vocabulary(model: Model, tokenizer: FastTokenizer) -> None:
+    """Refuses a tokenizer whose ids the model cannot embed."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model embeds "
+            f"vocab_size={model.config.vocab_size}; "
+            "use the model's own tokenizer, or a larger vocab_size in model.config"
+        )

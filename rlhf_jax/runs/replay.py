@@ -1,0 +1,96 @@
+"""Recorded training batches: written as the update gets them, and fed to it again.
+
+A recorded batch is a file of arrays by field (`PolicyBatch`), so an update can be debugged, timed
+alone or reported without the sampler, the rewards and the data.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from rlhf_jax.errors import TrainingError
+from rlhf_jax.loops.collect import Collected
+from rlhf_jax.loops.groups import Rollouts, empty_groups
+from rlhf_jax.sharding import place_batch
+from rlhf_jax.types import Params, PolicyBatch, Trees
+
+
+def recorded(folder: str | None) -> Callable[[PolicyBatch, int], None] | None:
+    """What writes a batch to a folder; None: nothing is recorded."""
+    if folder is None:
+        return None
+    root = pathlib.Path(folder)
+
+    def write(batch: PolicyBatch, step: int) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        fields = {name: value for name, value in batch._asdict().items() if value is not None}
+        path = file_of(root, step)
+        unfinished = path.with_suffix(".tmp.npz")
+        np.savez(unfinished, **jax.device_get(fields))
+        # Whole or not there: a run may be killed at any moment.
+        unfinished.replace(path)
+
+    return write
+
+
+def file_of(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """The file of a step's batch; steps count from 0, those made before it."""
+    return folder / f"batch_{step:08d}.npz"
+
+
+def read_batch(folder: str | pathlib.Path, step: int) -> PolicyBatch:
+    """A recorded batch.
+
+    Args:
+      folder: `rollout.record` of the run that made it.
+      step: steps made before it.
+
+    Returns:
+      NumPy arrays.
+
+    Raises:
+      TrainingError: there is none of this step.
+    """
+    path = file_of(pathlib.Path(folder), step)
+    if not path.is_file():
+        kept = len(list(pathlib.Path(folder).glob("batch_*.npz")))
+        raise TrainingError(
+            f"rollout.replay={folder} holds no batch of step {step} ({path.name}; it has {kept}); "
+            "set training.max_steps to what it holds, or record more"
+        )
+    with np.load(path, allow_pickle=False) as held:
+        fields: dict[str, Any] = {name: held[name] for name in held.files}
+    unknown = sorted(fields.keys() - set(PolicyBatch._fields))
+    if unknown:
+        raise TrainingError(f"{path} holds {unknown[0]!r}, which is no field of a batch")
+    return PolicyBatch(**fields)
+
+
+class Replay:
+    """In place of prompts, sampler, grader and score: the batches of a folder, by step."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def collect(
+        self, params: Params, rollouts: Rollouts, *, step: int, stopped: Callable[[], bool]
+    ) -> Collected:
+        """Nothing is sampled; the groups only stand for the batch of the step."""
+        if stopped():
+            return Collected(None, rollouts, {}, "stopped")
+        batch = read_batch(self._folder, step)
+        size = {"group_size": 1, "width": 1, "num_rewards": 0}
+        groups = empty_groups(1, **size)._replace(length=np.array([[batch.mask.sum()]], np.int32))
+        return Collected(groups, rollouts, {})
+
+    def to_device(self, mesh: Mesh) -> Callable[[Any, int], PolicyBatch]:
+        """(ignored, step) -> the recorded batch in its shards."""
+        return lambda groups, step: place_batch(read_batch(self._folder, step), mesh)
+
+    def score(self, trained: Trees, frozen: Trees, batch: PolicyBatch) -> PolicyBatch:
+        """The batch was scored when it was recorded."""
+        return batch
