@@ -13,14 +13,14 @@ import pytest
 
 from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.cli.main import exit_code
-from rlhf_jax.io import Checkpointer, RunFolderError, read_metrics
-from rlhf_jax.loops import resume, space, train
-from rlhf_jax.loops.interrupt import StopRequest, ending_in_order
-from rlhf_jax.loops.resume import reward_digests
+from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError, read_metrics
+from rlhf_jax.loops import resume
 from rlhf_jax.rewards import RewardConfig
+from rlhf_jax.runs import space, train
+from rlhf_jax.runs.source import parse_start_from, reward_digests
 from rlhf_jax.training import OptimizerConfig, make_schedule
 from tests.io.damage import DAMAGES
-from tests.runs.test_online import arrays, rows_of, stop_in_call
+from tests.runs.test_online import arrays, rows_of, stopping_after
 from tests.runs.test_train import _signal_at, params_of, values
 
 SHORT = {"eval_every": 0, "save_every": 4}
@@ -163,6 +163,21 @@ def test_what_cannot_be_started_from(tiny_config, tmp_path):
         assert exit_code(error.value) == code and "\n" not in str(error.value)
 
 
+def test_a_checkpoint_of_another_format_is_refused(tiny_config, monkeypatch):
+    """In one line that names both formats and the way on."""
+    config = tiny_config("sft", training={"max_steps": 2, **SHORT})
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "FORMAT", 1)
+        train(config)
+    onward = changed(config, checkpoint={"start_from": config.run_dir})
+    longer = changed(config, training={"max_steps": 4})
+    for refused in (longer, dataclasses.replace(onward, run_dir=f"{config.run_dir}-2")):
+        with pytest.raises(CheckpointError, match="format 1, this version .* reads format 2") as e:
+            train(refused)
+        assert exit_code(e.value) == 4 and "\n" not in str(e.value)
+        assert f"model.path={config.run_dir}/export" in str(e.value)
+
+
 def test_another_kind_of_data_is_refused(tiny_config, tmp_path):
     first = train(
         tiny_config("sft", run_dir=tmp_path / "first", training={"max_steps": 2, **SHORT})
@@ -177,11 +192,11 @@ def test_another_kind_of_data_is_refused(tiny_config, tmp_path):
 
 def test_start_from_names_runs_and_steps(tmp_path):
     (tmp_path / "a@5").mkdir()
-    assert resume.parse_start_from("runs/x") == (pathlib.Path("runs/x"), None)
-    assert resume.parse_start_from("runs/x@60") == (pathlib.Path("runs/x"), 60)
-    assert resume.parse_start_from("runs/x/checkpoints/60") == (pathlib.Path("runs/x"), 60)
-    assert resume.parse_start_from(f"{tmp_path}/a@5") == (tmp_path / "a@5", None)
-    assert resume.parse_start_from(f"{tmp_path}/a@5@7") == (tmp_path / "a@5", 7)
+    assert parse_start_from("runs/x") == (pathlib.Path("runs/x"), None)
+    assert parse_start_from("runs/x@60") == (pathlib.Path("runs/x"), 60)
+    assert parse_start_from("runs/x/checkpoints/60") == (pathlib.Path("runs/x"), 60)
+    assert parse_start_from(f"{tmp_path}/a@5") == (tmp_path / "a@5", None)
+    assert parse_start_from(f"{tmp_path}/a@5@7") == (tmp_path / "a@5", 7)
 
 
 @pytest.mark.slow
@@ -198,7 +213,7 @@ def test_an_online_run_starts_from_another_with_its_groups(
         )
     )
     with Checkpointer(whole.run_dir / "checkpoints") as checkpointer:
-        pending = checkpointer.read_meta(3)["pending"]
+        pending = checkpointer.read_meta(3)["groups"]
     assert pending > 0
     start = {"checkpoint": {"start_from": f"{whole.run_dir}@3"}}
     same = online_config(
@@ -246,14 +261,10 @@ def test_the_kl_coefficient_is_taken_over(online_config, tmp_path):
     )
 
 
-def test_a_changed_reward_file_is_told_on_resume(
-    online_config, mixed_task, tmp_path, monkeypatch, caplog
-):
+def test_a_changed_reward_file_is_told_on_resume(online_config, mixed_task, tmp_path, caplog):
     data, rewards = mixed_task
     config = online_config("grpo", data=data, rewards=rewards)
-    stop_in_call(monkeypatch, 3)
-    assert train(config, progress=False).interrupted
-    monkeypatch.undo()
+    assert train(config, sampler=stopping_after(3), progress=False).interrupted
     path = tmp_path / "task.py"
     path.write_text(path.read_text() + "\n# another opinion\n")
     train(config, progress=False)
@@ -287,44 +298,6 @@ def test_damaged_reference_logps_are_computed_anew(tiny_config, tmp_path, caplog
     assert values(config.run_dir) == whole
     assert caplog.text.count("are damaged") == 2 and "Traceback" not in caplog.text
     assert {path: path.read_bytes() for path in kept} == kept
-
-
-@pytest.fixture
-def hangups():
-    """SIGHUP as a program meets it that was not started under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hangups")
-@pytest.mark.parametrize(
-    "signals", ["SIGHUP", "SIGHUP SIGHUP SIGHUP", "SIGTERM SIGHUP", "SIGHUP SIGTERM"]
-)
-def test_a_hangup_asks_and_never_kills(signals):
-    with StopRequest() as stop:
-        for name in signals.split():
-            signal.raise_signal(signal.Signals[name])
-        assert stop.signum == signal.Signals[signals.split()[0]]
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-
-
-def test_nohup_is_respected():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with ending_in_order(), StopRequest() as stop:
-            signal.raise_signal(signal.SIGHUP)
-            assert stop.signum is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hangups")
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_outside_of_the_loop_ends_in_order(signum):
-    with pytest.raises(KeyboardInterrupt), ending_in_order():
-        signal.raise_signal(signum)
-    assert signal.getsignal(signum) is signal.SIG_DFL
 
 
 @pytest.mark.usefixtures("hangups")
