@@ -1,5 +1,6 @@
 """The tiny runs of the loop tests, for whole runs."""
 
+from tests.io.conftest import hangups
 from tests.loops.conftest import mixed_task, online_config, tiny_config
 
-__all__ = ["mixed_task", "online_config", "tiny_config"]
+__all__ = ["hangups", "mixed_task", "online_config", "tiny_config"]

@@ -14,6 +14,7 @@ from rlhf_jax.io import read_metrics
 from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.runs import export, offline, online, train
 from rlhf_jax.runs.export import best_step
+from rlhf_jax.runs.online import OnlineParts
 from tests.loops.conftest import ONLINE
 from tests.runs.test_train import values
 
@@ -235,14 +236,14 @@ def test_a_crash_loses_no_completion_and_doubles_none(online_config, tasks, tmp_
     whole = train(online_config("grpo", run_dir=tmp_path / "whole", **options), progress=False)
     broken = online_config("grpo", run_dir=tmp_path / "broken", **options)
     with pytest.MonkeyPatch.context() as patch:
-        inner = online.make_batch
+        inner = OnlineParts.to_device
 
-        def make_batch(groups, *, step, **widths):
+        def to_device(parts, groups, step):
             if step == 3:
                 raise MemoryError("killed")
-            return inner(groups, step=step, **widths)
+            return inner(parts, groups, step)
 
-        patch.setattr(online, "make_batch", make_batch)
+        patch.setattr(OnlineParts, "to_device", to_device)
         with pytest.raises(MemoryError):
             train(broken, progress=False)
     assert table_of(broken.run_dir).step.max() == 4  # on disk for whoever wants to know why

@@ -14,14 +14,13 @@ import pytest
 from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.cli.main import exit_code
 from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError, read_metrics
-from rlhf_jax.io.interrupt import StopRequest, ending_in_order
 from rlhf_jax.loops import resume
 from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.runs import space, train
 from rlhf_jax.runs.source import parse_start_from, reward_digests
 from rlhf_jax.training import OptimizerConfig, make_schedule
 from tests.io.damage import DAMAGES
-from tests.runs.test_online import arrays, rows_of, stop_in_call
+from tests.runs.test_online import arrays, rows_of, stopping_after
 from tests.runs.test_train import _signal_at, params_of, values
 
 SHORT = {"eval_every": 0, "save_every": 4}
@@ -262,14 +261,10 @@ def test_the_kl_coefficient_is_taken_over(online_config, tmp_path):
     )
 
 
-def test_a_changed_reward_file_is_told_on_resume(
-    online_config, mixed_task, tmp_path, monkeypatch, caplog
-):
+def test_a_changed_reward_file_is_told_on_resume(online_config, mixed_task, tmp_path, caplog):
     data, rewards = mixed_task
     config = online_config("grpo", data=data, rewards=rewards)
-    stop_in_call(monkeypatch, 3)
-    assert train(config, progress=False).interrupted
-    monkeypatch.undo()
+    assert train(config, sampler=stopping_after(3), progress=False).interrupted
     path = tmp_path / "task.py"
     path.write_text(path.read_text() + "\n# another opinion\n")
     train(config, progress=False)
@@ -303,44 +298,6 @@ def test_damaged_reference_logps_are_computed_anew(tiny_config, tmp_path, caplog
     assert values(config.run_dir) == whole
     assert caplog.text.count("are damaged") == 2 and "Traceback" not in caplog.text
     assert {path: path.read_bytes() for path in kept} == kept
-
-
-@pytest.fixture
-def hangups():
-    """SIGHUP as a program meets it that was not started under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hangups")
-@pytest.mark.parametrize(
-    "signals", ["SIGHUP", "SIGHUP SIGHUP SIGHUP", "SIGTERM SIGHUP", "SIGHUP SIGTERM"]
-)
-def test_a_hangup_asks_and_never_kills(signals):
-    with StopRequest() as stop:
-        for name in signals.split():
-            signal.raise_signal(signal.Signals[name])
-        assert stop.signum == signal.Signals[signals.split()[0]]
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-
-
-def test_nohup_is_respected():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with ending_in_order(), StopRequest() as stop:
-            signal.raise_signal(signal.SIGHUP)
-            assert stop.signum is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hangups")
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_outside_of_the_loop_ends_in_order(signum):
-    with pytest.raises(KeyboardInterrupt), ending_in_order():
-        signal.raise_signal(signum)
-    assert signal.getsignal(signum) is signal.SIG_DFL
 
 
 @pytest.mark.usefixtures("hangups")
