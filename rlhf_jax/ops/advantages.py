@@ -39,8 +39,9 @@ def gae(
     Example:
       >>> import jax.numpy as jnp
       >>> from rlhf_jax.ops import gae
-      >>> advantages, returns = gae(jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]]), jnp.ones((1,
-      2), bool), gae_lambda=1.0) >>> print(advantages, returns)
+      >>> rewards, values = jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]])
+      >>> advantages, returns = gae(rewards, values, jnp.ones((1, 2), bool), gae_lambda=1.0)
+      >>> print(advantages, returns)
       [[0.5 0.5]] [[1. 1.]]
     """
     rewards, values = (lax.stop_gradient(masked(x, mask)) for x in promote(rewards, values))
@@ -93,8 +94,9 @@ def group_advantages(
     Example:
       >>> import jax.numpy as jnp
       >>> from rlhf_jax.ops import group_advantages
-      >>> print(group_advantages(jnp.array([[1.0, 0.0, jnp.nan], [2.0, 2.0, 2.0]]),
-      eps=0.0).round(4)) [[ 0.7071 -0.7071  0.    ]
+      >>> rewards = jnp.array([[1.0, 0.0, jnp.nan], [2.0, 2.0, 2.0]])
+      >>> print(group_advantages(rewards, eps=0.0).round(4))
+      [[ 0.7071 -0.7071  0.    ]
        [ 0.      0.      0.    ]]
     """
     check_choice("ddof", str(ddof), ("0", "1"))

@@ -103,8 +103,9 @@ def masked_whiten(
     Example:
       >>> import jax.numpy as jnp
       >>> from rlhf_jax.ops import masked_whiten
-      >>> print(masked_whiten(jnp.array([1.0, 2.0, 3.0, 7.0]), jnp.array([True, True, True,
-      False]))) [-1.  0.  1.  0.]
+      >>> mask = jnp.array([True, True, True, False])
+      >>> print(masked_whiten(jnp.array([1.0, 2.0, 3.0, 7.0]), mask))
+      [-1.  0.  1.  0.]
     """
     (x,) = promote(x)
     x = masked(x, mask)

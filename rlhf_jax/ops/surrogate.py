@@ -67,8 +67,9 @@ def clipped_surrogate_loss(
       >>> import jax.numpy as jnp
       >>> from rlhf_jax.ops import clipped_surrogate_loss
       >>> logps, old = jnp.log(jnp.array([[0.9, 0.3]])), jnp.log(jnp.array([[0.6, 0.6]]))
-      >>> loss, metrics = clipped_surrogate_loss(logps, old, jnp.array([[1.0, -1.0]]), jnp.full((1,
-      2), 0.5)) >>> print(f"{loss:.4f} {metrics['policy/clip_fraction']:.1f}")
+      >>> advantages, weights = jnp.array([[1.0, -1.0]]), jnp.full((1, 2), 0.5)
+      >>> loss, metrics = clipped_surrogate_loss(logps, old, advantages, weights)
+      >>> print(f"{loss:.4f} {metrics['policy/clip_fraction']:.1f}")
       -0.2000 1.0
     """
     check_choice("level", level, LEVELS)
@@ -179,8 +180,9 @@ def truncated_importance_weights(
       >>> import jax.numpy as jnp
       >>> from rlhf_jax.ops import truncated_importance_weights
       >>> old, sampler = jnp.log(jnp.array([[0.5, 0.9]])), jnp.log(jnp.array([[0.25, 0.1]]))
-      >>> corrections, metrics = truncated_importance_weights(old, sampler, jnp.full((1, 2), 0.5),
-      cap=3.0) >>> print(corrections.round(4), metrics["sampler/capped"])
+      >>> weights = jnp.full((1, 2), 0.5)
+      >>> corrections, metrics = truncated_importance_weights(old, sampler, weights, cap=3.0)
+      >>> print(corrections.round(4), metrics["sampler/capped"])
       [[2. 3.]] 0.5
     """
     check_range("cap", cap, above=0)
