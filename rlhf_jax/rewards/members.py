@@ -20,19 +20,19 @@ class Members:
 def read_members(text: str) -> Members | None:
     """What an answer lists; None when its brackets do not match."""
     text = right_side(text)
-    parts = _split(text)
+    parts = split_members(text)
     if parts is None:
         return None
     if len(parts) > 1:
         return Members("list", parts)
     if text.startswith(r"\{") and text.endswith(r"\}"):
-        inner = _split(text[2:-2])
+        inner = split_members(text[2:-2])
         return None if inner is None else Members("set", inner)
     if text[:1] in tuple("([") and text[-1:] in tuple(")]") and _is_one_group(text):
-        inner = _split(text[1:-1])
+        inner = split_members(text[1:-1])
         if inner is not None and len(inner) > 1:
             return Members(text[0] + text[-1], inner)
-    elif text.startswith("{") and text.endswith("}") and _split(text[1:-1]) is not None:
+    elif text.startswith("{") and text.endswith("}") and split_members(text[1:-1]) is not None:
         return read_members(text[1:-1])
     return Members("one", [text])
 
@@ -69,7 +69,7 @@ def _is_one_group(text: str) -> bool:
     return depth == 1
 
 
-def _split(text: str) -> list[str] | None:
+def split_members(text: str) -> list[str] | None:
     """Parts between commas, semicolons, "and", "or" outside brackets; None: unmatched ones."""
     parts = []
     depth = 0

@@ -2,10 +2,11 @@
 
 import pytest
 
-from rlhf_jax.rewards import algebra, cost, equivalence
+from rlhf_jax.rewards import algebra, cost
 from rlhf_jax.rewards.basic import exact_match_reward
 from rlhf_jax.rewards.equivalence import equivalent, is_readable
 from rlhf_jax.rewards.math import math_reward
+from rlhf_jax.rewards.members import split_members
 from rlhf_jax.rewards.typography import clean
 
 SAME = [
@@ -345,11 +346,11 @@ def test_an_answer_equals_itself(answer):
 
 
 def test_members_are_read_inside_brackets_only():
-    assert equivalence._split("(1, 2), (3, 4)") == ["(1, 2)", "(3, 4)"]
-    assert equivalence._split("1,200") == ["1,200"]
-    assert equivalence._split("1, 200") == ["1", "200"]
-    assert equivalence._split(r"1 \pm \sqrt{2}") == [r"1 + \sqrt{2}", r"1 - \sqrt{2}"]
-    assert equivalence._split("(1, 2") is None
+    assert split_members("(1, 2), (3, 4)") == ["(1, 2)", "(3, 4)"]
+    assert split_members("1,200") == ["1,200"]
+    assert split_members("1, 200") == ["1", "200"]
+    assert split_members(r"1 \pm \sqrt{2}") == [r"1 + \sqrt{2}", r"1 - \sqrt{2}"]
+    assert split_members("(1, 2") is None
 
 
 def test_small_differences_are_not_rounded_away():
