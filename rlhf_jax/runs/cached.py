@@ -77,7 +77,7 @@ def _kept(field: str, path: pathlib.Path, loader: Loader) -> np.ndarray | None:
     try:
         values = kept_array(path)
     except StaleError as reason:
-        _log.warning("%s in %s is damaged (%s): computed anew", field, path, reason)
+        _log.warning("%s in %s are damaged (%s): computed anew", field, path, reason)
         return None
     if values is None or len(values) != loader.num_examples:
         return None

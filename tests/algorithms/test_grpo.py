@@ -92,7 +92,7 @@ def test_a_kl_needs_a_reference():
 def test_no_kl_needs_no_reference(rollout):
     model = make_model()
     assert not grpo.make(GRPOConfig(), model).needs
-    assert grpo.make(GRPOConfig(kl_coef=0.1), model).needs == {"ref_logps"}
+    assert set(grpo.make(GRPOConfig(kl_coef=0.1), model).needs) == {"ref_logps"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import re
 from typing import NamedTuple
 
 _OP = re.compile(
-    r"=\s+(?P<result>\(?[^=]*?\)?)\s+(?P<op>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+    r"=\s+(?P<result>\(?[^=]*?\)?)\s+"
+    r"(?P<op>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
 )
 _SHAPE = re.compile(r"[a-z]+[0-9]+\[([0-9,]*)\]")
 
