@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rlhf_jax.algorithms import register
 from rlhf_jax.algorithms.forward import ref_logps, token_logps
 from rlhf_jax.ops import loss_weights, masked, masked_mean, weighted_sum
 from rlhf_jax.rollout import GenerationStats, Sampled
@@ -54,9 +53,6 @@ def make_reinforce(config: ReinforceConfig, model: Model) -> Algorithm:
     return Algorithm(loss=loss, prepare=prepare, weigh=weigh, aux=aux, sampling=config.sampling)
 
 
-register("reinforce", ReinforceConfig, make_reinforce)
-
-
 @dataclass(frozen=True)
 class DistillConfig:
     """Options of on-policy distillation."""
@@ -87,9 +83,6 @@ def make_distill(config: DistillConfig, model: Model) -> Algorithm:
 
     needs = {"ref_logps": ref_logps(model, 1.0)}
     return Algorithm(loss=loss, weigh=weigh, needs=needs, sampling=config.sampling)
-
-
-register("distill", DistillConfig, make_distill)
 
 
 class BigramConfig(NamedTuple):

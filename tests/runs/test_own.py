@@ -347,21 +347,13 @@ def test_what_an_algorithm_needs_is_checked_when_it_is_made():
     register("reads_once", Once, make)
     with pytest.raises(ValueError, match="needs ref_logps before every step"):
         make_algorithm(Once(), bigram(4))
-    register(
-        "other_sampling",
-        ReinforceConfig,
-        lambda config, model: dataclasses.replace(
-            make_reinforce(config, model), sampling=Sampling(group_size=3)
-        ),
+    ALGORITHMS.pop("reinforce")
+    other = lambda config, model: dataclasses.replace(  # noqa: E731
+        make_reinforce(config, model), sampling=Sampling(group_size=3)
     )
-    try:
-        with pytest.raises(ValueError, match="hand config.sampling on"):
-            ALGORITHMS.pop("reinforce")
-            make_algorithm(ReinforceConfig(), bigram(4))
-    finally:
-        for name in ("without_reference", "reads_once", "other_sampling"):
-            ALGORITHMS.pop(name, None)
-        register("reinforce", ReinforceConfig, make_reinforce)
+    register("other_sampling", ReinforceConfig, other)
+    with pytest.raises(ValueError, match="hand config.sampling on"):
+        make_algorithm(ReinforceConfig(), bigram(4))
     with pytest.raises(ValueError, match="among needs and cached"):
         score = lambda trees, batch: batch  # noqa: E731
         Algorithm(loss=None, weigh=None, needs={"x": score}, cached={"x": score})
