@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import pathlib
+import signal
 
 import jax
 import pytest
@@ -58,3 +59,11 @@ def shared_data() -> pathlib.Path:
             f"real data is not beside the repository: {root} does not exist (set RLHF_JAX_SHARED)"
         )
     return root
+
+
+@pytest.fixture
+def hangups():
+    """SIGHUP as a program meets it that was not started under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
