@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
     f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 )
 
+import logging
 import pathlib
 import signal
 
@@ -59,6 +60,20 @@ def shared_data() -> pathlib.Path:
             f"real data is not beside the repository: {root} does not exist (set RLHF_JAX_SHARED)"
         )
     return root
+
+
+@pytest.fixture(autouse=True)
+def fresh_log():
+    """The library's log as a new process has it: a command before may have shown it on stderr."""
+    logger = logging.getLogger("rlhf_jax")
+    before = (logger.level, list(logger.handlers), logger.propagate)
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()
+    logger.propagate = True
+    yield
+    logger.setLevel(before[0])
+    logger.handlers[:] = before[1]
+    logger.propagate = before[2]
 
 
 @pytest.fixture

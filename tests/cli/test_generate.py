@@ -1,7 +1,6 @@
 """`rlhf-jax generate`: prompts from arguments and files, printed or as JSON, one-line errors."""
 
 import json
-import logging
 import shutil
 
 import jax
@@ -13,16 +12,6 @@ from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.models import ModelConfig, init_model
 from rlhf_jax.runs.export import export_model
 from tests.models.tiny import hf_config, noisy
-
-
-@pytest.fixture(autouse=True)
-def quiet_logger():
-    logger = logging.getLogger("rlhf_jax")
-    level, handlers = logger.level, list(logger.handlers)
-    yield
-    logger.setLevel(level)
-    logger.handlers[:] = handlers
-    logger.propagate = True
 
 
 @pytest.fixture(scope="module")

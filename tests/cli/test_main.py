@@ -1,7 +1,6 @@
 """The command line: parsing, help, exit codes, errors in one line."""
 
 import importlib
-import logging
 import os
 import pathlib
 import re
@@ -37,16 +36,6 @@ mesh: {fsdp: 1}
 checkpoint: {keep_best: 1, best_metric: loss/total, best_mode: min}
 logging: {tensorboard: false, plot: false}
 """
-
-
-@pytest.fixture(autouse=True)
-def quiet_logger():
-    logger = logging.getLogger("rlhf_jax")
-    level, handlers = logger.level, list(logger.handlers)
-    yield
-    logger.setLevel(level)
-    logger.handlers[:] = handlers
-    logger.propagate = True
 
 
 @pytest.fixture(scope="module")
