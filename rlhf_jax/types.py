@@ -31,6 +31,46 @@ Key: TypeAlias = Array
 """A typed JAX PRNG key (`jax.random.key`)."""
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Room:
+    """How much a model reads at a time where the sequences of a batch are packed. Static: a program
+    is compiled for each."""
+
+    rows: int
+    """Of a part, R; a multiple of the devices that the batch axis is divided over."""
+    width: int
+    """Tokens of a row, L; a whole example fits into one part."""
+    longest: int
+    """No sequence has more tokens: attention looks no further back."""
+    scored: int | None = None
+    """Trained tokens of a row at most, S; None: any number."""
+    group: int = 1
+    """So many consecutive sequences may share a prompt, which is then read once a row; 1: each is
+    read whole."""
+    single: bool = False
+    """Everything fits into one part. Otherwise there are as many as it takes, counted on the
+    device."""
+
+
+class Packed(NamedTuple):
+    """What a model reads in place of a batch's own rows: the same sequences, several to a row, each
+    in one piece. Made of a batch and a `Room` (`training.packing`), inside of the program."""
+
+    tokens: Int[Array, "R L"]
+    segment_ids: Int[Array, "R L"]
+    """Number of the sequence, from 1; 0 where there is none."""
+    scored: Int[Array, "R S"] | None
+    """As in a batch: columns of trained tokens."""
+    places: Int[Array, "B T"] | Int[Array, "B 2 T"]
+    """Where in the R * L places each token of the batch lies; -1: in another part, or in a shared
+    prompt."""
+    prefix_ids: Int[Array, "R L"] | None = None
+    """The segment that a token sees besides its own: the prompt that it shares; -1: none."""
+    positions: Int[Array, "R L"] | None = None
+    """In the token's own sequence; with `prefix_ids`."""
+
+
 class TokenBatch(NamedTuple):
     """Rows of tokens to imitate (SFT).
 
@@ -50,6 +90,10 @@ class TokenBatch(NamedTuple):
     all columns."""
     weights: Float[Array, "B T"] | None = None
     """Filled by `Algorithm.weigh`."""
+    room: Room | None = None
+    """Pack the sequences into this much room; None: a row each."""
+    packed: Packed | None = None
+    """One part of it, during a loss or a score."""
 
 
 class PairBatch(NamedTuple):
@@ -67,6 +111,10 @@ class PairBatch(NamedTuple):
     """Annotated preference strength, reward units."""
     weights: Float[Array, " B"] | None = None
     """Filled by `Algorithm.weigh`."""
+    room: Room | None = None
+    """Pack the sequences into this much room; None: a row each."""
+    packed: Packed | None = None
+    """One part of it, during a loss or a score."""
 
 
 class PolicyBatch(NamedTuple):
@@ -96,6 +144,10 @@ class PolicyBatch(NamedTuple):
     on_policy: Bool[Array, " B"] | None = None
     """The row was sampled by the very parameters that the loss differentiates: its importance ratio
     is exactly 1 and its `old_logps` are not read. None: read `old_logps` everywhere."""
+    room: Room | None = None
+    """Pack the sequences into this much room; None: a row each."""
+    packed: Packed | None = None
+    """One part of it, during a loss or a score."""
 
 
 class Rollout(NamedTuple):
@@ -127,7 +179,10 @@ class TokenLogps(NamedTuple):
 
 @runtime_checkable
 class TokenLogpsFn(Protocol):
-    """Log-probability and entropy of taken tokens without logits (fused head)."""
+    """Log-probability and entropy of taken tokens without logits (fused head).
+
+    `longest`, with packed rows, is the length of the longest document; given only where a batch has
+    `room`."""
 
     def __call__(
         self,
@@ -136,6 +191,7 @@ class TokenLogpsFn(Protocol):
         mask: Bool[Array, "B T"],
         *,
         segment_ids: Int[Array, "B T"] | None = None,
+        longest: int | None = None,
         scored: Int[Array, "B S"] | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
@@ -144,7 +200,8 @@ class TokenLogpsFn(Protocol):
 
 @runtime_checkable
 class PerTokenFn(Protocol):
-    """(params, tokens[B,T], mask[B,T], *, segment_ids=None) -> an array that leads with [B, T]."""
+    """(params, tokens[B,T], mask[B,T], *, segment_ids=None, longest=None) -> an array that leads
+    with [B, T]."""
 
     def __call__(
         self,
@@ -153,6 +210,7 @@ class PerTokenFn(Protocol):
         mask: Bool[Array, "B T"],
         *,
         segment_ids: Int[Array, "B T"] | None = None,
+        longest: int | None = None,
     ) -> Float[Array, "B T ..."]: ...
 
 

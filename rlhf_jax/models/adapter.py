@@ -78,20 +78,20 @@ def make_model(
     unembedding = ("embed", "embedding") if config.tie_embeddings else ("unembed", "kernel")
 
     def state_and_unembedding(
-        params: Params, tokens: Array, mask: Array, segment_ids: Array | None
+        params: Params, tokens: Array, mask: Array, **documents: Any
     ) -> tuple[Array, Array]:
         if not config.lm_head:
             raise ValueError(
                 "this model has a scalar head and no language-model head; load it with head=None "
                 "or head='value'"
             )
-        state = hidden(params, tokens, mask, segment_ids=segment_ids)
+        state = hidden(params, tokens, mask, **documents)
         return state, params[unembedding[0]][unembedding[1]].astype(state.dtype)
 
     def logits(
-        params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None
+        params: Params, tokens: Array, mask: Array, **documents: Any
     ) -> Float[Array, "B T V"]:
-        return unembed(*state_and_unembedding(params, tokens, mask, segment_ids))
+        return unembed(*state_and_unembedding(params, tokens, mask, **documents))
 
     def unembed(state: Float[Array, "B T D"], kernel: Array) -> Float[Array, "B T V"]:
         wide = jnp.promote_types(state.dtype, jnp.float32)
@@ -109,12 +109,23 @@ def make_model(
         mask: Array,
         *,
         segment_ids: Array | None = None,
+        longest: int | None = None,
+        prefix_ids: Array | None = None,
+        positions: Array | None = None,
         scored: Array | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
     ) -> tuple[Float[Array, "B T"], Any]:
         tokens, mask = map(jnp.asarray, (tokens, mask))
-        state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
+        state, kernel = state_and_unembedding(
+            params,
+            tokens,
+            mask,
+            segment_ids=segment_ids,
+            longest=longest,
+            prefix_ids=prefix_ids,
+            positions=positions,
+        )
         logps, entropies = fused_token_logps(
             state,
             kernel,
@@ -130,9 +141,12 @@ def make_model(
         return logps, None if entropies is None else jnp.where(known, entropies, 0.0)
 
     def scores(
-        params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None
+        params: Params,
+        tokens: Array,
+        mask: Array,
+        **documents: Any,
     ) -> Float[Array, "B T"]:
-        state = hidden(params, tokens, mask, segment_ids=segment_ids)
+        state = hidden(params, tokens, mask, **documents)
         return merge_outer(outer_graph, params).score(state)
 
     prefill = decode = None

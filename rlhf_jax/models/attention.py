@@ -28,6 +28,8 @@ def attention(
     v: Float[Array, "B T K H"],
     *,
     segment_ids: Int[Array, "B T"] | None = None,
+    prefix_ids: Int[Array, "B T"] | None = None,
+    positions: Int[Array, "B T"] | None = None,
     window: int | None = None,
     softcap: float | None = None,
     scale: float,
@@ -60,6 +62,9 @@ def attention(
         v: values.
         segment_ids: number of the packed document each token belongs to; tokens attend within their
           document only, exactly.
+        prefix_ids: number of a document before its own that each token sees too (a shared prompt);
+          -1 for none. Needs `segment_ids` and `positions`.
+        positions: of each token in its own sequence; a window counts in them.
         window: a token sees itself and ``window - 1`` tokens before it; None is unlimited.
         softcap: bound on the scores (Gemma 2), > 0.
         scale: factor on the scores, usually ``H ** -0.5``.
@@ -85,6 +90,11 @@ def attention(
         raise ValueError(f"attention window {window} must be at least 1; pass None for no window")
     if softcap is not None and softcap <= 0:
         raise ValueError(f"attention softcap {softcap} must be positive; pass None for no softcap")
+    if prefix_ids is not None and (segment_ids is None or positions is None):
+        raise ValueError("prefix_ids needs segment_ids and positions: pass all three or none")
+    documents = None
+    if segment_ids is not None:
+        documents = Documents(segment_ids, prefix_ids, None if prefix_ids is None else positions)
     if implementation == "auto":
         away = "xla" if softcap is not None else "dot_product"
         implementation = "blocked" if jax.default_backend() == "cpu" else away
@@ -94,23 +104,25 @@ def attention(
                 f"attention='dot_product' cannot apply softcap={softcap}; use attention='auto', "
                 "'blocked' or 'xla'"
             )
-        return _dot_product(q, k, v, segment_ids, window, scale)
+        return _dot_product(q, k, v, documents, window, scale)
     if implementation == "xla":
-        return _plain(q, k, v, segment_ids, window, softcap, scale)
-    return _blocked(q, k, v, segment_ids, _Static(window, softcap, scale))
+        return _plain(q, k, v, documents, window, softcap, scale)
+    return _blocked(q, k, v, documents, _Static(window, softcap, scale))
 
 
-def _dot_product(q, k, v, segment_ids, window, scale) -> Array:
+def _dot_product(q, k, v, documents, window, scale) -> Array:
     mask = None
-    if segment_ids is not None:
-        mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
+    if documents is not None:
+        mask = _together(documents, documents, window)[:, None]
+        if documents.prefix_ids is not None:
+            window = None  # by positions, in the mask
     local = None if window is None else (window - 1, 0)
     return jax.nn.dot_product_attention(
         q, k, v, mask=mask, scale=scale, is_causal=True, local_window_size=local
     )
 
 
-def _plain(q, k, v, segment_ids, window, softcap, scale) -> Array:
+def _plain(q, k, v, documents, window, softcap, scale) -> Array:
     exact = jnp.promote_types(q.dtype, jnp.float32)
     batch, length, heads, dim = q.shape
     # Query heads in groups of their key head: no key or value is repeated in memory.
@@ -118,9 +130,9 @@ def _plain(q, k, v, segment_ids, window, softcap, scale) -> Array:
     scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=exact) * scale
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
-    seen = _seen(jnp.arange(length), jnp.arange(length), window)[None]
-    if segment_ids is not None:
-        seen = seen & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    seen = _seen(jnp.arange(length), jnp.arange(length), _stored_window(documents, window))[None]
+    if documents is not None:
+        seen = seen & _together(documents, documents, window)
     # No row is empty, since a token sees itself: -inf cannot make a NaN.
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
     mixed = jnp.einsum(
@@ -135,6 +147,39 @@ def _seen(
     """Which key positions each query position may see."""
     behind = queries[:, None] - keys[None, :]
     return (behind >= 0) if window is None else (behind >= 0) & (behind < window)
+
+
+def _stored_window(documents: "Documents | None", window: int | None) -> int | None:
+    """The window in columns: none where a prompt that lies far back may be near in positions."""
+    return None if documents is not None and documents.prefix_ids is not None else window
+
+
+def _together(queries: "Documents", keys: "Documents", window: int | None) -> Bool[Array, "B T S"]:
+    """Which keys belong to each query's document, or to the prompt that it shares; near enough in
+    positions where those are given."""
+    same = queries.ids[:, :, None] == keys.ids[:, None, :]
+    if queries.prefix_ids is None or queries.positions is None or keys.positions is None:
+        return same
+    same |= queries.prefix_ids[:, :, None] == keys.ids[:, None, :]
+    if window is not None:
+        same &= queries.positions[:, :, None] - keys.positions[:, None, :] < window
+    return same
+
+
+class Documents(NamedTuple):
+    """Which tokens of packed rows belong together."""
+
+    ids: Int[Array, "B T"]
+    """Number of the document of each token."""
+    prefix_ids: Int[Array, "B T"] | None = None
+    """The document that a token sees besides its own: a prompt that several completions share, and
+    that lies before them. -1: none."""
+    positions: Int[Array, "B T"] | None = None
+    """With `prefix_ids`: position of each token in its own sequence, which windows count in."""
+
+    def columns(self, columns: slice) -> "Documents":
+        """Some columns of the rows."""
+        return jax.tree.map(lambda x: x[:, columns], self)
 
 
 class _Static(NamedTuple):
@@ -213,37 +258,46 @@ def _score_maps(
 
 
 def _places(
-    group: _Group, heads_per_key: int, segment_ids: Array | None
-) -> tuple[Array, Array | None]:
-    """Position ``[n, bG]`` and document ``[n, B, bG]`` of every folded query row of the group."""
+    group: _Group, heads_per_key: int, documents: Documents | None
+) -> tuple[Array, Documents | None]:
+    """Column ``[n, bG]`` and document ``[n, B, bG]`` of every folded query row of the group."""
     rows = jnp.repeat(jnp.arange(group.start, group.stop), heads_per_key).reshape(
         -1, group.size * heads_per_key
     )
-    if segment_ids is None:
+    if documents is None:
         return rows, None
-    own = jnp.repeat(segment_ids[:, group.start : group.stop], heads_per_key, axis=1)
-    return rows, own.reshape(own.shape[0], *rows.shape).swapaxes(0, 1)
+
+    def folded(x: Array) -> Array:
+        own = jnp.repeat(x, heads_per_key, axis=1)
+        return own.reshape(own.shape[0], *rows.shape).swapaxes(0, 1)
+
+    return rows, jax.tree.map(folded, documents.columns(slice(group.start, group.stop)))
 
 
 def _block_mask(
-    places: tuple[Array, Array | None], group: _Group, segment_ids: Array | None, window: int | None
+    places: tuple[Array, Documents | None],
+    group: _Group,
+    documents: Documents | None,
+    window: int | None,
 ) -> Array:
     """Keys that each query row of one block sees, ``[1 or B, 1, bG, S]``."""
     rows, own = places
-    seen = _seen(rows, jnp.arange(group.first, group.stop), window)[None]
-    if segment_ids is not None and own is not None:
-        seen = seen & (own[:, :, None] == segment_ids[:, None, group.first : group.stop])
+    keys = jnp.arange(group.first, group.stop)
+    seen = _seen(rows, keys, _stored_window(documents, window))[None]
+    if documents is not None and own is not None:
+        theirs = documents.columns(slice(group.first, group.stop))
+        seen = seen & _together(own, theirs, window)
     return seen[:, None]
 
 
-def _blocked_primal(q, k, v, segment_ids, static):
-    return _blocked_fwd(q, k, v, segment_ids, static)[0]
+def _blocked_primal(q, k, v, documents, static):
+    return _blocked_fwd(q, k, v, documents, static)[0]
 
 
 _blocked = jax.custom_vjp(_blocked_primal, nondiff_argnums=(4,))
 
 
-def _blocked_fwd(q, k, v, segment_ids, static):
+def _blocked_fwd(q, k, v, documents, static):
     exact = jnp.promote_types(q.dtype, jnp.float32)
     kv_heads = k.shape[2]
     # Turned once, outside of the loops, into the order in which the products read them.
@@ -252,7 +306,7 @@ def _blocked_fwd(q, k, v, segment_ids, static):
     to_scores, _ = _score_maps(static)
     outs = []
     lses = []
-    for group in _groups(q, static.window, _FORWARD_TILE):
+    for group in _groups(q, _stored_window(documents, static.window), _FORWARD_TILE):
         theirs = slice(group.first, group.stop)
 
         def body(carry, block, group=group, theirs=theirs):
@@ -260,7 +314,7 @@ def _blocked_fwd(q, k, v, segment_ids, static):
             product = jnp.einsum(
                 "bkrh,bkhs->bkrs", rows, keys_t[..., theirs], preferred_element_type=exact
             )
-            seen = _block_mask(places, group, segment_ids, static.window)
+            seen = _block_mask(places, group, documents, static.window)
             # A block holds all keys that its queries see: the softmax is final, never rescaled.
             scores = jnp.where(seen, to_scores(product), -jnp.inf)
             peak = scores.max(axis=-1, keepdims=True)
@@ -276,17 +330,17 @@ def _blocked_fwd(q, k, v, segment_ids, static):
             # all that the backward pass needs to make the weights again.
             return carry, (mixed / total, (peak + jnp.log(total))[..., 0])
 
-        places = _places(group, q.shape[2] // kv_heads, segment_ids)
+        places = _places(group, q.shape[2] // kv_heads, documents)
         _, (mixed, lse) = _walk(body, None, (_fold(q, group, kv_heads), places))
         outs.append(_unfold(mixed, group))
         lses.append(_unfold(lse[..., None], group)[..., 0])
     out = jnp.concatenate(outs, axis=1).astype(q.dtype)
-    return out, (q, k, v, segment_ids, out, jnp.concatenate(lses, axis=1))
+    return out, (q, k, v, documents, out, jnp.concatenate(lses, axis=1))
 
 
 def _blocked_bwd(static, saved, dout):
     """Scores are held transposed, ``[S, rows]``: products then have CPUs' fastest order."""
-    q, k, v, segment_ids, out, lse = saved
+    q, k, v, documents, out, lse = saved
     exact = lse.dtype
     dtype = q.dtype
     kv_heads = k.shape[2]
@@ -299,7 +353,7 @@ def _blocked_bwd(static, saved, dout):
     dqs = []
     dk = jnp.zeros(keys.shape, exact)
     dv = jnp.zeros(values.shape, exact)
-    for group in _groups(q, static.window, _BACKWARD_TILE):
+    for group in _groups(q, _stored_window(documents, static.window), _BACKWARD_TILE):
         theirs = slice(group.first, group.stop)
 
         def body(carry, block, group=group, theirs=theirs):
@@ -310,7 +364,7 @@ def _blocked_bwd(static, saved, dout):
                 "bksh,bkhr->bksr", keys[:, :, theirs], rows_t, preferred_element_type=exact
             )
             scores = to_scores(product)
-            seen = _block_mask(places, group, segment_ids, static.window).swapaxes(2, 3)
+            seen = _block_mask(places, group, documents, static.window).swapaxes(2, 3)
             weights = jnp.where(seen, jnp.exp(scores - lse), 0)
             # d score = w (d w - sum w d w), then through softcap and scale.
             dweights = jnp.einsum(
@@ -340,7 +394,7 @@ def _blocked_bwd(static, saved, dout):
             douts_t,
             lse_t,
             inner_t,
-            _places(group, q.shape[2] // kv_heads, segment_ids),
+            _places(group, q.shape[2] // kv_heads, documents),
         )
         # The groups' ranges of keys overlap, so each goes on from what the others have added.
         (dk_part, dv_part), dq_t = _walk(body, (dk[:, :, theirs], dv[:, :, theirs]), blocks)

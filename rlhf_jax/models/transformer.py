@@ -23,12 +23,13 @@ from rlhf_jax.models.embedding import lookup
 from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
-from rlhf_jax.types import Params
+from rlhf_jax.types import EMPTY, Params
 
 _log = logging.getLogger(__name__)
 _POLICIES = jax.checkpoint_policies
-Shared: TypeAlias = tuple[Mapping[str, Rope], Array | None]
-"""What all layers read: cosines and sines by kind of layer, and the documents of packed rows."""
+Shared: TypeAlias = tuple[Mapping[str, Rope], dict[str, Array | None]]
+"""What all layers read: cosines and sines by kind of layer, and the documents of packed rows by
+argument of `attention`."""
 
 REMAT: dict[str, Any] = {
     "none": None,
@@ -112,7 +113,8 @@ def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
 def make_hidden(
     config: ModelConfig, execution: Execution, outer_graph: nnx.GraphDef, block: nnx.GraphDef
 ) -> Callable[..., Float[Array, "B T D"]]:
-    """Builds ``hidden(params, tokens, mask, *, segment_ids=None)``, the state after the final norm.
+    """Builds ``hidden(params, tokens, mask, *, segment_ids=None, longest=None, prefix_ids=None,
+    positions=None)``, the state after the final norm.
 
     Args:
       config: the architecture.
@@ -131,24 +133,35 @@ def make_hidden(
         mask: Array,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
+        longest: int | None = None,
+        prefix_ids: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
         del mask
         outer = merge_outer(outer_graph, params)
-        check_positions(config, execution, tokens.shape[1])
-        positions = _positions(tokens, segment_ids)
+        width = tokens.shape[1]
+        longest = width if longest is None else min(longest, width)
+        check_positions(config, execution, longest)
+        # A shared prompt may lie anywhere before its completions; a document of its own lies behind
+        # its own start.
+        reach = longest if prefix_ids is None else width
+        if positions is None:
+            positions = _positions(tokens, segment_ids)
+        arrays = {"segment_ids": segment_ids, "prefix_ids": prefix_ids, "positions": positions}
+        documents = {} if segment_ids is None else arrays
         x = embed(config, execution, outer, tokens, positions)
         ropes = make_ropes(config, execution, positions)
 
         def layer(kind: str, layer_params: Params, x: Array, shared: Shared) -> Array:
-            ropes, segment_ids = shared
+            ropes, documents = shared
             x = constrain(x, execution.mesh, RESIDUAL)
-            attend = full_attention(config, execution, kind, segment_ids=segment_ids)
+            attend = full_attention(config, execution, kind, documents=documents, reach=reach)
             x, _ = nnx.merge(block, layer_params)(
                 x, rope=ropes.get(kind, ropes.get("full")), attend=attend
             )
             return constrain(x, execution.mesh, RESIDUAL)
 
-        x = _run_layers(config, execution, layer, params["layers"], x, (ropes, segment_ids))
+        x = _run_layers(config, execution, layer, params["layers"], x, (ropes, documents))
         return constrain(outer.final_norm(x), execution.mesh, RESIDUAL)
 
     return hidden
@@ -179,7 +192,12 @@ def make_ropes(
 
 
 def full_attention(
-    config: ModelConfig, execution: Execution, kind: str, *, segment_ids: Array | None = None
+    config: ModelConfig,
+    execution: Execution,
+    kind: str,
+    *,
+    documents: Mapping[str, Any] = EMPTY,
+    reach: int | None = None,
 ) -> AttentionFn:
     """Every token of a row sees those before it; keys and values are kept as they are.
 
@@ -187,16 +205,23 @@ def full_attention(
       config: the architecture.
       execution: names the implementation.
       kind: of layer, "full" or "sliding".
-      segment_ids: packed documents.
+      documents: of packed rows, by argument of `attention`.
+      reach: columns that any token looks back at most.
     """
+    window = config.sliding_window if kind == "sliding" else None
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
+        # Short documents in a long row are a window: what lies farther back is another document,
+        # and is not even multiplied.
+        near = window
+        if reach is not None and reach < q.shape[1]:
+            near = reach if window is None else min(window, reach)
         mixed = attention(
             q,
             k,
             v,
-            segment_ids=segment_ids,
-            window=config.sliding_window if kind == "sliding" else None,
+            **documents,
+            window=near,
             softcap=config.attention_softcap,
             scale=config.attention_scale,
             implementation=execution.attention,

@@ -163,7 +163,9 @@ def run_online(
             updates_per_step=updates,
         )
         score = parts.score()
-        replay = None if config.rollout.replay is None else Replay(config.rollout.replay)
+        replay = (
+            None if config.rollout.replay is None else Replay(config.rollout.replay, parts.room)
+        )
         now, was_interrupted = train_online(
             now,
             frozen=parts.loaded.frozen,
