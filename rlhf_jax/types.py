@@ -28,34 +28,30 @@ Metrics: TypeAlias = dict[str, Array]
 """Metric name -> float32 scalar."""
 
 Key: TypeAlias = Array
-"""A typed JAX PRNG key (`jax.random.key`)."""
+"""A typed JAX PRNG key."""
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Room:
-    """How much a model reads at a time where the sequences of a batch are packed. Static: a program
-    is compiled for each."""
+    """How much a model reads at a time where sequences are packed. Static: a program for each."""
 
     rows: int
-    """Of a part, R; a multiple of the devices that the batch axis is divided over."""
+    """Of a part, R; divided over the devices of the batch axis."""
     width: int
     """Tokens of a row, L; a whole example fits into one part."""
     longest: int
     """No sequence has more tokens: attention looks no further back."""
     scored: int | None = None
-    """Trained tokens of a row at most, S; None: any number."""
+    """Trained tokens of a row at most, S."""
     group: int = 1
-    """So many consecutive sequences may share a prompt, which is then read once a row; 1: each is
-    read whole."""
+    """So many consecutive sequences may share a prompt, which is then read once a row."""
     single: bool = False
-    """Everything fits into one part. Otherwise there are as many as it takes, counted on the
-    device."""
+    """All fits into one part. Otherwise there are as many as it takes, counted on the device."""
 
 
 class Packed(NamedTuple):
-    """What a model reads in place of a batch's own rows: the same sequences, several to a row, each
-    in one piece. Made of a batch and a `Room` (`training.packing`), inside of the program."""
+    """What a model reads in place of a batch's rows (`training.packing`): several to a row."""
 
     tokens: Int[Array, "R L"]
     segment_ids: Int[Array, "R L"]
@@ -63,10 +59,9 @@ class Packed(NamedTuple):
     scored: Int[Array, "R S"] | None
     """As in a batch: columns of trained tokens."""
     places: Int[Array, "B T"] | Int[Array, "B 2 T"]
-    """Where in the R * L places each token of the batch lies; -1: in another part, or in a shared
-    prompt."""
+    """Where in the R * L each token lies; -1: in another part, or in a shared prompt."""
     prefix_ids: Int[Array, "R L"] | None = None
-    """The segment that a token sees besides its own: the prompt that it shares; -1: none."""
+    """The segment of the prompt that a token shares; -1: none."""
     positions: Int[Array, "R L"] | None = None
     """In the token's own sequence; with `prefix_ids`."""
 
@@ -97,7 +92,7 @@ class TokenBatch(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """Preference pairs. Axis 1 is (chosen, rejected)."""
+    """Preference pairs. Axis 1 is (chosen, rejected). `room` and `packed` as in `TokenBatch`."""
 
     tokens: Int[Array, "B 2 T"]
     mask: Bool[Array, "B 2 T"]
@@ -112,14 +107,12 @@ class PairBatch(NamedTuple):
     weights: Float[Array, " B"] | None = None
     """Filled by `Algorithm.weigh`."""
     room: Room | None = None
-    """Pack the sequences into this much room; None: a row each."""
     packed: Packed | None = None
-    """One part of it, during a loss or a score."""
 
 
 class PolicyBatch(NamedTuple):
     """Sampled completions with their rewards (PPO, GRPO, DAPO). Rows are group-major: `G`
-    consecutive rows share a prompt."""
+    consecutive rows share a prompt. `room` and `packed` as in `TokenBatch`."""
 
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
@@ -133,8 +126,7 @@ class PolicyBatch(NamedTuple):
     sampler_logps: Float[Array, "B T"] | None = None
     """Log-probabilities reported by the sampler, nats."""
     old_logps: Float[Array, "B T"] | None = None
-    """Log-probabilities under the policy before the update, by the trainer's own score function,
-    nats."""
+    """Log-probabilities under the policy before the update, by the trainer itself, nats."""
     ref_logps: Float[Array, "B T"] | None = None
     values: Float[Array, "B T"] | None = None
     """Critic's value of the state in which token t is chosen (aligned like logps)."""
@@ -142,17 +134,14 @@ class PolicyBatch(NamedTuple):
     returns: Float[Array, "B T"] | None = None
     weights: Float[Array, "B T"] | None = None
     on_policy: Bool[Array, " B"] | None = None
-    """The row was sampled by the very parameters that the loss differentiates: its importance ratio
-    is exactly 1 and its `old_logps` are not read. None: read `old_logps` everywhere."""
+    """Sampled by the very parameters that the loss differentiates: the row's importance ratio is
+    exactly 1 and its `old_logps` are not read. None: read `old_logps` everywhere."""
     room: Room | None = None
-    """Pack the sequences into this much room; None: a row each."""
     packed: Packed | None = None
-    """One part of it, during a loss or a score."""
 
 
 class Rollout(NamedTuple):
-    """Completions sampled by `rlhf_jax.rollout`. Rows are group-major: `G` consecutive rows share a
-    prompt."""
+    """Completions sampled by `rlhf_jax.rollout`, group-major as in `PolicyBatch`."""
 
     tokens: Int[Array, "B T"]
     """Prompt, directly followed by the completion, then padding."""
@@ -179,10 +168,7 @@ class TokenLogps(NamedTuple):
 
 @runtime_checkable
 class TokenLogpsFn(Protocol):
-    """Log-probability and entropy of taken tokens without logits (fused head).
-
-    `longest`, with packed rows, is the length of the longest document; given only where a batch has
-    `room`."""
+    """Log-probability and entropy of taken tokens without logits; `longest`: see `Room`."""
 
     def __call__(
         self,
@@ -200,8 +186,7 @@ class TokenLogpsFn(Protocol):
 
 @runtime_checkable
 class PerTokenFn(Protocol):
-    """(params, tokens[B,T], mask[B,T], *, segment_ids=None, longest=None) -> an array that leads
-    with [B, T]."""
+    """(params, tokens[B,T], mask[B,T], *, segment_ids=None) -> an array [B, T, ...]."""
 
     def __call__(
         self,

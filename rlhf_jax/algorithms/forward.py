@@ -5,7 +5,7 @@ Every function takes trees by role, so that a loss and a score cannot disagree a
 parameters they read.
 """
 
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -57,7 +57,7 @@ def token_logps(
         entropy=entropy,
         **read.documents,
     )
-    return TokenLogps(unpacked(batch, logps), unpacked(batch, spread))
+    return TokenLogps(unpacked(batch, logps), None if spread is None else unpacked(batch, spread))
 
 
 def old_logps(model: Model, temperature: float) -> Score:
@@ -204,25 +204,19 @@ def rows_of(batch: TokenBatch | PairBatch | PolicyBatch) -> Rows:
     )
 
 
-@overload
-def unpacked(batch: Any, found: Array) -> Array: ...
-
-
-@overload
-def unpacked(batch: Any, found: None) -> None: ...
-
-
-def unpacked(batch: Any, found: Array | None) -> Array | None:
+def unpacked(
+    batch: TokenBatch | PairBatch | PolicyBatch, found: Float[Array, "R L"]
+) -> Float[Array, "N T"]:
     """What a model said of `rows_of(batch)`, in the batch's own rows (pairs: two each).
 
     Args:
       batch: packed or not.
-      found: [R, L], or None.
+      found: a number of every token that was read.
 
     Returns:
-      [B, T] or [2 B, T]; 0 where the token is not in this part. Gradients flow.
+      N = B, or 2 B of pairs; 0 where the token is not in this part. Gradients flow.
     """
-    if found is None or batch.packed is None:
+    if batch.packed is None:
         return found
     places = batch.packed.places.reshape(-1, batch.tokens.shape[-1])
     return jnp.where(places >= 0, found.reshape(-1)[jnp.maximum(places, 0)], 0)

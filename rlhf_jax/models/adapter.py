@@ -88,9 +88,7 @@ def make_model(
         state = hidden(params, tokens, mask, **documents)
         return state, params[unembedding[0]][unembedding[1]].astype(state.dtype)
 
-    def logits(
-        params: Params, tokens: Array, mask: Array, **documents: Any
-    ) -> Float[Array, "B T V"]:
+    def logits(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
         return unembed(*state_and_unembedding(params, tokens, mask, **documents))
 
     def unembed(state: Float[Array, "B T D"], kernel: Array) -> Float[Array, "B T V"]:
@@ -108,24 +106,13 @@ def make_model(
         tokens: Array,
         mask: Array,
         *,
-        segment_ids: Array | None = None,
-        longest: int | None = None,
-        prefix_ids: Array | None = None,
-        positions: Array | None = None,
         scored: Array | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
+        **documents: Any,
     ) -> tuple[Float[Array, "B T"], Any]:
         tokens, mask = map(jnp.asarray, (tokens, mask))
-        state, kernel = state_and_unembedding(
-            params,
-            tokens,
-            mask,
-            segment_ids=segment_ids,
-            longest=longest,
-            prefix_ids=prefix_ids,
-            positions=positions,
-        )
+        state, kernel = state_and_unembedding(params, tokens, mask, **documents)
         logps, entropies = fused_token_logps(
             state,
             kernel,
@@ -136,16 +123,11 @@ def make_model(
             mesh=mesh,
             entropy=entropy,
         )
-        known = _predictable(mask, segment_ids)
+        known = _predictable(mask, documents.get("segment_ids"))
         logps = jnp.where(known, logps, 0.0)
         return logps, None if entropies is None else jnp.where(known, entropies, 0.0)
 
-    def scores(
-        params: Params,
-        tokens: Array,
-        mask: Array,
-        **documents: Any,
-    ) -> Float[Array, "B T"]:
+    def scores(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
         state = hidden(params, tokens, mask, **documents)
         return merge_outer(outer_graph, params).score(state)
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.models.documents import Documents, stored_window, together
+
 IMPLEMENTATIONS = ("auto", "blocked", "dot_product", "xla")
 
 _MIN_GROUP = 64
@@ -113,7 +115,7 @@ def attention(
 def _dot_product(q, k, v, documents, window, scale) -> Array:
     mask = None
     if documents is not None:
-        mask = _together(documents, documents, window)[:, None]
+        mask = together(documents, documents, window)[:, None]
         if documents.prefix_ids is not None:
             window = None  # by positions, in the mask
     local = None if window is None else (window - 1, 0)
@@ -130,9 +132,9 @@ def _plain(q, k, v, documents, window, softcap, scale) -> Array:
     scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=exact) * scale
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
-    seen = _seen(jnp.arange(length), jnp.arange(length), _stored_window(documents, window))[None]
+    seen = _seen(jnp.arange(length), jnp.arange(length), stored_window(documents, window))[None]
     if documents is not None:
-        seen = seen & _together(documents, documents, window)
+        seen = seen & together(documents, documents, window)
     # No row is empty, since a token sees itself: -inf cannot make a NaN.
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
     mixed = jnp.einsum(
@@ -147,39 +149,6 @@ def _seen(
     """Which key positions each query position may see."""
     behind = queries[:, None] - keys[None, :]
     return (behind >= 0) if window is None else (behind >= 0) & (behind < window)
-
-
-def _stored_window(documents: "Documents | None", window: int | None) -> int | None:
-    """The window in columns: none where a prompt that lies far back may be near in positions."""
-    return None if documents is not None and documents.prefix_ids is not None else window
-
-
-def _together(queries: "Documents", keys: "Documents", window: int | None) -> Bool[Array, "B T S"]:
-    """Which keys belong to each query's document, or to the prompt that it shares; near enough in
-    positions where those are given."""
-    same = queries.ids[:, :, None] == keys.ids[:, None, :]
-    if queries.prefix_ids is None or queries.positions is None or keys.positions is None:
-        return same
-    same |= queries.prefix_ids[:, :, None] == keys.ids[:, None, :]
-    if window is not None:
-        same &= queries.positions[:, :, None] - keys.positions[:, None, :] < window
-    return same
-
-
-class Documents(NamedTuple):
-    """Which tokens of packed rows belong together."""
-
-    ids: Int[Array, "B T"]
-    """Number of the document of each token."""
-    prefix_ids: Int[Array, "B T"] | None = None
-    """The document that a token sees besides its own: a prompt that several completions share, and
-    that lies before them. -1: none."""
-    positions: Int[Array, "B T"] | None = None
-    """With `prefix_ids`: position of each token in its own sequence, which windows count in."""
-
-    def columns(self, columns: slice) -> "Documents":
-        """Some columns of the rows."""
-        return jax.tree.map(lambda x: x[:, columns], self)
 
 
 class _Static(NamedTuple):
@@ -283,10 +252,10 @@ def _block_mask(
     """Keys that each query row of one block sees, ``[1 or B, 1, bG, S]``."""
     rows, own = places
     keys = jnp.arange(group.first, group.stop)
-    seen = _seen(rows, keys, _stored_window(documents, window))[None]
+    seen = _seen(rows, keys, stored_window(documents, window))[None]
     if documents is not None and own is not None:
         theirs = documents.columns(slice(group.first, group.stop))
-        seen = seen & _together(own, theirs, window)
+        seen = seen & together(own, theirs, window)
     return seen[:, None]
 
 
@@ -306,7 +275,7 @@ def _blocked_fwd(q, k, v, documents, static):
     to_scores, _ = _score_maps(static)
     outs = []
     lses = []
-    for group in _groups(q, _stored_window(documents, static.window), _FORWARD_TILE):
+    for group in _groups(q, stored_window(documents, static.window), _FORWARD_TILE):
         theirs = slice(group.first, group.stop)
 
         def body(carry, block, group=group, theirs=theirs):
@@ -353,7 +322,7 @@ def _blocked_bwd(static, saved, dout):
     dqs = []
     dk = jnp.zeros(keys.shape, exact)
     dv = jnp.zeros(values.shape, exact)
-    for group in _groups(q, _stored_window(documents, static.window), _BACKWARD_TILE):
+    for group in _groups(q, stored_window(documents, static.window), _BACKWARD_TILE):
         theirs = slice(group.first, group.stop)
 
         def body(carry, block, group=group, theirs=theirs):

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.attention import IMPLEMENTATIONS, attention
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.documents import document_positions
 from rlhf_jax.models.embedding import lookup
 from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
 from rlhf_jax.models.rope import rope_tables
@@ -92,22 +93,6 @@ class Execution:
         if self.layers == "auto":
             return num_layers <= (16 if jax.default_backend() == "cpu" else 8)
         return self.layers == "unroll"
-
-
-def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Positions that restart at 0 with every packed document: the index minus its start's.
-
-    Args:
-      segment_ids: number of the document at every token; equal numbers are adjacent.
-
-    Returns:
-      int32 [B, T].
-    """
-    index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None, :]
-    starts = jnp.concatenate(
-        [jnp.ones_like(segment_ids[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1
-    )
-    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
 def make_hidden(

@@ -13,8 +13,8 @@ from rlhf_jax.loops.recorder import Callback
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.rollout import Sampler
 from rlhf_jax.runs.compilation import keep_programs
-from rlhf_jax.runs.footprint import is_small
 from rlhf_jax.runs.export import export_model
+from rlhf_jax.runs.footprint import is_small
 from rlhf_jax.runs.offline import Finished, run_offline
 from rlhf_jax.runs.online import run_online
 from rlhf_jax.runs.online_parts import MakeGrader, MakeSampler
