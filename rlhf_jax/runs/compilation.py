@@ -16,9 +16,6 @@ _log = logging.getLogger(__name__)
 AUTO = "auto"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 READ = "/jax/compilation_cache/cache_hits"
-_SHORTEST = 0.2
-"""Seconds of compilation from which on a program is kept: smaller ones are made again as fast as
-they are read."""
 
 
 def cache_folder(setting: str | None) -> pathlib.Path | None:
@@ -52,7 +49,8 @@ def keep_programs(setting: str | None) -> Iterator[None]:
     given = folder_in_use()
     if given is None and folder is not None and _is_writable(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+        # Also the small ones: a second start compiles nothing.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     counted = _Counted()
     jax.monitoring.register_event_duration_secs_listener(counted.took)
     jax.monitoring.register_event_listener(counted.happened)
