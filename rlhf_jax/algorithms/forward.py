@@ -189,7 +189,13 @@ def rows_of(batch: TokenBatch | PairBatch | PolicyBatch) -> Rows:
     """
     if batch.packed is not None and batch.room is not None:
         packed = batch.packed
-        documents = {"segment_ids": packed.segment_ids, "longest": batch.room.longest}
+        room = batch.room
+        documents = {
+            "segment_ids": packed.segment_ids,
+            "longest": room.longest,
+            # The sequences of a group lie side by side, behind what they share.
+            "reach": room.group * room.longest,
+        }
         if packed.prefix_ids is not None:
             documents |= {"prefix_ids": packed.prefix_ids, "positions": packed.positions}
         return Rows(packed.tokens, packed.segment_ids > 0, packed.scored, documents)

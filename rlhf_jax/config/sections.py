@@ -64,7 +64,9 @@ class TrainingConfig:
     save memory; the gradient is the same."""
     pack: bool | None = None
     """Put several sequences into one row of the update, so that padding is not computed; losses,
-    gradients and metrics stay those of a row each. null: where it pays. SFT has `data.packing`."""
+    gradients and metrics stay those of a row each. null: where it pays (not with a model of your
+    own, which must take `segment_ids` and the other arguments of packed rows). SFT has
+    `data.packing`."""
     max_tokens_per_row: int | None = None
     """Width of packed rows; null: chosen from the lengths."""
     share_prompt: bool = True

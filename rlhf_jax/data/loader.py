@@ -71,7 +71,7 @@ def make_loader(
             f"kind {kind!r} has no batches: text or pairs (prompts have make_prompt_loader)"
         )
     if config.packing and kind != "text":
-        raise DataError("data.packing is for SFT only: pairs keep a row each")
+        raise DataError("data.packing is for SFT only: pairs are packed by training.pack")
     if config.train_on == "all" and kind != "text":
         raise DataError(
             "data.train_on 'all' is for SFT only: pairs are scored on their completions"

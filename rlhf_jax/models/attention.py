@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.models.documents import Documents, stored_window, together
+from rlhf_jax.models.documents import Documents, together
 
 IMPLEMENTATIONS = ("auto", "blocked", "dot_product", "xla")
 
@@ -33,6 +33,7 @@ def attention(
     prefix_ids: Int[Array, "B T"] | None = None,
     positions: Int[Array, "B T"] | None = None,
     window: int | None = None,
+    reach: int | None = None,
     softcap: float | None = None,
     scale: float,
     implementation: str = "auto",
@@ -68,6 +69,8 @@ def attention(
           -1 for none. Needs `segment_ids` and `positions`.
         positions: of each token in its own sequence; a window counts in them.
         window: a token sees itself and ``window - 1`` tokens before it; None is unlimited.
+        reach: columns from a token to the farthest one that it may see, itself included; what lies
+          beyond is not even multiplied. None: the whole row.
         softcap: bound on the scores (Gemma 2), > 0.
         scale: factor on the scores, usually ``H ** -0.5``.
         implementation: one of the above.
@@ -97,6 +100,10 @@ def attention(
     documents = None
     if segment_ids is not None:
         documents = Documents(segment_ids, prefix_ids, None if prefix_ids is None else positions)
+    # A prompt that is shared may lie far back and be near in positions: there the columns are
+    # bounded by `reach` alone.
+    bounds = [reach] if prefix_ids is not None else [reach, window]
+    columns = min((bound for bound in bounds if bound is not None), default=None)
     if implementation == "auto":
         away = "xla" if softcap is not None else "dot_product"
         implementation = "blocked" if jax.default_backend() == "cpu" else away
@@ -106,35 +113,34 @@ def attention(
                 f"attention='dot_product' cannot apply softcap={softcap}; use attention='auto', "
                 "'blocked' or 'xla'"
             )
-        return _dot_product(q, k, v, documents, window, scale)
+        return _dot_product(q, k, v, documents, _Static(columns, window, softcap, scale))
     if implementation == "xla":
-        return _plain(q, k, v, documents, window, softcap, scale)
-    return _blocked(q, k, v, documents, _Static(window, softcap, scale))
+        return _plain(q, k, v, documents, _Static(columns, window, softcap, scale))
+    return _blocked(q, k, v, documents, _Static(columns, window, softcap, scale))
 
 
-def _dot_product(q, k, v, documents, window, scale) -> Array:
+def _dot_product(q, k, v, documents, static) -> Array:
     mask = None
     if documents is not None:
-        mask = together(documents, documents, window)[:, None]
-        if documents.prefix_ids is not None:
-            window = None  # by positions, in the mask
-    local = None if window is None else (window - 1, 0)
+        mask = together(documents, documents, static.window)[:, None]
+    local = None if static.columns is None else (static.columns - 1, 0)
     return jax.nn.dot_product_attention(
-        q, k, v, mask=mask, scale=scale, is_causal=True, local_window_size=local
+        q, k, v, mask=mask, scale=static.scale, is_causal=True, local_window_size=local
     )
 
 
-def _plain(q, k, v, documents, window, softcap, scale) -> Array:
+def _plain(q, k, v, documents, static) -> Array:
     exact = jnp.promote_types(q.dtype, jnp.float32)
     batch, length, heads, dim = q.shape
     # Query heads in groups of their key head: no key or value is repeated in memory.
     grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=exact) * scale
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    seen = _seen(jnp.arange(length), jnp.arange(length), stored_window(documents, window))[None]
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=exact)
+    scores = scores * static.scale
+    if static.softcap is not None:
+        scores = static.softcap * jnp.tanh(scores / static.softcap)
+    seen = _seen(jnp.arange(length), jnp.arange(length), static.columns)[None]
     if documents is not None:
-        seen = seen & together(documents, documents, window)
+        seen = seen & together(documents, documents, static.window)
     # No row is empty, since a token sees itself: -inf cannot make a NaN.
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
     mixed = jnp.einsum(
@@ -154,6 +160,8 @@ def _seen(
 class _Static(NamedTuple):
     """What the compiled program depends on besides shapes."""
 
+    columns: int | None
+    """That any token looks back at most."""
     window: int | None
     softcap: float | None
     scale: float
@@ -247,15 +255,15 @@ def _block_mask(
     places: tuple[Array, Documents | None],
     group: _Group,
     documents: Documents | None,
-    window: int | None,
+    static: _Static,
 ) -> Array:
     """Keys that each query row of one block sees, ``[1 or B, 1, bG, S]``."""
     rows, own = places
     keys = jnp.arange(group.first, group.stop)
-    seen = _seen(rows, keys, stored_window(documents, window))[None]
+    seen = _seen(rows, keys, static.columns)[None]
     if documents is not None and own is not None:
         theirs = documents.columns(slice(group.first, group.stop))
-        seen = seen & together(own, theirs, window)
+        seen = seen & together(own, theirs, static.window)
     return seen[:, None]
 
 
@@ -275,7 +283,7 @@ def _blocked_fwd(q, k, v, documents, static):
     to_scores, _ = _score_maps(static)
     outs = []
     lses = []
-    for group in _groups(q, stored_window(documents, static.window), _FORWARD_TILE):
+    for group in _groups(q, static.columns, _FORWARD_TILE):
         theirs = slice(group.first, group.stop)
 
         def body(carry, block, group=group, theirs=theirs):
@@ -283,7 +291,7 @@ def _blocked_fwd(q, k, v, documents, static):
             product = jnp.einsum(
                 "bkrh,bkhs->bkrs", rows, keys_t[..., theirs], preferred_element_type=exact
             )
-            seen = _block_mask(places, group, documents, static.window)
+            seen = _block_mask(places, group, documents, static)
             # A block holds all keys that its queries see: the softmax is final, never rescaled.
             scores = jnp.where(seen, to_scores(product), -jnp.inf)
             peak = scores.max(axis=-1, keepdims=True)
@@ -322,7 +330,7 @@ def _blocked_bwd(static, saved, dout):
     dqs = []
     dk = jnp.zeros(keys.shape, exact)
     dv = jnp.zeros(values.shape, exact)
-    for group in _groups(q, stored_window(documents, static.window), _BACKWARD_TILE):
+    for group in _groups(q, static.columns, _BACKWARD_TILE):
         theirs = slice(group.first, group.stop)
 
         def body(carry, block, group=group, theirs=theirs):
@@ -333,7 +341,7 @@ def _blocked_bwd(static, saved, dout):
                 "bksh,bkhr->bksr", keys[:, :, theirs], rows_t, preferred_element_type=exact
             )
             scores = to_scores(product)
-            seen = _block_mask(places, group, documents, static.window).swapaxes(2, 3)
+            seen = _block_mask(places, group, documents, static).swapaxes(2, 3)
             weights = jnp.where(seen, jnp.exp(scores - lse), 0)
             # d score = w (d w - sum w d w), then through softcap and scale.
             dweights = jnp.einsum(

@@ -23,16 +23,6 @@ class Documents(NamedTuple):
         return jax.tree.map(lambda x: x[:, columns], self)
 
 
-def stored_window(documents: Documents | None, window: int | None) -> int | None:
-    """The window in columns: none where a prompt that lies far back may be near in positions.
-
-    Args:
-      documents: of packed rows, or None.
-      window: of the layer, tokens; None is unlimited.
-    """
-    return None if documents is not None and documents.prefix_ids is not None else window
-
-
 def together(queries: Documents, keys: Documents, window: int | None) -> Bool[Array, "B T S"]:
     """Which keys belong to each query's document, or to the prompt that it shares; near enough in
     positions where those are given.

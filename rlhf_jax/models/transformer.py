@@ -98,8 +98,8 @@ class Execution:
 def make_hidden(
     config: ModelConfig, execution: Execution, outer_graph: nnx.GraphDef, block: nnx.GraphDef
 ) -> Callable[..., Float[Array, "B T D"]]:
-    """Builds ``hidden(params, tokens, mask, *, segment_ids=None, longest=None, prefix_ids=None,
-    positions=None)``, the state after the final norm.
+    """Builds ``hidden(params, tokens, mask, *, segment_ids=None, longest=None, reach=None,
+    prefix_ids=None, positions=None)``, the state after the final norm.
 
     Args:
       config: the architecture.
@@ -119,6 +119,7 @@ def make_hidden(
         *,
         segment_ids: Int[Array, "B T"] | None = None,
         longest: int | None = None,
+        reach: int | None = None,
         prefix_ids: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
@@ -127,9 +128,6 @@ def make_hidden(
         width = tokens.shape[1]
         longest = width if longest is None else min(longest, width)
         check_positions(config, execution, longest)
-        # A shared prompt may lie anywhere before its completions; a document of its own lies behind
-        # its own start.
-        reach = longest if prefix_ids is None else width
         if positions is None:
             positions = _positions(tokens, segment_ids)
         arrays = {"segment_ids": segment_ids, "prefix_ids": prefix_ids, "positions": positions}
@@ -193,20 +191,15 @@ def full_attention(
       documents: of packed rows, by argument of `attention`.
       reach: columns that any token looks back at most.
     """
-    window = config.sliding_window if kind == "sliding" else None
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
-        # Short documents in a long row are a window: what lies farther back is another document,
-        # and is not even multiplied.
-        near = window
-        if reach is not None and reach < q.shape[1]:
-            near = reach if window is None else min(window, reach)
         mixed = attention(
             q,
             k,
             v,
             **documents,
-            window=near,
+            window=config.sliding_window if kind == "sliding" else None,
+            reach=None if reach is None or reach >= q.shape[1] else reach,
             softcap=config.attention_softcap,
             scale=config.attention_scale,
             implementation=execution.attention,

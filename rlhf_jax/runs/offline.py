@@ -76,9 +76,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
     tokenizer = make_tokenizer(config, session.run_dir, kind)
-    # A model of one's own need not know packed rows.
-    packing = None if given is not None else packing_of(config, mesh)
-    loader, held_out = make_loaders(session, tokenizer, packing)
+    loader, held_out = make_loaders(session, tokenizer, packing_of(config, mesh))
     first = data_start(source, loader.fingerprint, in_batches=True)
     total_steps = training.max_steps or first + training.num_epochs * loader.batches_per_epoch
     check_steps(config, source, total_steps)

@@ -177,7 +177,7 @@ def make_online_parts(
         chosen,
         graded,
         measure,
-        None if given is not None else online_room(config, chosen, mesh),
+        online_room(config, chosen, mesh),
     )
 
 

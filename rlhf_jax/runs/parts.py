@@ -53,9 +53,12 @@ def check_online_batch(config: Config, mesh: Mesh) -> None:
 
 
 def packing_of(config: Config, mesh: Mesh) -> Packing | None:
-    """How a run packs sequences; None: it does not."""
+    """How a run packs sequences; None: it does not.
+
+    A model of one's own may not know packed rows, so it gets them only where it is said.
+    """
     training = config.training
-    if training.pack is False:
+    if training.pack is False or (config.model.given and not training.pack):
         return None
     return Packing(
         shards=row_shards(mesh),

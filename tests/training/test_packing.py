@@ -197,3 +197,19 @@ def test_a_mesh_changes_nothing(name):
     packed_state, packed = stepped(config, batch, room=room, mesh=mesh)
     same(metrics, packed)
     same(state.params, packed_state.params)
+
+
+def test_ragged_steps_compile_once():
+    """50 batches of other lengths: other numbers of parts, the same program."""
+    config = GRPOConfig(group_size=4)
+    model, trees = model_of(config)
+    algorithm = make_algorithm(config, model)
+    tx = optax.sgd(1e-3)
+    step = jax.jit(make_step(algorithm, tx))
+    state = make_train_state(trees, tx, KEY)
+    padding = set()
+    for seed in range(50):
+        batch = make_batch("prompts", seed=seed)
+        state, metrics = step(state, {}, batch._replace(room=PARTS, ref_logps=None), KEY)
+        padding.add(round(float(metrics["data/padding"]), 3))
+    assert step._cache_size() == 1 and len(padding) > 10
