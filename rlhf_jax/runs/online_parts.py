@@ -24,6 +24,7 @@ from rlhf_jax.runs.parts import (
     make_tokenizer,
     packing_of,
 )
+from rlhf_jax.runs.replay import Replay
 from rlhf_jax.runs.sampling import make_grader, make_prompts, make_sampler
 from rlhf_jax.runs.stops import warn_of_hidden_tags
 from rlhf_jax.runs.trees import Given, Loaded, load_trees
@@ -89,6 +90,11 @@ class OnlineParts(NamedTuple):
             room=self.room,
         )
         return place_batch(batch, self.mesh)
+
+    def replay(self) -> Replay | None:
+        """What gives the update recorded batches in place of new ones; None: they are sampled."""
+        folder = self.config.rollout.replay
+        return None if folder is None else Replay(folder, self.room)
 
     def score(self) -> Score:
         """Fills what the algorithm needs, in microbatches of the update's own shape; jitted."""
