@@ -28,7 +28,42 @@ Metrics: TypeAlias = dict[str, Array]
 """Metric name -> float32 scalar."""
 
 Key: TypeAlias = Array
-"""A typed JAX PRNG key (`jax.random.key`)."""
+"""A typed JAX PRNG key."""
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Room:
+    """How much a model reads at a time where sequences are packed. Static: a program for each."""
+
+    rows: int
+    """Of a part, R; divided over the devices of the batch axis."""
+    width: int
+    """Tokens of a row, L; a whole example fits into one part."""
+    longest: int
+    """No sequence has more tokens: attention looks no further back."""
+    scored: int | None = None
+    """Trained tokens of a row at most, S."""
+    group: int = 1
+    """So many consecutive sequences may share a prompt, which is then read once a row."""
+    single: bool = False
+    """All fits into one part. Otherwise there are as many as it takes, counted on the device."""
+
+
+class Packed(NamedTuple):
+    """What a model reads in place of a batch's rows (`training.packing`): several to a row."""
+
+    tokens: Int[Array, "R L"]
+    segment_ids: Int[Array, "R L"]
+    """Number of the sequence, from 1; 0 where there is none."""
+    scored: Int[Array, "R S"] | None
+    """As in a batch: columns of trained tokens."""
+    places: Int[Array, "B T"] | Int[Array, "B 2 T"]
+    """Where in the R * L each token lies; -1: in another part, or in a shared prompt."""
+    prefix_ids: Int[Array, "R L"] | None = None
+    """The segment of the prompt that a token shares; -1: none."""
+    positions: Int[Array, "R L"] | None = None
+    """In the token's own sequence; with `prefix_ids`."""
 
 
 class TokenBatch(NamedTuple):
@@ -50,10 +85,14 @@ class TokenBatch(NamedTuple):
     all columns."""
     weights: Float[Array, "B T"] | None = None
     """Filled by `Algorithm.weigh`."""
+    room: Room | None = None
+    """Pack the sequences into this much room; None: a row each."""
+    packed: Packed | None = None
+    """One part of it, during a loss or a score."""
 
 
 class PairBatch(NamedTuple):
-    """Preference pairs. Axis 1 is (chosen, rejected)."""
+    """Preference pairs. Axis 1 is (chosen, rejected). `room` and `packed` as in `TokenBatch`."""
 
     tokens: Int[Array, "B 2 T"]
     mask: Bool[Array, "B 2 T"]
@@ -67,11 +106,13 @@ class PairBatch(NamedTuple):
     """Annotated preference strength, reward units."""
     weights: Float[Array, " B"] | None = None
     """Filled by `Algorithm.weigh`."""
+    room: Room | None = None
+    packed: Packed | None = None
 
 
 class PolicyBatch(NamedTuple):
     """Sampled completions with their rewards (PPO, GRPO, DAPO). Rows are group-major: `G`
-    consecutive rows share a prompt."""
+    consecutive rows share a prompt. `room` and `packed` as in `TokenBatch`."""
 
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
@@ -85,8 +126,7 @@ class PolicyBatch(NamedTuple):
     sampler_logps: Float[Array, "B T"] | None = None
     """Log-probabilities reported by the sampler, nats."""
     old_logps: Float[Array, "B T"] | None = None
-    """Log-probabilities under the policy before the update, by the trainer's own score function,
-    nats."""
+    """Log-probabilities under the policy before the update, by the trainer itself, nats."""
     ref_logps: Float[Array, "B T"] | None = None
     values: Float[Array, "B T"] | None = None
     """Critic's value of the state in which token t is chosen (aligned like logps)."""
@@ -94,13 +134,14 @@ class PolicyBatch(NamedTuple):
     returns: Float[Array, "B T"] | None = None
     weights: Float[Array, "B T"] | None = None
     on_policy: Bool[Array, " B"] | None = None
-    """The row was sampled by the very parameters that the loss differentiates: its importance ratio
-    is exactly 1 and its `old_logps` are not read. None: read `old_logps` everywhere."""
+    """Sampled by the very parameters that the loss differentiates: the row's importance ratio is
+    exactly 1 and its `old_logps` are not read. None: read `old_logps` everywhere."""
+    room: Room | None = None
+    packed: Packed | None = None
 
 
 class Rollout(NamedTuple):
-    """Completions sampled by `rlhf_jax.rollout`. Rows are group-major: `G` consecutive rows share a
-    prompt."""
+    """Completions sampled by `rlhf_jax.rollout`, group-major as in `PolicyBatch`."""
 
     tokens: Int[Array, "B T"]
     """Prompt, directly followed by the completion, then padding."""
@@ -127,7 +168,7 @@ class TokenLogps(NamedTuple):
 
 @runtime_checkable
 class TokenLogpsFn(Protocol):
-    """Log-probability and entropy of taken tokens without logits (fused head)."""
+    """Log-probability and entropy of taken tokens without logits; `longest`: see `Room`."""
 
     def __call__(
         self,
@@ -136,6 +177,7 @@ class TokenLogpsFn(Protocol):
         mask: Bool[Array, "B T"],
         *,
         segment_ids: Int[Array, "B T"] | None = None,
+        longest: int | None = None,
         scored: Int[Array, "B S"] | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
@@ -144,7 +186,7 @@ class TokenLogpsFn(Protocol):
 
 @runtime_checkable
 class PerTokenFn(Protocol):
-    """(params, tokens[B,T], mask[B,T], *, segment_ids=None) -> an array that leads with [B, T]."""
+    """(params, tokens[B,T], mask[B,T], *, segment_ids=None) -> an array [B, T, ...]."""
 
     def __call__(
         self,
@@ -153,6 +195,7 @@ class PerTokenFn(Protocol):
         mask: Bool[Array, "B T"],
         *,
         segment_ids: Int[Array, "B T"] | None = None,
+        longest: int | None = None,
     ) -> Float[Array, "B T ..."]: ...
 
 

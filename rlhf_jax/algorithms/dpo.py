@@ -132,13 +132,18 @@ def dpo_loss(
         _pair_loss(chosen_ratio, rejected_ratio, beta, loss_type, label_smoothing), weights
     )
     margin = chosen_ratio - rejected_ratio
+    # Policy and reference may have been computed in rows of other shapes: what differs by rounding
+    # alone is a tie.
+    size = sum(jnp.abs(x) for x in (chosen, rejected, ref_chosen, ref_rejected))
+    tie = jnp.abs(margin) <= 4 * jnp.finfo(margin.dtype).eps * size
+    side = jnp.where(tie, 0.0, jnp.sign(lax.stop_gradient(margin)))
     return loss, {
         "loss/total": loss,
         "loss/weight": jnp.sum(weights),
         "rewards/chosen": beta * weighted_sum(chosen_ratio, weights),
         "rewards/rejected": beta * weighted_sum(rejected_ratio, weights),
         "rewards/margin": beta * weighted_sum(margin, weights),
-        "rewards/accuracy": weighted_sum((jnp.sign(lax.stop_gradient(margin)) + 1) / 2, weights),
+        "rewards/accuracy": weighted_sum((side + 1) / 2, weights),
         "logps/chosen": weighted_sum(chosen, weights),
         "logps/rejected": weighted_sum(rejected, weights),
     }

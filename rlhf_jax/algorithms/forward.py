@@ -5,9 +5,11 @@ Every function takes trees by role, so that a loss and a score cannot disagree a
 parameters they read.
 """
 
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.algorithms.checks import require, scalar_head
 from rlhf_jax.ops import masked
@@ -30,7 +32,6 @@ def token_logps(
     *,
     role: str = "policy",
     temperature: float = 1.0,
-    segment_ids: Int[Array, "B T"] | None = None,
     entropy: bool = False,
 ) -> TokenLogps:
     """Log-probability of every token of a batch, and the entropy it was chosen with.
@@ -41,22 +42,22 @@ def token_logps(
       batch: rows of tokens (for pairs see `completion_logps`).
       role: whose.
       temperature: of the distribution.
-      segment_ids: of packed rows.
       entropy: whether something reads it.
 
     Returns:
       (log-probabilities, entropies or None), nats; 0 off the scored columns.
     """
+    read = rows_of(batch)
     logps, spread = model.role(role).token_logps(
         trees[role],
-        batch.tokens,
-        batch.mask,
-        segment_ids=segment_ids,
-        scored=batch.scored,
+        read.tokens,
+        read.mask,
+        scored=read.scored,
         temperature=temperature,
         entropy=entropy,
+        **read.documents,
     )
-    return TokenLogps(logps, spread)
+    return TokenLogps(unpacked(batch, logps), None if spread is None else unpacked(batch, spread))
 
 
 def old_logps(model: Model, temperature: float) -> Score:
@@ -102,7 +103,8 @@ def values(model: Model, role: str = "critic") -> Score:
     head = scalar_head(model.role(role), "value")
 
     def score(trees: Trees, batch: PolicyBatch) -> Float[Array, "B T"]:
-        scores = head(trees[role], batch.tokens, batch.mask)
+        read = rows_of(batch)
+        scores = unpacked(batch, head(trees[role], read.tokens, read.mask, **read.documents))
         return jnp.pad(scores[:, :-1], ((0, 0), (1, 0)))
 
     return score
@@ -122,13 +124,18 @@ def completion_logps(model: Model, role: str, *, average: bool = False) -> Score
     """
 
     def score(trees: Trees, batch: PairBatch) -> Float[Array, "B 2"]:
-        rows = flat_pairs(batch)
-        scored = None if batch.scored is None else batch.scored.reshape(rows.tokens.shape[0], -1)
+        read = rows_of(batch)
         logps, _ = model.role(role).token_logps(
-            trees[role], rows.tokens, rows.mask, scored=scored, entropy=False
+            trees[role],
+            read.tokens,
+            read.mask,
+            scored=read.scored,
+            entropy=False,
+            **read.documents,
         )
-        (logps,) = promote(logps)
-        total = jnp.sum(masked(logps, rows.completion_mask), axis=1).reshape(-1, 2)
+        (logps,) = promote(unpacked(batch, logps))
+        mask = batch.completion_mask.reshape(logps.shape)
+        total = jnp.sum(masked(logps, mask), axis=1).reshape(-1, 2)
         return total / completion_lengths(batch) if average else total
 
     return score
@@ -150,9 +157,10 @@ def pair_scores(model: Model, role: str = "policy") -> Score:
     head = scalar_head(model.role(role), "reward")
 
     def score(trees: Trees, batch: PairBatch) -> Float[Array, "B 2"]:
-        rows = flat_pairs(batch)
-        scores = head(trees[role], rows.tokens, rows.mask)
-        last = jnp.maximum(jnp.sum(rows.mask, axis=1) - 1, 0)
+        read = rows_of(batch)
+        scores = unpacked(batch, head(trees[role], read.tokens, read.mask, **read.documents))
+        mask = batch.mask.reshape(scores.shape)
+        last = jnp.maximum(jnp.sum(mask, axis=1) - 1, 0)
         return jnp.take_along_axis(scores, last[:, None], axis=1).reshape(-1, 2)
 
     return score
@@ -163,13 +171,61 @@ def completion_lengths(batch: PairBatch) -> Float[Array, "B 2"]:
     return jnp.maximum(jnp.sum(batch.completion_mask, axis=2), 1).astype(default_float())
 
 
-def flat_pairs(batch: PairBatch) -> PairBatch:
-    """Tokens and masks of the 2 B answers as rows: [B, 2, T] -> [2 B, T]; the rest is left out."""
-    pairs, sides, width = batch.tokens.shape
-    tokens, mask, completion = (
-        x.reshape(pairs * sides, width) for x in (batch.tokens, batch.mask, batch.completion_mask)
+class Rows(NamedTuple):
+    """What a model reads of a batch: its rows, or the packed ones."""
+
+    tokens: Int[Array, "R L"]
+    mask: Bool[Array, "R L"]
+    scored: Int[Array, "R S"] | None
+    documents: dict[str, Any]
+    """Where a row holds several: their numbers and the length of the longest, by argument."""
+
+
+def rows_of(batch: TokenBatch | PairBatch | PolicyBatch) -> Rows:
+    """Rows of tokens; the two answers of a pair are rows of their own.
+
+    Args:
+      batch: of B rows or pairs, packed or not.
+    """
+    if batch.packed is not None and batch.room is not None:
+        packed = batch.packed
+        room = batch.room
+        documents = {
+            "segment_ids": packed.segment_ids,
+            "longest": room.longest,
+            # The sequences of a group lie side by side, behind what they share.
+            "reach": room.group * room.longest,
+        }
+        if packed.prefix_ids is not None:
+            documents |= {"prefix_ids": packed.prefix_ids, "positions": packed.positions}
+        return Rows(packed.tokens, packed.segment_ids > 0, packed.scored, documents)
+    width = batch.tokens.shape[-1]
+    scored = batch.scored
+    segment_ids = batch.segment_ids if isinstance(batch, TokenBatch) else None
+    return Rows(
+        batch.tokens.reshape(-1, width),
+        batch.mask.reshape(-1, width),
+        None if scored is None else scored.reshape(-1, scored.shape[-1]),
+        {} if segment_ids is None else {"segment_ids": segment_ids},
     )
-    return PairBatch(tokens, mask, completion, batch.valid)
+
+
+def unpacked(
+    batch: TokenBatch | PairBatch | PolicyBatch, found: Float[Array, "R L"]
+) -> Float[Array, "N T"]:
+    """What a model said of `rows_of(batch)`, in the batch's own rows (pairs: two each).
+
+    Args:
+      batch: packed or not.
+      found: a number of every token that was read.
+
+    Returns:
+      N = B, or 2 B of pairs; 0 where the token is not in this part. Gradients flow.
+    """
+    if batch.packed is None:
+        return found
+    places = batch.packed.places.reshape(-1, batch.tokens.shape[-1])
+    return jnp.where(places >= 0, found.reshape(-1)[jnp.maximum(places, 0)], 0)
 
 
 def behaviour_logps(batch: PolicyBatch, logps: Float[Array, "B T"]) -> Float[Array, "B T"]:

@@ -89,7 +89,7 @@ def make(config: SFTConfig, model: Model) -> Algorithm:
 
     def loss(trees: Trees, batch: TokenBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         (weights,) = require(batch, "weights")
-        logps, _ = token_logps(model, trees, batch, segment_ids=batch.segment_ids)
+        logps, _ = token_logps(model, trees, batch)
         return sft_loss(logps, weights)
 
     def weigh(batch: TokenBatch) -> TokenBatch:

@@ -137,6 +137,7 @@ class Config:
             self._check_online()
         else:
             self._check_offline()
+        self._check_packing()
         self._check_reference()
         self._check_further_trees()
         self._check_best()
@@ -157,6 +158,21 @@ class Config:
                 section, key = source.split(".")
                 values[option.name] = vars(vars(self)[section])[key]
         return dataclasses.replace(self.algorithm, **values)
+
+    def _check_packing(self) -> None:
+        training = self.training
+        if self.algorithm.data == "text":
+            for name in ("pack", "max_tokens_per_row"):
+                if getattr(training, name):
+                    raise ValueError(
+                        f"training.{name}={getattr(training, name)} is for pairs and completions; "
+                        "documents are packed by data.packing=true, in rows of data.max_length"
+                    )
+        elif training.max_tokens_per_row and training.pack is False:
+            raise ValueError(
+                f"training.max_tokens_per_row={training.max_tokens_per_row} is the width of packed "
+                "rows, and training.pack=false packs none: leave one of them out"
+            )
 
     def _check_online(self) -> None:
         name = algorithm_name(self.algorithm)

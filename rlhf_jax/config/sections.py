@@ -62,6 +62,16 @@ class TrainingConfig:
     num_microbatches: int = 1
     """Parts into which a batch (of the online algorithms: a minibatch of completions) is split to
     save memory; the gradient is the same."""
+    pack: bool | None = None
+    """Put several sequences into one row of the update, so that padding is not computed; losses,
+    gradients and metrics stay those of a row each. null: where it pays (not with a model of your
+    own, which must take `segment_ids` and the other arguments of packed rows). SFT has
+    `data.packing`."""
+    max_tokens_per_row: int | None = None
+    """Width of packed rows; null: chosen from the lengths."""
+    share_prompt: bool = True
+    """Completions of one prompt that are packed into one row read it once (with
+    `algorithm.num_minibatches` > 1 they are dealt apart, and each reads it)."""
     num_epochs: int = 1
     """Passes over the training data. Online: as many steps as would pass all prompts so often if
     each were trained on; dynamic sampling draws more (see the metric `data/epoch`)."""
@@ -91,6 +101,7 @@ class TrainingConfig:
             "num_epochs": 1,
             "max_steps": 1,
             "eval_batch_size": 1,
+            "max_tokens_per_row": 1,
             "log_every": 1,
         }
         at_least |= {"eval_every": 0, "save_every": 0, "max_nonfinite": 0}

@@ -28,6 +28,7 @@ from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.examples import Split
+from rlhf_jax.data.rooms import Packing, PairRooms, Sequences, pays
 from rlhf_jax.data.token_rows import TokenizedSet
 from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split
 from rlhf_jax.data.tokenizer import FastTokenizer
@@ -47,6 +48,7 @@ def make_loader(
     seed: int,
     split: Split = "train",
     cache_dir: str | pathlib.Path | None = None,
+    packing: Packing | None = None,
 ) -> "Loader":
     """Reads, tokenises and batches a split.
 
@@ -59,6 +61,7 @@ def make_loader(
         seed: of the order.
         split: "train" or "eval".
         cache_dir: folder for tokenised data; None keeps nothing.
+        packing: how the update packs pairs (`PairBatch.room`); None: not at all.
 
     Raises:
         DataError: see `load_examples`.
@@ -68,7 +71,7 @@ def make_loader(
             f"kind {kind!r} has no batches: text or pairs (prompts have make_prompt_loader)"
         )
     if config.packing and kind != "text":
-        raise DataError("data.packing is for SFT only: pairs keep a row each")
+        raise DataError("data.packing is for SFT only: pairs are packed by training.pack")
     if config.train_on == "all" and kind != "text":
         raise DataError(
             "data.train_on 'all' is for SFT only: pairs are scored on their completions"
@@ -89,10 +92,12 @@ def make_loader(
         batch_size=batch_size,
         seed=seed,
         fingerprint=fingerprint,
+        packing=packing,
     )
     logger.info(
-        "%s (%s): %d batches an epoch, tokens fill %.0f %% of their places",
+        "%s (%s): %d batches an epoch, tokens fill %.0f %% of their places%s",
         *(config.path, split, loader.batches_per_epoch, 100 * loader.padding_efficiency),
+        " (packed)" if loader.rooms is not None else "",
     )
     return loader
 
@@ -112,6 +117,7 @@ class Loader:
         fingerprint: hash of data, tokenizer and the options that decide about tokens.
         tokenizer: the one in use (with the chat template of the config).
         buckets, scored_buckets: widths T and S that batches have.
+        rooms: of packed pairs; None: they are not packed.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class Loader:
         batch_size: int,
         seed: int,
         fingerprint: str,
+        packing: Packing | None = None,
     ):
         self.kind = kind
         self.batch_size = batch_size
@@ -146,11 +153,16 @@ class Loader:
         else:
             self._lengths = row_lengths.reshape(-1, self._rows_per_item).max(axis=1)
             self._scored = trained.reshape(-1, self._rows_per_item).max(axis=1)
+        self._totals = row_lengths.reshape(-1, self._rows_per_item).sum(axis=1)
+        self._scored_totals = trained.reshape(-1, self._rows_per_item).sum(axis=1)
         self._tokens_per_epoch = int(row_lengths.sum())
         self.num_items = len(self._lengths)
         self.batches_per_epoch = -(-self.num_items // batch_size)
         self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
+        self.rooms: PairRooms | None = None
         self.buckets, self.scored_buckets = self._choose_shapes()
+        if packing is not None and kind == "pairs":
+            self._pack(packing)
 
     @property
     def has_margins(self) -> bool:
@@ -160,11 +172,10 @@ class Loader:
     @functools.cached_property
     def padding_efficiency(self) -> float:
         """Share of the batches' token places that hold tokens, in the first epoch."""
-        batches = self._epoch(0)
-        widths = [
-            bucket_for(int(self._lengths[row[row >= 0]].max()), self.buckets) for row in batches
-        ]
-        return self._tokens_per_epoch / (sum(widths) * self.batch_size * self._rows_per_item)
+        places = self._padded_places()
+        if self.rooms is not None:
+            places = self.rooms.places(*self._sums())
+        return self._tokens_per_epoch / places
 
     def indices(self, step: int) -> np.ndarray:
         """Items of that batch: int64 [batch_size], -1 for filler. Joins cached values."""
@@ -209,6 +220,40 @@ class Loader:
         scored = choose_buckets(widest(self._scored), -(-config.num_buckets // 2), **shared)
         return buckets, scored
 
+    def _pack(self, packing: Packing) -> None:
+        """Packs batches from now on, if that is worth it."""
+        padded = self._padded_places()
+        if packing.share_prompt:
+            self._totals = self._totals - shared_prompts(self._data)
+        batch = Sequences(
+            number=2 * self.batch_size,
+            longest=int(self._lengths.max()),
+            completion=int(self._scored.max()),
+            group=2,
+        )
+        rooms = PairRooms(*self._sums(), batch=batch, packing=packing)
+        if pays(rooms.places(*self._sums()), padded, packing):
+            self.rooms = rooms
+            # Rows share places, so one width serves all batches.
+            self.buckets = self.buckets[-1:]
+            self.scored_buckets = self.scored_buckets[-1:]
+
+    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of every batch of the first epoch, and trained ones."""
+        batches = self._epoch(0)
+        return tuple(
+            np.where(batches >= 0, values[batches], 0).sum(axis=1)
+            for values in (self._totals, self._scored_totals)
+        )
+
+    def _padded_places(self) -> int:
+        """Places of the first epoch's batches with a row for each sequence."""
+        widths = [
+            bucket_for(int(self._lengths[row[row >= 0]].max()), self.buckets)
+            for row in self._epoch(0)
+        ]
+        return sum(widths) * self.batch_size * self._rows_per_item
+
     def _make(self, indices: np.ndarray) -> TokenBatch | PairBatch:
         present = indices[indices >= 0]
         width = bucket_for(int(self._lengths[present].max()), self.buckets)
@@ -249,6 +294,11 @@ class Loader:
             valid=valid,
             scored=scored.reshape(len(indices), 2, scored_width),
             margin=cast(Any, margin) if self.has_margins else None,
+            room=None
+            if self.rooms is None
+            else self.rooms.of(
+                int(self._totals[present].sum()), int(self._scored_totals[present].sum())
+            ),
         )
 
     def _fill(
@@ -272,6 +322,23 @@ class Loader:
             trained[row, start:stop] = self._data.trained[begin:end]
             segment_ids[row, start:stop] = number
             start = stop
+
+
+def shared_prompts(data: TokenizedSet) -> np.ndarray:
+    """Tokens that the second answer of each pair need not read again: the common ones before both
+    answers but the last, which is read with each."""
+    shared = np.zeros(len(data.offsets) // 2, np.int64)
+    tokens = np.asarray(data.tokens)
+    trained = np.asarray(data.trained)
+    for pair in range(len(shared)):
+        starts = data.offsets[2 * pair : 2 * pair + 2]
+        ends = data.offsets[2 * pair + 1 : 2 * pair + 3]
+        length = int((ends - starts).min())
+        left, right = (slice(int(start), int(start) + length) for start in starts)
+        same = (tokens[left] == tokens[right]) & ~trained[left] & ~trained[right]
+        common = length if same.all() else int(same.argmin())
+        shared[pair] = max(common - 1, 0)
+    return shared
 
 
 Prefetched: TypeAlias = tuple[int, np.ndarray, TokenBatch | PairBatch]

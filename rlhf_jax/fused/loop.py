@@ -135,7 +135,8 @@ def make_fused_loop(
         def step(state: TrainState) -> tuple[TrainState, Metrics]:
             key, sample_key, update_key = jax.random.split(state.key, 3)
             batch, metrics = collect(state.params["policy"], data, sample_key)
-            batch = batch._replace(**score(state.params, others, batch))
+            fields: dict[str, Any] = score(state.params, others, batch)
+            batch = batch._replace(**fields)
             new, updated = update(state._replace(key=key), others, batch, update_key)
             if sampling.keep is not None:
                 # No group was worth training on: momentum must not move anything either.

@@ -12,7 +12,7 @@ from rlhf_jax.data.batching import scored_columns
 from rlhf_jax.io.completions import GroupId
 from rlhf_jax.rewards.judging import Tasks
 from rlhf_jax.training import TrainState
-from rlhf_jax.types import PolicyBatch, Rollout
+from rlhf_jax.types import PolicyBatch, Rollout, Room
 
 
 class Groups(NamedTuple):
@@ -175,7 +175,12 @@ def widths(longest: int, *, multiple: int = 16, count: int = 2) -> tuple[int, ..
 
 
 def make_batch(
-    groups: Groups, *, total_widths: Sequence[int], scored_widths: Sequence[int], step: int
+    groups: Groups,
+    *,
+    total_widths: Sequence[int],
+    scored_widths: Sequence[int],
+    step: int,
+    room: Room | None = None,
 ) -> PolicyBatch:
     """The batch of an update: group-major rows, cut to the shortest width that holds them.
 
@@ -184,6 +189,7 @@ def make_batch(
       total_widths: widths of rows that are compiled, ascending; the last one holds any row.
       scored_widths: numbers of chosen tokens that are compiled, ascending.
       step: training step of the update: groups of an earlier one are off the policy.
+      room: to pack the completions into; None: a row each.
 
     Returns:
       NumPy arrays of N * G rows.
@@ -204,5 +210,6 @@ def make_batch(
         "scored": scored_columns(completion_mask, scored_width),
         "sampler_logps": groups.logps.reshape(rows, -1)[:, :width],
         "on_policy": np.repeat(groups.step == step, groups.rewards.shape[1]),
+        "room": room,
     }
     return PolicyBatch(**fields)

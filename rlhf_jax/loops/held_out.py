@@ -20,6 +20,7 @@ from rlhf_jax.rewards.answers import content_of
 from rlhf_jax.rollout import Sampled, Sampler, SamplingParams
 from rlhf_jax.sharding import place_batch
 from rlhf_jax.training import Assemble, union
+from rlhf_jax.training.update import over_parts
 from rlhf_jax.types import Algorithm, Key, Metrics, Params, Rollout, Trees
 
 EvalStep = Callable[[Trees, Trees, Any], tuple[Metrics, Any]]
@@ -33,7 +34,15 @@ def make_eval_step(algorithm: Algorithm, *, assemble: Assemble = union) -> EvalS
 
     def eval_step(trained: Trees, frozen: Trees, batch: Any) -> tuple[Metrics, Any]:
         batch = algorithm.weigh(batch)
-        loss, metrics = algorithm.loss(assemble(trained, frozen), batch, jax.random.key(0))
+        trees = assemble(trained, frozen)
+
+        def of_part(part: Any, key: Key) -> tuple[Any, Metrics, tuple[()]]:
+            return *algorithm.loss(trees, part, key), ()
+
+        key = jax.random.key(0)
+        packed = getattr(batch, "room", None) is not None
+        loss, metrics, _ = over_parts(of_part, batch, key) if packed else of_part(batch, key)
+        metrics.pop("data/padding", None)
         return metrics | {"loss/total": loss}, algorithm.elements(batch)
 
     return eval_step

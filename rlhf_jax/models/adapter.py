@@ -78,20 +78,18 @@ def make_model(
     unembedding = ("embed", "embedding") if config.tie_embeddings else ("unembed", "kernel")
 
     def state_and_unembedding(
-        params: Params, tokens: Array, mask: Array, segment_ids: Array | None
+        params: Params, tokens: Array, mask: Array, **documents: Any
     ) -> tuple[Array, Array]:
         if not config.lm_head:
             raise ValueError(
                 "this model has a scalar head and no language-model head; load it with head=None "
                 "or head='value'"
             )
-        state = hidden(params, tokens, mask, segment_ids=segment_ids)
+        state = hidden(params, tokens, mask, **documents)
         return state, params[unembedding[0]][unembedding[1]].astype(state.dtype)
 
-    def logits(
-        params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None
-    ) -> Float[Array, "B T V"]:
-        return unembed(*state_and_unembedding(params, tokens, mask, segment_ids))
+    def logits(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
+        return unembed(*state_and_unembedding(params, tokens, mask, **documents))
 
     def unembed(state: Float[Array, "B T D"], kernel: Array) -> Float[Array, "B T V"]:
         wide = jnp.promote_types(state.dtype, jnp.float32)
@@ -108,13 +106,13 @@ def make_model(
         tokens: Array,
         mask: Array,
         *,
-        segment_ids: Array | None = None,
         scored: Array | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
+        **documents: Any,
     ) -> tuple[Float[Array, "B T"], Any]:
         tokens, mask = map(jnp.asarray, (tokens, mask))
-        state, kernel = state_and_unembedding(params, tokens, mask, segment_ids)
+        state, kernel = state_and_unembedding(params, tokens, mask, **documents)
         logps, entropies = fused_token_logps(
             state,
             kernel,
@@ -125,14 +123,12 @@ def make_model(
             mesh=mesh,
             entropy=entropy,
         )
-        known = _predictable(mask, segment_ids)
+        known = _predictable(mask, documents.get("segment_ids"))
         logps = jnp.where(known, logps, 0.0)
         return logps, None if entropies is None else jnp.where(known, entropies, 0.0)
 
-    def scores(
-        params: Params, tokens: Array, mask: Array, *, segment_ids: Array | None = None
-    ) -> Float[Array, "B T"]:
-        state = hidden(params, tokens, mask, segment_ids=segment_ids)
+    def scores(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
+        state = hidden(params, tokens, mask, **documents)
         return merge_outer(outer_graph, params).score(state)
 
     prefill = decode = None

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.models.documents import Documents, together
+
 IMPLEMENTATIONS = ("auto", "blocked", "dot_product", "xla")
 
 _MIN_GROUP = 64
@@ -28,7 +30,10 @@ def attention(
     v: Float[Array, "B T K H"],
     *,
     segment_ids: Int[Array, "B T"] | None = None,
+    prefix_ids: Int[Array, "B T"] | None = None,
+    positions: Int[Array, "B T"] | None = None,
     window: int | None = None,
+    reach: int | None = None,
     softcap: float | None = None,
     scale: float,
     implementation: str = "auto",
@@ -60,7 +65,12 @@ def attention(
         v: values.
         segment_ids: number of the packed document each token belongs to; tokens attend within their
           document only, exactly.
+        prefix_ids: number of a document before its own that each token sees too (a shared prompt);
+          -1 for none. Needs `segment_ids` and `positions`.
+        positions: of each token in its own sequence; a window counts in them.
         window: a token sees itself and ``window - 1`` tokens before it; None is unlimited.
+        reach: columns from a token to the farthest one that it may see, itself included; what lies
+          beyond is not even multiplied. None: the whole row.
         softcap: bound on the scores (Gemma 2), > 0.
         scale: factor on the scores, usually ``H ** -0.5``.
         implementation: one of the above.
@@ -85,6 +95,15 @@ def attention(
         raise ValueError(f"attention window {window} must be at least 1; pass None for no window")
     if softcap is not None and softcap <= 0:
         raise ValueError(f"attention softcap {softcap} must be positive; pass None for no softcap")
+    if prefix_ids is not None and (segment_ids is None or positions is None):
+        raise ValueError("prefix_ids needs segment_ids and positions: pass all three or none")
+    documents = None
+    if segment_ids is not None:
+        documents = Documents(segment_ids, prefix_ids, None if prefix_ids is None else positions)
+    # A prompt that is shared may lie far back and be near in positions: there the columns are
+    # bounded by `reach` alone.
+    bounds = [reach] if prefix_ids is not None else [reach, window]
+    columns = min((bound for bound in bounds if bound is not None), default=None)
     if implementation == "auto":
         away = "xla" if softcap is not None else "dot_product"
         implementation = "blocked" if jax.default_backend() == "cpu" else away
@@ -94,33 +113,34 @@ def attention(
                 f"attention='dot_product' cannot apply softcap={softcap}; use attention='auto', "
                 "'blocked' or 'xla'"
             )
-        return _dot_product(q, k, v, segment_ids, window, scale)
+        return _dot_product(q, k, v, documents, _Static(columns, window, softcap, scale))
     if implementation == "xla":
-        return _plain(q, k, v, segment_ids, window, softcap, scale)
-    return _blocked(q, k, v, segment_ids, _Static(window, softcap, scale))
+        return _plain(q, k, v, documents, _Static(columns, window, softcap, scale))
+    return _blocked(q, k, v, documents, _Static(columns, window, softcap, scale))
 
 
-def _dot_product(q, k, v, segment_ids, window, scale) -> Array:
+def _dot_product(q, k, v, documents, static) -> Array:
     mask = None
-    if segment_ids is not None:
-        mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
-    local = None if window is None else (window - 1, 0)
+    if documents is not None:
+        mask = together(documents, documents, static.window)[:, None]
+    local = None if static.columns is None else (static.columns - 1, 0)
     return jax.nn.dot_product_attention(
-        q, k, v, mask=mask, scale=scale, is_causal=True, local_window_size=local
+        q, k, v, mask=mask, scale=static.scale, is_causal=True, local_window_size=local
     )
 
 
-def _plain(q, k, v, segment_ids, window, softcap, scale) -> Array:
+def _plain(q, k, v, documents, static) -> Array:
     exact = jnp.promote_types(q.dtype, jnp.float32)
     batch, length, heads, dim = q.shape
     # Query heads in groups of their key head: no key or value is repeated in memory.
     grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=exact) * scale
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    seen = _seen(jnp.arange(length), jnp.arange(length), window)[None]
-    if segment_ids is not None:
-        seen = seen & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=exact)
+    scores = scores * static.scale
+    if static.softcap is not None:
+        scores = static.softcap * jnp.tanh(scores / static.softcap)
+    seen = _seen(jnp.arange(length), jnp.arange(length), static.columns)[None]
+    if documents is not None:
+        seen = seen & together(documents, documents, static.window)
     # No row is empty, since a token sees itself: -inf cannot make a NaN.
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
     mixed = jnp.einsum(
@@ -140,6 +160,8 @@ def _seen(
 class _Static(NamedTuple):
     """What the compiled program depends on besides shapes."""
 
+    columns: int | None
+    """That any token looks back at most."""
     window: int | None
     softcap: float | None
     scale: float
@@ -213,37 +235,46 @@ def _score_maps(
 
 
 def _places(
-    group: _Group, heads_per_key: int, segment_ids: Array | None
-) -> tuple[Array, Array | None]:
-    """Position ``[n, bG]`` and document ``[n, B, bG]`` of every folded query row of the group."""
+    group: _Group, heads_per_key: int, documents: Documents | None
+) -> tuple[Array, Documents | None]:
+    """Column ``[n, bG]`` and document ``[n, B, bG]`` of every folded query row of the group."""
     rows = jnp.repeat(jnp.arange(group.start, group.stop), heads_per_key).reshape(
         -1, group.size * heads_per_key
     )
-    if segment_ids is None:
+    if documents is None:
         return rows, None
-    own = jnp.repeat(segment_ids[:, group.start : group.stop], heads_per_key, axis=1)
-    return rows, own.reshape(own.shape[0], *rows.shape).swapaxes(0, 1)
+
+    def folded(x: Array) -> Array:
+        own = jnp.repeat(x, heads_per_key, axis=1)
+        return own.reshape(own.shape[0], *rows.shape).swapaxes(0, 1)
+
+    return rows, jax.tree.map(folded, documents.columns(slice(group.start, group.stop)))
 
 
 def _block_mask(
-    places: tuple[Array, Array | None], group: _Group, segment_ids: Array | None, window: int | None
+    places: tuple[Array, Documents | None],
+    group: _Group,
+    documents: Documents | None,
+    static: _Static,
 ) -> Array:
     """Keys that each query row of one block sees, ``[1 or B, 1, bG, S]``."""
     rows, own = places
-    seen = _seen(rows, jnp.arange(group.first, group.stop), window)[None]
-    if segment_ids is not None and own is not None:
-        seen = seen & (own[:, :, None] == segment_ids[:, None, group.first : group.stop])
+    keys = jnp.arange(group.first, group.stop)
+    seen = _seen(rows, keys, static.columns)[None]
+    if documents is not None and own is not None:
+        theirs = documents.columns(slice(group.first, group.stop))
+        seen = seen & together(own, theirs, static.window)
     return seen[:, None]
 
 
-def _blocked_primal(q, k, v, segment_ids, static):
-    return _blocked_fwd(q, k, v, segment_ids, static)[0]
+def _blocked_primal(q, k, v, documents, static):
+    return _blocked_fwd(q, k, v, documents, static)[0]
 
 
 _blocked = jax.custom_vjp(_blocked_primal, nondiff_argnums=(4,))
 
 
-def _blocked_fwd(q, k, v, segment_ids, static):
+def _blocked_fwd(q, k, v, documents, static):
     exact = jnp.promote_types(q.dtype, jnp.float32)
     kv_heads = k.shape[2]
     # Turned once, outside of the loops, into the order in which the products read them.
@@ -252,7 +283,7 @@ def _blocked_fwd(q, k, v, segment_ids, static):
     to_scores, _ = _score_maps(static)
     outs = []
     lses = []
-    for group in _groups(q, static.window, _FORWARD_TILE):
+    for group in _groups(q, static.columns, _FORWARD_TILE):
         theirs = slice(group.first, group.stop)
 
         def body(carry, block, group=group, theirs=theirs):
@@ -260,7 +291,7 @@ def _blocked_fwd(q, k, v, segment_ids, static):
             product = jnp.einsum(
                 "bkrh,bkhs->bkrs", rows, keys_t[..., theirs], preferred_element_type=exact
             )
-            seen = _block_mask(places, group, segment_ids, static.window)
+            seen = _block_mask(places, group, documents, static)
             # A block holds all keys that its queries see: the softmax is final, never rescaled.
             scores = jnp.where(seen, to_scores(product), -jnp.inf)
             peak = scores.max(axis=-1, keepdims=True)
@@ -276,17 +307,17 @@ def _blocked_fwd(q, k, v, segment_ids, static):
             # all that the backward pass needs to make the weights again.
             return carry, (mixed / total, (peak + jnp.log(total))[..., 0])
 
-        places = _places(group, q.shape[2] // kv_heads, segment_ids)
+        places = _places(group, q.shape[2] // kv_heads, documents)
         _, (mixed, lse) = _walk(body, None, (_fold(q, group, kv_heads), places))
         outs.append(_unfold(mixed, group))
         lses.append(_unfold(lse[..., None], group)[..., 0])
     out = jnp.concatenate(outs, axis=1).astype(q.dtype)
-    return out, (q, k, v, segment_ids, out, jnp.concatenate(lses, axis=1))
+    return out, (q, k, v, documents, out, jnp.concatenate(lses, axis=1))
 
 
 def _blocked_bwd(static, saved, dout):
     """Scores are held transposed, ``[S, rows]``: products then have CPUs' fastest order."""
-    q, k, v, segment_ids, out, lse = saved
+    q, k, v, documents, out, lse = saved
     exact = lse.dtype
     dtype = q.dtype
     kv_heads = k.shape[2]
@@ -299,7 +330,7 @@ def _blocked_bwd(static, saved, dout):
     dqs = []
     dk = jnp.zeros(keys.shape, exact)
     dv = jnp.zeros(values.shape, exact)
-    for group in _groups(q, static.window, _BACKWARD_TILE):
+    for group in _groups(q, static.columns, _BACKWARD_TILE):
         theirs = slice(group.first, group.stop)
 
         def body(carry, block, group=group, theirs=theirs):
@@ -310,7 +341,7 @@ def _blocked_bwd(static, saved, dout):
                 "bksh,bkhr->bksr", keys[:, :, theirs], rows_t, preferred_element_type=exact
             )
             scores = to_scores(product)
-            seen = _block_mask(places, group, segment_ids, static.window).swapaxes(2, 3)
+            seen = _block_mask(places, group, documents, static).swapaxes(2, 3)
             weights = jnp.where(seen, jnp.exp(scores - lse), 0)
             # d score = w (d w - sum w d w), then through softcap and scale.
             dweights = jnp.einsum(
@@ -340,7 +371,7 @@ def _blocked_bwd(static, saved, dout):
             douts_t,
             lse_t,
             inner_t,
-            _places(group, q.shape[2] // kv_heads, segment_ids),
+            _places(group, q.shape[2] // kv_heads, documents),
         )
         # The groups' ranges of keys overlap, so each goes on from what the others have added.
         (dk_part, dv_part), dq_t = _walk(body, (dk[:, :, theirs], dv[:, :, theirs]), blocks)

@@ -19,16 +19,18 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.attention import IMPLEMENTATIONS, attention
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.documents import document_positions
 from rlhf_jax.models.embedding import lookup
 from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
-from rlhf_jax.types import Params
+from rlhf_jax.types import EMPTY, Params
 
 _log = logging.getLogger(__name__)
 _POLICIES = jax.checkpoint_policies
-Shared: TypeAlias = tuple[Mapping[str, Rope], Array | None]
-"""What all layers read: cosines and sines by kind of layer, and the documents of packed rows."""
+Shared: TypeAlias = tuple[Mapping[str, Rope], dict[str, Array | None]]
+"""What all layers read: cosines and sines by kind of layer, and the documents of packed rows by
+argument of `attention`."""
 
 REMAT: dict[str, Any] = {
     "none": None,
@@ -93,26 +95,11 @@ class Execution:
         return self.layers == "unroll"
 
 
-def document_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Positions that restart at 0 with every packed document: the index minus its start's.
-
-    Args:
-      segment_ids: number of the document at every token; equal numbers are adjacent.
-
-    Returns:
-      int32 [B, T].
-    """
-    index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None, :]
-    starts = jnp.concatenate(
-        [jnp.ones_like(segment_ids[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1
-    )
-    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-
-
 def make_hidden(
     config: ModelConfig, execution: Execution, outer_graph: nnx.GraphDef, block: nnx.GraphDef
 ) -> Callable[..., Float[Array, "B T D"]]:
-    """Builds ``hidden(params, tokens, mask, *, segment_ids=None)``, the state after the final norm.
+    """Builds ``hidden(params, tokens, mask, *, segment_ids=None, longest=None, reach=None,
+    prefix_ids=None, positions=None)``, the state after the final norm.
 
     Args:
       config: the architecture.
@@ -131,24 +118,33 @@ def make_hidden(
         mask: Array,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
+        longest: int | None = None,
+        reach: int | None = None,
+        prefix_ids: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
         del mask
         outer = merge_outer(outer_graph, params)
-        check_positions(config, execution, tokens.shape[1])
-        positions = _positions(tokens, segment_ids)
+        width = tokens.shape[1]
+        longest = width if longest is None else min(longest, width)
+        check_positions(config, execution, longest)
+        if positions is None:
+            positions = _positions(tokens, segment_ids)
+        arrays = {"segment_ids": segment_ids, "prefix_ids": prefix_ids, "positions": positions}
+        documents = {} if segment_ids is None else arrays
         x = embed(config, execution, outer, tokens, positions)
         ropes = make_ropes(config, execution, positions)
 
         def layer(kind: str, layer_params: Params, x: Array, shared: Shared) -> Array:
-            ropes, segment_ids = shared
+            ropes, documents = shared
             x = constrain(x, execution.mesh, RESIDUAL)
-            attend = full_attention(config, execution, kind, segment_ids=segment_ids)
+            attend = full_attention(config, execution, kind, documents=documents, reach=reach)
             x, _ = nnx.merge(block, layer_params)(
                 x, rope=ropes.get(kind, ropes.get("full")), attend=attend
             )
             return constrain(x, execution.mesh, RESIDUAL)
 
-        x = _run_layers(config, execution, layer, params["layers"], x, (ropes, segment_ids))
+        x = _run_layers(config, execution, layer, params["layers"], x, (ropes, documents))
         return constrain(outer.final_norm(x), execution.mesh, RESIDUAL)
 
     return hidden
@@ -179,7 +175,12 @@ def make_ropes(
 
 
 def full_attention(
-    config: ModelConfig, execution: Execution, kind: str, *, segment_ids: Array | None = None
+    config: ModelConfig,
+    execution: Execution,
+    kind: str,
+    *,
+    documents: Mapping[str, Any] = EMPTY,
+    reach: int | None = None,
 ) -> AttentionFn:
     """Every token of a row sees those before it; keys and values are kept as they are.
 
@@ -187,7 +188,8 @@ def full_attention(
       config: the architecture.
       execution: names the implementation.
       kind: of layer, "full" or "sliding".
-      segment_ids: packed documents.
+      documents: of packed rows, by argument of `attention`.
+      reach: columns that any token looks back at most.
     """
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -195,8 +197,9 @@ def full_attention(
             q,
             k,
             v,
-            segment_ids=segment_ids,
+            **documents,
             window=config.sliding_window if kind == "sliding" else None,
+            reach=None if reach is None or reach >= q.shape[1] else reach,
             softcap=config.attention_softcap,
             scale=config.attention_scale,
             implementation=execution.attention,

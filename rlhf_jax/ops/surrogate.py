@@ -241,7 +241,10 @@ def clipped_value_loss(
     errors = (values - returns) ** 2
     clipped_errors = errors
     if clip is not None:
-        clipped_errors = (old_values + jnp.clip(values - old_values, -clip, clip) - returns) ** 2
+        # Bounds around the old value, not a clipped difference added to it: what is inside stays
+        # the same number, and rounding is not counted as clipping.
+        near = jnp.clip(values, old_values - clip, old_values + clip)
+        clipped_errors = (near - returns) ** 2
     fraction = weighted_sum((clipped_errors > errors).astype(weights.dtype), weights)
     return 0.5 * weighted_sum(jnp.maximum(errors, clipped_errors), weights), {
         "value/clip_fraction": fraction

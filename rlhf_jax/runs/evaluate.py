@@ -33,7 +33,13 @@ from rlhf_jax.rollout import Sampler
 from rlhf_jax.runs.cached import cached_scores, precision_of
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.export import architecture_of, find_run, load_checkpoint
-from rlhf_jax.runs.parts import check_batch, check_positions, check_vocabulary, make_tokenizer
+from rlhf_jax.runs.parts import (
+    check_batch,
+    check_positions,
+    check_vocabulary,
+    make_tokenizer,
+    packing_of,
+)
 from rlhf_jax.runs.sampling import held_out_prompts, make_grader, make_prompts, make_sampler
 from rlhf_jax.runs.stops import with_run_stops
 from rlhf_jax.runs.trees import execution, load_policy, load_reference
@@ -81,6 +87,7 @@ def _evaluate_loss(config: Config, checkpoint: str | None, step: int | None) -> 
         split="eval",
         batch_size=batch_size,
         seed=config.seed,
+        packing=packing_of(config, mesh),
     )
     algorithm = make_algorithm(config.algorithm, model)
     models: Models = config.algorithm.models

@@ -9,6 +9,7 @@ import numpy as np
 from rlhf_jax.algorithms import make_algorithm
 from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, Loader, make_loader, prefetch
+from rlhf_jax.data.rooms import Packing
 from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.io.interrupt import StopRequest
 from rlhf_jax.loops.groups import RunState
@@ -21,6 +22,7 @@ from rlhf_jax.runs.parts import (
     check_positions,
     check_vocabulary,
     make_tokenizer,
+    packing_of,
     watch_movement,
 )
 from rlhf_jax.runs.session import Session, stop_of
@@ -74,7 +76,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
     tokenizer = make_tokenizer(config, session.run_dir, kind)
-    loader, held_out = make_loaders(session, tokenizer)
+    loader, held_out = make_loaders(session, tokenizer, packing_of(config, mesh))
     first = data_start(source, loader.fingerprint, in_batches=True)
     total_steps = training.max_steps or first + training.num_epochs * loader.batches_per_epoch
     check_steps(config, source, total_steps)
@@ -179,7 +181,9 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     return Finished(now, was_interrupted, loaded.model, tokenizer)
 
 
-def make_loaders(session: Session, tokenizer: FastTokenizer) -> tuple[Loader, Loader | None]:
+def make_loaders(
+    session: Session, tokenizer: FastTokenizer, packing: Packing | None
+) -> tuple[Loader, Loader | None]:
     """(training rows, held-out rows or None)."""
     config: Config = session.config
     training = config.training
@@ -187,6 +191,7 @@ def make_loaders(session: Session, tokenizer: FastTokenizer) -> tuple[Loader, Lo
         "kind": config.algorithm.data,
         "seed": config.seed,
         "cache_dir": session.run_dir / "cache",
+        "packing": packing,
     }
     loader = make_loader(
         config.data, tokenizer, split="train", batch_size=training.batch_size, **options

@@ -27,7 +27,7 @@ from rlhf_jax.runs.online_parts import (
 from rlhf_jax.runs.parts import (
     watch_movement,
 )
-from rlhf_jax.runs.replay import Replay, recorded
+from rlhf_jax.runs.replay import recorded
 from rlhf_jax.runs.sampling import held_out_prompts
 from rlhf_jax.runs.session import Session, stop_of
 from rlhf_jax.runs.source import check_steps, data_start, log_growth, reward_digests
@@ -163,7 +163,7 @@ def run_online(
             updates_per_step=updates,
         )
         score = parts.score()
-        replay = None if config.rollout.replay is None else Replay(config.rollout.replay)
+        replay = parts.replay()
         now, was_interrupted = train_online(
             now,
             frozen=parts.loaded.frozen,

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from rlhf_jax.algorithms import make_algorithm
 from rlhf_jax.config import Config, MeasureConfig, measure_config
 from rlhf_jax.data import FastTokenizer, PromptLoader
+from rlhf_jax.data.rooms import Sequences, parted_room, worth_parts
 from rlhf_jax.loops.collect import Collector
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import make_batch, widths
@@ -21,13 +22,15 @@ from rlhf_jax.runs.parts import (
     check_positions,
     check_vocabulary,
     make_tokenizer,
+    packing_of,
 )
+from rlhf_jax.runs.replay import Replay
 from rlhf_jax.runs.sampling import make_grader, make_prompts, make_sampler
 from rlhf_jax.runs.stops import warn_of_hidden_tags
 from rlhf_jax.runs.trees import Given, Loaded, load_trees
 from rlhf_jax.sharding import batch_sharding, make_mesh, place_batch
 from rlhf_jax.training import make_score
-from rlhf_jax.types import Algorithm, PolicyBatch, Sampling, Trees
+from rlhf_jax.types import Algorithm, PolicyBatch, Room, Sampling, Trees
 
 MakeSampler = Callable[[Sampler | None, FastTokenizer], Sampler]
 """(the built-in sampler, or None where the model cannot decode; tokenizer) -> the one to use."""
@@ -50,6 +53,8 @@ class OnlineParts(NamedTuple):
     grader: Grader
     measure: MeasureConfig | None
     """None: there are no rewards to measure with."""
+    room: Room | None = None
+    """Completions are packed into this much; None: a row each."""
 
     @property
     def sampling(self) -> Sampling:
@@ -75,13 +80,21 @@ class OnlineParts(NamedTuple):
 
     def to_device(self, groups: Any, step: int) -> PolicyBatch:
         """Groups as a batch in its shards."""
+        # Rows that share places need not be cut: one shape serves all batches.
+        count = 2 if self.room is None else 1
         batch = make_batch(
             groups,
-            total_widths=widths(self.sampler.width),
-            scored_widths=widths(self.sampler.max_scored),
+            total_widths=widths(self.sampler.width, count=count),
+            scored_widths=widths(self.sampler.max_scored, count=count),
             step=step,
+            room=self.room,
         )
         return place_batch(batch, self.mesh)
+
+    def replay(self) -> Replay | None:
+        """What gives the update recorded batches in place of new ones; None: they are sampled."""
+        folder = self.config.rollout.replay
+        return None if folder is None else Replay(folder, self.room)
 
     def score(self) -> Score:
         """Fills what the algorithm needs, in microbatches of the update's own shape; jitted."""
@@ -170,7 +183,32 @@ def make_online_parts(
         chosen,
         graded,
         measure,
+        online_room(config, chosen, mesh),
     )
+
+
+def online_room(config: Config, sampler: Sampler, mesh: Mesh) -> Room | None:
+    """Room for the completions of an update; None: a row each.
+
+    Args:
+      config: a whole run.
+      sampler: says how long completions can be.
+      mesh: of the run.
+    """
+    packing = packing_of(config, mesh)
+    sampling = config.algorithm.sampling
+    if packing is None:
+        return None
+    batch = Sequences(
+        number=config.training.batch_size * sampling.group_size // sampling.num_minibatches,
+        longest=sampler.width,
+        completion=sampler.max_scored,
+        # Minibatches are dealt row by row, which parts the completions of a prompt.
+        group=sampling.group_size if sampling.num_minibatches == 1 else 1,
+    )
+    if not packing.always and not worth_parts(batch, packing):
+        return None
+    return parted_room(batch, packing)
 
 
 def choose_sampler(

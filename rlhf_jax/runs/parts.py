@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.config import Config, MeasureConfig, trained_vocab_size
 from rlhf_jax.data import FastTokenizer, Kind, iterate_texts, load_tokenizer, train_tokenizer
+from rlhf_jax.data.rooms import Packing
 from rlhf_jax.io.disk import naming
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.stops import with_run_stops
@@ -49,6 +50,23 @@ def check_online_batch(config: Config, mesh: Mesh) -> None:
             f"be a multiple of {parts} (num_minibatches={sampling.num_minibatches} x "
             f"num_microbatches={training.num_microbatches} x mesh data x fsdp={shards})"
         )
+
+
+def packing_of(config: Config, mesh: Mesh) -> Packing | None:
+    """How a run packs sequences; None: it does not.
+
+    A model of one's own may not know packed rows, so it gets them only where it is said.
+    """
+    training = config.training
+    if training.pack is False or (config.model.given and not training.pack):
+        return None
+    return Packing(
+        shards=row_shards(mesh),
+        num_microbatches=training.num_microbatches,
+        max_tokens_per_row=training.max_tokens_per_row,
+        share_prompt=training.share_prompt,
+        always=training.pack is True,
+    )
 
 
 def make_tokenizer(

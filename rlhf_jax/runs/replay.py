@@ -16,7 +16,7 @@ from rlhf_jax.errors import TrainingError
 from rlhf_jax.loops.collect import Collected
 from rlhf_jax.loops.groups import Rollouts, empty_groups
 from rlhf_jax.sharding import place_batch
-from rlhf_jax.types import Params, PolicyBatch, Trees
+from rlhf_jax.types import Params, PolicyBatch, Room, Trees
 
 
 def recorded(folder: str | None) -> Callable[[PolicyBatch, int], None] | None:
@@ -27,7 +27,12 @@ def recorded(folder: str | None) -> Callable[[PolicyBatch, int], None] | None:
 
     def write(batch: PolicyBatch, step: int) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        fields = {name: value for name, value in batch._asdict().items() if value is not None}
+        # The room that it is packed into is the run's, not the batch's: static, and no array.
+        fields = {
+            name: value
+            for name, value in batch._replace(room=None)._asdict().items()
+            if value is not None
+        }
         path = file_of(root, step)
         unfinished = path.with_suffix(".tmp.npz")
         np.savez(unfinished, **jax.device_get(fields))
@@ -73,8 +78,9 @@ def read_batch(folder: str | pathlib.Path, step: int) -> PolicyBatch:
 class Replay:
     """In place of prompts, sampler, grader and score: the batches of a folder, by step."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, room: Room | None = None) -> None:
         self._folder = folder
+        self._room = room
 
     def collect(
         self, params: Params, rollouts: Rollouts, *, step: int, stopped: Callable[[], bool]
@@ -89,7 +95,12 @@ class Replay:
 
     def to_device(self, mesh: Mesh) -> Callable[[Any, int], PolicyBatch]:
         """(ignored, step) -> the recorded batch in its shards."""
-        return lambda groups, step: place_batch(read_batch(self._folder, step), mesh)
+
+        def placed(groups: Any, step: int) -> PolicyBatch:
+            batch = read_batch(self._folder, step)._replace(room=self._room)
+            return place_batch(batch, mesh)
+
+        return placed
 
     def score(self, trained: Trees, frozen: Trees, batch: PolicyBatch) -> PolicyBatch:
         """The batch was scored when it was recorded."""

@@ -14,6 +14,7 @@ from rlhf_jax.models import ModelConfig
 from rlhf_jax.rollout import Sampler
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.export import export_model
+from rlhf_jax.runs.footprint import is_small
 from rlhf_jax.runs.offline import Finished, run_offline
 from rlhf_jax.runs.online import run_online
 from rlhf_jax.runs.online_parts import MakeGrader, MakeSampler
@@ -80,7 +81,8 @@ def train(
     """
     if not config.is_online and (sampler is not None or grader is not None):
         raise ValueError("a sampler or grader was given, but the algorithm samples no completions")
-    retain_freed_memory()
+    if is_small(config):
+        retain_freed_memory()
     with (
         open_session(config, progress=progress, callbacks=callbacks) as session,
         keep_programs(config.training.compilation_cache),

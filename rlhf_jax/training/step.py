@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from rlhf_jax.training.epochs import make_epochs
+from rlhf_jax.training.packing import score_parts
 from rlhf_jax.training.state import TrainState
 from rlhf_jax.training.update import UpdateStep, make_update_step, split_microbatches
 from rlhf_jax.types import Algorithm, Key, Metrics, Params, Sampling, Score, Trees
@@ -111,6 +112,8 @@ def make_score(
         def part(rows: Any) -> dict[str, Array]:
             return {field: score(trees, rows) for field, score in scores.items()}
 
+        if getattr(batch, "room", None) is not None:
+            return jax.lax.stop_gradient(score_parts(part, batch))
         if num_microbatches == 1:
             return jax.lax.stop_gradient(part(batch))
         # Microbatches take rows with a stride; what comes back is put in the old order.

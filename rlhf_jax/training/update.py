@@ -1,16 +1,18 @@
 """One optimizer step as a pure function."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from rlhf_jax.training.packing import fold_parts, padding_of
 from rlhf_jax.training.state import TrainState
 from rlhf_jax.types import Key, Metrics, Params, Trees
 
+T = TypeVar("T")
 UpdateStep: TypeAlias = Callable[[TrainState, Trees, Any, Key], tuple[TrainState, Metrics]]
 """(state, frozen, batch, key) -> (state, metrics)."""
 
@@ -42,14 +44,16 @@ def make_update_step(
       tx: an optax optimizer.
       weigh: fills `batch.weights`; called once, on the global batch.
       num_microbatches: parts that the batch is split into (with a stride, so that a sharded batch
-        axis stays where it is); the batch size must be a multiple of it.
+        axis stays where it is); the batch size must be a multiple of it. Not read where the batch
+        has `room`: its parts are then as many as its tokens fill.
       learning_rate: of the update to be made, from the optimizer's state (`optim.make_rate`), for
         the metric `lr`; None: there is no such metric.
 
     Returns:
       (state, frozen, batch, key) -> (state, metrics). Pure: jit it with the state donated. Metrics
       are those of the loss, and `loss/total`, `grad_norm` (before clipping), `update/skipped` (0 or
-      1), `update/skipped_in_a_row`, `update/skipped_total`, and `lr` with `learning_rate`.
+      1), `update/skipped_in_a_row`, `update/skipped_total`, `data/padding` (share of the places
+      that hold no token), and `lr` with `learning_rate`.
 
     Raises:
       ValueError: (when traced) the batch does not divide into the microbatches.
@@ -62,7 +66,14 @@ def make_update_step(
         state: TrainState, frozen: Params, batch: Any, key: Key
     ) -> tuple[TrainState, Metrics]:
         batch = weigh(batch)
-        if num_microbatches == 1:
+        if getattr(batch, "room", None) is not None:
+
+            def of_part(part: Any, own: Key) -> tuple[Array, Metrics, Params]:
+                (loss, metrics), grads = value_and_grad(state.params, frozen, part, own)
+                return loss, metrics, grads
+
+            loss, metrics, grads = over_parts(of_part, batch, key)
+        elif num_microbatches == 1:
             (loss, metrics), grads = value_and_grad(state.params, frozen, batch, key)
         else:
             loss, metrics, grads = _accumulate(
@@ -78,6 +89,9 @@ def make_update_step(
 
         failed = (~finite).astype(jnp.int32)
         skipped = jnp.stack([(state.skipped[0] + 1) * failed, state.skipped[1] + failed])
+        mask = getattr(batch, "mask", None)
+        if mask is not None and "data/padding" not in metrics:
+            metrics = metrics | {"data/padding": 1 - jnp.mean(mask, dtype=jnp.float32)}
         rate = {} if learning_rate is None else {"lr": learning_rate(state.opt_state)}
         new_state = TrainState(
             step=state.step + 1,
@@ -151,9 +165,54 @@ def _accumulate(
         total = jax.tree.map(lambda a, g: a + g.astype(a.dtype), total, grads)
         return total, (loss, metrics)
 
-    zeros = jax.tree.map(
-        lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
-    )
+    zeros = jax.tree.map(_zeros, params)
     parts = (split_microbatches(batch, num_microbatches), jnp.arange(num_microbatches))
     grads, (losses, metrics) = jax.lax.scan(body, zeros, parts)
     return losses.sum(), reduce_metrics(metrics), grads
+
+
+def over_parts(
+    function: Callable[[Any, Key], tuple[Array, Metrics, T]], batch: Any, key: Key
+) -> tuple[Array, Metrics, T]:
+    """Loss and metrics of a packed batch, part after part.
+
+    Args:
+      function: (part, key) -> (loss, metrics, a tree to be summed, such as gradients).
+      batch: weighed, with `room`.
+      key: of the step.
+
+    Returns:
+      The sums, float32 at least; metrics by `types.Metrics`, and data/padding, the share of the
+      places that hold no token.
+    """
+
+    def of_part(part: Any, index: Array | int) -> tuple[Array, Metrics, T]:
+        return function(part, key if batch.room.single else jax.random.fold_in(key, index))
+
+    def merge(so_far: Any, found: Any, here: Array) -> Any:
+        total = jax.tree.map(lambda a, g: a + g.astype(a.dtype), so_far[2], found[2])
+        metrics = {
+            name: _reducer(name)(jnp.stack([so_far[1][name], value]), axis=0)
+            for name, value in found[1].items()
+        }
+        return so_far[0] + found[0], metrics, total
+
+    def start(shapes: Any) -> Any:
+        loss, metrics, total = shapes
+        neutral = {name: jnp.full(x.shape, _neutral(name), x.dtype) for name, x in metrics.items()}
+        return _zeros(loss), neutral, jax.tree.map(_zeros, total)
+
+    (loss, metrics, total), layout = fold_parts(of_part, batch, merge=merge, start=start)
+    return loss, metrics | {"data/padding": padding_of(layout, batch.room)}, total
+
+
+def _zeros(like: Any) -> Array:
+    """Where a sum over microbatches begins: float32 at least."""
+    return jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
+
+
+def _neutral(name: str) -> float:
+    """What a metric's reduction begins with."""
+    if name.endswith("_max"):
+        return -jnp.inf
+    return jnp.inf if name.endswith("_min") else 0.0

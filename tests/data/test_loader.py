@@ -367,7 +367,11 @@ LOADER_ERRORS = [
         "kind 'prompts' has no batches: text or pairs (prompts have make_prompt_loader)",
     ),
     ({}, {"batch_size": 0}, "batch_size 0 must be at least 1"),
-    ({"packing": True}, {"kind": "pairs"}, "data.packing is for SFT only: pairs keep a row each"),
+    (
+        {"packing": True},
+        {"kind": "pairs"},
+        "data.packing is for SFT only: pairs are packed by training.pack",
+    ),
     (
         {"train_on": "all"},
         {"kind": "pairs"},

@@ -28,6 +28,19 @@ def documents(batch, length):
     return jnp.asarray(ids)
 
 
+def shared_prompts(batch, length):
+    """A prompt of 11 tokens and completions of 23 that share it, again and again."""
+    place = np.arange(length) % 57
+    round_ = np.arange(length) // 57 * 10
+    own = np.where(place < 11, 0, (place - 11) // 23 + 1)
+    rows = {
+        "segment_ids": round_ + own + 1,
+        "prefix_ids": np.where(own > 0, round_ + 1, -1),
+        "positions": np.where(own > 0, 11 + (place - 11) % 23, place),
+    }
+    return {name: jnp.asarray(np.tile(row, (batch, 1))) for name, row in rows.items()}
+
+
 def results(implementation, q, k, v, cotangent, **options):
     def run(q, k, v):
         out, pull = jax.vjp(
@@ -56,6 +69,8 @@ CASES = {
     "window of one": (dict(length=70), dict(window=1)),
     "softcap": (dict(), dict(softcap=1.5)),
     "segments": (dict(), dict(segment_ids=documents(2, 100))),
+    "shared prompts": (dict(), shared_prompts(2, 100)),
+    "shared prompts, window": (dict(), dict(window=15, softcap=2.0, **shared_prompts(2, 100))),
     "all at once": (dict(), dict(segment_ids=documents(2, 100), window=20, softcap=2.0)),
 }
 
@@ -93,6 +108,26 @@ def test_reference_equals_the_definition():
             out,
             1e-5,
         )
+
+
+@pytest.mark.parametrize("window", [None, 15])
+def test_a_shared_prompt_is_as_good_as_one_of_its_own(window):
+    """Completion behind prompt, in a row each, against both behind one prompt."""
+    q, k, v, _ = inputs(batch=1, length=57)
+    rows = shared_prompts(1, 57)
+    packed = attention(q, k, v, scale=0.4, window=window, implementation="xla", **rows)
+    for start in (11, 34):
+        columns = np.r_[0:11, start : start + 23]
+        own = [x[:, columns] for x in (q, k, v)]
+        out = attention(*own, scale=0.4, window=window, implementation="xla")
+        assert_close(packed[:, columns], out, 1e-5)
+
+
+def test_a_prefix_needs_its_company():
+    q, k, v, _ = inputs(length=12)
+    ids = jnp.zeros((2, 12), jnp.int32)
+    with pytest.raises(ValueError, match="pass all three or none"):
+        attention(q, k, v, scale=1.0, prefix_ids=ids, segment_ids=ids)
 
 
 def test_float64_stays_float64():

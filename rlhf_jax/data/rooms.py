@@ -1,0 +1,156 @@
+"""Shapes of packed batches: how much a model reads at a time where sequences share rows.
+
+Chosen on the host from lengths, and few, because every shape is a program. The packing itself is
+part of the program (`training.packing`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data.batching import choose_buckets
+from rlhf_jax.types import Room
+
+_PARTS = 8
+"""Parts that a full batch is divided into where nothing else says how many: half a part is wasted
+on the average."""
+_LEAST = 1024
+"""Tokens of a part on each device, below which products are too small to be fast."""
+_ROW = 4
+"""Row width in longest sequences: room enough to fill a row well; more costs attention where an
+implementation computes all of a row."""
+_SHAPES = 3
+_MULTIPLE = 32
+_SAVED = 0.1
+"""Share of the places that packing has to save to be worth its reordering."""
+
+
+class Packing(NamedTuple):
+    """What a run says about packing."""
+
+    shards: int = 1
+    """Devices that the rows of a batch are divided over."""
+    num_microbatches: int = 1
+    """A part holds no more tokens than such a share of the padded batch."""
+    max_tokens_per_row: int | None = None
+    """None: four times the longest sequence, where that is not more than a part."""
+    share_prompt: bool = True
+    """Sequences of a group read their prompt once."""
+    always: bool = False
+    """Also where it saves little."""
+
+
+class Sequences(NamedTuple):
+    """What a batch can hold at most."""
+
+    number: int
+    longest: int
+    """Tokens of prompt and completion."""
+    completion: int
+    """Tokens of a completion."""
+    group: int = 1
+    """Consecutive ones with the same prompt; 1: no two need have one."""
+
+
+def parted_room(batch: Sequences, packing: Packing, *, together: int = 1) -> Room:
+    """Room in parts, for batches whose lengths are not known when programs are compiled.
+
+    Args:
+      batch: what can come.
+      packing: of the run.
+      together: sequences that must lie in one part: 2 of a pair.
+
+    Returns:
+      A room; any batch fits into as many parts as it needs.
+
+    Raises:
+      ValueError: max_tokens_per_row is less than a sequence needs.
+    """
+    shards = packing.shards
+    given = packing.max_tokens_per_row
+    if given is not None and given < batch.longest:
+        raise ValueError(
+            f"training.max_tokens_per_row={given} is less than the longest sequence, "
+            f"{batch.longest} tokens"
+        )
+    group = batch.group if packing.share_prompt else 1
+    # A completion brings the prompt's last token along.
+    own = batch.completion + 1 if group > 1 else batch.longest
+    whole = (group - 1) * own + batch.longest
+    most = batch.number // group * whole
+    tokens = min(most // packing.num_microbatches, max(most // _PARTS, _LEAST * shards))
+    row = max(batch.longest, -(-tokens // shards))
+    width = given or min(max(_ROW * batch.longest, whole), row)
+    rows = max(1, round(tokens / (width * shards))) * shards
+    if rows == 1 and width < together * batch.longest:
+        rows = together
+    return Room(rows, width, batch.longest, group=group)
+
+
+class PairRooms:
+    """Rooms of batches of pairs whose lengths are all known.
+
+    On one device a batch lies in one row, of one of few widths that fit the batches of an epoch;
+    elsewhere in parts.
+    """
+
+    def __init__(
+        self, totals: np.ndarray, scored: np.ndarray, *, batch: Sequences, packing: Packing
+    ) -> None:
+        """
+        Args:
+          totals: tokens of every batch of an epoch, shared ones once.
+          scored: of these, trained ones.
+          batch: what can come.
+          packing: of the run.
+        """
+        self._parted = parted_room(batch, packing, together=2)
+        self._single: tuple[Room, ...] = ()
+        if packing.shards > 1 or packing.num_microbatches > 1 or packing.max_tokens_per_row:
+            return
+        widths = choose_buckets(totals, _SHAPES, multiple=_MULTIPLE)
+        own = np.searchsorted(widths, totals)
+        self._single = tuple(
+            Room(
+                1,
+                width,
+                batch.longest,
+                scored=_rounded(scored[own <= number].max()),
+                group=self._parted.group,
+                single=True,
+            )
+            for number, width in enumerate(widths)
+        )
+
+    def of(self, total: int, scored: int) -> Room:
+        """The smallest room for a batch of so many tokens."""
+        for room in self._single:
+            if total <= room.width and scored <= (room.scored or 0):
+                return room
+        return self._parted
+
+    def places(self, totals: np.ndarray, scored: np.ndarray) -> int:
+        """Tokens that are computed in all for some batches."""
+        return sum(
+            _computed(self.of(int(total), int(trained)), int(total))
+            for total, trained in zip(totals, scored, strict=True)
+        )
+
+
+def pays(packed: int, padded: int, packing: Packing) -> bool:
+    """Whether packed places are enough fewer than those of padded rows."""
+    return packing.always or packed <= (1 - _SAVED) * padded
+
+
+def worth_parts(batch: Sequences, packing: Packing) -> bool:
+    """Whether a batch of unknown lengths is large enough that parts of it may be left out."""
+    return batch.number * batch.longest >= 4 * _LEAST * packing.shards
+
+
+def _computed(room: Room, total: int) -> int:
+    part = room.rows * room.width
+    return part if room.single else -(-total // part) * part
+
+
+def _rounded(count: int) -> int:
+    return -(-int(count) // _MULTIPLE) * _MULTIPLE

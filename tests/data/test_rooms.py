@@ -1,0 +1,77 @@
+"""Shapes of packed batches."""
+
+import numpy as np
+import pytest
+
+from rlhf_jax.data.rooms import Packing, PairRooms, Sequences, parted_room, pays, worth_parts
+
+
+def test_parts_are_an_eighth_of_the_padded_batch():
+    batch = Sequences(number=64, longest=256, completion=128)
+    room = parted_room(batch, Packing())
+    assert (room.rows, room.width, room.longest) == (2, 1024, 256)
+    assert room.group == 1 and not room.single
+
+
+def test_a_group_has_room_behind_its_prompt():
+    """8 completions of 64 tokens behind one prompt of 64, each with the prompt's last token."""
+    batch = Sequences(number=64, longest=128, completion=64, group=8)
+    room = parted_room(batch, Packing())
+    assert room.width == 7 * 65 + 128 and room.group == 8
+    apart = parted_room(batch, Packing(share_prompt=False))
+    assert apart.group == 1 and apart.width == 4 * 128
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("microbatches", [1, 16])
+def test_every_sequence_fits_and_rows_divide(shards, microbatches):
+    packing = Packing(shards=shards, num_microbatches=microbatches)
+    for number, longest, together in [(8, 16, 2), (64, 512, 1), (2, 1000, 2), (4096, 40, 1)]:
+        batch = Sequences(number=number, longest=longest, completion=longest // 2)
+        room = parted_room(batch, packing, together=together)
+        assert room.rows % shards == 0 and room.width >= longest
+        assert room.rows * room.width >= together * longest
+        assert room.rows > 1 or room.width >= together * longest
+
+
+def test_a_row_must_hold_a_sequence():
+    batch = Sequences(number=8, longest=100, completion=50)
+    assert parted_room(batch, Packing(max_tokens_per_row=300)).width == 300
+    with pytest.raises(ValueError, match="max_tokens_per_row=99 is less than the longest"):
+        parted_room(batch, Packing(max_tokens_per_row=99))
+
+
+def test_known_batches_have_few_rooms_and_fit():
+    rng = np.random.default_rng(0)
+    totals = rng.integers(300, 900, 200)
+    scored = totals // 2 + rng.integers(0, 20, 200)
+    batch = Sequences(number=8, longest=200, completion=150, group=2)
+    rooms = PairRooms(totals, scored, batch=batch, packing=Packing())
+    chosen = {rooms.of(int(total), int(some)) for total, some in zip(totals, scored, strict=True)}
+    assert 1 < len(chosen) <= 3 and all(room.single for room in chosen)
+    for total, some in zip(totals, scored, strict=True):
+        room = rooms.of(int(total), int(some))
+        assert total <= room.width and some <= room.scored
+    assert rooms.places(totals, scored) < 1.25 * totals.sum()
+    # Another epoch may bring more at once than this one had.
+    assert not rooms.of(5000, 10).single and not rooms.of(310, 900).single
+
+
+def test_on_a_mesh_batches_lie_in_parts():
+    totals = np.full(10, 800)
+    batch = Sequences(number=8, longest=200, completion=150)
+    for packing in (
+        Packing(shards=2),
+        Packing(num_microbatches=2),
+        Packing(max_tokens_per_row=400),
+    ):
+        assert not PairRooms(totals, totals // 2, batch=batch, packing=packing).of(800, 400).single
+
+
+def test_where_it_pays():
+    assert pays(90, 100, Packing()) and not pays(91, 100, Packing())
+    assert pays(150, 100, Packing(always=True))
+    small = Sequences(number=64, longest=16, completion=8)
+    assert not worth_parts(small, Packing())
+    assert worth_parts(small._replace(longest=64), Packing())
+    assert not worth_parts(small._replace(longest=64), Packing(shards=2))
