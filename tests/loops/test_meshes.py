@@ -96,8 +96,6 @@ def _leaves(params):
 
 QUICK = {
     ("dpo", "fsdp4_tensor2", "unroll"),
-    ("dpo", "data8", "scan"),
-    ("sft", "fsdp8", "unroll"),
     ("reward_model", "fsdp8", "scan"),
 }
 CASES = [

@@ -1,25 +1,23 @@
 """Handwriting of the package: one thing a line, no puzzles, lines of at most 100 columns."""
 
 import ast
+import functools
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "rlhf_jax"
-OTHERS: set[str] = set()
-"""Not yet converted: packages and modules, by their path in the package."""
 LONGEST = 100
 
 
-def is_converted(path: pathlib.Path) -> bool:
-    name = path.relative_to(PACKAGE).with_suffix("").as_posix()
-    return not any(name == other or name.startswith(f"{other}/") for other in OTHERS)
-
-
+@functools.cache
 def nodes():
-    """(place, node) of everything in the converted part of the package."""
-    for path in sorted(filter(is_converted, PACKAGE.rglob("*.py"))):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node
+    """(place, node) of every assignment and conditional expression of the package."""
+    return [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", node)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assign | ast.IfExp)
+    ]
 
 
 def binds_unrelated(node: ast.AST) -> bool:
@@ -52,13 +50,10 @@ def test_no_conditional_expression_in_another():
 
 def test_lines_are_short():
     """Of tests too: most of a suite is read beside the code."""
-    converted = filter(is_converted, PACKAGE.rglob("*.py"))
     tests = (ROOT / "tests").rglob("*.py")
-    rest = {ROOT / "tests" / other for other in OTHERS}
     assert [
         f"{path.relative_to(ROOT)}:{number}"
-        for path in sorted([*converted, *tests])
-        if rest.isdisjoint(path.parents)
+        for path in sorted([*PACKAGE.rglob("*.py"), *tests])
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if len(line) > LONGEST
     ] == []

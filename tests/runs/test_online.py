@@ -92,7 +92,7 @@ def test_a_run_from_start_to_export(online_config, mixed_task, name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_resume_gives_the_same_bits(online_config, name, tmp_path):
     """Stopped by a signal during step 3, after the checkpoint of step 2."""
     whole = train(online_config(name, run_dir=tmp_path / "whole"), progress=False)
@@ -168,7 +168,7 @@ def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mix
     assert len(table) == 4 * sum(row["data/groups_generated"] for row in rows)
 
 
-@pytest.mark.parametrize("num_minibatches", [1, 2])
+@pytest.mark.parametrize("num_minibatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_minibatches):
     """They divide by the log-probabilities of the policy that sampled them, also where those of the
     others are scored."""

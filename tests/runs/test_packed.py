@@ -36,7 +36,7 @@ def compared(first, second, names):
             np.testing.assert_allclose(b[name], a[name], err_msg=name, **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["dpo", "reward_model"])
+@pytest.mark.parametrize("name", ["dpo", pytest.param("reward_model", marks=pytest.mark.slow)])
 def test_offline(tiny_config, tmp_path, name):
     config = tiny_config(name)
     rows = trained(config, tmp_path / "rows", pack=False)
@@ -48,7 +48,7 @@ def test_offline(tiny_config, tmp_path, name):
     assert np.mean([row["data/padding"] for row in steps]) < plain
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo"])
+@pytest.mark.parametrize("name", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_online(online_config, tmp_path, name):
     config = online_config(name, training={"max_steps": 2, "save_every": 0})
     rows = trained(config, tmp_path / "rows", pack=False)

@@ -86,7 +86,9 @@ def _signal_at(run_dir, step, signum):
     return thread
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_goes_on_with_the_same_bits(signum, tiny_config, tmp_path):
     options = {
         "training": {"max_steps": 40, "save_every": 0, "eval_every": 15},
