@@ -168,7 +168,8 @@ class TokenLogps(NamedTuple):
 
 @runtime_checkable
 class TokenLogpsFn(Protocol):
-    """Log-probability and entropy of taken tokens without logits; `longest`: see `Room`."""
+    """Log-probability and entropy of taken tokens without logits. Batches with `room` also give
+    `longest` and `reach` (ints), and where prompts are shared `prefix_ids` and `positions`."""
 
     def __call__(
         self,
@@ -177,10 +178,10 @@ class TokenLogpsFn(Protocol):
         mask: Bool[Array, "B T"],
         *,
         segment_ids: Int[Array, "B T"] | None = None,
-        longest: int | None = None,
         scored: Int[Array, "B S"] | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
+        **documents: Any,
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"] | None]: ...
 
 
@@ -195,7 +196,7 @@ class PerTokenFn(Protocol):
         mask: Bool[Array, "B T"],
         *,
         segment_ids: Int[Array, "B T"] | None = None,
-        longest: int | None = None,
+        **documents: Any,
     ) -> Float[Array, "B T ..."]: ...
 
 
@@ -244,8 +245,7 @@ Trees: TypeAlias = Mapping[str, Params]
 is the adapter, and what the loss sees is base and adapter together (`training.make_step`)."""
 
 Score: TypeAlias = Callable[[Trees, Any], Array]
-"""(trees, batch) -> one field of the batch, leading with its rows. Evaluated in microbatches,
-without gradient."""
+"""(trees, batch) -> one field of the batch, leading with its rows. In microbatches, no gradient."""
 
 
 @runtime_checkable

@@ -61,14 +61,14 @@ class TrainingConfig:
     `algorithm.num_epochs` x `algorithm.num_minibatches` updates."""
     num_microbatches: int = 1
     """Parts into which a batch (of the online algorithms: a minibatch of completions) is split to
-    save memory; the gradient is the same."""
+    save memory; the gradient is the same. Packed rows are computed in parts of no more tokens."""
     pack: bool | None = None
     """Put several sequences into one row of the update, so that padding is not computed; losses,
-    gradients and metrics stay those of a row each. null: where it pays (not with a model of your
-    own, which must take `segment_ids` and the other arguments of packed rows). SFT has
+    gradients and metrics stay those of a row each. null: on CPUs, where it saves places; not with a
+    model of your own, which must take the arguments of packed rows (`types.TokenLogpsFn`). SFT has
     `data.packing`."""
     max_tokens_per_row: int | None = None
-    """Width of packed rows; null: chosen from the lengths."""
+    """Width of packed rows, which it asks for; null: chosen from the lengths."""
     share_prompt: bool = True
     """Completions of one prompt that are packed into one row read it once (with
     `algorithm.num_minibatches` > 1 they are dealt apart, and each reads it)."""

@@ -222,7 +222,6 @@ class Loader:
 
     def _pack(self, packing: Packing) -> None:
         """Packs batches from now on, if that is worth it."""
-        padded = self._padded_places()
         if packing.share_prompt:
             self._totals = self._totals - shared_prompts(self._data)
         batch = Sequences(
@@ -232,14 +231,11 @@ class Loader:
             group=2,
         )
         rooms = PairRooms(*self._sums(), batch=batch, packing=packing)
-        if pays(rooms.places(*self._sums()), padded, packing):
+        if pays(rooms.places(*self._sums()), self._padded_places(), packing):
             self.rooms = rooms
-            # Rows share places, so one width serves all batches.
-            self.buckets = self.buckets[-1:]
-            self.scored_buckets = self.scored_buckets[-1:]
 
     def _sums(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of every batch of the first epoch, and trained ones."""
+        """Tokens of each batch of the first epoch; trained ones."""
         batches = self._epoch(0)
         return tuple(
             np.where(batches >= 0, values[batches], 0).sum(axis=1)
@@ -247,7 +243,7 @@ class Loader:
         )
 
     def _padded_places(self) -> int:
-        """Places of the first epoch's batches with a row for each sequence."""
+        """Places of the first epoch with a row for each sequence."""
         widths = [
             bucket_for(int(self._lengths[row[row >= 0]].max()), self.buckets)
             for row in self._epoch(0)
@@ -256,8 +252,13 @@ class Loader:
 
     def _make(self, indices: np.ndarray) -> TokenBatch | PairBatch:
         present = indices[indices >= 0]
-        width = bucket_for(int(self._lengths[present].max()), self.buckets)
-        scored_width = min(width, bucket_for(int(self._scored[present].max()), self.scored_buckets))
+        # Rooms are made for whole batches, and in packed rows one width serves all of those.
+        rooms = self.rooms if len(indices) == self.batch_size else None
+        least = slice(None) if rooms is None else slice(-1, None)
+        width = bucket_for(int(self._lengths[present].max()), self.buckets[least])
+        scored_width = min(
+            width, bucket_for(int(self._scored[present].max()), self.scored_buckets[least])
+        )
         rows = len(indices) * self._rows_per_item
         tokens: Any = np.full((rows, width), self.tokenizer.pad_id, np.int32)
         segment_ids: Any = np.zeros((rows, width), np.int32)
@@ -295,8 +296,8 @@ class Loader:
             scored=scored.reshape(len(indices), 2, scored_width),
             margin=cast(Any, margin) if self.has_margins else None,
             room=None
-            if self.rooms is None
-            else self.rooms.of(
+            if rooms is None
+            else rooms.of(
                 int(self._totals[present].sum()), int(self._scored_totals[present].sum())
             ),
         )

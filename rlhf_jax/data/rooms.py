@@ -16,9 +16,13 @@ _PARTS = 8
 on the average."""
 _LEAST = 1024
 """Tokens of a part on each device, below which products are too small to be fast."""
-_ROW = 4
-"""Row width in longest sequences: room enough to fill a row well; more costs attention where an
-implementation computes all of a row."""
+_ROW = 1024
+"""Tokens of a row where sequences are short: room enough for several. Where they are long, a row
+holds two: the attention of a wider one costs more than the padding that it saves."""
+_SINGLE = 8
+"""Longest sequences in the one row of a whole batch; more tokens than these lie in parts."""
+_SPARE = 1.25
+"""How much more a row may train on than its share of the longest sequence."""
 _SHAPES = 3
 _MULTIPLE = 32
 _SAVED = 0.1
@@ -33,7 +37,7 @@ class Packing(NamedTuple):
     num_microbatches: int = 1
     """A part holds no more tokens than such a share of the padded batch."""
     max_tokens_per_row: int | None = None
-    """None: four times the longest sequence, where that is not more than a part."""
+    """None: chosen from the lengths."""
     share_prompt: bool = True
     """Sequences of a group read their prompt once."""
     always: bool = False
@@ -80,18 +84,29 @@ def parted_room(batch: Sequences, packing: Packing, *, together: int = 1) -> Roo
     most = batch.number // group * whole
     tokens = min(most // packing.num_microbatches, max(most // _PARTS, _LEAST * shards))
     row = max(batch.longest, -(-tokens // shards))
-    width = given or min(max(_ROW * batch.longest, whole), row)
-    rows = max(1, round(tokens / (width * shards))) * shards
+    several = min(_ROW, max(4 * batch.longest, whole))
+    width = given or min(max(2 * batch.longest, several), row)
+    rows = max(1, tokens // (width * shards)) * shards
     if rows == 1 and width < together * batch.longest:
         rows = together
-    return Room(rows, width, batch.longest, group=group)
+    return Room(rows, width, batch.longest, scored=_head(batch, width, group), group=group)
+
+
+def _head(batch: Sequences, width: int, group: int) -> int | None:
+    """Trained tokens of a row: the head, which is dear, skips the prompts; None where there is
+    little to skip."""
+    if group > 1:
+        return None
+    share = batch.completion / batch.longest
+    most = _rounded(max(batch.completion, int(width * share * _SPARE)))
+    return most if most < 0.8 * width else None
 
 
 class PairRooms:
     """Rooms of batches of pairs whose lengths are all known.
 
-    On one device a batch lies in one row, of one of few widths that fit the batches of an epoch;
-    elsewhere in parts.
+    On one device a small batch lies in one row, of one of few widths that fit the batches of an
+    epoch; others in parts.
     """
 
     def __init__(
@@ -120,6 +135,7 @@ class PairRooms:
                 single=True,
             )
             for number, width in enumerate(widths)
+            if width <= _SINGLE * batch.longest
         )
 
     def of(self, total: int, scored: int) -> Room:

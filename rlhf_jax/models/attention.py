@@ -69,8 +69,8 @@ def attention(
           -1 for none. Needs `segment_ids` and `positions`.
         positions: of each token in its own sequence; a window counts in them.
         window: a token sees itself and ``window - 1`` tokens before it; None is unlimited.
-        reach: columns from a token to the farthest one that it may see, itself included; what lies
-          beyond is not even multiplied. None: the whole row.
+        reach: columns from a token to the farthest one that it may see, itself included; "blocked"
+          multiplies little of what lies beyond. None: the whole row.
         softcap: bound on the scores (Gemma 2), > 0.
         scale: factor on the scores, usually ``H ** -0.5``.
         implementation: one of the above.

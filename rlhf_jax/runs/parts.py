@@ -55,17 +55,20 @@ def check_online_batch(config: Config, mesh: Mesh) -> None:
 def packing_of(config: Config, mesh: Mesh) -> Packing | None:
     """How a run packs sequences; None: it does not.
 
-    A model of one's own may not know packed rows, so it gets them only where it is said.
+    Left to itself only on CPUs, where it was measured, and with models of this package: one of
+    one's own may not know packed rows, and attention of accelerators computes all of a row.
     """
     training = config.training
-    if training.pack is False or (config.model.given and not training.pack):
+    wanted = training.pack is True or training.max_tokens_per_row is not None
+    measured = mesh.devices.flat[0].platform == "cpu" and not config.model.given
+    if training.pack is False or not (wanted or measured):
         return None
     return Packing(
         shards=row_shards(mesh),
         num_microbatches=training.num_microbatches,
         max_tokens_per_row=training.max_tokens_per_row,
         share_prompt=training.share_prompt,
-        always=training.pack is True,
+        always=wanted,
     )
 
 

@@ -97,8 +97,17 @@ class Replay:
         """(ignored, step) -> the recorded batch in its shards."""
 
         def placed(groups: Any, step: int) -> PolicyBatch:
-            batch = read_batch(self._folder, step)._replace(room=self._room)
-            return place_batch(batch, mesh)
+            batch = read_batch(self._folder, step)
+            room = self._room
+            longest = int(batch.mask.sum(axis=1).max())
+            if room is not None and (longest > room.longest or len(batch.mask) % room.group):
+                raise TrainingError(
+                    f"rollout.replay={self._folder}: {len(batch.mask)} rows of up to {longest} "
+                    f"tokens are not what this run packs (groups of {room.group}, up to "
+                    f"{room.longest} tokens); set algorithm and rollout as they were recorded, or "
+                    "training.pack=false"
+                )
+            return place_batch(batch._replace(room=room), mesh)
 
         return placed
 

@@ -33,6 +33,8 @@ class Pieces(NamedTuple):
     """Tokens before those, common to the sequences of its group."""
     family: Int[Array, " B"]
     """Number of the group."""
+    trained: Int[Array, "B K"]
+    """Of the own tokens, those that are trained on."""
 
 
 class Layout(NamedTuple):
@@ -62,14 +64,15 @@ def pieces_of(batch: Any) -> Pieces:
     examples = len(batch.mask)
     mask = batch.mask.reshape(-1, group, width)
     length = jnp.sum(mask, axis=2, dtype=jnp.int32)
+    trained = batch.completion_mask.reshape(mask.shape)
+    count = jnp.sum(trained, axis=2, dtype=jnp.int32)
     several = mask.size // width // examples
     # The two answers of a pair are an example; of completions each is one.
     family = jnp.arange(examples) // max(group // several, 1)
     if group == 1:
         own = length.reshape(examples, several)
-        return Pieces(own, jnp.zeros(examples, jnp.int32), family)
+        return Pieces(own, jnp.zeros(examples, jnp.int32), family, count.reshape(own.shape))
     tokens = batch.tokens.reshape(mask.shape)
-    trained = batch.completion_mask.reshape(mask.shape)
     present = length > 0
     # Empty rows only complete a shape: they agree with anything.
     first = jnp.argmax(present, axis=1)[:, None, None]
@@ -79,7 +82,8 @@ def pieces_of(batch: Any) -> Pieces:
     common = jnp.where(jnp.any(present, axis=1), jnp.maximum(common - 1, 0), 0)
     own = jnp.where(present, length - common[:, None], 0)
     shared = jnp.broadcast_to(common[:, None], own.shape).reshape(examples, several)[:, 0]
-    return Pieces(own.reshape(examples, several), shared, family)
+    own = own.reshape(examples, several)
+    return Pieces(own, shared, family, count.reshape(own.shape))
 
 
 def lay_out(pieces: Pieces, room: Room) -> Layout:
@@ -103,9 +107,11 @@ def lay_out(pieces: Pieces, room: Room) -> Layout:
     order = jnp.lexsort((-size, pieces.family, -of_family))
     every = jnp.arange(parts)
 
-    def place(state: tuple[Array, Array], example: Array) -> tuple[Any, Any]:
-        free, holder = state  # [parts, rows]: room that is left, group that was laid last
+    def place(state: tuple[Array, ...], example: Array) -> tuple[tuple[Array, ...], Any]:
+        # [parts, rows]: places that are left, also for trained tokens; group that was laid last
+        free, heads, holder = state
         left = free
+        left_heads = heads
         now = holder
         joins = jnp.zeros(parts, bool)
         starts = []
@@ -115,28 +121,36 @@ def lay_out(pieces: Pieces, room: Room) -> Layout:
             mine = now == pieces.family[example]
             cost = own + jnp.where(mine, 0, pieces.shared[example])
             cost = jnp.where(own > 0, cost, 0)
-            joined = mine & (left >= cost)
-            row = jnp.argmax(jnp.where(joined, room.width + 1, left), axis=1)
+            trained = pieces.trained[example, k]
+            joined = mine & (left >= cost) & (left_heads >= trained)
+            room_for = jnp.where(left_heads >= trained, left, -1)
+            row = jnp.argmax(jnp.where(joined, room.width + 1, room_for), axis=1)
             begin = row * room.width + room.width - left[every, row]
             new = ~mine[every, row] & (own > 0)
             prefixes.append(jnp.where(new, begin, -1))
             starts.append(begin + jnp.where(new, pieces.shared[example], 0))
             joins |= joined[every, row]
             left = left.at[every, row].add(-cost[every, row])
+            left_heads = left_heads.at[every, row].add(-trained)
             now = now.at[every, row].set(
                 jnp.where(own > 0, pieces.family[example], now[every, row])
             )
-        fits = jnp.all(left >= 0, axis=1)
+        fits = jnp.all((left >= 0) & (left_heads >= 0), axis=1)
         # A part that holds the group already, else the first with room.
         best = jnp.argmax(fits.astype(jnp.int32) + (fits & joins))
         taken = ((every == best) & fits)[:, None]
         part = jnp.where(fits[best], best, -1)
         found = (part, jnp.stack(starts, axis=1)[best], jnp.stack(prefixes, axis=1)[best])
-        return (jnp.where(taken, left, free), jnp.where(taken, now, holder)), found
+        chosen = (
+            jnp.where(taken, new, old)
+            for new, old in ((left, free), (left_heads, heads), (now, holder))
+        )
+        return tuple(chosen), found
 
     empty = (parts, room.rows)
-    begun = (jnp.full(empty, room.width, jnp.int32), jnp.full(empty, -1, jnp.int32))
-    (free, _), (part, start, prefix) = jax.lax.scan(place, begun, order)
+    scored = room.width if room.scored is None else room.scored
+    begun = tuple(jnp.full(empty, value, jnp.int32) for value in (room.width, scored, -1))
+    (free, _, _), (part, start, prefix) = jax.lax.scan(place, begun, order)
     back = jnp.argsort(order)
     # Parts are filled in order, so those in use are the first ones.
     used = jnp.sum(jnp.any(free < room.width, axis=1))
@@ -159,8 +173,8 @@ def part_of(batch: Any, pieces: Pieces, layout: Layout, index: Array | int) -> A
       index: of the part.
 
     Returns:
-      The batch with `packed`. An example without a place makes every weight NaN, so that no step
-      can lose one in silence.
+      The batch with `packed`, in which no other example is present. An example without a place, or
+      longer than the room says, makes every weight NaN: no step can lose one in silence.
     """
     room: Room = batch.room
     size = room.rows * room.width
@@ -202,14 +216,27 @@ def part_of(batch: Any, pieces: Pieces, layout: Layout, index: Array | int) -> A
         packed = packed._replace(
             prefix_ids=laid(jnp.where(is_own, groups, -1), -1), positions=laid(steps)
         )
+    # Whatever an algorithm counts, it counts each example once.
+    own_masks = {
+        name: getattr(batch, name) & _beside(here, getattr(batch, name))
+        for name in ("mask", "completion_mask", "valid")
+        if hasattr(batch, name)
+    }
+    batch = batch._replace(packed=packed, **own_masks)
     if batch.weights is None:
-        return batch._replace(packed=packed)
-    lost = jnp.any(layout.part < 0)
+        return batch
+    lost = breaks(pieces, layout, room)
 
     def weight(x: Array) -> Array:
         return jnp.where(lost, jnp.nan, jnp.where(_beside(here, x), x, 0))
 
-    return batch._replace(packed=packed, weights=jax.tree.map(weight, batch.weights))
+    return batch._replace(weights=jax.tree.map(weight, batch.weights))
+
+
+def breaks(pieces: Pieces, layout: Layout, room: Room) -> Array:
+    """Whether a batch is not what its room was made for: an example has no place, or is longer."""
+    length = jnp.where(pieces.own > 0, pieces.own + pieces.shared[:, None], 0)
+    return jnp.any(layout.part < 0) | jnp.any(length > room.longest)
 
 
 def columns_of(marked: Array, count: int) -> Int[Array, "R S"]:
@@ -262,9 +289,10 @@ def score_parts(score: Callable[[Any], dict[str, Array]], batch: Any) -> dict[st
       batch: whole.
 
     Returns:
-      Field -> array, every row from the part that it lies in.
+      Field -> array, every row from the part that it lies in; NaN where the batch is not what its
+      room was made for.
     """
-    found, _ = fold_parts(
+    found, layout = fold_parts(
         lambda part, index: score(part),
         batch,
         merge=lambda so_far, found, here: jax.tree.map(
@@ -272,7 +300,8 @@ def score_parts(score: Callable[[Any], dict[str, Array]], batch: Any) -> dict[st
         ),
         start=lambda shapes: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
     )
-    return found
+    lost = breaks(pieces_of(batch), layout, batch.room)
+    return jax.tree.map(lambda x: jnp.where(lost, jnp.nan, x), found)
 
 
 def _beside(rows: Array, x: Array) -> Array:

@@ -11,6 +11,21 @@ def test_parts_are_an_eighth_of_the_padded_batch():
     room = parted_room(batch, Packing())
     assert (room.rows, room.width, room.longest) == (2, 1024, 256)
     assert room.group == 1 and not room.single
+    # the head is computed on half of it and a little more
+    assert room.scored == 640
+
+
+def test_long_sequences_lie_two_to_a_row():
+    """Wider rows cost more attention than they save."""
+    batch = Sequences(number=64, longest=1280, completion=1024, group=8)
+    assert parted_room(batch, Packing()).width == 2560
+
+
+def test_a_large_batch_is_no_single_row():
+    totals = np.full(10, 32 * 300)
+    batch = Sequences(number=32, longest=512, completion=400, group=2)
+    rooms = PairRooms(totals, totals // 2, batch=batch, packing=Packing())
+    assert not rooms.of(32 * 300, 16 * 300).single
 
 
 def test_a_group_has_room_behind_its_prompt():
@@ -30,6 +45,8 @@ def test_every_sequence_fits_and_rows_divide(shards, microbatches):
         batch = Sequences(number=number, longest=longest, completion=longest // 2)
         room = parted_room(batch, packing, together=together)
         assert room.rows % shards == 0 and room.width >= longest
+        most = max(number * longest // microbatches, 2.1 * shards * longest)
+        assert room.rows * room.width <= most
         assert room.rows * room.width >= together * longest
         assert room.rows > 1 or room.width >= together * longest
 

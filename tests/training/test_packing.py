@@ -22,7 +22,7 @@ from rlhf_jax.models import init_model
 from rlhf_jax.sharding import MeshConfig, make_mesh
 from rlhf_jax.training import make_score, make_step, make_train_state
 from rlhf_jax.training.packing import Pieces, lay_out
-from rlhf_jax.types import Room
+from rlhf_jax.types import Algorithm, Room
 from tests.contract.fakes import make_batch
 from tests.models.tiny import noisy, tiny
 
@@ -142,7 +142,8 @@ def raggedly(rng, examples, several, group):
     own = rng.integers(0, 20, (examples, several))
     family = np.arange(examples) // max(group // several, 1)
     shared = np.where(own.sum(1) > 0, rng.integers(0, 12, examples)[family], 0)
-    return Pieces(*(jnp.asarray(x, jnp.int32) for x in (own, shared, family)))
+    trained = rng.integers(0, own // 2 + 1)
+    return Pieces(*(jnp.asarray(x, jnp.int32) for x in (own, shared, family, trained)))
 
 
 @pytest.mark.parametrize(("several", "group"), [(1, 1), (1, 4), (2, 1), (2, 2)])
@@ -151,12 +152,13 @@ def test_every_token_has_a_place_of_its_own(several, group):
     rng = np.random.default_rng(0)
     run = jax.jit(lay_out, static_argnames="room")
     for rows in (2, 4):
-        room = Room(rows, 40, 32, group=group)
+        room = Room(rows, 40, 32, scored=14, group=group)
         for _ in range(20):
             pieces = raggedly(rng, 24, several, group)
             layout = jax.tree.map(np.asarray, run(pieces, room=room))
             assert (layout.part >= 0).all() and layout.part.max() < layout.parts
             taken = np.zeros((int(layout.parts), rows * room.width), int)
+            heads = np.zeros((int(layout.parts), rows), int)
             brought = set()
             read = set()
             for example, side in np.argwhere(np.asarray(pieces.own) > 0):
@@ -172,16 +174,42 @@ def test_every_token_has_a_place_of_its_own(several, group):
                     assert length == 0 or (start + length - 1) // room.width == row
                     taken[part, start : start + length] += 1
                 read.add((part, row, family))
-            assert read == brought
+                heads[part, row] += int(pieces.trained[example, side])
+            assert read == brought and heads.max() <= room.scored
             assert taken.max() <= 1 and taken.sum() == layout.filled
             assert taken.any(axis=1).all()
 
 
-def test_what_does_not_fit_is_no_silent_loss():
-    """A room that is too small by mistake makes the step fail, not forget."""
-    room = dataclasses.replace(SINGLE, width=64)
-    state, metrics = stepped(SFTConfig(), make_batch("text"), room=room, steps=1)
+@pytest.mark.parametrize("change", [{"width": 64}, {"longest": 5}])
+def test_what_breaks_a_room_is_no_silent_loss(change):
+    """A room that is too small by mistake makes the step fail and a score NaN."""
+    room = dataclasses.replace(SINGLE, **change)
+    config = SFTConfig()
+    _, metrics = stepped(config, make_batch("text"), room=room, steps=1)
     assert int(metrics[0]["update/skipped"]) == 1
+    score = make_score({"rows": lambda trees, batch: batch.mask.sum(axis=1) * 1.0})
+    assert np.isnan(score({}, {}, make_batch("text")._replace(room=room))["rows"]).all()
+
+
+def test_a_part_holds_its_examples_and_no_others():
+    """Whatever an algorithm counts, by weights or by masks, is counted once."""
+    batch = make_batch("pairs")
+
+    def loss(trees, part, key):
+        total = jnp.sum(part.weights) * trees["policy"]
+        counted = {"tokens": jnp.sum(part.completion_mask), "pairs": jnp.sum(part.valid)}
+        return total, counted | {"places": jnp.sum(part.mask)}
+
+    algorithm = Algorithm(loss=loss, weigh=lambda batch: batch._replace(weights=batch.valid * 1.0))
+    tx = optax.sgd(0.1)
+    state = make_train_state({"policy": jnp.ones(())}, tx, KEY)
+    step = jax.jit(make_step(algorithm, tx))
+    _, metrics = step(state, {}, batch._replace(room=PARTS), KEY)
+    expected = {"tokens": batch.completion_mask, "pairs": batch.valid, "places": batch.mask}
+    assert {name: int(metrics[name]) for name in expected} == {
+        name: int(mask.sum()) for name, mask in expected.items()
+    }
+    assert float(metrics["loss/total"]) == 15
 
 
 @pytest.mark.parametrize("name", quick(("grpo", "sigmoid", "ppo"), ("grpo",)))
