@@ -28,7 +28,7 @@ from rlhf_jax.types import (
 def token_logps(
     model: Model,
     trees: Trees,
-    batch: TokenBatch | PolicyBatch,
+    batch: TokenBatch | PairBatch | PolicyBatch,
     *,
     role: str = "policy",
     temperature: float = 1.0,
@@ -39,7 +39,7 @@ def token_logps(
     Args:
       model: functions of all roles.
       trees: parameters by role. Gradients flow.
-      batch: rows of tokens (for pairs see `completion_logps`).
+      batch: rows of tokens; the two answers of a pair are rows of their own.
       role: whose.
       temperature: of the distribution.
       entropy: whether something reads it.
@@ -124,16 +124,7 @@ def completion_logps(model: Model, role: str, *, average: bool = False) -> Score
     """
 
     def score(trees: Trees, batch: PairBatch) -> Float[Array, "B 2"]:
-        read = rows_of(batch)
-        logps, _ = model.role(role).token_logps(
-            trees[role],
-            read.tokens,
-            read.mask,
-            scored=read.scored,
-            entropy=False,
-            **read.documents,
-        )
-        (logps,) = promote(unpacked(batch, logps))
+        (logps,) = promote(token_logps(model, trees, batch, role=role).logps)
         mask = batch.completion_mask.reshape(logps.shape)
         total = jnp.sum(masked(logps, mask), axis=1).reshape(-1, 2)
         return total / completion_lengths(batch) if average else total

@@ -160,7 +160,7 @@ def pays(packed: int, padded: int, packing: Packing) -> bool:
 
 def worth_parts(batch: Sequences, packing: Packing) -> bool:
     """Whether a batch of unknown lengths is large enough that parts of it may be left out."""
-    return batch.number * batch.longest >= 4 * _LEAST * packing.shards
+    return packing.always or batch.number * batch.longest >= 4 * _LEAST * packing.shards
 
 
 def _computed(room: Room, total: int) -> int:

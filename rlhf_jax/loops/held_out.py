@@ -41,8 +41,7 @@ def make_eval_step(algorithm: Algorithm, *, assemble: Assemble = union) -> EvalS
 
         key = jax.random.key(0)
         packed = getattr(batch, "room", None) is not None
-        loss, metrics, _ = over_parts(of_part, batch, key) if packed else of_part(batch, key)
-        metrics.pop("data/padding", None)
+        loss, metrics, _ = over_parts(of_part, batch, key)[0] if packed else of_part(batch, key)
         return metrics | {"loss/total": loss}, algorithm.elements(batch)
 
     return eval_step

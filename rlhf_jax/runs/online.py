@@ -222,15 +222,11 @@ def warn_of_lost_groups(source: Source) -> None:
     )
 
 
-@contextlib.contextmanager
-def entered(grader: Grader) -> Iterator[None]:
+def entered(grader: Grader) -> contextlib.AbstractContextManager[Any]:
     """The processes of the reward functions, where the grader has some."""
-    with (
-        grader
-        if isinstance(grader, contextlib.AbstractContextManager)
-        else (contextlib.nullcontext())
-    ):
-        yield
+    if isinstance(grader, contextlib.AbstractContextManager):
+        return grader
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

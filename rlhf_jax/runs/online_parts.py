@@ -206,7 +206,7 @@ def online_room(config: Config, sampler: Sampler, mesh: Mesh) -> Room | None:
         # Minibatches are dealt row by row, which parts the completions of a prompt.
         group=sampling.group_size if sampling.num_minibatches == 1 else 1,
     )
-    if not packing.always and not worth_parts(batch, packing):
+    if not worth_parts(batch, packing):
         return None
     return parted_room(batch, packing)
 

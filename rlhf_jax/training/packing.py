@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from rlhf_jax.types import Packed, Room
 
@@ -51,6 +51,8 @@ class Layout(NamedTuple):
     """In use, at least 1."""
     filled: Int[Array, ""]
     """Places that hold a token, over all parts."""
+    is_broken: Bool[Array, ""]
+    """The batch is not what its room was made for: an example has no place, or is longer."""
 
 
 def pieces_of(batch: Any) -> Pieces:
@@ -155,7 +157,10 @@ def lay_out(pieces: Pieces, room: Room) -> Layout:
     # Parts are filled in order, so those in use are the first ones.
     used = jnp.sum(jnp.any(free < room.width, axis=1))
     filled = jnp.sum(room.width - free)
-    return Layout(part[back], start[back], prefix[back], jnp.maximum(used, 1), filled)
+    length = jnp.where(pieces.own > 0, pieces.own + pieces.shared[:, None], 0)
+    is_broken = jnp.any(part < 0) | jnp.any(length > room.longest)
+    used = jnp.maximum(used, 1)
+    return Layout(part[back], start[back], prefix[back], used, filled, is_broken)
 
 
 def padding_of(layout: Layout, room: Room) -> Array:
@@ -225,18 +230,11 @@ def part_of(batch: Any, pieces: Pieces, layout: Layout, index: Array | int) -> A
     batch = batch._replace(packed=packed, **own_masks)
     if batch.weights is None:
         return batch
-    lost = breaks(pieces, layout, room)
 
     def weight(x: Array) -> Array:
-        return jnp.where(lost, jnp.nan, jnp.where(_beside(here, x), x, 0))
+        return jnp.where(layout.is_broken, jnp.nan, jnp.where(_beside(here, x), x, 0))
 
     return batch._replace(weights=jax.tree.map(weight, batch.weights))
-
-
-def breaks(pieces: Pieces, layout: Layout, room: Room) -> Array:
-    """Whether a batch is not what its room was made for: an example has no place, or is longer."""
-    length = jnp.where(pieces.own > 0, pieces.own + pieces.shared[:, None], 0)
-    return jnp.any(layout.part < 0) | jnp.any(length > room.longest)
 
 
 def columns_of(marked: Array, count: int) -> Int[Array, "R S"]:
@@ -300,8 +298,7 @@ def score_parts(score: Callable[[Any], dict[str, Array]], batch: Any) -> dict[st
         ),
         start=lambda shapes: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
     )
-    lost = breaks(pieces_of(batch), layout, batch.room)
-    return jax.tree.map(lambda x: jnp.where(lost, jnp.nan, x), found)
+    return jax.tree.map(lambda x: jnp.where(layout.is_broken, jnp.nan, x), found)
 
 
 def _beside(rows: Array, x: Array) -> Array:

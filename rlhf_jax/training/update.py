@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from rlhf_jax.training.packing import fold_parts, padding_of
+from rlhf_jax.training.packing import Layout, fold_parts, padding_of
 from rlhf_jax.training.state import TrainState
 from rlhf_jax.types import Key, Metrics, Params, Trees
 
@@ -72,7 +72,8 @@ def make_update_step(
                 (loss, metrics), grads = value_and_grad(state.params, frozen, part, own)
                 return loss, metrics, grads
 
-            loss, metrics, grads = over_parts(of_part, batch, key)
+            (loss, metrics, grads), layout = over_parts(of_part, batch, key)
+            metrics |= {"data/padding": padding_of(layout, batch.room)}
         elif num_microbatches == 1:
             (loss, metrics), grads = value_and_grad(state.params, frozen, batch, key)
         else:
@@ -173,7 +174,7 @@ def _accumulate(
 
 def over_parts(
     function: Callable[[Any, Key], tuple[Array, Metrics, T]], batch: Any, key: Key
-) -> tuple[Array, Metrics, T]:
+) -> tuple[tuple[Array, Metrics, T], Layout]:
     """Loss and metrics of a packed batch, part after part.
 
     Args:
@@ -182,8 +183,7 @@ def over_parts(
       key: of the step.
 
     Returns:
-      The sums, float32 at least; metrics by `types.Metrics`, and data/padding, the share of the
-      places that hold no token.
+      ((loss, metrics, tree), layout): sums, float32 at least; metrics by `types.Metrics`.
     """
 
     def of_part(part: Any, index: Array | int) -> tuple[Array, Metrics, T]:
@@ -202,8 +202,7 @@ def over_parts(
         neutral = {name: jnp.full(x.shape, _neutral(name), x.dtype) for name, x in metrics.items()}
         return _zeros(loss), neutral, jax.tree.map(_zeros, total)
 
-    (loss, metrics, total), layout = fold_parts(of_part, batch, merge=merge, start=start)
-    return loss, metrics | {"data/padding": padding_of(layout, batch.room)}, total
+    return fold_parts(of_part, batch, merge=merge, start=start)
 
 
 def _zeros(like: Any) -> Array:
