@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from rlhf_jax.data import DataConfig, byte_tokenizer, make_loader
 from rlhf_jax.data.rooms import Packing, PairRooms, Sequences, parted_room, pays, worth_parts
+from rlhf_jax.training.packing import lay_out, pieces_of
 
 
 def test_parts_are_an_eighth_of_the_padded_batch():
@@ -92,3 +94,21 @@ def test_where_it_pays():
     assert not worth_parts(small, Packing())
     assert worth_parts(small._replace(longest=64), Packing())
     assert not worth_parts(small._replace(longest=64), Packing(shards=2))
+
+
+def test_host_and_device_agree_on_what_a_pair_shares():
+    """The room is chosen by totals from the host; what is laid is counted on the device."""
+    config = DataConfig(path="synthetic:arithmetic?size=60&max_operand=99", max_length=32)
+    packing = Packing(always=True)
+    loader = make_loader(
+        config, byte_tokenizer(), kind="pairs", batch_size=4, seed=0, packing=packing
+    )
+    for step in range(loader.batches_per_epoch):
+        batch = loader.batch(step)
+        assert batch.room is not None and batch.room.single
+        layout = lay_out(pieces_of(batch), batch.room)
+        present = loader.indices(step)
+        present = present[present >= 0]
+        assert int(layout.filled) == int(loader._totals[present].sum())
+        assert not layout.is_broken
+        assert int(layout.filled) < int(batch.mask.sum())
