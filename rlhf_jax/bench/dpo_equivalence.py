@@ -134,7 +134,7 @@ def run_trl(
     out: pathlib.Path, start: pathlib.Path, pairs: pathlib.Path, args: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Losses of TRL's DPOTrainer, from its own process."""
-    script = pathlib.Path(__file__).with_name("trl_dpo.py")
+    script = pathlib.Path(__file__).with_name("trl_offline.py")
     options = [
         "--steps",
         args.steps,
@@ -143,7 +143,15 @@ def run_trl(
         "--learning-rate",
         args.learning_rate,
     ]
-    command = [args.python, str(script), str(start), str(pairs), str(out), *map(str, options)]
+    command = [
+        args.python,
+        str(script),
+        "dpo",
+        str(start),
+        str(pairs),
+        str(out),
+        *map(str, options),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(

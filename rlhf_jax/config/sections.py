@@ -29,10 +29,14 @@ class ModelSection:
     compute_dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of weights and activations in matrix products; null: `dtype`. Losses and statistics are
     float32 always."""
-    remat: Literal["none", "full", "dots", "dots_no_batch", "save_attention"] = "none"
-    """What each layer keeps for the backward pass: none: everything is kept, nothing computed
-    again; full: nothing is kept; dots: results of matrix products; dots_no_batch: those without a
-    batch dimension; save_attention: attention's output."""
+    remat: Literal[
+        "auto", "none", "products", "dots", "dots_no_batch", "save_attention", "full"
+    ] = "auto"
+    """What each layer keeps for the backward pass. none: everything; products: matrix products and
+    attention, while norms, activations and rotations are computed again; dots: results of matrix
+    products; dots_no_batch: those without a batch dimension; save_attention: attention's output;
+    full: nothing. auto: none where layers are unrolled, otherwise the first of products,
+    save_attention, full that takes at most a quarter of a device's memory."""
     layers: Literal["auto", "scan", "unroll"] = "auto"
     """Layers in a compiled loop or unrolled; auto: a loop when the model is deep."""
     attention: Literal["auto", "blocked", "dot_product", "xla"] = "auto"

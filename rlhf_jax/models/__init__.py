@@ -7,7 +7,8 @@ from rlhf_jax.models.export import save_pretrained
 from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.pretrained import load_pretrained, local_folder, read_config
 from rlhf_jax.models.reader import ModelConfigError
-from rlhf_jax.models.transformer import LAYERS, REMAT
+from rlhf_jax.models.remat import REMAT
+from rlhf_jax.models.transformer import LAYERS
 
 __all__ = [
     "FAMILIES",

@@ -33,7 +33,7 @@ def make_model(
     *,
     mesh: Mesh | None = None,
     compute_dtype: str | None = None,
-    remat: str = "none",
+    remat: str = "auto",
     layers: str = "auto",
     attention: str = "auto",
     head: str | None = None,
@@ -47,7 +47,7 @@ def make_model(
       compute_dtype: "float32" or "bfloat16": activations and kernels at use; None: the dtype of the
         parameters. Norms, RoPE, softmax and the statistics of the logits are float32 in any case.
       remat: what layers keep for the backward pass: "none" (everything), "full" (only their input),
-        "dots", "dots_no_batch", "save_attention".
+        "products", "dots", "dots_no_batch", "save_attention"; "auto": see `models.remat.choose`.
       layers: "scan", "unroll" or "auto".
       attention: implementation of attention, see `rlhf_jax.models.attention`.
       head: None; "reward": a scalar model without a language-model head (as
@@ -172,7 +172,7 @@ def init_model(
     mesh: Mesh | None = None,
     replicate: Sequence[str] = (),
     compute_dtype: str | None = None,
-    remat: str = "none",
+    remat: str = "auto",
     layers: str = "auto",
     attention: str = "auto",
     head: str | None = None,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.documents import Documents, together
@@ -113,9 +114,11 @@ def attention(
                 f"attention='dot_product' cannot apply softcap={softcap}; use attention='auto', "
                 "'blocked' or 'xla'"
             )
-        return _dot_product(q, k, v, documents, _Static(columns, window, softcap, scale))
+        out = _dot_product(q, k, v, documents, _Static(columns, window, softcap, scale))
+        return checkpoint_name(out, "attention")
     if implementation == "xla":
-        return _plain(q, k, v, documents, _Static(columns, window, softcap, scale))
+        out = _plain(q, k, v, documents, _Static(columns, window, softcap, scale))
+        return checkpoint_name(out, "attention")
     return _blocked(q, k, v, documents, _Static(columns, window, softcap, scale))
 
 
@@ -311,8 +314,10 @@ def _blocked_fwd(q, k, v, documents, static):
         _, (mixed, lse) = _walk(body, None, (_fold(q, group, kv_heads), places))
         outs.append(_unfold(mixed, group))
         lses.append(_unfold(lse[..., None], group)[..., 0])
-    out = jnp.concatenate(outs, axis=1).astype(q.dtype)
-    return out, (q, k, v, documents, out, jnp.concatenate(lses, axis=1))
+    # Named, so that a policy of `jax.checkpoint` can keep them instead of making them again.
+    out = checkpoint_name(jnp.concatenate(outs, axis=1).astype(q.dtype), "attention")
+    lse = checkpoint_name(jnp.concatenate(lses, axis=1), "attention_lse")
+    return out, (q, k, v, documents, out, lse)
 
 
 def _blocked_bwd(static, saved, dout):

@@ -55,6 +55,7 @@ class Linear(nnx.Module):
             .reshape(math.prod(self.inputs), math.prod(self.outputs))
         )
         y = x.reshape(math.prod(lead), math.prod(self.inputs)) @ kernel
+        y = checkpoint_name(y, "product")
         if self.has_bias:
             y = y + self.bias[...].astype(x.dtype).reshape(1, -1)
         return y.reshape(*lead, *self.outputs)
@@ -114,7 +115,7 @@ class Attention(nnx.Module):
             q = apply_rope(q, rope)
             k = apply_rope(k, rope)
         mixed, kept = attend(q, k, v)
-        return self.o(checkpoint_name(mixed, "attention")), kept
+        return self.o(mixed), kept
 
 
 class Mlp(nnx.Module):

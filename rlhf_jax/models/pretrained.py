@@ -42,7 +42,7 @@ def load_pretrained(
     mesh: Mesh | None = None,
     replicate: Sequence[str] = (),
     compute_dtype: str | None = None,
-    remat: str = "none",
+    remat: str = "auto",
     layers: str = "auto",
     attention: str = "auto",
     head: str | None = None,

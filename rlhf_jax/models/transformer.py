@@ -22,25 +22,15 @@ from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.documents import document_positions
 from rlhf_jax.models.embedding import lookup
 from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
+from rlhf_jax.models.remat import POLICIES, REMAT, choose
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
 from rlhf_jax.types import EMPTY, Params
 
 _log = logging.getLogger(__name__)
-_POLICIES = jax.checkpoint_policies
 Shared: TypeAlias = tuple[Mapping[str, Rope], dict[str, Array | None]]
 """What all layers read: cosines and sines by kind of layer, and the documents of packed rows by
 argument of `attention`."""
-
-REMAT: dict[str, Any] = {
-    "none": None,
-    "full": _POLICIES.nothing_saveable,
-    "dots": _POLICIES.dots_saveable,
-    "dots_no_batch": _POLICIES.dots_with_no_batch_dims_saveable,
-    "save_attention": _POLICIES.save_only_these_names("attention"),
-}
-"""Name -> what the forward pass of a layer keeps for the backward pass; the rest is computed
-again."""
 
 LAYERS = ("auto", "scan", "unroll")
 
@@ -55,7 +45,7 @@ class Execution:
     Attributes:
       mesh: device mesh; None outside one.
       compute_dtype: dtype of activations and of kernels at use; None: the dtype of the parameters.
-      remat: a key of `REMAT`.
+      remat: a key of `remat.POLICIES`, or "auto", see `remat.choose`.
       layers: "scan" (compile time does not grow with depth), "unroll" (faster when shallow) or
         "auto": unroll up to 8 layers, on a CPU up to 16.
       attention: implementation, see `rlhf_jax.models.attention`.
@@ -66,14 +56,14 @@ class Execution:
 
     mesh: Mesh | None = None
     compute_dtype: str | None = None
-    remat: str = "none"
+    remat: str = "auto"
     layers: str = "auto"
     attention: str = "auto"
     context: int | None = None
 
     def __post_init__(self) -> None:
         allowed = {
-            "remat": tuple(REMAT),
+            "remat": REMAT,
             "layers": LAYERS,
             "attention": IMPLEMENTATIONS,
             "compute_dtype": (None, "float32", "bfloat16", "float16", "float64"),
@@ -283,36 +273,45 @@ def _run_layers(
     x: Array,
     shared: Shared,
 ) -> Array:
+    unrolled = execution.unrolled(config.num_layers)
+    remat = execution.remat
+    if remat == "auto":
+        rows, width = x.shape[:2]
+        remat = choose(
+            config, (rows, width), x.dtype.itemsize, mesh=execution.mesh, unrolled=unrolled
+        )
+
     def checkpointed(kind: str, in_scan: bool) -> Callable[..., Array]:
         def run(layer_params: Params, x: Array, shared: Shared) -> Array:
             return layer(kind, layer_params, x, shared)
 
-        policy = REMAT[execution.remat]
-        return (
-            run
-            if execution.remat == "none"
-            else jax.checkpoint(run, policy=policy, prevent_cse=not in_scan)
-        )
+        if remat == "none":
+            return run
+        return jax.checkpoint(run, policy=POLICIES[remat], prevent_cse=not in_scan)
 
-    def in_order(kinds: tuple[str, ...], params: Params, x: Array, in_scan: bool) -> Array:
+    def in_order(kinds: tuple[str, ...], layers: list[Params], x: Array, in_scan: bool) -> Array:
         runs = {kind: checkpointed(kind, in_scan) for kind in dict.fromkeys(kinds)}
-        for kind, layer_params in zip(kinds, unstack(params, len(kinds)), strict=True):
+        for kind, layer_params in zip(kinds, layers, strict=True):
             x = runs[kind](layer_params, x, shared)
         return x
 
-    if execution.unrolled(config.num_layers):
-        return in_order(config.layer_types, params, x, False)
+    if unrolled:
+        return in_order(config.layer_types, unstack(params, config.num_layers), x, False)
     for start, kinds, repeats in layer_plan(config.layer_types):
         count = len(kinds) * repeats
         part = slice_layers(params, start, count, config.num_layers)
         if repeats == 1:
-            x = in_order(kinds, part, x, False)
+            x = in_order(kinds, unstack(part, len(kinds)), x, False)
             continue
 
         def body(x: Array, group: Params, kinds: tuple[str, ...] = kinds) -> tuple[Array, None]:
-            return in_order(kinds, group, x, True), None
+            # A single layer is read as it is stored: for the backward pass a scan keeps nothing of
+            # its own inputs, but a copy of all that is made of them, if only another shape.
+            layers = [group] if len(kinds) == 1 else unstack(group, len(kinds))
+            return in_order(kinds, layers, x, True), None
 
-        x, _ = jax.lax.scan(body, x, by_period(part, repeats, len(kinds)))
+        grouped = part if len(kinds) == 1 else by_period(part, repeats, len(kinds))
+        x, _ = jax.lax.scan(body, x, grouped)
     return x
 
 

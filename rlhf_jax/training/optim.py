@@ -190,11 +190,7 @@ def make_optimizer(
         "sgd": lambda: optax.trace(config.momentum) if config.momentum else optax.identity(),
         "adafactor": lambda: optax.chain(scale_by_layer_factored_rms(), clip_by_layer_rms(1.0)),
     }[config.name]()
-    clip = (
-        [optax.clip_by_global_norm(config.max_grad_norm)]
-        if config.max_grad_norm is not None
-        else []
-    )
+    clip = [clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm is not None else []
     decay = []
     if config.weight_decay:
         exclude = config.decay_exclude
@@ -264,6 +260,22 @@ def rate_config(config: OptimizerConfig, tree: Trained) -> OptimizerConfig:
     if tree.learning_rate is None:
         return config
     return dataclasses.replace(config, learning_rate=tree.learning_rate)
+
+
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` as a product with one factor.
+
+    A product is made again wherever it is read; optax's division is not, so that the compiler keeps
+    a second copy of all gradients for it.
+    """
+
+    def scaled(updates: Params, params: Params | None) -> Params:
+        del params
+        norm = optax.tree.norm(updates)
+        factor = jnp.where(norm < limit, 1.0, limit / norm)
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
+
+    return optax.stateless(scaled)
 
 
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:

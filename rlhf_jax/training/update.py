@@ -82,12 +82,17 @@ def make_update_step(
             )
         grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
 
-        def keep(new: Array, old: Array) -> Array:
-            return jnp.where(finite, new, old)
+        def move(now: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+            params, opt_state, grads = now
+            updates, opt_state = tx.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
 
+        # A branch, not a choice between new and old for every number: the old ones need not outlive
+        # the update, so the compiler writes parameters and moments in place.
+        params, opt_state = jax.lax.cond(
+            finite, move, lambda now: now[:2], (state.params, state.opt_state, grads)
+        )
         failed = (~finite).astype(jnp.int32)
         skipped = jnp.stack([(state.skipped[0] + 1) * failed, state.skipped[1] + failed])
         mask = getattr(batch, "mask", None)
@@ -96,8 +101,8 @@ def make_update_step(
         rate = {} if learning_rate is None else {"lr": learning_rate(state.opt_state)}
         new_state = TrainState(
             step=state.step + 1,
-            params=jax.tree.map(keep, params, state.params),
-            opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+            params=params,
+            opt_state=opt_state,
             key=state.key,
             aux=state.aux,
             skipped=skipped,

@@ -200,8 +200,12 @@ def test_unused_entropy_costs_nothing():
 
 
 @pytest.mark.parametrize("softcap, block", [(None, None), (5.0, 100)])
-def test_without_entropy_the_same_bits_for_less(softcap, block):
-    """Also where everything is returned from one compiled function, so that nothing is dropped."""
+def test_without_entropy_the_same_numbers_for_less(softcap, block):
+    """Also where everything is returned from one compiled function, so that nothing is dropped.
+
+    Two programs: a processor may contract a product and a sum in one and not in the other, so they
+    agree to rounding, not to the bit.
+    """
     hidden, unembed, tokens, (cotangent, _) = inputs()
 
     def run(entropy):
@@ -215,7 +219,7 @@ def test_without_entropy_the_same_bits_for_less(softcap, block):
     ((_, (alone, nothing)), same) = jax.jit(run(False))(hidden, unembed, tokens)
     assert found is not None and nothing is None
     for a, b in zip((logps, *grads), (alone, *same), strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
     assert flops(run(False)) < flops(run(True))
     size = [len(str(jax.make_jaxpr(run(e))(hidden, unembed, tokens))) for e in (False, True)]
     assert size[0] < size[1]

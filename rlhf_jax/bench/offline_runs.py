@@ -1,0 +1,161 @@
+"""Whole runs of SFT, reward model or DPO on a real model: this library and TRL, step time and peak
+memory.
+
+    python -m rlhf_jax.bench.offline_runs dpo MODEL_FOLDER ROWS_JSONL [--python PYTHON_WITH_TRL]
+
+Both sides are started as a user starts them (`rlhf-jax train`, a TRL trainer), with the same rows
+in file order, float32, as many threads, gradient checkpointing off in TRL, whose batches are padded
+to their longest row, and otherwise their defaults. DPO's reference log-probabilities are computed
+beforehand on both sides. They run one after the other, for `--rounds` rounds. Time is from the end
+of a step to the end of the next, without the first two; memory is the process's largest resident
+set, loading included. First the losses must agree within 2e-3 relative where both start from the
+same weights (a reward model's head does not), or no ratio is printed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.bench.timing import ratios, summarise
+from rlhf_jax.io import read_metrics
+
+TOLERANCE = 2e-3
+WARM_UP = 2
+"""Steps: the first one compiles, and its end is waited for while the second one runs."""
+
+
+class Side(NamedTuple):
+    """One run."""
+
+    losses: list[float]
+    seconds: list[float]
+    """Of every step after the warm-up."""
+    peak: int
+    """Largest resident set, bytes."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 when the losses disagree."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("algorithm", choices=("sft", "reward_model", "dpo"))
+    parser.add_argument("model", type=pathlib.Path)
+    parser.add_argument("rows", type=pathlib.Path)
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has trl")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=1e-6)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args(argv)
+    runs: dict[str, list[Side]] = {"rlhf_jax": [], "TRL": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        rows = args.rows.read_text().splitlines()[: args.steps * args.batch_size]
+        (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
+        for number in range(args.rounds):
+            runs["rlhf_jax"].append(run_ours(folder, args, number))
+            runs["TRL"].append(run_trl(folder, args, number))
+    print(
+        f"{args.algorithm}, {args.steps} steps of {args.batch_size} rows, {args.model.name}, "
+        f"float32, {args.threads} threads, {args.rounds} rounds"
+    )
+    if args.algorithm != "reward_model":
+        ours, theirs = (np.array(side[0].losses) for side in runs.values())
+        worst = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
+        print(f"losses agree within {worst:.1e} relative (required: {TOLERANCE:g})")
+        if not worst <= TOLERANCE:
+            return 1
+    times = {
+        name: summarise([second for side in sides for second in side.seconds])
+        for name, sides in runs.items()
+    }
+    for name, timing in times.items():
+        peak = max(side.peak for side in runs[name]) / 1e9
+        print(f"  {name:10s} {timing}   {ratios(timing, times['rlhf_jax'])}   peak {peak:.2f} GB")
+    return 0
+
+
+def run_ours(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Side:
+    """`rlhf-jax train`, without evaluations and checkpoints."""
+    run_dir = folder / f"run{number}"
+    options = {
+        "algorithm": args.algorithm,
+        "run_dir": run_dir,
+        "model.path": args.model,
+        "data.path": folder / "rows.jsonl",
+        "data.shuffle": "false",
+        "data.max_length": args.max_length,
+        "training.batch_size": args.batch_size,
+        "training.max_steps": args.steps,
+        "training.eval_every": 0,
+        "training.save_every": 0,
+        "optimizer.learning_rate": args.learning_rate,
+        "optimizer.schedule": "linear",
+        "mesh.fsdp": 1,
+        "logging.tensorboard": "false",
+        "logging.plot": "false",
+    }
+    (folder / "run.yaml").write_text(f"algorithm: {{name: {options.pop('algorithm')}}}\n")
+    overrides = [f"{name}={value}" for name, value in options.items()]
+    command = [sys.executable, "-m", "rlhf_jax", "train", str(folder / "run.yaml"), "--no-progress"]
+    peak = measured([*command, *overrides], args.threads, folder / "ours.log")
+    rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["split"] == "train"]
+    seconds = [row["time/step"] for row in rows[WARM_UP:]]
+    return Side([row["loss/total"] for row in rows], seconds, peak)
+
+
+def run_trl(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Side:
+    """`trl_offline.py`, in a process of its own."""
+    out = folder / f"trl{number}.json"
+    script = pathlib.Path(__file__).with_name("trl_offline.py")
+    command = [args.python, script, args.algorithm, args.model, folder / "rows.jsonl", out]
+    options = {
+        "--steps": args.steps,
+        "--batch-size": args.batch_size,
+        "--max-length": args.max_length,
+        "--learning-rate": args.learning_rate,
+        "--reference": "precomputed",
+        "--threads": args.threads,
+    }
+    command += [word for pair in options.items() for word in pair]
+    peak = measured([str(word) for word in command], args.threads, folder / "trl.log")
+    found = json.loads(out.read_text())
+    return Side(found["loss"], found["seconds"][WARM_UP:], peak)
+
+
+def measured(command: list[str], threads: int, log: pathlib.Path) -> int:
+    """Runs a command on so many cores and returns its largest resident set.
+
+    Raises:
+      SystemExit: it failed; with the end of its log.
+    """
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command[0]} failed:\n{log.read_text()[-2000:]}")
+    return usage.ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

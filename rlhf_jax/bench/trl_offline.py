@@ -1,0 +1,125 @@
+"""TRL's SFT, reward and DPO trainers on a folder and a file: every step's loss and seconds as JSON.
+
+    python trl_offline.py dpo MODEL_FOLDER ROWS_JSONL OUT_JSON \\
+        --steps 20 --batch-size 8 --learning-rate 5e-4
+
+Float32, gradient checkpointing off, rows in file order, AdamW with linear decay and clipping at
+1.0. Needs torch and trl (extra `bench`), and nothing of this package.
+"""
+
+import argparse
+import json
+import pathlib
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains and writes {"loss": [...], "seconds": [...], "versions": {...}}."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("algorithm", choices=("sft", "reward_model", "dpo"))
+    parser.add_argument("model")
+    parser.add_argument("rows")
+    parser.add_argument("out")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, required=True)
+    parser.add_argument("--beta", type=float, default=0.1)
+    parser.add_argument("--max-length", type=int, help="of a row, in tokens")
+    parser.add_argument("--reference", choices=("online", "precomputed"), default="online")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args(argv)
+    result = run(args)
+    pathlib.Path(args.out).write_text(json.dumps(result))
+
+
+def run(args: argparse.Namespace) -> dict[str, object]:
+    """Trains with TRL; torch, transformers and trl are imported here, in a process of their own."""
+    import datasets
+    import torch
+    import transformers
+    import trl
+
+    torch.set_num_threads(args.threads)
+    losses: list[float] = []
+    seconds: list[float] = []
+
+    class Clock(transformers.TrainerCallback):
+        """From the end of a step to the end of the next: the batch is part of it."""
+
+        last = 0.0
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.last = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            now = time.perf_counter()
+            seconds.append(now - self.last)
+            self.last = now
+
+    trainers = {
+        "sft": (trl.SFTTrainer, trl.SFTConfig),
+        "reward_model": (trl.RewardTrainer, trl.RewardConfig),
+        "dpo": (trl.DPOTrainer, trl.DPOConfig),
+    }
+    trainer_class: Any
+    trainer_class, config_class = trainers[args.algorithm]
+
+    class Recorder(trainer_class):
+        """Keeps every loss unrounded and visits rows in order."""
+
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            result = super().compute_loss(*args, **kwargs)
+            losses.append(float((result[0] if isinstance(result, tuple) else result).detach()))
+            return result
+
+    own: dict[str, Any] = {}
+    if args.algorithm == "dpo":
+        own = {"beta": args.beta, "precompute_ref_log_probs": args.reference == "precomputed"}
+    if args.algorithm == "reward_model":
+        load: Any = transformers.AutoModelForSequenceClassification.from_pretrained
+        model = load(args.model, dtype=torch.float32, num_labels=1)
+    else:
+        load = transformers.AutoModelForCausalLM.from_pretrained
+        model = load(args.model, dtype=torch.float32)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(args.model)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    rows = datasets.load_dataset("json", data_files=args.rows, split="train")
+    rows = rows.select(range(min(len(rows), args.steps * args.batch_size)))
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_class(
+            output_dir=folder,
+            max_steps=args.steps,
+            per_device_train_batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+            max_length=args.max_length,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            **own,
+        )
+        Recorder(
+            model=model,
+            args=config,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            callbacks=[Clock()],
+        ).train()
+    versions = {library.__name__: library.__version__ for library in (torch, transformers, trl)}
+    return {"loss": losses, "seconds": seconds, "versions": versions}
+
+
+if __name__ == "__main__":
+    main()
