@@ -161,12 +161,13 @@ class Config:
 
     def _check_packing(self) -> None:
         training = self.training
-        if self.algorithm.data == "text":
+        if self.data.packing:
             for name in ("pack", "max_tokens_per_row"):
                 if getattr(training, name):
                     raise ValueError(
-                        f"training.{name}={getattr(training, name)} is for pairs and completions; "
-                        "documents are packed by data.packing=true, in rows of data.max_length"
+                        f"training.{name}={getattr(training, name)} packs the rows of a batch, "
+                        "which hold several documents each with data.packing=true: leave one of "
+                        "them out"
                     )
         elif training.max_tokens_per_row and training.pack is False:
             raise ValueError(

@@ -69,8 +69,8 @@ class TrainingConfig:
     pack: bool | None = None
     """Put several sequences into one row of the update, so that padding is not computed; losses,
     gradients and metrics stay those of a row each. null: on CPUs, where it saves places; not with a
-    model of your own, which must take the arguments of packed rows (`types.TokenLogpsFn`). SFT has
-    `data.packing`."""
+    model of your own, which must take the arguments of packed rows (`types.TokenLogpsFn`). A step
+    has as many examples as without (`data.packing` of SFT fills rows with as many as fit)."""
     max_tokens_per_row: int | None = None
     """Width of packed rows, which it asks for; null: chosen from the lengths."""
     share_prompt: bool = True

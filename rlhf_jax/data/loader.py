@@ -28,7 +28,7 @@ from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.examples import Split
-from rlhf_jax.data.rooms import Packing, PairRooms, Sequences, pays
+from rlhf_jax.data.rooms import EpochRooms, Packing, Sequences, pays
 from rlhf_jax.data.token_rows import TokenizedSet
 from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split
 from rlhf_jax.data.tokenizer import FastTokenizer
@@ -61,7 +61,8 @@ def make_loader(
         seed: of the order.
         split: "train" or "eval".
         cache_dir: folder for tokenised data; None keeps nothing.
-        packing: how the update packs pairs (`PairBatch.room`); None: not at all.
+        packing: how the update packs sequences (`room` of a batch); None: not at all. Not read
+          where rows hold several documents already (`data.packing`).
 
     Raises:
         DataError: see `load_examples`.
@@ -117,7 +118,7 @@ class Loader:
         fingerprint: hash of data, tokenizer and the options that decide about tokens.
         tokenizer: the one in use (with the chat template of the config).
         buckets, scored_buckets: widths T and S that batches have.
-        rooms: of packed pairs; None: they are not packed.
+        rooms: of packed batches; None: they are not packed.
     """
 
     def __init__(
@@ -159,9 +160,9 @@ class Loader:
         self.num_items = len(self._lengths)
         self.batches_per_epoch = -(-self.num_items // batch_size)
         self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
-        self.rooms: PairRooms | None = None
+        self.rooms: EpochRooms | None = None
         self.buckets, self.scored_buckets = self._choose_shapes()
-        if packing is not None and kind == "pairs":
+        if packing is not None and not config.packing:
             self._pack(packing)
 
     @property
@@ -172,10 +173,10 @@ class Loader:
     @functools.cached_property
     def padding_efficiency(self) -> float:
         """Share of the batches' token places that hold tokens, in the first epoch."""
-        places = self._padded_places()
-        if self.rooms is not None:
-            places = self.rooms.places(*self._sums())
-        return self._tokens_per_epoch / places
+        if self.rooms is None:
+            return self._tokens_per_epoch / self._padded_places()
+        totals, scored = self._sums()
+        return float(totals.sum() / self.rooms.places(totals, scored))
 
     def indices(self, step: int) -> np.ndarray:
         """Items of that batch: int64 [batch_size], -1 for filler. Joins cached values."""
@@ -222,15 +223,15 @@ class Loader:
 
     def _pack(self, packing: Packing) -> None:
         """Packs batches from now on, if that is worth it."""
-        if packing.share_prompt:
+        if self.kind == "pairs" and packing.share_prompt:
             self._totals = self._totals - shared_prompts(self._data)
         batch = Sequences(
-            number=2 * self.batch_size,
+            number=self._rows_per_item * self.batch_size,
             longest=int(self._lengths.max()),
             completion=int(self._scored.max()),
-            group=2,
+            group=self._rows_per_item,
         )
-        rooms = PairRooms(*self._sums(), batch=batch, packing=packing)
+        rooms = EpochRooms(*self._sums(), batch=batch, packing=packing)
         if pays(rooms.places(*self._sums()), self._padded_places(), packing):
             self.rooms = rooms
 
@@ -275,6 +276,10 @@ class Loader:
                         trained,
                     )
         scored: Any = scored_columns(trained, scored_width)
+        room = None
+        if rooms is not None:
+            sums = (values[present].sum() for values in (self._totals, self._scored_totals))
+            room = rooms.of(*map(int, sums))
         if self.kind == "text":
             return TokenBatch(
                 tokens,
@@ -282,6 +287,7 @@ class Loader:
                 trained,
                 segment_ids if self._config.packing else None,
                 scored,
+                room=room,
             )
         shape = (len(indices), 2, width)
         margin = np.where(
@@ -295,11 +301,7 @@ class Loader:
             valid=valid,
             scored=scored.reshape(len(indices), 2, scored_width),
             margin=cast(Any, margin) if self.has_margins else None,
-            room=None
-            if rooms is None
-            else rooms.of(
-                int(self._totals[present].sum()), int(self._scored_totals[present].sum())
-            ),
+            room=room,
         )
 
     def _fill(

@@ -102,8 +102,8 @@ def _head(batch: Sequences, width: int, group: int) -> int | None:
     return most if most < 0.8 * width else None
 
 
-class PairRooms:
-    """Rooms of batches of pairs whose lengths are all known.
+class EpochRooms:
+    """Rooms of batches of examples or pairs whose lengths are all known.
 
     On one device a small batch lies in one row, of one of few widths that fit the batches of an
     epoch; others in parts.
@@ -119,7 +119,8 @@ class PairRooms:
           batch: what can come.
           packing: of the run.
         """
-        self._parted = parted_room(batch, packing, together=2)
+        # The answers of a pair, which share a prompt, lie in one part.
+        self._parted = parted_room(batch, packing, together=batch.group)
         self._single: tuple[Room, ...] = ()
         if packing.shards > 1 or packing.num_microbatches > 1 or packing.max_tokens_per_row:
             return

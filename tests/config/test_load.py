@@ -172,7 +172,7 @@ def test_overrides_are_typed_and_the_last_one_wins(file):
         ("run_dir=''", "run_dir is empty"),
         (
             "model.remat=ful",
-            "model.remat: 'ful' is not allowed; allowed: one of: none, full, dots, ",
+            "model.remat: 'ful' is not allowed; allowed: one of: auto, none, products, ",
         ),
     ],
 )

@@ -36,7 +36,9 @@ def compared(first, second, names):
             np.testing.assert_allclose(b[name], a[name], err_msg=name, **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["dpo", pytest.param("reward_model", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["sft", "dpo", pytest.param("reward_model", marks=pytest.mark.slow)]
+)
 def test_offline(tiny_config, tmp_path, name):
     config = tiny_config(name)
     rows = trained(config, tmp_path / "rows", pack=False)
@@ -76,11 +78,11 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(online_config, tmp_pa
 
 def test_options_that_mean_nothing_are_refused(tiny_config):
     for options, message in (
-        ({"pack": True}, "training.pack=True is for pairs and completions; documents are packed"),
-        ({"max_tokens_per_row": 64}, "training.max_tokens_per_row=64 is for pairs"),
+        ({"pack": True}, "training.pack=True packs the rows of a batch, which hold several"),
+        ({"max_tokens_per_row": 64}, "training.max_tokens_per_row=64 packs the rows"),
     ):
         with pytest.raises(ValueError, match=message):
-            tiny_config("sft", training=options)
+            tiny_config("sft", training=options, data={"packing": True})
     with pytest.raises(ValueError, match="packs none: leave one of them out"):
         tiny_config("dpo", training={"pack": False, "max_tokens_per_row": 64})
     with pytest.raises(ValueError, match="max_tokens_per_row=0 must be at least 1"):
