@@ -34,7 +34,10 @@ def compare(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, 
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        save_model(folder / "model")
+        if args.model is None:
+            save_model(folder / "model")
+        else:
+            (folder / "model").symlink_to(args.model.resolve())
         np.save(folder / "prompts.npy", random_tokens(args.rows, args.prompt, seed=0))
         common = {"python": args.python, "threads": args.threads}
         sizes = (args.new_tokens, args.windows + 1, args.threads)
@@ -62,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=64, help="prompts")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
     parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--model", type=pathlib.Path, help="folder of another model")
     args = parser.parse_args(argv)
     tokens, times = compare(args)
     first = args.sides[0]

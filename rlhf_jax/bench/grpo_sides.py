@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.bench.low_ids import VOCAB, low_ids
-from rlhf_jax.bench.sides import answer, wait
+from rlhf_jax.bench.low_ids import low_ids, vocab_size
+from rlhf_jax.bench.sides import answer, peak_bytes, wait
 
 GROUP = 8
 CLIP = 0.2
@@ -39,7 +39,7 @@ def serve(
         wait()
         start = time.perf_counter()
         parts = iterate()
-        answer({"seconds": time.perf_counter() - start} | parts)
+        answer({"seconds": time.perf_counter() - start, "peak": peak_bytes()} | parts)
 
 
 def gradient_norm(parameters: Any) -> float:
@@ -117,19 +117,22 @@ def run_plain(args: argparse.Namespace) -> None:
     serve(gate, iterate, windows=args.windows)
 
 
-def word_tokenizer() -> Any:
+def word_tokenizer(vocab: int) -> Any:
     """A tokenizer of TRL's kind whose words are the ids; EOS and padding lie outside of the model.
 
     So no completion ends early, without a logits processor that would slow TRL down.
+
+    Args:
+      vocab: of the model.
     """
     import tokenizers
     import transformers
 
-    words = {str(i): i for i in range(VOCAB + 2)}
+    words = {str(i): i for i in range(vocab + 2)}
     word_level = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="0"))
     word_level.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=word_level, eos_token=str(VOCAB), pad_token=str(VOCAB + 1)
+        tokenizer_object=word_level, eos_token=str(vocab), pad_token=str(vocab + 1)
     )
 
 
@@ -158,7 +161,7 @@ def run_trl(args: argparse.Namespace) -> None:
             self.start = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            answer({"seconds": time.perf_counter() - self.start})
+            answer({"seconds": time.perf_counter() - self.start, "peak": peak_bytes()})
 
     def gate() -> dict[str, float]:
         completions, noise = (
@@ -196,7 +199,8 @@ def run_trl(args: argparse.Namespace) -> None:
         output_dir=str(args.folder / args.side),
         max_steps=args.windows,
         num_generations=GROUP,
-        per_device_train_batch_size=batch_size,
+        per_device_train_batch_size=batch_size // args.microbatches,
+        gradient_accumulation_steps=args.microbatches,
         max_completion_length=args.new_tokens,
         temperature=1.0,
         beta=0.0,
@@ -221,7 +225,7 @@ def run_trl(args: argparse.Namespace) -> None:
         reward_funcs=low_ids,
         args=config,
         train_dataset=datasets.Dataset.from_list(rows),
-        processing_class=word_tokenizer(),
+        processing_class=word_tokenizer(vocab_size(args.folder / "model")),
         callbacks=[Windows()],
     )
     trainer.train()

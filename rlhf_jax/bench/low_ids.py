@@ -1,9 +1,16 @@
 """Reward of the online comparisons: share of token ids in the lower half of the vocabulary."""
 
+import json
+import pathlib
 from typing import Any
 
 VOCAB = 8192
 """Of the model that all comparisons share (`inputs.MODEL`)."""
+
+
+def vocab_size(model: pathlib.Path) -> int:
+    """Of a Hugging Face folder."""
+    return json.loads((model / "config.json").read_text())["vocab_size"]
 
 
 def low_ids(

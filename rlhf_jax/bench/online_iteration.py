@@ -15,10 +15,9 @@ from rlhf_jax.bench.timing import ratios, summarise
 SIDES = (OURS, "plain PyTorch", "plain PyTorch" + RETAINED, "TRL", "TRL" + RETAINED)
 TOLERANCE = 1e-5
 """Largest relative difference of a loss or gradient norm of the given completions."""
-OUR_MICROBATCHES = 1
 PLAIN_MICROBATCHES = 4
-"""Of 1, 4 and 8: 4 is the fastest for plain PyTorch (1 as fast once its memory is retained); 1 and
-4 are level on ours."""
+"""Unless the command line says how many; 1 on the other sides. Of 1, 4 and 8: 4 is the fastest for
+plain PyTorch (1 as fast once its memory is retained); 1 and 4 are level on ours."""
 
 
 def run(
@@ -50,11 +49,18 @@ def run(
     parser.add_argument("--prompts", type=int, default=prompts)
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--model", type=pathlib.Path, help="folder of another policy (GRPO only)")
+    parser.add_argument("--microbatches", type=int, help="of the PyTorch sides")
     args = parser.parse_args(argv)
     rows = args.prompts * group_size
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        write_models(folder)
+        if args.model is None:
+            write_models(folder)
+        elif algorithm == "grpo":
+            (folder / "model").symlink_to(args.model.resolve())
+        else:
+            parser.error("--model names a policy, and PPO needs a critic beside it")
         write_tokens(
             folder, prompts=args.prompts, rows=rows, width=args.prompt, new_tokens=args.new_tokens
         )
@@ -66,7 +72,7 @@ def run(
                 _module(name, algorithm),
                 folder,
                 *sizes,
-                OUR_MICROBATCHES if _is_ours(name) else PLAIN_MICROBATCHES,
+                _microbatches(name, args.microbatches),
                 **common,
             )
             for name in args.sides
@@ -122,8 +128,16 @@ def report(answers: Mapping[str, list[Any]]) -> int:
             window["generation"] for window in answers[name][2:] if "generation" in window
         ]
         part = f"   generation {summarise(generation).median * 1e3:7.1f} ms" if generation else ""
-        print(f"  {name:26s} {timing}   {ratios(timing, times[first])} x {first}{part}")
+        peak = max(window["peak"] for window in answers[name][1:]) / 1e9
+        ratio = ratios(timing, times[first])
+        print(f"  {name:26s} {timing}   {ratio} x {first}   peak {peak:.2f} GB{part}")
     return 0
+
+
+def _microbatches(name: str, given: int | None) -> int:
+    if _is_ours(name):
+        return 1
+    return given or (PLAIN_MICROBATCHES if name.startswith("plain") else 1)
 
 
 def _is_ours(name: str) -> bool:

@@ -20,11 +20,13 @@ import tokenizers
 
 from rlhf_jax.algorithms import GRPOConfig, PPOConfig, forward
 from rlhf_jax.bench import grpo_sides, ppo_sides
+from rlhf_jax.bench.low_ids import vocab_size
 from rlhf_jax.config import Config, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig, FastTokenizer
 from rlhf_jax.loops.groups import from_rollout
 from rlhf_jax.rewards import RewardConfig, TrainerState
 from rlhf_jax.rollout import GenerationStats, RolloutConfig, Sampled
+from rlhf_jax.runs.footprint import is_small
 from rlhf_jax.runs.offline import jitted
 from rlhf_jax.runs.online import entered
 from rlhf_jax.runs.online_parts import OnlineParts, make_online_parts
@@ -234,9 +236,11 @@ def run(args: argparse.Namespace, parts: OnlineParts) -> None:
 
 def main() -> None:
     """Runs our side."""
-    retain_freed_memory()  # before JAX starts its backend
     args = grpo_sides.parse()
-    config = make_config(args, prompts=np.load(args.folder / "prompts.npy"), vocab=grpo_sides.VOCAB)
+    vocab = vocab_size(args.folder / "model")
+    config = make_config(args, prompts=np.load(args.folder / "prompts.npy"), vocab=vocab)
+    if is_small(config):  # as `train` decides, before JAX starts its backend
+        retain_freed_memory()
     run(args, without_eos(make_online_parts(config, pathlib.Path(config.run_dir))))
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.bench.grpo_sides import gradient_norm, main, serve, word_tokenizer
-from rlhf_jax.bench.low_ids import low_ids
-from rlhf_jax.bench.sides import answer, wait
+from rlhf_jax.bench.low_ids import low_ids, vocab_size
+from rlhf_jax.bench.sides import answer, peak_bytes, wait
 
 CLIP = 0.2
 VALUE_CLIP = 0.2
@@ -203,9 +203,8 @@ def run_trl(args: argparse.Namespace) -> None:
                 )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            answer(
-                gate if state.global_step == 1 else {"seconds": time.perf_counter() - self.start}
-            )
+            window = {"seconds": time.perf_counter() - self.start, "peak": peak_bytes()}
+            answer(gate if state.global_step == 1 else window)
             if state.global_step < state.max_steps:
                 wait()
             self.start = time.perf_counter()
@@ -253,7 +252,7 @@ def run_trl(args: argparse.Namespace) -> None:
     )
     trainer = trl_ppo.PPOTrainer(
         args=config,
-        processing_class=word_tokenizer(),
+        processing_class=word_tokenizer(vocab_size(args.folder / "model")),
         model=policy,
         ref_model=reference,
         reward_model=LowIds(),

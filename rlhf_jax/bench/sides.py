@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -133,6 +134,11 @@ def take_turns(
             process.kill()
             process.communicate()
     return answers
+
+
+def peak_bytes() -> int:
+    """In a side: its largest resident set so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def wait() -> None:

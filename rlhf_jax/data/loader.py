@@ -28,7 +28,7 @@ from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.examples import Split
-from rlhf_jax.data.rooms import EpochRooms, Packing, Sequences, pays
+from rlhf_jax.data.rooms import EpochRooms, Packing, Sequences, pays, shared_prompts
 from rlhf_jax.data.token_rows import TokenizedSet
 from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split
 from rlhf_jax.data.tokenizer import FastTokenizer
@@ -325,23 +325,6 @@ class Loader:
             trained[row, start:stop] = self._data.trained[begin:end]
             segment_ids[row, start:stop] = number
             start = stop
-
-
-def shared_prompts(data: TokenizedSet) -> np.ndarray:
-    """Tokens that the second answer of each pair need not read again: the common ones before both
-    answers but the last, which is read with each."""
-    shared = np.zeros(len(data.offsets) // 2, np.int64)
-    tokens = np.asarray(data.tokens)
-    trained = np.asarray(data.trained)
-    for pair in range(len(shared)):
-        starts = data.offsets[2 * pair : 2 * pair + 2]
-        ends = data.offsets[2 * pair + 1 : 2 * pair + 3]
-        length = int((ends - starts).min())
-        left, right = (slice(int(start), int(start) + length) for start in starts)
-        same = (tokens[left] == tokens[right]) & ~trained[left] & ~trained[right]
-        common = length if same.all() else int(same.argmin())
-        shared[pair] = max(common - 1, 0)
-    return shared
 
 
 Prefetched: TypeAlias = tuple[int, np.ndarray, TokenBatch | PairBatch]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlhf_jax.data.batching import choose_buckets
+from rlhf_jax.data.token_rows import TokenizedSet
 from rlhf_jax.types import Room
 
 _PARTS = 8
@@ -162,6 +163,23 @@ def pays(packed: int, padded: int, packing: Packing) -> bool:
 def worth_parts(batch: Sequences, packing: Packing) -> bool:
     """Whether a batch of unknown lengths is large enough that parts of it may be left out."""
     return packing.always or batch.number * batch.longest >= 4 * _LEAST * packing.shards
+
+
+def shared_prompts(data: TokenizedSet) -> np.ndarray:
+    """Tokens that the second answer of each pair need not read again: the common ones before both
+    answers but the last, which is read with each."""
+    shared = np.zeros(len(data.offsets) // 2, np.int64)
+    tokens = np.asarray(data.tokens)
+    trained = np.asarray(data.trained)
+    for pair in range(len(shared)):
+        starts = data.offsets[2 * pair : 2 * pair + 2]
+        ends = data.offsets[2 * pair + 1 : 2 * pair + 3]
+        length = int((ends - starts).min())
+        left, right = (slice(int(start), int(start) + length) for start in starts)
+        same = (tokens[left] == tokens[right]) & ~trained[left] & ~trained[right]
+        common = length if same.all() else int(same.argmin())
+        shared[pair] = max(common - 1, 0)
+    return shared
 
 
 def _computed(room: Room, total: int) -> int:

@@ -3,7 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.algorithms.metrics import METRICS, group_metrics, rollout_metrics, sampler_metrics
+from rlhf_jax.algorithms.metrics import (
+    METRICS,
+    entropy_metric,
+    group_metrics,
+    rollout_metrics,
+    sampler_metrics,
+)
 from rlhf_jax.types import PolicyBatch
 
 NAN = float("nan")
@@ -79,3 +85,10 @@ def test_a_mean_over_nothing_is_not_zero():
     means = ("rewards/mean", "rewards/std", "rewards/group_std", "rewards/zero_std_groups")
     assert all(jnp.isnan(got[name]) for name in means)
     assert float(got["rewards/ungraded"]) == 1.0 and float(got["length/mean"]) > 0
+
+
+def test_no_entropy_is_no_metric():
+    weights = jnp.array([[0.25, 0.75]])
+    assert entropy_metric(None, weights) == {}
+    got = entropy_metric(jnp.array([[2.0, 4.0]]), weights)
+    assert set(got) == {"policy/entropy"} and float(got["policy/entropy"]) == 3.5

@@ -71,3 +71,14 @@ def test_one_row():
     )
     logps, _ = make_model().token_logps(make_params(0), tokens, mask)
     np.testing.assert_allclose(loss, -logps[0, 1], rtol=1e-6)
+
+
+def test_documents_are_counted_where_a_token_is_trained():
+    """Two rows, the second with two documents of which one is only read."""
+    algorithm = sft.make(SFTConfig(aggregation="sequence"), make_model())
+    segments = jnp.array([[1, 1, 1, 0, 0], [1, 1, 2, 2, 2]])
+    trained = jnp.array([[0, 1, 1, 0, 0], [0, 1, 0, 0, 0]], bool)
+    batch = TokenBatch(jnp.ones((2, 5), int), segments > 0, trained, segment_ids=segments)
+    assert int(algorithm.elements(algorithm.weigh(batch))) == 2
+    alone = batch._replace(segment_ids=None)
+    assert int(algorithm.elements(algorithm.weigh(alone))) == 2

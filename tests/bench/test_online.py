@@ -90,9 +90,9 @@ def test_no_ratio_when_the_gate_fails(capsys):
     def answers(norm):
         return [
             {"loss/total": 0.5, "grad_norm": norm},
-            {"seconds": 9.0},
-            {"seconds": 2.0},
-            {"seconds": 4.0},
+            {"seconds": 9.0, "peak": 10**9},
+            {"seconds": 2.0, "peak": 10**9},
+            {"seconds": 4.0, "peak": 10**9},
         ]
 
     assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(1.0001)}) == 1
