@@ -1,4 +1,4 @@
-"""Reward of the online comparisons: share of token ids in the lower half of the vocabulary."""
+"""Reward of the online comparisons: share of token ids below half of `VOCAB`."""
 
 import json
 import pathlib

@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         rows = args.rows.read_text().splitlines()[: args.steps * args.batch_size]
+        if len(rows) < args.steps * args.batch_size:
+            parser.error(f"{args.rows} has {len(rows)} rows, fewer than steps x batch size")
         (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
         for number in range(args.rounds):
             runs["rlhf_jax"].append(run_ours(folder, args, number))

@@ -41,6 +41,7 @@ from rlhf_jax.types import Models, Sampling
 RESUMABLE = (
     "run_dir",
     "mesh",
+    "model.remat",
     "checkpoint",
     "logging",
     "evaluation",
@@ -161,7 +162,7 @@ class Config:
 
     def _check_packing(self) -> None:
         training = self.training
-        if self.data.packing:
+        if self.data.packing and self.algorithm.data == "text":
             for name in ("pack", "max_tokens_per_row"):
                 if getattr(training, name):
                     raise ValueError(

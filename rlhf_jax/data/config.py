@@ -116,7 +116,9 @@ class DataConfig:
     pad_multiple: int = 16
     """Row lengths are multiples of this (128 suits TPU and GPU kernels), or `max_length` itself."""
     buckets: tuple[int, ...] = ()
-    """Row lengths (online algorithms: prompt lengths) chosen by hand instead, ascending."""
+    """Row lengths (online algorithms: prompt lengths) chosen by hand instead, ascending. These
+    three shape rows of one example each; the rows of packed updates have widths of their own, and
+    with `buckets` nothing is packed unless `training.pack` says so."""
     length_window: int = 32
     """Rows are shuffled, then sorted by length within windows of this many batches; 1 switches
     sorting off. Offline algorithms only."""

@@ -162,7 +162,8 @@ class Loader:
         self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
         self.rooms: EpochRooms | None = None
         self.buckets, self.scored_buckets = self._choose_shapes()
-        if packing is not None and not config.packing:
+        by_hand = bool(config.buckets) and packing is not None and not packing.always
+        if packing is not None and not config.packing and not by_hand:
             self._pack(packing)
 
     @property

@@ -35,6 +35,9 @@ ACTIVATIONS = 4
 """`choose` gives all layers together one part in so many of a device's memory: the rest is for
 parameters, gradients and moments, the head and the buffers of the compiler."""
 
+_FEW = 16
+"""Layers."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -43,10 +46,11 @@ def choose(
 ) -> str:
     """What "auto" means for one shape of rows.
 
-    Unrolled layers are few: they keep everything, which costs no copy into a stack of all layers.
-    Otherwise "products", and where those are more than a quarter of a device's memory
-    "save_attention", then "full". Only the size of the memory is read, not what is free: a run that
-    goes on must make the same choice.
+    Few unrolled layers keep everything, which costs no copy into a stack of all layers. Otherwise
+    "products", and where those are more than a quarter of a device's memory "save_attention", then
+    "full". Only the size of the memory is read, not what is free: on the same machine a run that
+    goes on makes the same choice. With several processes it is "products": each would ask a device
+    of its own, and all must compile one program.
 
     Args:
       config: the architecture.
@@ -58,8 +62,10 @@ def choose(
     Returns:
       A key of `POLICIES`.
     """
-    if unrolled:
+    if unrolled and config.num_layers <= _FEW:
         return "none"
+    if jax.process_count() > 1:
+        return "products"
     room = _device_memory(mesh)
     kept = {
         name: kept_bytes(name, config, shape, itemsize, mesh=mesh)
@@ -89,7 +95,10 @@ def kept_bytes(
     products += config.intermediate_size * (2 if config.gated_mlp else 1)
     # Of a token: what is divided over `tensor`, and what every device of it holds whole.
     divided = {"products": attention + products, "save_attention": attention}.get(name, 0)
-    whole = config.hidden_size * (2 if name == "products" else 1)
+    # The layer's input; of the products attention's, and the MLP's where a norm reads it.
+    whole = config.hidden_size
+    if name == "products":
+        whole += config.hidden_size * (2 if config.post_norms else 1)
     of_token = -(-divided // sizes.get("tensor", 1)) + whole
     return config.num_layers * rows * of_token * itemsize
 
@@ -99,7 +108,7 @@ def _device_memory(mesh: Mesh | None) -> float:
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     if device.platform == "cpu":
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return machine / jax.local_device_count()
+        return machine / jax.local_device_count(backend="cpu")
     try:
         found = device.memory_stats() or {}
     except jax.errors.JaxRuntimeError:  # a topology to compile for, without the device

@@ -55,12 +55,13 @@ def check_online_batch(config: Config, mesh: Mesh) -> None:
 def packing_of(config: Config, mesh: Mesh) -> Packing | None:
     """How a run packs sequences; None: it does not.
 
-    Left to itself only on CPUs, where it was measured, and with models of this package: one of
-    one's own may not know packed rows, and attention of accelerators computes all of a row.
+    Left to itself only on CPUs, where it was measured, with models of this package (one of one's
+    own may not know packed rows) and with its blocked attention: others compute all of a row.
     """
     training = config.training
     wanted = training.pack is True or training.max_tokens_per_row is not None
     measured = mesh.devices.flat[0].platform == "cpu" and not config.model.given
+    measured &= config.model.attention in ("auto", "blocked")
     if training.pack is False or not (wanted or measured):
         return None
     return Packing(

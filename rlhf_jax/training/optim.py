@@ -227,7 +227,10 @@ def make_optimizers(
                 "none that trains it; train longer, or lower algorithm.critic_warmup"
             )
         own = make_optimizer(rate_config(config, tree), total_steps=steps, role=role)
-        return optax.conditionally_mask(own, lambda made: made >= tree.hold) if tree.hold else own
+        if not tree.hold:
+            return own
+        # In float32 around it too: both of its branches must give updates of one dtype.
+        return in_float32(optax.conditionally_mask(own, lambda made: made >= tree.hold))
 
     transforms = {role: of_tree(role, tree) for role, tree in trained.items()}
     return optax.partition(transforms, {role: role for role in trained})
@@ -265,8 +268,8 @@ def rate_config(config: OptimizerConfig, tree: Trained) -> OptimizerConfig:
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """`optax.clip_by_global_norm` as a product with one factor.
 
-    A product is made again wherever it is read; optax's division is not, so that the compiler keeps
-    a second copy of all gradients for it.
+    In the branch of `make_update_step` a product is made again wherever it is read; for optax's
+    division the compiler keeps a second copy of all gradients.
     """
 
     def scaled(updates: Params, params: Params | None) -> Params:

@@ -85,8 +85,10 @@ def make_update_step(
 
         def move(now: tuple[Any, Any, Any]) -> tuple[Any, Any]:
             params, opt_state, grads = now
-            updates, opt_state = tx.update(grads, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state
+            updates, moved = tx.update(grads, opt_state, params)
+            # Gradients summed over parts are float32, and a state keeps the dtypes it began with.
+            moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, opt_state)
+            return optax.apply_updates(params, updates), moved
 
         # A branch, not a choice between new and old for every number: the old ones need not outlive
         # the update, so the compiler writes parameters and moments in place.

@@ -110,6 +110,6 @@ def test_host_and_device_agree_on_what_is_laid(kind):
         present = present[present >= 0]
         assert int(layout.filled) == int(loader._totals[present].sum())
         assert not layout.is_broken
-        present = int(batch.mask.sum())
+        tokens = int(batch.mask.sum())
         # The answers of a pair read their prompt once.
-        assert int(layout.filled) < present if kind == "pairs" else int(layout.filled) == present
+        assert int(layout.filled) < tokens if kind == "pairs" else int(layout.filled) == tokens

@@ -24,7 +24,7 @@ def loss_and_grads(model, params, segment_ids=None):
 def gemma():
     """Four layers, a scan over two periods (sliding, full); every feature but biases."""
     config = tiny("gemma3_text", final_logit_softcapping=5.0)
-    model, params = init_model(config, jax.random.key(0), layers="scan")
+    model, params = init_model(config, jax.random.key(0), layers="scan", remat="none")
     params = noisy(params)
     return config, params, loss_and_grads(model, params)
 
@@ -33,7 +33,7 @@ def gemma():
 def qwen():
     """Two equal layers in one scan: quick to compile."""
     config = tiny("qwen3", num_hidden_layers=2)
-    model, params = init_model(config, jax.random.key(0), layers="scan")
+    model, params = init_model(config, jax.random.key(0), layers="scan", remat="none")
     return config, params, loss_and_grads(model, params)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from rlhf_jax.training import OptimizerConfig, make_optimizer, make_schedule
+from rlhf_jax.training import OptimizerConfig, make_optimizer, make_optimizers, make_schedule
 from rlhf_jax.training.optim import OPTIMIZERS
+from rlhf_jax.types import Trained
 
 
 def _params():
@@ -240,3 +241,18 @@ def test_moments_are_float32_for_bfloat16_parameters():
     for _ in range(200):
         state = step(0.0, state)
     assert max(float(x.max()) for x in jax.tree.leaves(state) if x.shape == (4,)) < 0.9 * peak
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_tree_that_rests_may_be_bfloat16(dtype):
+    """The updates of a tree that is held, and of one that is not, have one dtype."""
+    trees = {"policy": Trained(hold=1)}
+    tx = make_optimizers(OptimizerConfig(schedule="constant", learning_rate=0.5), trees)
+    params = {"policy": {"w": {"kernel": jnp.ones((2, 2), dtype)}}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    state = tx.init(params)
+    moved = []
+    for _ in range(2):
+        updates, state = jax.jit(tx.update)(grads, state, params)
+        moved.append(float(jnp.abs(updates["policy"]["w"]["kernel"]).max()))
+    assert moved[0] == 0.0 and moved[1] > 0

@@ -133,3 +133,38 @@ def test_sharded_state_is_created_in_shards_and_steps_alike():
 def test_bad_microbatches():
     with pytest.raises(ValueError, match="num_microbatches=0"):
         make_update_step(_loss, optax.sgd(0.1), weigh=_weigh, num_microbatches=0)
+
+
+def _kernels(dtype=jnp.float32):
+    return {f"layer{i}": {"kernel": jnp.ones((256, 256), dtype)} for i in range(6)}
+
+
+def _of_kernels(params, frozen, batch, key):
+    """A product per kernel, so that its gradient is one too, and lies in memory."""
+    rows = jnp.broadcast_to(batch.tokens[:, :1], (len(batch.tokens), 256)) / 100
+    outs = [jnp.tanh(rows @ leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(params)]
+    return batch.weights.sum() * sum(out.mean() for out in outs), {}
+
+
+def test_parameters_and_moments_are_written_in_place():
+    """Beside its gradients an update holds no second copy of anything, clipping included."""
+    tx = make_optimizer(OptimizerConfig(schedule="constant", weight_decay=0.1))
+    state = make_train_state(_kernels(), tx, jax.random.key(0))
+    step = jax.jit(make_update_step(_of_kernels, tx, weigh=_weigh), donate_argnums=0)
+    compiled = step.lower(state, {}, _batch(), jax.random.key(0)).compile()
+    gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.3 * gradients
+
+
+@pytest.mark.parametrize("tx", [optax.adam(0.1), optax.sgd(0.1, momentum=0.9)])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_optimizer_of_ones_own_keeps_its_dtypes(tx, parts):
+    """Gradients summed over microbatches are float32, the moments of such an optimizer bfloat16."""
+    state = make_train_state(_kernels(jnp.bfloat16), tx, jax.random.key(0))
+    step = jax.jit(make_update_step(_of_kernels, tx, weigh=_weigh, num_microbatches=parts))
+    new, metrics = step(state, {}, _batch(), jax.random.key(0))
+    assert int(metrics["update/skipped"]) == 0
+    dtypes = [[leaf.dtype for leaf in jax.tree.leaves(each.opt_state)] for each in (state, new)]
+    assert dtypes[0] == dtypes[1]
+    pairs = zip(*(jax.tree.leaves(each.opt_state) for each in (state, new)), strict=True)
+    assert any(bool(jnp.any(old != now)) for old, now in pairs)
