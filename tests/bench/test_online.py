@@ -144,7 +144,8 @@ def test_our_side_of_a_grpo_iteration(tiny, capsys):
     printed = capsys.readouterr().out
     assert (
         f"2 prompts x {grpo_sides.GROUP} completions" in printed
-        and "1.00 (1.00) x rlhf_jax   generation" in printed
+        and "1.00 (1.00) x rlhf_jax   peak" in printed
+        and "GB   generation" in printed
     )
 
 
@@ -155,7 +156,8 @@ def test_our_side_of_a_ppo_iteration(tiny, capsys):
     assert (
         "loss/policy" in printed
         and "loss/value" in printed
-        and "1.00 (1.00) x rlhf_jax   generation" in printed
+        and "1.00 (1.00) x rlhf_jax   peak" in printed
+        and "GB   generation" in printed
     )
 
 
