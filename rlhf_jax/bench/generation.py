@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf_jax.bench.inputs import random_tokens, save_model
+from rlhf_jax.bench.inputs import place_model, random_tokens
 from rlhf_jax.bench.sides import OURS, RETAINED, add_arguments, start_side, take_turns
 from rlhf_jax.bench.timing import Timing, ratios, summarise
 
@@ -34,10 +34,7 @@ def compare(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, 
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        if args.model is None:
-            save_model(folder / "model")
-        else:
-            (folder / "model").symlink_to(args.model.resolve())
+        place_model(folder / "model", args.model)
         np.save(folder / "prompts.npy", random_tokens(args.rows, args.prompt, seed=0))
         common = {"python": args.python, "threads": args.threads}
         sizes = (args.new_tokens, args.windows + 1, args.threads)

@@ -44,6 +44,14 @@ def save_model(
     save_pretrained(folder, made, params)
 
 
+def place_model(folder: pathlib.Path, given: pathlib.Path | None) -> None:
+    """The model that the sides load: a link to the one given, otherwise `MODEL`."""
+    if given is None:
+        save_model(folder)
+    else:
+        folder.symlink_to(given.resolve())
+
+
 def random_tokens(rows: int, length: int, *, seed: int, vocab: int = VOCAB) -> np.ndarray:
     """int32 [rows, length] ids without 0 and 1."""
     return np.random.default_rng(seed).integers(2, vocab, (rows, length), dtype=np.int32)

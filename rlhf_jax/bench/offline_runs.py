@@ -8,8 +8,9 @@ in file order, float32, as many threads, gradient checkpointing off in TRL, whos
 to their longest row, and otherwise their defaults. DPO's reference log-probabilities are computed
 beforehand on both sides. They run one after the other, for `--rounds` rounds. Time is from the end
 of a step to the end of the next, without the first two; memory is the process's largest resident
-set, loading included. First the losses must agree within 2e-3 relative where both start from the
-same weights (a reward model's head does not), or no ratio is printed.
+set, loading included and on our side the last checkpoint, which TRL does not write. First the
+losses must agree within 2e-3 relative where both start from the same weights (a reward model's head
+does not), or no ratio is printed.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_ours(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Side:
-    """`rlhf-jax train`, without evaluations and checkpoints."""
+    """`rlhf-jax train`, without evaluations; it writes its last checkpoint and the export."""
     run_dir = folder / f"run{number}"
     options = {
         "algorithm": args.algorithm,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.bench.inputs import random_tokens
+from rlhf_jax.bench.inputs import place_model, random_tokens
 from rlhf_jax.bench.sides import OURS, RETAINED, add_arguments, start_side, take_turns
 from rlhf_jax.bench.timing import ratios, summarise
 
@@ -58,7 +58,7 @@ def run(
         if args.model is None:
             write_models(folder)
         elif algorithm == "grpo":
-            (folder / "model").symlink_to(args.model.resolve())
+            place_model(folder / "model", args.model)
         else:
             parser.error("--model names a policy, and PPO needs a critic beside it")
         write_tokens(

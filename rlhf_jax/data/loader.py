@@ -162,8 +162,8 @@ class Loader:
         self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
         self.rooms: EpochRooms | None = None
         self.buckets, self.scored_buckets = self._choose_shapes()
-        by_hand = bool(config.buckets) and packing is not None and not packing.always
-        if packing is not None and not config.packing and not by_hand:
+        # Widths chosen by hand are not overridden unless packing was asked for.
+        if packing is not None and not config.packing and (packing.always or not config.buckets):
             self._pack(packing)
 
     @property
