@@ -231,6 +231,9 @@ class Model(NamedTuple):
     `num_generated` newest entries (its completion so far) and this one. `prompt_cache` has a row
     per completion, or fewer: then consecutive completions share one. None without a
     language-model head."""
+    lay_out: Callable[[Params], Params] | None = None
+    """``lay_out(params)`` as `prefill` and `decode` read them fastest; they take both forms. Called
+    once per generation, since it copies. None: as they are."""
     roles: tuple[tuple[str, "Model"], ...] = ()
     """(role, functions) of the trees of another architecture: a critic or a teacher of its own."""
 

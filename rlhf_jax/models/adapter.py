@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.decode import make_decode, make_prefill
+from rlhf_jax.models.decode import make_decode, make_lay_out, make_prefill
 from rlhf_jax.models.modules import Block, EmbeddingAndHead
 from rlhf_jax.models.transformer import Execution, make_hidden, merge_outer
 from rlhf_jax.ops import fused_token_logps
@@ -131,13 +131,21 @@ def make_model(
         state = hidden(params, tokens, mask, **documents)
         return merge_outer(outer_graph, params).score(state)
 
-    prefill = decode = None
+    prefill = decode = lay_out = None
     if config.lm_head:
         parts = (config, execution, outer_graph, block, unembed_with)
         prefill = make_prefill(*parts)
         decode = make_decode(*parts)
+        lay_out = make_lay_out(config, execution)
     return Model(
-        config, hidden, logits, token_logps, None if head is None else scores, prefill, decode
+        config=config,
+        hidden=hidden,
+        logits=logits,
+        token_logps=token_logps,
+        scores=None if head is None else scores,
+        prefill=prefill,
+        decode=decode,
+        lay_out=lay_out,
     )
 
 

@@ -52,7 +52,7 @@ class _Parts(NamedTuple):
 
     def plan(self) -> list[Part]:
         kinds = self.config.layer_types
-        if self.execution.unrolled(self.config.num_layers):
+        if self.execution.decodes_unrolled(self.config.num_layers):
             return [(layer, (kind,), 1) for layer, kind in enumerate(kinds)]
         return layer_plan(kinds)
 
@@ -231,6 +231,33 @@ def make_decode(
     return decode
 
 
+def make_lay_out(config: ModelConfig, execution: Execution) -> Callable[[Params], Params] | None:
+    """Builds ``lay_out(params)``: every layer in arrays of its own; None where that helps nothing.
+
+    A program that reads stacked layers one by one copies each of them for every token; laid out
+    once, they are read in place.
+
+    Args:
+      config: the architecture.
+      execution: how to run it.
+
+    Returns:
+      The function; see `rlhf_jax.types.Model.lay_out`.
+    """
+    count = config.num_layers
+    if jax.default_backend() != "cpu" or not execution.decodes_unrolled(count):
+        return None
+
+    def lay_out(params: Params) -> Params:
+        layers = params["layers"]
+        if isinstance(layers, tuple):
+            return params
+        # The barrier keeps the compiler from moving the copy back to where it is read.
+        return {**params, "layers": lax.optimization_barrier(tuple(unstack(layers, count)))}
+
+    return lay_out
+
+
 def _visible(
     config: ModelConfig,
     positions: Int[Array, "B 1"],
@@ -256,15 +283,18 @@ def _visible(
     }
 
 
-def _split_layers(params: Params, plan: list[Part]) -> list[tuple[Part, Params]]:
-    """The layers of every part."""
+def _split_layers(
+    layers: Params | tuple[Params, ...], plan: list[Part]
+) -> list[tuple[Part, Params]]:
+    """The layers of every part; they may have been laid out (`make_lay_out`)."""
     count = sum(len(kinds) * repeats for _, kinds, repeats in plan)
     if all(repeats == 1 and len(kinds) == 1 for _, kinds, repeats in plan):
+        single = layers if isinstance(layers, tuple) else unstack(layers, count)
         return [
             (part, jax.tree.map(lambda p: p[None], layer))
-            for part, layer in zip(plan, unstack(params, count), strict=True)
+            for part, layer in zip(plan, single, strict=True)
         ]
     return [
-        ((start, kinds, repeats), slice_layers(params, start, len(kinds) * repeats, count))
+        ((start, kinds, repeats), slice_layers(layers, start, len(kinds) * repeats, count))
         for start, kinds, repeats in plan
     ]

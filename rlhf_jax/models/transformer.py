@@ -33,6 +33,8 @@ Shared: TypeAlias = tuple[Mapping[str, Rope], dict[str, Array | None]]
 argument of `attention`."""
 
 LAYERS = ("auto", "scan", "unroll")
+_MOST_DECODED = 64
+"""Layers that are unrolled where one token is read at a time: compiling grows with them."""
 
 RESIDUAL = ("batch", "seq", "embed")
 """Logical axes of the residual stream."""
@@ -83,6 +85,16 @@ class Execution:
         if self.layers == "auto":
             return num_layers <= (16 if jax.default_backend() == "cpu" else 8)
         return self.layers == "unroll"
+
+    def decodes_unrolled(self, num_layers: int) -> bool:
+        """Whether they are where one token is read at a time.
+
+        On CPU a loop copies a layer's weights before it reads them, which takes as long as the
+        products of 64 rows, and many times those of one.
+        """
+        if self.layers == "auto" and jax.default_backend() == "cpu":
+            return num_layers <= _MOST_DECODED
+        return self.unrolled(num_layers)
 
 
 def make_hidden(

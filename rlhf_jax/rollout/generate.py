@@ -120,6 +120,7 @@ def generate(
     row_length = prompts.shape[1] + max_new_tokens
     steps = sampling_steps(sampling) if steps is None else steps
     static = make_static(model, steps, eos_id, row_length, missing_ids)
+    params = lay_out(model, params)
     lengths = jnp.repeat(prompt_lengths, group_size)
     limits = (
         jnp.full(count, max_new_tokens) if limits is None else jnp.minimum(limits, max_new_tokens)
@@ -177,6 +178,11 @@ def generate(
         pad_id=pad_id,
         eos_ids=static.eos_ids,
     )
+
+
+def lay_out(model: Model, params: Params) -> Params:
+    """Parameters as the model reads them fastest while it decodes."""
+    return params if model.lay_out is None else model.lay_out(params)
 
 
 def keys_of_rows(key: Key, rows: Int[Array, " B"]) -> Key:

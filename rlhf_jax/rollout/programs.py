@@ -17,11 +17,12 @@ from rlhf_jax.rollout.generate import (
     decode_chunk,
     generate,
     keys_of_rows,
+    lay_out,
     make_static,
     start,
 )
 from rlhf_jax.sharding import replicated
-from rlhf_jax.types import Model, Rollout
+from rlhf_jax.types import Model, Params, Rollout
 
 StringEnd = Callable[[Sequence[int], int], int | None]
 """(ids of a completion so far, how many of them were looked at before) -> tokens up to and
@@ -66,6 +67,8 @@ class Programs(NamedTuple):
 
     whole: Callable[..., Rollout]
     """(params, prompts, lengths, limits, key, sampling, *, steps) -> rollout."""
+    lay_out: Callable[[Params], Params]
+    """(params) -> params as the programs below read them fastest."""
     empty_pool: Callable[..., Cache]
     """(params, prompts, rows) -> room for the keys and values of this many prompts of that
     width."""
@@ -150,8 +153,12 @@ def make_programs(model: Model, settings: Settings) -> Programs:
         )
         return state.cache, *for_host(tokens, logps, state.produced, state.active)
 
+    params_as_read = functools.partial(lay_out, model)
+    if model.lay_out is not None:
+        params_as_read = jax.jit(params_as_read)
     return Programs(
         whole=jax.jit(whole, static_argnames="steps"),
+        lay_out=params_as_read,
         empty_pool=jax.jit(empty_pool, static_argnums=2),
         prefill=jax.jit(prefill, static_argnames="steps", donate_argnames="pool"),
         empty=jax.jit(

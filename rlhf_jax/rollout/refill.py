@@ -54,6 +54,7 @@ def run_slots(
       (completions, slots times steps and the first token of every completion).
     """
     assert settings.slots is not None
+    params = programs.lay_out(params)
     # All prompts are read first: their keys and values wait in a pool that slots point into.
     pool, first_tokens, first_logps = _fill_pool(programs, params, job, settings)
     sizes = windows(settings.max_new_tokens, settings.chunk)

@@ -66,6 +66,7 @@ def test_torch_sides_start_without_jax(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_sides_take_turns_and_end(tmp_path):
     code = """
 from rlhf_jax.bench.grpo_sides import serve

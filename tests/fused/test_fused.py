@@ -226,6 +226,7 @@ DAPO = DAPOConfig(
 )
 
 
+@pytest.mark.slow
 def test_grpo_learns_to_say_one_token_and_is_evaluated_on_the_way(policy, prompts):
     model, params = policy
     evaluate = make_evaluate(model, share_of_wanted, SHAPE, samples=2)

@@ -96,7 +96,6 @@ def _leaves(params):
 
 QUICK = {
     ("dpo", "fsdp4_tensor2", "unroll"),
-    ("reward_model", "fsdp8", "scan"),
 }
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)

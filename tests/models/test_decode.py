@@ -118,3 +118,27 @@ def test_growing_a_ring_puts_its_entries_in_order():
         [0, 1, 2],
         [3, 4, 5],
     ]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_a_step_copies_no_layer_out_of_the_stack(family):
+    """Sliced in the loop over tokens, the weights of all layers were copied for every token."""
+    model, params = init_model(tiny(family), jax.random.key(0))
+    stacked = "f32[3,32,48]"  # the kernels between the residual stream and the MLP's inside
+
+    def in_loops(lay_out):
+        """Whether a loop reads the stack."""
+        run = jax.jit(lambda params: forced(model, lay_out(params), STEPS, 0))
+        text = run.lower(params).compile().as_text()
+        bodies = {part.split(",")[0] for part in text.split("body=%")[1:]}
+        read = [block for block in text.split("\n\n") if block[1:].split(" ")[0] in bodies]
+        assert read
+        return any(stacked in block.partition("\n")[2] for block in read)
+
+    assert in_loops(lambda params: params)
+    assert not in_loops(model.lay_out)
+    logits = [
+        jax.jit(forced, static_argnums=(0, 2, 3))(model, p, STEPS, 0)
+        for p in (params, model.lay_out(params))
+    ]
+    np.testing.assert_allclose(*logits, rtol=1e-6, atol=1e-6)

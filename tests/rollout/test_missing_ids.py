@@ -27,7 +27,16 @@ def draw(logits, bits, sampling, steps, missing):
     )
 
 
-@pytest.mark.parametrize("sampling", [*CASES, SamplingParams(0.0)], ids=str)
+SOME = [
+    # the plain draw, all filters at once, and greedy; one filter at a time is slow
+    CASES[0],
+    *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:-1]),
+    CASES[-1],
+    SamplingParams(0.0),
+]
+
+
+@pytest.mark.parametrize("sampling", SOME, ids=str)
 def test_only_tokens_are_drawn(sampling):
     """Also where nearly all the mass lies on them, and all else underflows beside it."""
     for likely in (0.0, 30.0, 3000.0):
@@ -56,7 +65,11 @@ def policy():
     return model, noisy(params)
 
 
-@pytest.mark.parametrize("sampling", [SamplingParams(1.5), SamplingParams(0.0)], ids=str)
+@pytest.mark.parametrize(
+    "sampling",
+    [pytest.param(SamplingParams(1.5), marks=pytest.mark.slow), SamplingParams(0.0)],
+    ids=str,
+)
 def test_rollouts_hold_tokens_only(sampling):
     model, params = policy()
     options = {"max_new_tokens": 24, "pad_id": 0, "group_size": 8}

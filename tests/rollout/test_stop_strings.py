@@ -44,7 +44,9 @@ def rollouts(stops, slots, chunk):
     )
 
 
-@pytest.mark.parametrize(("slots", "chunk"), [(None, 7), (5, 4)])
+@pytest.mark.parametrize(
+    ("slots", "chunk"), [pytest.param(None, 7, marks=pytest.mark.slow), (5, 4)]
+)
 def test_a_completion_ends_where_the_string_is_complete(slots, chunk):
     plain, _ = rollouts((), None, 16)
     out, stats = rollouts(STOPS, slots, chunk)

@@ -72,6 +72,7 @@ def log_of(run_dir):
     return (pathlib.Path(run_dir) / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_dapo_trains_on_both_tasks_and_leaves_one_table(online_config, tasks):
     """Each verifier abstains from the other's rows; nothing names them."""
     data, rewards = tasks
@@ -111,6 +112,7 @@ def test_dapo_trains_on_both_tasks_and_leaves_one_table(online_config, tasks):
         ).all()
 
 
+@pytest.mark.slow
 def test_a_solved_task_ends_like_a_run(online_config, tasks):
     """A last evaluation and an export; the same command again does nothing more."""
     data, rewards = tasks
@@ -129,6 +131,7 @@ def test_a_solved_task_ends_like_a_run(online_config, tasks):
     assert (table_of(config.run_dir).split == "train").sum() == 2 * 4 * 4
 
 
+@pytest.mark.slow
 def test_steps_that_cannot_be_filled_are_left_out_and_counted(online_config, tasks):
     data, rewards = tasks
     algorithm = dataclasses.replace(ONLINE["dapo"], max_generation_batches=1, on_cap="skip")
@@ -144,6 +147,7 @@ def test_steps_that_cannot_be_filled_are_left_out_and_counted(online_config, tas
     assert not table.kept.any() and table.trained_step.isna().all()
 
 
+@pytest.mark.slow
 def test_a_judge_that_fails_is_counted_and_not_ranked(online_config, tasks):
     data, rewards = tasks
     config = online_config(
@@ -251,6 +255,7 @@ def test_a_crash_loses_no_completion_and_doubles_none(online_config, tasks, tmp_
     assert table_of(whole.run_dir).equals(table_of(broken.run_dir))
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_offline_evaluation(tiny_config, tmp_path):
     options = {"training": {"max_steps": 4, "eval_every": 2, "save_every": 2, "eval_batch_size": 4}}
     whole = train(tiny_config("sft", run_dir=tmp_path / "whole", **options))
@@ -298,6 +303,7 @@ def test_the_best_loss_is_the_smallest(tiny_config, tmp_path, caplog):
     ).exists()
 
 
+@pytest.mark.slow
 def test_an_offline_metric_that_is_not_measured(tiny_config):
     """At the evaluation before the first step, and when the run goes on, before anything is
     computed."""

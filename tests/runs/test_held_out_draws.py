@@ -45,6 +45,7 @@ def changed(config, size):
     )
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_no_metric_of_an_evaluation(drawn, tmp_path):
     parts = make_online_parts(drawn, tmp_path / "run")
 

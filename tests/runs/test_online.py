@@ -51,7 +51,7 @@ def rows_of(run_dir, split="train"):
     return [row for row in read_metrics(pathlib.Path(run_dir)) if row["split"] == split]
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo", "dapo"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("grpo", marks=pytest.mark.slow), "dapo"])
 def test_a_run_from_start_to_export(online_config, mixed_task, name, tmp_path):
     data, rewards = mixed_task
     algorithm = (
@@ -126,6 +126,7 @@ def stopping_after(number):
     return make
 
 
+@pytest.mark.slow
 def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mixed_task, tmp_path):
     """Half the prompts always solved, a quarter never: full batches, right counts, and a stop in
     the middle of a refill."""
@@ -168,6 +169,7 @@ def test_dynamic_sampling_fills_every_batch_and_loses_nothing(online_config, mix
     assert len(table) == 4 * sum(row["data/groups_generated"] for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_minibatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_minibatches):
     """They divide by the log-probabilities of the policy that sampled them, also where those of the
@@ -244,6 +246,7 @@ def test_an_unsolvable_task_ends(online_config, mixed_task, options, message, tm
         train(config, progress=False)
 
 
+@pytest.mark.slow
 def test_a_partly_filled_batch_is_trained_on_at_the_cap(online_config, mixed_task, caplog):
     data, rewards = mixed_task
     algorithm = dataclasses.replace(ONLINE["dapo"], max_generation_batches=1)
@@ -263,6 +266,7 @@ def test_a_partly_filled_batch_is_trained_on_at_the_cap(online_config, mixed_tas
     )
 
 
+@pytest.mark.slow
 def test_solved_prompts_are_retired(online_config, mixed_task):
     data, rewards = mixed_task
     algorithm = dataclasses.replace(ONLINE["dapo"], retire_pass_rate=1.0, max_generation_batches=50)

@@ -57,6 +57,7 @@ def rewards_of(run_dir):
     return [row["rewards/mean"] for row in read_metrics(run_dir) if row["split"] == "train"]
 
 
+@pytest.mark.slow
 def test_reinforce_learns_and_resumes_with_the_same_bits(online_config, even, tmp_path):
     """An algorithm of 40 lines, with a state of its own, through `train()`."""
     data, rewards = even
@@ -89,6 +90,7 @@ def even_start(rollout, answers):
     return (tokens % 2 == 0).astype(jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reinforce", "distill"])
 def test_they_run_in_one_program(name):
     """Through the fused loop; the teacher is a tree of its own, of another architecture."""
@@ -118,6 +120,7 @@ def test_they_run_in_one_program(name):
         assert 0 < float(metric[-1]) < float(metric[0])
 
 
+@pytest.mark.slow
 def test_distillation_from_a_larger_teacher(online_config, even, tmp_path):
     """No reward; the reverse KL to the teacher falls."""
     data, _ = even

@@ -36,6 +36,7 @@ def compared(first, second, names):
             np.testing.assert_allclose(b[name], a[name], err_msg=name, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sft", "dpo", pytest.param("reward_model", marks=pytest.mark.slow)]
 )
@@ -50,6 +51,7 @@ def test_offline(tiny_config, tmp_path, name):
     assert np.mean([row["data/padding"] for row in steps]) < plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_online(online_config, tmp_path, name):
     config = online_config(name, training={"max_steps": 2, "save_every": 0})
@@ -62,6 +64,7 @@ def test_online(online_config, tmp_path, name):
     compared(*first, names)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_the_same_bits(online_config, tmp_path):
     config = online_config("grpo", training={"max_steps": 4, "pack": True, "save_every": 2})
     whole = train(dataclasses.replace(config, run_dir=str(tmp_path / "whole")), progress=False)

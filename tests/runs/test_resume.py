@@ -36,6 +36,7 @@ def changed(config, **sections):
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_may_be_made_longer(tiny_config, tmp_path, caplog):
     whole = train(
         tiny_config("dpo", run_dir=tmp_path / "whole", training={"max_steps": 12, **SHORT})
@@ -60,6 +61,7 @@ def test_a_finished_run_may_be_made_longer(tiny_config, tmp_path, caplog):
     assert train(epochs).steps == 18
 
 
+@pytest.mark.slow
 def test_a_longer_cosine_is_that_of_the_new_number_of_steps(tiny_config, caplog):
     optimizer = {"schedule": "cosine", "learning_rate": 1e-3}
     config = tiny_config("sft", training={"max_steps": 4, **SHORT}, optimizer=optimizer)
@@ -74,6 +76,7 @@ def test_a_longer_cosine_is_that_of_the_new_number_of_steps(tiny_config, caplog)
     assert "after step 4 the learning rate is 0.0005, not 0" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_unchanged_start_from_gives_the_same_bits(tiny_config, tmp_path, caplog):
     whole = train(
         tiny_config("dpo", run_dir=tmp_path / "whole", training={"max_steps": 8, **SHORT})
@@ -95,6 +98,7 @@ def test_an_unchanged_start_from_gives_the_same_bits(tiny_config, tmp_path, capl
     assert again.steps == 9
 
 
+@pytest.mark.slow
 def test_changes_are_allowed_and_listed(tiny_config, tmp_path, caplog):
     first = train(
         tiny_config("dpo", run_dir=tmp_path / "first", training={"max_steps": 4, **SHORT})
@@ -261,6 +265,7 @@ def test_the_kl_coefficient_is_taken_over(online_config, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_changed_reward_file_is_told_on_resume(online_config, mixed_task, tmp_path, caplog):
     data, rewards = mixed_task
     config = online_config("grpo", data=data, rewards=rewards)
@@ -282,6 +287,7 @@ def test_digests_are_of_files_and_modules(tmp_path, online_config):
     assert after["rank"] == before["rank"] and after["f"] != before["f"]
 
 
+@pytest.mark.slow
 def test_damaged_reference_logps_are_computed_anew(tiny_config, tmp_path, caplog):
     config = tiny_config("dpo", run_dir=tmp_path / "run", training={"max_steps": 2, **SHORT})
     train(config)
@@ -312,6 +318,7 @@ def test_a_hangup_saves(tiny_config):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("free", "told"), [(10**12, "are kept"), (400_000, "the disk will be full"), (1000, None)]
 )

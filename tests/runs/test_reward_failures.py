@@ -76,6 +76,7 @@ def test_a_bug_in_the_reward_ends_the_run_at_once(judged_by):
         train(config, progress=False)
 
 
+@pytest.mark.slow
 def test_means_over_nothing_are_absent(judged_by):
     config = judged_by("broken", max_failed=2)
     with pytest.raises(TrainingError, match="2 batches in a row"):
@@ -97,6 +98,7 @@ def test_means_over_nothing_are_absent(judged_by):
     )
 
 
+@pytest.mark.slow
 def test_dapo_does_not_take_ungraded_groups_for_wrong_ones(judged_by):
     config = judged_by(
         "silent", "dapo", algorithm=dataclasses.replace(ONLINE["dapo"], max_generation_batches=2)
@@ -107,6 +109,7 @@ def test_dapo_does_not_take_ungraded_groups_for_wrong_ones(judged_by):
         train(config, progress=False)
 
 
+@pytest.mark.slow
 def test_batches_without_one_grade_end_the_run(judged_by):
     with pytest.raises(
         TrainingError, match="no completion of 2 batches in a row got a grade .*silent/none 16"

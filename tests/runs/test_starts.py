@@ -25,6 +25,7 @@ from tests.runs.test_resume import SHORT, changed
 BYTES = byte_tokenizer()
 
 
+@pytest.mark.slow
 def test_another_optimizer_goes_on_at_the_rate_that_is_logged(tiny_config, tmp_path):
     """Plain gradient steps: what they move the parameters by is the rate."""
     first = train(
@@ -150,6 +151,7 @@ def test_a_refused_start_leaves_no_run(online_config, tiny_config, tmp_path):
     assert train(other).steps == 1  # in the same folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_steps", [4, 7])
 def test_the_last_evaluation_is_made_up_for(tiny_config, tmp_path, max_steps):
     """Killed in the evaluation of the last step, then started again as it was or with more
@@ -175,6 +177,7 @@ def test_the_last_evaluation_is_made_up_for(tiny_config, tmp_path, max_steps):
     assert rows == [0, 3, 4] + ([6, 7] if max_steps == 7 else [])
 
 
+@pytest.mark.slow
 def test_fewer_steps_than_are_made_are_answered_with_what_works(tiny_config):
     config = tiny_config("sft", training={"max_steps": 4, "eval_every": 0, "save_every": 0})
     train(config)
@@ -206,6 +209,7 @@ def test_a_run_without_held_out_rows_says_that_nothing_is_evaluated(
     assert said[0].getMessage().endswith("; training.eval_every=5 has no effect")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_online", [False, True])
 @pytest.mark.parametrize("learned", [False, True])
 def test_rows_beyond_what_the_model_was_made_for(

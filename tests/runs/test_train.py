@@ -110,6 +110,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(signum, tiny_config, tmp_
     assert again.metrics == rest.metrics
 
 
+@pytest.mark.slow
 def test_resuming_on_other_data_is_refused(tiny_config, tmp_path):
     data = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"{i}=", "chosen": str(i), "rejected": str(i + 1)} for i in range(20)]
@@ -122,6 +123,7 @@ def test_resuming_on_other_data_is_refused(tiny_config, tmp_path):
         train(longer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_type", ["sigmoid", pytest.param("ipo", marks=pytest.mark.slow)])
 def test_online_and_precomputed_references_agree(loss_type, tiny_config, tmp_path):
     results = {}
@@ -270,6 +272,7 @@ def test_impossible_runs_are_one_line_errors(tiny_config, sections, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_another_reference_is_noticed_on_resume_and_another_architecture_refused(
     tiny_config, tmp_path
 ):
@@ -298,6 +301,7 @@ def test_another_reference_is_noticed_on_resume_and_another_architecture_refused
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", [False, True])
 def test_sequence_averages_do_not_depend_on_the_evaluation_batch(packing, tiny_config):
     config = tiny_config(

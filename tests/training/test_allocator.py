@@ -29,6 +29,7 @@ print(min(windows))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_temporaries_are_not_faulted_in_again():
     def run(mode):
