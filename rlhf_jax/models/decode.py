@@ -288,13 +288,14 @@ def _split_layers(
 ) -> list[tuple[Part, Params]]:
     """The layers of every part; they may have been laid out (`make_lay_out`)."""
     count = sum(len(kinds) * repeats for _, kinds, repeats in plan)
-    if all(repeats == 1 and len(kinds) == 1 for _, kinds, repeats in plan):
-        single = layers if isinstance(layers, tuple) else unstack(layers, count)
-        return [
-            (part, jax.tree.map(lambda p: p[None], layer))
-            for part, layer in zip(plan, single, strict=True)
-        ]
+    if not isinstance(layers, tuple):
+        if any(repeats > 1 or len(kinds) > 1 for _, kinds, repeats in plan):
+            return [
+                (part, slice_layers(layers, part[0], len(part[1]) * part[2], count))
+                for part in plan
+            ]
+        layers = tuple(unstack(layers, count))
     return [
-        ((start, kinds, repeats), slice_layers(layers, start, len(kinds) * repeats, count))
-        for start, kinds, repeats in plan
+        (part, jax.tree.map(lambda p: p[None], layer))
+        for part, layer in zip(plan, layers, strict=True)
     ]

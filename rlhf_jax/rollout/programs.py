@@ -153,12 +153,9 @@ def make_programs(model: Model, settings: Settings) -> Programs:
         )
         return state.cache, *for_host(tokens, logps, state.produced, state.active)
 
-    params_as_read = functools.partial(lay_out, model)
-    if model.lay_out is not None:
-        params_as_read = jax.jit(params_as_read)
     return Programs(
         whole=jax.jit(whole, static_argnames="steps"),
-        lay_out=params_as_read,
+        lay_out=jax.jit(functools.partial(lay_out, model)),
         empty_pool=jax.jit(empty_pool, static_argnums=2),
         prefill=jax.jit(prefill, static_argnames="steps", donate_argnames="pool"),
         empty=jax.jit(
