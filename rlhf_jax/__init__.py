@@ -1,107 +1,80 @@
 """rlhf_jax: SFT, reward modelling, DPO, PPO, GRPO and DAPO as pure jitted functions on a mesh.
 
 Everything in `rlhf_jax.ops` and `rlhf_jax.algorithms` is a function of arrays;
-`train(load_config("run.yaml", []))` is a whole run. Names that need the heavier parts of the stack
-(configuration, tokenizers, checkpoints) are imported when first used, so `import rlhf_jax` costs
-little more than `import jax` and `import flax`.
+`train(load_config("run.yaml", []))` is a whole run. A name is imported when it is first used, so
+that `import rlhf_jax` costs nothing, and what is used costs no more than itself.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rlhf_jax.algorithms import (
-    ALGORITHMS,
-    dapo_loss,
-    dpo_loss,
-    grpo_loss,
-    pairwise_reward_loss,
-    ppo_loss,
-    sft_loss,
-)
-from rlhf_jax.ops import (
-    clipped_surrogate_loss,
-    clipped_value_loss,
-    fused_token_logps,
-    gae,
-    group_advantages,
-    kl_estimate,
-    kl_shaped_rewards,
-    leave_one_out_advantages,
-    loss_weights,
-    masked_mean,
-    masked_whiten,
-    overlong_penalty,
-    token_logps,
-)
-from rlhf_jax.rollout import SamplingParams, generate
-from rlhf_jax.sharding import make_mesh
-from rlhf_jax.training import TrainState, make_optimizer, make_train_state, make_update_step
-from rlhf_jax.types import Algorithm, Model, PairBatch, PolicyBatch, Rollout, TokenBatch
-
 if TYPE_CHECKING:
+    from rlhf_jax.algorithms import ALGORITHMS as ALGORITHMS
+    from rlhf_jax.algorithms import dapo_loss as dapo_loss
+    from rlhf_jax.algorithms import dpo_loss as dpo_loss
+    from rlhf_jax.algorithms import grpo_loss as grpo_loss
+    from rlhf_jax.algorithms import pairwise_reward_loss as pairwise_reward_loss
+    from rlhf_jax.algorithms import ppo_loss as ppo_loss
+    from rlhf_jax.algorithms import sft_loss as sft_loss
     from rlhf_jax.config import load_config as load_config
     from rlhf_jax.models import init_model as init_model
     from rlhf_jax.models import load_pretrained as load_pretrained
     from rlhf_jax.models import save_pretrained as save_pretrained
+    from rlhf_jax.ops import clipped_surrogate_loss as clipped_surrogate_loss
+    from rlhf_jax.ops import clipped_value_loss as clipped_value_loss
+    from rlhf_jax.ops import fused_token_logps as fused_token_logps
+    from rlhf_jax.ops import gae as gae
+    from rlhf_jax.ops import group_advantages as group_advantages
+    from rlhf_jax.ops import kl_estimate as kl_estimate
+    from rlhf_jax.ops import kl_shaped_rewards as kl_shaped_rewards
+    from rlhf_jax.ops import leave_one_out_advantages as leave_one_out_advantages
+    from rlhf_jax.ops import loss_weights as loss_weights
+    from rlhf_jax.ops import masked_mean as masked_mean
+    from rlhf_jax.ops import masked_whiten as masked_whiten
+    from rlhf_jax.ops import overlong_penalty as overlong_penalty
+    from rlhf_jax.ops import token_logps as token_logps
+    from rlhf_jax.rollout import SamplingParams as SamplingParams
+    from rlhf_jax.rollout import generate as generate
     from rlhf_jax.runs import train as train
+    from rlhf_jax.sharding import make_mesh as make_mesh
+    from rlhf_jax.training import TrainState as TrainState
+    from rlhf_jax.training import make_optimizer as make_optimizer
+    from rlhf_jax.training import make_train_state as make_train_state
+    from rlhf_jax.training import make_update_step as make_update_step
+    from rlhf_jax.types import Algorithm as Algorithm
+    from rlhf_jax.types import Model as Model
+    from rlhf_jax.types import PairBatch as PairBatch
+    from rlhf_jax.types import PolicyBatch as PolicyBatch
+    from rlhf_jax.types import Rollout as Rollout
+    from rlhf_jax.types import TokenBatch as TokenBatch
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "init_model": "rlhf_jax.models",
-    "load_pretrained": "rlhf_jax.models",
-    "save_pretrained": "rlhf_jax.models",
-    "load_config": "rlhf_jax.config",
-    "train": "rlhf_jax.runs",
+_NAMES = {
+    "types": "Algorithm Model PairBatch PolicyBatch Rollout TokenBatch",
+    "ops": "clipped_surrogate_loss clipped_value_loss fused_token_logps gae group_advantages "
+    "kl_estimate kl_shaped_rewards leave_one_out_advantages loss_weights masked_mean "
+    "masked_whiten overlong_penalty token_logps",
+    "algorithms": "ALGORITHMS dapo_loss dpo_loss grpo_loss pairwise_reward_loss ppo_loss sft_loss",
+    "sharding": "make_mesh",
+    "models": "init_model load_pretrained save_pretrained",
+    "training": "TrainState make_optimizer make_train_state make_update_step",
+    "rollout": "SamplingParams generate",
+    "config": "load_config",
+    "runs": "train",
 }
+_HOMES = {name: f"rlhf_jax.{home}" for home, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "ALGORITHMS",
-    "Algorithm",
-    "Model",
-    "PairBatch",
-    "PolicyBatch",
-    "Rollout",
-    "SamplingParams",
-    "TokenBatch",
-    "TrainState",
-    "clipped_surrogate_loss",
-    "clipped_value_loss",
-    "dapo_loss",
-    "dpo_loss",
-    "fused_token_logps",
-    "gae",
-    "generate",
-    "group_advantages",
-    "grpo_loss",
-    "init_model",
-    "kl_estimate",
-    "kl_shaped_rewards",
-    "leave_one_out_advantages",
-    "load_config",
-    "load_pretrained",
-    "loss_weights",
-    "make_mesh",
-    "make_optimizer",
-    "make_train_state",
-    "make_update_step",
-    "masked_mean",
-    "masked_whiten",
-    "overlong_penalty",
-    "pairwise_reward_loss",
-    "ppo_loss",
-    "save_pretrained",
-    "sft_loss",
-    "token_logps",
-    "train",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'rlhf_jax' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlhf_jax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

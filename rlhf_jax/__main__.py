@@ -2,6 +2,6 @@
 
 import sys
 
-from rlhf_jax.cli.main import main
+from rlhf_jax.cli.start import start
 
-sys.exit(main())
+sys.exit(start())

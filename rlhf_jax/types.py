@@ -205,7 +205,7 @@ class Model(NamedTuple):
 
     `hidden[:, t]` is the state *after* reading token t; `logits[:, t]` predicts token t+1;
     `scores[:, t]` is the scalar head (reward or value) read at token t. `token_logps` is aligned to
-    the token predicted.
+    the token predicted. What needs a head that the model lacks is None.
     """
 
     config: Any
@@ -216,24 +216,21 @@ class Model(NamedTuple):
     """[B, T, V] float32; for inspection and tests, training uses `token_logps`."""
     token_logps: TokenLogpsFn
     scores: PerTokenFn | None = None
-    """[B, T] float32; None when the model has no scalar head."""
+    """[B, T] float32."""
     prefill: Callable[..., Any] | None = None
     """``prefill(params, tokens[P, Tp], lengths[P], *, row_length) -> (logits[P, V],
     prompt_cache)``: reads right-padded prompts; the logits are those after each prompt's last
     token. The cache is a pytree of keys and values; `cache.take(rows)`, `cache.empty(rows, slots)`
     and `cache.grown(slots)` make others of it. `row_length` (static) is the width of prompt and
-    completion together: more than the learned positions of a model that has such is refused. None
-    without a language-model head."""
+    completion together: more than the learned positions of a model that has such is refused."""
     decode: Callable[..., Any] | None = None
     """``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths[B], num_generated[B],
     slot, row_length) -> (logits[B, V], cache)``: reads one more token of every completion. `cache`
     is a ring: the token's keys and values go to `slot` in all rows, and a row sees its
     `num_generated` newest entries (its completion so far) and this one. `prompt_cache` has a row
-    per completion, or fewer: then consecutive completions share one. None without a
-    language-model head."""
+    per completion, or fewer: then consecutive completions share one."""
     lay_out: Callable[[Params], Params] | None = None
-    """``lay_out(params)`` as `prefill` and `decode` read them fastest; they take both forms. Called
-    once per generation, since it copies. None: as they are."""
+    """``lay_out(params)``: a copy as `prefill` and `decode`, which take both, read it fastest."""
     roles: tuple[tuple[str, "Model"], ...] = ()
     """(role, functions) of the trees of another architecture: a critic or a teacher of its own."""
 

@@ -137,16 +137,8 @@ def make_model(
         prefill = make_prefill(*parts)
         decode = make_decode(*parts)
         lay_out = make_lay_out(config, execution)
-    return Model(
-        config=config,
-        hidden=hidden,
-        logits=logits,
-        token_logps=token_logps,
-        scores=None if head is None else scores,
-        prefill=prefill,
-        decode=decode,
-        lay_out=lay_out,
-    )
+    head_scores = None if head is None else scores
+    return Model(config, hidden, logits, token_logps, head_scores, prefill, decode, lay_out)
 
 
 def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "float32") -> Params:

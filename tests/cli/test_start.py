@@ -1,0 +1,70 @@
+"""The process that a command runs in."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_jax.cli import start
+
+
+@pytest.fixture
+def glibc(monkeypatch, tmp_path):
+    """A system whose malloc gets huge pages when it asks; returns the kernel's file."""
+    monkeypatch.setattr(start.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    kernel = tmp_path / "enabled"
+    kernel.write_text("always [madvise] never\n")
+    return kernel
+
+
+def test_who_lacks_huge_pages(glibc, monkeypatch):
+    assert start.lacks_huge_pages(glibc)
+    for text in ("[always] madvise never", "always madvise [never]"):
+        glibc.write_text(text)
+        assert not start.lacks_huge_pages(glibc)
+    glibc.write_text("always [madvise] never")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")  # the user's own decision
+    assert not start.lacks_huge_pages(glibc)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
+    assert start.lacks_huge_pages(glibc)
+    assert not start.lacks_huge_pages(glibc.with_name("absent"))
+    for libc in (("glibc", "2.34"), ("musl", "1.2"), ("", "")):
+        monkeypatch.setattr(start.platform, "libc_ver", lambda libc=libc: libc)
+        assert not start.lacks_huge_pages(glibc)
+
+
+def test_a_command_that_computes_replaces_its_process_once(glibc, monkeypatch):
+    replaced = []
+    monkeypatch.setattr(start.lacks_huge_pages, "__defaults__", (glibc,))
+    monkeypatch.setattr(start.os, "execv", lambda *words: replaced.append(words))
+    monkeypatch.setattr(start, "main", lambda: 7)
+    monkeypatch.setattr(sys, "argv", ["rlhf-jax", "algorithms"])
+    assert start.start() == 7 and not replaced
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    monkeypatch.setattr(sys, "argv", ["rlhf-jax", "train", "run.yaml"])
+    start.start()
+    assert replaced == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
+    assert start.start() == 7 and len(replaced) == 1
+
+
+def test_arguments_and_exit_code_survive(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    missing = str(tmp_path / "a file that is not there.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_jax", "train", missing],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and missing in done.stderr, done.stderr
+
+
+def test_help_imports_no_jax():
+    code = (
+        "import sys; sys.argv[1:] = ['--help']; from rlhf_jax.cli.start import start; start(); "
+        "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
