@@ -31,7 +31,8 @@ def bench(options: argparse.Namespace, config: Config) -> int:
         raise ConfigError(f"--json={options.json} lies in no folder that exists")
     from rlhf_jax.runs.roofline import roofline  # heavy
 
-    found = roofline(config, repeats=options.repeats, programs=options.programs)
+    wanted = [name.strip() for name in options.programs.split(",") if name.strip()]
+    found = roofline(config, repeats=options.repeats, programs=wanted)
     show(f"{options.config} on {found.device}, {found.repeats} rounds", found)
     if options.json is not None:
         text = json.dumps(found.plain(), indent=2) + "\n"
@@ -52,6 +53,8 @@ def show(title: str, found: Any) -> None:
             roof = "  <- the roof" if rate.is_roof else ""
             median, low, high = (value / 1e9 for value in rate.rate)
             say(f"{kind}: {median:.4g} {unit} ({low:.4g} .. {high:.4g}), {rate.name}{roof}")
+    if found.is_restless:
+        say("the machine was not idle: its own rates vary, and shares are no better than that")
 
 
 def row_of(row: Any) -> list[str]:
@@ -67,8 +70,16 @@ def row_of(row: Any) -> list[str]:
         f"{share(row.of_limit)} {row.limit}" if row.limit else "-",
         share(row.padding),
         f"{megabytes(row.temporary)}/{megabytes(row.peak)}" if row.peak is not None else "-",
-        "-" if row.compile_seconds is None else f"{row.compile_seconds:.1f}",
+        compile_time(row),
     ]
+
+
+def compile_time(row: Any) -> str:
+    """Seconds, and of how many programs where there are several."""
+    if row.compile_seconds is None:
+        return "-"
+    several = f" ({row.shapes})" if row.shapes > 1 else ""
+    return f"{row.compile_seconds:.1f}{several}"
 
 
 def share(value: float | None) -> str:

@@ -108,9 +108,8 @@ def _add_bench(commands: _Commands) -> None:
     )
     bench.add_argument(
         "--programs",
-        nargs="+",
-        default=[],
-        metavar="NAME",
+        default="",
+        metavar="NAME[,NAME]",
         help="score, update, and online generate, prefill, decode, grade (default: all)",
     )
     bench.add_argument("--json", metavar="FILE", help="write every figure there too")

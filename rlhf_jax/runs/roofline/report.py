@@ -8,6 +8,9 @@ from rlhf_jax.runs.roofline.rounds import Sample
 from rlhf_jax.runs.roofline.timing import Timing, summarise
 from rlhf_jax.runs.roofline.watched import Watched
 
+RESTLESS = 1.25
+"""Ratio of the fastest and the slowest look at a roof that an idle machine stays below."""
+
 
 class Rate(NamedTuple):
     """One ability of the machine: operations or bytes per second over the looks."""
@@ -15,7 +18,8 @@ class Rate(NamedTuple):
     name: str
     rate: Timing
     is_roof: bool
-    """The fastest of its kind: what programs are held against."""
+    """The fastest of its kind, by its median. A round is held against the fastest look around it,
+    which is nearly always one at this probe."""
 
 
 class Row(NamedTuple):
@@ -41,6 +45,8 @@ class Row(NamedTuple):
     padding: float | None
     compile_seconds: float | None
     """Of all shapes that came; None: it is no program."""
+    shapes: int
+    """So many programs that is: batches have several widths."""
     temporary: int | None
     """Bytes, of the largest shape."""
     peak: int | None
@@ -55,6 +61,12 @@ class Roofline(NamedTuple):
     products: tuple[Rate, ...]
     memory: tuple[Rate, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def is_restless(self) -> bool:
+        """The machine's own rates varied so much that shares are no better than that."""
+        roofs = [rate for rate in self.products + self.memory if rate.is_roof]
+        return any(rate.rate.high > RESTLESS * rate.rate.low for rate in roofs)
 
     def plain(self) -> dict[str, Any]:
         """What JSON holds; seconds, bytes, operations and shares."""
@@ -83,12 +95,9 @@ def make_report(
       rounds: samples of each.
       programs: by the names of samples.
     """
-    products = _rates([probe.name for probe in machine.products], [each.products for each in looks])
-    memory = _rates([probe.name for probe in machine.memory], [each.memory for each in looks])
-    roofs = [
-        (_between(looks, number, "products", products), _between(looks, number, "memory", memory))
-        for number in range(len(rounds))
-    ]
+    products = [look.products for look in looks]
+    memory = [look.memory for look in looks]
+    roofs = [(_around(products, number), _around(memory, number)) for number in range(len(rounds))]
     names = dict.fromkeys(sample.name for samples in rounds for sample in samples)
     rows = []
     for name in names:
@@ -99,7 +108,13 @@ def make_report(
             if sample.name == name
         ]
         rows.append(_row(name, found, programs.get(name)))
-    return Roofline(device, len(rounds), products, memory, tuple(rows))
+    return Roofline(
+        device,
+        len(rounds),
+        _rates([probe.name for probe in machine.products], products),
+        _rates([probe.name for probe in machine.memory], memory),
+        tuple(rows),
+    )
 
 
 def _rates(names: Sequence[str], looks: Sequence[tuple[float, ...]]) -> tuple[Rate, ...]:
@@ -110,11 +125,9 @@ def _rates(names: Sequence[str], looks: Sequence[tuple[float, ...]]) -> tuple[Ra
     )
 
 
-def _between(looks: Sequence[Look], number: int, kind: str, rates: Sequence[Rate]) -> float:
-    """The roof in a round: the mean of the looks before and after it."""
-    roof = next(index for index, rate in enumerate(rates) if rate.is_roof)
-    around = [getattr(look, kind)[roof] for look in looks[number : number + 2]]
-    return sum(around) / 2
+def _around(looks: Sequence[tuple[float, ...]], number: int) -> float:
+    """The roof of a round: the fastest that was seen right before and after it."""
+    return max(rate for look in looks[number : number + 2] for rate in look)
 
 
 def _row(
@@ -147,6 +160,7 @@ def _row(
         limit=limit if sum(least) else "",
         padding=summarise(pads).median if pads else None,
         compile_seconds=sum(each.seconds for each in compiled) if compiled else None,
+        shapes=len(compiled),
         temporary=max((each.temporary for each in compiled), default=None),
         peak=max((each.peak for each in compiled), default=None),
     )
