@@ -16,7 +16,7 @@ from tests.cli.test_main import TINY, error_of
 def config(tmp_path, monkeypatch):
     """A run of DPO that is never made; probes of a size that takes no time."""
     monkeypatch.setattr(machine, "SQUARE", {"cpu": 64})
-    monkeypatch.setattr(machine, "TRAFFIC", {"cpu": 2**12})
+    monkeypatch.setattr(machine, "ELEMENTS", 2**12)
     monkeypatch.setattr(machine, "LEAST", 1e-3)
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY.replace("RUN", str(tmp_path / "run")).replace("sft", "dpo"))

@@ -13,6 +13,7 @@ from rlhf_jax.algorithms import GRPOConfig, PPOConfig
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.models.flops import forward_flops
 from rlhf_jax.runs import train
+from rlhf_jax.runs.compilation import COMPILED
 from rlhf_jax.runs.roofline import machine, open_rounds, roofline
 from rlhf_jax.runs.roofline.machine import Look, Machine, Probe
 from rlhf_jax.runs.roofline.report import make_report
@@ -35,7 +36,7 @@ CONFIG = ModelConfig.from_hf(MODEL)
 def quick_probes(monkeypatch):
     """Probes of a size that takes no time."""
     monkeypatch.setattr(machine, "SQUARE", {"cpu": 64})
-    monkeypatch.setattr(machine, "TRAFFIC", {"cpu": 2**12})
+    monkeypatch.setattr(machine, "ELEMENTS", 2**12)
     monkeypatch.setattr(machine, "LEAST", 1e-3)
 
 
@@ -280,3 +281,21 @@ def test_a_frozen_reference_is_not_trained(online_config):
     names = [row.name for row in with_kl.rows]
     assert "score" in names
     assert with_kl.rows[-1].flops == plain.rows[-1].flops
+
+
+def test_nothing_is_compiled_twice(online_config, tmp_path):
+    """Measuring memory compiles ahead of the call, which must find that very program."""
+    compiled = []
+
+    def listen(event, seconds, **further):
+        if event == COMPILED:
+            compiled.append(further.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    with open_rounds(online_config("grpo"), tmp_path / "other", ()) as rounds:
+        rounds.round(0)
+        for name in ("whole", "fill", "step"):
+            assert sum(name in str(each) for each in compiled) == 1, compiled
+        before = len(compiled)
+        rounds.round(1)
+        assert compiled[before:] == []

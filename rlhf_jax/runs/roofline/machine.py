@@ -19,10 +19,8 @@ from rlhf_jax.models import ModelConfig
 SQUARE = {"cpu": 1536}
 """Side of the square product by platform; elsewhere `SIDE`."""
 SIDE = 8192
-TRAFFIC = {"cpu": 2**26}
-"""Elements of the large array of a device by platform (256 MB of float32: beyond any cache);
-elsewhere `ELEMENTS`."""
-ELEMENTS = 2**28
+ELEMENTS = 2**26
+"""Of the large array of a device (256 MB of float32): beyond caches, and little beside a run."""
 LEAST = 0.3
 """Seconds that a look at a probe takes at least: shorter ones are repeated within it."""
 
@@ -95,8 +93,7 @@ def make_machine(mesh: Mesh, config: ModelConfig, *, tokens: int, dtype: str) ->
     square = _product(mesh, (side * mesh.size, side, side), dtype)
     rows = -(-tokens // mesh.size) * mesh.size
     own = _product(mesh, (rows, config.hidden_size, config.intermediate_size), dtype)
-    elements = TRAFFIC.get(platform, ELEMENTS)
-    return Machine((square, own), (_add(mesh, elements), _matrix_vector(mesh, elements, dtype)))
+    return Machine((square, own), (_add(mesh, ELEMENTS), _matrix_vector(mesh, ELEMENTS, dtype)))
 
 
 def fastest(looks: Sequence[tuple[float, ...]]) -> int:
