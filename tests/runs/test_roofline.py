@@ -3,6 +3,7 @@ folder is touched."""
 
 import dataclasses
 import pathlib
+import time
 
 import jax
 import jax.numpy as jnp
@@ -262,6 +263,30 @@ def test_watched_compiles_once_a_shape_and_gives_the_result():
     watched(jnp.ones(4), steps=())
     assert len(watched.compiled) == 3 and len(watched.take()) == 4 and watched.take() == []
     assert all(each.peak >= 2 * 4 * 3 for each in watched.compiled.values())
+
+
+def test_a_generation_does_not_pay_for_compiling(online_config, tmp_path):
+    """A round may be the first with prompts of some width."""
+    pause = 0.5
+
+    def compiling(x):
+        time.sleep(pause)
+        return x + 1
+
+    with open_rounds(online_config("grpo"), tmp_path / "other", ("generate",)) as rounds:
+        rounds.round(0)
+        late = rounds.programs["late"] = Watched(jax.jit(compiling))
+        sampler = rounds.sampler.sampler
+
+        def slower(*args, **options):
+            late(jnp.ones(3))
+            return sampler(*args, **options)
+
+        rounds.sampler.sampler = slower
+        (sample,) = rounds.round(1)
+    assert late.compile_seconds >= pause
+    # Without the difference it would be longer than the whole compilation.
+    assert sample.seconds < late.compile_seconds
 
 
 def test_devices_are_described(tiny_config):

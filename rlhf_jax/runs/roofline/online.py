@@ -4,7 +4,7 @@ of their own), grading on the host, the scores that the algorithm needs, and the
 import dataclasses
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,18 +40,23 @@ class TimedSampler:
 
     Attributes:
       width, max_scored: see `rlhf_jax.rollout.Sampler`.
+      sampler: the run's own.
     """
 
-    def __init__(self, sampler: Sampler, parts: OnlineParts) -> None:
+    def __init__(
+        self, sampler: Sampler, parts: OnlineParts, programs: Mapping[str, Watched]
+    ) -> None:
         """Watches a sampler.
 
         Args:
           sampler: of the run.
           parts: of the run.
+          programs: that it calls; what compiling them takes is not the sampler's time.
         """
         self.width = sampler.width
         self.max_scored = sampler.max_scored
-        self._sampler = sampler
+        self.sampler = sampler
+        self._programs = programs
         self._slots = parts.config.rollout.slots
         section = parts.config.model
         self._itemsize = jnp.dtype(section.compute_dtype or section.dtype).itemsize
@@ -68,9 +73,12 @@ class TimedSampler:
         sampling: SamplingParams | None = None,
     ) -> Sampled:
         """See `Sampler`."""
+        compiled = self._compile_seconds()
         start = time.perf_counter()
-        sampled = self._sampler(params, prompts, key, group_size=group_size, sampling=sampling)
+        sampled = self.sampler(params, prompts, key, group_size=group_size, sampling=sampling)
         seconds = time.perf_counter() - start
+        # Prompts of another width come in any round, and with them another program.
+        seconds -= self._compile_seconds() - compiled
         lengths = np.asarray(sampled.rollout.completion_mask).sum(axis=1).reshape(-1, group_size)
         stages = generation_stages(
             make_decoder(self._model, params, self._itemsize),
@@ -80,6 +88,9 @@ class TimedSampler:
         )
         self._calls.append((seconds, stages, 1 - sampled.stats.utilisation))
         return sampled
+
+    def _compile_seconds(self) -> float:
+        return sum(program.compile_seconds for program in self._programs.values())
 
     def take(self) -> tuple[float, tuple[Stage, Stage], float]:
         """Since this was asked last: seconds, (prefill, decode), share of wasted places."""
@@ -130,7 +141,7 @@ class OnlineRounds:
         total_steps = config.training.max_steps or (
             config.training.num_epochs * parts.steps_per_epoch
         )
-        self._sampler = TimedSampler(parts.sampler, parts)
+        self.sampler = TimedSampler(parts.sampler, parts, self.programs)
         self._collect = self._collector(total_steps)
         self._rollouts = self._collect.begin()
         total_updates = total_steps * sampling.num_updates
@@ -185,11 +196,11 @@ class OnlineRounds:
         sampling = self._parts.sampling._replace(
             keep=None, retire_pass_rate=None, max_generation_batches=None
         )
-        return dataclasses.replace(collector, sampler=self._sampler, sampling=sampling)
+        return dataclasses.replace(collector, sampler=self.sampler, sampling=sampling)
 
     def _sampled(self) -> list[Sample]:
         """The generation, with the host's part in it; its programs, where it has several."""
-        seconds, (prefill, decode), wasted = self._sampler.take()
+        seconds, (prefill, decode), wasted = self.sampler.take()
         samples = [Sample("generate", seconds, (prefill, decode), wasted)]
         self.programs["generate"].take()
         for name, stage in (("prefill", prefill), ("decode", decode)):

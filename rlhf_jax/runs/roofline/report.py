@@ -145,7 +145,7 @@ def _row(
     )
     limit = "products" if by_products >= sum(least) / 2 else "memory"
     pads = [sample.padding for sample, _ in found if sample.padding is not None]
-    compiled = [] if program is None else list(program.compiled.values())
+    compiled = list(program.compiled.values()) if program is not None else []
     return Row(
         name,
         summarise(seconds),
@@ -159,7 +159,7 @@ def _row(
         of_limit=_median_ratio(least, seconds),
         limit=limit if sum(least) else "",
         padding=summarise(pads).median if pads else None,
-        compile_seconds=sum(each.seconds for each in compiled) if compiled else None,
+        compile_seconds=program.compile_seconds if program is not None and compiled else None,
         shapes=len(compiled),
         temporary=max((each.temporary for each in compiled), default=None),
         peak=max((each.peak for each in compiled), default=None),

@@ -44,6 +44,11 @@ class Watched:
         self._seconds.append(time.perf_counter() - start)
         return result
 
+    @property
+    def compile_seconds(self) -> float:
+        """Of all shapes that came until now."""
+        return sum(each.seconds for each in self.compiled.values())
+
     def take(self) -> list[float]:
         """Seconds of every call since this was asked last."""
         taken = self._seconds
