@@ -11,7 +11,6 @@ import argparse
 import json
 import pathlib
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 import jax
 
 from rlhf_jax.algorithms import DPOConfig
+from rlhf_jax.bench.trl_offline import train_elsewhere
 from rlhf_jax.config import CheckpointConfig, Config, LoggingConfig, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig, byte_tokenizer
 from rlhf_jax.io import read_metrics
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--python", default=sys.executable, help="interpreter that has torch and trl"
     )
+    parser.add_argument("--threads", type=int, default=2, help="of TRL's side")
     parser.add_argument(
         "--pairs", help="JSONL with prompt, chosen, rejected; generated text when left out"
     )
@@ -67,13 +68,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             else write_pairs(folder / "pairs.jsonl", args.steps * args.batch_size)
         )
         ours = run_ours(folder / "run", start, pairs, args)
-        theirs = run_trl(folder / "trl.json", start, pairs, args)
+        theirs = train_elsewhere(
+            "dpo",
+            start,
+            pairs,
+            folder / "trl.json",
+            python=args.python,
+            threads=args.threads,
+            steps=args.steps,
+            batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+        )
     print(
-        f"rlhf_jax (jax {jax.__version__}) against {theirs['versions']}, {args.steps} steps of "
+        f"rlhf_jax (jax {jax.__version__}) against {theirs.versions}, {args.steps} steps of "
         f"{args.batch_size} pairs, float32"
     )
     worst = 0.0
-    for step, (a, b) in enumerate(zip(ours, theirs["loss"], strict=True), 1):
+    for step, (a, b) in enumerate(zip(ours, theirs.losses, strict=True), 1):
         difference = abs(a - b) / abs(b)
         worst = max(worst, difference)
         print(
@@ -128,37 +139,6 @@ def run_ours(
         for row in read_metrics(run_dir / "metrics.jsonl")
         if row["split"] == "train"
     ]
-
-
-def run_trl(
-    out: pathlib.Path, start: pathlib.Path, pairs: pathlib.Path, args: argparse.Namespace
-) -> dict[str, list[float]]:
-    """Losses of TRL's DPOTrainer, from its own process."""
-    script = pathlib.Path(__file__).with_name("trl_offline.py")
-    options = [
-        "--steps",
-        args.steps,
-        "--batch-size",
-        args.batch_size,
-        "--learning-rate",
-        args.learning_rate,
-    ]
-    command = [
-        args.python,
-        str(script),
-        "dpo",
-        str(start),
-        str(pairs),
-        str(out),
-        *map(str, options),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(
-            "TRL's side failed (is the extra `bench` installed in "
-            f"{args.python}?):\n{done.stderr[-2000:]}"
-        )
-    return json.loads(out.read_text())
 
 
 if __name__ == "__main__":

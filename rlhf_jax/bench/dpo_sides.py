@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.bench.sides import answer, wait
+from rlhf_jax.bench.trl_sides import in_order, trainer_options
 
 PAIRS = 8
 PROMPT = 128
@@ -169,19 +170,11 @@ def run_trl(
     torch.set_num_threads(threads)
     losses: list[float] = []
 
-    class Trainer(trl.DPOTrainer):
+    class Trainer(in_order(trl.DPOTrainer, losses)):  # type: ignore[misc]
         """Takes ids as they are, in order, and keeps losses."""
 
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
-
-        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
-
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            result = super().compute_loss(*args, **kwargs)
-            losses.append(float((result[0] if isinstance(result, tuple) else result).detach()))
-            return result
 
     class Windows(transformers.TrainerCallback):
         """Waits for the driver before a window, answers after it."""
@@ -221,13 +214,7 @@ def run_trl(
         beta=BETA,
         max_length=None,
         precompute_ref_log_probs=reference == "precomputed",
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        logging_steps=10**6,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
+        **trainer_options(),
     )
     data = datasets.Dataset.from_list(rows * passes)
     Trainer(

@@ -16,6 +16,7 @@ import numpy as np
 
 from rlhf_jax.bench.low_ids import low_ids, vocab_size
 from rlhf_jax.bench.sides import answer, peak_bytes, wait
+from rlhf_jax.bench.trl_sides import trainer_options
 
 GROUP = 8
 CLIP = 0.2
@@ -209,13 +210,7 @@ def run_trl(args: argparse.Namespace) -> None:
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         shuffle_dataset=False,
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        logging_steps=10**6,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
+        **trainer_options(),
     )
     model = transformers.AutoModelForCausalLM.from_pretrained(
         args.folder / "model", dtype=torch.float32

@@ -14,18 +14,17 @@ does not), or no ratio is printed.
 """
 
 import argparse
-import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from rlhf_jax.bench.sides import command_of, run_alone
 from rlhf_jax.bench.timing import ratios, summarise
+from rlhf_jax.bench.trl_offline import train_elsewhere
 from rlhf_jax.io import read_metrics
 
 TOLERANCE = 2e-3
@@ -73,8 +72,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{args.algorithm}, {args.steps} steps of {args.batch_size} rows, {args.model.name}, "
         f"float32, {args.threads} threads, {args.rounds} rounds"
     )
-    if args.algorithm != "reward_model":
-        ours, theirs = (np.array(side[0].losses) for side in runs.values())
+    return report(runs, same_start=args.algorithm != "reward_model")
+
+
+def report(runs: Mapping[str, Sequence[Side]], *, same_start: bool) -> int:
+    """Prints the losses' agreement, then times and memory.
+
+    Args:
+      runs: name -> a run of each round; our own first.
+      same_start: whether the weights are the same at the start, so that losses must be.
+
+    Returns:
+      Exit status: 1 when the losses disagree.
+    """
+    if same_start:
+        ours, theirs = (np.array(sides[0].losses) for sides in runs.values())
         worst = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
         print(f"losses agree within {worst:.1e} relative (required: {TOLERANCE:g})")
         if not worst <= TOLERANCE:
@@ -111,53 +123,30 @@ def run_ours(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Sid
     }
     (folder / "run.yaml").write_text(f"algorithm: {{name: {options.pop('algorithm')}}}\n")
     overrides = [f"{name}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "rlhf_jax", "train", str(folder / "run.yaml"), "--no-progress"]
-    peak = measured([*command, *overrides], args.threads, folder / "ours.log")
+    command = command_of("rlhf_jax", python=None)
+    command += ["train", str(folder / "run.yaml"), "--no-progress", *overrides]
+    peak = run_alone("rlhf_jax", command, threads=args.threads, log=folder / "ours.log")
     rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["split"] == "train"]
     seconds = [row["time/step"] for row in rows[WARM_UP:]]
     return Side([row["loss/total"] for row in rows], seconds, peak)
 
 
 def run_trl(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Side:
-    """`trl_offline.py`, in a process of its own."""
-    out = folder / f"trl{number}.json"
-    script = pathlib.Path(__file__).with_name("trl_offline.py")
-    command = [args.python, script, args.algorithm, args.model, folder / "rows.jsonl", out]
-    options = {
-        "--steps": args.steps,
-        "--batch-size": args.batch_size,
-        "--max-length": args.max_length,
-        "--learning-rate": args.learning_rate,
-        "--reference": "precomputed",
-        "--threads": args.threads,
-    }
-    command += [word for pair in options.items() for word in pair]
-    peak = measured([str(word) for word in command], args.threads, folder / "trl.log")
-    found = json.loads(out.read_text())
-    return Side(found["loss"], found["seconds"][WARM_UP:], peak)
-
-
-def measured(command: list[str], threads: int, log: pathlib.Path) -> int:
-    """Runs a command on so many cores and returns its largest resident set.
-
-    Raises:
-      SystemExit: it failed; with the end of its log.
-    """
-    cores = sorted(os.sched_getaffinity(0))[:threads]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command[0]} failed:\n{log.read_text()[-2000:]}")
-    return usage.ru_maxrss * 1024
+    """TRL's trainer, in a process of its own."""
+    found = train_elsewhere(
+        args.algorithm,
+        args.model,
+        folder / "rows.jsonl",
+        folder / f"trl{number}.json",
+        python=args.python,
+        threads=args.threads,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+        learning_rate=args.learning_rate,
+        reference="precomputed",
+    )
+    return Side(found.losses, found.seconds[WARM_UP:], found.peak)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 from rlhf_jax.bench.grpo_sides import gradient_norm, main, serve, word_tokenizer
 from rlhf_jax.bench.low_ids import low_ids, vocab_size
 from rlhf_jax.bench.sides import answer, peak_bytes, wait
+from rlhf_jax.bench.trl_sides import trainer_options
 
 CLIP = 0.2
 VALUE_CLIP = 0.2
@@ -242,13 +243,7 @@ def run_trl(args: argparse.Namespace) -> None:
         lam=GAE_LAMBDA,
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
+        **trainer_options(logging_steps=1),
     )
     trainer = trl_ppo.PPOTrainer(
         args=config,

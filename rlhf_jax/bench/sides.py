@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 OURS = "rlhf_jax"
@@ -62,22 +63,63 @@ def start_side(
       The process.
     """
     ours = name.startswith(OURS)
-    starter = str(pathlib.Path(__file__).with_name("start_side.py"))
-    command = [sys.executable, "-m", module] if ours else [python, starter, module]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
-    environment |= _RETAIN if name.endswith(RETAINED) else {}
-    cores = sorted(os.sched_getaffinity(0))[:threads]
+    command = [*command_of(module, python=None if ours else python), name, str(folder)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    settings = _RETAIN if name.endswith(RETAINED) else {}
     with (folder / f"{name}.log").open("w") as log:
-        pipes: dict[str, Any] = {
-            "stdin": subprocess.PIPE,
-            "stdout": subprocess.PIPE,
-            "stderr": log,
-            "text": True,
-        }
-        process = subprocess.Popen(
-            [*command, name, str(folder), *map(str, arguments)], env=environment, **pipes
+        return _start(
+            [*command, *map(str, arguments)], threads, settings=settings, stderr=log, **pipes
         )
-    os.sched_setaffinity(process.pid, cores)
+
+
+def command_of(module: str, *, python: str | None) -> list[str]:
+    """How a module of this package is run.
+
+    Args:
+      module: its name.
+      python: an interpreter that need not have JAX; None: this one.
+    """
+    if python is None:
+        return [sys.executable, "-m", module]
+    return [python, str(pathlib.Path(__file__).with_name("start_side.py")), module]
+
+
+def run_alone(name: str, command: list[str], *, threads: int, log: pathlib.Path) -> int:
+    """Runs a whole process to its end, and nothing beside it.
+
+    Args:
+      name: of the side, for the message.
+      command: what is run.
+      threads: that it may use; it is pinned to as many cores.
+      log: everything that it prints.
+
+    Returns:
+      Its largest resident set, bytes. The system counts what this process held when it started the
+      other: a side never seems smaller than its driver, a few hundred MB.
+
+    Raises:
+      SystemExit: it failed; with the end of its log.
+    """
+    with log.open("w") as out:
+        process = _start(command, threads, stdout=out, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        _report_death(name, log)
+    return usage.ru_maxrss * 1024
+
+
+def _start(
+    command: list[str],
+    threads: int,
+    *,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    **pipes: Any,
+) -> subprocess.Popen[str]:
+    """Starts a process on as many cores as it may have threads."""
+    own = {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(command, env={**os.environ, **own, **settings}, **pipes)
+    os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:threads])
     return process
 
 
@@ -97,15 +139,15 @@ def ask(name: str, process: subprocess.Popen[str], folder: pathlib.Path) -> dict
         process.stdin.write("go\n")
         process.stdin.flush()
     except BrokenPipeError:
-        _report_death(name, folder)
+        _report_death(name, folder / f"{name}.log")
     for line in process.stdout:
         if line.startswith(_MARK):
             return json.loads(line[len(_MARK) :])
-    _report_death(name, folder)
+    _report_death(name, folder / f"{name}.log")
 
 
-def _report_death(name: str, folder: pathlib.Path) -> NoReturn:
-    end = (folder / f"{name}.log").read_text()[-2000:]
+def _report_death(name: str, log: pathlib.Path) -> NoReturn:
+    end = log.read_text()[-2000:]
     raise SystemExit(
         f"the side {name!r} failed (the PyTorch sides need the extra `bench`, or --python):\n{end}"
     )

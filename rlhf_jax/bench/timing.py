@@ -1,27 +1,14 @@
 """Interleaved timing of several sides in one process."""
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
+from rlhf_jax.runs.roofline.timing import Timing, summarise
 
-class Timing(NamedTuple):
-    """Wall time of one side over the repeats, seconds."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median * 1e3:9.1f} ms  ({self.low * 1e3:.1f} .. {self.high * 1e3:.1f})"
-
-
-def summarise(seconds: list[float]) -> Timing:
-    """Median and full range."""
-    return Timing(statistics.median(seconds), min(seconds), max(seconds))
+__all__ = ["Timing", "interleave", "ratios", "summarise"]
 
 
 def ratios(timing: Timing, base: Timing) -> str:

@@ -1,10 +1,11 @@
 """TRL's SFT, reward and DPO trainers on a folder and a file: every step's loss and seconds as JSON.
 
-    python trl_offline.py dpo MODEL_FOLDER ROWS_JSONL OUT_JSON \\
+    python start_side.py rlhf_jax.bench.trl_offline dpo MODEL_FOLDER ROWS_JSONL OUT_JSON \\
         --steps 20 --batch-size 8 --learning-rate 5e-4
 
 Float32, gradient checkpointing off, rows in file order, AdamW with linear decay and clipping at
-1.0. Needs torch and trl (extra `bench`), and nothing of this package.
+1.0. Needs torch and trl (extra `bench`). `train_elsewhere` belongs to the driver, the rest to the
+process that it starts. Standard library only at import (`start_side.py`).
 """
 
 import argparse
@@ -13,7 +14,58 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from rlhf_jax.bench.sides import command_of, run_alone
+from rlhf_jax.bench.trl_sides import in_order, trainer_options
+
+
+class Trained(NamedTuple):
+    """What a run of TRL left."""
+
+    losses: list[float]
+    """Of every step."""
+    seconds: list[float]
+    """Of every step, from the end of the one before."""
+    versions: dict[str, str]
+    """Of torch, transformers and trl."""
+    peak: int
+    """Largest resident set of its process, bytes."""
+
+
+def train_elsewhere(
+    algorithm: str,
+    model: pathlib.Path,
+    rows: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    python: str,
+    threads: int,
+    **options: object,
+) -> Trained:
+    """Trains with TRL in a process of its own.
+
+    Args:
+      algorithm: "sft", "reward_model" or "dpo".
+      model: a Hugging Face folder.
+      rows: JSONL.
+      out: is written; the log goes beside it.
+      python: interpreter that has torch and trl.
+      threads: that the process may use.
+      options: further ones of the command line, such as ``batch_size=4``.
+
+    Raises:
+      SystemExit: it failed; with the end of its log.
+    """
+    words = [algorithm, model, rows, out]
+    for name, value in (options | {"threads": threads}).items():
+        words += [f"--{name.replace('_', '-')}", value]
+    command = command_of("rlhf_jax.bench.trl_offline", python=python)
+    peak = run_alone(
+        "TRL", [*command, *map(str, words)], threads=threads, log=out.with_suffix(".log")
+    )
+    found = json.loads(out.read_text())
+    return Trained(found["loss"], found["seconds"], found["versions"], peak)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -69,17 +121,6 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     trainer_class: Any
     trainer_class, config_class = trainers[args.algorithm]
 
-    class Recorder(trainer_class):
-        """Keeps every loss unrounded and visits rows in order."""
-
-        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
-
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            result = super().compute_loss(*args, **kwargs)
-            losses.append(float((result[0] if isinstance(result, tuple) else result).detach()))
-            return result
-
     own: dict[str, Any] = {}
     if args.algorithm == "dpo":
         own = {"beta": args.beta, "precompute_ref_log_probs": args.reference == "precomputed"}
@@ -101,16 +142,10 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             per_device_train_batch_size=args.batch_size,
             learning_rate=args.learning_rate,
             max_length=args.max_length,
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
+            **trainer_options(logging_steps=1),
             **own,
         )
-        Recorder(
+        in_order(trainer_class, losses)(
             model=model,
             args=config,
             train_dataset=rows,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.cli.bench import bench as bench_command
 from rlhf_jax.cli.compare import compare as compare_command
 from rlhf_jax.cli.compare import quickstart as quickstart_command
 from rlhf_jax.cli.data import data
@@ -160,6 +161,13 @@ def quickstart(options: argparse.Namespace) -> int:
     return quickstart_command(options, live=show_logs(live=not options.no_progress))
 
 
+def bench(options: argparse.Namespace) -> int:
+    """`rlhf-jax bench CONFIG [section.key=value ...]`."""
+    config = load_config(options.config, options.overrides)
+    show_logs(live=False)
+    return bench_command(options, config)
+
+
 def print_evaluations(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """The first and the last evaluation side by side."""
     ends = {f"step {row['step']:.0f}": row for row in (rows[0], rows[-1])}
@@ -224,5 +232,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "generate": generate,
     "models": models,
     "algorithms": algorithms,
+    "bench": bench,
     "quickstart": quickstart,
 }

@@ -99,6 +99,28 @@ then holds compare.md, compare.json and compare.png. Starting the same command a
 it stopped.
 
 """
+BENCH = """\
+examples:
+  rlhf-jax bench configs/dpo_hh.yaml data.path=pairs.jsonl
+  rlhf-jax bench configs/grpo_gsm8k.yaml --repeats 3 --programs generate,update --json bench.json
+
+Builds what train would build, and runs each program of a training step on the run's own data,
+between measurements of what this machine can do in this very process. Nothing is written to
+run_dir, and nothing is resumed.
+
+  time       median and range of the rounds, seconds, the result waited for
+  GFLOP      useful operations, from a formula: the products of the model, forward once and backward
+             twice that, nothing computed again; causal attention by half, the head on trained
+             tokens only, padding not at all, a prompt that rows share once
+  of roof    useful operations per second, as a share of the fastest product right before or after
+  limit      the time that the machine's rates allow, as a share of the time taken, and which of
+             them it is: products, or memory (parameters and cache read per decoded token;
+             parameters and optimizer state read and written once per update)
+  padding    share of the computed places that hold no token
+  temp/peak  MB of one device beside arguments and results, and with them, as compiled
+  compile    seconds of all shapes of the program, and how many there were where not one
+
+"""
 QUICKSTART = """\
 examples:
   rlhf-jax quickstart

@@ -39,6 +39,7 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     text = "list algorithms, or the options of one"
     algorithms = _add(commands, "algorithms", text, epilogs.ALGORITHMS)
     algorithms.add_argument("name", metavar="NAME", nargs="?", help="an algorithm")
+    _add_bench(commands)
     _add_quickstart(commands)
     return parser
 
@@ -96,6 +97,22 @@ def _add_export(commands: _Commands) -> None:
         "folder", metavar="FOLDER", help="where to write; must not exist or be empty"
     )
     _add_choice_of_step(export)
+
+
+def _add_bench(commands: _Commands) -> None:
+    text = "measure the programs of a run against what the machine can do"
+    bench = _add(commands, "bench", text, epilogs.BENCH)
+    _add_config(bench, "configs/dpo_hh.yaml")
+    bench.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="rounds that count (%(default)s)"
+    )
+    bench.add_argument(
+        "--programs",
+        default="",
+        metavar="NAME[,NAME]",
+        help="score, update, and online generate, prefill, decode, grade (default: all)",
+    )
+    bench.add_argument("--json", metavar="FILE", help="write every figure there too")
 
 
 def _add_quickstart(commands: _Commands) -> None:

@@ -84,6 +84,15 @@ class Fresh(NamedTuple):
     aux: Params
     replicate: tuple[str, ...]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the functions that make a state in its shards."""
+        return {"mesh": self.mesh, "aux": self.aux, "replicate": self.replicate}
+
+    def state(self) -> "Begun":
+        """The state before the first step; consumes the trees."""
+        return Begun(*make_sharded_state(self.trees, self.tx, self.key, **self.options))
+
 
 class Begun(NamedTuple):
     """A state to go on from."""
@@ -117,14 +126,9 @@ def begin(
       RunFolderError: the checkpoint is of another run than this one.
       CheckpointError: it does not fit, or is damaged.
     """
-    options: dict[str, Any] = {
-        "mesh": fresh.mesh,
-        "aux": fresh.aux,
-        "replicate": fresh.replicate,
-    }
     if source is None:
-        return Begun(*make_sharded_state(fresh.trees, fresh.tx, fresh.key, **options))
-    abstract, shardings = abstract_sharded_state(fresh.trees, fresh.tx, fresh.key, **options)
+        return fresh.state()
+    abstract, shardings = abstract_sharded_state(fresh.trees, fresh.tx, fresh.key, **fresh.options)
     if not source.is_other:
         check_same_run(source.meta, identity, source.run_dir)
     # The checkpoint's take their place: two copies might not fit.

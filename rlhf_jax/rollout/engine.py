@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from rlhf_jax.rollout.generate import CHUNK, assemble
-from rlhf_jax.rollout.programs import Programs, Settings, StringEnd, make_programs
+from rlhf_jax.rollout.programs import Programs, Settings, StringEnd, Watch, make_programs
 from rlhf_jax.rollout.refill import Job, pad_rows, padded_count, run_slots
 from rlhf_jax.rollout.sampling import SamplingParams, check_sampling, sampling_steps
 from rlhf_jax.sharding import row_shards
@@ -59,6 +59,7 @@ def make_generator(
     chunk: int = CHUNK,
     missing_ids: Sequence[int] = (),
     string_end: StringEnd | None = None,
+    watch: Watch | None = None,
 ) -> Generator:
     """Builds the function that samples the completions of a run.
 
@@ -93,6 +94,8 @@ def make_generator(
         two programs of `chunk` tokens, so a completion decodes at most `chunk - 1` tokens too many,
         which are cut off: it ends with the very token that completes the string, and is not
         truncated. All completions then decode in slots, whatever `slots` is.
+      watch: puts its own functions in place of the compiled ones, which call them: to measure what
+        a run computes.
 
     Returns:
       The generator.
@@ -129,6 +132,8 @@ def make_generator(
         string_end=string_end,
     )
     programs = make_programs(model, settings)
+    if watch is not None:
+        programs = watch(programs)
 
     def generator(
         params: Params,

@@ -86,6 +86,10 @@ class Programs(NamedTuple):
     """(ring, rows) -> a ring of fewer rows."""
 
 
+Watch = Callable[[Programs], Programs]
+"""Compiled functions -> functions that call them."""
+
+
 def make_programs(model: Model, settings: Settings) -> Programs:
     """Builds the functions of one generator. What the host reads comes back whole on every device.
 

@@ -6,11 +6,13 @@ The trees that they read can then leave memory.
 import hashlib
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from rlhf_jax.config import Config
 from rlhf_jax.data import Loader
@@ -73,6 +75,15 @@ def cached_scores(
     return found | computed
 
 
+def score_program(scores: Mapping[str, Score]) -> Callable[[Trees, Trees, Any], dict[str, Array]]:
+    """The program that scores a batch of examples: (trained, frozen, batch) -> fields; jitted.
+
+    Args:
+      scores: field -> how it is computed.
+    """
+    return jax.jit(make_score(scores))
+
+
 def _kept(field: str, path: pathlib.Path, loader: Loader) -> np.ndarray | None:
     try:
         values = kept_array(path)
@@ -90,7 +101,7 @@ def _computed(
 ) -> dict[str, np.ndarray]:
     if not scores:
         return {}
-    score = jax.jit(make_score(scores))
+    score = score_program(scores)
     found: dict[str, np.ndarray] = {}
     for indices, batch in loader.sequential(batch_size):
         values = jax.device_get(score({}, trees, place_batch(batch, mesh)))

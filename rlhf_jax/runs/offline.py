@@ -1,10 +1,13 @@
 """A run on data that is there (SFT, reward models, DPO): from a session to the last state."""
 
+import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from rlhf_jax.algorithms import make_algorithm
 from rlhf_jax.config import Config
@@ -15,7 +18,7 @@ from rlhf_jax.io.interrupt import StopRequest
 from rlhf_jax.loops.groups import RunState
 from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, with_cached
 from rlhf_jax.loops.offline import Step, train_offline
-from rlhf_jax.loops.resume import Fresh, begin, save
+from rlhf_jax.loops.resume import Source, begin, save
 from rlhf_jax.runs.cached import cached_scores, precision_of
 from rlhf_jax.runs.parts import (
     check_batch,
@@ -29,16 +32,30 @@ from rlhf_jax.runs.session import Session, stop_of
 from rlhf_jax.runs.source import check_steps, data_start, log_growth
 from rlhf_jax.runs.space import check_space
 from rlhf_jax.runs.trees import Given, Loaded, load_reference, load_trees, tree_meta
+from rlhf_jax.runs.updating import fresh_state, make_update
 from rlhf_jax.sharding import make_mesh, needs_blocking, place_batch, replicated
 from rlhf_jax.training import (
     TrainState,
     UpdateStep,
     make_optimizers,
-    make_rate,
-    make_step,
     schedule_count,
 )
 from rlhf_jax.types import Algorithm, Metrics, Model, Params, Trees
+
+
+class OfflineParts(NamedTuple):
+    """What reads, scores and trains: everything that a configuration names."""
+
+    mesh: Mesh
+    tokenizer: FastTokenizer
+    loader: Loader
+    held_out: Loader | None
+    loaded: Loaded
+    algorithm: Algorithm
+    tx: optax.GradientTransformation
+    first: int
+    """The training step at which the order of the data begins."""
+    total_steps: int
 
 
 class Cached(NamedTuple):
@@ -59,24 +76,30 @@ class Finished(NamedTuple):
     tokenizer: FastTokenizer
 
 
-def run_offline(session: Session, *, given: Given | None = None) -> Finished:
-    """Builds everything that the configuration names, cheapest mistakes first, and trains.
+def make_offline_parts(
+    config: Config,
+    run_dir: pathlib.Path,
+    source: Source | None,
+    *,
+    given: Given | None = None,
+) -> OfflineParts:
+    """Builds everything that a configuration names, cheapest mistakes first.
 
     Args:
-      session: of the run.
+      config: a whole run.
+      run_dir: its folder.
+      source: where it begins; None: at its start.
       given: a model of one's own.
 
     Raises:
       ValueError: anything in the configuration that cannot be done, in one line.
     """
-    config = session.config
-    source = session.source
     kind = config.algorithm.data
     training = config.training
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
-    tokenizer = make_tokenizer(config, session.run_dir, kind)
-    loader, held_out = make_loaders(session, tokenizer, packing_of(config, mesh))
+    tokenizer = make_tokenizer(config, run_dir, kind)
+    loader, held_out = make_loaders(config, run_dir, tokenizer, packing_of(config, mesh))
     first = data_start(source, loader.fingerprint, in_batches=True)
     total_steps = training.max_steps or first + training.num_epochs * loader.batches_per_epoch
     check_steps(config, source, total_steps)
@@ -88,27 +111,45 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     longest = max(width for each in loaders for width in each.buckets)
     check_positions(loaded.model, longest, options=f"data.max_length={config.data.max_length}")
     algorithm = make_algorithm(config.algorithm, loaded.model)
+    return OfflineParts(
+        mesh, tokenizer, loader, held_out, loaded, algorithm, tx, first, total_steps
+    )
+
+
+def run_offline(session: Session, *, given: Given | None = None) -> Finished:
+    """Builds everything that the configuration names and trains.
+
+    Args:
+      session: of the run.
+      given: a model of one's own.
+
+    Raises:
+      ValueError: anything in the configuration that cannot be done, in one line.
+    """
+    config = session.config
+    source = session.source
+    training = config.training
+    parts = make_offline_parts(config, session.run_dir, source, given=given)
+    mesh = parts.mesh
+    loader = parts.loader
+    held_out = parts.held_out
+    loaded = parts.loaded
+    first = parts.first
+    total_steps = parts.total_steps
+    trained = config.algorithm.models.trained
     at = 0 if source is None else source.step
-    check_space(config, loaded.trained, tx, step=at, total_steps=total_steps)
+    check_space(config, loaded.trained, parts.tx, step=at, total_steps=total_steps)
     evaluations = session.evaluations(total_steps)
     evaluations.check(None)
     # While the trained trees still are the start, the reference may be read from them.
-    cached = score_once(session, algorithm, loaded, loader, held_out, mesh=mesh)
+    cached = score_once(session, parts)
     identity = {
         "data": loader.fingerprint,
         "seed": config.seed,
         "batch_size": training.batch_size,
         "reference": cached.fingerprint,
     }
-    fresh = Fresh(
-        loaded.trained,
-        trained,
-        tx,
-        session.key,
-        mesh,
-        dict(algorithm.aux),
-        config.mesh.replicate,
-    )
+    fresh = fresh_state(config, loaded, parts.algorithm, parts.tx, mesh)
     begun = begin(fresh, source, session.checkpointer, identity=identity)
     now = RunState(begun.train, int(begun.train.step))
     log_growth(config, source, total_steps, count=int(schedule_count(now.train.opt_state)))
@@ -118,15 +159,8 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
         data_start=first,
         trees=tree_meta(config, loaded.model),
     )
-    rate = make_rate(config.optimizer, trained, total_steps=total_steps)
-    update = make_step(
-        algorithm,
-        tx,
-        num_microbatches=training.num_microbatches,
-        mesh=mesh,
-        learning_rate=rate,
-    )
-    eval_step = jax.jit(make_eval_step(algorithm))
+    update = make_update(config, parts.algorithm, parts.tx, mesh, total_updates=total_steps)
+    eval_step = jax.jit(make_eval_step(parts.algorithm))
     movement = watch_movement(
         config,
         now.train.params,
@@ -178,19 +212,18 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     session.checkpointer.wait()
     if not was_interrupted:
         recorder.finish()
-    return Finished(now, was_interrupted, loaded.model, tokenizer)
+    return Finished(now, was_interrupted, loaded.model, parts.tokenizer)
 
 
 def make_loaders(
-    session: Session, tokenizer: FastTokenizer, packing: Packing | None
+    config: Config, run_dir: pathlib.Path, tokenizer: FastTokenizer, packing: Packing | None
 ) -> tuple[Loader, Loader | None]:
     """(training rows, held-out rows or None)."""
-    config: Config = session.config
     training = config.training
     options: dict[str, Any] = {
         "kind": config.algorithm.data,
         "seed": config.seed,
-        "cache_dir": session.run_dir / "cache",
+        "cache_dir": run_dir / "cache",
         "packing": packing,
     }
     loader = make_loader(
@@ -202,38 +235,31 @@ def make_loaders(
     return loader, make_loader(config.data, tokenizer, split="eval", batch_size=size, **options)
 
 
-def score_once(
-    session: Session,
-    algorithm: Algorithm,
-    loaded: Loaded,
-    loader: Loader,
-    held_out: Loader | None,
-    *,
-    mesh: Any,
-) -> Cached:
+def score_once(session: Session, parts: OfflineParts) -> Cached:
     """`Algorithm.cached` of both splits, from the reference, which leaves memory afterwards."""
-    config: Config = session.config
-    if not algorithm.cached:
+    config = session.config
+    loaded = parts.loaded
+    if not parts.algorithm.cached:
         reference = loaded.frozen.get("ref")
         return Cached({}, {}, None if reference is None else params_fingerprint(reference))
     tree: Params = loaded.trained["policy"]
     if config.model.reference is not None:
-        tree = load_reference(config, mesh, loaded.model)[1]
+        tree = load_reference(config, parts.mesh, loaded.model)[1]
 
     def of(each: Loader) -> dict[str, np.ndarray]:
         return cached_scores(
-            algorithm.cached,
+            parts.algorithm.cached,
             {"ref": tree},
             each,
             model=loaded.model,
-            mesh=mesh,
+            mesh=parts.mesh,
             batch_size=config.training.eval_batch_size or config.training.batch_size,
             cache_dir=session.run_dir / "cache",
             precision=precision_of(config),
         )
 
-    kept = {} if held_out is None else of(held_out)
-    return Cached(of(loader), kept, params_fingerprint(tree))
+    kept = {} if parts.held_out is None else of(parts.held_out)
+    return Cached(of(parts.loader), kept, params_fingerprint(tree))
 
 
 def with_scores(batches: Iterator[Any], cached: dict[str, np.ndarray]) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import Cursor, Rollouts, RunState
 from rlhf_jax.loops.held_out import evaluate_prompts
 from rlhf_jax.loops.online import train_online
-from rlhf_jax.loops.resume import Begun, Fresh, Source, begin, rollouts_of, save
+from rlhf_jax.loops.resume import Begun, Source, begin, rollouts_of, save
 from rlhf_jax.rewards.accuracy import metric_names
 from rlhf_jax.rollout import Sampler
 from rlhf_jax.runs.offline import Finished, jitted
@@ -33,13 +33,9 @@ from rlhf_jax.runs.session import Session, stop_of
 from rlhf_jax.runs.source import check_steps, data_start, log_growth, reward_digests
 from rlhf_jax.runs.space import check_space
 from rlhf_jax.runs.trees import Given, tree_meta
+from rlhf_jax.runs.updating import fresh_state, make_update
 from rlhf_jax.sharding import replicated
-from rlhf_jax.training import (
-    make_optimizers,
-    make_rate,
-    make_step,
-    schedule_count,
-)
+from rlhf_jax.training import make_optimizers, schedule_count
 
 _log = logging.getLogger(__name__)
 GRADING = ("rewards", "algorithm.accuracy_reward", "evaluation.accuracy_reward")
@@ -72,8 +68,7 @@ def run_online(
     sampling = parts.sampling
     trained = config.algorithm.models.trained
     first = data_start(source, parts.prompts.fingerprint, in_batches=False)
-    steps_per_epoch = -(-parts.prompts.num_examples // training.batch_size)
-    total_steps = training.max_steps or first + training.num_epochs * steps_per_epoch
+    total_steps = training.max_steps or first + training.num_epochs * parts.steps_per_epoch
     check_steps(config, source, total_steps)
     updates = sampling.num_updates
     tx = make_optimizers(config.optimizer, trained, total_steps=total_steps * updates)
@@ -92,15 +87,7 @@ def run_online(
         "reference": None if reference is None else params_fingerprint(reference),
         "rewards": reward_digests(config),
     }
-    fresh = Fresh(
-        parts.loaded.trained,
-        trained,
-        tx,
-        session.key,
-        mesh,
-        dict(parts.algorithm.aux),
-        config.mesh.replicate,
-    )
+    fresh = fresh_state(config, parts.loaded, parts.algorithm, tx, mesh)
     plan = parts.collector(total_steps, lambda columns: None)
     waiting = plan.filler(1 if source is None else max(int(source.meta["groups"]), 1))
     begun = begin(fresh, source, session.checkpointer, identity=identity, groups=waiting)
@@ -122,14 +109,7 @@ def run_online(
         data_start=first,
         trees=tree_meta(config, parts.loaded.model),
     )
-    rate = make_rate(config.optimizer, trained, total_steps=total_steps * updates)
-    update = make_step(
-        parts.algorithm,
-        tx,
-        num_microbatches=training.num_microbatches,
-        mesh=mesh,
-        learning_rate=rate,
-    )
+    update = make_update(config, parts.algorithm, tx, mesh, total_updates=total_steps * updates)
     movement = watch_movement(
         config,
         now.train.params,

@@ -16,7 +16,7 @@ from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import make_batch, widths
 from rlhf_jax.loops.online import Score
 from rlhf_jax.rewards.judging import make_judge
-from rlhf_jax.rollout import Sampler
+from rlhf_jax.rollout import Sampler, Watch
 from rlhf_jax.runs.parts import (
     check_online_batch,
     check_positions,
@@ -61,6 +61,11 @@ class OnlineParts(NamedTuple):
         """What the algorithm wants sampled."""
         return self.config.algorithm.sampling
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps in a pass over the prompts, where each gives a group to train on."""
+        return -(-self.prompts.num_examples // self.config.training.batch_size)
+
     def collector(self, total_steps: int, record: Any) -> Collector:
         """From prompts to groups."""
         config = self.config
@@ -96,15 +101,21 @@ class OnlineParts(NamedTuple):
         folder = self.config.rollout.replay
         return None if folder is None else Replay(folder, self.room)
 
-    def score(self) -> Score:
-        """Fills what the algorithm needs, in microbatches of the update's own shape; jitted."""
+    def score(self, wrap: Callable[[Any], Any] = lambda fill: fill) -> Score:
+        """Fills what the algorithm needs, in microbatches of the update's own shape; jitted.
+
+        Args:
+          wrap: the jitted function -> one that calls it.
+        """
         needs = self.algorithm.needs
         if not needs:
             return lambda trained, frozen, batch: batch
         microbatches = self.sampling.num_minibatches * self.config.training.num_microbatches
-        fill = jax.jit(
-            make_score(needs, num_microbatches=microbatches),
-            out_shardings=batch_sharding(self.mesh),
+        fill = wrap(
+            jax.jit(
+                make_score(needs, num_microbatches=microbatches),
+                out_shardings=batch_sharding(self.mesh),
+            )
         )
         return lambda trained, frozen, batch: batch._replace(**fill(trained, frozen, batch))
 
@@ -121,6 +132,7 @@ def make_online_parts(
     given: Given | None = None,
     sampler: Sampler | MakeSampler | None = None,
     grader: Grader | MakeGrader | None = None,
+    watch: Watch | None = None,
 ) -> OnlineParts:
     """Builds everything that a configuration names, cheapest mistakes first.
 
@@ -130,6 +142,7 @@ def make_online_parts(
       given: a model of one's own.
       sampler: one of one's own, or what makes it of the built-in one.
       grader: likewise.
+      watch: see `rlhf_jax.rollout.make_generator`; of the built-in sampler.
 
     Raises:
       ValueError: anything in the configuration that cannot be done, in one line.
@@ -154,6 +167,7 @@ def make_online_parts(
             tokenizer,
             prompt_buckets=tuple(sorted(set(buckets))),
             temperature=sampling.temperature,
+            watch=watch,
         )
     chosen = choose_sampler(sampler, built_in, tokenizer)
     check_rows(loaded, chosen, tokenizer)

@@ -17,7 +17,14 @@ from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.rewards.judging import Judge, make_judge
 from rlhf_jax.rewards.model import make_model_rewards
 from rlhf_jax.rewards.registry import MODEL, model_path
-from rlhf_jax.rollout import Generator, GeneratorSampler, Sampler, SamplingParams, make_generator
+from rlhf_jax.rollout import (
+    Generator,
+    GeneratorSampler,
+    Sampler,
+    SamplingParams,
+    Watch,
+    make_generator,
+)
 from rlhf_jax.runs.trees import execution
 from rlhf_jax.sharding import infer_shardings, make_mesh, row_shards
 from rlhf_jax.types import Model, Params
@@ -47,6 +54,7 @@ def make_sampler(
     prompt_buckets: tuple[int, ...],
     temperature: float,
     stop_ids: tuple[int, ...] | None = None,
+    watch: Watch | None = None,
 ) -> Sampler:
     """The built-in sampler of a run: on the training layout, or with the parameters laid out anew
     for generation (`rollout.mesh`).
@@ -59,6 +67,7 @@ def make_sampler(
       prompt_buckets: widths of prompts.
       temperature: of training.
       stop_ids: what ends a completion in place of the tokenizer's stops.
+      watch: see `rlhf_jax.rollout.make_generator`.
     """
     rollout = config.rollout
     section = config.model
@@ -83,6 +92,7 @@ def make_sampler(
             chunk=min(rollout.chunk, rollout.max_new_tokens),
             missing_ids=tokenizer.missing_ids(policy.config.vocab_size),
             string_end=tokenizer.string_end() if stop_ids is None else None,
+            watch=watch,
         )
 
     def lay_out(params: Params) -> Params:

@@ -5,8 +5,6 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import Config
 from rlhf_jax.io import Checkpointer, RunFolder
@@ -16,7 +14,6 @@ from rlhf_jax.loops.groups import RunState
 from rlhf_jax.loops.recorder import Callback, Recorder
 from rlhf_jax.loops.resume import Source
 from rlhf_jax.runs.source import earlier_sessions, find_source, take_tokenizer
-from rlhf_jax.types import Key
 
 
 class Session(NamedTuple):
@@ -34,11 +31,6 @@ class Session(NamedTuple):
     def resumed_at(self) -> int | None:
         """The step at which the run's own checkpoint was made; None: it does not go on from one."""
         return None if self.source is None or self.source.is_other else self.source.step
-
-    @property
-    def key(self) -> Key:
-        """Of the train state."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), 2)
 
     def meta(self, identity: Mapping[str, Any], **further: Any) -> dict[str, Any]:
         """What every checkpoint says of its run."""

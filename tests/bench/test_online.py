@@ -51,7 +51,7 @@ def test_torch_sides_start_without_jax(tmp_path):
     """`start_side` must not import the package, whose __init__ needs JAX: here that fails."""
     (tmp_path / "jax.py").write_text("raise ImportError('no JAX in this interpreter')")
     starter = sides.__file__.replace("sides.py", "start_side.py")
-    for module in ("dpo_sides", "grpo_sides", "ppo_sides", "generation_sides"):
+    for module in ("dpo_sides", "grpo_sides", "ppo_sides", "generation_sides", "trl_offline"):
         run = subprocess.run(
             [sys.executable, starter, f"rlhf_jax.bench.{module}"],
             capture_output=True,

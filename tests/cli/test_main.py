@@ -78,6 +78,7 @@ def error_of(capsys, arguments, code):
         ["generate"],
         ["models"],
         ["algorithms"],
+        ["bench"],
         ["quickstart"],
     ],
 )
@@ -114,7 +115,7 @@ def test_version(capsys):
         (
             [],
             "no command: train, evaluate, compare, data, export, generate, models, algorithms, "
-            "quickstart (see rlhf-jax --help)",
+            "bench, quickstart (see rlhf-jax --help)",
         ),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),

@@ -1,0 +1,92 @@
+"""`rlhf-jax bench`: the roofline of a run, as a table."""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+from rlhf_jax.cli.output import print_table, say
+from rlhf_jax.config import Config, ConfigError
+
+COLUMNS = (
+    "program",
+    "time (range), s",
+    "GFLOP",
+    "GFLOP/s",
+    "of roof",
+    "limit",
+    "padding",
+    "temp/peak MB",
+    "compile, s",
+)
+
+
+def bench(options: argparse.Namespace, config: Config) -> int:
+    """Measures and prints; with `--json` writes too.
+
+    Raises:
+      ConfigError: the file of `--json` cannot be written where it is asked for.
+    """
+    if options.json is not None and not pathlib.Path(options.json).absolute().parent.is_dir():
+        raise ConfigError(f"--json={options.json} lies in no folder that exists")
+    from rlhf_jax.runs.roofline import roofline  # heavy
+
+    wanted = [name.strip() for name in options.programs.split(",") if name.strip()]
+    found = roofline(config, repeats=options.repeats, programs=wanted)
+    show(f"{options.config} on {found.device}, {found.repeats} rounds", found)
+    if options.json is not None:
+        text = json.dumps(found.plain(), indent=2) + "\n"
+        pathlib.Path(options.json).write_text(text, encoding="utf-8")
+        say(f"every figure: {options.json}")
+    return 0
+
+
+def show(title: str, found: Any) -> None:
+    """The table, and what the machine can do."""
+    rows = [row_of(row) for row in found.rows]
+    print_table(title, COLUMNS, rows, numbers=len(COLUMNS) - 1)
+    for kind, rates, unit in (
+        ("products", found.products, "GFLOP/s"),
+        ("memory", found.memory, "GB/s"),
+    ):
+        for rate in rates:
+            roof = "  <- the roof" if rate.is_roof else ""
+            median, low, high = (value / 1e9 for value in rate.rate)
+            say(f"{kind}: {median:.4g} {unit} ({low:.4g} .. {high:.4g}), {rate.name}{roof}")
+    if found.is_restless:
+        say("the machine was not idle: its own rates vary, and shares are no better than that")
+
+
+def row_of(row: Any) -> list[str]:
+    """One program; `-` for what it does not have."""
+    time = f"{row.time.median:.4g} ({row.time.low:.3g} .. {row.time.high:.3g})"
+    works = row.flops > 0
+    return [
+        row.name,
+        time,
+        f"{row.flops / 1e9:.4g}" if works else "-",
+        f"{row.flops_per_second / 1e9:.4g}" if works else "-",
+        share(row.of_products) if works else "-",
+        f"{share(row.of_limit)} {row.limit}" if row.limit else "-",
+        share(row.padding),
+        f"{megabytes(row.temporary)}/{megabytes(row.peak)}" if row.peak is not None else "-",
+        compile_time(row),
+    ]
+
+
+def compile_time(row: Any) -> str:
+    """Seconds, and of how many programs where there are several."""
+    if row.compile_seconds is None:
+        return "-"
+    several = f" ({row.shapes})" if row.shapes > 1 else ""
+    return f"{row.compile_seconds:.1f}{several}"
+
+
+def share(value: float | None) -> str:
+    """As percent."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def megabytes(value: int) -> str:
+    """Bytes as megabytes, three digits at least."""
+    return f"{value / 1e6:.0f}" if value >= 1e8 else f"{value / 1e6:.3g}"
