@@ -9,7 +9,7 @@ from rlhf_jax.cli.main import main
 
 _TUNABLE = "glibc.malloc.hugetlb"
 _KERNEL = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_COMPUTING = ("train", "evaluate", "compare", "generate", "quickstart")
+_COMPUTING = ("train", "evaluate", "compare", "generate", "quickstart", "bench")
 
 
 def start() -> int:
