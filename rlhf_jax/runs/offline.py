@@ -13,10 +13,12 @@ from rlhf_jax.data.rooms import Packing
 from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.io.interrupt import StopRequest
 from rlhf_jax.loops.groups import RunState
-from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, with_cached
+from rlhf_jax.loops.held_out import EvalStep, evaluate_loader, make_eval_step, with_cached
 from rlhf_jax.loops.offline import Step, train_offline
 from rlhf_jax.loops.resume import Fresh, begin, save
-from rlhf_jax.runs.cached import cached_scores, precision_of
+from rlhf_jax.programs import last_batch, named
+from rlhf_jax.runs.cached import cached_scores, jitted_scores, precision_of
+from rlhf_jax.runs.memory import offline_account
 from rlhf_jax.runs.parts import (
     check_batch,
     check_positions,
@@ -82,6 +84,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     check_steps(config, source, total_steps)
     trained = config.algorithm.models.trained
     tx = make_optimizers(config.optimizer, trained, total_steps=total_steps)
+    account = offline_account(config, mesh, loader, given)
     loaded = load_trees(config, mesh, given=given)
     check_vocabulary(loaded.model, tokenizer)
     loaders = [each for each in (loader, held_out) if each is not None]
@@ -126,7 +129,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
         mesh=mesh,
         learning_rate=rate,
     )
-    eval_step = jax.jit(make_eval_step(algorithm))
+    eval_step = jitted_evaluation(algorithm)
     movement = watch_movement(
         config,
         now.train.params,
@@ -168,7 +171,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
             frozen=loaded.frozen,
             batches=with_scores(batches, cached.train),
             to_device=lambda batch: place_batch(batch, mesh),
-            step=jitted(update, shardings=(begun.shardings, replicated(mesh))),
+            step=account.watched(jitted(update, shardings=(begun.shardings, replicated(mesh)))),
             recorder=recorder,
             stopped=stop_of(stop, recorder),
             total_steps=total_steps,
@@ -178,6 +181,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     session.checkpointer.wait()
     if not was_interrupted:
         recorder.finish()
+    account.ended()
     return Finished(now, was_interrupted, loaded.model, tokenizer)
 
 
@@ -220,9 +224,12 @@ def score_once(
     if config.model.reference is not None:
         tree = load_reference(config, mesh, loaded.model)[1]
 
+    score = jitted_scores(algorithm.cached)
+
     def of(each: Loader) -> dict[str, np.ndarray]:
         return cached_scores(
             algorithm.cached,
+            score,
             {"ref": tree},
             each,
             model=loaded.model,
@@ -240,6 +247,11 @@ def with_scores(batches: Iterator[Any], cached: dict[str, np.ndarray]) -> Iterat
     """Batches with the cached fields of their examples."""
     for _, indices, batch in batches:
         yield with_cached(batch, indices, cached)
+
+
+def jitted_evaluation(algorithm: Algorithm) -> EvalStep:
+    """The compiled evaluation of a loss."""
+    return named("evaluate", jax.jit(make_eval_step(algorithm)), last_batch)
 
 
 def jitted(update: UpdateStep, *, shardings: Any) -> Step:
