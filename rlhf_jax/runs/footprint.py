@@ -53,7 +53,7 @@ class Work(NamedTuple):
     """Gradients are summed over several of these."""
     cached_tokens: int = 0
     """Places of the generation caches, of prompts and completions."""
-    host: int = 0
+    data: int = 0
     """Bytes of tokenised data."""
 
 
@@ -71,8 +71,12 @@ class Footprint(NamedTuple):
     """What a run is expected to hold on each device, in bytes."""
 
     parts: tuple[Part, ...]
-    host: int
-    """Tokenised data, in the memory of the host."""
+    data: int
+    """Tokenised, in the memory of the host."""
+    checkpoint: int
+    """Also there: the copy of the state that is written, over all devices."""
+    saves_between: bool
+    """Checkpoints are written while training goes on; else after the last step only."""
 
     def of(self, when: str) -> int:
         """All parts that are "held" throughout, or there in the "update" or while "sampling"."""
@@ -85,6 +89,20 @@ class Footprint(NamedTuple):
           temporaries: of the compiled update, gradients and activations included; 0: not known yet.
         """
         return self.of("held") + max(temporaries or self.of("update"), self.of("sampling"))
+
+    def process_peak(self, devices: int, *, share: float = 1.0, temporaries: int = 0) -> int:
+        """The same of a process whose devices are CPUs: these and the host share its memory.
+
+        Args:
+          devices: of the process.
+          share: of the checkpoint that the process writes.
+          temporaries: as for `peak`.
+        """
+        held = self.of("held")
+        passing = (self.peak(temporaries) - held) * devices
+        copy = round(share * self.checkpoint)
+        passing = passing + copy if self.saves_between else max(passing, copy)
+        return held * devices + passing + self.data
 
 
 def is_small(config: Config) -> bool:
@@ -159,7 +177,9 @@ def footprint(config: Config, mesh: Mesh, work: Work, given: Given | None = None
     if given is None:
         parts.append(_activations(config, mesh, work))
         parts += _sampling(config, mesh, work, shapes.trained["policy"])
-    return Footprint(tuple(parts), work.host)
+    copy = tree_bytes((shapes.trained, shapes.moments))
+    saves_between = config.training.save_every > 0
+    return Footprint(tuple(parts), work.data, copy, saves_between)
 
 
 def gradients(trained: dict[str, Params], *, is_summed: bool) -> dict[str, Any]:

@@ -3,12 +3,10 @@
 import functools
 import logging
 import math
-import pathlib
-import resource
-import sys
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from rlhf_jax.config import Config
@@ -21,13 +19,13 @@ from rlhf_jax.rollout import GeneratorSampler
 from rlhf_jax.rollout.generate import windows
 from rlhf_jax.runs.footprint import Footprint, Work, footprint
 from rlhf_jax.runs.online_parts import OnlineParts
+from rlhf_jax.runs.resident import peak_resident_bytes
+from rlhf_jax.runs.session import Session
 from rlhf_jax.runs.trees import Given
 from rlhf_jax.training import TrainState
 from rlhf_jax.types import Metrics, Trees
 
 _log = logging.getLogger(__name__)
-_STATUS = pathlib.Path("/proc/self/status")
-_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
 class MemoryAccount:
@@ -37,18 +35,19 @@ class MemoryAccount:
     devices; elsewhere the fullest device is compared with what one is expected to hold.
     """
 
-    def __init__(self, expected: Footprint, mesh: Mesh) -> None:
+    def __init__(self, expected: Footprint, mesh: Mesh, *, before: int) -> None:
         """Writes the table.
 
         Args:
           expected: of the run.
           mesh: of the run.
+          before: bytes that the process held when nothing was loaded.
         """
         self._expected = expected
         self._local = mesh.local_devices
         self._room = device_memory(mesh)
         self._temporaries = 0
-        self._before = resident_bytes()
+        self._before = before
         for line in table(expected, mesh.size, self._room):
             _log.info("%s", line)
         self._warn()
@@ -60,6 +59,7 @@ class MemoryAccount:
           step: jitted.
         """
         seen: set[str] = set()
+        jitted: Any = step
 
         @functools.wraps(step)
         def run(state: TrainState, frozen: Trees, batch: Any) -> tuple[TrainState, Metrics]:
@@ -67,16 +67,20 @@ class MemoryAccount:
             if shape not in seen:
                 seen.add(shape)
                 # The call finds what was compiled ahead of it: nothing is compiled twice.
-                self._compiled(shape, step.lower(state, frozen, batch).compile())  # type: ignore[attr-defined]
+                self._compiled(shape, jitted.lower(state, frozen, batch).compile())
             return step(state, frozen, batch)
 
         return named("update", run, last_batch)
 
     def ended(self) -> None:
         """Writes what was measured beside what was expected."""
-        peak = self._expected.peak(self._temporaries)
+        expected = self._expected
         if self._local[0].platform == "cpu":
-            whole = peak * len(self._local) + self._expected.host + self._before
+            whole = self._before + expected.process_peak(
+                len(self._local),
+                share=1 / jax.process_count(),
+                temporaries=self._temporaries,
+            )
             _log.info(
                 "memory: the process held %s at most (%s of it before the run), expected were %s",
                 *map(describe_bytes, (peak_resident_bytes(), self._before, whole)),
@@ -86,7 +90,7 @@ class MemoryAccount:
         if known := [size for size in held if size is not None]:
             _log.info(
                 "memory: a device held %s at most, expected were %s",
-                *map(describe_bytes, (max(known), peak)),
+                *map(describe_bytes, (max(known), expected.peak(self._temporaries))),
             )
 
     def _compiled(self, shape: str, program: Any) -> None:
@@ -118,16 +122,18 @@ class MemoryAccount:
 
 
 def offline_account(
-    config: Config, mesh: Mesh, loader: Loader, given: Given | None
+    session: Session, mesh: Mesh, loader: Loader, given: Given | None
 ) -> MemoryAccount:
     """The account of a run on data that is there."""
-    return MemoryAccount(footprint(config, mesh, offline_work(config, loader), given), mesh)
+    config = session.config
+    expected = footprint(config, mesh, offline_work(config, loader), given)
+    return MemoryAccount(expected, mesh, before=session.resident)
 
 
-def online_account(parts: OnlineParts, given: Given | None) -> MemoryAccount:
+def online_account(session: Session, parts: OnlineParts, given: Given | None) -> MemoryAccount:
     """The account of a run that samples."""
     expected = footprint(parts.config, parts.mesh, online_work(parts), given)
-    return MemoryAccount(expected, parts.mesh)
+    return MemoryAccount(expected, parts.mesh, before=session.resident)
 
 
 def offline_work(config: Config, loader: Loader) -> Work:
@@ -135,10 +141,10 @@ def offline_work(config: Config, loader: Loader) -> Work:
     micro = config.training.num_microbatches
     room = loader.largest_room
     if room is not None:
-        return Work(room.rows, room.width, not room.single, host=loader.nbytes)
+        return Work(room.rows, room.width, not room.single, data=loader.nbytes)
     several = 2 if loader.kind == "pairs" else 1
     rows = several * loader.batch_size // micro
-    return Work(rows, loader.buckets[-1], micro > 1, host=loader.nbytes)
+    return Work(rows, loader.buckets[-1], micro > 1, data=loader.nbytes)
 
 
 def online_work(parts: OnlineParts) -> Work:
@@ -181,29 +187,9 @@ def table(expected: Footprint, devices: int, room: float) -> Iterator[str]:
         rows.append((f"over {devices} devices", expected.peak() * devices))
     if not math.isinf(room):
         rows.append(("room", round(room)))
-    rows.append(("host: tokenised data", expected.host))
+    rows.append(("host: tokenised data", expected.data))
+    rows.append(("host: a checkpoint while it is written", expected.checkpoint))
     width = max(len(name) for name, _ in rows)
     yield "memory expected on each device, before the update is compiled:"
     for name, size in rows:
         yield f"  {name:{width}}  {describe_bytes(size):>8}"
-
-
-def resident_bytes() -> int:
-    """Of the process, now."""
-    return _status("VmRSS") or peak_resident_bytes()
-
-
-def peak_resident_bytes() -> int:
-    """The most that the process has held."""
-    # ru_maxrss begins with the peak of the process that started this one.
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
-
-
-def _status(field: str) -> int | None:
-    """A size in the kernel's account of this process; None: there is none."""
-    if not _STATUS.is_file():
-        return None
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return None

@@ -84,7 +84,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     check_steps(config, source, total_steps)
     trained = config.algorithm.models.trained
     tx = make_optimizers(config.optimizer, trained, total_steps=total_steps)
-    account = offline_account(config, mesh, loader, given)
+    account = offline_account(session, mesh, loader, given)
     loaded = load_trees(config, mesh, given=given)
     check_vocabulary(loaded.model, tokenizer)
     loaders = [each for each in (loader, held_out) if each is not None]

@@ -61,7 +61,7 @@ def run_online(
         session.config, session.run_dir, given=given, sampler=sampler, grader=grader
     )
     config = parts.config
-    account = online_account(parts, given)
+    account = online_account(session, parts, given)
     training = config.training
     mesh = parts.mesh
     sampling = parts.sampling
