@@ -52,7 +52,7 @@ def train_offline(
       stopped: whether a signal asked to stop.
       total_steps: of the whole run.
       epoch_of: passes over the data after some steps.
-      block: await every step (`sharding.needs_blocking`).
+      block: await every step (virtual CPU devices deadlock otherwise).
 
     Returns:
       (the last state, saved; whether a signal ended the run early).

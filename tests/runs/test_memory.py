@@ -16,7 +16,15 @@ import pytest
 from rlhf_jax import train
 from rlhf_jax.models import init_model, save_pretrained
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.runs.footprint import Footprint, Part, Work, footprint, gradients, run_shapes, tree_bytes
+from rlhf_jax.runs.footprint import (
+    Footprint,
+    Part,
+    Work,
+    footprint,
+    gradients,
+    run_shapes,
+    tree_bytes,
+)
 from rlhf_jax.runs.memory import MemoryAccount, table
 from rlhf_jax.runs.trees import load_trees
 from rlhf_jax.sharding import MeshConfig, make_mesh, tree_bytes_per_device
