@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rlhf_jax.runs.footprint as footprint_module
 from rlhf_jax import train
 from rlhf_jax.models import init_model, save_pretrained
 from rlhf_jax.models.config import ModelConfig
@@ -22,6 +23,7 @@ from rlhf_jax.runs.footprint import (
     Work,
     footprint,
     gradients,
+    is_small,
     run_shapes,
     tree_bytes,
 )
@@ -68,6 +70,22 @@ def test_expected_bytes_are_those_of_arrays(online_config, axes):
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(trees))
 
     assert found["gradients"] == held(jax.jit(jax.grad(loss))(state.params))
+
+
+def test_freed_memory_is_kept_within_bounds(tiny_config, online_config, monkeypatch):
+    """Of a small model while what may be held is a small share of the free memory; of no other."""
+    pairs = tiny_config("dpo")
+    assert is_small(pairs)
+    for config in (pairs, tiny_config("sft"), online_config("ppo")):
+        most = footprint_module._most_temporaries(config)
+        monkeypatch.setattr(footprint_module, "available_bytes", lambda free=most: 24 * free)
+        assert is_small(config)
+        monkeypatch.setattr(footprint_module, "available_bytes", lambda free=most: 24 * free - 1)
+        assert not is_small(config)
+    # Twice the rows, and a pair is two of them.
+    most = footprint_module._most_temporaries
+    twice = tiny_config("dpo", training={"batch_size": 16})
+    assert most(tiny_config("sft")) < most(pairs) < most(twice) < 2 * most(pairs)
 
 
 def test_summed_gradients_are_wide(tiny_config):
