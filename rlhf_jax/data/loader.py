@@ -32,7 +32,7 @@ from rlhf_jax.data.rooms import EpochRooms, Packing, Sequences, pays, shared_pro
 from rlhf_jax.data.token_rows import TokenizedSet
 from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split
 from rlhf_jax.data.tokenizer import FastTokenizer
-from rlhf_jax.types import PairBatch, TokenBatch
+from rlhf_jax.types import PairBatch, Room, TokenBatch
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +178,16 @@ class Loader:
             return self._tokens_per_epoch / self._padded_places()
         totals, scored = self._sums()
         return float(totals.sum() / self.rooms.places(totals, scored))
+
+    @functools.cached_property
+    def largest_room(self) -> Room | None:
+        """Of the first epoch's batches; None: they are not packed."""
+        return None if self.rooms is None else self.rooms.largest(*self._sums())
+
+    @property
+    def nbytes(self) -> int:
+        """Of the tokenised split."""
+        return sum(array.nbytes for array in self._data[:4])
 
     def indices(self, step: int) -> np.ndarray:
         """Items of that batch: int64 [batch_size], -1 for filler. Joins cached values."""

@@ -154,6 +154,11 @@ class PromptLoader:
         self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
         self.buckets = self._choose_buckets(config, batch_size, max_prompt_len)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the tokenised prompts."""
+        return self._tokens.nbytes + self._offsets.nbytes
+
     def order(self, epoch: int) -> np.ndarray:
         """The prompts of an epoch, each once: int64 [num_examples], as stored or shuffled."""
         return self._epoch(epoch).copy()

@@ -147,6 +147,11 @@ class EpochRooms:
                 return room
         return self._parted
 
+    def largest(self, totals: np.ndarray, scored: np.ndarray) -> Room:
+        """Of the rooms for some batches the one with most places."""
+        rooms = {self.of(*map(int, sums)) for sums in zip(totals, scored, strict=True)}
+        return max(rooms, key=lambda room: room.rows * room.width)
+
     def places(self, totals: np.ndarray, scored: np.ndarray) -> int:
         """Tokens that are computed in all for some batches."""
         return sum(

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.programs import named, times
 from rlhf_jax.sharding import batch_sharding, row_shards
 from rlhf_jax.types import Model, Params
 
@@ -68,7 +69,11 @@ def make_model_rewards(
       ValueError: the model has no scalar head, or `rows_at_once` is not a multiple of the mesh's
         rows.
     """
-    score = jax.jit(make_last_score(model))
+    score = named(
+        "reward model",
+        jax.jit(make_last_score(model)),
+        lambda params, tokens, mask: f"{times(*tokens.shape)} tokens",
+    )
     shards = row_shards(mesh)
     if rows_at_once is not None and (rows_at_once < 1 or rows_at_once % shards):
         raise ValueError(

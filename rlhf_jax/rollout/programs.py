@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
+from rlhf_jax.programs import named, times
 from rlhf_jax.rollout.generate import (
     Cache,
     Decoding,
@@ -158,16 +159,54 @@ def make_programs(model: Model, settings: Settings) -> Programs:
         return state.cache, *for_host(tokens, logps, state.produced, state.active)
 
     return Programs(
-        whole=jax.jit(whole, static_argnames="steps"),
+        whole=named("generate", jax.jit(whole, static_argnames="steps"), _whole_shape),
         lay_out=jax.jit(functools.partial(lay_out, model)),
         empty_pool=jax.jit(empty_pool, static_argnums=2),
-        prefill=jax.jit(prefill, static_argnames="steps", donate_argnames="pool"),
+        prefill=named(
+            "prefill",
+            jax.jit(prefill, static_argnames="steps", donate_argnames="pool"),
+            _prefill_shape,
+        ),
         empty=jax.jit(
             lambda pool, rows, size: pool.empty(rows, size).pinned(mesh), static_argnums=(1, 2)
         ),
-        chunk=jax.jit(decode, static_argnames="steps", donate_argnames="ring"),
+        chunk=named(
+            "decode",
+            jax.jit(decode, static_argnames="steps", donate_argnames="ring"),
+            _decode_shape,
+        ),
         grow=jax.jit(
             lambda ring, size, oldest: ring.grown(size, oldest).pinned(mesh), static_argnums=1
         ),
         narrow=jax.jit(lambda ring, rows: ring.take(rows).pinned(mesh)),
     )
+
+
+def _whole_shape(
+    params: Any,
+    prompts: np.ndarray,
+    lengths: Any,
+    limits: np.ndarray,
+    key: Any,
+    *_: Any,
+    steps: Any,
+) -> str:
+    # Keys of one's own are another program than one key for all.
+    keys = "" if key.ndim == 0 else ", a key each"
+    return f"{times(*prompts.shape)} prompts, {len(limits)} completions{keys}{_ways(steps)}"
+
+
+def _prefill_shape(params: Any, pool: Any, prompts: np.ndarray, *_: Any, steps: Any) -> str:
+    return f"{times(*prompts.shape)} prompts{_ways(steps)}"
+
+
+def _decode_shape(
+    params: Any, pool: Cache, ring: Cache, slot: Any, slots: Slots, *_: Any, steps: Any
+) -> str:
+    prompts = f"{times(pool.rows, pool.slots)} prompts"
+    return f"{times(ring.rows, ring.slots)} slots, {prompts}{_ways(steps)}"
+
+
+def _ways(steps: Sequence[str]) -> str:
+    """The steps of sampling that a program has."""
+    return f", {' + '.join(steps)}" if steps else ""

@@ -6,19 +6,19 @@ The trees that they read can then leave memory.
 import hashlib
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from rlhf_jax.config import Config
 from rlhf_jax.data import Loader
 from rlhf_jax.data.digest import StaleError, keep_array, kept_array
 from rlhf_jax.io.disk import naming
 from rlhf_jax.io.fingerprint import params_fingerprint
+from rlhf_jax.programs import last_batch, named
 from rlhf_jax.runs.parts import context_of
 from rlhf_jax.sharding import place_batch
 from rlhf_jax.training import make_score
@@ -26,9 +26,22 @@ from rlhf_jax.types import Model, Score, Trees
 
 _log = logging.getLogger(__name__)
 
+JittedScores = Callable[[Trees, Trees, Any], dict[str, Any]]
+"""({}, frozen trees, batch) -> field -> array."""
+
+
+def jitted_scores(scores: Mapping[str, Score]) -> JittedScores:
+    """The compiled forward pass of `cached_scores`: made once, it serves both splits.
+
+    Args:
+      scores: `Algorithm.cached`.
+    """
+    return named("reference", jax.jit(make_score(scores)), last_batch)
+
 
 def cached_scores(
-    scores: Mapping[str, Score],
+    fields: Collection[str],
+    score: JittedScores,
     trees: Trees,
     loader: Loader,
     *,
@@ -45,7 +58,8 @@ def cached_scores(
     options.
 
     Args:
-      scores: field -> how it is computed, from `trees` alone.
+      fields: names of `Algorithm.cached`.
+      score: from `jitted_scores`; reads `trees` alone.
       trees: frozen trees by role.
       loader: every example is scored once.
       model: functions of all roles.
@@ -63,25 +77,19 @@ def cached_scores(
     weights = " ".join(f"{role}:{params_fingerprint(tree)}" for role, tree in trees.items())
     identity = f"{weights}|{model.config!r}|{precision}|{loader.fingerprint}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:24]
-    paths = {field: cache_dir / f"{field}-{digest}.npy" for field in scores}
+    paths = {field: cache_dir / f"{field}-{digest}.npy" for field in fields}
     kept = {field: _kept(field, path, loader) for field, path in paths.items()}
     found = {field: values for field, values in kept.items() if values is not None}
-    missing = {field: scores[field] for field in scores.keys() - found.keys()}
-    computed = _computed(missing, trees, loader, mesh=mesh, batch_size=batch_size)
-    for field, values in computed.items():
+    missing = set(fields) - found.keys()
+    computed: dict[str, np.ndarray] = {}
+    if missing:
+        computed = _computed(score, trees, loader, mesh=mesh, batch_size=batch_size)
+    for field in sorted(missing):
+        values = computed[field]
         with naming(paths[field]):
             keep_array(paths[field], values)
         _log.info("%s of %d examples computed and cached in %s", field, len(values), paths[field])
-    return found | computed
-
-
-def score_program(scores: Mapping[str, Score]) -> Callable[[Trees, Trees, Any], dict[str, Array]]:
-    """The program that scores a batch of examples: (trained, frozen, batch) -> fields; jitted.
-
-    Args:
-      scores: field -> how it is computed.
-    """
-    return jax.jit(make_score(scores))
+    return computed | found
 
 
 def _kept(field: str, path: pathlib.Path, loader: Loader) -> np.ndarray | None:
@@ -97,11 +105,8 @@ def _kept(field: str, path: pathlib.Path, loader: Loader) -> np.ndarray | None:
 
 
 def _computed(
-    scores: Mapping[str, Score], trees: Trees, loader: Loader, *, mesh: Mesh, batch_size: int
+    score: JittedScores, trees: Trees, loader: Loader, *, mesh: Mesh, batch_size: int
 ) -> dict[str, np.ndarray]:
-    if not scores:
-        return {}
-    score = score_program(scores)
     found: dict[str, np.ndarray] = {}
     for indices, batch in loader.sequential(batch_size):
         values = jax.device_get(score({}, trees, place_batch(batch, mesh)))

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,14 +24,14 @@ from rlhf_jax.loops.held_out import (
     HeldOutPrompts,
     evaluate_loader,
     evaluate_prompts,
-    make_eval_step,
 )
 from rlhf_jax.models import local_folder, read_config
 from rlhf_jax.rewards import TrainerState
 from rlhf_jax.rollout import Sampler
-from rlhf_jax.runs.cached import cached_scores, precision_of
+from rlhf_jax.runs.cached import cached_scores, jitted_scores, precision_of
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.export import architecture_of, find_run, load_checkpoint
+from rlhf_jax.runs.offline import jitted_evaluation
 from rlhf_jax.runs.parts import (
     check_batch,
     check_positions,
@@ -100,7 +99,7 @@ def _evaluate_loss(config: Config, checkpoint: str | None, step: int | None) -> 
             frozen = reference
         cached = _cached(algorithm, reference, loader, model=model, mesh=mesh, config=compared)
     return evaluate_loader(
-        jax.jit(make_eval_step(algorithm)),
+        jitted_evaluation(algorithm),
         {"policy": params},
         frozen,
         loader,
@@ -150,6 +149,7 @@ def _cached(
     with tempfile.TemporaryDirectory() as folder:
         return cached_scores(
             algorithm.cached,
+            jitted_scores(algorithm.cached),
             reference,
             loader,
             model=model,

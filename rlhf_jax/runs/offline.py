@@ -16,10 +16,12 @@ from rlhf_jax.data.rooms import Packing
 from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.io.interrupt import StopRequest
 from rlhf_jax.loops.groups import RunState
-from rlhf_jax.loops.held_out import evaluate_loader, make_eval_step, with_cached
+from rlhf_jax.loops.held_out import EvalStep, evaluate_loader, make_eval_step, with_cached
 from rlhf_jax.loops.offline import Step, train_offline
 from rlhf_jax.loops.resume import Source, begin, save
-from rlhf_jax.runs.cached import cached_scores, precision_of
+from rlhf_jax.programs import last_batch, named
+from rlhf_jax.runs.cached import cached_scores, jitted_scores, precision_of
+from rlhf_jax.runs.memory import offline_account
 from rlhf_jax.runs.parts import (
     check_batch,
     check_positions,
@@ -136,6 +138,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     loaded = parts.loaded
     first = parts.first
     total_steps = parts.total_steps
+    account = offline_account(session, mesh, loader, given)
     trained = config.algorithm.models.trained
     at = 0 if source is None else source.step
     check_space(config, loaded.trained, parts.tx, step=at, total_steps=total_steps)
@@ -160,7 +163,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
         trees=tree_meta(config, loaded.model),
     )
     update = make_update(config, parts.algorithm, parts.tx, mesh, total_updates=total_steps)
-    eval_step = jax.jit(make_eval_step(parts.algorithm))
+    eval_step = jitted_evaluation(parts.algorithm)
     movement = watch_movement(
         config,
         now.train.params,
@@ -202,7 +205,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
             frozen=loaded.frozen,
             batches=with_scores(batches, cached.train),
             to_device=lambda batch: place_batch(batch, mesh),
-            step=jitted(update, shardings=(begun.shardings, replicated(mesh))),
+            step=account.watched(jitted(update, shardings=(begun.shardings, replicated(mesh)))),
             recorder=recorder,
             stopped=stop_of(stop, recorder),
             total_steps=total_steps,
@@ -212,6 +215,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     session.checkpointer.wait()
     if not was_interrupted:
         recorder.finish()
+    account.ended()
     return Finished(now, was_interrupted, loaded.model, parts.tokenizer)
 
 
@@ -246,9 +250,12 @@ def score_once(session: Session, parts: OfflineParts) -> Cached:
     if config.model.reference is not None:
         tree = load_reference(config, parts.mesh, loaded.model)[1]
 
+    score = jitted_scores(parts.algorithm.cached)
+
     def of(each: Loader) -> dict[str, np.ndarray]:
         return cached_scores(
             parts.algorithm.cached,
+            score,
             {"ref": tree},
             each,
             model=loaded.model,
@@ -266,6 +273,11 @@ def with_scores(batches: Iterator[Any], cached: dict[str, np.ndarray]) -> Iterat
     """Batches with the cached fields of their examples."""
     for _, indices, batch in batches:
         yield with_cached(batch, indices, cached)
+
+
+def jitted_evaluation(algorithm: Algorithm) -> EvalStep:
+    """The compiled evaluation of a loss."""
+    return named("evaluate", jax.jit(make_eval_step(algorithm)), last_batch)
 
 
 def jitted(update: UpdateStep, *, shardings: Any) -> Step:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from rlhf_jax.io import CompletionsWriter, Resumed, log_completions
@@ -16,6 +16,7 @@ from rlhf_jax.loops.online import train_online
 from rlhf_jax.loops.resume import Begun, Source, begin, rollouts_of, save
 from rlhf_jax.rewards.accuracy import metric_names
 from rlhf_jax.rollout import Sampler
+from rlhf_jax.runs.memory import online_account
 from rlhf_jax.runs.offline import Finished, jitted
 from rlhf_jax.runs.online_parts import (
     MakeGrader,
@@ -24,9 +25,7 @@ from rlhf_jax.runs.online_parts import (
     make_online_parts,
     policy_of,
 )
-from rlhf_jax.runs.parts import (
-    watch_movement,
-)
+from rlhf_jax.runs.parts import watch_movement
 from rlhf_jax.runs.replay import recorded
 from rlhf_jax.runs.sampling import held_out_prompts
 from rlhf_jax.runs.session import Session, stop_of
@@ -63,6 +62,7 @@ def run_online(
         session.config, session.run_dir, given=given, sampler=sampler, grader=grader
     )
     config = parts.config
+    account = online_account(session, parts, given)
     training = config.training
     mesh = parts.mesh
     sampling = parts.sampling
@@ -75,10 +75,7 @@ def run_online(
     at = 0 if source is None else source.step
     check_space(config, parts.loaded.trained, tx, step=at, total_steps=total_steps)
     evaluations = session.evaluations(total_steps)
-    if parts.held_out is not None:
-        evaluations.check(metric_names(parts.grader.held_out, config.evaluation.samples))
-    else:
-        evaluations.check(())
+    evaluations.check(evaluated(parts))
     reference = parts.loaded.frozen.get("ref")
     identity = {
         "data": parts.prompts.fingerprint,
@@ -151,7 +148,7 @@ def run_online(
             collect=collect if replay is None else replay.collect,
             to_device=parts.to_device if replay is None else replay.to_device(mesh),
             score=score if replay is None else replay.score,
-            step=jitted(update, shardings=(begun.shardings, replicated(mesh))),
+            step=account.watched(jitted(update, shardings=(begun.shardings, replicated(mesh)))),
             recorder=recorder,
             trained=completions.trained,
             stopped=stop_of(stop, recorder),
@@ -161,7 +158,15 @@ def run_online(
     session.checkpointer.wait()
     if not was_interrupted:
         recorder.finish()
+    account.ended()
     return Finished(now, was_interrupted, parts.loaded.model, parts.tokenizer)
+
+
+def evaluated(parts: OnlineParts) -> Collection[str]:
+    """Names of the metrics that an evaluation gives; none without held-out prompts."""
+    if parts.held_out is None:
+        return ()
+    return metric_names(parts.grader.held_out, parts.config.evaluation.samples)
 
 
 def taken_rollouts(

@@ -15,6 +15,7 @@ from rlhf_jax.loops.collect import Collector
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import make_batch, widths
 from rlhf_jax.loops.online import Score
+from rlhf_jax.programs import last_batch, named
 from rlhf_jax.rewards.judging import make_judge
 from rlhf_jax.rollout import Sampler, Watch
 from rlhf_jax.runs.parts import (
@@ -112,9 +113,13 @@ class OnlineParts(NamedTuple):
             return lambda trained, frozen, batch: batch
         microbatches = self.sampling.num_minibatches * self.config.training.num_microbatches
         fill = wrap(
-            jax.jit(
-                make_score(needs, num_microbatches=microbatches),
-                out_shardings=batch_sharding(self.mesh),
+            named(
+                "score",
+                jax.jit(
+                    make_score(needs, num_microbatches=microbatches),
+                    out_shardings=batch_sharding(self.mesh),
+                ),
+                last_batch,
             )
         )
         return lambda trained, frozen, batch: batch._replace(**fill(trained, frozen, batch))

@@ -13,6 +13,7 @@ from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.groups import RunState
 from rlhf_jax.loops.recorder import Callback, Recorder
 from rlhf_jax.loops.resume import Source
+from rlhf_jax.runs.resident import resident_bytes
 from rlhf_jax.runs.source import earlier_sessions, find_source, take_tokenizer
 
 
@@ -26,6 +27,8 @@ class Session(NamedTuple):
     source: Source | None
     """The checkpoint to begin at."""
     callbacks: tuple[Callback, ...]
+    resident: int
+    """Bytes that the process held when it began."""
 
     @property
     def resumed_at(self) -> int | None:
@@ -78,6 +81,7 @@ def open_session(
 ) -> Iterator[Session]:
     """Takes the run's folder and finds out where the run begins."""
     run_dir = pathlib.Path(config.run_dir)
+    resident = resident_bytes()
     with Checkpointer(
         run_dir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
@@ -92,7 +96,7 @@ def open_session(
         ):
             source = find_source(config, checkpointer, resume)
             take_tokenizer(config, source)
-            yield Session(config, run_dir, folder, checkpointer, source, tuple(callbacks))
+            yield Session(config, run_dir, folder, checkpointer, source, tuple(callbacks), resident)
 
 
 def stop_of(stop: StopRequest, recorder: Recorder) -> Callable[[], bool]:

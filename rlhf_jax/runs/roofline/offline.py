@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from rlhf_jax.config import Config
-from rlhf_jax.runs.cached import score_program
+from rlhf_jax.runs.cached import jitted_scores
 from rlhf_jax.runs.offline import make_offline_parts
 from rlhf_jax.runs.roofline.passes import Pass, loss_passes, score_passes
 from rlhf_jax.runs.roofline.rounds import Sample, Updater, named, on_host, score_stage
@@ -47,7 +47,7 @@ class OfflineRounds:
             config, parts.algorithm, parts.tx, parts.mesh, total_updates=parts.total_steps
         )
         self._updater = Updater(update, begun, parts.loaded.frozen, parts.mesh)
-        self._score = Watched(score_program(parts.algorithm.cached))
+        self._score = Watched(jitted_scores(parts.algorithm.cached))
         self._own_reference: Params | None = None
         if parts.algorithm.cached and config.model.reference is not None:
             self._own_reference = load_reference(config, parts.mesh, parts.loaded.model)[1]
