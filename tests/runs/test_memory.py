@@ -161,6 +161,7 @@ MID = {**MODEL, "hidden_size": 512, "num_hidden_layers": 6, "intermediate_size":
 MID |= {"num_attention_heads": 8, "vocab_size": 8192, "max_position_embeddings": 512}
 
 
+@pytest.mark.slow
 def test_what_is_expected_comes_near_what_is_measured(tmp_path):
     """A run of 25 million parameters in a process of its own; the factor is 1.6 both ways."""
     rows = [

@@ -76,7 +76,9 @@ def test_offline(tiny_config, name, names):
         assert rows["update"].flops / rows["score"].flops == pytest.approx(3, rel=0.3)
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo", pytest.param("dapo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["grpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "dapo"))]
+)
 def test_online(online_config, name):
     names = ["generate", "grade", "update"] if name == "dapo" else None
     names = names or ["generate", "grade", "score", "update"]
