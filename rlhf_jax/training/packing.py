@@ -108,6 +108,7 @@ def lay_out(pieces: Pieces, room: Room) -> Layout:
     of_family = jnp.zeros(examples, jnp.int32).at[pieces.family].add(size)[pieces.family]
     order = jnp.lexsort((-size, pieces.family, -of_family))
     every = jnp.arange(parts)
+    columns = jnp.arange(room.rows)[None, :]
 
     def place(state: tuple[Array, ...], example: Array) -> tuple[tuple[Array, ...], Any]:
         # [parts, rows]: places that are left, also for trained tokens; group that was laid last
@@ -127,27 +128,28 @@ def lay_out(pieces: Pieces, room: Room) -> Layout:
             joined = mine & (left >= cost) & (left_heads >= trained)
             room_for = jnp.where(left_heads >= trained, left, -1)
             row = jnp.argmax(jnp.where(joined, room.width + 1, room_for), axis=1)
-            begin = row * room.width + room.width - left[every, row]
-            new = ~mine[every, row] & (own > 0)
+            # Compared, not indexed: on an accelerator scattering a few numbers in each of so many
+            # small steps costs more than touching all.
+            chosen = columns == row[:, None]
+            begin = (row + 1) * room.width - jnp.sum(jnp.where(chosen, left, 0), axis=1)
+            new = ~jnp.any(chosen & mine, axis=1) & (own > 0)
             prefixes.append(jnp.where(new, begin, -1))
             starts.append(begin + jnp.where(new, pieces.shared[example], 0))
-            joins |= joined[every, row]
-            left = left.at[every, row].add(-cost[every, row])
-            left_heads = left_heads.at[every, row].add(-trained)
-            now = now.at[every, row].set(
-                jnp.where(own > 0, pieces.family[example], now[every, row])
-            )
+            joins |= jnp.any(chosen & joined, axis=1)
+            left = left - jnp.where(chosen, cost, 0)
+            left_heads = left_heads - jnp.where(chosen, trained, 0)
+            now = jnp.where(chosen & (own > 0), pieces.family[example], now)
         fits = jnp.all((left >= 0) & (left_heads >= 0), axis=1)
         # A part that holds the group already, else the first with room.
         best = jnp.argmax(fits.astype(jnp.int32) + (fits & joins))
         taken = ((every == best) & fits)[:, None]
         part = jnp.where(fits[best], best, -1)
         found = (part, jnp.stack(starts, axis=1)[best], jnp.stack(prefixes, axis=1)[best])
-        chosen = (
+        moved = (
             jnp.where(taken, new, old)
             for new, old in ((left, free), (left_heads, heads), (now, holder))
         )
-        return tuple(chosen), found
+        return tuple(moved), found
 
     empty = (parts, room.rows)
     scored = room.width if room.scored is None else room.scored

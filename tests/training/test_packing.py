@@ -180,6 +180,15 @@ def test_every_token_has_a_place_of_its_own(several, group):
             assert taken.any(axis=1).all()
 
 
+def test_sequences_are_laid_without_a_scatter():
+    """One in each of as many steps as there are sequences is what accelerators are slowest at."""
+    pieces = raggedly(np.random.default_rng(0), 24, 2, 2)
+    room = Room(4, 40, 32, scored=14, group=2)
+    traced = jax.make_jaxpr(lambda pieces: lay_out(pieces, room))(pieces)
+    loops = [equation for equation in traced.eqns if equation.primitive.name == "scan"]
+    assert len(loops) == 1 and "scatter" not in str(loops[0].params["jaxpr"])
+
+
 @pytest.mark.parametrize("change", [{"width": 64}, {"longest": 5}])
 def test_what_breaks_a_room_is_no_silent_loss(change):
     """A room that is too small by mistake makes the step fail and a score NaN."""
