@@ -20,6 +20,9 @@ _LEAST = 1024
 _ROW = 1024
 """Tokens of a row where sequences are short: room enough for several. Where they are long, a row
 holds two: the attention of a wider one costs more than the padding that it saves."""
+_LANES = 128
+"""Where whole rows are computed, the width of larger ones is a multiple of this, as the registers
+of accelerators are."""
 _SINGLE = 8
 """Longest sequences in the one row of a whole batch; more tokens than these lie in parts."""
 _SPARE = 1.25
@@ -41,6 +44,9 @@ class Packing(NamedTuple):
     """None: chosen from the lengths."""
     share_prompt: bool = True
     """Sequences of a group read their prompt once."""
+    whole_rows: bool = False
+    """Attention scores every pair of a row's columns, whatever its mask says, as all but "blocked"
+    do: rows are then narrow, where a part is not smaller for it."""
     always: bool = False
     """Also where it saves little."""
 
@@ -86,7 +92,13 @@ def parted_room(batch: Sequences, packing: Packing, *, together: int = 1) -> Roo
     tokens = min(most // packing.num_microbatches, max(most // _PARTS, _LEAST * shards))
     row = max(batch.longest, -(-tokens // shards))
     several = min(_ROW, max(4 * batch.longest, whole))
-    width = given or min(max(2 * batch.longest, several), row)
+    long = 2 * batch.longest
+    if packing.whole_rows and tokens >= long * shards:
+        # As many tokens in twice as many rows.
+        long = batch.longest
+    width = given or min(max(long, several), row)
+    if packing.whole_rows and given is None:
+        width = _in_lanes(width, batch.longest)
     rows = max(1, tokens // (width * shards)) * shards
     if rows == 1 and width < together * batch.longest:
         rows = together
@@ -190,6 +202,14 @@ def shared_prompts(data: TokenizedSet) -> np.ndarray:
 def _computed(room: Room, total: int) -> int:
     part = room.rows * room.width
     return part if room.single else -(-total // part) * part
+
+
+def _in_lanes(width: int, least: int) -> int:
+    """A multiple of lanes, downwards where that still holds `least`; small widths as they are."""
+    if width < _ROW:
+        return width
+    down = width // _LANES * _LANES
+    return down if down >= least else -(-width // _LANES) * _LANES
 
 
 def _rounded(count: int) -> int:

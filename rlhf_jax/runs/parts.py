@@ -60,8 +60,11 @@ def packing_of(config: Config, mesh: Mesh) -> Packing | None:
     """
     training = config.training
     wanted = training.pack is True or training.max_tokens_per_row is not None
-    measured = mesh.devices.flat[0].platform == "cpu" and not config.model.given
-    measured &= config.model.attention in ("auto", "blocked")
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    is_blocked = config.model.attention == "blocked" or (
+        config.model.attention == "auto" and on_cpu
+    )
+    measured = on_cpu and is_blocked and not config.model.given
     if training.pack is False or not (wanted or measured):
         return None
     return Packing(
@@ -69,6 +72,7 @@ def packing_of(config: Config, mesh: Mesh) -> Packing | None:
         num_microbatches=training.num_microbatches,
         max_tokens_per_row=training.max_tokens_per_row,
         share_prompt=training.share_prompt,
+        whole_rows=not is_blocked,
         always=wanted,
     )
 

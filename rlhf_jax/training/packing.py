@@ -108,6 +108,7 @@ def lay_out(pieces: Pieces, room: Room) -> Layout:
     of_family = jnp.zeros(examples, jnp.int32).at[pieces.family].add(size)[pieces.family]
     order = jnp.lexsort((-size, pieces.family, -of_family))
     every = jnp.arange(parts)
+    columns = jnp.arange(room.rows)[None, :]
 
     def place(state: tuple[Array, ...], example: Array) -> tuple[tuple[Array, ...], Any]:
         # [parts, rows]: places that are left, also for trained tokens; group that was laid last
@@ -127,27 +128,28 @@ def lay_out(pieces: Pieces, room: Room) -> Layout:
             joined = mine & (left >= cost) & (left_heads >= trained)
             room_for = jnp.where(left_heads >= trained, left, -1)
             row = jnp.argmax(jnp.where(joined, room.width + 1, room_for), axis=1)
-            begin = row * room.width + room.width - left[every, row]
-            new = ~mine[every, row] & (own > 0)
+            # Compared, not indexed: on an accelerator scattering a few numbers in each of so many
+            # small steps costs more than touching all.
+            chosen = columns == row[:, None]
+            begin = (row + 1) * room.width - jnp.sum(jnp.where(chosen, left, 0), axis=1)
+            new = ~jnp.any(chosen & mine, axis=1) & (own > 0)
             prefixes.append(jnp.where(new, begin, -1))
             starts.append(begin + jnp.where(new, pieces.shared[example], 0))
-            joins |= joined[every, row]
-            left = left.at[every, row].add(-cost[every, row])
-            left_heads = left_heads.at[every, row].add(-trained)
-            now = now.at[every, row].set(
-                jnp.where(own > 0, pieces.family[example], now[every, row])
-            )
+            joins |= jnp.any(chosen & joined, axis=1)
+            left = left - jnp.where(chosen, cost, 0)
+            left_heads = left_heads - jnp.where(chosen, trained, 0)
+            now = jnp.where(chosen & (own > 0), pieces.family[example], now)
         fits = jnp.all((left >= 0) & (left_heads >= 0), axis=1)
         # A part that holds the group already, else the first with room.
         best = jnp.argmax(fits.astype(jnp.int32) + (fits & joins))
         taken = ((every == best) & fits)[:, None]
         part = jnp.where(fits[best], best, -1)
         found = (part, jnp.stack(starts, axis=1)[best], jnp.stack(prefixes, axis=1)[best])
-        chosen = (
+        moved = (
             jnp.where(taken, new, old)
             for new, old in ((left, free), (left_heads, heads), (now, holder))
         )
-        return tuple(chosen), found
+        return tuple(moved), found
 
     empty = (parts, room.rows)
     scored = room.width if room.scored is None else room.scored
@@ -182,7 +184,6 @@ def part_of(batch: Any, pieces: Pieces, layout: Layout, index: Array | int) -> A
       longer than the room says, makes every weight NaN: no step can lose one in silence.
     """
     room: Room = batch.room
-    size = room.rows * room.width
     width = batch.tokens.shape[-1]
     several = pieces.own.shape[1]
     here = layout.part == index
@@ -193,33 +194,32 @@ def part_of(batch: Any, pieces: Pieces, layout: Layout, index: Array | int) -> A
 
     mask = batch.mask.reshape(-1, width) & rows(here)
     steps = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None, :], mask.shape)
-    shared = rows(pieces.shared)
-    is_own = mask & (steps >= shared)
-    places = jnp.where(is_own, layout.start.reshape(-1, 1) + steps - shared, -1)
-    prefix = layout.prefix.reshape(-1, 1)
-    # The first of a group in its row brings what they share.
-    laid_at = jnp.where(mask & (steps < shared) & (prefix >= 0), prefix + steps, places)
-    laid_at = jnp.where(laid_at >= 0, laid_at, size)
+    is_own = mask & (steps >= rows(pieces.shared))
+    places = jnp.where(is_own, layout.start.reshape(-1, 1) + steps - rows(pieces.shared), -1)
+    laid = _laid(pieces, layout, room, rows(here)[:, 0])
+    # Read by the places of the part, not written by the tokens of the batch, which are many more:
+    # an accelerator moves single numbers one after another.
+    source = laid.example * width + laid.step
 
-    def laid(values: Array, nothing: int = 0) -> Array:
+    def read(values: Array) -> Array:
         """[B * K, T] -> [R, L]"""
-        flat = jnp.full(size, nothing, values.dtype)
-        # Out of bounds means dropped: padding, and what lies elsewhere.
-        return flat.at[laid_at].set(values, mode="drop").reshape(room.rows, room.width)
+        nothing = jnp.zeros((), values.dtype)
+        return jnp.where(laid.is_filled, values.reshape(-1)[source], nothing)
 
-    count = len(mask)
-    numbers = jnp.arange(1, count + 1, dtype=jnp.int32)[:, None]
-    groups = rows(pieces.family).astype(jnp.int32) + count + 1
-    trained = laid(batch.completion_mask.reshape(-1, width) & is_own)
+    scored = None
+    if room.scored is not None:
+        trained = read(batch.completion_mask) & laid.is_own
+        scored = columns_of(trained, room.scored)
     packed = Packed(
-        laid(batch.tokens.reshape(-1, width)),
-        laid(jnp.where(is_own, numbers, groups)),
-        None if room.scored is None else columns_of(trained, room.scored),
+        read(batch.tokens),
+        jnp.where(laid.is_filled, jnp.where(laid.is_own, laid.number, laid.group), 0),
+        scored,
         places.reshape(batch.tokens.shape),
     )
     if room.group > 1:
         packed = packed._replace(
-            prefix_ids=laid(jnp.where(is_own, groups, -1), -1), positions=laid(steps)
+            prefix_ids=jnp.where(laid.is_filled & laid.is_own, laid.group, -1),
+            positions=jnp.where(laid.is_filled, laid.step, 0),
         )
     # Whatever an algorithm counts, it counts each example once.
     own_masks = {
@@ -235,6 +235,70 @@ def part_of(batch: Any, pieces: Pieces, layout: Layout, index: Array | int) -> A
         return jnp.where(layout.is_broken, jnp.nan, jnp.where(_beside(here, x), x, 0))
 
     return batch._replace(weights=jax.tree.map(weight, batch.weights))
+
+
+class _Laid(NamedTuple):
+    """What each place of a part holds, all [R, L]."""
+
+    is_filled: Array
+    is_own: Array
+    """Of a sequence's own tokens; else of a prompt that it shares."""
+    example: Array
+    """Row of the batch whose token it is."""
+    step: Array
+    """Column of that row."""
+    number: Array
+    """Of the sequence, as a document, from 1."""
+    group: Array
+    """The same of the prompt that it shares."""
+
+
+def _laid(pieces: Pieces, layout: Layout, room: Room, here: Bool[Array, " N"]) -> _Laid:
+    """A part seen from its places.
+
+    What is laid are runs of places: own tokens and prompts. The first place of each run is marked,
+    and a place belongs to the last mark before it.
+
+    Args:
+      pieces: of the batch.
+      layout: of it.
+      room: of it.
+      here: which of its N = B * K sequences lie in the part.
+    """
+    several = pieces.own.shape[1]
+    count = len(here)
+    size = room.rows * room.width
+    own = pieces.own.reshape(-1)
+    shared = jnp.repeat(pieces.shared, several)
+    prefix = layout.prefix.reshape(-1)
+    starts = jnp.concatenate(
+        [
+            jnp.where(here & (own > 0), layout.start.reshape(-1), size),
+            # The first of a group in its row brings what they share.
+            jnp.where(here & (prefix >= 0) & (shared > 0), prefix, size),
+        ]
+    )
+    # Out of bounds means dropped: what lies elsewhere.
+    marks = (
+        jnp.full(size, -1, jnp.int32)
+        .at[starts]
+        .set(jnp.arange(2 * count, dtype=jnp.int32), mode="drop")
+    )
+    marks = marks.reshape(room.rows, room.width)
+    column = jnp.arange(room.width, dtype=jnp.int32)[None, :]
+    begin = jax.lax.cummax(jnp.where(marks >= 0, column, -1), axis=1)
+    run = jnp.take_along_axis(marks, jnp.maximum(begin, 0), axis=1)
+    example = jnp.maximum(run, 0) % count
+    is_own = run < count
+    table = jnp.stack([own, shared, jnp.repeat(pieces.family, several)], axis=1)
+    found = table.astype(jnp.int32)[example]
+    skipped = jnp.where(is_own, found[..., 1], 0)
+    length = jnp.where(is_own, found[..., 0], found[..., 1])
+    behind = column - begin
+    is_filled = (begin >= 0) & (behind < length)
+    step = jnp.where(is_filled, skipped + behind, 0)
+    group = found[..., 2] + count + 1
+    return _Laid(is_filled, is_own, example, step, example + 1, group)
 
 
 def columns_of(marked: Array, count: int) -> Int[Array, "R S"]:

@@ -23,6 +23,29 @@ def test_long_sequences_lie_two_to_a_row():
     assert parted_room(batch, Packing()).width == 2560
 
 
+@pytest.mark.parametrize(("group", "shape"), [(1, (32, 2048)), (8, (16, 3200))])
+def test_whole_rows_are_narrow_where_parts_stay_as_large(group, shape):
+    """7b on 64 chips, of which 16 divide the rows. Attention that scores all pairs of a row pays
+    for its width; but twice as many tokens in a part leave more of the last one empty."""
+    batch = Sequences(number=256, longest=2048, completion=1536, group=group)
+    packing = Packing(shards=16, num_microbatches=4)
+    wide = parted_room(batch, packing)
+    room = parted_room(batch, packing._replace(whole_rows=True))
+    assert (room.rows, room.width) == shape
+    assert 0.99 < room.rows * room.width / (wide.rows * wide.width) <= 1 and wide.rows == 16
+
+
+def test_short_sequences_share_whole_rows_too():
+    batch = Sequences(number=64, longest=256, completion=128)
+    assert parted_room(batch, Packing(whole_rows=True)) == parted_room(batch, Packing())
+
+
+@pytest.mark.parametrize(("longest", "width"), [(1500, 1536), (2048, 2048), (100, 400)])
+def test_whole_rows_fill_the_lanes(longest, width):
+    batch = Sequences(number=256, longest=longest, completion=longest // 2)
+    assert parted_room(batch, Packing(whole_rows=True)).width == width
+
+
 def test_a_large_batch_is_no_single_row():
     totals = np.full(10, 32 * 300)
     batch = Sequences(number=32, longest=512, completion=400, group=2)
@@ -41,8 +64,9 @@ def test_a_group_has_room_behind_its_prompt():
 
 @pytest.mark.parametrize("shards", [1, 4])
 @pytest.mark.parametrize("microbatches", [1, 16])
-def test_every_sequence_fits_and_rows_divide(shards, microbatches):
-    packing = Packing(shards=shards, num_microbatches=microbatches)
+@pytest.mark.parametrize("whole_rows", [False, True])
+def test_every_sequence_fits_and_rows_divide(shards, microbatches, whole_rows):
+    packing = Packing(shards=shards, num_microbatches=microbatches, whole_rows=whole_rows)
     for number, longest, together in [(8, 16, 2), (64, 512, 1), (2, 1000, 2), (4096, 40, 1)]:
         batch = Sequences(number=number, longest=longest, completion=longest // 2)
         room = parted_room(batch, packing, together=together)

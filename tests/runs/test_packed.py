@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
 
+from rlhf_jax.runs.parts import packing_of
 from rlhf_jax.runs.train import train
 
 CLOSE = {"rtol": 2e-3, "atol": 2e-4}
@@ -90,3 +92,26 @@ def test_options_that_mean_nothing_are_refused(tiny_config):
         tiny_config("dpo", training={"pack": False, "max_tokens_per_row": 64})
     with pytest.raises(ValueError, match="max_tokens_per_row=0 must be at least 1"):
         tiny_config("dpo", training={"max_tokens_per_row": 0})
+
+
+@pytest.mark.parametrize(
+    ("platform", "attention", "whole_rows"),
+    [
+        ("cpu", "auto", False),
+        ("tpu", "auto", True),
+        ("tpu", "blocked", False),
+        ("cpu", "xla", True),
+    ],
+)
+def test_rows_are_as_attention_reads_them(tiny_config, platform, attention, whole_rows):
+    """Only blocked attention leaves out what a mask hides, and "auto" is blocked on CPUs alone."""
+    config = tiny_config("sft")
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, attention=attention),
+        training=dataclasses.replace(config.training, pack=True),
+    )
+    device = types.SimpleNamespace(platform=platform)
+    mesh = types.SimpleNamespace(devices=np.array([[[device]]]), shape={"data": 1, "fsdp": 1})
+    packing = packing_of(config, mesh)
+    assert packing is not None and packing.whole_rows == whole_rows

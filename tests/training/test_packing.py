@@ -21,7 +21,7 @@ from rlhf_jax.algorithms.dpo import LOSS_TYPES
 from rlhf_jax.models import init_model
 from rlhf_jax.sharding import MeshConfig, make_mesh
 from rlhf_jax.training import make_score, make_step, make_train_state
-from rlhf_jax.training.packing import Pieces, lay_out
+from rlhf_jax.training.packing import Pieces, lay_out, part_of, pieces_of
 from rlhf_jax.types import Algorithm, Room
 from tests.contract.fakes import make_batch
 from tests.models.tiny import noisy, tiny
@@ -178,6 +178,46 @@ def test_every_token_has_a_place_of_its_own(several, group):
             assert read == brought and heads.max() <= room.scored
             assert taken.max() <= 1 and taken.sum() == layout.filled
             assert taken.any(axis=1).all()
+
+
+def equations(jaxpr):
+    """Of a program and all that it calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def scattered(jaxpr):
+    """How many numbers each scatter of a program writes."""
+    return [
+        equation.invars[2].aval.size
+        for equation in equations(jaxpr)
+        if equation.primitive.name.startswith("scatter")
+    ]
+
+
+def test_sequences_are_laid_without_a_scatter():
+    """One in each of as many steps as there are sequences is what accelerators are slowest at."""
+    pieces = raggedly(np.random.default_rng(0), 24, 2, 2)
+    room = Room(4, 40, 32, scored=14, group=2)
+    traced = jax.make_jaxpr(lambda pieces: lay_out(pieces, room))(pieces)
+    loops = [found for found in equations(traced.jaxpr) if found.primitive.name == "scan"]
+    assert len(loops) == 1 and not scattered(loops[0].params["jaxpr"].jaxpr)
+
+
+def test_a_part_is_read_not_scattered():
+    """What is written one by one is a mark of every run of places, not every token of the batch."""
+    batch = make_batch("prompts")
+    batch = batch._replace(room=SHARED, weights=None)
+
+    def part(batch):
+        pieces = pieces_of(batch)
+        return part_of(batch, pieces, lay_out(pieces, batch.room), 0)
+
+    assert max(scattered(jax.make_jaxpr(part)(batch).jaxpr)) == 2 * len(batch.mask)
 
 
 @pytest.mark.parametrize("change", [{"width": 64}, {"longest": 5}])
