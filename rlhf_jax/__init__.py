@@ -69,6 +69,8 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NAMES:  # the packages themselves: `rlhf_jax.ops`
+        return importlib.import_module(f"rlhf_jax.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'rlhf_jax' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -77,4 +79,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_NAMES])

@@ -44,7 +44,8 @@ def named(
         finally:
             _call.reset(token)
 
-    run.lower = getattr(program, "lower", None)  # type: ignore[attr-defined]
+    if hasattr(program, "lower"):
+        run.lower = program.lower  # type: ignore[attr-defined]
     return run
 
 
@@ -63,9 +64,9 @@ def batch_shape(batch: Any) -> str:
     return text
 
 
-def last_batch(*arguments: Any) -> str:
+def last_batch(*arguments: Any, **named: Any) -> str:
     """The `batch_shape` of the last argument."""
-    return batch_shape(arguments[-1])
+    return batch_shape([*arguments, *named.values()][-1])
 
 
 def times(*sizes: int) -> str:

@@ -229,10 +229,10 @@ class Model(NamedTuple):
     is a ring: the token's keys and values go to `slot` in all rows, and a row sees its
     `num_generated` newest entries (its completion so far) and this one. `prompt_cache` has a row
     per completion, or fewer: then consecutive completions share one."""
-    lay_out: Callable[[Params], Params] | None = None
-    """``lay_out(params)``: a copy as `prefill` and `decode`, which take both, read it fastest."""
     roles: tuple[tuple[str, "Model"], ...] = ()
     """(role, functions) of the trees of another architecture: a critic or a teacher of its own."""
+    lay_out: Callable[[Params], Params] | None = None
+    """What `prefill` and `decode` read faster than `params`; who replaces them, replaces it."""
 
     def role(self, name: str) -> "Model":
         """The functions for the tree of a role: its own where it has some, else these."""

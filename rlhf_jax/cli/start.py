@@ -1,5 +1,6 @@
 """The command as a program of its own: sets up the process, then runs `main`."""
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -9,6 +10,8 @@ from rlhf_jax.cli.main import main
 
 _TUNABLE = "glibc.malloc.hugetlb"
 _KERNEL = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ASKED = f"{_TUNABLE}=1"
+_RESTARTED = "rlhf_jax_restarted"
 _COMPUTING = ("train", "evaluate", "compare", "generate", "quickstart", "bench")
 
 
@@ -23,11 +26,31 @@ def start() -> int:
     Returns:
         The exit code.
     """
-    if sys.argv[1:2] and sys.argv[1] in _COMPUTING and lacks_huge_pages():
-        given = os.environ.get("GLIBC_TUNABLES")
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (given, f"{_TUNABLE}=1")))
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if _RESTARTED in sys._xoptions:
+        _forget()
+    elif sys.argv[1:2] and sys.argv[1] in _COMPUTING and lacks_huge_pages():
+        _restart()
     return main()
+
+
+def _restart() -> None:
+    """Replaces the process; returns where that is not possible: it only makes things faster."""
+    if not sys.executable or "-" in sys.orig_argv:  # a program read from stdin is used up
+        return
+    given = os.environ.get("GLIBC_TUNABLES")
+    wanted = ":".join(filter(None, (given, _ASKED)))
+    # The option says that this was tried, whatever becomes of the environment.
+    again = [sys.executable, "-X", _RESTARTED, *sys.orig_argv[1:]]
+    with contextlib.suppress(OSError):
+        os.execve(sys.executable, again, os.environ | {"GLIBC_TUNABLES": wanted})
+
+
+def _forget() -> None:
+    """Takes the setting from the environment again: it is for this process, not for those that it
+    starts, whose memory may be limited."""
+    left = os.environ.pop("GLIBC_TUNABLES", "").removesuffix(_ASKED).removesuffix(":")
+    if left:
+        os.environ["GLIBC_TUNABLES"] = left
 
 
 def lacks_huge_pages(kernel: pathlib.Path = _KERNEL) -> bool:
@@ -42,4 +65,7 @@ def lacks_huge_pages(kernel: pathlib.Path = _KERNEL) -> bool:
     if _TUNABLE in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     # "always": everybody has them; "madvise": who asks; "never": nobody.
-    return kernel.is_file() and "[madvise]" in kernel.read_text()
+    try:
+        return "[madvise]" in kernel.read_text()
+    except OSError:
+        return False

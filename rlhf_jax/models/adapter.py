@@ -138,7 +138,8 @@ def make_model(
         decode = make_decode(*parts)
         lay_out = make_lay_out(config, execution)
     head_scores = None if head is None else scores
-    return Model(config, hidden, logits, token_logps, head_scores, prefill, decode, lay_out)
+    functions = (config, hidden, logits, token_logps, head_scores, prefill, decode)
+    return Model(*functions, lay_out=lay_out)
 
 
 def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "float32") -> Params:

@@ -231,11 +231,12 @@ def make_decode(
     return decode
 
 
-def make_lay_out(config: ModelConfig, execution: Execution) -> Callable[[Params], Params] | None:
-    """Builds ``lay_out(params)``: every layer in arrays of its own; None where that helps nothing.
+def make_lay_out(config: ModelConfig, execution: Execution) -> Callable[[Params], Params]:
+    """Builds ``lay_out(params)``: every layer in arrays of its own, on CPU where layers are
+    unrolled; elsewhere the parameters as they are.
 
     A program that reads stacked layers one by one copies each of them for every token; laid out
-    once, they are read in place.
+    once, they are read in place. Only the layers are copied.
 
     Args:
       config: the architecture.
@@ -245,15 +246,19 @@ def make_lay_out(config: ModelConfig, execution: Execution) -> Callable[[Params]
       The function; see `rlhf_jax.types.Model.lay_out`.
     """
     count = config.num_layers
-    if jax.default_backend() != "cpu" or not execution.decodes_unrolled(count):
-        return None
+
+    @jax.jit
+    def apart(layers: Params) -> tuple[Params, ...]:
+        # The barrier keeps the compiler from moving the copies back to where they are read.
+        return lax.optimization_barrier(tuple(unstack(layers, count)))
 
     def lay_out(params: Params) -> Params:
         layers = params["layers"]
-        if isinstance(layers, tuple):
+        # Asked when it is called: to build a model starts no backend.
+        helps = jax.default_backend() == "cpu" and execution.decodes_unrolled(count)
+        if isinstance(layers, tuple) or not helps:
             return params
-        # The barrier keeps the compiler from moving the copy back to where it is read.
-        return {**params, "layers": lax.optimization_barrier(tuple(unstack(layers, count)))}
+        return {**params, "layers": apart(layers)}
 
     return lay_out
 

@@ -160,7 +160,7 @@ def make_programs(model: Model, settings: Settings) -> Programs:
 
     return Programs(
         whole=named("generate", jax.jit(whole, static_argnames="steps"), _whole_shape),
-        lay_out=jax.jit(functools.partial(lay_out, model)),
+        lay_out=functools.partial(lay_out, model),
         empty_pool=jax.jit(empty_pool, static_argnums=2),
         prefill=named(
             "prefill",

@@ -306,6 +306,11 @@ def _sampling(config: Config, mesh: Mesh, work: Work, policy: Params) -> list[Pa
     tokens = -(-work.cached_tokens // row_shards(mesh))
     parts = [Part("generation caches", "sampling", tokens * of_token * _itemsize(config))]
     dtype = section.compute_dtype or section.dtype
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    execution = Execution(layers=section.layers)
+    if on_cpu and execution.decodes_unrolled(architecture.num_layers):
+        size = device_bytes({"layers": policy["layers"]}, mesh, replicate=config.mesh.replicate)
+        parts.append(Part("layers laid out to decode", "sampling", size))
     if dtype != section.dtype or config.rollout.mesh is not None:
 
         def cast(leaf: Any) -> jax.ShapeDtypeStruct:

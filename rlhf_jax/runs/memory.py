@@ -58,18 +58,20 @@ class MemoryAccount:
         Args:
           step: jitted.
         """
-        seen: set[str] = set()
+        seen: set[Any] = set()
         jitted: Any = step
 
         @functools.wraps(step)
         def run(state: TrainState, frozen: Trees, batch: Any) -> tuple[TrainState, Metrics]:
             shape = batch_shape(batch)
-            if shape not in seen:
-                seen.add(shape)
+            kind = (shape, batch.room)
+            if kind not in seen:
+                seen.add(kind)
                 # The call finds what was compiled ahead of it: nothing is compiled twice.
                 self._compiled(shape, jitted.lower(state, frozen, batch).compile())
             return step(state, frozen, batch)
 
+        run.lower = jitted.lower  # type: ignore[attr-defined]
         return named("update", run, last_batch)
 
     def ended(self) -> None:

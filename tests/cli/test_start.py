@@ -35,19 +35,49 @@ def test_who_lacks_huge_pages(glibc, monkeypatch):
         assert not start.lacks_huge_pages(glibc)
 
 
-def test_a_command_that_computes_replaces_its_process_once(glibc, monkeypatch):
+@pytest.fixture
+def started(glibc, monkeypatch):
+    """Starts a command; returns (exit code, what the process was replaced by)."""
     replaced = []
     monkeypatch.setattr(start.lacks_huge_pages, "__defaults__", (glibc,))
-    monkeypatch.setattr(start.os, "execv", lambda *words: replaced.append(words))
+    monkeypatch.setattr(start.os, "execve", lambda *words: replaced.append(words))
     monkeypatch.setattr(start, "main", lambda: 7)
-    monkeypatch.setattr(sys, "argv", ["rlhf-jax", "algorithms"])
-    assert start.start() == 7 and not replaced
+
+    def run(*arguments, options=None):
+        replaced.clear()
+        monkeypatch.setattr(sys, "argv", ["rlhf-jax", *arguments])
+        monkeypatch.setattr(sys, "_xoptions", options or {})
+        return start.start(), list(replaced)
+
+    return run
+
+
+def test_a_command_that_computes_replaces_its_process_once(started, monkeypatch):
+    assert started("algorithms") == (7, [])
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
-    monkeypatch.setattr(sys, "argv", ["rlhf-jax", "train", "run.yaml"])
-    start.start()
-    assert replaced == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
-    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
-    assert start.start() == 7 and len(replaced) == 1
+    code, [(program, words, environment)] = started("train", "run.yaml")
+    assert program == words[0] == sys.executable and words[3:] == sys.orig_argv[1:]
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
+    again = {words[2]: True}
+    # An environment that was cleaned on the way starts no endless chain.
+    assert started("train", "run.yaml", options=again) == (7, [])
+    # What the process was started with is not for those that it starts.
+    monkeypatch.setenv("GLIBC_TUNABLES", environment["GLIBC_TUNABLES"])
+    assert started("train", "run.yaml", options=again) == (7, [])
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    started("train", "run.yaml", options=again)
+    assert "GLIBC_TUNABLES" not in os.environ
+
+
+def test_a_process_that_cannot_be_replaced_runs_the_command(started, monkeypatch):
+    def refused(*words):
+        raise PermissionError("noexec")
+
+    monkeypatch.setattr(start.os, "execve", refused)
+    assert started("train", "run.yaml") == (7, [])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-", "train", "run.yaml"])
+    assert started("train", "run.yaml") == (7, [])
 
 
 def test_arguments_and_exit_code_survive(tmp_path):
@@ -68,3 +98,8 @@ def test_help_imports_no_jax():
         "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_packages_are_attributes():
+    code = "import rlhf_jax; rlhf_jax.ops.kl_estimate; rlhf_jax.types.Model; rlhf_jax.training.step"
+    subprocess.run([sys.executable, "-c", code], check=True)
