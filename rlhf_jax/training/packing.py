@@ -212,14 +212,14 @@ def part_of(batch: Any, pieces: Pieces, layout: Layout, index: Array | int) -> A
         scored = columns_of(trained, room.scored)
     packed = Packed(
         read(batch.tokens),
-        jnp.where(laid.is_filled, jnp.where(laid.is_own, laid.number, laid.group), 0),
+        jnp.where(laid.is_filled, jnp.where(laid.is_own, laid.example + 1, laid.group), 0),
         scored,
         places.reshape(batch.tokens.shape),
     )
     if room.group > 1:
         packed = packed._replace(
             prefix_ids=jnp.where(laid.is_filled & laid.is_own, laid.group, -1),
-            positions=jnp.where(laid.is_filled, laid.step, 0),
+            positions=laid.step,
         )
     # Whatever an algorithm counts, it counts each example once.
     own_masks = {
@@ -246,11 +246,9 @@ class _Laid(NamedTuple):
     example: Array
     """Row of the batch whose token it is."""
     step: Array
-    """Column of that row."""
-    number: Array
-    """Of the sequence, as a document, from 1."""
+    """Column of that row; 0 where nothing is."""
     group: Array
-    """The same of the prompt that it shares."""
+    """Number of its group as a document, behind those of all sequences, which count from 1."""
 
 
 def _laid(pieces: Pieces, layout: Layout, room: Room, here: Bool[Array, " N"]) -> _Laid:
@@ -298,7 +296,7 @@ def _laid(pieces: Pieces, layout: Layout, room: Room, here: Bool[Array, " N"]) -
     is_filled = (begin >= 0) & (behind < length)
     step = jnp.where(is_filled, skipped + behind, 0)
     group = found[..., 2] + count + 1
-    return _Laid(is_filled, is_own, example, step, example + 1, group)
+    return _Laid(is_filled, is_own, example, step, group)
 
 
 def columns_of(marked: Array, count: int) -> Int[Array, "R S"]:

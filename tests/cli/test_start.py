@@ -101,5 +101,9 @@ def test_help_imports_no_jax():
 
 
 def test_packages_are_attributes():
-    code = "import rlhf_jax; rlhf_jax.ops.kl_estimate; rlhf_jax.types.Model; rlhf_jax.training.step"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = (
+        "import rlhf_jax; rlhf_jax.types.Model; rlhf_jax.training.step; "
+        "print(rlhf_jax.ops.kl_estimate is rlhf_jax.kl_estimate)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
