@@ -15,6 +15,7 @@ from rlhf_jax.cli.data import data
 from rlhf_jax.cli.generate import generate
 from rlhf_jax.cli.keys import describe_algorithm
 from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, say
+from rlhf_jax.cli.plan import plan as plan_command
 from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.rewards import RewardConfig, untrusted
@@ -168,6 +169,13 @@ def bench(options: argparse.Namespace) -> int:
     return bench_command(options, config)
 
 
+def plan(options: argparse.Namespace) -> int:
+    """`rlhf-jax plan CONFIG [section.key=value ...] --device NAME`."""
+    config = load_config(options.config, options.overrides)
+    show_logs(live=False)
+    return plan_command(options, config)
+
+
 def print_evaluations(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """The first and the last evaluation side by side."""
     ends = {f"step {row['step']:.0f}": row for row in (rows[0], rows[-1])}
@@ -233,5 +241,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "models": models,
     "algorithms": algorithms,
     "bench": bench,
+    "plan": plan,
     "quickstart": quickstart,
 }

@@ -121,6 +121,27 @@ run_dir, and nothing is resumed.
   compile    seconds of all shapes of the program, and how many there were where not one
 
 """
+PLAN = """\
+examples:
+  rlhf-jax plan configs/grpo_gsm8k.yaml model.path=qwen2.5-7b --device v6e-64 --search
+  rlhf-jax plan configs/dpo_hh.yaml --device v5p-64 --mesh data=2,fsdp=16 --output plan.json
+  rlhf-jax plan configs/sft_hh.yaml --device h100x8
+
+Compiles the programs of a training step for a machine that need not be there, with its own compiler
+where that is installed (pip install 'jax[tpu]' or 'jax[cuda12]'), else with XLA's for CPUs, and
+says what they hold, send and take. No weights are loaded (a model's folder is asked for its
+config.json, model.config does as well) and no data is read: rows are taken to be as long as the
+configuration allows. Nothing is measured: bytes are the compiler's own, seconds compare plans for
+one machine. The exit code is 1 where the run does not fit.
+
+  peak      of one device in that phase, with everything that the run holds meanwhile
+  compute   by the compiler's own estimate of cycles (TPU), attention kernels at 60 % of the peak
+            rate; else useful operations at the peak rate
+  memory    what must pass through the device's memory, at its full rate
+  network   what one device must send, at the full rate of its links
+  MFU       useful operations of the step over the peak rate, where all that can overlap does
+
+"""
 QUICKSTART = """\
 examples:
   rlhf-jax quickstart

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options, unknown = parser.parse_known_args(arguments)
         # argparse takes no overrides behind an option
-        if options.command in ("train", "evaluate", "compare", "data", "bench"):
+        if options.command in ("train", "evaluate", "compare", "data", "bench", "plan"):
             options.overrides += [argument for argument in unknown if _is_override(argument)]
             unknown = [argument for argument in unknown if not _is_override(argument)]
         if options.command == "generate":  # nor prompts
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command is None:
             refuse_usage(
                 "no command: train, evaluate, compare, data, export, generate, models, algorithms, "
-                "bench, quickstart"
+                "bench, plan, quickstart"
             )
     except SystemExit as stop:
         return int(stop.code or 0)

@@ -40,6 +40,7 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     algorithms = _add(commands, "algorithms", text, epilogs.ALGORITHMS)
     algorithms.add_argument("name", metavar="NAME", nargs="?", help="an algorithm")
     _add_bench(commands)
+    _add_plan(commands)
     _add_quickstart(commands)
     return parser
 
@@ -113,6 +114,26 @@ def _add_bench(commands: _Commands) -> None:
         help="score, update, and online generate, prefill, decode, grade (default: all)",
     )
     bench.add_argument("--json", metavar="FILE", help="write every figure there too")
+
+
+def _add_plan(commands: _Commands) -> None:
+    text = "say what a run would need and take on a machine that is not there"
+    plan = _add(commands, "plan", text, epilogs.PLAN)
+    _add_config(plan, "configs/grpo_gsm8k.yaml")
+    plan.add_argument(
+        "--device",
+        required=True,
+        metavar="NAME",
+        help="v5e-16, v5p-64, v6e-64 (accelerator types), v5p:4x4x4, h100x8, h200x64, cpux8",
+    )
+    meshes = plan.add_mutually_exclusive_group()
+    meshes.add_argument(
+        "--mesh", metavar="AXIS=N[,AXIS=N]", help="in place of the configuration's mesh"
+    )
+    meshes.add_argument(
+        "--search", action="store_true", help="compare a few meshes and plan for the best"
+    )
+    plan.add_argument("--output", metavar="FILE", help="write every figure as JSON too")
 
 
 def _add_quickstart(commands: _Commands) -> None:

@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.documents import Documents, together
+from rlhf_jax.target import platform
 
 IMPLEMENTATIONS = ("auto", "blocked", "dot_product", "xla")
 
@@ -107,7 +108,7 @@ def attention(
     columns = min((bound for bound in bounds if bound is not None), default=None)
     if implementation == "auto":
         away = "xla" if softcap is not None else "dot_product"
-        implementation = "blocked" if jax.default_backend() == "cpu" else away
+        implementation = "blocked" if platform() == "cpu" else away
     if implementation == "dot_product":
         if softcap is not None:
             raise ValueError(

@@ -32,6 +32,7 @@ from rlhf_jax.models.transformer import (
     unstack,
 )
 from rlhf_jax.sharding import constrain
+from rlhf_jax.target import platform
 from rlhf_jax.types import Params
 
 Part = tuple[int, tuple[str, ...], int]
@@ -255,7 +256,7 @@ def make_lay_out(config: ModelConfig, execution: Execution) -> Callable[[Params]
     def lay_out(params: Params) -> Params:
         layers = params["layers"]
         # Asked when it is called: to build a model starts no backend.
-        helps = jax.default_backend() == "cpu" and execution.decodes_unrolled(count)
+        helps = platform() == "cpu" and execution.decodes_unrolled(count)
         if isinstance(layers, tuple) or not helps:
             return params
         return {**params, "layers": apart(layers)}

@@ -26,17 +26,25 @@ def forward_flops(config: ModelConfig, spans: Int[np.ndarray, "N 2"], prediction
         one behind its last: [0, n] is a whole sequence, [n, n + 1] the next decoded token.
       predictions: positions whose successor's distribution over the vocabulary is computed.
     """
+    tokens = int((np.asarray(spans, np.int64) @ (-1, 1)).sum())
+    kernels = 2 * tokens * config.num_layers * layer_kernels(config)
+    head = 2 * predictions * config.hidden_size * config.vocab_size
+    return kernels + attention_flops(config, spans) + head
+
+
+def attention_flops(config: ModelConfig, spans: Int[np.ndarray, "N 2"]) -> int:
+    """The part of `forward_flops` that is attention's: scores, and values weighed by them.
+
+    Args:
+      config, spans: as for `forward_flops`.
+    """
     first = np.asarray(spans, np.int64)[:, 0]
     stop = np.asarray(spans, np.int64)[:, 1]
-    tokens = int((stop - first).sum())
     width = config.num_heads * config.head_dim
     looked_at = sum(
         int(seen_pairs(first, stop, window).sum()) * layers for window, layers in windows_of(config)
     )
-    kernels = 2 * tokens * config.num_layers * layer_kernels(config)
-    # Scores, and values weighed by them.
-    attention = 2 * 2 * width * looked_at
-    return kernels + attention + 2 * predictions * config.hidden_size * config.vocab_size
+    return 2 * 2 * width * looked_at
 
 
 def layer_kernels(config: ModelConfig) -> int:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.sharding.mesh import BATCH_AXES
+from rlhf_jax.target import target_memory
 
 _POLICIES = jax.checkpoint_policies
 _ATTENTION = ("attention", "attention_lse")
@@ -116,6 +117,9 @@ def device_memory(mesh: Mesh | None) -> float:
     Args:
       mesh: that it is one of; None: the first device.
     """
+    planned = target_memory()
+    if planned is not None:
+        return planned
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     if device.platform == "cpu":
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

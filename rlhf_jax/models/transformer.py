@@ -25,6 +25,7 @@ from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
 from rlhf_jax.models.remat import POLICIES, REMAT, choose
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
+from rlhf_jax.target import platform
 from rlhf_jax.types import EMPTY, Params
 
 _log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Execution:
     def unrolled(self, num_layers: int) -> bool:
         """Whether `num_layers` layers are unrolled."""
         if self.layers == "auto":
-            return num_layers <= (16 if jax.default_backend() == "cpu" else 8)
+            return num_layers <= (16 if platform() == "cpu" else 8)
         return self.layers == "unroll"
 
     def decodes_unrolled(self, num_layers: int) -> bool:
@@ -92,7 +93,7 @@ class Execution:
         On CPU a loop copies a layer's weights before it reads them, which takes as long as the
         products of 64 rows, and many times those of one.
         """
-        if self.layers == "auto" and jax.default_backend() == "cpu":
+        if self.layers == "auto" and platform() == "cpu":
             return num_layers <= _MOST_DECODED
         return self.unrolled(num_layers)
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from rlhf_jax.target import platform
+
 _CPU_TILE = 4 * 2**20
 _DEVICE_TILE = 128 * 2**20
 
@@ -87,7 +89,7 @@ def _return_rows(drows: Array, scored: Array | None, shape: tuple[int, int, int]
 def _block_size(num_rows: int, vocab: int, block: int | None) -> int:
     """Vocabulary entries per chunk, by `fused_token_logps`' rule; as even as 128s allow."""
     if block is None:
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = platform() == "cpu"
         fit = (_CPU_TILE if on_cpu else _DEVICE_TILE) // max(num_rows, 1)
         block = min(max(fit, 256 if on_cpu else 1024), 8192)
         # As even as 128s allow: what does not fill a chunk is compiled apart.

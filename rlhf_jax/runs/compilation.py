@@ -26,6 +26,8 @@ PREPARED = (
 )
 _LONG = 1.0
 """Seconds from which on a small program is no small one."""
+_open: list["_Compilations"] = []
+"""That listen, outermost first: a comparison, and the run in it."""
 
 
 def cache_folder(setting: str | None) -> pathlib.Path | None:
@@ -65,10 +67,12 @@ def keep_programs(setting: str | None) -> Iterator[None]:
     found = _Compilations()
     jax.monitoring.register_event_duration_secs_listener(found.took)
     jax.monitoring.register_event_listener(found.happened)
+    _open.append(found)
     try:
         yield
     finally:
         found.is_open = False
+        _open.remove(found)
         _log.info("%s", found.summary())
         if given is None and folder_in_use() is not None:
             jax.config.update("jax_compilation_cache_dir", None)
@@ -125,6 +129,8 @@ class _Compilations:
     def _tell(self, call: Call, seconds: float, *, was_read: bool) -> None:
         traced = self._prepared
         self._prepared = 0.0
+        if self is not _open[-1]:  # the run in it says so
+            return
         how = "read from the cache" if was_read else "compiled"
         place = f"{call.name} ({call.describe()})"
         _log.info("%s: %s in %.1f s, traced in %.1f s", place, how, seconds, traced)

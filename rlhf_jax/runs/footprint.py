@@ -147,8 +147,8 @@ def _most_temporaries(config: Config) -> int:
     shape = (max(rows, 1), width)
     trained = [spec for spec in tree_specs(config) if spec.is_trained]
     return sum(
-        kept_bytes("none", _architecture(config, spec), shape, _itemsize(config), mesh=None)
-        + 2 * tree_bytes(_tree(config, spec, None))
+        kept_bytes("none", architecture_of(config, spec), shape, _itemsize(config), mesh=None)
+        + 2 * tree_bytes(tree_shapes(config, spec, None))
         for spec in trained
     )
 
@@ -162,8 +162,8 @@ def run_shapes(config: Config, given: Given | None = None) -> Shapes:
     """
     section = config.model
     specs = tree_specs(config)
-    trained = {spec.role: _tree(config, spec, given) for spec in specs if spec.is_trained}
-    frozen = {spec.role: _tree(config, spec, given) for spec in specs if not spec.is_trained}
+    trained = {spec.role: tree_shapes(config, spec, given) for spec in specs if spec.is_trained}
+    frozen = {spec.role: tree_shapes(config, spec, given) for spec in specs if not spec.is_trained}
     dtype = section.compute_dtype or section.dtype
     rewards = {
         reward.label: abstract_params(
@@ -254,14 +254,26 @@ def device_bytes(
 _ROLES = {"ref": "reference"}
 
 
-def _tree(config: Config, spec: TreeSpec, given: Given | None) -> Params:
-    """The shapes of one tree."""
+def tree_shapes(config: Config, spec: TreeSpec, given: Given | None) -> Params:
+    """The shapes of one tree.
+
+    Args:
+      config: a whole run.
+      spec: the tree.
+      given: a model of one's own.
+    """
     if given is not None and spec.path is None:
         return jax.eval_shape(dict, given[1])
-    return abstract_params(_architecture(config, spec), spec.head, config.model.dtype)
+    return abstract_params(architecture_of(config, spec), spec.head, config.model.dtype)
 
 
-def _architecture(config: Config, spec: TreeSpec) -> ModelConfig:
+def architecture_of(config: Config, spec: TreeSpec) -> ModelConfig:
+    """Of one tree; a folder's config.json is read.
+
+    Args:
+      config: a whole run.
+      spec: the tree.
+    """
     path = spec.path or config.model.path
     if path is None:
         return ModelConfig.from_hf(config.model.config or {})
@@ -282,7 +294,7 @@ def _activations(config: Config, mesh: Mesh, work: Work) -> Part:
     for spec in tree_specs(config):
         if not spec.is_trained:
             continue
-        architecture = _architecture(config, spec)
+        architecture = architecture_of(config, spec)
         unrolled = Execution(layers=section.layers).unrolled(architecture.num_layers)
         name: str = section.remat
         if name == "auto":
@@ -297,7 +309,7 @@ def _sampling(config: Config, mesh: Mesh, work: Work, policy: Params) -> list[Pa
     if not work.cached_tokens:
         return []
     section = config.model
-    architecture = _architecture(config, tree_specs(config)[0])
+    architecture = architecture_of(config, tree_specs(config)[0])
     heads = architecture.num_kv_heads
     if config.rollout.mesh is not None:
         mesh = make_mesh(config.rollout.mesh, devices=list(mesh.devices.flat))

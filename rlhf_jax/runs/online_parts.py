@@ -202,17 +202,18 @@ def make_online_parts(
         chosen,
         graded,
         measure,
-        online_room(config, chosen, mesh),
+        online_room(config, mesh, width=chosen.width, completion=chosen.max_scored),
     )
 
 
-def online_room(config: Config, sampler: Sampler, mesh: Mesh) -> Room | None:
+def online_room(config: Config, mesh: Mesh, *, width: int, completion: int) -> Room | None:
     """Room for the completions of an update; None: a row each.
 
     Args:
       config: a whole run.
-      sampler: says how long completions can be.
       mesh: of the run.
+      width: tokens of a prompt and its completion at most.
+      completion: tokens of a completion at most.
     """
     packing = packing_of(config, mesh)
     sampling = config.algorithm.sampling
@@ -220,8 +221,8 @@ def online_room(config: Config, sampler: Sampler, mesh: Mesh) -> Room | None:
         return None
     batch = Sequences(
         number=config.training.batch_size * sampling.group_size // sampling.num_minibatches,
-        longest=sampler.width,
-        completion=sampler.max_scored,
+        longest=width,
+        completion=completion,
         # Minibatches are dealt row by row, which parts the completions of a prompt.
         group=sampling.group_size if sampling.num_minibatches == 1 else 1,
     )

@@ -115,7 +115,7 @@ def test_version(capsys):
         (
             [],
             "no command: train, evaluate, compare, data, export, generate, models, algorithms, "
-            "bench, quickstart (see rlhf-jax --help)",
+            "bench, plan, quickstart (see rlhf-jax --help)",
         ),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),

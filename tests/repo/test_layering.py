@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
 LAYERS = {
     "errors": 0,
     "programs": 0,
+    "target": 0,
     "types": 0,
     "ops": 1,
     "algorithms": 2,

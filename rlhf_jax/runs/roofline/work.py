@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rlhf_jax.models import ModelConfig
-from rlhf_jax.models.flops import BACKWARD, cache_reads, forward_flops
+from rlhf_jax.models.flops import BACKWARD, attention_flops, cache_reads, forward_flops
 from rlhf_jax.runs.roofline.passes import Pass
 from rlhf_jax.training.packing import lay_out, padding_of, pieces_of
 from rlhf_jax.types import TokenBatch
@@ -102,6 +102,16 @@ def flops_of(passes: Sequence[Pass], content: Content) -> int:
         forward = forward_flops(each.config, content.spans, predictions)
         total += forward * (1 + BACKWARD) if each.is_trained else forward
     return total
+
+
+def attention_of(passes: Sequence[Pass], content: Content) -> float:
+    """The part of `flops_of` that is attention's, as kernels compute it: their backward pass makes
+    the scores again, 5 products for the 2 of the forward pass (Dao et al. 2022, arXiv:2205.14135,
+    algorithm 4)."""
+    return sum(
+        attention_flops(each.config, content.spans) * (1 + 5 / 2 * each.is_trained)
+        for each in passes
+    )
 
 
 class Decoder(NamedTuple):

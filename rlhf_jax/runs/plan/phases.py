@@ -1,0 +1,182 @@
+"""Compiled programs as phases of a training step: what they hold, move and take."""
+
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from rlhf_jax.runs.footprint import Footprint
+from rlhf_jax.runs.plan.compiled import Collective, Facts, read_compiled
+from rlhf_jax.runs.plan.machines import Chip, Machine
+from rlhf_jax.runs.plan.program import Program
+from rlhf_jax.runs.plan.programs import Planned
+
+KERNELS = 0.6
+"""Share of the peak rate at which attention kernels are counted, as the compiler has no estimate of
+them."""
+_AT_ONCE = 2
+"""Programs compiled side by side: a compiler uses little more than one core."""
+_USED = re.compile(r"Used ([\d.]+)([KMGT]) of")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class Phase(NamedTuple):
+    """One program in a training step whose rows are as long as they may be."""
+
+    name: str
+    calls: float
+    """In a step; 0: before the first one."""
+    arguments: int
+    """Bytes of one device."""
+    temporaries: int
+    peak: int
+    """With whatever else the run holds meanwhile."""
+    flops: float
+    """Useful operations of a step, over all devices."""
+    compute: float
+    """Seconds of a step: the compiler's estimate where it has one (memory traffic is in it), else
+    useful operations at the peak rate."""
+    memory: float
+    """Seconds that reading and writing what must be read and written takes at least."""
+    network: float
+    """Seconds that sending takes at least, if one device sends to one other at its full rate."""
+    collectives: dict[str, tuple[float, float]]
+    """Kind -> (times, bytes of whole arrays) in one call."""
+    largest: tuple[Collective, ...]
+    kernels: float
+    """Calls of kernels of one's own."""
+    open_loops: tuple[str, ...]
+    compile_seconds: float
+    problem: str = ""
+    """Why it does not compile; the other figures are then 0 but for `peak`, where it is known."""
+
+    @property
+    def seconds(self) -> float:
+        """Of a step, where everything that can overlap does."""
+        return max(self.compute, self.memory, self.network)
+
+    @property
+    def seconds_apart(self) -> float:
+        """Of a step, where nothing is sent while something is computed."""
+        return max(self.compute, self.memory) + self.network
+
+    @property
+    def limit(self) -> str:
+        """What `seconds` consists of."""
+        sizes = {"compute": self.compute, "memory": self.memory, "network": self.network}
+        return max(sizes, key=lambda name: sizes[name])
+
+
+def compile_phases(
+    planned: Planned,
+    machine: Machine,
+    expected: Footprint,
+    *,
+    names: Sequence[str] = (),
+) -> tuple[Phase, ...]:
+    """Compiles the programs of a run.
+
+    Args:
+      planned: the run.
+      machine: that it is planned for.
+      expected: what it holds.
+      names: of the programs; none: all.
+    """
+    programs = [each for each in planned.programs if not names or each.name in names]
+    # Traced here, one after the other: tracing asks the context what it is for.
+    traced = [(each, each.lower()) for each in programs]
+
+    def phase(pair: tuple[Program, Any]) -> Phase:
+        return _phase(*pair, planned, machine, expected)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return tuple(pool.map(phase, traced))
+
+
+def _phase(
+    program: Program, lowered: Any, planned: Planned, machine: Machine, expected: Footprint
+) -> Phase:
+    held = expected.of("held") - device_bytes_of(program.reads)
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        seconds = time.perf_counter() - start
+        return _failed(program, str(error), held, seconds)
+    seconds = time.perf_counter() - start
+    facts = read_compiled(compiled.as_text(), planned.mesh.size, trips=program.trips)
+    sizes = compiled.memory_analysis()
+    chip = machine.chip
+    link = chip.link
+    if chip.between is not None and machine.hosts > 1:
+        link = chip.between
+    return Phase(
+        program.name,
+        program.calls,
+        int(sizes.argument_size_in_bytes),
+        int(sizes.temp_size_in_bytes),
+        max(held, 0) + _peak(sizes),
+        program.flops,
+        compute=_compute(program, facts, chip, planned.mesh),
+        memory=program.traffic / chip.bandwidth,
+        network=max(program.calls, 1) * facts.wire / link,
+        collectives=facts.by_kind(),
+        largest=facts.collectives[:5],
+        kernels=facts.kernels,
+        open_loops=facts.open_loops if program.trips == 1 else (),
+        compile_seconds=seconds,
+    )
+
+
+def _compute(program: Program, facts: Facts, chip: Chip, mesh: Mesh) -> float:
+    """Seconds of a step on one device."""
+    if not facts.cycles or chip.clock is None:
+        return program.flops / mesh.size / chip.flops
+    estimated = max(program.calls, 1) * facts.cycles / chip.clock
+    if not facts.kernels:
+        return estimated
+    return estimated + program.attention / mesh.size / (KERNELS * chip.flops)
+
+
+def _peak(sizes: Any) -> int:
+    """Bytes of one device: the allocator's own plan where the backend has one, else everything at
+    once; a result that takes the place of a donated argument counts once."""
+    all_at_once = (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        - sizes.alias_size_in_bytes
+        + sizes.temp_size_in_bytes
+    )
+    planned = int(getattr(sizes, "peak_memory_in_bytes", 0))
+    return planned or int(all_at_once)
+
+
+def device_bytes_of(tree: Any) -> int:
+    """Bytes that one device holds of shapes in their shards."""
+    return sum(
+        leaf.dtype.itemsize * _size(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _size(shape: Sequence[int]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def _failed(program: Program, message: str, held: int, seconds: float) -> Phase:
+    used = _USED.search(message)
+    peak = 0
+    if used is not None:
+        peak = max(held, 0) + round(float(used.group(1)) * _UNITS[used.group(2)])
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return Phase(
+        program.name, program.calls, 0, 0, peak, program.flops, 0.0, 0.0, 0.0, {}, (), 0.0, (),
+        compile_seconds=seconds, problem=lines[0][:300],
+    )  # fmt: skip

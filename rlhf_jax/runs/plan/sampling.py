@@ -1,0 +1,186 @@
+"""The programs that sample, on shapes alone."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rlhf_jax.config import Config
+from rlhf_jax.models import make_model
+from rlhf_jax.models.flops import attention_flops
+from rlhf_jax.rollout import SamplingParams
+from rlhf_jax.rollout.generate import windows
+from rlhf_jax.rollout.programs import Settings, Slots, make_programs
+from rlhf_jax.rollout.sampling import sampling_steps
+from rlhf_jax.runs.footprint import device_bytes, tree_bytes
+from rlhf_jax.runs.plan.program import Program, placed
+from rlhf_jax.runs.roofline.work import Stage, generation_stages, make_decoder
+from rlhf_jax.runs.trees import Loaded, execution
+from rlhf_jax.sharding import AXIS_RULES, make_mesh, row_shards
+from rlhf_jax.types import Model, Params
+
+
+class Layout(NamedTuple):
+    """How a run samples."""
+
+    mesh: Mesh
+    model: Model
+    params: Params
+    """As shapes."""
+    is_copy: bool
+    """They lie beside what is trained: cast, or laid out anew."""
+    itemsize: int
+
+
+def chunk_of(config: Config) -> int:
+    """Tokens decoded in one call."""
+    return min(config.rollout.chunk, config.rollout.max_new_tokens)
+
+
+def ring_of(config: Config) -> int:
+    """Places of a completion in the cache, at its longest."""
+    chunk = chunk_of(config)
+    return max(windows(config.rollout.max_new_tokens, chunk), default=chunk)
+
+
+def prompts_of(config: Config) -> int:
+    """Prompts of a generation batch."""
+    return config.rollout.prompts_per_batch or config.training.batch_size
+
+
+def slots_of(config: Config) -> int:
+    """Completions that decode together."""
+    rows = prompts_of(config) * config.algorithm.sampling.group_size
+    return min(config.rollout.slots or rows, rows)
+
+
+def sampling_programs(config: Config, mesh: Mesh, loaded: Loaded) -> Sequence[Program]:
+    """Reading the prompts, and decoding `rollout.chunk` tokens in every slot, as a run with
+    `rollout.slots` does; one without has both in one program.
+
+    Args:
+      config: a whole run.
+      mesh: of training.
+      loaded: trees of the run, as shapes.
+    """
+    rollout = config.rollout
+    sampling = config.algorithm.sampling
+    layout = layout_of(config, mesh, loaded)
+    shards = row_shards(layout.mesh)
+    slots = -(-slots_of(config) // shards) * shards
+    prompts = -(-prompts_of(config) // shards) * shards
+    programs: Any = make_programs(
+        layout.model,
+        Settings(
+            mesh=layout.mesh,
+            max_new_tokens=rollout.max_new_tokens,
+            eos_ids=(0,),
+            pad_id=0,
+            group_size=sampling.group_size,
+            buckets=(rollout.max_prompt_len,),
+            slots=slots,
+            chunk=chunk_of(config),
+            shards=shards,
+        ),
+    )
+    choice = SamplingParams(sampling.temperature, rollout.top_p, rollout.top_k, rollout.min_p)
+    steps = sampling_steps(choice)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    tokens = _numbers(prompts, rollout.max_prompt_len)
+    pool = _pinned(
+        jax.eval_shape(lambda p, t: programs.empty_pool(p, t, prompts), layout.params, tokens),
+        layout.mesh,
+    )
+    ring = _pinned(
+        jax.eval_shape(lambda p: programs.empty(p, slots, ring_of(config)), pool), layout.mesh
+    )
+    rows = Slots(*(_numbers(slots),) * 6, jax.ShapeDtypeStruct((slots,), jnp.bool_))
+    reading, decoding = _stages(config, layout, slots)
+    read = np.tile(np.array([[0, rollout.max_prompt_len]]), (config.training.batch_size, 1))
+    attended = float(attention_flops(layout.model.config, read))
+    reads = {} if layout.is_copy else {"policy": loaded.trained["policy"]}
+    all_rows = config.training.batch_size * sampling.group_size
+    chunks = -(-max(rollout.max_new_tokens - 1, 1) // chunk_of(config))
+    return (
+        Program(
+            "prefill",
+            lambda: programs.prefill.lower(
+                layout.params, pool, tokens, _numbers(prompts), 0, key, choice, steps=steps
+            ),
+            calls=-(-config.training.batch_size // prompts),
+            flops=reading.flops,
+            attention=attended,
+            traffic=reading.bytes,
+            reads=reads,
+        ),
+        Program(
+            "decode",
+            lambda: programs.chunk.lower(
+                layout.params, pool, ring, 0, rows, key, choice, steps=steps
+            ),
+            calls=-(-all_rows // slots) * chunks,
+            flops=decoding.flops,
+            attention=0.0,
+            traffic=decoding.bytes,
+            reads=reads,
+        ),
+    )
+
+
+def layout_of(config: Config, mesh: Mesh, loaded: Loaded) -> Layout:
+    """Mesh, functions and parameters of the sampler (`runs.sampling.make_sampler`).
+
+    Args:
+      config: a whole run.
+      mesh: of training.
+      loaded: trees of the run, as shapes.
+    """
+    section = config.model
+    where = mesh
+    model = loaded.model
+    if config.rollout.mesh is not None:
+        where = make_mesh(config.rollout.mesh, devices=list(mesh.devices.flat))
+        head = None if model.scores is None else "value"
+        model = make_model(model.config, mesh=where, head=head, **execution(config))
+    dtype = jnp.dtype(section.compute_dtype or section.dtype)
+    params: Params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, dtype), dict(loaded.trained["policy"])
+    )
+    is_copy = config.rollout.mesh is not None or dtype != jnp.dtype(section.dtype)
+    return Layout(where, model, placed(params, where, config), is_copy, dtype.itemsize)
+
+
+def _stages(config: Config, layout: Layout, slots: int) -> tuple[Stage, Stage]:
+    """What one device must do for the prompts and completions of a step: (prefill, decode), useful
+    operations of all devices and bytes of one."""
+    rollout = config.rollout
+    count = config.training.batch_size
+    group = config.algorithm.sampling.group_size
+    decoder = make_decoder(layout.model.config, layout.params, layout.itemsize)
+    asked = np.full(count, rollout.max_prompt_len, np.int64)
+    answers = np.full((count, group), rollout.max_new_tokens, np.int64)
+    stages = generation_stages(decoder, asked, answers, min(slots, count * group))
+    # Of the parameters a device holds its part, and of the caches that of its rows and heads: a
+    # smaller one, so this is what it reads at most.
+    held = device_bytes(layout.params, layout.mesh, replicate=config.mesh.replicate)
+    share = held / max(tree_bytes(layout.params), 1)
+    reading, decoding = (Stage(stage.flops, stage.bytes * share) for stage in stages)
+    return reading, decoding
+
+
+def _numbers(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _pinned(cache: Any, mesh: Mesh) -> Any:
+    """Where keys and values lie (`KVCache.pinned`)."""
+
+    def place(leaf: Any) -> jax.ShapeDtypeStruct:
+        lead: tuple[Any, ...] = (None,) * (leaf.ndim - 4)
+        spec = PartitionSpec(*lead, AXIS_RULES["batch"], AXIS_RULES["kv_heads"])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, cache)

@@ -1,0 +1,53 @@
+"""What programs are made for: the devices at hand, or machines that are compiled for without them.
+
+A few choices depend on the platform (which attention, how many layers are unrolled, how wide a
+chunk of the vocabulary is). They ask here, so that `rlhf-jax plan` on a laptop takes the choices of
+the pod that it plans for.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+
+
+class Target(NamedTuple):
+    """A machine that need not be there."""
+
+    platform: str
+    """As `jax.default_backend` names it: "cpu", "gpu" or "tpu"."""
+    memory: int | None = None
+    """Bytes of one device; None: ask the device."""
+
+
+_target: contextvars.ContextVar[Target | None] = contextvars.ContextVar("target", default=None)
+
+
+def platform() -> str:
+    """The platform that programs are made for: "cpu", "gpu" or "tpu"."""
+    target = _target.get()
+    return jax.default_backend() if target is None else target.platform
+
+
+def target_memory() -> int | None:
+    """Bytes of a device that is compiled for; None: the devices at hand can be asked."""
+    target = _target.get()
+    return None if target is None else target.memory
+
+
+@contextlib.contextmanager
+def compiling_for(target: Target) -> Iterator[None]:
+    """While this lasts, programs that are traced are made for another machine.
+
+    JAX keeps what it has traced by shapes alone: trace nothing here that was traced outside.
+
+    Args:
+      target: the machine.
+    """
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
