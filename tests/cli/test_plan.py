@@ -34,7 +34,7 @@ def test_prints_tables_and_writes_json(tiny_yaml, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--device", "v7x-8"], "none that can be planned for"),
-        (["--device", "cpux4", "--mesh", "fsdp=3"], "does not fit"),
+        (["--device", "cpux4", "--mesh", "fsdp=8"], "does not fit"),
         (["--device", "cpux4", "--mesh", "model=4"], "write data=4,fsdp=16"),
         (["--device", "cpux4", "--output", "nowhere/plan.json"], "lies in no folder"),
         ([], "--device"),

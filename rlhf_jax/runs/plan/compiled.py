@@ -27,7 +27,7 @@ _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _ASSIGNED = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _CALLED = re.compile(
     r"\b(calls|to_apply|body|condition|branch_computations|called_computations|true_computation"
-    r"|false_computation)=\{?(%?[\w.\-]+(?:, ?%?[\w.\-]+)*)"
+    r"|false_computation)=\{?(%[\w.\-]+(?:, ?%[\w.\-]+)*)"
 )
 _TRIPS = re.compile(r'known_trip_count[^}]*?n"?:\s*"?(\d+)')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')

@@ -119,7 +119,7 @@ def _phase(
         program.calls,
         int(sizes.argument_size_in_bytes),
         int(sizes.temp_size_in_bytes),
-        max(held, 0) + _peak(sizes),
+        max(held, 0) + _peak(sizes, planned.mesh),
         program.flops,
         compute=_compute(program, facts, chip, planned.mesh),
         memory=program.traffic / chip.bandwidth,
@@ -142,17 +142,13 @@ def _compute(program: Program, facts: Facts, chip: Chip, mesh: Mesh) -> float:
     return estimated + program.attention / mesh.size / (KERNELS * chip.flops)
 
 
-def _peak(sizes: Any) -> int:
-    """Bytes of one device: the allocator's own plan where the backend has one, else everything at
-    once; a result that takes the place of a donated argument counts once."""
-    all_at_once = (
-        sizes.argument_size_in_bytes
-        + sizes.output_size_in_bytes
-        - sizes.alias_size_in_bytes
-        + sizes.temp_size_in_bytes
-    )
-    planned = int(getattr(sizes, "peak_memory_in_bytes", 0))
-    return planned or int(all_at_once)
+def _peak(sizes: Any, mesh: Mesh) -> int:
+    """Bytes of one device: on TPUs the allocator's own plan. CPUs allocate all temporaries of a
+    program at once; a result that takes the place of a donated argument counts once."""
+    if mesh.devices.flat[0].platform == "tpu":
+        return int(sizes.peak_memory_in_bytes)
+    held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return int(held + sizes.temp_size_in_bytes)
 
 
 def device_bytes_of(tree: Any) -> int:
