@@ -59,6 +59,7 @@ def test_prints_completions(capsys, folder):
     assert main([*arguments, "--seed", "1"]) == 0 and capsys.readouterr().out != first
 
 
+@pytest.mark.slow
 def test_writes_json_lines_and_a_run_is_its_export(capsys, folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(folder, run / "export")
@@ -113,6 +114,7 @@ def test_a_rendered_prompt_that_is_wrapped_again_is_said(caplog, folder):
     assert "get a second wrapping" in told and told.endswith("(the first: prompt 2)")
 
 
+@pytest.mark.slow
 def test_stops(capsys, folder, tmp_path):
     arguments = ["generate", str(folder), "one", "--greedy", "--max-new-tokens", "8"]
     assert main(arguments) == 0

@@ -201,6 +201,7 @@ def test_model_mistakes_exit_with_4(capsys, config, tmp_path):
     assert "neither a run folder" in error_of(capsys, ["export", tmp_path, tmp_path / "out"], 4)
 
 
+@pytest.mark.slow
 def test_failed_training_exits_with_5(capsys, config, tmp_path):
     diverge = [
         "optimizer.learning_rate=1e38",

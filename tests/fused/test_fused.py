@@ -165,6 +165,7 @@ def test_fused_is_stepping_by_hand(policy, prompts, single):
     assert history.evaluations == {}
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_and_learning_rates_are_single_runs(policy, prompts, single):
     """To rounding, which sampling lets grow with the steps: not bit by bit."""
     model, params = policy

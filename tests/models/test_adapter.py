@@ -80,6 +80,7 @@ def test_a_reward_model_has_no_language_model_head():
         make_model(model.config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "layers", "sizes"),
     [

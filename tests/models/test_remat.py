@@ -75,6 +75,7 @@ def test_auto_is_one_choice_of_all_processes(qwen, monkeypatch):
     assert remat.choose(qwen[0], (2, 9), 4, mesh=None, unrolled=False) == "products"
 
 
+@pytest.mark.slow
 def test_packed_rows_are_remembered_too(qwen):
     """Documents, shared prompts and positions reach the pass that is computed again."""
     config, params = qwen

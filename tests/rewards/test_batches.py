@@ -215,6 +215,7 @@ def test_built_ins_are_not_called_with_batches():
         make_rewards([RewardConfig(function="math", batched=True)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("function", ["by_word", "by_word_async"])
 def test_a_function_of_ones_own_that_is_slow(function, batched):

@@ -76,6 +76,7 @@ def test_every_row_finished_by_its_first_token():
     assert (out.completion_mask.sum(1) == 1).all() and stats.tokens == stats.slot_steps == 15
 
 
+@pytest.mark.slow
 def test_utilisation_on_log_normal_lengths():
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(16), 0.8, 256).round().astype(int), 1, 64)
@@ -186,6 +187,7 @@ def keyed():
     return keys, generator(**KEYED)(policy()[1], TOKENS, LENGTHS, keys, SamplingParams())[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("some", "options"),
     [

@@ -120,6 +120,7 @@ def test_limits_of_rows(grouped):
     assert out.truncated.tolist() == [not ids or ids[-1] not in EOS for ids in expected]
 
 
+@pytest.mark.slow
 def test_one_token_one_prompt_of_one_token():
     out = run(TOKENS[:1, :1], LENGTHS[:1] * 0 + 1, max_new_tokens=1, eos_id=())
     assert (

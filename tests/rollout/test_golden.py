@@ -24,8 +24,8 @@ ONE_EACH = (
     "qwen2_sliding",
     "qwen3",
 )
-FAST = ("gemma2", "gemma3_text", "gpt2", "phi3_partial", "qwen2_sliding")
-"""What the other families have is in one of these; they are slow-marked."""
+FAST = ("gemma2", "qwen2_sliding")
+"""One with all mechanisms of attention and one with the commonest; the others are slow-marked."""
 NAMES = tuple(
     pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
     for name in sorted(GOLDEN["cases"])

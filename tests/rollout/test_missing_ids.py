@@ -65,6 +65,7 @@ def policy():
     return model, noisy(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [pytest.param(SamplingParams(1.5), marks=pytest.mark.slow), SamplingParams(0.0)],

@@ -31,7 +31,7 @@ def summary(caplog):
     "name, expected",
     [
         ("sft", {"evaluate": 2, "update": 1}),  # the last rows of the held-out split are few
-        ("dpo", {"reference": 1, "evaluate": 1, "update": 1}),
+        pytest.param("dpo", {"reference": 1, "evaluate": 1, "update": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_an_offline_run_has_three_programs(tiny_config, caplog, name, expected):
@@ -43,7 +43,7 @@ def test_an_offline_run_has_three_programs(tiny_config, caplog, name, expected):
     assert ", ".join(f"{count} {name}" for name, count in expected.items()) in summary(caplog)
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo"])
+@pytest.mark.parametrize("name", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_an_online_run_has_five_programs(online_config, caplog, name):
     """Completions are generated greedily, at evaluation, and for training."""
     caplog.set_level(logging.INFO)

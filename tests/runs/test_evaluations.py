@@ -200,6 +200,7 @@ def stopping_in_evaluation(number, asked):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 )

@@ -17,6 +17,7 @@ def run(config, caplog):
     return caplog.text
 
 
+@pytest.mark.slow
 def test_an_offline_run_with_a_small_rate(tiny_config, caplog):
     small = {"learning_rate": 1e-6}
     log = run(

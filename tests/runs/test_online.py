@@ -51,7 +51,9 @@ def rows_of(run_dir, split="train"):
     return [row for row in read_metrics(pathlib.Path(run_dir)) if row["split"] == split]
 
 
-@pytest.mark.parametrize("name", ["ppo", pytest.param("grpo", marks=pytest.mark.slow), "dapo"])
+@pytest.mark.parametrize(
+    "name", ["grpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ppo", "dapo"))]
+)
 def test_a_run_from_start_to_export(online_config, mixed_task, name, tmp_path):
     data, rewards = mixed_task
     algorithm = (
@@ -92,6 +94,7 @@ def test_a_run_from_start_to_export(online_config, mixed_task, name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_resume_gives_the_same_bits(online_config, name, tmp_path):
     """Stopped by a signal during step 3, after the checkpoint of step 2."""
@@ -213,6 +216,7 @@ def test_carried_groups_are_off_the_policy(online_config, mixed_task, num_miniba
     assert all(row["sampler/logp_diff"] < 1e-5 for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -284,6 +288,7 @@ def test_solved_prompts_are_retired(online_config, mixed_task):
     assert rows[-1]["data/groups_all_right"] <= rows[0]["data/groups_all_right"]
 
 
+@pytest.mark.slow
 def test_bad_graders_do_not_stop_a_run(online_config, tmp_path):
     """One hangs, one raises, one kills its process, one returns None: NaN for these completions,
     counted, and the run goes on."""
@@ -325,6 +330,7 @@ def test_slots_and_several_generation_batches_change_nothing_but_the_schedule(
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_reward_model_grades_and_starts_the_critic(online_config, tiny_config, tmp_path):
     rewards = train(
         tiny_config(

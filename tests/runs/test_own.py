@@ -178,6 +178,7 @@ def test_a_model_and_a_sampler_of_ones_own(online_config, even, tmp_path):
         train(dataclasses.replace(config, run_dir=str(tmp_path / "c")), progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chat", [False, True])
 def test_two_turns_with_an_environment(online_config, even, tmp_path, chat):
     """Its tokens are present and not chosen; trainer and sampler agree about all others."""
@@ -222,6 +223,7 @@ def test_two_turns_with_an_environment(online_config, even, tmp_path, chat):
     np.testing.assert_allclose(rows[0]["kl/ref"], 0.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_grader_of_ones_own(online_config, even):
     """It needs no reward function that the library knows."""
     data, rewards = even
@@ -259,6 +261,7 @@ def test_callbacks_see_every_step_and_may_stop(tiny_config):
     assert all(rows[step] == loss for step, loss in seen if step != result.steps)
 
 
+@pytest.mark.slow
 def test_record_and_replay_give_the_same_updates(online_config, even, tmp_path):
     """Without prompts, sampler and rewards: every training figure is the same."""
     data, rewards = even

@@ -152,6 +152,7 @@ def test_other_data_begin_with_their_first_row(tiny_config, tmp_path, caplog):
     assert train(changed(config, training={"num_epochs": 2})).steps == 5 + 8
 
 
+@pytest.mark.slow
 def test_what_cannot_be_started_from(tiny_config, tmp_path):
     first = tiny_config("sft", run_dir=tmp_path / "first", training={"max_steps": 4, **SHORT})
     train(first)
@@ -167,6 +168,7 @@ def test_what_cannot_be_started_from(tiny_config, tmp_path):
         assert exit_code(error.value) == code and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_format_is_refused(tiny_config, monkeypatch):
     """In one line that names both formats and the way on."""
     config = tiny_config("sft", training={"max_steps": 2, **SHORT})
@@ -306,6 +308,7 @@ def test_damaged_reference_logps_are_computed_anew(tiny_config, tmp_path, caplog
     assert {path: path.read_bytes() for path in kept} == kept
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hangups")
 def test_a_hangup_saves(tiny_config):
     config = tiny_config("sft", training={"max_steps": 400, "eval_every": 0, "save_every": 0})
@@ -340,6 +343,7 @@ def test_room_is_compared_at_the_start(tiny_config, monkeypatch, caplog, free, t
     assert (line.levelname == "WARNING") == (free < 10**9)
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_exporting_costs_nothing(tiny_config, monkeypatch):
     from rlhf_jax.models import export
 
@@ -362,6 +366,7 @@ def test_a_full_disk_while_exporting_costs_nothing(tiny_config, monkeypatch):
     assert train(config).export_dir.joinpath("model.safetensors").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_every_command(tiny_config, capsys, monkeypatch):
     from rlhf_jax.cli.main import main
 

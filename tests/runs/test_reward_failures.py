@@ -117,6 +117,7 @@ def test_batches_without_one_grade_end_the_run(judged_by):
         train(judged_by("silent", max_ungraded=2), progress=False)
 
 
+@pytest.mark.slow
 def test_a_result_of_another_length_ends_the_run_and_nothing_is_lost(
     judged_by, monkeypatch, caplog
 ):
@@ -140,6 +141,7 @@ def test_a_result_of_another_length_ends_the_run_and_nothing_is_lost(
     assert "since the last checkpoint is lost: [Errno 28] No space left on device" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_a_function_logs_arrives(judged_by):
     config = judged_by("logs")
     data = dataclasses.replace(config.data, eval_size=4)

@@ -61,6 +61,7 @@ def checked(config, names):
     return {row.name: row for row in found.rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "names"),
     [
@@ -76,6 +77,7 @@ def test_offline(tiny_config, name, names):
         assert rows["update"].flops / rows["score"].flops == pytest.approx(3, rel=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["grpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "dapo"))]
 )
@@ -86,6 +88,7 @@ def test_online(online_config, name):
     assert rows["generate"].compile_seconds > 0
 
 
+@pytest.mark.slow
 def test_programs_of_their_own_are_rows(online_config):
     """With slots, prompts are read and completions decoded by different programs."""
     config = online_config("grpo", rollout={"slots": 4, "chunk": 2})
@@ -135,6 +138,7 @@ def test_refuses_no_rounds_and_recorded_batches(tiny_config, online_config, tmp_
         roofline(config)
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_as_it_trains(tiny_config, monkeypatch, tmp_path):
     """The update of a round is the run's: the same losses on the same data."""
     config = tiny_config("sft")
@@ -291,6 +295,7 @@ def test_a_generation_does_not_pay_for_compiling(online_config, tmp_path):
     assert sample.seconds < late.compile_seconds
 
 
+@pytest.mark.slow
 def test_devices_are_described(tiny_config):
     config = tiny_config("sft", mesh={"data": 2})
     found = roofline(config, repeats=1)

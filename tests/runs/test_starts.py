@@ -114,6 +114,7 @@ def test_other_stops_rule_and_keep_the_place_in_the_prompts(online_config, tmp_p
     assert rows_of(result.run_dir)[0]["data/epoch"] == pytest.approx(20 / 48)
 
 
+@pytest.mark.slow
 def test_a_refused_resume_changes_nothing_on_disk(tiny_config, monkeypatch):
     config = tiny_config("sft", training={"max_steps": 4, **SHORT})
     train(config)
@@ -193,7 +194,7 @@ def test_fewer_steps_than_are_made_are_answered_with_what_works(tiny_config):
     assert train(changed(config, training={"max_steps": 5})).steps == 5
 
 
-@pytest.mark.parametrize("is_online", [False, True])
+@pytest.mark.parametrize("is_online", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_without_held_out_rows_says_that_nothing_is_evaluated(
     tiny_config, online_config, caplog, is_online
 ):

@@ -33,7 +33,9 @@ def params_of(folder, head=None):
     return [np.asarray(x) for x in jax.tree.leaves(load_pretrained(folder, head=head)[1])]
 
 
-@pytest.mark.parametrize("name", ["sft", "reward_model", "dpo"])
+@pytest.mark.parametrize(
+    "name", ["dpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sft", "reward_model"))]
+)
 def test_a_run_learns_and_leaves_a_whole_folder(name, tiny_config):
     config = tiny_config(name, training={"max_steps": 24, "eval_every": 0})
     result = train(config)
@@ -168,6 +170,7 @@ def test_non_finite_updates_are_skipped_then_stop_the_run(tiny_config, caplog):
     assert rows[-1]["update/skipped_in_a_row"] == 3
 
 
+@pytest.mark.slow
 def test_evaluate_agrees_with_the_run(tiny_config):
     config = tiny_config("dpo", training={"max_steps": 6, "eval_every": 0})
     start = dataclasses.replace(
@@ -201,6 +204,7 @@ def test_evaluate_agrees_with_the_run(tiny_config):
         )
 
 
+@pytest.mark.slow
 def test_export_of_a_checkpoint(tiny_config, tmp_path):
     config = tiny_config(
         "reward_model",

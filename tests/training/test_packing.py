@@ -108,7 +108,7 @@ def quick(names, default):
     ]
 
 
-@pytest.mark.parametrize("name", quick(OFFLINE, ("sft", "sigmoid")))
+@pytest.mark.parametrize("name", quick(OFFLINE, ("sft",)))
 def test_packed_offline_equals_rows(name):
     config = OFFLINE[name]
     batch = make_batch(config.data)
@@ -128,7 +128,7 @@ def one_prompt(batch, group):
     return jnp.asarray(np.where(prompts, tokens[:, :1], tokens).reshape(shape))
 
 
-@pytest.mark.parametrize("name", quick(ONLINE, ("grpo", "ppo")))
+@pytest.mark.parametrize("name", quick(ONLINE, ("grpo",)))
 def test_packed_online_equals_rows(name):
     config = ONLINE[name]
     fields = dict.fromkeys(("old_logps", "ref_logps", "values"))
@@ -220,6 +220,7 @@ def test_a_part_is_read_not_scattered():
     assert max(scattered(jax.make_jaxpr(part)(batch).jaxpr)) == 2 * len(batch.mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"width": 64}, {"longest": 5}])
 def test_what_breaks_a_room_is_no_silent_loss(change):
     """A room that is too small by mistake makes the step fail and a score NaN."""
@@ -252,6 +253,7 @@ def test_a_part_holds_its_examples_and_no_others():
     assert float(metrics["loss/total"]) == 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick(("grpo", "sigmoid", "ppo"), ("grpo",)))
 def test_a_mesh_changes_nothing(name):
     config = {**ONLINE, **OFFLINE}[name]
@@ -267,6 +269,7 @@ def test_a_mesh_changes_nothing(name):
     same(state.params, packed_state.params)
 
 
+@pytest.mark.slow
 def test_ragged_steps_compile_once():
     """50 batches of other lengths: other numbers of parts, the same program."""
     config = GRPOConfig(group_size=4)
