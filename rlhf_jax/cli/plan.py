@@ -122,11 +122,17 @@ def row_of(phase: Any) -> list[str]:
         calls,
         gigabytes(phase.peak),
         gigabytes(phase.temporaries),
-        f"{phase.flops / 1e12:,.4g}",
+        teraflops(phase.flops),
         *(f"{seconds:.3g}" for seconds in times),
         phase.limit if any(times) else "-",
         f"{phase.compile_seconds:.0f}",
     ]
+
+
+def teraflops(flops: float) -> str:
+    """Three digits at least."""
+    count = flops / 1e12
+    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
 
 
 def axes(mesh: dict[str, int]) -> str:

@@ -176,9 +176,15 @@ def devices_of(machine: Machine) -> Devices:
 
 
 def _tpu(machine: Machine) -> Sequence[Any]:
-    # The library asks a service of Google's machines who they are, and lets one process in.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # The library would ask a service of Google's machines what it is on, and let one process in.
+    kind = "v5litepod" if machine.kind == "v5e" else machine.kind
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": f"{kind}-{machine.count}",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }.items():
+        os.environ.setdefault(name, value)
     sides = [int(side) for side in machine.shape.split("x")]
     options: dict[str, Any] = {}
     if machine.kind == "v5p" and all(side % 4 == 0 for side in sides):
