@@ -85,9 +85,9 @@ def show(title: str, found: Any) -> None:
         numbers=len(COLUMNS) - 1,
     )
     rows = [
-        (phase.name, kind, f"{times:,.0f}", gigabytes(size))
+        (phase.name, kind, f"{total.executed:,.0f}", gigabytes(total.bytes))
         for phase in found.phases
-        for kind, (times, size) in phase.collectives.items()
+        for kind, total in sorted(phase.collectives.items(), key=lambda item: -item[1].bytes)
     ]
     if rows:
         print_table("collectives of a call", ("program", "kind", "times", "GB"), rows, numbers=2)

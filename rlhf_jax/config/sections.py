@@ -39,8 +39,12 @@ class ModelSection:
     save_attention, full that takes at most a quarter of a device's memory."""
     layers: Literal["auto", "scan", "unroll"] = "auto"
     """Layers in a compiled loop or unrolled; auto: a loop when the model is deep."""
-    attention: Literal["auto", "blocked", "dot_product", "xla"] = "auto"
-    """Attention implementation; auto: the fastest one on this hardware."""
+    attention: Literal["auto", "blocked", "splash", "cudnn", "dot_product", "xla"] = "auto"
+    """Attention implementation. blocked: for CPUs; splash: kernels for TPUs (rows a multiple of 128
+    tokens); cudnn: flash attention for NVIDIA GPUs (compute_dtype=bfloat16); dot_product, xla:
+    everywhere, all scores of a row in memory. auto: blocked on CPU, splash on TPU where it can,
+    else dot_product, or xla for a model with a softcap. One that is named and cannot is an
+    error."""
     context: int | None = None
     """Longest row in tokens that longrope and dynamic NTK scalings are set for, the same for every
     row and width (vLLM's max_model_len); null: the run's longest row (data.max_length, online

@@ -206,6 +206,7 @@ def full_attention(
             softcap=config.attention_softcap,
             scale=config.attention_scale,
             implementation=execution.attention,
+            mesh=execution.mesh,
         )
         return mixed, (k, v)
 
@@ -266,8 +267,7 @@ def embed(
       tokens: [B, T].
       positions: [B, T] or [1, T]; read with learned positions only.
     """
-    x = lookup(outer.embed.embedding[...], tokens, execution.mesh)
-    x = x if execution.compute_dtype is None else x.astype(execution.compute_dtype)
+    x = lookup(outer.embed.embedding[...], tokens, execution.mesh, execution.compute_dtype)
     if config.scale_embeddings:
         x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
     if config.rope is None:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.programs import named, times
+from rlhf_jax.programs import jitted, named, times
 from rlhf_jax.sharding import batch_sharding, row_shards
 from rlhf_jax.types import Model, Params
 
@@ -71,7 +71,7 @@ def make_model_rewards(
     """
     score = named(
         "reward model",
-        jax.jit(make_last_score(model)),
+        jitted(make_last_score(model)),
         lambda params, tokens, mask: f"{times(*tokens.shape)} tokens",
     )
     shards = row_shards(mesh)

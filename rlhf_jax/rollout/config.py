@@ -47,8 +47,9 @@ class RolloutConfig:
     """Folder of `record` whose batches the updates get, in place of sampling, grading and scoring:
     to debug an update, to time it alone, to report a fault."""
     mesh: MeshConfig | None = None
-    """Another layout of the parameters for generation, such as {tensor: 8}; null: the layout of
-    training."""
+    """The layout of the parameters for generation, such as {data: 8, tensor: 8}; null: that of
+    training, or where `mesh.fsdp` divides the weights, which every token would gather, one that is
+    chosen from heads, bytes and memory and told in the log. Give the training mesh to keep it."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "max_prompt_len", "chunk"):

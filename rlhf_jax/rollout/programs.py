@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from rlhf_jax.programs import named, times
+from rlhf_jax.programs import jitted, named, times
 from rlhf_jax.rollout.generate import (
     Cache,
     Decoding,
@@ -159,12 +159,12 @@ def make_programs(model: Model, settings: Settings) -> Programs:
         return state.cache, *for_host(tokens, logps, state.produced, state.active)
 
     return Programs(
-        whole=named("generate", jax.jit(whole, static_argnames="steps"), _whole_shape),
+        whole=named("generate", jitted(whole, static_argnames="steps"), _whole_shape),
         lay_out=functools.partial(lay_out, model),
         empty_pool=jax.jit(empty_pool, static_argnums=2),
         prefill=named(
             "prefill",
-            jax.jit(prefill, static_argnames="steps", donate_argnames="pool"),
+            jitted(prefill, static_argnames="steps", donate_argnames="pool"),
             _prefill_shape,
         ),
         empty=jax.jit(
@@ -172,7 +172,7 @@ def make_programs(model: Model, settings: Settings) -> Programs:
         ),
         chunk=named(
             "decode",
-            jax.jit(decode, static_argnames="steps", donate_argnames="ring"),
+            jitted(decode, static_argnames="steps", donate_argnames="ring"),
             _decode_shape,
         ),
         grow=jax.jit(

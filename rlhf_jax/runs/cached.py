@@ -18,7 +18,7 @@ from rlhf_jax.data import Loader
 from rlhf_jax.data.digest import StaleError, keep_array, kept_array
 from rlhf_jax.io.disk import naming
 from rlhf_jax.io.fingerprint import params_fingerprint
-from rlhf_jax.programs import last_batch, named
+from rlhf_jax.programs import jitted, last_batch, named
 from rlhf_jax.runs.parts import context_of
 from rlhf_jax.sharding import place_batch
 from rlhf_jax.training import make_score
@@ -36,7 +36,7 @@ def jitted_scores(scores: Mapping[str, Score]) -> JittedScores:
     Args:
       scores: `Algorithm.cached`.
     """
-    return named("reference", jax.jit(make_score(scores)), last_batch)
+    return named("reference", jitted(make_score(scores)), last_batch)
 
 
 def cached_scores(

@@ -31,6 +31,7 @@ from rlhf_jax.rollout import Sampler
 from rlhf_jax.runs.cached import cached_scores, jitted_scores, precision_of
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.export import architecture_of, find_run, load_checkpoint
+from rlhf_jax.runs.footprint import device_bytes
 from rlhf_jax.runs.offline import jitted_evaluation
 from rlhf_jax.runs.parts import (
     check_batch,
@@ -39,6 +40,7 @@ from rlhf_jax.runs.parts import (
     make_tokenizer,
     packing_of,
 )
+from rlhf_jax.runs.rollout_layout import cached_tokens, with_rollout_mesh
 from rlhf_jax.runs.sampling import held_out_prompts, make_grader, make_prompts, make_sampler
 from rlhf_jax.runs.stops import with_run_stops
 from rlhf_jax.runs.trees import execution, load_policy, load_reference
@@ -229,6 +231,17 @@ def measuring(config: MeasureConfig) -> Iterator[Measuring]:
     model, params = load_policy(config, mesh, None)
     check_vocabulary(model, tokenizer)
     temperature = config.evaluation.temperature
+    config = with_rollout_mesh(
+        config,
+        mesh,
+        model,
+        held=device_bytes(params, mesh, replicate=config.mesh.replicate),
+        cached=cached_tokens(
+            config,
+            prompt_width=max(prompts.buckets),
+            group_size=max(config.evaluation.samples, 1),
+        ),
+    )
     sampler = make_sampler(
         config,
         mesh,

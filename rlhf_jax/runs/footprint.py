@@ -19,7 +19,7 @@ from rlhf_jax.models.transformer import Execution
 from rlhf_jax.rewards.registry import MODEL, model_path
 from rlhf_jax.runs.resident import available_bytes
 from rlhf_jax.runs.trees import Given, TreeSpec, tree_specs
-from rlhf_jax.sharding import infer_shardings, make_mesh, row_shards
+from rlhf_jax.sharding import infer_shardings, mesh_over, row_shards
 from rlhf_jax.training import make_optimizers
 from rlhf_jax.types import Params
 
@@ -191,14 +191,12 @@ def footprint(config: Config, mesh: Mesh, work: Work, given: Given | None = None
     def size(tree: Params, roles: Collection[str] = ()) -> int:
         return device_bytes(tree, mesh, replicate=replicate, roles=roles)
 
-    trees = {**shapes.trained, **{_ROLES.get(role, role): t for role, t in shapes.frozen.items()}}
-    trees |= {f"reward model {label}": tree for label, tree in shapes.rewards.items()}
-    parts = [Part(f"parameters: {name}", "held", size(tree)) for name, tree in trees.items()]
+    *parts, moments = _held(config, mesh, shapes)
     if config.model.reference is not None and config.algorithm.models.reference == "once":
         # Of the policy's architecture; it leaves before there are moments and gradients.
         once = size(shapes.trained["policy"])
         parts.append(Part("parameters: reference, left before the first step", "start", once))
-    parts.append(Part("optimizer moments", "held", size(shapes.moments, shapes.trained)))
+    parts.append(moments)
     parts += [
         Part(name, "update", size(tree, shapes.trained))
         for name, tree in gradients(shapes.trained, is_summed=work.is_summed).items()
@@ -251,7 +249,42 @@ def device_bytes(
     )
 
 
+def cache_bytes(architecture: ModelConfig, mesh: Mesh, tokens: int, dtype: str) -> int:
+    """Bytes of keys and values on each device.
+
+    Args:
+      architecture: of the policy.
+      mesh: that rows and heads are divided over.
+      tokens: over all devices.
+      dtype: of keys and values.
+    """
+    heads = -(-architecture.num_kv_heads // dict(mesh.shape).get("tensor", 1))
+    of_token = 2 * architecture.num_layers * heads * architecture.head_dim
+    return -(-tokens // row_shards(mesh)) * of_token * jnp.dtype(dtype).itemsize
+
+
+def held_bytes(config: Config, mesh: Mesh, given: Given | None = None) -> int:
+    """Bytes that each device holds throughout: parameters and moments.
+
+    Args:
+      config: a whole run.
+      mesh: of the run.
+      given: a model of one's own.
+    """
+    return sum(part.bytes for part in _held(config, mesh, run_shapes(config, given)))
+
+
 _ROLES = {"ref": "reference"}
+
+
+def _held(config: Config, mesh: Mesh, shapes: Shapes) -> list[Part]:
+    def size(tree: Params, roles: Collection[str] = ()) -> int:
+        return device_bytes(tree, mesh, replicate=config.mesh.replicate, roles=roles)
+
+    trees = {**shapes.trained, **{_ROLES.get(role, role): t for role, t in shapes.frozen.items()}}
+    trees |= {f"reward model {label}": tree for label, tree in shapes.rewards.items()}
+    parts = [Part(f"parameters: {name}", "held", size(tree)) for name, tree in trees.items()]
+    return [*parts, Part("optimizer moments", "held", size(shapes.moments, shapes.trained))]
 
 
 def tree_shapes(config: Config, spec: TreeSpec, given: Given | None) -> Params:
@@ -310,14 +343,11 @@ def _sampling(config: Config, mesh: Mesh, work: Work, policy: Params) -> list[Pa
         return []
     section = config.model
     architecture = architecture_of(config, tree_specs(config)[0])
-    heads = architecture.num_kv_heads
     if config.rollout.mesh is not None:
-        mesh = make_mesh(config.rollout.mesh, devices=list(mesh.devices.flat))
-    tensor = dict(mesh.shape).get("tensor", 1)
-    of_token = 2 * architecture.num_layers * -(-heads // tensor) * architecture.head_dim
-    tokens = -(-work.cached_tokens // row_shards(mesh))
-    parts = [Part("generation caches", "sampling", tokens * of_token * _itemsize(config))]
+        mesh = mesh_over(mesh, config.rollout.mesh)
     dtype = section.compute_dtype or section.dtype
+    size = cache_bytes(architecture, mesh, work.cached_tokens, dtype)
+    parts = [Part("generation caches", "sampling", size)]
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     execution = Execution(layers=section.layers)
     if on_cpu and execution.decodes_unrolled(architecture.num_layers):

@@ -16,10 +16,10 @@ from rlhf_jax.loops.offline import Step
 from rlhf_jax.models.remat import device_memory
 from rlhf_jax.programs import batch_shape, last_batch, named
 from rlhf_jax.rollout import GeneratorSampler
-from rlhf_jax.rollout.generate import windows
 from rlhf_jax.runs.footprint import Footprint, Work, footprint
 from rlhf_jax.runs.online_parts import OnlineParts
 from rlhf_jax.runs.resident import peak_resident_bytes
+from rlhf_jax.runs.rollout_layout import cached_tokens
 from rlhf_jax.runs.session import Session
 from rlhf_jax.runs.trees import Given
 from rlhf_jax.training import TrainState
@@ -166,13 +166,9 @@ def online_work(parts: OnlineParts) -> Work:
 
 def _cached_tokens(parts: OnlineParts) -> int:
     """Places of the built-in sampler's caches when completions are longest."""
-    rollout = parts.config.rollout
-    prompts = rollout.prompts_per_batch or parts.config.training.batch_size
-    completions = prompts * parts.sampling.group_size
-    slots = min(rollout.slots or completions, completions)
-    chunk = min(rollout.chunk, rollout.max_new_tokens)
-    ring = max(windows(rollout.max_new_tokens, chunk), default=0)
-    return prompts * (parts.sampler.width - parts.sampler.max_scored) + slots * ring
+    width = parts.sampler.width - parts.sampler.max_scored
+    group_size = parts.sampling.group_size
+    return cached_tokens(parts.config, prompt_width=width, group_size=group_size)
 
 
 def table(expected: Footprint, devices: int, room: float) -> Iterator[str]:

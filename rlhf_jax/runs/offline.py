@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from rlhf_jax import programs
 from rlhf_jax.algorithms import make_algorithm
 from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, Loader, make_loader, prefetch
@@ -277,7 +278,7 @@ def with_scores(batches: Iterator[Any], cached: dict[str, np.ndarray]) -> Iterat
 
 def jitted_evaluation(algorithm: Algorithm) -> EvalStep:
     """The compiled evaluation of a loss."""
-    return named("evaluate", jax.jit(make_eval_step(algorithm)), last_batch)
+    return named("evaluate", programs.jitted(make_eval_step(algorithm)), last_batch)
 
 
 def jitted(update: UpdateStep, *, shardings: Any) -> Step:
@@ -287,4 +288,4 @@ def jitted(update: UpdateStep, *, shardings: Any) -> Step:
         key, step_key = jax.random.split(state.key)
         return update(state._replace(key=key), frozen, batch, step_key)
 
-    return jax.jit(step, donate_argnums=0, out_shardings=shardings)
+    return programs.jitted(step, donate_argnums=0, out_shardings=shardings)

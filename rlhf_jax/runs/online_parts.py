@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
 from rlhf_jax.algorithms import make_algorithm
@@ -15,9 +14,10 @@ from rlhf_jax.loops.collect import Collector
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import make_batch, widths
 from rlhf_jax.loops.online import Score
-from rlhf_jax.programs import last_batch, named
+from rlhf_jax.programs import jitted, last_batch, named
 from rlhf_jax.rewards.judging import make_judge
 from rlhf_jax.rollout import Sampler, Watch
+from rlhf_jax.runs.footprint import held_bytes
 from rlhf_jax.runs.parts import (
     check_online_batch,
     check_positions,
@@ -26,6 +26,7 @@ from rlhf_jax.runs.parts import (
     packing_of,
 )
 from rlhf_jax.runs.replay import Replay
+from rlhf_jax.runs.rollout_layout import cached_tokens, with_rollout_mesh
 from rlhf_jax.runs.sampling import make_grader, make_prompts, make_sampler
 from rlhf_jax.runs.stops import warn_of_hidden_tags
 from rlhf_jax.runs.trees import Given, Loaded, load_trees
@@ -115,8 +116,8 @@ class OnlineParts(NamedTuple):
         fill = wrap(
             named(
                 "score",
-                jax.jit(
-                    make_score(needs, num_microbatches=microbatches),
+                jitted(
+                    make_score(needs, num_microbatches=microbatches, mesh=self.mesh),
                     out_shardings=batch_sharding(self.mesh),
                 ),
                 last_batch,
@@ -165,6 +166,13 @@ def make_online_parts(
     buckets = prompts.buckets if held_out is None else (*prompts.buckets, *held_out.buckets)
     built_in = None
     if loaded.model.decode is not None:
+        config = with_rollout_mesh(
+            config,
+            mesh,
+            loaded.model,
+            held=held_bytes(config, mesh, given),
+            cached=cached_tokens(config, prompt_width=max(buckets), group_size=sampling.group_size),
+        )
         built_in = make_sampler(
             config,
             mesh,

@@ -14,7 +14,7 @@ from rlhf_jax.io.disk import naming
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.stops import with_run_stops
 from rlhf_jax.sharding import row_shards
-from rlhf_jax.training import MovementCheck, peak_rate, warmup_length
+from rlhf_jax.training import MovementCheck, check_rows, peak_rate, warmup_length
 from rlhf_jax.types import Model, Trained, Trees
 
 _log = logging.getLogger(__name__)
@@ -22,18 +22,15 @@ _log = logging.getLogger(__name__)
 
 def check_batch(config: Config, mesh: Mesh) -> None:
     """Refuses batch sizes that the mesh and the microbatches do not divide."""
-    shards = row_shards(mesh)
     training = config.training
-    micro = training.num_microbatches
-    for name, size, parts, why in (
-        ("batch_size", training.batch_size, micro * shards, f", num_microbatches = {micro})"),
-        ("eval_batch_size", training.eval_batch_size or training.batch_size, shards, ")"),
-    ):
-        if size % parts:
-            raise ValueError(
-                f"training.{name}={size} must be a multiple of {parts} (mesh data x fsdp = {shards}"
-                + why
-            )
+    check_rows(
+        training.batch_size,
+        num_microbatches=training.num_microbatches,
+        mesh=mesh,
+        name="training.batch_size",
+    )
+    rows = training.eval_batch_size or training.batch_size
+    check_rows(rows, mesh=mesh, name="training.eval_batch_size")
 
 
 def check_online_batch(config: Config, mesh: Mesh) -> None:

@@ -1,6 +1,13 @@
 """One device mesh, and two tables that say how arrays lie on it."""
 
-from rlhf_jax.sharding.mesh import BATCH_AXES, MESH_AXES, MeshConfig, make_mesh, row_shards
+from rlhf_jax.sharding.mesh import (
+    BATCH_AXES,
+    MESH_AXES,
+    MeshConfig,
+    make_mesh,
+    mesh_over,
+    row_shards,
+)
 from rlhf_jax.sharding.place import needs_blocking, place_batch
 from rlhf_jax.sharding.rules import (
     AXIS_RULES,
@@ -22,6 +29,7 @@ __all__ = [
     "constrain",
     "infer_shardings",
     "make_mesh",
+    "mesh_over",
     "needs_blocking",
     "place_batch",
     "replicated",

@@ -3,10 +3,13 @@
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -81,6 +84,10 @@ def make_mesh(
     """A mesh with axes ``("data", "fsdp", "tensor")`` and Auto axis types (sharding is propagated
     by the compiler).
 
+    Devices are arranged by their places in the network, the axes that talk most next to each other.
+    Every factorisation of the number of devices gives a mesh. Of several TPU slices each holds
+    whole `fsdp` and `tensor` axes, and `data` goes over the slower network between them.
+
     Args:
       config: axis sizes; an axis left out of a mapping has size 1.
       devices: the devices to use; all of them when None. A mesh smaller than that uses the first
@@ -90,8 +97,35 @@ def make_mesh(
       The mesh.
 
     Raises:
+      ValueError: an unknown axis, a size below 1, sizes that do not fit the devices, or a `data`
+        that does not divide over the slices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = _sizes(config, len(devices))
+    return _mesh(_arranged(sizes, devices[: math.prod(sizes.values())]))
+
+
+def mesh_over(mesh: Mesh, config: MeshConfig | Mapping[str, int]) -> Mesh:
+    """Another mesh over the devices of one, in its order.
+
+    Arranged anew, the devices of another shape would come in another order, and what moves from
+    one mesh to the other would move between devices that need not talk.
+
+    Args:
+      mesh: whose devices.
+      config: axis sizes; an axis left out of a mapping has size 1. A mesh smaller than the other
+        one uses its first devices and says so in the log.
+
+    Raises:
       ValueError: an unknown axis, a size below 1, or sizes that do not fit the devices.
     """
+    sizes = _sizes(config, mesh.size)
+    taken = mesh.devices.reshape(-1)[: math.prod(sizes.values())]
+    return _mesh(taken.reshape(_shape(sizes)))
+
+
+def _sizes(config: MeshConfig | Mapping[str, int], count: int) -> dict[str, int]:
+    """Axis sizes for this many devices; says where they do not use all of them."""
     if not isinstance(config, MeshConfig):
         unknown = sorted(set(config) - set(MESH_AXES))
         if unknown:
@@ -101,17 +135,53 @@ def make_mesh(
         config = MeshConfig(
             data=config.get("data", 1), fsdp=config.get("fsdp", 1), tensor=config.get("tensor", 1)
         )
-    devices = list(jax.devices() if devices is None else devices)
-    sizes = config.sizes(len(devices))
+    sizes = config.sizes(count)
     used = math.prod(sizes.values())
-    if used < len(devices):
+    if used < count:
         if jax.process_count() > 1:
             raise ValueError(
-                f"mesh {sizes} uses {used} of {len(devices)} devices; with several processes it "
+                f"mesh {sizes} uses {used} of {count} devices; with several processes it "
                 "must use all of them"
             )
-        _log.warning("mesh %s uses %d of %d devices", sizes, used, len(devices))
-    shape = tuple(sizes[name] for name in MESH_AXES)
-    return jax.make_mesh(
-        shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices[:used]
+        _log.warning("mesh %s uses %d of %d devices", sizes, used, count)
+    return sizes
+
+
+def _shape(sizes: Mapping[str, int]) -> list[int]:
+    return [sizes[name] for name in MESH_AXES]
+
+
+def _mesh(devices: np.ndarray) -> Mesh:
+    return Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _arranged(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices [data, fsdp, tensor] by their places in the network."""
+    shape = _shape(sizes)
+    # Slices of TPUs have a network of their own each. Where GPUs stand in several hosts any axis
+    # may go over all of them.
+    on_tpu = devices[0].platform == "tpu"
+    counts = Counter(getattr(device, "slice_index", 0) for device in devices if on_tpu)
+    if len(counts) < 2:
+        try:
+            # `jax.make_mesh` refuses to split a physical axis (v6e 8x8 as 16 x 4).
+            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        except AssertionError as error:  # that is how it says so
+            raise ValueError(
+                f"mesh {dict(sizes)}: {len(devices)} chips in a row are no box of the slice; use "
+                "all devices, or such a box of them"
+            ) from error
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"mesh {dict(sizes)} takes {', '.join(map(str, counts.values()))} devices of "
+            f"{len(counts)} slices; it must take as many of each"
+        )
+    if sizes["data"] % len(counts):
+        raise ValueError(
+            f"mesh.data={sizes['data']} must be a multiple of {len(counts)}, the number of slices: "
+            "only data goes over the network between them"
+        )
+    within = [sizes["data"] // len(counts), *shape[1:]]
+    return mesh_utils.create_hybrid_device_mesh(
+        within, [len(counts), 1, 1], devices, allow_split_physical_axes=True
     )

@@ -22,6 +22,7 @@ from rlhf_jax.training.state import (
 from rlhf_jax.training.step import Assemble, make_score, make_step, union
 from rlhf_jax.training.update import (
     UpdateStep,
+    check_rows,
     make_update_step,
     reduce_metrics,
     split_microbatches,
@@ -35,6 +36,7 @@ __all__ = [
     "TrainState",
     "UpdateStep",
     "abstract_sharded_state",
+    "check_rows",
     "make_epochs",
     "make_optimizer",
     "make_optimizers",

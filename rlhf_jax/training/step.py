@@ -14,7 +14,12 @@ from jaxtyping import Array
 from rlhf_jax.training.epochs import make_epochs
 from rlhf_jax.training.packing import score_parts
 from rlhf_jax.training.state import TrainState
-from rlhf_jax.training.update import UpdateStep, make_update_step, split_microbatches
+from rlhf_jax.training.update import (
+    UpdateStep,
+    check_rows,
+    make_update_step,
+    split_microbatches,
+)
 from rlhf_jax.types import Algorithm, Key, Metrics, Params, Sampling, Score, Trees
 
 Assemble: TypeAlias = Callable[[Trees, Trees], Trees]
@@ -54,11 +59,14 @@ def make_step(
       assemble: trees of loss and scores from what is trained and what is frozen. Gradients flow
         into whatever of the trained trees it hands on.
       num_microbatches: parts of an optimizer step (see `make_update_step`).
-      mesh: keeps the rows of a minibatch divided over it.
+      mesh: keeps the rows of a minibatch divided over it, and refuses rows that do not divide.
       learning_rate: see `make_update_step`.
 
     Returns:
       (state, frozen, batch, key) -> (state, metrics). Pure: jit it with the state donated.
+
+    Raises:
+      ValueError: when traced, the rows do not divide over minibatches, microbatches and mesh.
     """
     # Offline there is one update a batch, and `make_epochs` of one is that update.
     sampling = algorithm.sampling or Sampling()
@@ -71,6 +79,7 @@ def make_step(
         tx,
         weigh=algorithm.weigh,
         num_microbatches=num_microbatches,
+        mesh=mesh,
         learning_rate=learning_rate,
     )
     epochs = make_epochs(
@@ -90,7 +99,11 @@ def make_step(
 
 
 def make_score(
-    scores: Mapping[str, Score], *, assemble: Assemble = union, num_microbatches: int = 1
+    scores: Mapping[str, Score],
+    *,
+    assemble: Assemble = union,
+    num_microbatches: int = 1,
+    mesh: Mesh | None = None,
 ) -> Callable[[Trees, Trees, Any], dict[str, Array]]:
     """Builds a forward pass over a batch, in microbatches of the trainer's shape.
 
@@ -98,12 +111,13 @@ def make_score(
       scores: field -> how it is computed: `Algorithm.needs` or `Algorithm.cached`.
       assemble: as for `make_step`.
       num_microbatches: parts of the batch, whose size must be a multiple of it.
+      mesh: that the rows of a part are divided over; None: rows are not looked at.
 
     Returns:
       (trained, frozen, batch) -> {field: array in the batch's order}, without gradient. Pure.
 
     Raises:
-      ValueError: when traced, the batch does not divide into microbatches.
+      ValueError: when traced, the batch does not divide into microbatches, or these over the mesh.
     """
 
     def fill(trained: Trees, frozen: Trees, batch: Any) -> dict[str, Array]:
@@ -114,6 +128,9 @@ def make_score(
 
         if getattr(batch, "room", None) is not None:
             return jax.lax.stop_gradient(score_parts(part, batch))
+        if mesh is not None:
+            rows = jax.tree.leaves(batch)[0].shape[0]
+            check_rows(rows, num_microbatches=num_microbatches, mesh=mesh)
         if num_microbatches == 1:
             return jax.lax.stop_gradient(part(batch))
         # Microbatches take rows with a stride; what comes back is put in the old order.

@@ -6,8 +6,10 @@ from typing import Any, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
+from rlhf_jax.sharding import row_shards
 from rlhf_jax.training.packing import Layout, fold_parts, padding_of
 from rlhf_jax.training.state import TrainState
 from rlhf_jax.types import Key, Metrics, Params, Trees
@@ -26,6 +28,7 @@ def make_update_step(
     *,
     weigh: Callable[[Any], Any],
     num_microbatches: int = 1,
+    mesh: Mesh | None = None,
     learning_rate: Callable[[optax.OptState], Array] | None = None,
 ) -> UpdateStep:
     """Builds one optimizer step: weights over the global batch, gradients summed over microbatches,
@@ -46,6 +49,8 @@ def make_update_step(
       num_microbatches: parts that the batch is split into (with a stride, so that a sharded batch
         axis stays where it is); the batch size must be a multiple of it. Not read where the batch
         has `room`: its parts are then as many as its tokens fill.
+      mesh: that the rows are divided over; refuses parts that do not divide over it, which
+        compilers answer with an internal error. None: rows are not looked at.
       learning_rate: of the update to be made, from the optimizer's state (`optim.make_rate`), for
         the metric `lr`; None: there is no such metric.
 
@@ -56,7 +61,8 @@ def make_update_step(
       that hold no token), and `lr` with `learning_rate`.
 
     Raises:
-      ValueError: (when traced) the batch does not divide into the microbatches.
+      ValueError: (when traced) the batch does not divide into the microbatches, or these over the
+        mesh.
     """
     if num_microbatches < 1:
         raise ValueError(f"num_microbatches={num_microbatches} must be at least 1")
@@ -65,8 +71,12 @@ def make_update_step(
     def update_step(
         state: TrainState, frozen: Params, batch: Any, key: Key
     ) -> tuple[TrainState, Metrics]:
+        packed = getattr(batch, "room", None) is not None
+        if mesh is not None and not packed:
+            rows = jax.tree.leaves(batch)[0].shape[0]
+            check_rows(rows, num_microbatches=num_microbatches, mesh=mesh)
         batch = weigh(batch)
-        if getattr(batch, "room", None) is not None:
+        if packed:
 
             def of_part(part: Any, own: Key) -> tuple[Array, Metrics, Params]:
                 (loss, metrics), grads = value_and_grad(state.params, frozen, part, own)
@@ -120,27 +130,52 @@ def make_update_step(
     return update_step
 
 
-def split_microbatches(batch: Any, num_microbatches: int) -> Any:
+def split_microbatches(batch: Any, num_microbatches: int, *, mesh: Mesh | None = None) -> Any:
     """[B, ...] -> [n, B/n, ...] on every leaf, with a stride: microbatch i holds rows i, i+n, i+2n,
     ...
 
     A contiguous split would move a sharded batch axis onto the microbatch axis and leave devices
     idle.
 
+    Args:
+      batch: every leaf leads with the rows.
+      num_microbatches: n.
+      mesh: that the rows of each microbatch are divided over; None: they are not.
+
     Raises:
-      ValueError: B is not a multiple of n.
+      ValueError: B is not a multiple of n, or B/n does not divide over the mesh.
     """
 
     def split(x: Array) -> Array:
-        if x.shape[0] % num_microbatches:
-            raise ValueError(
-                f"batch size {x.shape[0]} is not a multiple of num_microbatches={num_microbatches}"
-            )
+        check_rows(x.shape[0], num_microbatches=num_microbatches, mesh=mesh)
         return x.reshape(x.shape[0] // num_microbatches, num_microbatches, *x.shape[1:]).swapaxes(
             0, 1
         )
 
     return jax.tree.map(split, batch)
+
+
+def check_rows(
+    rows: int, *, num_microbatches: int = 1, mesh: Mesh | None = None, name: str = "batch size"
+) -> None:
+    """Refuses a number of rows (of pairs: pairs) that microbatches and mesh do not divide.
+
+    Args:
+      rows: of an optimizer step.
+      num_microbatches: that they are split into.
+      mesh: that the rows of a microbatch are divided over; None: a single device.
+      name: what the number is called in the error.
+
+    Raises:
+      ValueError: `rows` is not a multiple of both together.
+    """
+    shards = 1 if mesh is None else row_shards(mesh)
+    parts = num_microbatches * shards
+    if rows % parts:
+        raise ValueError(
+            f"{name}={rows} must be a multiple of {parts} (mesh data x fsdp = {shards}, "
+            f"num_microbatches = {num_microbatches})"
+        )
 
 
 def reduce_metrics(stacked: Metrics) -> Metrics:

@@ -9,8 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import rlhf_jax.models.attention as attention_module
-from rlhf_jax.models.attention import attention
+from rlhf_jax.models.attention import attention, blocked
 
 H = 8
 
@@ -236,6 +235,8 @@ def test_auto_is_blocked_on_cpu():
     [
         (dict(implementation="flash"), "attention='flash' is unknown; allowed: auto, blocked"),
         (dict(implementation="dot_product", softcap=3.0), "cannot apply softcap=3.0"),
+        (dict(implementation="splash"), "'splash' cannot do this: it runs on a TPU, and this is a"),
+        (dict(implementation="cudnn"), "'cudnn' cannot do this: it runs on a GPU, and this is a"),
         (dict(window=0), "window 0 must be at least 1"),
         (dict(softcap=-1.0), "softcap -1.0 must be positive"),
     ],
@@ -258,7 +259,7 @@ def test_blocks_inside_groups_are_walked_by_a_loop(monkeypatch):
     arrays = inputs(length=128)
     options = dict(segment_ids=documents(2, 128), window=50)
     expected = results("xla", *arrays, **options)
-    monkeypatch.setattr(attention_module, "_FORWARD_TILE", 1)
-    monkeypatch.setattr(attention_module, "_BACKWARD_TILE", 1)
+    monkeypatch.setattr(blocked, "_FORWARD_TILE", 1)
+    monkeypatch.setattr(blocked, "_BACKWARD_TILE", 1)
     for a, b in zip(results("blocked", *arrays, **options), expected, strict=True):
         assert_close(a, b, 1e-5)

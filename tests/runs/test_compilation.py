@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from rlhf_jax import train
-from rlhf_jax.programs import called, named
+from rlhf_jax.programs import called, compiler_options, jitted, named
 from rlhf_jax.runs.compilation import COMPILED, keep_programs
 
 LINE = re.compile(
@@ -98,3 +98,19 @@ def test_the_compiler_says_what_it_compiles():
 
     jax.jit(unheard_of)(jnp.ones(2))
     assert "jit(unheard_of)" in seen
+
+
+WINDOWS = "xla_jf_spmd_threshold_for_windowed_einsum_mib"
+
+
+def test_only_the_tpus_compiler_is_told_something(monkeypatch):
+    """`tests/runs/plan/test_tpu_programs.py` looks whether it listens."""
+    assert set(compiler_options("tpu")) == {WINDOWS}
+    assert compiler_options("cpu") == compiler_options("gpu") == compiler_options() == {}
+    told = []
+    monkeypatch.setattr(jax, "jit", lambda function, **options: told.append(options))
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    jitted(len, donate_argnums=0)
+    assert told == [{"donate_argnums": 0, "compiler_options": compiler_options("tpu")}]
+    told[0]["compiler_options"].clear()  # a copy: nobody can change another's
+    assert compiler_options("tpu")

@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_jax.algorithms import ALGORITHMS, GRPOConfig, PPOConfig, SFTConfig
 from rlhf_jax.ops import loss_weights, weighted_sum
+from rlhf_jax.sharding import make_mesh
 from rlhf_jax.training import (
     OptimizerConfig,
     make_optimizers,
@@ -18,7 +19,7 @@ from rlhf_jax.training import (
     make_step,
     make_train_state,
 )
-from rlhf_jax.types import Algorithm, Trained
+from rlhf_jax.types import Algorithm, PairBatch, Trained
 from tests.contract.fakes import make_batch, make_model, make_params
 
 KEY = jax.random.key(0)
@@ -215,3 +216,24 @@ def test_the_rate_is_reported_for_the_update_that_was_made():
         state, metrics = step(state, {}, make_batch("text"), KEY)
         found.append(float(metrics["lr"]))
     np.testing.assert_allclose(found, [0.1, 0.075, 0.05], rtol=1e-6)
+
+
+def test_rows_that_do_not_divide_are_refused_before_they_are_traced():
+    """Six pairs in two microbatches over four shards: less than a pair a shard."""
+    mesh = make_mesh({"data": 2, "fsdp": 2}, devices=jax.devices()[:4])
+
+    def never(trees, batch, *rest):
+        raise AssertionError("traced")
+
+    algorithm = Algorithm(loss=never, weigh=lambda batch: batch)
+    rows = PairBatch(
+        *(jnp.zeros((12, 2, 4), dtype) for dtype in (int, bool, bool)), jnp.ones(12, bool)
+    )
+    message = r"batch size=12 must be a multiple of 8 \(mesh data x fsdp = 4, num_microbatches = 2"
+    tx = optax.sgd(0.1)
+    step = jax.jit(make_step(algorithm, tx, num_microbatches=2, mesh=mesh))
+    with pytest.raises(ValueError, match=message):
+        step(state_of(tx), {}, rows, KEY)
+    score = make_score({"ref_logps": never}, num_microbatches=2, mesh=mesh)
+    with pytest.raises(ValueError, match=message):
+        score({}, {}, rows)

@@ -69,7 +69,7 @@ def test_microbatches_equal_the_full_batch(parts):
 def test_split_is_strided_and_refuses_a_remainder():
     parts = split_microbatches(jnp.arange(6), 2)
     np.testing.assert_array_equal(parts, [[0, 2, 4], [1, 3, 5]])
-    with pytest.raises(ValueError, match="batch size 6 is not a multiple of num_microbatches=4"):
+    with pytest.raises(ValueError, match="batch size=6 must be a multiple of 4 "):
         split_microbatches(jnp.arange(6), 4)
 
 

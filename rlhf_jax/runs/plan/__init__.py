@@ -1,10 +1,10 @@
 """`plan(config, machine)`: what a run would hold, move and take on a machine that is not there.
 
 The programs of a training step are traced on shapes (`programs`, `sampling`), compiled by the
-machine's own compiler where it is installed (`machines`), and their text is read (`compiled`):
-bytes, collectives, the compiler's estimate of cycles (`phases`). `search` compares meshes. Nothing
-is loaded, nothing is run, and no figure was measured: a plan says what cannot work and what limits
-what does.
+machine's own compiler where it is installed (`machines`), and their text is read (`hlo`,
+`collectives`): bytes, collectives, the compiler's estimate of cycles (`phases`). `search` compares
+meshes. Nothing is loaded, nothing is run, and no figure was measured: a plan says what cannot work
+and what limits what does.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from rlhf_jax.config import Config
 from rlhf_jax.runs.footprint import Footprint, Part, footprint
 from rlhf_jax.runs.plan.advice import warnings_of
-from rlhf_jax.runs.plan.compiled import Collective
+from rlhf_jax.runs.plan.collectives import Collective
 from rlhf_jax.runs.plan.machines import Devices, Machine, devices_of, parse_machine
 from rlhf_jax.runs.plan.phases import Phase, compile_phases
 from rlhf_jax.runs.plan.programs import Planned, plan_programs
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
         """Useful operations as a share of the peak rate (MFU), where everything overlaps."""
         seconds = self.step_seconds[0]
         useful = sum(phase.flops for phase in self.phases if phase.calls)
-        return useful / seconds / self.machine.count / self.machine.chip.flops if seconds else 0.0
+        return useful / seconds / self.machine.chips / self.machine.chip.flops if seconds else 0.0
 
     def plain(self) -> dict[str, Any]:
         """What JSON holds; bytes, seconds, operations."""
@@ -159,9 +159,11 @@ def _planned(config: Config, found: Devices) -> tuple[Planned, Footprint]:
 
 def _plain(phase: Phase) -> dict[str, Any]:
     def of(each: Collective) -> dict[str, Any]:
-        return each._asdict() | {"shape": list(each.shape)}
+        arrays = [f"{array.dtype}{list(array.dims)}" for array in each.arrays]
+        return each._asdict() | {"arrays": arrays}
 
     return phase._asdict() | {
+        "collectives": {kind: total._asdict() for kind, total in phase.collectives.items()},
         "largest": [of(each) for each in phase.largest],
         "limit": phase.limit,
         "seconds": phase.seconds,

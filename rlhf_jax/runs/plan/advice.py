@@ -1,5 +1,6 @@
 """What a plan warns of."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from rlhf_jax.io.disk import describe_bytes
@@ -62,16 +63,16 @@ def _room(machine: Machine, phases: Sequence[Phase]) -> Iterator[str]:
 
 def _mesh(planned: Planned, machine: Machine) -> Iterator[str]:
     shape = dict(planned.mesh.shape)
-    if planned.mesh.size < machine.count:
-        yield f"{machine.count - planned.mesh.size} of {machine.count} devices do nothing"
+    if planned.mesh.size < machine.chips:
+        yield f"{machine.chips - planned.mesh.size} of {machine.chips} devices do nothing"
     host = machine.chip.host
     if machine.chip.platform == "gpu" and shape["tensor"] > host:
         yield (
             f"tensor={shape['tensor']} crosses hosts of {host} devices: every layer waits for the "
             "network between them"
         )
-    whole = machine.chip.platform == "tpu" and shape["fsdp"] == machine.count > 1
-    if whole and machine.count > 16:
+    whole = machine.chip.platform == "tpu" and shape["fsdp"] == machine.chips > 1
+    if whole and machine.chips > 16:
         yield (
             f"fsdp={shape['fsdp']} is the whole slice, where TPU compilers sum gradients on every "
             "chip instead of scattering them: with mesh.data > 1 half as much is sent"
@@ -94,14 +95,18 @@ def _vocabulary(planned: Planned, phases: Sequence[Phase]) -> Iterator[str]:
     table = model.vocab_size * model.hidden_size
     for phase in phases:
         for each in phase.largest:
-            size = 1
-            for side in each.shape:
-                size *= side
-            wide = each.dtype == "f32" and each.group == planned.mesh.size > 1
-            if size >= table and wide and model.vocab_size in each.shape:
+            whole = [
+                array
+                for array in each.arrays
+                if array.dtype == "f32"
+                and model.vocab_size in array.dims
+                and math.prod(array.dims) >= table
+            ]
+            if whole and each.group == planned.mesh.size > 1:
+                sides = "x".join(map(str, whole[0].dims))
                 yield (
-                    f"{phase.name}: {each.kind} of a whole float32 table "
-                    f"{'x'.join(map(str, each.shape))} over all devices, {each.times:.0f} times"
+                    f"{phase.name}: {each.kind} of a whole float32 table {sides} over all "
+                    f"devices, {each.times:.0f} times"
                 )
 
 

@@ -80,7 +80,7 @@ class Machine(NamedTuple):
     name: str
     chip: Chip
     kind: str
-    count: int
+    chips: int
     shape: str
     """Of the slice, as the compiler knows it; of GPUs hosts x devices."""
 
@@ -88,12 +88,12 @@ class Machine(NamedTuple):
     def hosts(self) -> int:
         """That run a process each. Slices of up to 8 chips of v5e and v6e are on one host."""
         single = 8 if self.kind in ("v5e", "v6e") else self.chip.host
-        return 1 if self.count <= single else -(-self.count // self.chip.host)
+        return 1 if self.chips <= single else -(-self.chips // self.chip.host)
 
     def describe(self) -> str:
         """In words."""
         hosts = "1 host" if self.hosts == 1 else f"{self.hosts} hosts"
-        return f"{self.name}: {self.count} x {self.kind} ({self.shape}), {hosts}"
+        return f"{self.name}: {self.chips} x {self.kind} ({self.shape}), {hosts}"
 
 
 def parse_machine(name: str) -> Machine:
@@ -165,14 +165,14 @@ def devices_of(machine: Machine) -> Devices:
     if machine.chip.platform == "gpu" and importlib.util.find_spec("jax_cuda12_plugin"):
         return Devices(_gpu(machine), "XLA's GPU compiler", "gpu")
     with contextlib.suppress(RuntimeError):  # a process that has asked for devices: they stand
-        jax.config.update("jax_num_cpu_devices", machine.count)
+        jax.config.update("jax_num_cpu_devices", machine.chips)
     found = jax.devices("cpu")
-    if len(found) < machine.count:
+    if len(found) < machine.chips:
         raise ValueError(
-            f"{machine.name} needs {machine.count} virtual devices and this process has begun with "
+            f"{machine.name} needs {machine.chips} virtual devices and this process has begun with "
             f"{len(found)}: plan in a process of its own (rlhf-jax plan)"
         )
-    return Devices(found[: machine.count], "XLA for CPUs, with virtual devices", "cpu")
+    return Devices(found[: machine.chips], "XLA for CPUs, with virtual devices", "cpu")
 
 
 def _tpu(machine: Machine) -> Sequence[Any]:
@@ -181,7 +181,7 @@ def _tpu(machine: Machine) -> Sequence[Any]:
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": f"{kind}-{machine.count}",
+        "TPU_ACCELERATOR_TYPE": f"{kind}-{machine.chips}",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }.items():
         os.environ.setdefault(name, value)

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from rlhf_jax.runs.footprint import Footprint
-from rlhf_jax.runs.plan.compiled import Collective, Facts, read_compiled
+from rlhf_jax.runs.plan.collectives import Collective, Sum, Traffic, by_kind, traffic
 from rlhf_jax.runs.plan.machines import Chip, Machine
 from rlhf_jax.runs.plan.program import Program
 from rlhf_jax.runs.plan.programs import Planned
@@ -44,8 +44,8 @@ class Phase(NamedTuple):
     """Seconds that reading and writing what must be read and written takes at least."""
     network: float
     """Seconds that sending takes at least, if one device sends to one other at its full rate."""
-    collectives: dict[str, tuple[float, float]]
-    """Kind -> (times, bytes of whole arrays) in one call."""
+    collectives: dict[str, Sum]
+    """By kind, in one call."""
     largest: tuple[Collective, ...]
     kernels: float
     """Calls of kernels of one's own."""
@@ -108,7 +108,7 @@ def _phase(
         seconds = time.perf_counter() - start
         return _failed(program, str(error), held, seconds)
     seconds = time.perf_counter() - start
-    facts = read_compiled(compiled.as_text(), planned.mesh.size, trips=program.trips)
+    moved = traffic(compiled.as_text(), planned.mesh.size, turns=program.trips)
     sizes = compiled.memory_analysis()
     chip = machine.chip
     link = chip.link
@@ -121,23 +121,23 @@ def _phase(
         int(sizes.temp_size_in_bytes),
         max(held, 0) + _peak(sizes, planned.mesh),
         program.flops,
-        compute=_compute(program, facts, chip, planned.mesh),
+        compute=_compute(program, moved, chip, planned.mesh),
         memory=program.traffic / chip.bandwidth,
-        network=max(program.calls, 1) * facts.wire / link,
-        collectives=facts.by_kind(),
-        largest=facts.collectives[:5],
-        kernels=facts.kernels,
-        open_loops=facts.open_loops if program.trips == 1 else (),
+        network=max(program.calls, 1) * moved.wire / link,
+        collectives=by_kind(moved.collectives),
+        largest=moved.collectives[:5],
+        kernels=moved.kernels,
+        open_loops=moved.unknown_loops if program.trips == 1 else (),
         compile_seconds=seconds,
     )
 
 
-def _compute(program: Program, facts: Facts, chip: Chip, mesh: Mesh) -> float:
+def _compute(program: Program, moved: Traffic, chip: Chip, mesh: Mesh) -> float:
     """Seconds of a step on one device."""
-    if not facts.cycles or chip.clock is None:
+    if not moved.cycles or chip.clock is None:
         return program.flops / mesh.size / chip.flops
-    estimated = max(program.calls, 1) * facts.cycles / chip.clock
-    if not facts.kernels:
+    estimated = max(program.calls, 1) * moved.cycles / chip.clock
+    if not moved.kernels:
         return estimated
     return estimated + program.attention / mesh.size / (KERNELS * chip.flops)
 

@@ -16,13 +16,22 @@ from rlhf_jax.algorithms import make_algorithm
 from rlhf_jax.config import Config
 from rlhf_jax.data.rooms import Sequences, parted_room
 from rlhf_jax.models import make_model
+from rlhf_jax.programs import jitted as jitted_whole
 from rlhf_jax.runs.cached import jitted_scores
-from rlhf_jax.runs.footprint import MANY, Work, architecture_of, device_bytes, run_shapes
+from rlhf_jax.runs.footprint import (
+    MANY,
+    Work,
+    architecture_of,
+    device_bytes,
+    held_bytes,
+    run_shapes,
+)
 from rlhf_jax.runs.offline import jitted
 from rlhf_jax.runs.online_parts import online_room
 from rlhf_jax.runs.parts import check_batch, check_online_batch, packing_of
 from rlhf_jax.runs.plan.program import Program, placed
-from rlhf_jax.runs.plan.sampling import prompts_of, ring_of, sampling_programs, slots_of
+from rlhf_jax.runs.plan.sampling import sampling_programs
+from rlhf_jax.runs.rollout_layout import cached_tokens, with_rollout_mesh
 from rlhf_jax.runs.roofline.passes import loss_passes, score_passes
 from rlhf_jax.runs.roofline.work import Content, attention_of, flops_of
 from rlhf_jax.runs.trees import Loaded, execution, tree_specs
@@ -113,16 +122,16 @@ def _state(
 class _Rows(NamedTuple):
     """Makes abstract arrays that lead with the rows of a batch."""
 
-    count: int
+    number: int
     mesh: Mesh
 
-    def of(self, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((self.count, *shape), dtype, sharding=batch_sharding(self.mesh))
+    def of(self, *shape: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct((self.number, *shape), dtype, sharding=batch_sharding(self.mesh))
 
-    def mask(self, *shape: int) -> jax.ShapeDtypeStruct:
+    def mask(self, *shape: int) -> Any:
         return self.of(*shape, dtype=jnp.bool_)
 
-    def numbers(self, *shape: int) -> jax.ShapeDtypeStruct:
+    def numbers(self, *shape: int) -> Any:
         return self.of(*shape, dtype=jnp.float32)
 
 
@@ -245,6 +254,11 @@ def _online(config: Config, mesh: Mesh) -> Planned:
     width = rollout.max_prompt_len + rollout.max_new_tokens
     count = config.training.batch_size * sampling.group_size
     loaded = abstract_trees(config, mesh)
+    cached = cached_tokens(
+        config, prompt_width=rollout.max_prompt_len, group_size=sampling.group_size
+    )
+    held = held_bytes(config, mesh)
+    config = with_rollout_mesh(config, mesh, loaded.model, held=held, cached=cached)
     algorithm = make_algorithm(config.algorithm, loaded.model)
     trained = config.algorithm.models.trained
     tx = make_optimizers(config.optimizer, trained, total_steps=MANY)
@@ -298,7 +312,7 @@ def _online(config: Config, mesh: Mesh) -> Planned:
         loaded,
         state,
         tuple(programs),
-        _online_work(config, room),
+        _online_work(config, room, cached),
         count * rollout.max_new_tokens,
     )
 
@@ -316,13 +330,12 @@ def _online_content(config: Config, room: Room | None, count: int) -> Content:
     return Content(np.concatenate([own.spans, shared.spans]), trained)
 
 
-def _online_work(config: Config, room: Room | None) -> Work:
+def _online_work(config: Config, room: Room | None, cached: int) -> Work:
     sampling = config.algorithm.sampling
     rollout = config.rollout
     micro = config.training.num_microbatches
     width = rollout.max_prompt_len + rollout.max_new_tokens
     rows = config.training.batch_size * sampling.group_size // sampling.num_minibatches // micro
-    cached = prompts_of(config) * rollout.max_prompt_len + slots_of(config) * ring_of(config)
     if room is not None:
         return Work(room.rows, room.width, is_summed=True, cached_tokens=cached)
     return Work(rows, width, micro > 1, cached)
@@ -344,8 +357,8 @@ def _scoring(
         config.algorithm, loaded.model, *trees, batch, scores=lambda found: found.needs
     )
     microbatches = sampling.num_minibatches * config.training.num_microbatches
-    score = jax.jit(
-        make_score(algorithm.needs, num_microbatches=microbatches),
+    score = jitted_whole(
+        make_score(algorithm.needs, num_microbatches=microbatches, mesh=mesh),
         out_shardings=batch_sharding(mesh),
     )
     read = {each.role for each in passes}

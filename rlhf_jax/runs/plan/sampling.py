@@ -19,7 +19,7 @@ from rlhf_jax.runs.footprint import device_bytes, tree_bytes
 from rlhf_jax.runs.plan.program import Program, placed
 from rlhf_jax.runs.roofline.work import Stage, generation_stages, make_decoder
 from rlhf_jax.runs.trees import Loaded, execution
-from rlhf_jax.sharding import AXIS_RULES, make_mesh, row_shards
+from rlhf_jax.sharding import AXIS_RULES, mesh_over, row_shards
 from rlhf_jax.types import Model, Params
 
 
@@ -97,7 +97,8 @@ def sampling_programs(config: Config, mesh: Mesh, loaded: Loaded) -> Sequence[Pr
     ring = _pinned(
         jax.eval_shape(lambda p: programs.empty(p, slots, ring_of(config)), pool), layout.mesh
     )
-    rows = Slots(*(_numbers(slots),) * 6, jax.ShapeDtypeStruct((slots,), jnp.bool_))
+    active: Any = jax.ShapeDtypeStruct((slots,), jnp.bool_)
+    rows = Slots(*(_numbers(slots),) * 6, active)
     reading, decoding = _stages(config, layout, slots)
     read = np.tile(np.array([[0, rollout.max_prompt_len]]), (config.training.batch_size, 1))
     attended = float(attention_flops(layout.model.config, read))
@@ -142,7 +143,7 @@ def layout_of(config: Config, mesh: Mesh, loaded: Loaded) -> Layout:
     where = mesh
     model = loaded.model
     if config.rollout.mesh is not None:
-        where = make_mesh(config.rollout.mesh, devices=list(mesh.devices.flat))
+        where = mesh_over(mesh, config.rollout.mesh)
         head = None if model.scores is None else "value"
         model = make_model(model.config, mesh=where, head=head, **execution(config))
     dtype = jnp.dtype(section.compute_dtype or section.dtype)
@@ -171,7 +172,7 @@ def _stages(config: Config, layout: Layout, slots: int) -> tuple[Stage, Stage]:
     return reading, decoding
 
 
-def _numbers(*shape: int) -> jax.ShapeDtypeStruct:
+def _numbers(*shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 

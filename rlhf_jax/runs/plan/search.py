@@ -39,7 +39,7 @@ def candidates(config: Config, machine: Machine, devices: Sequence[Any]) -> list
     """
     rated = []
     refused = ""
-    for sizes in meshes(machine.count, _heads(config), machine.chip.host):
+    for sizes in meshes(machine.chips, _heads(config), machine.chip.host):
         own = MeshConfig(**sizes, replicate=config.mesh.replicate)
         changed = _with(config, own)
         try:

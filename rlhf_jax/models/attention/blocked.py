@@ -1,11 +1,10 @@
-"""Causal self-attention over right-padded rows: grouped heads, windows, soft-caps, documents.
+"""Attention in blocks of queries that fit a cache: the form for CPUs.
 
-`attention` chooses one of three implementations; `_plain` is the definition that the others are
-tested against. The rest of the module is `"blocked"`: first how queries are cut into groups and
-blocks and folded into rows (`_groups`, `_fold`), then `_blocked_fwd` and `_blocked_bwd`, which walk
-those blocks.
+First how queries are cut into groups and blocks and folded into rows (`_groups`, `_fold`), then
+`_forward` and `_backward`, which walk those blocks.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,162 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
+from rlhf_jax.models.attention.plain import Static, near
 from rlhf_jax.models.documents import Documents, together
-from rlhf_jax.target import platform
-
-IMPLEMENTATIONS = ("auto", "blocked", "dot_product", "xla")
 
 _MIN_GROUP = 64
 _MAX_GROUPS = 8
 _FORWARD_TILE = 2 * 2**20
 _BACKWARD_TILE = 1 * 2**20
-
-
-def attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
-    *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    prefix_ids: Int[Array, "B T"] | None = None,
-    positions: Int[Array, "B T"] | None = None,
-    window: int | None = None,
-    reach: int | None = None,
-    softcap: float | None = None,
-    scale: float,
-    implementation: str = "auto",
-) -> Float[Array, "B T N H"]:
-    """Scaled dot-product attention in which token t sees tokens s <= t.
-
-        out[b, t, n] = sum_s softmax_s(cap(scale * q[b, t, n] . k[b, s, m])) v[b, s, m],
-        m = n // (N/K)
-
-    with ``cap(x) = softcap * tanh(x / softcap)`` when `softcap` is given. Softmax statistics are
-    float32 (float64 stays). Rows are right-padded, so real tokens never see padding and no padding
-    mask exists; outputs at padding are finite and mean nothing. Every token sees at least itself,
-    so no softmax is empty.
-
-    Implementations:
-
-    * ``"blocked"``: blocks of queries, each against its own prefix (or window) of keys only,
-      recomputed in the backward pass from the saved log-sum-exp (Dao et al. 2022, arXiv
-      2205.14135). Never holds ``[B, N, T, T]``, but at most 8 blocks of about 2M scores (backward:
-      1M).
-    * ``"dot_product"``: `jax.nn.dot_product_attention`, which compilers for GPU and TPU recognise.
-      No softcap.
-    * ``"xla"``: plain products and softmax; the reference that the others are tested against.
-    * ``"auto"``: "blocked" on CPU; elsewhere "dot_product", or "xla" when there is a softcap.
-
-    Args:
-        q: queries; gradients flow to q, k and v.
-        k: keys; K divides N, and heads are never repeated in memory.
-        v: values.
-        segment_ids: number of the packed document each token belongs to; tokens attend within their
-          document only, exactly.
-        prefix_ids: number of a document before its own that each token sees too (a shared prompt);
-          -1 for none. Needs `segment_ids` and `positions`.
-        positions: of each token in its own sequence; a window counts in them.
-        window: a token sees itself and ``window - 1`` tokens before it; None is unlimited.
-        reach: columns from a token to the farthest one that it may see, itself included; "blocked"
-          multiplies little of what lies beyond. None: the whole row.
-        softcap: bound on the scores (Gemma 2), > 0.
-        scale: factor on the scores, usually ``H ** -0.5``.
-        implementation: one of the above.
-
-    Returns:
-        Array like `q`.
-
-    Raises:
-        ValueError: an unknown implementation, "dot_product" with a softcap, heads that do not
-          divide, a window or softcap <= 0.
-    """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"attention={implementation!r} is unknown; allowed: {', '.join(IMPLEMENTATIONS)}"
-        )
-    if q.shape[2] % k.shape[2]:
-        raise ValueError(
-            f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key/value heads; change "
-            "num_kv_heads"
-        )
-    if window is not None and window < 1:
-        raise ValueError(f"attention window {window} must be at least 1; pass None for no window")
-    if softcap is not None and softcap <= 0:
-        raise ValueError(f"attention softcap {softcap} must be positive; pass None for no softcap")
-    if prefix_ids is not None and (segment_ids is None or positions is None):
-        raise ValueError("prefix_ids needs segment_ids and positions: pass all three or none")
-    documents = None
-    if segment_ids is not None:
-        documents = Documents(segment_ids, prefix_ids, None if prefix_ids is None else positions)
-    # A prompt that is shared may lie far back and be near in positions: there the columns are
-    # bounded by `reach` alone.
-    bounds = [reach] if prefix_ids is not None else [reach, window]
-    columns = min((bound for bound in bounds if bound is not None), default=None)
-    if implementation == "auto":
-        away = "xla" if softcap is not None else "dot_product"
-        implementation = "blocked" if platform() == "cpu" else away
-    if implementation == "dot_product":
-        if softcap is not None:
-            raise ValueError(
-                f"attention='dot_product' cannot apply softcap={softcap}; use attention='auto', "
-                "'blocked' or 'xla'"
-            )
-        out = _dot_product(q, k, v, documents, _Static(columns, window, softcap, scale))
-        return checkpoint_name(out, "attention")
-    if implementation == "xla":
-        out = _plain(q, k, v, documents, _Static(columns, window, softcap, scale))
-        return checkpoint_name(out, "attention")
-    return _blocked(q, k, v, documents, _Static(columns, window, softcap, scale))
-
-
-def _dot_product(q, k, v, documents, static) -> Array:
-    mask = None
-    if documents is not None:
-        mask = together(documents, documents, static.window)[:, None]
-    local = None if static.columns is None else (static.columns - 1, 0)
-    return jax.nn.dot_product_attention(
-        q, k, v, mask=mask, scale=static.scale, is_causal=True, local_window_size=local
-    )
-
-
-def _plain(q, k, v, documents, static) -> Array:
-    exact = jnp.promote_types(q.dtype, jnp.float32)
-    batch, length, heads, dim = q.shape
-    # Query heads in groups of their key head: no key or value is repeated in memory.
-    grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=exact)
-    scores = scores * static.scale
-    if static.softcap is not None:
-        scores = static.softcap * jnp.tanh(scores / static.softcap)
-    seen = _seen(jnp.arange(length), jnp.arange(length), static.columns)[None]
-    if documents is not None:
-        seen = seen & together(documents, documents, static.window)
-    # No row is empty, since a token sees itself: -inf cannot make a NaN.
-    weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
-    mixed = jnp.einsum(
-        "bkgts,bskh->btkgh", weights.astype(v.dtype), v, preferred_element_type=exact
-    )
-    return mixed.reshape(q.shape).astype(q.dtype)
-
-
-def _seen(
-    queries: Int[Array, " T"], keys: Int[Array, " S"], window: int | None
-) -> Bool[Array, "T S"]:
-    """Which key positions each query position may see."""
-    behind = queries[:, None] - keys[None, :]
-    return (behind >= 0) if window is None else (behind >= 0) & (behind < window)
-
-
-class _Static(NamedTuple):
-    """What the compiled program depends on besides shapes."""
-
-    columns: int | None
-    """That any token looks back at most."""
-    window: int | None
-    softcap: float | None
-    scale: float
 
 
 class _Group(NamedTuple):
@@ -226,7 +78,7 @@ def _walk(body: Callable[..., Any], carry: Any, blocks: Any) -> tuple[Any, Any]:
 
 
 def _score_maps(
-    static: _Static,
+    static: Static,
 ) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
     """From products q.k to scores, and (gradient of scores, scores) to gradients of products."""
     scale = static.scale
@@ -259,26 +111,34 @@ def _block_mask(
     places: tuple[Array, Documents | None],
     group: _Group,
     documents: Documents | None,
-    static: _Static,
+    static: Static,
 ) -> Array:
     """Keys that each query row of one block sees, ``[1 or B, 1, bG, S]``."""
     rows, own = places
     keys = jnp.arange(group.first, group.stop)
-    seen = _seen(rows, keys, static.columns)[None]
+    seen = near(rows, keys, static.columns)[None]
     if documents is not None and own is not None:
         theirs = documents.columns(slice(group.first, group.stop))
         seen = seen & together(own, theirs, static.window)
     return seen[:, None]
 
 
-def _blocked_primal(q, k, v, documents, static):
-    return _blocked_fwd(q, k, v, documents, static)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def blocked(q: Array, k: Array, v: Array, documents: Documents | None, static: Static) -> Array:
+    """Blocks of queries, each against its own prefix (or window) of keys only, recomputed in the
+    backward pass from the saved log-sum-exp (Dao et al. 2022, arXiv 2205.14135).
+
+    Never holds ``[B, N, T, T]``, but at most 8 blocks of about 2M scores (backward: 1M).
+
+    Args:
+      q, k, v: as for `attention`.
+      documents: of packed rows.
+      static: what else scores depend on.
+    """
+    return _forward(q, k, v, documents, static)[0]
 
 
-_blocked = jax.custom_vjp(_blocked_primal, nondiff_argnums=(4,))
-
-
-def _blocked_fwd(q, k, v, documents, static):
+def _forward(q, k, v, documents, static):
     exact = jnp.promote_types(q.dtype, jnp.float32)
     kv_heads = k.shape[2]
     # Turned once, outside of the loops, into the order in which the products read them.
@@ -321,7 +181,7 @@ def _blocked_fwd(q, k, v, documents, static):
     return out, (q, k, v, documents, out, lse)
 
 
-def _blocked_bwd(static, saved, dout):
+def _backward(static, saved, dout):
     """Scores are held transposed, ``[S, rows]``: products then have CPUs' fastest order."""
     q, k, v, documents, out, lse = saved
     exact = lse.dtype
@@ -393,4 +253,4 @@ def _blocked_bwd(static, saved, dout):
     )
 
 
-_blocked.defvjp(_blocked_fwd, _blocked_bwd)
+blocked.defvjp(_forward, _backward)

@@ -1,0 +1,148 @@
+"""How the policy lies on the devices while it samples, where the configuration leaves it open."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from rlhf_jax.config import Config, MeasureConfig
+from rlhf_jax.io.disk import describe_bytes
+from rlhf_jax.models import ModelConfig, abstract_params
+from rlhf_jax.models.remat import device_memory
+from rlhf_jax.rollout.generate import windows
+from rlhf_jax.runs.footprint import cache_bytes, device_bytes
+from rlhf_jax.sharding import MeshConfig, mesh_over, row_shards
+from rlhf_jax.types import Model
+
+_log = logging.getLogger(__name__)
+ConfigT = TypeVar("ConfigT", Config, MeasureConfig)
+
+_SMALL = 16
+"""Weights of which a device's memory holds so many times as much are read whole in less time than
+the sums over `tensor`, two a layer, take to begin."""
+_USED = 0.9
+"""Share of a device's memory that is planned with; the rest is for the compiler's buffers."""
+
+
+class Layout(NamedTuple):
+    """A way to lay the policy out."""
+
+    data: int
+    tensor: int
+    weights: int
+    """Bytes on each device."""
+    caches: int
+    """Likewise, when completions are longest."""
+
+
+def with_rollout_mesh(
+    config: ConfigT, mesh: Mesh, model: Model, *, held: int, cached: int
+) -> ConfigT:
+    """The configuration with `rollout.mesh` chosen where it is null and weights are divided over
+    `fsdp`.
+
+    Decoding on `fsdp` gathers every weight for every token: 261 GB for 16 tokens of a model with 8B
+    parameters on 64 chips. Laid out anew once per generation, over `tensor` and `data` alone, its
+    weights move 2.3 GB, once.
+
+    Args:
+      config: of a run, or of a measurement.
+      mesh: of training.
+      model: the policy. One of one's own stays where it is.
+      held: bytes that each device holds beside what it samples with.
+      cached: tokens in the caches, over all devices (`cached_tokens`).
+    """
+    architecture = model.config
+    is_own = config.model.given or not isinstance(architecture, ModelConfig)
+    if config.rollout.mesh is not None or mesh.shape["fsdp"] == 1 or is_own:
+        return config
+    dtype = config.model.compute_dtype or config.model.dtype
+    replicate = config.mesh.replicate
+    room = _common(_USED * device_memory(mesh))
+    layouts = list(_layouts(architecture, mesh, dtype, replicate, cached=cached, room=room))
+    fitting = [each for each in layouts if held + each.weights + each.caches <= room]
+    if not fitting:
+        why = "heads, MLP, vocabulary and rows do not divide over its devices otherwise"
+        if layouts:
+            why = _too_large(min(layouts, key=lambda each: each.weights), held, room)
+        _log.warning(
+            "rollout.mesh: the training mesh, on which every token gathers the weights: %s", why
+        )
+        return config
+    best = fitting[0]
+    _log.info(
+        "rollout.mesh: data=%d, tensor=%d, chosen for %d key/value heads, %s of weights (%s) and "
+        "%s of caches on each device beside %s; on fsdp every token would gather the weights",
+        *(best.data, best.tensor, architecture.num_kv_heads, describe_bytes(best.weights), dtype),
+        *(describe_bytes(best.caches), describe_bytes(held)),
+    )
+    chosen = MeshConfig(data=best.data, fsdp=1, tensor=best.tensor, replicate=replicate)
+    rollout = dataclasses.replace(config.rollout, mesh=chosen)
+    return dataclasses.replace(config, rollout=rollout)
+
+
+def cached_tokens(config: Config | MeasureConfig, *, prompt_width: int, group_size: int) -> int:
+    """Places in the caches of a generation, when completions are longest.
+
+    Args:
+      config: of a run, or of a measurement.
+      prompt_width: places of a prompt.
+      group_size: completions of each.
+    """
+    rollout = config.rollout
+    prompts = rollout.prompts_per_batch or config.training.batch_size
+    completions = prompts * group_size
+    slots = min(rollout.slots or completions, completions)
+    chunk = min(rollout.chunk, rollout.max_new_tokens)
+    ring = max(windows(rollout.max_new_tokens, chunk), default=0)
+    return prompts * prompt_width + slots * ring
+
+
+def _layouts(
+    architecture: ModelConfig,
+    mesh: Mesh,
+    dtype: str,
+    replicate: tuple[str, ...],
+    *,
+    cached: int,
+    room: float,
+) -> Iterator[Layout]:
+    """Layouts that heads and rows allow, the best first: as many parts as there are key/value
+    heads, and whole weights before them where these are small."""
+    weights = abstract_params(architecture, None, dtype)
+    divided = math.gcd(architecture.num_kv_heads, architecture.num_heads, mesh.size)
+    parts = [n for n in range(divided, 0, -1) if divided % n == 0]
+    whole = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
+    if whole * jnp.dtype(dtype).itemsize * _SMALL <= room / _USED:
+        parts.insert(0, 1)
+    for tensor in dict.fromkeys(parts):
+        data = mesh.size // tensor
+        others = (architecture.intermediate_size, architecture.vocab_size)
+        # Rows that divide over the training mesh must divide over this one.
+        if row_shards(mesh) % data or any(size % tensor for size in others):
+            continue
+        laid = mesh_over(mesh, {"data": data, "tensor": tensor})
+        size = device_bytes(weights, laid, replicate=replicate)
+        yield Layout(data, tensor, size, cache_bytes(architecture, laid, cached, dtype))
+
+
+def _too_large(layout: Layout, held: int, room: float) -> str:
+    return (
+        f"data={layout.data}, tensor={layout.tensor} needs {describe_bytes(layout.weights)} of "
+        f"weights and {describe_bytes(layout.caches)} of caches beside {describe_bytes(held)}, and "
+        f"a device has room for {describe_bytes(round(room))}"
+    )
+
+
+def _common(room: float) -> float:
+    """The first process's answer in all of them: they must choose the same."""
+    if jax.process_count() == 1:
+        return room
+    return float(multihost_utils.broadcast_one_to_all(np.float32(room)))

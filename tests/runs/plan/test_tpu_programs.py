@@ -1,0 +1,109 @@
+"""What must hold of the programs on a pod, asked of the TPU's own compiler: two layers of an 8B
+model on 64 chips that are not there.
+
+`shared/reference/tpu.md`, section 5, has the reasons.
+"""
+
+import pytest
+
+from rlhf_jax.runs.plan.collectives import by_kind, traffic
+from rlhf_jax.runs.plan.hlo import read
+from tests.runs.plan.programs import (
+    Case,
+    as_on_tpu,
+    config_of,
+    lower_rollout,
+    lower_update,
+    mesh_of,
+)
+from tests.topologies import TPU_COMPILER
+
+pytestmark = [pytest.mark.slow, TPU_COMPILER]
+
+MB = 10**6
+
+
+@pytest.fixture(autouse=True)
+def on_tpu(monkeypatch):
+    as_on_tpu(monkeypatch)
+
+
+def kernel_shapes(config):
+    """Numbers of entries of a layer's kernels."""
+    heads = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    return {config.hidden_size * size for size in (heads, keys, config.intermediate_size)}
+
+
+def entries(shape):
+    total = 1
+    for size in shape.dims:
+        total *= size
+    return total
+
+
+@pytest.fixture(scope="module")
+def update():
+    """(case, compiled update, what it moves) of SFT at data=4, fsdp=16."""
+    patch = pytest.MonkeyPatch()
+    as_on_tpu(patch)
+    case = Case(depth=2, micro=2)
+    try:
+        text = lower_update(case).compile().as_text()
+    finally:
+        patch.undo()
+    return case, text, traffic(text, 64)
+
+
+def test_an_update_reduces_gradients_to_their_shards(update):
+    _, _, found = update
+    assert found.unknown_loops == ()
+    whole = [c for c in found.collectives if c.kind == "all-reduce" and c.group == 16]
+    assert all(each.bytes <= MB for each in whole), whole
+    assert by_kind(found.collectives)["reduce-scatter"].bytes > 100 * MB
+
+
+def test_an_update_permutes_no_kernel(update):
+    """The option against windowed products reaches the compiler."""
+    case, _, found = update
+    shards = {size // 16 for size in kernel_shapes(config_of(case))}
+    moved = [c for c in found.collectives if c.kind == "collective-permute"]
+    assert not [c for c in moved if any(entries(shape) in shards for shape in c.arrays)]
+    assert sum(each.times for each in moved) < 200
+
+
+def test_no_table_goes_over_all_chips(update):
+    case, _, found = update
+    config = config_of(case)
+    table = config.vocab_size * config.hidden_size
+    large = [c for c in found.collectives if sum(map(entries, c.arrays)) >= table / 16]
+    assert not [c for c in large if c.group == 64]
+    # Kernels and tables are gathered in the type that is computed in.
+    gathers = [c for c in found.collectives if c.kind == "all-gather" and c.bytes > MB]
+    assert {shape.dtype for c in gathers for shape in c.arrays} == {"bf16"}
+
+
+def test_an_update_holds_no_scores(update):
+    case, text, _ = update
+    square = [s for s in read(text).shapes if s.dims.count(case.length) >= 2]
+    assert square == []
+    assert 'custom_call_target="tpu_custom_call"' in text
+
+
+def test_a_decode_step_moves_no_weights():
+    case = Case(depth=2, mesh=(("data", 8), ("tensor", 8)))
+    found = traffic(lower_rollout(case).compile().as_text(), 64)
+    assert sum(each.total for each in found.collectives) / case.chunk < 0.2e9
+    config = config_of(case)
+    parts = {size // 8 for size in kernel_shapes(config)}
+    parts.add(config.vocab_size * config.hidden_size // 8)
+    gathers = [c for c in found.collectives if c.kind == "all-gather"]
+    assert not [c for c in gathers if any(entries(shape) in parts for shape in c.arrays)]
+
+
+def test_half_a_pair_a_shard_is_refused_before_the_compiler():
+    case = Case(algorithm="dpo", rows=128, mesh=(("fsdp", 64),), depth=2)
+    message = r"batch size=128 must be a multiple of 256 \(mesh data x fsdp = 64, num_microbatch"
+    with pytest.raises(ValueError, match=message):
+        lower_update(case)
+    assert mesh_of(case).size == 64
