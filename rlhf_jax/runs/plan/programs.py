@@ -126,7 +126,8 @@ class _Rows(NamedTuple):
     mesh: Mesh
 
     def of(self, *shape: int, dtype: Any = jnp.int32) -> Any:
-        return jax.ShapeDtypeStruct((self.number, *shape), dtype, sharding=batch_sharding(self.mesh))
+        where = batch_sharding(self.mesh)
+        return jax.ShapeDtypeStruct((self.number, *shape), dtype, sharding=where)
 
     def mask(self, *shape: int) -> Any:
         return self.of(*shape, dtype=jnp.bool_)

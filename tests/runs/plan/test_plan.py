@@ -60,6 +60,7 @@ def test_a_plan_is_the_run_that_it_plans(tiny_config, tmp_path):
     json.dumps(found.plain())
 
 
+@pytest.mark.slow
 def test_an_online_plan_has_every_program(online_config):
     """PPO: prompts are read, completions decoded, values scored, and what is not an argument of a
     program is counted beside it."""
