@@ -1,0 +1,13 @@
+#!/bin/bash
+# A run on all hosts of a TPU slice, a process each:
+#
+#     configs/launch/tpu_vm.sh my-slice us-east5-b configs/grpo_gsm8k.yaml data.path=gsm8k run_dir=/mnt/runs/grpo
+#
+# Before, once: the repository and `pip install -c constraints.txt '.[tpu]'` on every host (the same line
+# with another --command), and a folder that all hosts see, such as a mounted bucket or Filestore.
+set -eu
+name=$1
+zone=$2
+shift 2
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
+    --command="cd rlhf_jax && exec .venv/bin/rlhf-jax train $(printf '%q ' "$@")"
