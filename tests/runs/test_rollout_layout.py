@@ -68,7 +68,7 @@ def test_what_is_chosen(choose, axes, kv_heads, memory, expected, caplog):
 
 def test_what_does_not_fit_stays_and_says_so(choose, caplog):
     assert choose({"fsdp": 8}, LARGE, 0.2 * GB, held=int(0.19 * GB)) is None
-    assert "data=2, tensor=4 needs" in caplog.text and "beside 190.0 MB" in caplog.text
+    assert "data=2, tensor=4 needs" in caplog.text and "beside 190 MB" in caplog.text
 
 
 def test_what_does_not_divide_stays_and_says_so(choose, caplog):

@@ -118,8 +118,7 @@ def attention(
     if name == "xla":
         out = plain(q, k, v, documents, static)
     else:
-        only = "cudnn" if name == "cudnn" else None
-        out = dot_product(q, k, v, documents, static, implementation=only)
+        out = dot_product(q, k, v, documents, static, on_cudnn=name == "cudnn")
     return checkpoint_name(out, "attention")
 
 

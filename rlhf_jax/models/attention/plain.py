@@ -1,6 +1,6 @@
 """Attention as plain products and softmax: the definition, and what compilers recognise of it."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def dot_product(
     documents: Documents | None,
     static: Static,
     *,
-    implementation: Literal["cudnn"] | None = None,
+    on_cudnn: bool = False,
 ) -> Array:
     """`jax.nn.dot_product_attention`, which compilers for GPU and TPU recognise. No softcap.
 
@@ -62,7 +62,7 @@ def dot_product(
       q, k, v: as for `attention`.
       documents: of packed rows: a mask ``[B, 1, T, T]``.
       static: what else scores depend on.
-      implementation: of that function; None: its own choice.
+      on_cudnn: by cuDNN's kernels and nothing else; False: as JAX likes.
     """
     mask = None
     if documents is not None:
@@ -76,7 +76,7 @@ def dot_product(
         scale=static.scale,
         is_causal=True,
         local_window_size=local,
-        implementation=implementation,
+        implementation="cudnn" if on_cudnn else None,
     )
 
 

@@ -113,9 +113,8 @@ def _kernel(length: int, heads: int, static: Static, interpret: bool) -> Callabl
     """The kernels for rows of one length: forward, and two backward."""
     shape = (length, length)
     block = next(size for size in _BLOCKS if length % size == 0)
-    mask = CausalMask(shape)
-    if static.columns is not None:
-        mask = LocalMask(shape, (static.columns - 1, 0), 0)
+    columns = length if static.columns is None else static.columns
+    mask = LocalMask(shape, (columns - 1, 0), 0) if columns < length else CausalMask(shape)
     return make_splash_mha(
         MultiHeadMask([mask] * heads),
         block_sizes=BlockSizes(
