@@ -11,10 +11,10 @@ from rlhf_jax.algorithms import ALGORITHMS
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
 LAYERS = {
     "errors": 0,
-    "programs": 0,
     "target": 0,
     "types": 0,
     "ops": 1,
+    "programs": 1,
     "algorithms": 2,
     "sharding": 2,
     "models": 3,
