@@ -3,6 +3,7 @@
 The trees that they read can then leave memory.
 """
 
+import functools
 import hashlib
 import logging
 import pathlib
@@ -90,7 +91,7 @@ def cached_scores(
         computed = _computed(score, trees, loader, mesh=mesh, batch_size=batch_size)
     for field in sorted(missing):
         values = computed[field]
-        from_leader("keep scores", lambda path=paths[field], values=values: _keep(path, values))
+        from_leader("keep scores", functools.partial(_keep, paths[field], values))
         _log.info("%s of %d examples computed and cached in %s", field, len(values), paths[field])
     return computed | found
 

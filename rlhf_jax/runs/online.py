@@ -3,12 +3,12 @@
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rlhf_jax.io import CompletionsWriter, Resumed, log_completions
 from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.io.interrupt import StopRequest
-from rlhf_jax.loops.collect import Collected, Collector
+from rlhf_jax.loops.collect import Collector
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import Cursor, Rollouts, RunState
 from rlhf_jax.loops.held_out import evaluate_prompts
@@ -38,6 +38,7 @@ from rlhf_jax.sharding.processes import from_leader, is_leader, sharing_errors
 from rlhf_jax.training import make_optimizers, schedule_count
 
 _log = logging.getLogger(__name__)
+SharedT = TypeVar("SharedT", bound=Callable[..., Any] | None)
 GRADING = ("rewards", "algorithm.accuracy_reward", "evaluation.accuracy_reward")
 """Keys that decide what a grade means."""
 
@@ -139,7 +140,7 @@ def run_online(
         recorder = session.recorder(
             evaluations,
             save=write,
-            evaluate=evaluator(parts, collect, completions, stop),
+            evaluate=shared(evaluator(parts, collect, completions, stop)),
             watch=lambda now: movement.look(now.train.params["policy"], (now.step - at) * updates),
             total_steps=total_steps,
             updates_per_step=updates,
@@ -167,15 +168,17 @@ def run_online(
     return Finished(now, was_interrupted, parts.loaded.model, parts.tokenizer)
 
 
-def shared(collect: Callable[..., Collected]) -> Callable[..., Collected]:
+def shared(work: SharedT) -> SharedT:
     """Of several processes: what fails in one while prompts are completed and graded ends them all
     at the same place, so that together they can save what was learnt."""
+    if work is None:
+        return work
 
-    def run(*arguments: Any, **named: Any) -> Collected:
+    def run(*arguments: Any, **named: Any) -> Any:
         with sharing_errors():
-            return collect(*arguments, **named)
+            return work(*arguments, **named)
 
-    return run
+    return cast(SharedT, run)
 
 
 def evaluated(parts: OnlineParts) -> Collection[str]:

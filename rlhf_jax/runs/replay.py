@@ -35,7 +35,7 @@ def recorded(folder: str | None) -> Callable[[PolicyBatch, int], None] | None:
         arrays = fetch(fields)
         from_leader("recorded batch", lambda: keep(arrays, step))
 
-    def keep(arrays: dict[str, np.ndarray], step: int) -> None:
+    def keep(arrays: dict[str, Any], step: int) -> None:
         root.mkdir(parents=True, exist_ok=True)
         path = file_of(root, step)
         unfinished = path.with_suffix(".tmp.npz")

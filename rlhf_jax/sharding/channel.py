@@ -10,11 +10,13 @@ the leader: everybody's values, or what failed), `beat`, `failed` (why a process
 all), `bye`.
 """
 
+import contextlib
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from multiprocessing import connection
+from multiprocessing import AuthenticationError, connection
 from typing import Any, NamedTuple
 
 from rlhf_jax.errors import LostError, PeerError
@@ -88,7 +90,10 @@ class Channel:
         # Beats that were sent since the last message of each: not seconds, so that a process that
         # was itself stopped for a while does not take the others for silent.
         self._unanswered = dict.fromkeys(connections, 0)
+        self._parted: set[int] = set()
+        """Have said goodbye, or are gone."""
         self._gone: set[int] = set()
+        self._is_kept = False
         self._number = 0
         self._parts: dict[int, dict[int, Part]] = {}
         self._answers: dict[int, Answer] = {}
@@ -136,20 +141,27 @@ class Channel:
         self._wait(lambda: False, timeout)
         return self.failure
 
-    def close(self, *, timeout: float) -> None:
-        """Says goodbye. The leader stays until the others are gone, since they talk through it.
+    def close(self, *, timeout: float, has_failed: bool = False) -> None:
+        """Says goodbye. The leader stays until the others have, since they talk through it.
 
         Args:
           timeout: seconds that it stays at most.
+          has_failed: the process ends. Then its connections stay open as long as it does, and the
+            leader waits for the end of the others: JAX's service ends with it, and would take them
+            along before they have said why.
         """
+        self._is_kept = has_failed
         for peer in self._connections:
             self._send(peer, ("bye",))
         lost = set() if self.failure is None else {self.failure.process}
         if self.process == LEADER:
             with self._changed:
                 others = self._connections.keys() - lost
-                self._changed.wait_for(lambda: self._gone >= others, timeout)
+                left = self._gone if has_failed else self._parted
+                self._changed.wait_for(lambda: left >= others, timeout)
         self._closed.set()
+        for held in self._connections.values() if not has_failed else ():
+            _hang_up(held)
 
     def _follow(self, number: int, own: Part, timeout: float) -> Answer:
         # The leader knows who is missing: it gives up first, and says so.
@@ -219,10 +231,8 @@ class Channel:
                         number, answer = content
                         self._answers[number] = answer
                     elif kind == "bye":
-                        self._gone.add(peer)
+                        self._parted.add(peer)
                     self._changed.notify_all()
-                if kind == "bye":
-                    break
                 if kind == "failed":
                     self._note(*content, told_by=peer)
         except (EOFError, OSError):
@@ -230,19 +240,22 @@ class Channel:
         # Here and nowhere else: it must not be closed while something is read from it, nor before
         # this process has said goodbye too.
         self._closed.wait()
-        self._connections[peer].close()
+        if not self._is_kept:
+            self._connections[peer].close()
 
     def _end_of(self, peer: int) -> None:
         """A connection has ended, which only a goodbye announces."""
         with self._changed:
+            is_announced = peer in self._parted
+            self._parted.add(peer)
             self._gone.add(peer)
             self._changed.notify_all()
-        if not self._closed.is_set():
+        if not is_announced and not self._closed.is_set():
             self._fail(peer, f"process {peer} of {self.count} has ended (killed, or out of memory)")
 
     def _send_beats(self) -> None:
         while not self._closed.wait(self._beat):
-            for peer in self._connections.keys() - self._gone:
+            for peer in self._connections.keys() - self._parted:
                 # A connection that is busy sending needs no beat, and must not hold up the others.
                 if self._sending[peer].acquire(blocking=False):
                     self._sending[peer].release()
@@ -274,7 +287,7 @@ class Channel:
             self.failure = failure
             self._changed.notify_all()
         if self.process == LEADER:
-            for peer in self._connections.keys() - self._gone - {told_by}:
+            for peer in self._connections.keys() - self._parted - {told_by}:
                 self._send(peer, ("failed", failure))
         # In a thread of its own: it may end the process, and nothing here must wait for it.
         self._start(self._on_failure, failure)
@@ -283,6 +296,12 @@ class Channel:
         threading.Thread(
             target=target, args=arguments, name=f"rlhf_jax-{target.__name__}", daemon=True
         ).start()
+
+
+def _hang_up(held: Connection) -> None:
+    """Ends a connection for the thread that waits for something from it, which then closes it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(held.fileno())) as ended:
+        ended.shutdown(socket.SHUT_RDWR)
 
 
 class Door:
@@ -311,7 +330,7 @@ class Door:
                     held = self._listener.accept()
                     process = int(held.recv())
                 # Somebody who does not know the key, or a closed door.
-                except (connection.AuthenticationError, EOFError, OSError):
+                except (AuthenticationError, EOFError, OSError):
                     if self._is_closed:
                         return
                     continue
@@ -356,7 +375,7 @@ def enter(
                 # Whoever does not answer is found out in seconds, which `Client` does not do.
                 socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
                 held = connection.Client(address, "AF_INET", authkey=key)
-            except (OSError, EOFError, connection.AuthenticationError) as error:
+            except (OSError, EOFError, AuthenticationError) as error:
                 reason = f"{address[0]}:{address[1]}: {error}"
                 continue
             held.send(process)

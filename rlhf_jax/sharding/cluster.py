@@ -72,15 +72,13 @@ def find_membership(
     Raises:
       ValueError: some of coordinator, num_processes and process_id are given and others lack.
     """
-    given = {
-        "coordinator": config.coordinator or environment.get(VARIABLES["coordinator"]),
-        "num_processes": _number(config, environment, "num_processes"),
-        "process_id": _number(config, environment, "process_id"),
-    }
-    count = given["num_processes"]
+    coordinator = config.coordinator or environment.get(VARIABLES["coordinator"])
+    count = _number(config, environment, "num_processes")
+    place = _number(config, environment, "process_id")
     if count == 1:
         return None
     cluster = find_cluster(environment)
+    given = {"coordinator": coordinator, "num_processes": count, "process_id": place}
     lacking = [name for name, value in given.items() if value is None]
     if len(lacking) < len(given):
         if lacking and cluster is None:
@@ -89,13 +87,12 @@ def find_membership(
                 "cluster is recognised that says it: give all of coordinator, num_processes and "
                 "process_id"
             )
-        place = given["process_id"]
         if place is not None and count is not None and place >= count:
             raise ValueError(
                 f"distributed.process_id={place} must be below num_processes={count}: they count "
                 "from 0"
             )
-        return Membership(**given, found_by="the configuration")
+        return Membership(coordinator, count, place, "the configuration")
     return None if cluster is None else Membership(None, None, None, cluster)
 
 

@@ -3,9 +3,12 @@
 import contextlib
 import json
 import logging
+import os
 import pathlib
 import secrets
 import socket
+import sys
+import threading
 from collections.abc import Callable
 
 import jax
@@ -13,12 +16,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from rlhf_jax.errors import LostError
-from rlhf_jax.sharding.channel import LEADER, Channel, Door, Failure, enter
+from rlhf_jax.sharding.channel import LEADER, LOST, Channel, Door, Failure, enter
 from rlhf_jax.sharding.cluster import DistributedConfig, Membership, find_membership
 
 _log = logging.getLogger(__name__)
 _LETTER = 1024
 """Bytes that tell where the leader is."""
+_LATER = 30
 _PORT_SECONDS = 60.0
 """Time to connect with the leader, once all have started."""
 
@@ -46,12 +50,16 @@ def initialize(membership: Membership, timeout: int) -> bool:
     # SIGTERM is ours: it asks for a checkpoint, and all agree on its step.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    late = threading.Timer(timeout, _give_up, (_start_error(membership, timeout),))
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
             membership.coordinator,
             membership.num_processes,
             membership.process_id,
-            initialization_timeout=timeout,
+            # Its own end is a signal and a page of addresses.
+            initialization_timeout=timeout + _LATER,
         )
     # of gRPC, of the cluster's own service
     except Exception as error:
@@ -59,17 +67,40 @@ def initialize(membership: Membership, timeout: int) -> bool:
         if isinstance(error, ValueError) and membership.found_by == "the TPU slice":
             _log.info("one process: no slice of several hosts was found (%s)", text)
             return False
-        raise LostError(_start_error(text, membership, timeout)) from error
+        raise LostError(
+            f"the processes of the run ({membership.found_by}) did not meet: {text[:300]}"
+        ) from error
+    finally:
+        late.cancel()
     return True
 
 
-def _start_error(text: str, membership: Membership, timeout: int) -> str:
-    """Why the processes did not find each other, in one line."""
-    where = "" if membership.coordinator is None else f" at {membership.coordinator}"
+def _start_error(membership: Membership, timeout: int) -> str:
+    """That some process is missing, in one line."""
+    where = "process 0" if membership.coordinator is None else membership.coordinator
+    others = "all"
+    if membership.num_processes is not None:
+        others = f"all {membership.num_processes}"
+    own = "" if membership.process_id is None else f" process {membership.process_id} is here;"
     return (
-        f"the processes of the run ({membership.found_by}) did not all meet{where} within "
-        f"{timeout} seconds (distributed.initialization_timeout): {text[:300]}"
+        f"not {others} processes of the run ({membership.found_by}) came to {where} within "
+        f"{timeout} seconds (distributed.initialization_timeout);{own} start the same command for "
+        "each of the others"
     )
+
+
+def _give_up(text: str) -> None:
+    """Ends the process, whose main thread waits inside of JAX."""
+    _log.error("error: %s", text)
+    leave_at_once(LOST)
+
+
+def leave_at_once(code: int) -> None:
+    """Ends the process without tidying up, for which JAX would wait for the others."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def open_channel(on_failure: Callable[[Failure], None]) -> Channel:

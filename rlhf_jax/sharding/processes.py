@@ -12,8 +12,6 @@ next exchange, by the error of a collective that lost its peer, or after `GRACE`
 import atexit
 import contextlib
 import logging
-import os
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,7 +22,7 @@ import jax
 from rlhf_jax.errors import LostError, PeerError, exit_code
 from rlhf_jax.sharding.channel import LEADER, LOST, Channel, Failure
 from rlhf_jax.sharding.cluster import DistributedConfig
-from rlhf_jax.sharding.meeting import meet
+from rlhf_jax.sharding.meeting import leave_at_once, meet
 
 _log = logging.getLogger(__name__)
 _package_log = logging.getLogger("rlhf_jax")
@@ -70,7 +68,7 @@ def join(config: DistributedConfig) -> None:
         channel = meet(config, lambda failure: _end(failure, left, said))
     except LostError as error:
         # JAX would wait for those that are missing.
-        atexit.register(_leave_at_once, error.exit_code)
+        atexit.register(leave_at_once, error.exit_code)
         raise
     if channel is None:
         return
@@ -189,6 +187,9 @@ def sharing_errors() -> Iterator[None]:
     except Exception as error:  # whatever it is, the others must hear of it
         if _joined is None:
             raise
+        failure = _joined.channel.failure or _awaited(error, _joined)
+        if failure is not None:
+            raise LostError(failure.text, failure.exit_code) from error
         if exit_code(error) is None:
             # A fault of ours, or of somebody's function: the line alone would not help to find it.
             _log.error("%s", "".join(traceback.format_exception(error)).rstrip())
@@ -250,7 +251,7 @@ def ending_together() -> Iterator[None]:
         cause = _cause(error, failure)
         state.codes.append(own.exit_code if cause is None else cause.exit_code)
         state.left.set()
-        state.channel.close(timeout=GRACE)
+        state.channel.close(timeout=GRACE, has_failed=True)
         if cause is None:
             raise
         raise LostError(cause.text, cause.exit_code) from error
@@ -296,7 +297,7 @@ def _end(failure: Failure, left: threading.Event, said: set[str]) -> None:
     if left.wait(GRACE):
         return
     _log.error("process %d is given up: it waits for a process that has ended", number())
-    _leave_at_once(failure.exit_code)
+    leave_at_once(failure.exit_code)
 
 
 def _leave() -> None:
@@ -307,19 +308,12 @@ def _leave() -> None:
     if state.codes or state.channel.failure is not None:
         # JAX would wait for the others, and then end the process by a signal.
         code = state.codes[0] if state.codes else LOST
-        _leave_at_once(code)
+        leave_at_once(code)
     try:
         barrier("end")
     except LostError as error:
         _log.error("error: %s", error)
-        _leave_at_once(error.exit_code)
+        leave_at_once(error.exit_code)
     state.left.set()
     state.channel.close(timeout=GRACE)
     jax.distributed.shutdown()
-
-
-def _leave_at_once(code: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)

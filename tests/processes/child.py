@@ -54,7 +54,7 @@ class Grader:
         self._inner.__exit__(*error)
 
     def __call__(self, prompts, sampled, *, state, training):
-        if state.global_step >= STEP:
+        if training and state.global_step >= STEP:
             self._fault()
         return self._inner(prompts, sampled, state=state, training=training)
 

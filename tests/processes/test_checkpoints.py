@@ -13,6 +13,7 @@ from rlhf_jax.runs.export import load_checkpoint
 from rlhf_jax.sharding import MeshConfig, make_mesh
 from tests.processes.conftest import weights_of
 
+pytestmark = pytest.mark.timeout(1200)
 TRAINING = {"max_steps": 3, "save_every": 3, "eval_every": 0}
 
 

@@ -9,6 +9,7 @@ from rlhf_jax.io import Checkpointer
 from rlhf_jax.runs import train
 from tests.processes.conftest import assert_same_run
 
+pytestmark = pytest.mark.timeout(1200)
 MESH = {"data": 2, "fsdp": 2}
 MINUTE = 60.0
 TRAINING = {"max_steps": 4, "save_every": 2, "eval_every": 2, "batch_size": 8}
@@ -103,8 +104,8 @@ def test_a_process_that_never_starts_is_reported(tiny_config, start):
     config = tiny_config("sft", mesh=MESH, distributed={"initialization_timeout": 5})
     [ended] = start(config, 2, only=[0], total=2).wait(timeout=60)
     assert ended.code == 6
-    assert ended.seconds < 40
-    [line] = [line for line in ended.text.splitlines() if line.startswith("error:")]
+    [line] = ended.text.splitlines()
+    assert line.startswith("error: not all 2 processes of the run")
     assert "within 5 seconds" in line
 
 

@@ -11,6 +11,7 @@ from rlhf_jax.runs import train
 from rlhf_jax.sharding import MeshConfig
 from tests.processes.conftest import assert_same_run
 
+pytestmark = pytest.mark.timeout(1200)
 MESHES = {
     "data x fsdp": {"data": 2, "fsdp": 2, "tensor": 1},
     "tensor": {"data": 1, "fsdp": 2, "tensor": 2},
