@@ -38,7 +38,7 @@ class PeerError(RlhfError, RuntimeError):
       exit_code: of the error there.
     """
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 

@@ -294,6 +294,9 @@ def _end(failure: Failure, left: threading.Event, said: set[str]) -> None:
         return
     said.add(failure.text)
     _log.error("error: %s", failure.text)
+    if failure.exit_code == LOST and failure.process == LEADER:
+        # JAX's service is gone with it, and ends this process by a signal in a moment.
+        leave_at_once(LOST)
     if left.wait(GRACE):
         return
     _log.error("process %d is given up: it waits for a process that has ended", number())

@@ -20,6 +20,8 @@ from tests.loops.conftest import mixed_task, online_config, tiny_config
 
 __all__ = ["mixed_task", "online_config", "tiny_config"]
 PATIENT = 300.0
+CALM = {"learning_rate": 3e-4}
+"""Adam takes a step of this size also where a gradient is nothing but rounding."""
 
 
 class Ended(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.runs import train
 from rlhf_jax.sharding import MeshConfig
-from tests.processes.conftest import assert_same_run
+from tests.processes.conftest import CALM, assert_same_run
 
 pytestmark = pytest.mark.timeout(1200)
 MESHES = {
@@ -17,10 +17,6 @@ MESHES = {
     "tensor": {"data": 1, "fsdp": 2, "tensor": 2},
     "tensor across": {"data": 1, "fsdp": 1, "tensor": 4},
 }
-
-
-CALM = {"learning_rate": 3e-4}
-"""Adam takes a step of this size also where a gradient is nothing but rounding."""
 
 
 def both(config, start, count, devices, tmp_path):
