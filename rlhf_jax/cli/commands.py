@@ -14,6 +14,7 @@ from rlhf_jax.cli.compare import quickstart as quickstart_command
 from rlhf_jax.cli.data import data
 from rlhf_jax.cli.generate import generate
 from rlhf_jax.cli.keys import describe_algorithm
+from rlhf_jax.cli.launch import launch
 from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, say
 from rlhf_jax.cli.plan import plan as plan_command
 from rlhf_jax.config import ConfigError, load_config
@@ -32,8 +33,11 @@ def train(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     live = show_logs(live=not options.no_progress)
     from rlhf_jax import io, runs  # heavy, and not needed for a mistake in the configuration
+    from rlhf_jax.sharding import processes
 
     result = runs.train(config, progress=live)
+    if not processes.is_leader():
+        return 130 if result.interrupted else 0
     evaluations = [row for row in io.read_metrics(result.run_dir) if row["split"] == "eval"]
     if evaluations:
         print_evaluations(f"held-out metrics of {result.run_dir}", evaluations)
@@ -238,6 +242,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "data": data,
     "export": export,
     "generate": generate,
+    "launch": launch,
     "models": models,
     "algorithms": algorithms,
     "bench": bench,

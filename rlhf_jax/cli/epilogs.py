@@ -8,7 +8,9 @@ exit codes:
   3    the data cannot be used
   4    the model or the checkpoint cannot be read or written
   5    training failed: the loss or the gradients stay non-finite, or the rewards do not grade
-  130  interrupted by Ctrl-C or SIGTERM after saving; the same command goes on from there
+  6    another process of the run ended or hangs; the same command goes on from what was saved
+  130  interrupted by Ctrl-C, SIGTERM or training.save_before after saving; the same command goes on
+       from there
 """
 TOP = """\
 examples:
@@ -80,6 +82,17 @@ examples:
 The model is a Hugging Face folder, a hub id, or the run folder of `rlhf-jax train` (its export). A
 .txt file holds a prompt per line; .jsonl, .json, .csv and .parquet files hold them in a column
 `prompt` (text or messages) or `messages`.
+
+"""
+LAUNCH = """\
+examples:
+  rlhf-jax launch --processes 2 -- train configs/dpo_hh.yaml data.path=pairs.jsonl
+  rlhf-jax launch --processes 4 --devices-per-process 2 -- train configs/grpo_gsm8k.yaml
+  rlhf-jax launch --processes 2 --restarts 3 -- train configs/grpo_gsm8k.yaml
+
+One process for all devices of a machine is the rule; several are for machines whose devices one
+process cannot hold, and to try what several hosts will do. Over several hosts start the same
+`rlhf-jax train` on each: see distributed in rlhf-jax train --help.
 
 """
 MODELS = "examples:\n  rlhf-jax models\n\n"

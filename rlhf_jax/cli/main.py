@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rlhf_jax.cli.output import complain
 from rlhf_jax.cli.parser import make_parser, refuse_usage
-from rlhf_jax.errors import RlhfError
+from rlhf_jax.errors import LostError, PeerError, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             refuse_usage(_describe_unknown(unknown))
         if options.command is None:
             refuse_usage(
-                "no command: train, evaluate, compare, data, export, generate, models, algorithms, "
-                "bench, plan, quickstart"
+                "no command: train, evaluate, compare, data, export, generate, launch, models, "
+                "algorithms, bench, plan, quickstart"
             )
     except SystemExit as stop:
         return int(stop.code or 0)
@@ -50,28 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error, debug=options.debug)
 
 
-def exit_code(error: BaseException) -> int | None:
-    """The exit code of an error that is the user's to mend; None for any other error.
-
-    A `ValueError` raised by the library itself, rather than below it, is a refused value: 2 unless
-    its class says more.
-    """
-    if isinstance(error, RlhfError):
-        return error.exit_code
-    frames = [
-        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)
-    ]
-    if isinstance(error, ValueError) and frames and frames[-1].startswith("rlhf_jax."):
-        refused_by = {"rlhf_jax.data": 3, "rlhf_jax.models": 4}
-        return refused_by.get(".".join(frames[-1].split(".")[:2]), 2)
-    return 1 if isinstance(error, OSError) else None
-
-
 def _report(error: Exception, *, debug: bool) -> int:
     code = exit_code(error)
     if debug or code is None:
         traceback.print_exception(error)
-    if code is not None:
+    is_said = False
+    if isinstance(error, LostError | PeerError):
+        is_said = importlib.import_module("rlhf_jax.sharding.processes").is_said(error)
+    if code is not None and not is_said:
         complain(str(error))
     return 1 if code is None else code
 

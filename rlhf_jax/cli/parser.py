@@ -35,6 +35,7 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     _add_data(commands)
     _add_export(commands)
     _add_generate(commands)
+    _add_launch(commands)
     _add(commands, "models", "list supported model families", epilogs.MODELS)
     text = "list algorithms, or the options of one"
     algorithms = _add(commands, "algorithms", text, epilogs.ALGORITHMS)
@@ -221,6 +222,31 @@ def _add_generate(commands: _Commands) -> None:
     generate.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     generate.add_argument(
         "--output", metavar="FILE", help="write a JSON line per completion instead of printing them"
+    )
+
+
+def _add_launch(commands: _Commands) -> None:
+    launch = _add(
+        commands, "launch", "train with several processes of this machine", epilogs.LAUNCH
+    )
+    launch.add_argument(
+        "--processes", type=int, required=True, metavar="N", help="processes to start"
+    )
+    launch.add_argument(
+        "--devices-per-process",
+        type=int,
+        metavar="K",
+        help="GPUs of each process, in order; on a CPU as many virtual devices (default: all)",
+    )
+    launch.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="R",
+        help="times to go on from the newest checkpoint when a process is lost (%(default)s)",
+    )
+    launch.add_argument(
+        "arguments", metavar="-- train CONFIG ...", nargs=argparse.REMAINDER, help="what to run"
     )
 
 

@@ -1,10 +1,9 @@
 """A whole run's configuration. The only defaults stand in its dataclasses; YAML files hold
 differences.
 
-Sections that describe a lower layer are defined there: `data` (`rlhf_jax.data`), `optimizer`
-(`rlhf_jax.training`), `mesh` (`rlhf_jax.sharding`), `rollout` (`rlhf_jax.rollout`), `rewards` and
-`reward_pool` (`rlhf_jax.rewards`), and `algorithm` (one class per algorithm in
-`rlhf_jax.algorithms`, chosen by `algorithm.name`); the others in `rlhf_jax.config.sections`.
+Sections that describe a lower layer are defined there: `data`, `optimizer` (`rlhf_jax.training`),
+`mesh` and `distributed` (`sharding`), `rollout`, `rewards` and `reward_pool`, and `algorithm` (a
+class per algorithm, chosen by `algorithm.name`); the others in `rlhf_jax.config.sections`.
 """
 
 import dataclasses
@@ -34,13 +33,14 @@ from rlhf_jax.config.sections import (
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rollout.config import RolloutConfig
-from rlhf_jax.sharding import MeshConfig
+from rlhf_jax.sharding import DistributedConfig, MeshConfig
 from rlhf_jax.training import DEFAULT_LEARNING_RATE, OptimizerConfig
 from rlhf_jax.types import Models, Sampling
 
 RESUMABLE = (
     "run_dir",
     "mesh",
+    "distributed",
     "model.remat",
     "checkpoint",
     "logging",
@@ -53,6 +53,7 @@ RESUMABLE = (
     "training.eval_every",
     "training.eval_batch_size",
     "training.save_every",
+    "training.save_before",
     "training.log_every",
     "training.max_nonfinite",
     "training.compilation_cache",
@@ -104,6 +105,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -1,6 +1,7 @@
 """Sections of a run's configuration that belong to no lower layer: model, training, evaluation,
 checkpoint, logging."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,6 +94,10 @@ class TrainingConfig:
     more rows than a training batch)."""
     save_every: int = 100
     """Steps between checkpoints; 0: only after the last step."""
+    save_before: str | None = None
+    """Time after its start at which a session saves and ends as if it were interrupted, such as
+    3h50m before a scheduler's limit of 4 hours: hours, minutes and seconds, as 3h50m, 90m or
+    1h30m20s; null: none. Leave room for a step, an evaluation and the saving."""
     log_every: int = 1
     """Steps between rows in metrics.jsonl."""
     compilation_cache: str | None = "auto"
@@ -112,11 +117,32 @@ class TrainingConfig:
             "max_tokens_per_row": 1,
             "log_every": 1,
         }
+        seconds_of("training.save_before", self.save_before)
         at_least |= {"eval_every": 0, "save_every": 0, "max_nonfinite": 0}
         for name, least in at_least.items():
             value = self.__dict__[name]
             if value is not None and value < least:
                 raise ValueError(f"training.{name}={value} must be at least {least}")
+
+
+def seconds_of(key: str, text: str | None) -> float | None:
+    """A time such as 3h50m in seconds; None stays None.
+
+    Args:
+      key: whose value it is.
+      text: hours, minutes and seconds, largest first.
+
+    Raises:
+      ValueError: it is no time, or no time at all.
+    """
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    numbers = [int(part or 0) for part in parts.groups()] if parts else [0]
+    if not any(numbers):
+        raise ValueError(f"{key}={text!r} is no time: give hours, minutes and seconds, as in 3h50m")
+    hours, minutes, seconds = numbers
+    return 3600.0 * hours + 60.0 * minutes + seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.examples import ExampleSet, iterate_texts, load_examples
 from rlhf_jax.data.kinds import Kind, PairExample, PromptExample, TextExample, TokenExample
-from rlhf_jax.data.loader import Loader, make_loader, prefetch
+from rlhf_jax.data.loader import Loader, make_loader
 from rlhf_jax.data.messages import ChatOptions
 from rlhf_jax.data.named_tokenizers import byte_tokenizer, load_tokenizer, train_tokenizer
+from rlhf_jax.data.prefetch import prefetch
 from rlhf_jax.data.prompts import PromptBatch, PromptLoader, make_prompt_loader
 from rlhf_jax.data.stops import read_generation
 from rlhf_jax.data.tokenizer import FastTokenizer, Tokenizer

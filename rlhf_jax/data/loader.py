@@ -3,16 +3,12 @@
 `make_loader` reads and tokenises a split (`tokenize`); a `Loader` then holds its rows and is asked
 for batches by their number. Start with `Loader.batch`: an epoch is planned once (order, buckets or
 packing, from `batching`), the batch's rows are looked up in the plan, and `_fill` lays them out.
-`prefetch` makes batches ahead in a thread.
 """
 
-import contextlib
 import functools
 import logging
 import pathlib
-import queue
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -32,6 +28,7 @@ from rlhf_jax.data.rooms import EpochRooms, Packing, Sequences, pays, shared_pro
 from rlhf_jax.data.token_rows import TokenizedSet
 from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split
 from rlhf_jax.data.tokenizer import FastTokenizer
+from rlhf_jax.sharding.processes import leader_first
 from rlhf_jax.types import PairBatch, Room, TokenBatch
 
 logger = logging.getLogger(__name__)
@@ -49,6 +46,7 @@ def make_loader(
     split: Split = "train",
     cache_dir: str | pathlib.Path | None = None,
     packing: Packing | None = None,
+    owns: Callable[[int], Collection[int]] | None = None,
 ) -> "Loader":
     """Reads, tokenises and batches a split.
 
@@ -63,6 +61,8 @@ def make_loader(
         cache_dir: folder for tokenised data; None keeps nothing.
         packing: how the update packs sequences (`room` of a batch); None: not at all. Not read
           where rows hold several documents already (`data.packing`).
+        owns: (places of a batch) -> those that this process fills (`rlhf_jax.sharding.own_rows`);
+          in the others only the mask is right. None: all.
 
     Raises:
         DataError: see `load_examples`.
@@ -82,8 +82,10 @@ def make_loader(
     if config.chat_template is not None:
         tokenizer = tokenizer.with_chat_template(template_source(config.chat_template))
     fingerprint = data_fingerprint(config, tokenizer, kind, split)
-    data = tokenize_split(
-        config, tokenizer, kind=kind, split=split, cache_dir=cache_dir, fingerprint=fingerprint
+    options: Any = {"split": split, "cache_dir": cache_dir, "fingerprint": fingerprint}
+    # Further processes read from the cache what the first one has tokenised.
+    data = leader_first(
+        f"tokens of {split}", lambda: tokenize_split(config, tokenizer, kind=kind, **options)
     )
     loader = Loader(
         data,
@@ -94,6 +96,7 @@ def make_loader(
         seed=seed,
         fingerprint=fingerprint,
         packing=packing,
+        owns=owns,
     )
     logger.info(
         "%s (%s): %d batches an epoch, tokens fill %.0f %% of their places%s",
@@ -132,6 +135,7 @@ class Loader:
         seed: int,
         fingerprint: str,
         packing: Packing | None = None,
+        owns: Callable[[int], Collection[int]] | None = None,
     ):
         self.kind = kind
         self.batch_size = batch_size
@@ -142,6 +146,7 @@ class Loader:
         self.shortened = data.shortened
         self._data = data
         self._config = config
+        self._owns = owns
         self._rows_per_item = 2 if kind == "pairs" else 1
         row_lengths = np.diff(data.offsets)
         self.num_examples = len(row_lengths) // self._rows_per_item
@@ -275,17 +280,14 @@ class Loader:
         tokens: Any = np.full((rows, width), self.tokenizer.pad_id, np.int32)
         segment_ids: Any = np.zeros((rows, width), np.int32)
         trained: Any = np.zeros((rows, width), np.bool_)
+        owned = range(len(indices)) if self._owns is None else self._owns(len(indices))
         for place, index in enumerate(indices.tolist()):
-            if index >= 0:
-                for column in range(self._rows_per_item):
-                    self._fill(
-                        place * self._rows_per_item + column,
-                        index,
-                        column,
-                        tokens,
-                        segment_ids,
-                        trained,
-                    )
+            for column in range(self._rows_per_item if index >= 0 else 0):
+                row = place * self._rows_per_item + column
+                places = self._fill(row, index, column, segment_ids)
+                for document, where in places if place in owned else ():
+                    tokens[row, where] = self._data.tokens[self._span(document)]
+                    trained[row, where] = self._data.trained[self._span(document)]
         scored: Any = scored_columns(trained, scored_width)
         room = None
         if rooms is not None:
@@ -316,81 +318,22 @@ class Loader:
         )
 
     def _fill(
-        self,
-        row: int,
-        index: int,
-        column: int,
-        tokens: np.ndarray,
-        segment_ids: np.ndarray,
-        trained: np.ndarray,
-    ) -> None:
+        self, row: int, index: int, column: int, segment_ids: np.ndarray
+    ) -> list[tuple[int, slice]]:
+        """Numbers the documents of a row; returns where each of them lies in it."""
         documents = (
             [index * self._rows_per_item + column] if self._items is None else self._items[index]
         )
+        places = []
         start = 0
         for number, document in enumerate(documents, start=1):
-            begin = self._data.offsets[document]
-            end = self._data.offsets[document + 1]
-            stop = start + int(end - begin)
-            tokens[row, start:stop] = self._data.tokens[begin:end]
-            trained[row, start:stop] = self._data.trained[begin:end]
+            span = self._span(document)
+            stop = start + span.stop - span.start
             segment_ids[row, start:stop] = number
+            places.append((document, slice(start, stop)))
             start = stop
+        return places
 
-
-Prefetched: TypeAlias = tuple[int, np.ndarray, TokenBatch | PairBatch]
-"""(step, items, batch)"""
-
-
-@contextlib.contextmanager
-def prefetch(
-    loader: Loader, start: int, stop: int | None = None, *, depth: int = 2
-) -> Iterator[Iterator[Prefetched]]:
-    """Batches from step `start` on, made by a background thread up to `depth` ahead.
-
-        with prefetch(loader, step) as batches:
-            step, indices, batch = next(batches)
-
-    Args:
-        loader: where from.
-        start: first step.
-        stop: one past the last step; None goes on for ever.
-        depth: batches kept ready.
-
-    Raises:
-        Exception: whatever making a batch raised, when its turn comes. Leaving the context ends the
-          thread.
-    """
-    ready: queue.Queue[Prefetched | BaseException | None] = queue.Queue(maxsize=depth)
-    closed = threading.Event()
-
-    def put(item: Prefetched | BaseException | None) -> None:
-        while not closed.is_set():
-            try:
-                return ready.put(item, timeout=0.05)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        step = start
-        try:
-            while not closed.is_set() and (stop is None or step < stop):
-                put((step, loader.indices(step), loader.batch(step)))
-                step += 1
-            put(None)
-        except BaseException as error:  # handed over to the consumer
-            put(error)
-
-    def consume() -> Iterator[Prefetched]:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    thread = threading.Thread(target=work, name="rlhf_jax-prefetch", daemon=True)
-    thread.start()
-    try:
-        yield consume()
-    finally:
-        closed.set()
-        thread.join(timeout=10)
+    def _span(self, document: int) -> slice:
+        """Where the tokens of a document lie in the split."""
+        return slice(int(self._data.offsets[document]), int(self._data.offsets[document + 1]))

@@ -38,6 +38,7 @@ from rlhf_jax.io.stored import (
     save_error,
     stored_metrics,
 )
+from rlhf_jax.sharding.processes import end_all, is_leader
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
@@ -333,7 +334,7 @@ class Checkpointer:
         if self._open_manager is None:
             if not create and not self.directory.is_dir():
                 return None
-            if jax.process_index() == 0:
+            if is_leader():
                 self.directory.mkdir(parents=True, exist_ok=True)
             if self._best_metric is not None:
                 check_metrics(self.directory)
@@ -369,7 +370,10 @@ class Checkpointer:
             self._saving = None
             self._failed = True
             discard_failed(self.directory)
-            raise save_error(self.directory, step, error) from error
+            failed = save_error(self.directory, step, error)
+            # The others wait for this process's part, and closing would wait for theirs.
+            end_all(failed)
+            raise failed from error
 
 
 def _rest(state: State) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import logging
 import pathlib
 import shutil
 
-import jax
 import orbax.checkpoint as ocp
 
 from rlhf_jax.io.stored import reading
+from rlhf_jax.sharding.processes import is_leader
 
 _log = logging.getLogger(__name__)
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
@@ -28,7 +28,7 @@ def open_manager(
 
 def remove_unfinished(directory: pathlib.Path) -> None:
     """Before the first save only: for a reader, another process may be saving the folder."""
-    if jax.process_index() != 0:
+    if not is_leader():
         return
     # orbax's own cleanup logs errors and leaves folders
     for stale in directory.glob(_UNFINISHED):
@@ -38,6 +38,6 @@ def remove_unfinished(directory: pathlib.Path) -> None:
 
 def discard_failed(directory: pathlib.Path) -> None:
     """Removes what a failed save leaves: its room is needed for the next attempt."""
-    if jax.process_index() == 0:
+    if is_leader():
         for stale in directory.glob(_UNFINISHED):
             shutil.rmtree(stale, ignore_errors=True)

@@ -14,11 +14,11 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
 from orbax.checkpoint import checkpoint_managers as policies
 
 from rlhf_jax.io.errors import UnreadableError
 from rlhf_jax.io.seal import digest
+from rlhf_jax.sharding.processes import is_leader
 
 FILE = "ranks.json"
 
@@ -90,7 +90,7 @@ class Ranks:
             if (kept := {number: held for number, held in values.items() if number in there})
         }
         self._values.setdefault(self._metric, {})[str(step)] = value
-        if jax.process_index() == 0:
+        if is_leader():
             temporary = self._path.with_name(f".{FILE}.tmp")
             sealed = {"values": self._values, "sha256": digest(self._values)}
             temporary.write_text(json.dumps(sealed), encoding="utf-8")

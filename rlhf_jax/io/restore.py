@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
 
 from rlhf_jax.io.errors import CheckpointError
 from rlhf_jax.io.fingerprint import tree_leaves
 from rlhf_jax.io.seal import Meta
 from rlhf_jax.io.stored import Parts, StoredStep, check_fits, leaf_name
+from rlhf_jax.sharding import replicated
 from rlhf_jax.types import Params
 
 
@@ -26,9 +28,12 @@ def read_parts(stored: StoredStep, params: Params, rest: Mapping[str, Any]) -> P
     meta = stored.meta()
     layouts = stored.layouts(meta)
     check_fits(stored.folder, "params", params, layouts["params"], dtypes=True)
-    # What does not fit is read too, as orbax reads whole items, but stays on the host.
+    # What does not fit is read too, as orbax reads whole items, but stays on the host; of several
+    # processes none can hold an array alone.
+    whole = _whole(params) if jax.process_count() > 1 else None
     wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(layouts["rest"])
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        dict(layouts["rest"]),
     )
     unfit: dict[str, str] = {}
     for name, tree in rest.items():
@@ -41,6 +46,11 @@ def read_parts(stored: StoredStep, params: Params, rest: Mapping[str, Any]) -> P
     found = stored.arrays({"params": params, "rest": wanted}, meta, passed_over=over)
     kept = {name: found["rest"][name] for name in rest if name not in unfit}
     return Parts({"params": found["params"]} | kept, unfit, meta.run)
+
+
+def _whole(params: Params) -> NamedSharding:
+    """Every device holds all, on the mesh of some parameters."""
+    return replicated(jax.tree.leaves(params)[0].sharding.mesh)
 
 
 def read_params(stored: StoredStep, abstract_params: Params) -> Params:

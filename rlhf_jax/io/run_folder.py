@@ -2,7 +2,7 @@
 
 config.yaml      the resolved configuration
 metrics.jsonl    one row per step and evaluation
-log.txt          plain lines
+log.txt          plain lines (log.1.txt, ...: warnings of the further processes of a run)
 metrics.png      plot of the metrics, drawn at the end
 tensorboard/     event files
 checkpoints/     states to resume from
@@ -19,13 +19,12 @@ import fcntl
 import logging
 import os
 import pathlib
+import re
 import shutil
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
-
-import jax
 
 from rlhf_jax.errors import RlhfError
 from rlhf_jax.io.disk import is_disk_full, naming
@@ -34,6 +33,7 @@ from rlhf_jax.io.log_file import LogFile
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
 from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
+from rlhf_jax.sharding.processes import from_leader, is_leader, number
 
 _log = logging.getLogger(__name__)
 _package_log = logging.getLogger("rlhf_jax")
@@ -77,6 +77,7 @@ class RunFolder:
 
     Entering takes the folder and opens log.txt. Until `start`, when everything that may refuse the
     run has been asked, what an earlier session left is as it was: config.yaml and metrics.jsonl.
+    Of several processes the leader writes; the others keep their warnings in log.NUMBER.txt.
 
     Args:
         config: the run's configuration.
@@ -94,7 +95,7 @@ class RunFolder:
         self, config: RunConfig, *, resume_step: int | None = None, progress: bool | None = None
     ):
         self.path = pathlib.Path(config.run_dir)
-        check_may_start(config, resume_step)
+        from_leader("run folder", lambda: check_may_start(config, resume_step))
         self._config = config
         self._resume_step = resume_step
         self._live = progress
@@ -108,11 +109,18 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         try:
-            self._open()
+            from_leader("open run folder", self._open)
+            with naming(self.path / self._log_name):
+                self._open_log()
+            from_leader("begin run", self._begin)
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
         return self
+
+    @property
+    def _log_name(self) -> str:
+        return "log.txt" if is_leader() else f"log.{number()}.txt"
 
     def _open(self) -> None:
         try:
@@ -125,8 +133,8 @@ class RunFolder:
                 f"run_dir={self.path} cannot be written ({error.strerror}: {error.filename}); give "
                 "another run_dir"
             ) from error
-        with naming(self.path / "log.txt"):
-            self._open_log()
+
+    def _begin(self) -> None:
         if self._resume_step is None:
             # of a start that failed before its first checkpoint
             shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
@@ -169,7 +177,9 @@ class RunFolder:
             total_steps: of the whole run.
             start_step: where this session starts; None: at `resume_step`, or at 0.
         """
-        self._accept()
+        from_leader("start run", self._accept)
+        if not is_leader():
+            return
         start = start_step or self._resume_step or 0
         self._progress = Progress(
             total_steps, start_step=start, live=self._live, description=self.path.name
@@ -179,8 +189,12 @@ class RunFolder:
     def write(self, step: int, metrics: Mapping[str, Any], split: str = "train") -> None:
         """Send a step's metrics to every sink and the display, with `time/elapsed` in seconds.
 
-        The time between sessions does not count, nor what was lost when one of them was killed.
+        The time between sessions does not count, nor what was lost when one of them was killed. Of
+        several processes all must call it, so that all hear of a full disk.
         """
+        from_leader("row", lambda: self._write(step, metrics, split))
+
+    def _write(self, step: int, metrics: Mapping[str, Any], split: str) -> None:
         if not self._accepted:
             raise RuntimeError(
                 f"step {step} cannot be written: call RunFolder.start before the first row"
@@ -193,7 +207,8 @@ class RunFolder:
 
     def last_metrics(self) -> dict[str, float]:
         """The last evaluation, and the last training row under `train/`, of all sessions."""
-        rows = {row["split"]: row for row in read_metrics(self.path / "metrics.jsonl")}
+        found = from_leader("last metrics", lambda: read_metrics(self.path / "metrics.jsonl"))
+        rows = {row["split"]: row for row in found}
         kept = {
             split: {
                 name: value
@@ -230,7 +245,8 @@ class RunFolder:
         def conclude() -> None:
             if error is not None and not self._accepted and self._resume_step is None:
                 # of a run that never was
-                shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
+                if is_leader():
+                    shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
             if error is not None:
                 self._note_in_file(
                     f"stopped: {type(error).__name__}: {' '.join(str(error).split())}"
@@ -261,8 +277,6 @@ class RunFolder:
             _log.warning("closing %s: %s", self.path, " ".join(str(failure).split()))
 
     def _lock(self) -> None:
-        if jax.process_index() != 0:  # the processes of one run share its folder
-            return
         file = (self.path / LOCK).open("a", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -291,12 +305,15 @@ class RunFolder:
             self._lock_file = None
 
     def _open_log(self) -> None:
-        self._log_file = LogFile(self.path / "log.txt", encoding="utf-8")
+        # Only the leader's is there in any case.
+        self._log_file = LogFile(
+            self.path / self._log_name, encoding="utf-8", delay=not is_leader()
+        )
         self._log_file.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
         )
         self._level = _package_log.level
-        if _package_log.getEffectiveLevel() > logging.INFO:
+        if _package_log.getEffectiveLevel() > logging.INFO and is_leader():
             _package_log.setLevel(logging.INFO)
         _package_log.addHandler(self._log_file)
 
@@ -311,7 +328,7 @@ class RunFolder:
         if self._log_file is not None:
             _package_log.removeHandler(self._log_file)
             _package_log.setLevel(self._level)
-            with naming(self.path / "log.txt"):
+            with naming(self.path / self._log_name):
                 self._log_file.close()
 
 
@@ -341,6 +358,7 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"run_dir={path} is a file; give a folder")
     names = {child.name for child in path.iterdir()} if path.is_dir() else set()
+    names = {name for name in names if not re.fullmatch(r"log\.\d+\.txt", name)}
     used = not names <= (PREPARED if LOCK in names else EARLY)
     if resume == "never" and used:
         raise RunFolderError(

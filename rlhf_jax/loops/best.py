@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rlhf_jax.config import Config, ConfigError, TrainingConfig
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.io import Checkpointer, RunFolder, read_metrics
+from rlhf_jax.sharding.processes import from_leader
 
 _log = logging.getLogger(__name__)
 GRADED = 0.9
@@ -46,7 +47,8 @@ class Evaluations:
         self._last = (0, total_steps, planned)
         self._every = config.training.eval_every
         path = folder.path / "metrics.jsonl"
-        rows = read_metrics(path) if path.exists() else []
+        # One reads for all: another one might see the file a moment before or after.
+        rows = from_leader("evaluations", lambda: read_metrics(path) if path.exists() else [])
         rows = [
             row for row in rows if row["split"] == "eval" and (upto is None or row["step"] <= upto)
         ]

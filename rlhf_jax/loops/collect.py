@@ -18,7 +18,7 @@ from rlhf_jax.data import PromptLoader
 from rlhf_jax.data.prompts import next_prompts
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.io.completions import GroupId
-from rlhf_jax.loops.grading import Grader, Grades
+from rlhf_jax.loops.grading import Grader, Grades, check_agreement
 from rlhf_jax.loops.groups import Cursor, Groups, Rollouts, empty_groups, from_rollout, join
 from rlhf_jax.rewards import TrainerState
 from rlhf_jax.rewards.answers import content_of
@@ -35,8 +35,7 @@ Ended = Literal["stopped", "retired", "solved"]
 """Why a run ends: a signal; every prompt is retired; everything generated is right."""
 
 Record = Callable[[dict[str, list[Any]]], None]
-"""Takes the completions of a generation batch, as columns
-(`rlhf_jax.io.CompletionsWriter.add`)."""
+"""Takes the columns of a generation batch (`rlhf_jax.io.CompletionsWriter.add`)."""
 
 
 class Collected(NamedTuple):
@@ -198,6 +197,7 @@ class Collector:
         generated = time.perf_counter()
         grades = self.grader(prompts, sampled, state=self.state(step, cursor), training=True)
         graded = time.perf_counter()
+        check_agreement(sampled.rollout, grades)
         groups = from_rollout(
             sampled.rollout,
             prompt=indices,

@@ -1,6 +1,8 @@
 """From completions to grades: text for the reward functions, tokens for reward models."""
 
+import collections
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
@@ -23,6 +25,8 @@ from rlhf_jax.rewards.judging import Judge
 from rlhf_jax.rewards.registry import MODEL
 from rlhf_jax.rewards.watch import RewardWatch
 from rlhf_jax.rollout import Sampled
+from rlhf_jax.sharding.processes import count, exchange, gathered, own_part
+from rlhf_jax.types import Rollout
 
 _TAIL = 16
 """Last tokens of a prompt in which an open ``<think>`` is looked for."""
@@ -217,3 +221,126 @@ def columns_of(prompts: PromptBatch, opened: np.ndarray) -> dict[str, list[Any]]
     if opened.any():
         columns[OPENED_COLUMN] = opened.tolist()
     return columns
+
+
+class Divided:
+    """A grader of one's own in a run of several processes: each grades its part of the prompts, and
+    every one gets all grades (and not what functions logged besides). What fails in one is raised
+    in all.
+
+    Attributes:
+      names, judge, held_out: the grader's.
+    """
+
+    def __init__(self, grader: Grader) -> None:
+        """Wraps a grader."""
+        self.names = grader.names
+        self.judge = grader.judge
+        self.held_out = grader.held_out
+        self._grader = grader
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        if isinstance(self._grader, contextlib.AbstractContextManager):
+            self._stack.enter_context(self._grader)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def __call__(
+        self, prompts: PromptBatch, sampled: Sampled, *, state: TrainerState, training: bool
+    ) -> Grades:
+        """See `Grader`."""
+        own = np.array(own_part(len(prompts.prompts)), np.int64)
+        rows = rows_of(own, len(sampled.rollout.tokens) // len(prompts.prompts))
+
+        def part() -> tuple[np.ndarray, Grades | None]:
+            if not len(own):
+                return rows, None
+            mine = take_rows(sampled, rows)
+            return rows, self._grader(
+                take_prompts(prompts, own), mine, state=state, training=training
+            )
+
+        return join_grades([found for found in gathered("grades", part) if found[1] is not None])
+
+
+def rows_of(prompts: np.ndarray, group_size: int) -> np.ndarray:
+    """Numbers of the completions of some prompts, group-major."""
+    return (prompts[:, None] * group_size + np.arange(group_size)).reshape(-1)
+
+
+def take_prompts(prompts: PromptBatch, index: np.ndarray) -> PromptBatch:
+    """Some of the prompts."""
+    places = index.tolist()
+    columns = {
+        name: [values[place] for place in places] for name, values in prompts.columns.items()
+    }
+    return PromptBatch(
+        prompts.indices[index],
+        prompts.tokens[index],
+        prompts.lengths[index],
+        [prompts.prompts[place] for place in places],
+        columns,
+    )
+
+
+def take_rows(sampled: Sampled, rows: np.ndarray) -> Sampled:
+    """Some completions."""
+    arrays: list[Any] = [np.asarray(x)[rows] for x in sampled.rollout]
+    conversations = sampled.conversations
+    if conversations is not None:
+        conversations = [conversations[row] for row in rows.tolist()]
+    return sampled._replace(rollout=Rollout(*arrays), conversations=conversations)
+
+
+def join_grades(parts: Sequence[tuple[np.ndarray, Any]]) -> Grades:
+    """Grades of all rows, of parts of them.
+
+    Args:
+      parts: (numbers of its rows, its `Grades`).
+    """
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    grades: list[Grades] = [found for _, found in parts]
+    texts = [text for part in grades for text in part.texts]
+    failures: collections.Counter[str] = collections.Counter()
+    for part in grades:
+        failures.update(part.failures)
+
+    def joined(field: str) -> np.ndarray:
+        return np.concatenate([part._asdict()[field] for part in grades])[order]
+
+    return Grades(
+        joined("total"),
+        joined("per_reward"),
+        dict(failures),
+        [texts[place] for place in order.tolist()],
+        joined("opened"),
+    )
+
+
+def check_agreement(rollout: Rollout, grades: Grades) -> None:
+    """Refuses completions or grades that differ between the processes of a run: from here on each
+    decides by its own, and they must decide the same.
+
+    Raises:
+      TrainingError: in all of them.
+    """
+    if count() == 1:
+        return
+    parts = (rollout.tokens, rollout.completion_mask, grades.total, grades.per_reward)
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in parts))
+    seen = exchange("completions and grades", digest.hexdigest())
+    other = next((number for number, found in enumerate(seen) if found != seen[0]), None)
+    if other is not None:
+        raise TrainingError(
+            f"process {other} has other completions or grades than process 0: a sampler, an "
+            "environment or a grader of one's own must give the same in every process, or draw by "
+            "the key that it gets"
+        )

@@ -18,7 +18,7 @@ from rlhf_jax.rewards import TrainerState
 from rlhf_jax.rewards.accuracy import Answers, join_answers, metrics_of
 from rlhf_jax.rewards.answers import content_of
 from rlhf_jax.rollout import Sampled, Sampler, SamplingParams
-from rlhf_jax.sharding import place_batch
+from rlhf_jax.sharding import fetch, place_batch
 from rlhf_jax.training import Assemble, union
 from rlhf_jax.training.update import over_parts
 from rlhf_jax.types import Algorithm, Key, Metrics, Params, Rollout, Trees
@@ -80,7 +80,7 @@ def evaluate_loader(
         if stopped():
             return {}
         placed = place_batch(with_cached(batch, indices, cached), mesh)
-        metrics, count = jax.device_get(eval_step(trained, frozen, placed))
+        metrics, count = fetch(eval_step(trained, frozen, placed))
         if count:
             found.append({name: float(value) for name, value in metrics.items()})
             counts.append(int(count))

@@ -14,17 +14,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.errors import TrainingError
+from rlhf_jax.errors import PeerError, TrainingError
 from rlhf_jax.io.completions import GroupId
 from rlhf_jax.loops.collect import Collected
 from rlhf_jax.loops.groups import Groups, RunState
 from rlhf_jax.loops.recorder import Recorder
 from rlhf_jax.rewards.errors import RewardError, RewardProcessError
+from rlhf_jax.sharding import fetch
 from rlhf_jax.training import TrainState
 from rlhf_jax.types import Metrics, Params, PolicyBatch, Trees
 
 _log = logging.getLogger(__name__)
-ENDING = (TrainingError, RewardError, RewardProcessError)
+ENDING = (TrainingError, RewardError, RewardProcessError, PeerError)
 """What ends a run although nothing is wrong with its state, which is saved first."""
 
 Score = Callable[[Trees, Trees, PolicyBatch], PolicyBatch]
@@ -124,7 +125,7 @@ def train_online(
 def host_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics as numbers, without the means over rewards where no completion was graded: NaN, which
     must not be shown as 0."""
-    values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+    values = {name: float(value) for name, value in fetch(dict(metrics)).items()}
     return {
         name: value
         for name, value in values.items()

@@ -14,6 +14,7 @@ from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import Checkpointer, RunFolder
 from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.groups import RunState
+from rlhf_jax.sharding.processes import count, exchange
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Recorder:
                 in_a_row,
             )
         if step % training.log_every == 0 or in_a_row > most:
-            self._folder.write(step, values, split="train")
+            self._folder.write(step, {**values, **slowest(values)}, split="train")
         if in_a_row > most:
             several = f", {self._updates} updates a step" if self._updates > 1 else ""
             raise TrainingError(
@@ -198,3 +199,17 @@ class Recorder:
     def _is_save_step(self, step: int) -> bool:
         every = self._training.save_every
         return step == self._total_steps or (every > 0 and step % every == 0)
+
+
+def slowest(values: Mapping[str, float]) -> dict[str, float]:
+    """`time/NAME_max`, the longest time over all processes, so that one that holds up the others is
+    seen; nothing where there is one.
+
+    Args:
+      values: metrics of a step, in this process.
+    """
+    if count() == 1:
+        return {}
+    own = {name: value for name, value in values.items() if name.startswith("time/")}
+    seen = exchange("times", own)
+    return {f"{name}_max": max(times.get(name, 0.0) for times in seen) for name in own}

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError
 from rlhf_jax.io.run_folder import start_from_command
 from rlhf_jax.loops.groups import Cursor, Groups, Rollouts, RunState
-from rlhf_jax.sharding import replicated
+from rlhf_jax.sharding import place_tree, place_whole, replicated
 from rlhf_jax.training import (
     TrainState,
     abstract_sharded_state,
@@ -169,8 +169,7 @@ def save(
         further |= {"cursor": cursor.plain(), "groups": waiting.size}
         held = waiting if waiting.size else filler
         fields["groups"] = {
-            name: jax.device_put(jnp.asarray(value), replicated(mesh))
-            for name, value in _narrow(held)._asdict().items()
+            name: place_whole(value, mesh) for name, value in _narrow(held)._asdict().items()
         }
     checkpointer.save(now.step, Saved(**fields), {**meta, **further})
 
@@ -267,7 +266,7 @@ def _of_another_run(
             reason += f"; its schedule goes on after {made} updates"
         elif name == "aux":
             aux = jax.tree.map(jnp.asarray, dict(fresh.aux))
-            fields[name] = jax.device_put(aux, shardings.aux)
+            fields[name] = place_tree(aux, shardings.aux)
         else:
             raise CheckpointError(f"checkpoint.start_from={source.run_dir}: {reason}")
         _log.warning("%s of %s does not fit (%s): it begins anew", name, source.run_dir, reason)

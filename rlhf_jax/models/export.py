@@ -2,10 +2,11 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from safetensors.numpy import save_file
 from rlhf_jax.models.checkpoint import INDEX, SINGLE, VALUE_HEAD, tensor_shapes
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.names import WeightMap, weight_maps
+from rlhf_jax.sharding import fetch
+from rlhf_jax.sharding.processes import from_leader, is_leader
 from rlhf_jax.types import Model, Params
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -60,14 +63,21 @@ def save_pretrained(
     contents = {**config.to_hf(), "dtype": dtype, "torch_dtype": dtype, **(extra_config or {})}
     _check_same(config, contents)
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    from_leader("export folder", lambda: folder.mkdir(parents=True, exist_ok=True))
     parts = weight_maps(config, scalar_head=model.scores is not None)
     heads = [part for part in parts if part.path[0] == "score" and config.lm_head]
     written = _write_weights(
         folder, [part for part in parts if part not in heads], params, jnp.dtype(dtype), limit
     )
     if heads:
-        written |= _write_file(folder / VALUE_HEAD, dict(_tensors(heads, params, jnp.dtype(dtype))))
+        written |= _write_file(
+            folder / VALUE_HEAD, _held(_tensors(heads, params, jnp.dtype(dtype)))
+        )
+    from_leader("export", lambda: _conclude(folder, written, contents))
+
+
+def _conclude(folder: Path, written: set[str], contents: Mapping[str, Any]) -> None:
+    """Removes the weights of an earlier model, and writes config.json."""
     for stale in folder.glob("*.safetensors*"):
         if stale.name not in written and re.fullmatch(
             r"(model(-\d+-of-\d+)?|value_head)\.safetensors(\.index\.json)?", stale.name
@@ -91,17 +101,24 @@ def _write_weights(
         filled += size
     tensors = _tensors(parts, params, dtype)
     if len(groups) == 1:
-        return _write_file(folder / SINGLE, dict(tensors))
+        return _write_file(folder / SINGLE, _held(tensors))
     weight_map: dict[str, str] = {}
     total = 0
     for number, names in enumerate(groups, 1):
         file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        part_tensors = dict(next(tensors) for _ in names)
+        part_tensors = _held(itertools.islice(tensors, len(names)))
         total += sum(tensor.nbytes for tensor in part_tensors.values())
         weight_map |= dict.fromkeys(names, file)
         _write_file(folder / file, part_tensors)
-    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    from_leader("export index", lambda: _write_json(folder / INDEX, index))
     return {INDEX, *weight_map.values()}
+
+
+def _held(tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The tensors of a file, by name. Every process takes part in fetching them, and only the one
+    that writes keeps them."""
+    return {name: tensor for name, tensor in tensors if is_leader()}
 
 
 def _tensors(
@@ -121,7 +138,7 @@ def _tensors(
 
 
 def _to_disk(part: WeightMap, leaf: jax.Array, layer: int | None) -> np.ndarray:
-    value = np.asarray(leaf if layer is None else leaf[layer])
+    value = fetch(leaf if layer is None else leaf[layer])
     return value.transpose(part.order()).reshape(part.extent(value.shape))
 
 
@@ -153,6 +170,11 @@ def _bytes(size: int | str) -> int:
 
 
 def _write_file(path: Path, tensors: dict[str, np.ndarray]) -> set[str]:
+    from_leader("export file", lambda: _save_file(path, tensors))
+    return {path.name}
+
+
+def _save_file(path: Path, tensors: dict[str, np.ndarray]) -> None:
     part = path.with_name(path.name + ".part")
     try:
         save_file(tensors, part, metadata={"format": "pt"})
@@ -161,7 +183,6 @@ def _write_file(path: Path, tensors: dict[str, np.ndarray]) -> set[str]:
     except (SafetensorError, OSError) as error:
         part.unlink(missing_ok=True)
         raise _write_error(error, path) from error
-    return {path.name}
 
 
 def _write_error(error: Exception, path: Path) -> OSError:

@@ -30,8 +30,9 @@ class RewardConfig:
     (0)."""
     batched: bool | None = None
     """Who is graded by one call. true: the whole batch, as in TRL, so that completions can be
-    compared; the function has a process of its own, where what it remembers lives as long as the
-    session (a hang or a crash starts it anew). Only when such a call fails or takes longer than
+    compared (of several processes by the first, while other rewards are divided among them); the
+    function has a process of its own, where what it remembers lives as long as the session (a hang
+    or a crash starts it anew). Only when such a call fails or takes longer than
     reward_pool.batch_timeout is each completion graded by a call of its own (so that a bad one
     costs itself alone), and those without a fault once more together; a result that is no list of
     one grade per completion ends the run. false: every completion by a call of its own, in any of

@@ -22,6 +22,7 @@ from rlhf_jax.rewards.logged import mean_metrics, table_columns
 from rlhf_jax.rewards.pool import Graded, Logged, Outcome, Pool
 from rlhf_jax.rewards.processes import Task
 from rlhf_jax.rewards.registry import COLUMN_CHECKS, INLINE, SANDBOXED
+from rlhf_jax.sharding.processes import gathered, is_leader, own_part
 
 _log = logging.getLogger(__name__)
 _NAN = float("nan")
@@ -107,7 +108,7 @@ class Rewards:
         self._check(prompts, completions, completion_ids, columns)
         batch = GradingBatch(prompts, completions, completion_ids, columns, state or TrainerState())
         with self._lock:
-            outcomes, logged = self._pooled_outcomes(batch)
+            outcomes, logged = self._all_outcomes(batch)
             for index, reward in self._inline.items():
                 outcomes[index] = _inline_outcomes(reward, batch)
             return self._combined(outcomes, logged, len(completions))
@@ -164,30 +165,41 @@ class Rewards:
                         f"{present}: rename it with data.columns, or set it in the reward's options"
                     )
 
-    def _pooled_outcomes(
-        self, batch: GradingBatch
-    ) -> tuple[dict[int, list[Outcome]], list[Logged]]:
+    def _all_outcomes(self, batch: GradingBatch) -> tuple[dict[int, list[Outcome]], list[Logged]]:
+        """What the pools of all processes find: each grades its part, and every one gets all."""
         rows = range(len(batch.completions))
         if self._pool is None or not rows:
             return {index: [] for index in self._pooled}, []
+        pool = self._pool
+        parts = gathered("grades", lambda: self._own_outcomes(pool, batch))
+        outcomes = {key: outcome for part in parts for key, outcome in part.outcomes.items()}
+        logged = [log for part in parts for log in part.logged]
+        by_index = {
+            index: [outcomes[i, row] for row in rows] for i, index in enumerate(self._pooled)
+        }
+        return by_index, [log._replace(function=self._pooled[log.function]) for log in logged]
+
+    def _own_outcomes(self, pool: Pool, batch: GradingBatch) -> Graded:
+        """This process's part: every so many rows, and, where it leads, what is called with whole
+        batches, which only one can do."""
+        rows = range(len(batch.completions))
         whole = {
             i
             for i, index in enumerate(self._pooled)
             if len(rows) > 1 and whole_batch(self._configs[index])
         }
-        graded = self._pool.run(
-            batch, [Task(i, rows, batched=i in whole) for i in range(len(self._pooled))]
-        )
+        own = own_part(len(rows))
+        tasks = [Task(i, own) for i in range(len(self._pooled)) if i not in whole and own]
+        if not is_leader():
+            whole = set()
+        graded = pool.run(batch, tasks + [Task(i, rows, batched=True) for i in sorted(whole)])
         outcomes = graded.outcomes
         logged = graded.logged
         if failed := [i for i in sorted(whole) if any(outcomes[i, row].is_fault for row in rows)]:
-            again = self._graded_apart(self._pool, batch, failed, outcomes)
+            again = self._graded_apart(pool, batch, failed, outcomes)
             outcomes.update(again.outcomes)
             logged += again.logged
-        by_index = {
-            index: [outcomes[i, row] for row in rows] for i, index in enumerate(self._pooled)
-        }
-        return by_index, [log._replace(function=self._pooled[log.function]) for log in logged]
+        return Graded(outcomes, logged)
 
     def _graded_apart(
         self,

@@ -3,6 +3,7 @@
 The trees that they read can then leave memory.
 """
 
+import functools
 import hashlib
 import logging
 import pathlib
@@ -20,7 +21,8 @@ from rlhf_jax.io.disk import naming
 from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.programs import jitted, last_batch, named
 from rlhf_jax.runs.parts import context_of
-from rlhf_jax.sharding import place_batch
+from rlhf_jax.sharding import fetch, place_batch
+from rlhf_jax.sharding.processes import from_leader
 from rlhf_jax.training import make_score
 from rlhf_jax.types import Model, Score, Trees
 
@@ -78,7 +80,10 @@ def cached_scores(
     identity = f"{weights}|{model.config!r}|{precision}|{loader.fingerprint}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:24]
     paths = {field: cache_dir / f"{field}-{digest}.npy" for field in fields}
-    kept = {field: _kept(field, path, loader) for field, path in paths.items()}
+    # One looks and tells what it found: whether to compute is decided once.
+    kept = from_leader(
+        "scores", lambda: {field: _kept(field, path, loader) for field, path in paths.items()}
+    )
     found = {field: values for field, values in kept.items() if values is not None}
     missing = set(fields) - found.keys()
     computed: dict[str, np.ndarray] = {}
@@ -86,10 +91,14 @@ def cached_scores(
         computed = _computed(score, trees, loader, mesh=mesh, batch_size=batch_size)
     for field in sorted(missing):
         values = computed[field]
-        with naming(paths[field]):
-            keep_array(paths[field], values)
+        from_leader("keep scores", functools.partial(_keep, paths[field], values))
         _log.info("%s of %d examples computed and cached in %s", field, len(values), paths[field])
     return computed | found
+
+
+def _keep(path: pathlib.Path, values: np.ndarray) -> None:
+    with naming(path):
+        keep_array(path, values)
 
 
 def _kept(field: str, path: pathlib.Path, loader: Loader) -> np.ndarray | None:
@@ -109,7 +118,7 @@ def _computed(
 ) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for indices, batch in loader.sequential(batch_size):
-        values = jax.device_get(score({}, trees, place_batch(batch, mesh)))
+        values = fetch(score({}, trees, place_batch(batch, mesh)))
         real = indices >= 0
         for field, rows in values.items():
             if field not in found:

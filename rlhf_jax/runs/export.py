@@ -16,6 +16,7 @@ from rlhf_jax.io.disk import naming
 from rlhf_jax.loops.resume import check_format
 from rlhf_jax.models import ModelConfig, abstract_params, make_model, save_pretrained
 from rlhf_jax.sharding import infer_shardings, make_mesh
+from rlhf_jax.sharding.processes import from_leader
 from rlhf_jax.types import Model, Params
 
 
@@ -38,8 +39,12 @@ def export_model(
     if not model.config.lm_head and tokenizer.pad_id in tokenizer.stop_ids:
         ids["pad_token_id"] = None
     save_pretrained(folder, model, params, extra_config=ids)
-    with naming(folder):
-        tokenizer.save(folder)
+
+    def save() -> None:
+        with naming(folder):
+            tokenizer.save(folder)
+
+    from_leader("export tokenizer", save)
     return folder
 
 

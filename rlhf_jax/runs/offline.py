@@ -1,5 +1,6 @@
 """A run on data that is there (SFT, reward models, DPO): from a session to the last state."""
 
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ from rlhf_jax import programs
 from rlhf_jax.algorithms import make_algorithm
 from rlhf_jax.config import Config
 from rlhf_jax.data import FastTokenizer, Loader, make_loader, prefetch
-from rlhf_jax.data.rooms import Packing
 from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.io.interrupt import StopRequest
 from rlhf_jax.loops.groups import RunState
@@ -31,12 +31,13 @@ from rlhf_jax.runs.parts import (
     packing_of,
     watch_movement,
 )
-from rlhf_jax.runs.session import Session, stop_of
+from rlhf_jax.runs.session import Session, Stop, stop_of
 from rlhf_jax.runs.source import check_steps, data_start, log_growth
 from rlhf_jax.runs.space import check_space
 from rlhf_jax.runs.trees import Given, Loaded, load_reference, load_trees, tree_meta
 from rlhf_jax.runs.updating import fresh_state, make_update
-from rlhf_jax.sharding import make_mesh, needs_blocking, place_batch, replicated
+from rlhf_jax.sharding import make_mesh, needs_blocking, own_rows, place_batch, replicated
+from rlhf_jax.sharding.processes import count
 from rlhf_jax.training import (
     TrainState,
     UpdateStep,
@@ -102,7 +103,7 @@ def make_offline_parts(
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
     tokenizer = make_tokenizer(config, run_dir, kind)
-    loader, held_out = make_loaders(config, run_dir, tokenizer, packing_of(config, mesh))
+    loader, held_out = make_loaders(config, run_dir, tokenizer, mesh)
     first = data_start(source, loader.fingerprint, in_batches=True)
     total_steps = training.max_steps or first + training.num_epochs * loader.batches_per_epoch
     check_steps(config, source, total_steps)
@@ -176,7 +177,8 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     start_step = now.step
     session.folder.start(total_steps=total_steps, start_step=start_step)
 
-    with StopRequest() as stop, prefetch(loader, now.step - first) as batches:
+    with StopRequest() as request, prefetch(loader, now.step - first) as batches:
+        stop = Stop(request, training.save_before, session.began)
 
         def evaluate(now: RunState) -> dict[str, float]:
             assert held_out is not None
@@ -188,7 +190,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
                 mesh=mesh,
                 batch_size=training.eval_batch_size or training.batch_size,
                 cached=cached.held_out,
-                stopped=lambda: stop.signum is not None,
+                stopped=stop,
             )
             if metrics:
                 evaluations.check(metrics)
@@ -221,15 +223,16 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
 
 
 def make_loaders(
-    config: Config, run_dir: pathlib.Path, tokenizer: FastTokenizer, packing: Packing | None
+    config: Config, run_dir: pathlib.Path, tokenizer: FastTokenizer, mesh: Mesh
 ) -> tuple[Loader, Loader | None]:
-    """(training rows, held-out rows or None)."""
+    """(training rows, held-out rows or None); a process fills the rows that its devices hold."""
     training = config.training
     options: dict[str, Any] = {
         "kind": config.algorithm.data,
         "seed": config.seed,
         "cache_dir": run_dir / "cache",
-        "packing": packing,
+        "packing": packing_of(config, mesh),
+        "owns": None if count() == 1 else functools.partial(own_rows, mesh),
     }
     loader = make_loader(
         config.data, tokenizer, split="train", batch_size=training.batch_size, **options

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rlhf_jax.io import CompletionsWriter, Resumed, log_completions
 from rlhf_jax.io.fingerprint import params_fingerprint
@@ -28,15 +28,17 @@ from rlhf_jax.runs.online_parts import (
 from rlhf_jax.runs.parts import watch_movement
 from rlhf_jax.runs.replay import recorded
 from rlhf_jax.runs.sampling import held_out_prompts
-from rlhf_jax.runs.session import Session, stop_of
+from rlhf_jax.runs.session import Session, Stop, stop_of
 from rlhf_jax.runs.source import check_steps, data_start, log_growth, reward_digests
 from rlhf_jax.runs.space import check_space
 from rlhf_jax.runs.trees import Given, tree_meta
 from rlhf_jax.runs.updating import fresh_state, make_update
 from rlhf_jax.sharding import replicated
+from rlhf_jax.sharding.processes import from_leader, is_leader, sharing_errors
 from rlhf_jax.training import make_optimizers, schedule_count
 
 _log = logging.getLogger(__name__)
+SharedT = TypeVar("SharedT", bound=Callable[..., Any] | None)
 GRADING = ("rewards", "algorithm.accuracy_reward", "evaluation.accuracy_reward")
 """Keys that decide what a grade means."""
 
@@ -122,19 +124,23 @@ def run_online(
     with (
         entered(parts.grader),
         accepted(session, parts, resumed, total_steps=total_steps, step=at) as completions,
-        StopRequest() as stop,
+        StopRequest() as request,
     ):
-        collect = parts.collector(total_steps, completions.add)
+        stop = Stop(request, training.save_before, session.began)
+        collect = parts.collector(
+            total_steps,
+            lambda columns: from_leader("completions", lambda: completions.add(columns)),
+        )
 
         def write(now: RunState) -> None:
             # Completions first: a checkpoint counts on what was generated before it.
-            completions.flush()
+            from_leader("flush completions", completions.flush)
             save(now, session.checkpointer, meta=meta, mesh=mesh, filler=plan.filler(1))
 
         recorder = session.recorder(
             evaluations,
             save=write,
-            evaluate=evaluator(parts, collect, completions, stop),
+            evaluate=shared(evaluator(parts, collect, completions, stop)),
             watch=lambda now: movement.look(now.train.params["policy"], (now.step - at) * updates),
             total_steps=total_steps,
             updates_per_step=updates,
@@ -145,7 +151,7 @@ def run_online(
             now,
             frozen=parts.loaded.frozen,
             policy_of=policy_of,
-            collect=collect if replay is None else replay.collect,
+            collect=shared(collect if replay is None else replay.collect),
             to_device=parts.to_device if replay is None else replay.to_device(mesh),
             score=score if replay is None else replay.score,
             step=account.watched(jitted(update, shardings=(begun.shardings, replicated(mesh)))),
@@ -160,6 +166,19 @@ def run_online(
         recorder.finish()
     account.ended()
     return Finished(now, was_interrupted, parts.loaded.model, parts.tokenizer)
+
+
+def shared(work: SharedT) -> SharedT:
+    """Of several processes: what fails in one while prompts are completed and graded ends them all
+    at the same place, so that together they can save what was learnt."""
+    if work is None:
+        return work
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        with sharing_errors():
+            return work(*arguments, **named)
+
+    return cast(SharedT, run)
 
 
 def evaluated(parts: OnlineParts) -> Collection[str]:
@@ -228,7 +247,7 @@ def accepted(
     session.folder.start(total_steps=total_steps, start_step=step)
     with CompletionsWriter(
         session.folder.path / "completions",
-        kind=session.config.logging.save_completions,
+        kind=session.config.logging.save_completions if is_leader() else "none",
         rewards=parts.grader.names,
         group_size=parts.sampling.group_size,
         resumed=resumed,
@@ -237,7 +256,7 @@ def accepted(
 
 
 def evaluator(
-    parts: OnlineParts, collect: Collector, completions: CompletionsWriter, stop: StopRequest
+    parts: OnlineParts, collect: Collector, completions: CompletionsWriter, stop: Stop
 ) -> Callable[[RunState], dict[str, float]] | None:
     """Held-out metrics of the policy as it is, written with the completions; None: there is nothing
     to ask, or nobody who says what an answer is worth."""
@@ -248,6 +267,9 @@ def evaluator(
     )
     shown = parts.config.logging.completions
 
+    def add(columns: dict[str, list[Any]]) -> None:
+        from_leader("completions", lambda: completions.add(columns))
+
     def evaluate(now: RunState) -> dict[str, float]:
         assert now.rollouts is not None
         found = evaluate_prompts(
@@ -256,7 +278,7 @@ def evaluator(
             sampler=parts.sampler,
             grader=parts.grader,
             state=collect.state(now.step, now.rollouts.cursor),
-            stopped=lambda: stop.signum is not None,
+            stopped=stop,
         )
         for samples in found.samples:
             rows = len(samples["completion"])
@@ -264,9 +286,9 @@ def evaluator(
                 "step": [now.step] * rows,
                 "generation_batch": [None] * rows,
             }
-            completions.add(samples | where)
+            add(samples | where)
         # Before the row, which says that the evaluation is made.
-        completions.flush()
+        from_leader("flush completions", completions.flush)
         if shown and found.samples:
             first = found.samples[0]
             log_completions(

@@ -11,7 +11,7 @@ from rlhf_jax.config import Config, MeasureConfig, measure_config
 from rlhf_jax.data import FastTokenizer, PromptLoader
 from rlhf_jax.data.rooms import Sequences, parted_room, worth_parts
 from rlhf_jax.loops.collect import Collector
-from rlhf_jax.loops.grading import Grader
+from rlhf_jax.loops.grading import Divided, Grader
 from rlhf_jax.loops.groups import make_batch, widths
 from rlhf_jax.loops.online import Score
 from rlhf_jax.programs import jitted, last_batch, named
@@ -31,6 +31,7 @@ from rlhf_jax.runs.sampling import make_grader, make_prompts, make_sampler
 from rlhf_jax.runs.stops import warn_of_hidden_tags
 from rlhf_jax.runs.trees import Given, Loaded, load_trees
 from rlhf_jax.sharding import batch_sharding, make_mesh, place_batch
+from rlhf_jax.sharding.processes import count, leader_first
 from rlhf_jax.training import make_score
 from rlhf_jax.types import Algorithm, PolicyBatch, Room, Sampling, Trees
 
@@ -158,8 +159,10 @@ def make_online_parts(
     sampling: Sampling = config.algorithm.sampling
     check_online_batch(config, mesh)
     tokenizer = make_tokenizer(config, run_dir, "prompts")
-    prompts = make_prompts(config, tokenizer, "train")
-    held_out = make_prompts(config, tokenizer, "eval") if config.data.has_eval else None
+    prompts = leader_first("prompts", lambda: make_prompts(config, tokenizer, "train"))
+    held_out = None
+    if config.data.has_eval:
+        held_out = leader_first("held-out", lambda: make_prompts(config, tokenizer, "eval"))
     loaded = load_trees(config, mesh, given=given)
     check_vocabulary(loaded.model, tokenizer)
     warn_of_hidden_tags(config, tokenizer)
@@ -199,6 +202,8 @@ def make_online_parts(
     )
     if grader is not None:
         graded = grader if isinstance(grader, Grader) else grader(graded)
+        if graded is grader and count() > 1:
+            graded = Divided(graded)
     return OnlineParts(
         config,
         mesh,

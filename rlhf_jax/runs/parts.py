@@ -14,6 +14,7 @@ from rlhf_jax.io.disk import naming
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.stops import with_run_stops
 from rlhf_jax.sharding import row_shards
+from rlhf_jax.sharding.processes import leader_first
 from rlhf_jax.training import MovementCheck, check_rows, peak_rate, warmup_length
 from rlhf_jax.types import Model, Trained, Trees
 
@@ -78,7 +79,13 @@ def make_tokenizer(
     config: Config | MeasureConfig, run_dir: pathlib.Path, kind: Kind
 ) -> FastTokenizer:
     """The tokenizer that `config.tokenizer` names, loaded or trained (`bpe:SIZE`), and kept in the
-    run folder."""
+    run folder, from which further processes take it."""
+    return leader_first("tokenizer", lambda: _made_tokenizer(config, run_dir, kind))
+
+
+def _made_tokenizer(
+    config: Config | MeasureConfig, run_dir: pathlib.Path, kind: Kind
+) -> FastTokenizer:
     size = trained_vocab_size(config.tokenizer)
     folder = run_dir / "tokenizer"
     # A resumed run has it already.

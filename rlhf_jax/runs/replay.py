@@ -8,14 +8,14 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.loops.collect import Collected
 from rlhf_jax.loops.groups import Rollouts, empty_groups
-from rlhf_jax.sharding import place_batch
+from rlhf_jax.sharding import fetch, place_batch
+from rlhf_jax.sharding.processes import from_leader
 from rlhf_jax.types import Params, PolicyBatch, Room, Trees
 
 
@@ -26,16 +26,20 @@ def recorded(folder: str | None) -> Callable[[PolicyBatch, int], None] | None:
     root = pathlib.Path(folder)
 
     def write(batch: PolicyBatch, step: int) -> None:
-        root.mkdir(parents=True, exist_ok=True)
         # The room that it is packed into is the run's, not the batch's: static, and no array.
         fields = {
             name: value
             for name, value in batch._replace(room=None)._asdict().items()
             if value is not None
         }
+        arrays = fetch(fields)
+        from_leader("recorded batch", lambda: keep(arrays, step))
+
+    def keep(arrays: dict[str, Any], step: int) -> None:
+        root.mkdir(parents=True, exist_ok=True)
         path = file_of(root, step)
         unfinished = path.with_suffix(".tmp.npz")
-        np.savez(unfinished, **jax.device_get(fields))
+        np.savez(unfinished, **arrays)
         # Whole or not there: a run may be killed at any moment.
         unfinished.replace(path)
 

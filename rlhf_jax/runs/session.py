@@ -1,13 +1,16 @@
 """One session of a run: its folder, its checkpoints, where it begins, and what asks it to stop."""
 
 import contextlib
+import logging
 import pathlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import Config
-from rlhf_jax.io import Checkpointer, RunFolder
+from rlhf_jax.config.sections import seconds_of
+from rlhf_jax.io import Checkpointer, RunFolder, RunFolderError
 from rlhf_jax.io.interrupt import StopRequest, ending_in_order
 from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.groups import RunState
@@ -15,6 +18,9 @@ from rlhf_jax.loops.recorder import Callback, Recorder
 from rlhf_jax.loops.resume import Source
 from rlhf_jax.runs.resident import resident_bytes
 from rlhf_jax.runs.source import earlier_sessions, find_source, take_tokenizer
+from rlhf_jax.sharding.processes import exchange, from_leader
+
+_log = logging.getLogger(__name__)
 
 
 class Session(NamedTuple):
@@ -29,6 +35,8 @@ class Session(NamedTuple):
     callbacks: tuple[Callback, ...]
     resident: int
     """Bytes that the process held when it began."""
+    began: float
+    """When it began, on the clock of `time.monotonic`."""
 
     @property
     def resumed_at(self) -> int | None:
@@ -82,6 +90,7 @@ def open_session(
     """Takes the run's folder and finds out where the run begins."""
     run_dir = pathlib.Path(config.run_dir)
     resident = resident_bytes()
+    began = time.monotonic()
     with Checkpointer(
         run_dir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
@@ -89,16 +98,74 @@ def open_session(
         best_metric=config.checkpoint.best_metric,
         best_mode=config.checkpoint.mode,
     ) as checkpointer:
-        resume = checkpointer.latest_step()
+        resume = agreed_step(checkpointer.latest_step(), run_dir)
         with (
             ending_in_order(),
             RunFolder(config, resume_step=resume, progress=progress) as folder,
         ):
             source = find_source(config, checkpointer, resume)
-            take_tokenizer(config, source)
-            yield Session(config, run_dir, folder, checkpointer, source, tuple(callbacks), resident)
+            from_leader("tokenizer of the source", lambda: take_tokenizer(config, source))
+            yield Session(
+                config, run_dir, folder, checkpointer, source, tuple(callbacks), resident, began
+            )
 
 
-def stop_of(stop: StopRequest, recorder: Recorder) -> Callable[[], bool]:
-    """Whether the loop is to end: a signal, or a callback, asked."""
-    return lambda: stop.signum is not None or recorder.wants_stop
+def agreed_step(step: int | None, run_dir: pathlib.Path) -> int | None:
+    """The newest checkpoint, which all processes must see.
+
+    Raises:
+      RunFolderError: they do not see the same.
+    """
+    seen = exchange("newest checkpoint", step)
+    other = next((number for number, found in enumerate(seen) if found != seen[0]), None)
+    if other is not None:
+        raise RunFolderError(
+            f"run_dir={run_dir}: the newest checkpoint is {seen[0]} for process 0 and "
+            f"{seen[other]} for process {other}; all processes must share the folder"
+        )
+    return step
+
+
+class Stop:
+    """Whether a session is to end: a signal came, in whichever process, or its time is over.
+
+    Args:
+      request: of this process.
+      save_before: `training.save_before`.
+      began: when the session did, on the clock of `time.monotonic`.
+    """
+
+    def __init__(self, request: StopRequest, save_before: str | None, began: float) -> None:
+        limit = seconds_of("training.save_before", save_before)
+        self._request = request
+        self._until = None if limit is None else began + limit
+        self._save_before = save_before
+        self._stopped = False
+
+    def __call__(self) -> bool:
+        """Asked by all processes at the same places, since all must end at the same."""
+        return self.asked(False)[0]
+
+    def asked(self, wants_stop: bool) -> tuple[bool, bool]:
+        """(the session is to end; something else asked for it, in whichever process).
+
+        Args:
+          wants_stop: something else in this process asks for it.
+        """
+        is_over = self._until is not None and time.monotonic() >= self._until
+        asks = self._request.signum is not None or is_over
+        found = exchange("stop", (asks, is_over, wants_stop))
+        if any(over for _, over, _ in found) and not self._stopped:
+            _log.info("%s have passed (training.save_before): the run stops", self._save_before)
+        self._stopped = self._stopped or any(asks for asks, _, _ in found)
+        return self._stopped, any(wanted for _, _, wanted in found)
+
+
+def stop_of(stop: Stop, recorder: Recorder) -> Callable[[], bool]:
+    """Whether the loop is to end: a signal, the time, or a callback asked."""
+
+    def stopped() -> bool:
+        asked, recorder.wants_stop = stop.asked(recorder.wants_stop)
+        return asked or recorder.wants_stop
+
+    return stopped

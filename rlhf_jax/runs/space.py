@@ -12,6 +12,7 @@ from rlhf_jax.io import RunFolderError
 from rlhf_jax.io.disk import describe_bytes, free_bytes
 from rlhf_jax.io.stored import complete_steps
 from rlhf_jax.runs.footprint import tree_bytes
+from rlhf_jax.sharding.processes import from_leader
 from rlhf_jax.types import Trees
 
 _log = logging.getLogger(__name__)
@@ -45,9 +46,13 @@ def check_space(
     every = config.training.save_every
     saves = math.ceil((total_steps - step) / every) if every else 1
     # A new one is complete before the oldest is removed.
-    further = max(1, min(saves, keep + 1 - len(complete_steps(run_dir / "checkpoints"))))
-    still = further * checkpoint + (0 if (run_dir / "export").is_dir() else export)
-    free = free_bytes(run_dir)
+    there, exported = from_leader(
+        "what is stored",
+        lambda: (len(complete_steps(run_dir / "checkpoints")), (run_dir / "export").is_dir()),
+    )
+    further = max(1, min(saves, keep + 1 - there))
+    still = further * checkpoint + (0 if exported else export)
+    free = from_leader("free bytes", lambda: free_bytes(run_dir))
     sizes = (
         f"a checkpoint is {describe_bytes(checkpoint)}, {keep} are kept (one more while saving), "
         f"the export is {describe_bytes(export)}, {describe_bytes(free)} free"

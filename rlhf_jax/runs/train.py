@@ -20,6 +20,7 @@ from rlhf_jax.runs.online import run_online
 from rlhf_jax.runs.online_parts import MakeGrader, MakeSampler
 from rlhf_jax.runs.session import open_session
 from rlhf_jax.runs.trees import Given
+from rlhf_jax.sharding.processes import ending_together, join
 from rlhf_jax.training.allocator import retain_freed_memory
 
 _log = logging.getLogger(__name__)
@@ -70,10 +71,15 @@ def train(
         after its last step.
       progress: show a live display; None: when standard error is a terminal.
 
+    A run of several processes (`distributed`) is this same call in each of them. It must come
+    before anything that touches a device; they stay together until the program ends.
+
     Returns:
-      A `RunResult`.
+      A `RunResult`, the same in every process.
 
     Raises:
+      LostError: another process of the run ended, hangs, or did not start.
+      PeerError: what failed in another process.
       ValueError: the configuration, the data or the model cannot be used; one line says why.
       CheckpointError: a checkpoint is damaged or could not be written; one line names a whole one.
       TrainingError: the loss stays non-finite, or no prompt has right and wrong answers to learn
@@ -81,9 +87,11 @@ def train(
     """
     if not config.is_online and (sampler is not None or grader is not None):
         raise ValueError("a sampler or grader was given, but the algorithm samples no completions")
+    join(config.distributed)
     if is_small(config):
         retain_freed_memory()
     with (
+        ending_together(),
         open_session(config, progress=progress, callbacks=callbacks) as session,
         keep_programs(config.training.compilation_cache),
     ):
@@ -94,12 +102,10 @@ def train(
         exported = None
         if not finished.was_interrupted:
             exported = export_trees(session.folder, finished)
+    with ending_together():
+        metrics = session.folder.last_metrics()
     return RunResult(
-        session.run_dir,
-        finished.now.step,
-        session.folder.last_metrics(),
-        finished.was_interrupted,
-        exported,
+        session.run_dir, finished.now.step, metrics, finished.was_interrupted, exported
     )
 
 

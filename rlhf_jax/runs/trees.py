@@ -16,7 +16,7 @@ from rlhf_jax.config import Config, MeasureConfig, ModelSection
 from rlhf_jax.models import ModelConfig, init_model, load_pretrained, make_model
 from rlhf_jax.rewards.registry import MODEL, model_path
 from rlhf_jax.runs.parts import context_of
-from rlhf_jax.sharding import infer_shardings
+from rlhf_jax.sharding import infer_shardings, place_tree
 from rlhf_jax.types import Model, Models, Params
 
 NOT_ARCHITECTURE = (
@@ -129,7 +129,7 @@ def load_policy(
             raise ValueError(f"the given model has no scalar head, and head={head!r} is trained")
         shardings = infer_shardings(params, mesh, replicate=config.mesh.replicate)
         # A copy: the trained tree is donated, and the caller's stays his.
-        return model, jax.device_put(jax.tree.map(jnp.copy, dict(params)), shardings)
+        return model, place_tree(jax.tree.map(jnp.copy, dict(params)), shardings)
     options: dict[str, Any] = {
         "dtype": section.dtype,
         "mesh": mesh,
@@ -185,7 +185,7 @@ def load_further(
     }
     kernel = jnp.zeros((policy.config.hidden_size,), section.dtype)
     sharding = infer_shardings({"score": {"kernel": kernel}}, mesh)["score"]["kernel"]
-    return own, {**tree, "score": {"kernel": jax.device_put(kernel, sharding)}}
+    return own, {**tree, "score": {"kernel": place_tree(kernel, sharding)}}
 
 
 def load_reference(config: Config, mesh: Mesh, policy: Model) -> Given:

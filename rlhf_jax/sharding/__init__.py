@@ -1,5 +1,6 @@
 """One device mesh, and two tables that say how arrays lie on it."""
 
+from rlhf_jax.sharding.cluster import DistributedConfig
 from rlhf_jax.sharding.mesh import (
     BATCH_AXES,
     MESH_AXES,
@@ -8,7 +9,14 @@ from rlhf_jax.sharding.mesh import (
     mesh_over,
     row_shards,
 )
-from rlhf_jax.sharding.place import needs_blocking, place_batch
+from rlhf_jax.sharding.place import (
+    fetch,
+    needs_blocking,
+    own_rows,
+    place_batch,
+    place_tree,
+    place_whole,
+)
 from rlhf_jax.sharding.rules import (
     AXIS_RULES,
     PARAM_RULES,
@@ -24,14 +32,19 @@ __all__ = [
     "BATCH_AXES",
     "MESH_AXES",
     "PARAM_RULES",
+    "DistributedConfig",
     "MeshConfig",
     "batch_sharding",
     "constrain",
+    "fetch",
     "infer_shardings",
     "make_mesh",
     "mesh_over",
     "needs_blocking",
+    "own_rows",
     "place_batch",
+    "place_tree",
+    "place_whole",
     "replicated",
     "row_shards",
     "tree_bytes_per_device",

@@ -76,6 +76,7 @@ def error_of(capsys, arguments, code):
         ["data"],
         ["export"],
         ["generate"],
+        ["launch"],
         ["models"],
         ["algorithms"],
         ["bench"],
@@ -114,8 +115,8 @@ def test_version(capsys):
     [
         (
             [],
-            "no command: train, evaluate, compare, data, export, generate, models, algorithms, "
-            "bench, plan, quickstart (see rlhf-jax --help)",
+            "no command: train, evaluate, compare, data, export, generate, launch, models, "
+            "algorithms, bench, plan, quickstart (see rlhf-jax --help)",
         ),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),
@@ -290,6 +291,8 @@ def test_every_error_of_the_user_has_its_exit_code():
         "TrainingError": 5,
         "RewardError": 5,
         "RewardProcessError": 5,
+        "LostError": 6,
+        "PeerError": 1,  # and that of the error that it tells of
     }
 
 

@@ -426,6 +426,25 @@ def test_long_chat_prompt_keeps_the_bos_of_the_template(tmp_path) -> None:
         assert batch.tokens[0, 61:].tolist() == [ord("u"), ord("v"), EOS]
 
 
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+def test_only_own_rows_are_filled(kind: str, text_path: str, pair_path: str) -> None:
+    """What the others hold is known by its length alone: shapes and masks are those of all."""
+    path = text_path if kind == "text" else pair_path
+    config = DataConfig(path=path, max_length=64, shuffle=False)
+    options = {"kind": kind, "batch_size": 4, "seed": 0}
+    whole = make_loader(config, BYTES, **options).batch(0)
+    part = make_loader(config, BYTES, owns=lambda places: {1, places - 1}, **options).batch(0)
+    np.testing.assert_array_equal(part.mask, whole.mask)
+    for row in range(4):
+        if row in (1, 3):
+            np.testing.assert_array_equal(part.tokens[row], whole.tokens[row])
+            np.testing.assert_array_equal(part.completion_mask[row], whole.completion_mask[row])
+            np.testing.assert_array_equal(part.scored[row], whole.scored[row])
+        else:
+            assert (part.tokens[row] == BYTES.pad_id).all()
+            assert not part.completion_mask[row].any()
+
+
 def test_prefetch_hands_out_steps_in_order(pair_path: str) -> None:
     loader = pair_loader(pair_path)
     with prefetch(loader, 5, 20) as batches:

@@ -1,0 +1,175 @@
+"""Messages between processes, tried with threads of one: no device takes part."""
+
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from rlhf_jax.errors import LostError
+from rlhf_jax.sharding.channel import LOST, Channel, Door, Failure, enter
+
+KEY = b"secret"
+PATIENT = 20.0
+
+
+class Group:
+    """Channels of some processes, one thread's work each."""
+
+    def __init__(self, count, **options):
+        door = Door(KEY)
+        held = {}
+
+        def come(number):
+            held[number] = enter(number, [("127.0.0.1", door.port)], KEY, timeout=PATIENT)
+
+        threads = [threading.Thread(target=come, args=(n,)) for n in range(1, count)]
+        for thread in threads:
+            thread.start()
+        leads = door.admit(count, timeout=PATIENT)
+        for thread in threads:
+            thread.join()
+        self.failures = []
+        options["on_failure"] = self.failures.append
+        self.channels = [Channel(0, count, leads, **options)]
+        self.channels += [Channel(n, count, {0: held[n]}, **options) for n in range(1, count)]
+
+    def all(self, work):
+        """What `work(channel)` gives, or raises, in every process at once."""
+        found = [None] * len(self.channels)
+
+        def run(number):
+            try:
+                found[number] = work(self.channels[number])
+            except Exception as error:
+                found[number] = error
+
+        threads = [threading.Thread(target=run, args=(n,)) for n in range(len(found))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=PATIENT)
+        return found
+
+    def close(self):
+        self.all(lambda channel: channel.close(timeout=1.0))
+
+
+@pytest.fixture
+def group():
+    made = []
+
+    def make(count, **options):
+        made.append(Group(count, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_everybody_gets_everything_in_order(group):
+    three = group(3)
+    for step in range(20):
+        found = three.all(lambda c, step=step: c.exchange("s", (c.process, step), timeout=PATIENT))
+        assert found == [[(0, step), (1, step), (2, step)]] * 3
+
+
+def test_a_late_process_does_not_mix_two_exchanges(group):
+    two = group(2)
+
+    def work(channel):
+        if channel.process == 0:
+            time.sleep(0.2)
+        return [channel.exchange(name, channel.process, timeout=PATIENT) for name in "ab"]
+
+    assert two.all(work) == [[[0, 1], [0, 1]]] * 2
+
+
+def test_large_values_pass(group):
+    payload = bytes(5_000_000)
+    found = group(2).all(lambda c: c.exchange("large", payload, timeout=PATIENT))
+    assert found == [[payload, payload]] * 2
+
+
+def test_different_places_are_an_error_everywhere(group):
+    found = group(2).all(lambda c: c.exchange(f"at {c.process}", 1, timeout=PATIENT))
+    assert all(isinstance(error, LostError) for error in found)
+    line = "process 1 is at 'at 1' where process 0 is at 'at 0'"
+    assert [str(error) for error in found] == [line, line]
+
+
+def test_one_who_does_not_come_is_named(group):
+    three = group(3)
+    found = three.all(lambda c: c.process == 1 or c.exchange("grades", 0, timeout=0.3))
+    assert found[1] is True
+    for error in (found[0], found[2]):
+        assert isinstance(error, LostError)
+        assert str(error).startswith("process 1 of 3 has not come to 'grades'")
+
+
+def test_a_closed_connection_is_a_lost_process(group):
+    three = group(3)
+    began = time.monotonic()
+    # What the kernel does with the connections of a process that is killed.
+    ended = socket.socket(fileno=os.dup(three.channels[2]._connections[0].fileno()))
+    ended.shutdown(socket.SHUT_RDWR)
+    ended.close()
+    found = three.all(lambda c: c.process == 2 or c.exchange("step", 0, timeout=PATIENT))
+    assert "process 2 of 3 has ended" in str(found[0]) == str(found[1])
+    assert time.monotonic() - began < 5
+    assert Failure(2, str(found[0]), LOST) in three.failures
+
+
+def test_a_silent_process_is_lost(group):
+    two = group(2, beat=0.05, silence=0.4)
+    silent = two.channels[1]
+    silent._beat = 1000.0  # as if it were stopped: nothing is sent any more
+    found = two.all(lambda c: c.process == 1 or c.exchange("step", 0, timeout=PATIENT))
+    assert "process 1 of 2 has been silent" in str(found[0])
+
+
+def test_beats_keep_a_busy_process(group):
+    two = group(2, beat=0.05, silence=0.4)
+
+    def work(channel):
+        time.sleep(1.0 * channel.process)
+        return channel.exchange("step", channel.process, timeout=PATIENT)
+
+    assert two.all(work) == [[0, 1], [0, 1]]
+
+
+def test_a_failure_is_told_to_all_with_its_code(group):
+    three = group(3)
+    three.channels[1].fail("the disk is full", 4)
+    found = three.all(lambda c: c.process == 1 or c.exchange("step", 0, timeout=PATIENT))
+    for error in (found[0], found[2]):
+        assert (str(error), error.exit_code) == ("the disk is full", 4)
+
+
+def test_a_goodbye_is_no_loss(group):
+    two = group(2)
+    two.all(lambda c: c.close(timeout=PATIENT))
+    time.sleep(0.1)
+    assert two.failures == []
+
+
+def test_who_never_comes_is_named_in_time():
+    began = time.monotonic()
+    with pytest.raises(LostError, match="process 1, 2 of 3 has not reached process 0"):
+        Door(KEY).admit(3, timeout=0.3)
+    assert time.monotonic() - began < 3
+
+
+def test_a_stranger_is_sent_away():
+    door = Door(KEY)
+    stranger = threading.Thread(
+        target=lambda: pytest.raises(
+            LostError, enter, 1, [("127.0.0.1", door.port)], b"guess", timeout=0.3
+        )
+    )
+    stranger.start()
+    with pytest.raises(LostError, match="process 1 of 2"):
+        door.admit(2, timeout=1.0)
+    stranger.join()
