@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
