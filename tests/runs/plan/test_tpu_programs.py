@@ -1,5 +1,5 @@
-"""What must hold of the programs on a pod, asked of the TPU's own compiler: two layers of an 8B
-model on 64 chips that are not there.
+"""What must hold of the programs on a pod, asked of the TPU's own compiler: two layers on 64 chips
+that are not there.
 
 `shared/reference/tpu.md`, section 5, has the reasons.
 """
@@ -18,8 +18,9 @@ from tests.runs.plan.programs import (
 )
 from tests.topologies import TPU_COMPILER
 
-pytestmark = [pytest.mark.slow, TPU_COMPILER]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), TPU_COMPILER]
 
+MODEL = "llama-small"
 MB = 10**6
 
 
@@ -47,7 +48,7 @@ def update():
     """(case, compiled update, what it moves) of SFT at data=4, fsdp=16."""
     patch = pytest.MonkeyPatch()
     as_on_tpu(patch)
-    case = Case(depth=2, micro=2)
+    case = Case(model=MODEL, rows=128, length=1024, micro=2)
     try:
         text = lower_update(case).compile().as_text()
     finally:
@@ -91,18 +92,19 @@ def test_an_update_holds_no_scores(update):
 
 
 def test_a_decode_step_moves_no_weights():
-    case = Case(depth=2, mesh=(("data", 8), ("tensor", 8)))
+    case = Case(model=MODEL, mesh=(("data", 8), ("tensor", 8)))
     found = traffic(lower_rollout(case).compile().as_text(), 64)
     assert sum(each.total for each in found.collectives) / case.chunk < 0.2e9
     config = config_of(case)
     parts = {size // 8 for size in kernel_shapes(config)}
     parts.add(config.vocab_size * config.hidden_size // 8)
-    gathers = [c for c in found.collectives if c.kind == "all-gather"]
-    assert not [c for c in gathers if any(entries(shape) in parts for shape in c.arrays)]
+    # Weights are bfloat16; logits, which are not, may have as many entries.
+    moved = [s for c in found.collectives for s in c.arrays if s.dtype == "bf16"]
+    assert not [shape for shape in moved if entries(shape) in parts]
 
 
 def test_half_a_pair_a_shard_is_refused_before_the_compiler():
-    case = Case(algorithm="dpo", rows=128, mesh=(("fsdp", 64),), depth=2)
+    case = Case(model=MODEL, algorithm="dpo", rows=128, mesh=(("fsdp", 64),))
     message = r"batch size=128 must be a multiple of 256 \(mesh data x fsdp = 64, num_microbatch"
     with pytest.raises(ValueError, match=message):
         lower_update(case)
