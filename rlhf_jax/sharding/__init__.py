@@ -1,4 +1,4 @@
-"""One device mesh, and two tables that say how arrays lie on it."""
+"""One device mesh, two tables that say how arrays lie on it, and the processes that share it."""
 
 from rlhf_jax.sharding.cluster import DistributedConfig
 from rlhf_jax.sharding.mesh import (
