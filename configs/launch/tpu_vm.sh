@@ -4,7 +4,8 @@
 #     configs/launch/tpu_vm.sh my-slice us-east5-b configs/grpo_gsm8k.yaml data.path=gsm8k run_dir=/mnt/runs/grpo
 #
 # Before, once: the repository and `pip install -c constraints.txt '.[tpu]'` on every host (the same line
-# with another --command), and a folder that all hosts see, such as a mounted bucket or Filestore.
+# with another --command), and a folder that all hosts see, such as Filestore, or a
+# bucket mounted with rename-dir-limit (see gke_jobset.yaml).
 set -eu
 name=$1
 zone=$2

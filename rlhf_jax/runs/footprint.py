@@ -274,6 +274,8 @@ def held_bytes(config: Config, mesh: Mesh, given: Given | None = None) -> int:
     return sum(part.bytes for part in _held(config, mesh, run_shapes(config, given)))
 
 
+MOMENTS = "optimizer moments"
+"""The name of a part."""
 _ROLES = {"ref": "reference"}
 
 
@@ -284,7 +286,7 @@ def _held(config: Config, mesh: Mesh, shapes: Shapes) -> list[Part]:
     trees = {**shapes.trained, **{_ROLES.get(role, role): t for role, t in shapes.frozen.items()}}
     trees |= {f"reward model {label}": tree for label, tree in shapes.rewards.items()}
     parts = [Part(f"parameters: {name}", "held", size(tree)) for name, tree in trees.items()]
-    return [*parts, Part("optimizer moments", "held", size(shapes.moments, shapes.trained))]
+    return [*parts, Part(MOMENTS, "held", size(shapes.moments, shapes.trained))]
 
 
 def tree_shapes(config: Config, spec: TreeSpec, given: Given | None) -> Params:

@@ -8,6 +8,7 @@ and what limits what does.
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -66,8 +67,11 @@ class Plan(NamedTuple):
     @property
     def step_seconds(self) -> tuple[float, float]:
         """Of a training step without the host's part (grading, tokenising, writing): where all
-        that can overlap does, and where nothing does."""
+        that can overlap does, and where nothing does. 0: some program does not compile, or the
+        rates of the machine are not known."""
         steps = [phase for phase in self.phases if phase.calls]
+        if any(each.problem for each in steps):
+            return 0.0, 0.0
         return sum(each.seconds for each in steps), sum(each.seconds_apart for each in steps)
 
     @property
@@ -81,7 +85,7 @@ class Plan(NamedTuple):
         """What JSON holds; bytes, seconds, operations."""
         low, high = self.step_seconds
         return {
-            "machine": self.machine._asdict() | {"chip": self.machine.chip._asdict()},
+            "machine": self.machine._asdict() | {"chip": _known(self.machine.chip._asdict())},
             "compiler": self.compiler,
             "mesh": self.mesh,
             "expected_bytes": {part.name: part.bytes for part in self.parts},
@@ -103,7 +107,9 @@ def plan(config: Config, machine: Machine | str, *, search: bool = False) -> Pla
     """Plans a run for a machine that is not there.
 
     Every row is taken to be as long as the configuration allows, so times are those of the worst
-    step. Loads no weights and reads no data; a folder of a model is asked for its config.json.
+    step. Loads no weights and reads no data; a folder of a model is asked for its config.json. Plan
+    in a process of its own, as the command does: JAX is set to CPUs, and keeps what was traced for
+    the machine.
 
     Args:
       config: a whole run.
@@ -130,7 +136,15 @@ def plan(config: Config, machine: Machine | str, *, search: bool = False) -> Pla
                 planned, expected = _planned(_on(config, sizes), found)
                 (update,) = compile_phases(planned, machine, expected, names=("update",))
                 tried.append(Tried(sizes, update))
-            best = min(tried, key=lambda each: (bool(each.update.problem), each.update.seconds))
+            room = machine.chip.memory or math.inf
+            best = min(
+                tried,
+                key=lambda each: (
+                    bool(each.update.problem),
+                    each.update.peak > room,
+                    each.update.seconds,
+                ),
+            )
             config = _on(config, best.mesh)
         planned, expected = _planned(config, found)
         phases = compile_phases(planned, machine, expected)
@@ -155,6 +169,11 @@ def _planned(config: Config, found: Devices) -> tuple[Planned, Footprint]:
     mesh: Mesh = make_mesh(config.mesh, devices=list(found.devices))
     planned = plan_programs(config, mesh)
     return planned, footprint(planned.config, mesh, planned.work)
+
+
+def _known(rates: dict[str, Any]) -> dict[str, Any]:
+    """Without rates that nobody knows, which JSON cannot hold."""
+    return {name: None if value == math.inf else value for name, value in rates.items()}
 
 
 def _plain(phase: Phase) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from rlhf_jax.io.disk import describe_bytes
 from rlhf_jax.models import ModelConfig
+from rlhf_jax.rewards.registry import MODEL
 from rlhf_jax.runs.plan.machines import Machine
 from rlhf_jax.runs.plan.phases import Phase
 from rlhf_jax.runs.plan.programs import Planned
@@ -33,6 +34,7 @@ def warnings_of(
         *_mesh(planned, machine),
         *_rows(planned),
         *_vocabulary(planned, phases),
+        *_rewards(planned),
         *_open(phases),
     )
 
@@ -108,6 +110,15 @@ def _vocabulary(planned: Planned, phases: Sequence[Phase]) -> Iterator[str]:
                     f"{phase.name}: {each.kind} of a whole float32 table {sides} over all "
                     f"devices, {each.times:.0f} times"
                 )
+
+
+def _rewards(planned: Planned) -> Iterator[str]:
+    labels = [each.label for each in planned.config.rewards if each.function == MODEL]
+    if labels:
+        yield (
+            f"reward model {', '.join(labels)}: its bytes are counted, its forward pass over the "
+            "completions is not"
+        )
 
 
 def _open(phases: Sequence[Phase]) -> Iterator[str]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from rlhf_jax.runs.plan.hlo import Instruction, Program, Shape, arrays, read
 
 KINDS = (
@@ -35,6 +37,8 @@ class Collective(NamedTuple):
     """Of the whole array: the result of a gather, what a reduce-scatter sums."""
     group: int
     """Devices that take part together."""
+    members: tuple[int, ...]
+    """The first group, as numbers in the order of the mesh; empty: the text does not say."""
     times: float
     """How often it runs in a call of the program."""
     source: str
@@ -131,11 +135,11 @@ def _collective(
     if kind not in KINDS:
         return None
     made = arrays(each.shape)
-    group = _group(each.rest, devices)
-    size = sum(shape.bytes for shape in made)
+    members = _members(each.rest)
+    group = len(members) or _group(each.rest, devices)
     if each.opcode.endswith("-start") and each.shape.startswith("("):
-        # What it reads stands beside what it makes.
-        size = max(shape.bytes for shape in made)
+        made = _made(kind, made)
+    size = sum(shape.bytes for shape in made)
     others = program.computations[computation]
     if kind == "reduce-scatter":
         size = _read_by(each, others) or size * group
@@ -143,7 +147,18 @@ def _collective(
         # That is how the TPU's compiler writes a reduce-scatter.
         cut = any(other.opcode == "dynamic-slice" for other in others)
         kind = "reduce-scatter" if cut else kind
-    return Collective(kind, tuple(made), size, group, times, each.source)
+    return Collective(kind, tuple(made), size, group, members, times, each.source)
+
+
+def _made(kind: str, arrays: list[Shape]) -> list[Shape]:
+    """What an instruction makes that is started in one place and waited for in another: of a sum
+    the text has that alone; of a gather what it reads, then what it makes; of a permute one array
+    of each, and two flags."""
+    if kind == "all-reduce":
+        return arrays
+    if kind == "collective-permute":
+        return arrays[1:2]
+    return arrays[len(arrays) // 2 :]
 
 
 def _read_by(instruction: Instruction, others: Sequence[Instruction]) -> int:
@@ -154,6 +169,20 @@ def _read_by(instruction: Instruction, others: Sequence[Instruction]) -> int:
     )
 
 
+def _members(attributes: str) -> tuple[int, ...]:
+    """The first group of a collective: listed, or cut from a grid of all devices."""
+    if written := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return tuple(map(int, written[1].split(",")))
+    grid = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    if grid is None:
+        return ()
+    sides = [int(side) for side in grid[3].split(",")]
+    numbers = np.arange(math.prod(sides)).reshape(sides)
+    if grid[4]:
+        numbers = numbers.transpose([int(axis) for axis in grid[4].split(",")])
+    return tuple(map(int, numbers.reshape(int(grid[1]), int(grid[2]))[0]))
+
+
 def _group(attributes: str, devices: int) -> int:
     """Devices that take part together in a collective."""
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", attributes):
@@ -161,8 +190,4 @@ def _group(attributes: str, devices: int) -> int:
         # An axis, or a part of one: 'axis_0':(2)4.
         taken = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])
         return math.prod(int(part) if part else sizes.get(axis, 1) for axis, part in taken)
-    if listed := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(listed[1])
-    if written := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return len(written[1].split(","))
     return devices

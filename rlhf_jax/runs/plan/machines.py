@@ -109,8 +109,8 @@ def parse_machine(name: str) -> Machine:
     """
     if found := re.fullmatch(r"(v5e|v5p|v6e)-(\d+)", name):
         kind = found.group(1)
-        count = int(found.group(2)) // (_CORES if kind == "v5p" else 1)
-        if count in _SLICES[kind]:
+        count, rest = divmod(int(found.group(2)), _CORES if kind == "v5p" else 1)
+        if count in _SLICES[kind] and not rest:
             return Machine(name, CHIPS[kind], kind, count, _SLICES[kind][count])
         sizes = ", ".join(
             f"{kind}-{chips * (_CORES if kind == 'v5p' else 1)}" for chips in _SLICES[kind]

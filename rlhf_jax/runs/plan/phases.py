@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from rlhf_jax.runs.footprint import Footprint
+from rlhf_jax.runs.footprint import MOMENTS, Footprint
 from rlhf_jax.runs.plan.collectives import Collective, Sum, Traffic, by_kind, traffic
 from rlhf_jax.runs.plan.machines import Chip, Machine
 from rlhf_jax.runs.plan.program import Program
@@ -101,6 +101,9 @@ def _phase(
     program: Program, lowered: Any, planned: Planned, machine: Machine, expected: Footprint
 ) -> Phase:
     held = expected.of("held") - device_bytes_of(program.reads)
+    if not program.calls:
+        # Before the first step there are no moments yet.
+        held -= sum(part.bytes for part in expected.parts if part.name == MOMENTS)
     start = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -111,9 +114,6 @@ def _phase(
     moved = traffic(compiled.as_text(), planned.mesh.size, turns=program.trips)
     sizes = compiled.memory_analysis()
     chip = machine.chip
-    link = chip.link
-    if chip.between is not None and machine.hosts > 1:
-        link = chip.between
     return Phase(
         program.name,
         program.calls,
@@ -123,13 +123,31 @@ def _phase(
         program.flops,
         compute=_compute(program, moved, chip, planned.mesh),
         memory=program.traffic / chip.bandwidth,
-        network=max(program.calls, 1) * moved.wire / link,
+        network=max(program.calls, 1) * sending(moved, machine),
         collectives=by_kind(moved.collectives),
         largest=moved.collectives[:5],
         kernels=moved.kernels,
         open_loops=moved.unknown_loops if program.trips == 1 else (),
         compile_seconds=seconds,
     )
+
+
+def sending(moved: Traffic, machine: Machine) -> float:
+    """Seconds in which one device sends its part of a call: to others of its host or slice, or,
+    where GPUs of several hosts take part together, over the network between hosts.
+
+    Args:
+      moved: of one call.
+      machine: that it is planned for.
+    """
+    chip = machine.chip
+    total = 0.0
+    for each in moved.collectives:
+        hosts = {member // chip.host for member in each.members}
+        is_wide = machine.hosts > 1 and len(hosts) != 1
+        between = chip.between if is_wide and chip.between is not None else chip.link
+        total += each.wire / between
+    return total
 
 
 def _compute(program: Program, moved: Traffic, chip: Chip, mesh: Mesh) -> float:

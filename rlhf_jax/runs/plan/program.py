@@ -1,12 +1,11 @@
 """One program of a training step, before it is compiled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from rlhf_jax.config import Config
 from rlhf_jax.sharding import infer_shardings
 from rlhf_jax.types import Params
 
@@ -32,15 +31,15 @@ class Program(NamedTuple):
     """Iterations of its loops that end when the data say so."""
 
 
-def placed(tree: Params, mesh: Mesh, config: Config) -> Params:
+def placed(tree: Params, mesh: Mesh, replicate: Sequence[str]) -> Params:
     """Shapes in their shards.
 
     Args:
       tree: parameters as shapes.
       mesh: where they would lie.
-      config: says which are kept whole.
+      replicate: names that are kept whole.
     """
-    shardings = infer_shardings(tree, mesh, replicate=config.mesh.replicate)
+    shardings = infer_shardings(tree, mesh, replicate=replicate)
     return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, shardings
     )

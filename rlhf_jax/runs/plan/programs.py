@@ -5,6 +5,7 @@ the configuration allows.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ from rlhf_jax.runs.parts import check_batch, check_online_batch, packing_of
 from rlhf_jax.runs.plan.program import Program, placed
 from rlhf_jax.runs.plan.sampling import sampling_programs
 from rlhf_jax.runs.rollout_layout import cached_tokens, with_rollout_mesh
-from rlhf_jax.runs.roofline.passes import loss_passes, score_passes
+from rlhf_jax.runs.roofline.passes import Pass, loss_passes, score_passes
 from rlhf_jax.runs.roofline.work import Content, attention_of, flops_of
 from rlhf_jax.runs.trees import Loaded, execution, tree_specs
 from rlhf_jax.runs.updating import make_update, state_key
@@ -100,8 +101,8 @@ def abstract_trees(config: Config, mesh: Mesh) -> Loaded:
     model = functions(policy, policy.head)._replace(roles=tuple(roles))
     return Loaded(
         model,
-        {role: placed(tree, mesh, config) for role, tree in shapes.trained.items()},
-        {role: placed(tree, mesh, config) for role, tree in shapes.frozen.items()},
+        {role: placed(tree, mesh, config.mesh.replicate) for role, tree in shapes.trained.items()},
+        {role: placed(tree, mesh, config.mesh.replicate) for role, tree in shapes.frozen.items()},
     )
 
 
@@ -157,6 +158,12 @@ def _moved(state: TrainState, frozen: Trees, mesh: Mesh, config: Config, updates
     )
     read = sum(device_bytes(tree, mesh, replicate=replicate) for tree in frozen.values())
     return updates * (2.0 * trained + read)
+
+
+def _read(passes: Sequence[Pass], trees: Trees) -> dict[str, Any]:
+    """The trees that are read: a compiled program drops arguments that it does not use."""
+    roles = {each.role for each in passes}
+    return {role: tree for role, tree in trees.items() if role in roles}
 
 
 def _parts_of(room: Room | None, tokens: int) -> float:
@@ -223,7 +230,7 @@ def _offline(config: Config, mesh: Mesh) -> Planned:
             flops=flops_of(passes, content),
             attention=attention_of(passes, content),
             traffic=_moved(state, loaded.frozen, mesh, config, 1),
-            reads=(state, loaded.frozen),
+            reads=(state, _read(passes, loaded.frozen)),
             trips=_parts_of(room, tokens),
         )
     )
@@ -303,7 +310,7 @@ def _online(config: Config, mesh: Mesh) -> Planned:
             flops=sampling.num_epochs * flops_of(passes, content),
             attention=sampling.num_epochs * attention_of(passes, content),
             traffic=_moved(state, loaded.frozen, mesh, config, sampling.num_updates),
-            reads=(state, loaded.frozen),
+            reads=(state, _read(passes, loaded.frozen)),
             trips=parts / sampling.num_minibatches if room is not None else 1.0,
         )
     )
@@ -362,10 +369,9 @@ def _scoring(
         make_score(algorithm.needs, num_microbatches=microbatches, mesh=mesh),
         out_shardings=batch_sharding(mesh),
     )
-    read = {each.role for each in passes}
-    held = {**loaded.trained, **loaded.frozen}
+    read = _read(passes, {**loaded.trained, **loaded.frozen})
     replicate = config.mesh.replicate
-    traffic = sum(device_bytes(held[role], mesh, replicate=replicate) for role in read)
+    traffic = sum(device_bytes(tree, mesh, replicate=replicate) for tree in read.values())
     return Program(
         "score",
         lambda: score.lower(*trees, batch),
@@ -373,6 +379,6 @@ def _scoring(
         flops=flops_of(passes, content),
         attention=attention_of(passes, content),
         traffic=float(traffic),
-        reads=trees,
+        reads=read,
         trips=parts,
     )

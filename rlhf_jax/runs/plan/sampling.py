@@ -33,6 +33,8 @@ class Layout(NamedTuple):
     is_copy: bool
     """They lie beside what is trained: cast, or laid out anew."""
     itemsize: int
+    replicate: tuple[str, ...]
+    """Names that are kept whole."""
 
 
 def chunk_of(config: Config) -> int:
@@ -142,7 +144,9 @@ def layout_of(config: Config, mesh: Mesh, loaded: Loaded) -> Layout:
     section = config.model
     where = mesh
     model = loaded.model
+    replicate = config.mesh.replicate
     if config.rollout.mesh is not None:
+        replicate = config.rollout.mesh.replicate
         where = mesh_over(mesh, config.rollout.mesh)
         head = None if model.scores is None else "value"
         model = make_model(model.config, mesh=where, head=head, **execution(config))
@@ -151,7 +155,8 @@ def layout_of(config: Config, mesh: Mesh, loaded: Loaded) -> Layout:
         lambda x: jax.ShapeDtypeStruct(x.shape, dtype), dict(loaded.trained["policy"])
     )
     is_copy = config.rollout.mesh is not None or dtype != jnp.dtype(section.dtype)
-    return Layout(where, model, placed(params, where, config), is_copy, dtype.itemsize)
+    params = placed(params, where, replicate)
+    return Layout(where, model, params, is_copy, dtype.itemsize, replicate)
 
 
 def _stages(config: Config, layout: Layout, slots: int) -> tuple[Stage, Stage]:
@@ -166,7 +171,7 @@ def _stages(config: Config, layout: Layout, slots: int) -> tuple[Stage, Stage]:
     stages = generation_stages(decoder, asked, answers, min(slots, count * group))
     # Of the parameters a device holds its part, and of the caches that of its rows and heads: a
     # smaller one, so this is what it reads at most.
-    held = device_bytes(layout.params, layout.mesh, replicate=config.mesh.replicate)
+    held = device_bytes(layout.params, layout.mesh, replicate=layout.replicate)
     share = held / max(tree_bytes(layout.params), 1)
     reading, decoding = (Stage(stage.flops, stage.bytes * share) for stage in stages)
     return reading, decoding

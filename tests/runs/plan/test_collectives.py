@@ -125,3 +125,33 @@ def test_a_program_of_which_everything_is_known():
         ("all-gather", 64 * 16 * 4, 4, 5),
         ("all-reduce", 16 * 4, 8, 5),
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "size"),
+    [
+        ("(f32[8]{0}, f32[4]{0}) all-reduce-start(%a, %b), channel_id=1", 48),
+        ("((f32[8]{0}, f32[4]{0}), (f32[16]{0}, f32[8]{0})) all-gather-start(%a, %b)", 96),
+        ("(f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%a)", 32),
+    ],
+)
+def test_several_arrays_that_start_together_all_count(line, size):
+    text = f"HloModule m\n\nENTRY %main (a: f32[8]) -> f32[8] {{\n  %x = {line}\n}}\n"
+    (one,) = traffic(text, 2).collectives
+    assert one.bytes == size
+
+
+@pytest.mark.parametrize(
+    ("groups", "members"),
+    [
+        ("{{0,2,4},{1,3,5}}", (0, 2, 4)),
+        ("[2,3]<=[6]", (0, 1, 2)),
+        ("[3,2]<=[2,3]T(1,0)", (0, 3)),
+        ("mesh['data'=4,'fsdp'=2] {'data'}", ()),
+    ],
+)
+def test_who_takes_part(groups, members):
+    text = TPU.replace("mesh['data'=4,'fsdp'=16] {'data'}", groups)
+    total = next(each for each in traffic(text, 64).collectives if each.kind == "all-reduce")
+    assert total.members == members
+    assert total.group == (len(members) or 4)

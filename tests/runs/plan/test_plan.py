@@ -12,7 +12,10 @@ from rlhf_jax.models import remat
 from rlhf_jax.models.attention import attention
 from rlhf_jax.models.flops import attention_flops, forward_flops
 from rlhf_jax.runs.offline import jitted, make_offline_parts
-from rlhf_jax.runs.plan import parse_machine, plan
+from rlhf_jax.runs.plan import Phase, Plan, parse_machine, plan
+from rlhf_jax.runs.plan.collectives import Collective, Traffic
+from rlhf_jax.runs.plan.machines import CHIPS
+from rlhf_jax.runs.plan.phases import sending
 from rlhf_jax.runs.plan.search import meshes
 from rlhf_jax.runs.updating import fresh_state, make_update
 from rlhf_jax.sharding import MeshConfig, place_batch, replicated, tree_bytes_per_device
@@ -79,6 +82,39 @@ def test_an_online_plan_has_every_program(online_config):
     sampled = config.training.batch_size * config.algorithm.sampling.group_size * new
     assert found.tokens == sampled
     assert found.fits
+
+
+@pytest.mark.slow
+def test_what_no_program_reads_still_lies_there(online_config):
+    """The update of GRPO with a KL penalty reads log-probabilities of the reference, not the
+    reference: it is no argument of the program, and on the device all the same."""
+    config = on_mesh(online_config("grpo"), fsdp=2)
+    found = plan(config, "cpux2")
+    held = sum(part.bytes for part in found.parts if part.when == "held")
+    assert any(part.name == "parameters: reference" for part in found.parts)
+    for phase in found.phases:
+        assert phase.peak >= held + phase.temporaries, phase.name
+
+
+def test_a_program_that_does_not_compile_leaves_no_figure():
+    chip = CHIPS["v5e"]
+    whole = Phase("update", 1, 0, 0, 8, 4e12, 2.0, 1.0, 3.0, {}, (), 0.0, (), 1.0)
+    machine = parse_machine("v5e-4")
+    found = Plan(machine, "", {}, (), (whole,), tokens=6, warnings=())
+    assert found.fits and found.step_seconds == (3.0, 5.0)
+    assert found.utilisation == pytest.approx(4e12 / 3 / 4 / chip.flops)
+    broken = whole._replace(problem="no room")
+    lost = found._replace(phases=(whole, broken))
+    assert not lost.fits
+    assert lost.step_seconds == (0.0, 0.0) and lost.utilisation == 0.0
+
+
+def test_what_leaves_a_host_is_slower():
+    machine = parse_machine("h100x16")
+    inside = Collective("all-gather", (), 900, 8, tuple(range(8)), 1.0, "")
+    across = inside._replace(members=tuple(range(0, 16, 2)))
+    own = sending(Traffic((inside,), 0, 0, ()), machine)
+    assert sending(Traffic((across,), 0, 0, ()), machine) == pytest.approx(9 * own)
 
 
 @pytest.mark.slow
