@@ -157,6 +157,8 @@ def _way(table: Array, tokens: Array, mesh: Mesh, dtype: jnp.dtype) -> _Way:
         return _Way(axes, False, False, rows)
     # Of each column: the part of the table that is gathered and its gradient that is scattered; or
     # states that are scattered and gradients that are gathered, of the tokens of one `data` index.
+    # Compiled for 64 v6e, data=4, fsdp=16, 64 rows of 2048 tokens, a table of 128256 x 4096: each
+    # chip sends 0.7 GB with the tokens and 3.2 with the table, temporaries are 0.75 and 2.2 GiB.
     whole = rows * mesh.shape[_FSDP]
     exact = jnp.promote_types(table.dtype, jnp.float32)
     of_table = whole * (dtype.itemsize + exact.itemsize)

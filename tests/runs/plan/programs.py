@@ -54,7 +54,8 @@ def _shape(family, width, layers, heads, kv_heads, inner, vocabulary, **more):
 
 
 MODELS = {
-    "llama-small": _shape(_LLAMA, 2048, 2, 16, 8, 8192, 32768),  # quick to compile
+    # Two layers of the 8B model: of much smaller ones gradients are summed whole, several in one.
+    "llama-small": _shape(_LLAMA, 4096, 2, 32, 8, 14336, 32768),
     "qwen2.5-0.5b": _shape(_QWEN, 896, 24, 14, 2, 4864, 151936, tie_word_embeddings=True),
     "qwen2.5-7b": _shape(_QWEN, 3584, 28, 28, 4, 18944, 152064),
     "llama-3-8b": _shape(_LLAMA, 4096, 32, 32, 8, 14336, 128256),

@@ -48,7 +48,7 @@ def update():
     """(case, compiled update, what it moves) of SFT at data=4, fsdp=16."""
     patch = pytest.MonkeyPatch()
     as_on_tpu(patch)
-    case = Case(model=MODEL, rows=128, length=1024, micro=2)
+    case = Case(model=MODEL, rows=128, length=1152, micro=2)
     try:
         text = lower_update(case).compile().as_text()
     finally:
@@ -77,7 +77,9 @@ def test_no_table_goes_over_all_chips(update):
     case, _, found = update
     config = config_of(case)
     table = config.vocab_size * config.hidden_size
-    large = [c for c in found.collectives if sum(map(entries, c.arrays)) >= table / 16]
+    # Neighbours exchange the rows that fill up a divided vocabulary: they are few.
+    others = [c for c in found.collectives if c.kind != "collective-permute"]
+    large = [c for c in others if sum(map(entries, c.arrays)) >= table / 16]
     assert not [c for c in large if c.group == 64]
     # Kernels and tables are gathered in the type that is computed in.
     gathers = [c for c in found.collectives if c.kind == "all-gather" and c.bytes > MB]
