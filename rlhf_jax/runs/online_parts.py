@@ -11,7 +11,7 @@ from rlhf_jax.config import Config, MeasureConfig, measure_config
 from rlhf_jax.data import FastTokenizer, PromptLoader
 from rlhf_jax.data.rooms import Sequences, parted_room, worth_parts
 from rlhf_jax.loops.collect import Collector
-from rlhf_jax.loops.grading import Divided, Grader
+from rlhf_jax.loops.grading import Divided, Grader, RewardGrader
 from rlhf_jax.loops.groups import make_batch, widths
 from rlhf_jax.loops.online import Score
 from rlhf_jax.programs import jitted, last_batch, named
@@ -202,7 +202,8 @@ def make_online_parts(
     )
     if grader is not None:
         graded = grader if isinstance(grader, Grader) else grader(graded)
-        if graded is grader and count() > 1:
+        is_divided = isinstance(graded, RewardGrader) and graded.divided
+        if graded is grader and count() > 1 and not is_divided:
             graded = Divided(graded)
     return OnlineParts(
         config,

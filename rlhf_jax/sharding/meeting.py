@@ -16,8 +16,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from rlhf_jax.errors import LostError
-from rlhf_jax.sharding.channel import LEADER, LOST, Channel, Door, Failure, enter
+from rlhf_jax.sharding.channel import LEADER, LOST, Channel, Failure
 from rlhf_jax.sharding.cluster import DistributedConfig, Membership, find_membership
+from rlhf_jax.sharding.door import Door, enter
 
 _log = logging.getLogger(__name__)
 _LETTER = 1024
