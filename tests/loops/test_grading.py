@@ -1,15 +1,18 @@
 """Grading that is divided among the processes of a run."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rlhf_jax.data import PromptBatch, byte_tokenizer
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.loops.grading import Divided, Grades, RewardGrader, join_grades, take_rows
+from rlhf_jax.loops.held_out import HeldOutPrompts, evaluate_prompts
 from rlhf_jax.rewards import PoolConfig, RewardConfig, TrainerState, make_rewards
 from rlhf_jax.rewards.judging import make_judge
-from rlhf_jax.rollout import Sampled
+from rlhf_jax.rollout import Sampled, SamplingParams
 from rlhf_jax.types import Rollout
 from tests.sharding.threads import as_processes
 
@@ -123,6 +126,34 @@ def test_a_grader_that_divides_is_not_divided_again():
     )
     with pytest.raises(ValueError, match="divides batches among the processes by itself"):
         Divided(grader)
+
+
+def test_processes_that_grade_held_out_prompts_differently_end(group, monkeypatch):
+    """By these grades each decides which checkpoint is best, and which is deleted."""
+    asked, sampled = batch(2, 1)
+
+    class Other(Plain):
+        def __call__(self, *arguments, **options):
+            grades = super().__call__(*arguments, **options)
+            return grades._replace(total=grades.total + 1)
+
+    held_out = HeldOutPrompts(
+        SimpleNamespace(take=lambda indices: asked), 2, 2, 0, SamplingParams(), 0
+    )
+
+    def evaluate(number):
+        grader = (Plain, Other)[number]()
+        return evaluate_prompts(
+            None,
+            held_out,
+            sampler=lambda *arguments, **options: sampled,
+            grader=grader,
+            state=TrainerState(),
+        )
+
+    for error in as_processes(group(2), monkeypatch)(evaluate):
+        assert isinstance(error, TrainingError)
+        assert "process 1 has other completions or grades than process 0" in str(error)
 
 
 def test_parts_are_joined_by_their_rows():
