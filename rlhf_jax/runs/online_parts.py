@@ -31,6 +31,7 @@ from rlhf_jax.runs.sampling import make_grader, make_prompts, make_sampler
 from rlhf_jax.runs.stops import warn_of_hidden_tags
 from rlhf_jax.runs.trees import Given, Loaded, load_trees
 from rlhf_jax.sharding import batch_sharding, make_mesh, place_batch
+from rlhf_jax.sharding.hosts import warn_of_tensor_between_hosts
 from rlhf_jax.sharding.processes import count, leader_first
 from rlhf_jax.training import make_score
 from rlhf_jax.types import Algorithm, PolicyBatch, Room, Sampling, Trees
@@ -155,6 +156,7 @@ def make_online_parts(
       ValueError: anything in the configuration that cannot be done, in one line.
     """
     mesh = make_mesh(config.mesh)
+    warn_of_tensor_between_hosts(mesh)
     config = dataclasses.replace(config, algorithm=config.resolved_algorithm)
     sampling: Sampling = config.algorithm.sampling
     check_online_batch(config, mesh)

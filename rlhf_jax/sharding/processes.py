@@ -22,7 +22,8 @@ import jax
 from rlhf_jax.errors import LostError, PeerError, exit_code
 from rlhf_jax.sharding.channel import LEADER, LOST, Channel, Failure
 from rlhf_jax.sharding.cluster import DistributedConfig
-from rlhf_jax.sharding.meeting import leave_at_once, meet
+from rlhf_jax.sharding.meeting import leave_at_once, machine, meet
+from rlhf_jax.target import agree_on_memory, own_memory
 
 _log = logging.getLogger(__name__)
 _package_log = logging.getLogger("rlhf_jax")
@@ -47,6 +48,8 @@ class _Joined(NamedTuple):
     """Exit code, once it has failed."""
     said: set[str]
     """Errors of other processes that the log has shown."""
+    machines: list[str]
+    """Of each process, a name of the machine that it runs on."""
 
 
 _joined: _Joined | None = None
@@ -72,7 +75,12 @@ def join(config: DistributedConfig) -> None:
         raise
     if channel is None:
         return
-    _joined = _Joined(channel, float(config.exchange_timeout), left, [], said)
+    patience = float(config.exchange_timeout)
+    own = (machine(), own_memory(jax.local_devices()[0]))
+    found = channel.exchange("machines", own, timeout=patience)
+    agree_on_memory(min(memory for _, memory in found))
+    machines = [name for name, _ in found]
+    _joined = _Joined(channel, patience, left, [], said, machines)
     atexit.register(_leave)
     if channel.process != LEADER:
         # What all would say is said once.
@@ -88,6 +96,16 @@ def count() -> int:
 def number() -> int:
     """Of this process, from 0: for names and messages. Rows go by shardings."""
     return LEADER if _joined is None else _joined.channel.process
+
+
+def machine_of(process: int) -> str:
+    """A name of the machine that a process runs on.
+
+    Args:
+      process: as JAX numbers them. Where this one is alone, those of a topology that is compiled
+        for have a machine each.
+    """
+    return str(process) if _joined is None else _joined.machines[process]
 
 
 def is_leader() -> bool:

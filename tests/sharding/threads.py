@@ -56,10 +56,8 @@ class Group:
 class Joined(SimpleNamespace):
     """What `processes` knows of its run, in each thread of a group that of another process."""
 
-    def __init__(self, group):
-        super().__init__(
-            exchange_timeout=PATIENT, left=threading.Event(), codes=[], said=set(), group=group
-        )
+    def __init__(self):
+        super().__init__(exchange_timeout=PATIENT, left=threading.Event(), codes=[], said=set())
         self.here = threading.local()
 
     @property
@@ -69,7 +67,7 @@ class Joined(SimpleNamespace):
 
 def as_processes(group, monkeypatch):
     """(work of a process's number) -> what it gives, or raises, in each thread of the group."""
-    joined = Joined(group)
+    joined = Joined()
     monkeypatch.setattr(processes, "_joined", joined)
 
     def all_of(work):
