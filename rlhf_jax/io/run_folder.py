@@ -32,7 +32,7 @@ from rlhf_jax.io.errors import RunFolderError
 from rlhf_jax.io.log_file import LogFile
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
-from rlhf_jax.io.shared_folder import check_shared
+from rlhf_jax.io.shared_folder import check_local, check_shared
 from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
 from rlhf_jax.sharding.processes import from_leader, is_leader, number
 
@@ -351,15 +351,8 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
     Raises:
         RunFolderError: see `RunFolder`.
     """
-    for key, folder in (
-        ("run_dir", config.run_dir),
-        ("checkpoint.start_from", config.checkpoint.start_from),
-    ):
-        if folder is not None and "://" in folder:
-            raise RunFolderError(
-                f"{key}={folder} is no folder of a file system: mount the bucket (gcsfuse, "
-                "Mountpoint for S3) and give the folder where it is mounted"
-            )
+    check_local("run_dir", config.run_dir)
+    check_local("checkpoint.start_from", config.checkpoint.start_from)
     path = pathlib.Path(config.run_dir)
     resume = config.checkpoint.resume
     if path.exists() and not path.is_dir():
