@@ -7,6 +7,8 @@ the pod that it plans for.
 
 import contextlib
 import contextvars
+import math
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,6 +26,8 @@ class Target(NamedTuple):
 
 _target: contextvars.ContextVar[Target | None] = contextvars.ContextVar("target", default=None)
 
+_agreed: float | None = None
+
 
 def platform() -> str:
     """The platform that programs are made for: "cpu", "gpu" or "tpu"."""
@@ -35,6 +39,35 @@ def target_memory() -> int | None:
     """Bytes of a device that is compiled for; None: the devices at hand can be asked."""
     target = _target.get()
     return None if target is None else target.memory
+
+
+def own_memory(device: jax.Device) -> float:
+    """Bytes of a device of this process, those of CPUs shared by all; infinite where it does not
+    say."""
+    if device.platform == "cpu":
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return machine / jax.local_device_count(backend="cpu")
+    try:
+        found = device.memory_stats() or {}
+    except jax.errors.JaxRuntimeError:  # a topology to compile for, without the device
+        found = {}
+    return found.get("bytes_limit", math.inf)
+
+
+def agree_on_memory(least: float) -> None:
+    """From here on a device counts as one of so much memory: of several processes each can ask only
+    its own, and all must make the same programs.
+
+    Args:
+      least: bytes of the smallest device of any process.
+    """
+    global _agreed
+    _agreed = least
+
+
+def agreed_memory() -> float | None:
+    """Bytes of a device that the processes of the run have agreed on; None: there is but one."""
+    return _agreed
 
 
 @contextlib.contextmanager

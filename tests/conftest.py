@@ -29,6 +29,7 @@ install_import_hook(
 )
 
 from rlhf_jax.runs.compilation import cache_folder  # noqa: E402  after the hook
+from tests.sharding.threads import Group  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -82,3 +83,17 @@ def hangups():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def group():
+    """(number, **options) -> processes of a run, played by threads."""
+    made = []
+
+    def make(count, **options):
+        made.append(Group(count, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

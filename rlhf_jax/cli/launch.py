@@ -120,6 +120,9 @@ def environment_of(
         devices: of each process: the next so many of CUDA_VISIBLE_DEVICES (or of all), and as many
           virtual ones of a CPU; None: all that it finds.
         given: the environment of this process.
+
+    Raises:
+        ConfigError: fewer GPUs are visible than all processes together are to have.
     """
     place = {
         VARIABLES["coordinator"]: f"127.0.0.1:{port}",
@@ -128,8 +131,17 @@ def environment_of(
     }
     if devices is None:
         return {**given, **place}
-    visible = given.get("CUDA_VISIBLE_DEVICES")
-    every = [str(i) for i in range(count * devices)] if visible is None else visible.split(",")
+    every = [str(i) for i in range(count * devices)]
+    # Empty: there is a GPU, and none is to be used.
+    if visible := given.get("CUDA_VISIBLE_DEVICES"):
+        every = visible.split(",")
+        if len(every) < count * devices:
+            raise ConfigError(
+                f"--processes {count} --devices-per-process {devices} need {count * devices} GPUs, "
+                f"and CUDA_VISIBLE_DEVICES={visible} names {len(every)}"
+            )
+    elif visible == "":
+        every = []
     own = every[number * devices : (number + 1) * devices]
     place["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     place["JAX_NUM_CPU_DEVICES"] = str(devices)

@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
+        if options.command in ("evaluate", "compare", "export", "generate"):
+            importlib.import_module("rlhf_jax.sharding.cluster").check_alone(options.command)
         return importlib.import_module("rlhf_jax.cli.commands").COMMANDS[options.command](options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

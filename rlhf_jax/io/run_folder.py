@@ -26,12 +26,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
-from rlhf_jax.errors import RlhfError
 from rlhf_jax.io.disk import is_disk_full, naming
 from rlhf_jax.io.earlier_sessions import log_every, seconds_until, warn_of_lost_rows
+from rlhf_jax.io.errors import RunFolderError
 from rlhf_jax.io.log_file import LogFile
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
+from rlhf_jax.io.shared_folder import check_local, check_shared
 from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
 from rlhf_jax.sharding.processes import from_leader, is_leader, number
 
@@ -45,12 +46,6 @@ EARLY = frozenset({LOCK, "log.txt", "config.yaml.tmp"})
 PREPARED = EARLY | {"tokenizer", "cache", "tensorboard", "metrics.jsonl.tmp"}
 """What a start may leave that is refused before the configuration is written. Beside a lock, which
 no other program leaves in a folder, these are no run either."""
-
-
-class RunFolderError(RlhfError, ValueError):
-    """A run folder in which this run may not start or go on, in one line."""
-
-    exit_code = 2
 
 
 class RunConfig(Protocol):
@@ -88,7 +83,7 @@ class RunFolder:
     Raises:
         RunFolderError: the folder is not empty and `checkpoint.resume` is `never`; or holds
             something else; or a run with another configuration; or `resume` is `must` and there is
-            no checkpoint; on entering: another process trains in it.
+            no checkpoint; on entering: another process trains in it, or not all of this run see it.
     """
 
     def __init__(
@@ -110,6 +105,7 @@ class RunFolder:
     def __enter__(self) -> Self:
         try:
             from_leader("open run folder", self._open)
+            check_shared(self.path, LOCK)
             with naming(self.path / self._log_name):
                 self._open_log()
             from_leader("begin run", self._begin)
@@ -207,8 +203,10 @@ class RunFolder:
 
     def last_metrics(self) -> dict[str, float]:
         """The last evaluation, and the last training row under `train/`, of all sessions."""
-        found = from_leader("last metrics", lambda: read_metrics(self.path / "metrics.jsonl"))
-        rows = {row["split"]: row for row in found}
+        path = self.path / "metrics.jsonl"
+        rows = from_leader(
+            "last metrics", lambda: {row["split"]: row for row in read_metrics(path)}
+        )
         kept = {
             split: {
                 name: value
@@ -353,6 +351,8 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
     Raises:
         RunFolderError: see `RunFolder`.
     """
+    check_local("run_dir", config.run_dir)
+    check_local("checkpoint.start_from", config.checkpoint.start_from)
     path = pathlib.Path(config.run_dir)
     resume = config.checkpoint.resume
     if path.exists() and not path.is_dir():

@@ -20,6 +20,7 @@ from rlhf_jax.io.disk import describe_bytes, free_bytes, is_disk_full
 from rlhf_jax.io.errors import CheckpointError, UnreadableError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
 from rlhf_jax.io.seal import DamagedError, Meta, unseal
+from rlhf_jax.sharding.processes import count
 
 _log = logging.getLogger(__name__)
 ReadT = TypeVar("ReadT")
@@ -131,7 +132,9 @@ class Parts(NamedTuple):
 
 
 def or_whole(stored: StoredStep, read: Callable[[StoredStep], ReadT]) -> ReadT:
-    """Reads a checkpoint; when it is damaged, the error says which other one is whole.
+    """Reads a checkpoint; when it is damaged, the error says which other one is whole. Of several
+    processes perhaps only one has met the damage, and none can read alone: there the error says
+    which others there are.
 
     Raises:
         CheckpointError: whatever `read` raises, damage with how to go on.
@@ -147,7 +150,14 @@ def or_whole(stored: StoredStep, read: Callable[[StoredStep], ReadT]) -> ReadT:
         if (run / "export" / "config.json").is_file()
         else ""
     )
-    for other in reversed([step for step in complete_steps(directory) if step != stored.step]):
+    others = [step for step in complete_steps(directory) if step != stored.step]
+    if count() > 1 and others:
+        raise CheckpointError(
+            f"{damage}; there are checkpoints of steps {', '.join(map(str, others))}: remove "
+            f"{stored.folder} to go on from step {others[-1]}, which is then compared with what "
+            f"was saved{export}"
+        ) from damage.__cause__
+    for other in reversed(others):
         try:
             StoredStep(stored.manager, directory / str(other)).verify()
         except CheckpointError:

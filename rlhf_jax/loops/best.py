@@ -2,7 +2,9 @@
 about it."""
 
 import logging
+import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 from rlhf_jax.config import Config, ConfigError, TrainingConfig
 from rlhf_jax.config.errors import did_you_mean
@@ -48,10 +50,7 @@ class Evaluations:
         self._every = config.training.eval_every
         path = folder.path / "metrics.jsonl"
         # One reads for all: another one might see the file a moment before or after.
-        rows = from_leader("evaluations", lambda: read_metrics(path) if path.exists() else [])
-        rows = [
-            row for row in rows if row["split"] == "eval" and (upto is None or row["step"] <= upto)
-        ]
+        rows = from_leader("evaluations", lambda: _evaluations(path, upto))
         self._made = {int(row["step"]): row for row in rows}
         self._best: int | None = None
         self._best_value: float | None = None
@@ -249,3 +248,9 @@ class Evaluations:
         """The metric that decides; None where there is none, or no number."""
         value = metrics.get(self._metric or "")
         return None if value is None or value != value else value
+
+
+def _evaluations(path: pathlib.Path, upto: int | None) -> list[dict[str, Any]]:
+    """Rows of evaluations up to a step, None: of all; none where nothing is written yet."""
+    rows = read_metrics(path) if path.exists() else []
+    return [row for row in rows if row["split"] == "eval" and (upto is None or row["step"] <= upto)]

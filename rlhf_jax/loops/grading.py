@@ -93,6 +93,7 @@ class RewardGrader:
       names: label of each reward.
       judge: which rewards say right (> 0) or wrong of what is trained on.
       held_out: the same at evaluation.
+      divided: it divides batches among the processes of a run itself.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class RewardGrader:
         judge: Judge,
         held_out: Judge,
         skip_special_tokens: bool = True,
+        divided: bool = False,
     ) -> None:
         """Remembers what to grade with.
 
@@ -116,11 +118,14 @@ class RewardGrader:
           judge: of what is trained on.
           held_out: of evaluations.
           skip_special_tokens: leave special tokens out of the text that rewards see.
+          divided: all processes of a run grade the same batches, each a part of them, and get all
+            grades (`make_rewards`). False: what this one is given is its own affair.
         """
         self._configs = tuple(rewards)
         self._pool_config = pool
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
+        self.divided = divided
         self._models = dict(models)
         self._watch = RewardWatch(self._configs, pool)
         self.names = tuple(reward.label for reward in self._configs)
@@ -133,7 +138,9 @@ class RewardGrader:
         host = [reward for reward in self._configs if reward.function != MODEL]
         if host:
             self._host = self._stack.enter_context(
-                make_rewards(host, self._pool_config, reserved=COMPLETION_COLUMNS)
+                make_rewards(
+                    host, self._pool_config, reserved=COMPLETION_COLUMNS, divided=self.divided
+                )
             )
         return self
 
@@ -233,7 +240,16 @@ class Divided:
     """
 
     def __init__(self, grader: Grader) -> None:
-        """Wraps a grader."""
+        """Wraps a grader.
+
+        Raises:
+          ValueError: it divides by itself, so that each part would be divided again.
+        """
+        if isinstance(grader, RewardGrader) and grader.divided:
+            raise ValueError(
+                "the grader divides batches among the processes by itself: make it with "
+                "divided=False, or use it as it is"
+            )
         self.names = grader.names
         self.judge = grader.judge
         self.held_out = grader.held_out

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.data import Loader, PromptBatch, PromptLoader
 from rlhf_jax.io import GREEDY
-from rlhf_jax.loops.grading import Grader, Grades
+from rlhf_jax.loops.grading import Grader, Grades, check_agreement
 from rlhf_jax.rewards import TrainerState
 from rlhf_jax.rewards.accuracy import Answers, join_answers, metrics_of
 from rlhf_jax.rewards.answers import content_of
@@ -174,7 +174,10 @@ def evaluate_prompts(
         # The repeated prompts only completed a shape: they are neither graded nor counted.
         own = first_prompts(prompts, real)
         kept = first_rows(found, real * size)
-        return answers(grader(own, kept, state=state, training=False), kept, real)
+        grades = grader(own, kept, state=state, training=False)
+        # By them each process decides which checkpoint is best.
+        check_agreement(kept.rollout, grades)
+        return answers(grades, kept, real)
 
     for start in range(0, held_out.number, held_out.per_batch):
         indices = np.arange(start, min(start + held_out.per_batch, held_out.number))

@@ -9,7 +9,6 @@ name.
 import functools
 import logging
 import math
-import os
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.sharding.mesh import BATCH_AXES
-from rlhf_jax.target import target_memory
+from rlhf_jax.target import agreed_memory, own_memory, target_memory
 
 _POLICIES = jax.checkpoint_policies
 _ATTENTION = ("attention", "attention_lse")
@@ -53,8 +52,7 @@ def choose(
     Few unrolled layers keep everything, which costs no copy into a stack of all layers. Otherwise
     "products", and where those are more than a quarter of a device's memory "save_attention", then
     "full". Only the size of the memory is read, not what is free: on the same machine a run that
-    goes on makes the same choice. With several processes it is "products": each would ask a device
-    of its own, and all must compile one program.
+    goes on makes the same choice.
 
     Args:
       config: the architecture.
@@ -68,8 +66,6 @@ def choose(
     """
     if unrolled and config.num_layers <= _FEW:
         return "none"
-    if jax.process_count() > 1:
-        return "products"
     room = device_memory(mesh)
     kept = {
         name: kept_bytes(name, config, shape, itemsize, mesh=mesh)
@@ -112,23 +108,16 @@ def kept_bytes(
 
 
 def device_memory(mesh: Mesh | None) -> float:
-    """Bytes of one device, those of CPUs shared by all; infinite where it does not say.
+    """Bytes of one device, those of CPUs shared by all; infinite where it does not say. The same in
+    all processes of a run.
 
     Args:
       mesh: that it is one of; None: the first device.
     """
-    planned = target_memory()
-    if planned is not None:
-        return planned
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    if device.platform == "cpu":
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return machine / jax.local_device_count(backend="cpu")
-    try:
-        found = device.memory_stats() or {}
-    except jax.errors.JaxRuntimeError:  # a topology to compile for, without the device
-        found = {}
-    return found.get("bytes_limit", math.inf)
+    for known in (target_memory(), agreed_memory()):
+        if known is not None:
+            return known
+    return own_memory(jax.devices()[0] if mesh is None else mesh.devices.flat[0])
 
 
 @functools.cache  # a model is traced for many purposes: once is enough

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.programs import jitted, named, times
-from rlhf_jax.sharding import batch_sharding, row_shards
+from rlhf_jax.sharding import fetch, place_batch, row_shards
 from rlhf_jax.types import Model, Params
 
 ModelRewards = Callable[[Int[Array, "B T"], Bool[Array, "B T"]], Float[np.ndarray, " B"]]
@@ -91,9 +90,7 @@ def make_model_rewards(
         for start in range(0, len(padded[0]), part):
             microbatch = tuple(array[start : start + part] for array in padded)
             # read before the next one starts: two under way would hold the temporaries of two
-            found.append(
-                np.asarray(score(params, *jax.device_put(microbatch, batch_sharding(mesh))))
-            )
+            found.append(fetch(score(params, *place_batch(microbatch, mesh))))
         return np.concatenate(found)[:rows]
 
     return rewards

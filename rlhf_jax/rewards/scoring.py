@@ -54,9 +54,15 @@ class Rewards:
     """The reward functions of a run; a context manager. Made by `make_rewards`."""
 
     def __init__(
-        self, configs: Sequence[RewardConfig], pool: PoolConfig, reserved: Collection[str]
+        self,
+        configs: Sequence[RewardConfig],
+        pool: PoolConfig,
+        reserved: Collection[str],
+        *,
+        divided: bool = False,
     ) -> None:
         self._configs = tuple(configs)
+        self._divided = divided
         self._reserved = frozenset(reserved)
         self._inline: dict[int, LoadedReward] = {}
         pooled = []
@@ -166,12 +172,17 @@ class Rewards:
                     )
 
     def _all_outcomes(self, batch: GradingBatch) -> tuple[dict[int, list[Outcome]], list[Logged]]:
-        """What the pools of all processes find: each grades its part, and every one gets all."""
+        """What the pool finds; where it is divided, the pools of all processes: each grades its
+        part, and every one gets all."""
         rows = range(len(batch.completions))
         if self._pool is None or not rows:
             return {index: [] for index in self._pooled}, []
         pool = self._pool
-        parts = gathered("grades", lambda: self._own_outcomes(pool, batch))
+        parts = (
+            gathered("rewards", lambda: self._own_outcomes(pool, batch))
+            if self._divided
+            else [self._own_outcomes(pool, batch)]
+        )
         outcomes = {key: outcome for part in parts for key, outcome in part.outcomes.items()}
         logged = [log for part in parts for log in part.logged]
         by_index = {
@@ -180,17 +191,17 @@ class Rewards:
         return by_index, [log._replace(function=self._pooled[log.function]) for log in logged]
 
     def _own_outcomes(self, pool: Pool, batch: GradingBatch) -> Graded:
-        """This process's part: every so many rows, and, where it leads, what is called with whole
-        batches, which only one can do."""
+        """This process's part: all rows or, where they are divided, every so many of them, and, if
+        it leads, what is called with whole batches, which only one can do."""
         rows = range(len(batch.completions))
         whole = {
             i
             for i, index in enumerate(self._pooled)
             if len(rows) > 1 and whole_batch(self._configs[index])
         }
-        own = own_part(len(rows))
+        own = own_part(len(rows)) if self._divided else rows
         tasks = [Task(i, own) for i in range(len(self._pooled)) if i not in whole and own]
-        if not is_leader():
+        if self._divided and not is_leader():
             whole = set()
         graded = pool.run(batch, tasks + [Task(i, rows, batched=True) for i in sorted(whole)])
         outcomes = graded.outcomes
@@ -266,8 +277,13 @@ class Rewards:
         metrics = mean_metrics(logged, self.names)
         return RewardScores(total, by_name, failures, spoiled, messages, extra, metrics)
 
+    @property
+    def _is_silent(self) -> bool:
+        """Another process has the same outcomes, and reports them."""
+        return self._divided and not is_leader()
+
     def _report(self, key: str, outcome: Outcome) -> None:
-        if key not in self._reported:
+        if key not in self._reported and not self._is_silent:
             self._reported.add(key)
             label, _, kind = key.rpartition("/")
             level = logging.INFO if kind == "none" else logging.WARNING
@@ -293,7 +309,7 @@ class Rewards:
 
     def _report_refused(self, label: str, refused: str) -> None:
         key = f"{label} {refused.partition(' got ')[0]}"
-        if key not in self._reported:
+        if key not in self._reported and not self._is_silent:
             self._reported.add(key)
             _log.warning("reward %s: %s: left out", label, refused)
 
@@ -303,6 +319,7 @@ def make_rewards(
     pool: PoolConfig | None = None,
     *,
     reserved: Collection[str] = (),
+    divided: bool = False,
 ) -> Rewards:
     """Loads reward functions and starts the processes of those that need them.
 
@@ -315,6 +332,8 @@ def make_rewards(
       pool: None: the defaults.
       reserved: columns that the table of completions has anyway; one that a function logs under
         such a name is called ``label/column``.
+      divided: in a run of several processes each grades a part and gets all grades. All must then
+        score the same batches in the same order.
 
     Raises:
       ValueError: one line; a function or an option that does not exist, two equal labels.
@@ -327,7 +346,7 @@ def make_rewards(
         raise ValueError(
             f"rewards.name {sorted(double)[0]!r} occurs twice: give each reward a name of its own"
         )
-    return Rewards(configs, pool or PoolConfig(), reserved)
+    return Rewards(configs, pool or PoolConfig(), reserved, divided=divided)
 
 
 def _inline_outcomes(reward: LoadedReward, batch: GradingBatch) -> list[Outcome]:

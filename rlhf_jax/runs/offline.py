@@ -37,6 +37,7 @@ from rlhf_jax.runs.space import check_space
 from rlhf_jax.runs.trees import Given, Loaded, load_reference, load_trees, tree_meta
 from rlhf_jax.runs.updating import fresh_state, make_update
 from rlhf_jax.sharding import make_mesh, needs_blocking, own_rows, place_batch, replicated
+from rlhf_jax.sharding.hosts import warn_of_tensor_between_hosts
 from rlhf_jax.sharding.processes import count
 from rlhf_jax.training import (
     TrainState,
@@ -101,6 +102,7 @@ def make_offline_parts(
     kind = config.algorithm.data
     training = config.training
     mesh = make_mesh(config.mesh)
+    warn_of_tensor_between_hosts(mesh)
     check_batch(config, mesh)
     tokenizer = make_tokenizer(config, run_dir, kind)
     loader, held_out = make_loaders(config, run_dir, tokenizer, mesh)

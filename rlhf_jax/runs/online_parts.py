@@ -11,7 +11,7 @@ from rlhf_jax.config import Config, MeasureConfig, measure_config
 from rlhf_jax.data import FastTokenizer, PromptLoader
 from rlhf_jax.data.rooms import Sequences, parted_room, worth_parts
 from rlhf_jax.loops.collect import Collector
-from rlhf_jax.loops.grading import Divided, Grader
+from rlhf_jax.loops.grading import Divided, Grader, RewardGrader
 from rlhf_jax.loops.groups import make_batch, widths
 from rlhf_jax.loops.online import Score
 from rlhf_jax.programs import jitted, last_batch, named
@@ -31,6 +31,7 @@ from rlhf_jax.runs.sampling import make_grader, make_prompts, make_sampler
 from rlhf_jax.runs.stops import warn_of_hidden_tags
 from rlhf_jax.runs.trees import Given, Loaded, load_trees
 from rlhf_jax.sharding import batch_sharding, make_mesh, place_batch
+from rlhf_jax.sharding.hosts import warn_of_tensor_between_hosts
 from rlhf_jax.sharding.processes import count, leader_first
 from rlhf_jax.training import make_score
 from rlhf_jax.types import Algorithm, PolicyBatch, Room, Sampling, Trees
@@ -155,6 +156,7 @@ def make_online_parts(
       ValueError: anything in the configuration that cannot be done, in one line.
     """
     mesh = make_mesh(config.mesh)
+    warn_of_tensor_between_hosts(mesh)
     config = dataclasses.replace(config, algorithm=config.resolved_algorithm)
     sampling: Sampling = config.algorithm.sampling
     check_online_batch(config, mesh)
@@ -202,7 +204,8 @@ def make_online_parts(
     )
     if grader is not None:
         graded = grader if isinstance(grader, Grader) else grader(graded)
-        if graded is grader and count() > 1:
+        is_divided = isinstance(graded, RewardGrader) and graded.divided
+        if graded is grader and count() > 1 and not is_divided:
             graded = Divided(graded)
     return OnlineParts(
         config,

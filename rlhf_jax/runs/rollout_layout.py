@@ -8,8 +8,6 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rlhf_jax.config import Config, MeasureConfig
@@ -19,6 +17,8 @@ from rlhf_jax.models.remat import device_memory
 from rlhf_jax.rollout.generate import windows
 from rlhf_jax.runs.footprint import cache_bytes, device_bytes
 from rlhf_jax.sharding import MeshConfig, mesh_over, row_shards
+from rlhf_jax.sharding.hosts import devices_of_a_host
+from rlhf_jax.target import platform
 from rlhf_jax.types import Model
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def with_rollout_mesh(
         return config
     dtype = config.model.compute_dtype or config.model.dtype
     replicate = config.mesh.replicate
-    room = _common(_USED * device_memory(mesh))
+    room = _USED * device_memory(mesh)
     layouts = list(_layouts(architecture, mesh, dtype, replicate, cached=cached, room=room))
     fitting = [each for each in layouts if held + each.weights + each.caches <= room]
     if not fitting:
@@ -117,7 +117,12 @@ def _layouts(
     """Layouts that heads and rows allow, the best first: as many parts as there are key/value
     heads, and whole weights before them where these are small."""
     weights = abstract_params(architecture, None, dtype)
-    divided = math.gcd(architecture.num_kv_heads, architecture.num_heads, mesh.size)
+    near = mesh.size
+    if platform() == "gpu":
+        # Two sums a layer and token, over the slow network between hosts, would take longer than
+        # all else; chips of a TPU slice have one network.
+        near = devices_of_a_host(mesh)
+    divided = math.gcd(architecture.num_kv_heads, architecture.num_heads, mesh.size, near)
     parts = [n for n in range(divided, 0, -1) if divided % n == 0]
     whole = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
     if whole * jnp.dtype(dtype).itemsize * _SMALL <= room / _USED:
@@ -139,10 +144,3 @@ def _too_large(layout: Layout, held: int, room: float) -> str:
         f"weights and {describe_bytes(layout.caches)} of caches beside {describe_bytes(held)}, and "
         f"a device has room for {describe_bytes(round(room))}"
     )
-
-
-def _common(room: float) -> float:
-    """The first process's answer in all of them: they must choose the same."""
-    if jax.process_count() == 1:
-        return room
-    return float(multihost_utils.broadcast_one_to_all(np.float32(room)))

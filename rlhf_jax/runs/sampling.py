@@ -169,6 +169,7 @@ def make_grader(
         judge=held_out if judge is None else judge,
         held_out=held_out,
         skip_special_tokens=config.rollout.skip_special_tokens,
+        divided=True,
     )
 
 

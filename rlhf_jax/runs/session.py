@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import Config
 from rlhf_jax.config.sections import seconds_of
-from rlhf_jax.io import Checkpointer, RunFolder, RunFolderError
+from rlhf_jax.io import Checkpointer, RunFolder
 from rlhf_jax.io.interrupt import StopRequest, ending_in_order
 from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.groups import RunState
 from rlhf_jax.loops.recorder import Callback, Recorder
 from rlhf_jax.loops.resume import Source
 from rlhf_jax.runs.resident import resident_bytes
-from rlhf_jax.runs.source import earlier_sessions, find_source, take_tokenizer
+from rlhf_jax.runs.source import agreed_step, earlier_sessions, find_source, take_tokenizer
 from rlhf_jax.sharding.processes import exchange, from_leader
 
 _log = logging.getLogger(__name__)
@@ -85,12 +85,18 @@ class Session(NamedTuple):
 
 @contextlib.contextmanager
 def open_session(
-    config: Config, *, progress: bool | None, callbacks: Sequence[Callback]
+    config: Config, *, began: float, progress: bool | None, callbacks: Sequence[Callback]
 ) -> Iterator[Session]:
-    """Takes the run's folder and finds out where the run begins."""
+    """Takes the run's folder and finds out where the run begins.
+
+    Args:
+      config: a whole run.
+      began: when the session did, on the clock of `time.monotonic`.
+      progress: see `RunFolder`.
+      callbacks: of the run.
+    """
     run_dir = pathlib.Path(config.run_dir)
     resident = resident_bytes()
-    began = time.monotonic()
     with Checkpointer(
         run_dir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
@@ -98,7 +104,7 @@ def open_session(
         best_metric=config.checkpoint.best_metric,
         best_mode=config.checkpoint.mode,
     ) as checkpointer:
-        resume = agreed_step(checkpointer.latest_step(), run_dir)
+        resume = agreed_step("run_dir", run_dir, checkpointer.latest_step())
         with (
             ending_in_order(),
             RunFolder(config, resume_step=resume, progress=progress) as folder,
@@ -108,22 +114,6 @@ def open_session(
             yield Session(
                 config, run_dir, folder, checkpointer, source, tuple(callbacks), resident, began
             )
-
-
-def agreed_step(step: int | None, run_dir: pathlib.Path) -> int | None:
-    """The newest checkpoint, which all processes must see.
-
-    Raises:
-      RunFolderError: they do not see the same.
-    """
-    seen = exchange("newest checkpoint", step)
-    other = next((number for number, found in enumerate(seen) if found != seen[0]), None)
-    if other is not None:
-        raise RunFolderError(
-            f"run_dir={run_dir}: the newest checkpoint is {seen[0]} for process 0 and "
-            f"{seen[other]} for process {other}; all processes must share the folder"
-        )
-    return step
 
 
 class Stop:

@@ -21,6 +21,7 @@ from rlhf_jax.loops.resume import Source, check_format
 from rlhf_jax.models import local_folder
 from rlhf_jax.rewards.registry import MODEL, model_path
 from rlhf_jax.rewards.trust import fingerprint, untrusted
+from rlhf_jax.sharding.processes import exchange
 from rlhf_jax.training import make_schedule
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) 
         )
     changes = tuple(config.differences_from(run_dir / "config.yaml"))
     with Checkpointer(run_dir / "checkpoints") as other:
-        newest = other.latest_step()
+        newest = agreed_step("checkpoint.start_from", run_dir, other.latest_step())
         if newest is None:
             raise CheckpointError(f"checkpoint.start_from={run_dir} holds no complete checkpoint")
         step = newest if step is None else step
@@ -88,6 +89,27 @@ def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) 
     for change in listed:
         _log.info("  %s", change)
     return source
+
+
+def agreed_step(key: str, run_dir: pathlib.Path, step: int | None) -> int | None:
+    """The newest checkpoint of a run, which all processes must see.
+
+    Args:
+      key: of the configuration, for the message.
+      run_dir: the run's folder.
+      step: what this process sees.
+
+    Raises:
+      RunFolderError: they do not see the same.
+    """
+    seen = exchange(f"newest checkpoint of {key}", step)
+    other = next((number for number, found in enumerate(seen) if found != seen[0]), None)
+    if other is not None:
+        raise RunFolderError(
+            f"{key}={run_dir}: the newest checkpoint is {seen[0]} for process 0 and "
+            f"{seen[other]} for process {other}; all processes must share the folder"
+        )
+    return step
 
 
 def parse_start_from(text: str) -> tuple[pathlib.Path, int | None]:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -87,12 +88,14 @@ def train(
     """
     if not config.is_online and (sampler is not None or grader is not None):
         raise ValueError("a sampler or grader was given, but the algorithm samples no completions")
+    # What a scheduler counts has begun: the other processes may start later.
+    began = time.monotonic()
     join(config.distributed)
     if is_small(config):
         retain_freed_memory()
     with (
         ending_together(),
-        open_session(config, progress=progress, callbacks=callbacks) as session,
+        open_session(config, began=began, progress=progress, callbacks=callbacks) as session,
         keep_programs(config.training.compilation_cache),
     ):
         if config.is_online:

@@ -10,16 +10,12 @@ the leader: everybody's values, or what failed), `beat`, `failed` (why a process
 all), `bye`.
 """
 
-import contextlib
-import os
-import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
-from multiprocessing import AuthenticationError, connection
 from typing import Any, NamedTuple
 
 from rlhf_jax.errors import LostError, PeerError
+from rlhf_jax.sharding.door import Connection, hang_up
 
 BEAT = 3.0
 """Seconds between two beats."""
@@ -28,8 +24,6 @@ SILENCE = 25.0
 LEADER = 0
 LOST = 6
 """Exit code of a process that has lost another one."""
-Connection = connection.Connection
-_CONNECT_SECONDS = 5.0
 
 
 class Failure(NamedTuple):
@@ -103,21 +97,28 @@ class Channel:
         self._start(self._send_beats)
 
     def exchange(
-        self, name: str, value: Any, *, timeout: float, failure: Failure | None = None
+        self, name: str, value: Any, *, timeout: float | None, failure: Failure | None = None
     ) -> list[Any]:
         """Everybody's value, in the order of the processes. All must call it in the same order.
 
         Args:
           name: of this exchange; a process that is at another one is an error.
           value: what can be pickled.
-          timeout: seconds to wait for the others.
+          timeout: seconds to wait for the others; None: as long as they show that they are there.
           failure: in place of a value. All that come to this exchange, whatever its name, then
             raise it.
 
         Raises:
           PeerError: some process has failed.
-          LostError: a process is lost, has ended, is at another exchange, or does not come.
+          LostError: a process is lost, has ended, is at another exchange, or does not come; with
+            the text of `failure` when it is this one that failed. Or the run has ended here.
         """
+        if self._closed.is_set():
+            raise LostError(
+                f"{name!r}: the run of this process and the others has ended; start a new one by "
+                "starting all of them again",
+                LOST,
+            )
         number = self._number
         self._number += 1
         part = Part(name, value, failure)
@@ -161,27 +162,29 @@ class Channel:
                 self._changed.wait_for(lambda: left >= others, timeout)
         self._closed.set()
         for held in self._connections.values() if not has_failed else ():
-            _hang_up(held)
+            hang_up(held)
 
-    def _follow(self, number: int, own: Part, timeout: float) -> Answer:
-        # The leader knows who is missing: it gives up first, and says so.
-        patience = 1.1 * timeout + self._silence if own.failure is None else timeout
+    def _follow(self, number: int, own: Part, timeout: float | None) -> Answer:
+        patience = timeout
+        if timeout is not None and own.failure is None:
+            # The leader knows who is missing: it gives up first, and says so.
+            patience = 1.1 * timeout + self._silence
         if not self._wait(lambda: number in self._answers, patience):
-            if own.failure is not None:
-                self.fail(own.failure.text, own.failure.exit_code)
-                return own.failure
-            self._fail(LEADER, f"process 0 of {self.count} gave no answer at {own.name!r}")
+            self._give_up(own)
+            self._fail(
+                LEADER,
+                f"process 0 of {self.count} gave no answer at {own.name!r} within "
+                f"{patience:.0f} seconds (distributed.exchange_timeout)",
+            )
         self._raise_failure()
         return self._answers.pop(number)
 
-    def _lead(self, number: int, own: Part, timeout: float) -> Answer:
+    def _lead(self, number: int, own: Part, timeout: float | None) -> Answer:
         with self._changed:
             parts = self._parts.setdefault(number, {})
             parts[self.process] = own
         if not self._wait(lambda: len(parts) == self.count, timeout):
-            if own.failure is not None:
-                self.fail(own.failure.text, own.failure.exit_code)
-                return own.failure
+            self._give_up(own)
             missing = ", ".join(str(peer) for peer in range(self.count) if peer not in parts)
             self._fail(
                 next(peer for peer in range(self.count) if peer not in parts),
@@ -199,6 +202,13 @@ class Channel:
             self._send(peer, ("answer", number, answer))
         return answer
 
+    def _give_up(self, own: Part) -> None:
+        """This process has failed, and the others did not come to hear of it: they are told, and
+        end where they are. So it is no `PeerError`, after which all would save together."""
+        if own.failure is not None:
+            self.fail(own.failure.text, own.failure.exit_code)
+            raise LostError(own.failure.text, own.failure.exit_code)
+
     def _check_place(self, parts: list[Part]) -> None:
         """All must be at the same exchange."""
         name = parts[LEADER].name
@@ -209,7 +219,7 @@ class Channel:
                 )
         self._raise_failure()
 
-    def _wait(self, arrived: Callable[[], bool], timeout: float) -> bool:
+    def _wait(self, arrived: Callable[[], bool], timeout: float | None) -> bool:
         """Whether something arrived, or the run ended, in time."""
         with self._changed:
             return self._changed.wait_for(lambda: arrived() or self.failure is not None, timeout)
@@ -237,6 +247,11 @@ class Channel:
                     self._note(*content, told_by=peer)
         except (EOFError, OSError):
             self._end_of(peer)
+        except Exception as error:  # unpickling runs code of whatever was sent
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            text = f"process {self.process} cannot read a message of process {peer} ({reason})"
+            self.fail(text, LOST)
+            self._fail(self.process, text)
         # Here and nowhere else: it must not be closed while something is read from it, nor before
         # this process has said goodbye too.
         self._closed.wait()
@@ -296,91 +311,3 @@ class Channel:
         threading.Thread(
             target=target, args=arguments, name=f"rlhf_jax-{target.__name__}", daemon=True
         ).start()
-
-
-def _hang_up(held: Connection) -> None:
-    """Ends a connection for the thread that waits for something from it, which then closes it."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(held.fileno())) as ended:
-        ended.shutdown(socket.SHUT_RDWR)
-
-
-class Door:
-    """Where the leader lets the others in.
-
-    Args:
-      key: shared secret; whoever does not know it is sent away.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        self._listener = connection.Listener(("", 0), "AF_INET", backlog=1024, authkey=key)
-        self.port: int = int(self._listener.address[1])
-
-    def admit(self, count: int, *, timeout: float) -> dict[int, Connection]:
-        """The connections of all other processes of a run of `count`.
-
-        Raises:
-          LostError: some did not come in time; the line names them.
-        """
-        come: dict[int, Connection] = {}
-        arrived = threading.Condition()
-
-        def accept() -> None:
-            while len(come) < count - 1:
-                try:
-                    held = self._listener.accept()
-                    process = int(held.recv())
-                # Somebody who does not know the key, or a closed door.
-                except (AuthenticationError, EOFError, OSError):
-                    if self._is_closed:
-                        return
-                    continue
-                with arrived:
-                    come[process] = held
-                    arrived.notify_all()
-
-        self._is_closed = False
-        threading.Thread(target=accept, name="rlhf_jax-admit", daemon=True).start()
-        with arrived:
-            arrived.wait_for(lambda: len(come) == count - 1, timeout)
-            missing = [process for process in range(1, count) if process not in come]
-        self._is_closed = True
-        self._listener.close()
-        if missing:
-            raise LostError(
-                f"process {', '.join(map(str, missing))} of {count} has not reached process 0 "
-                f"within {timeout:.0f} seconds (distributed.initialization_timeout)"
-            )
-        return come
-
-
-def enter(
-    process: int, addresses: list[tuple[str, int]], key: bytes, *, timeout: float
-) -> Connection:
-    """The connection of a process to the leader.
-
-    Args:
-      process: number of this one.
-      addresses: (host, port) by which the leader may be reached, the likeliest first.
-      key: of the leader's `Door`.
-      timeout: seconds to try.
-
-    Raises:
-      LostError: none of them can be reached.
-    """
-    until = time.monotonic() + timeout
-    reason = ""
-    while time.monotonic() < until:
-        for address in addresses:
-            try:
-                # Whoever does not answer is found out in seconds, which `Client` does not do.
-                socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
-                held = connection.Client(address, "AF_INET", authkey=key)
-            except (OSError, EOFError, AuthenticationError) as error:
-                reason = f"{address[0]}:{address[1]}: {error}"
-                continue
-            held.send(process)
-            return held
-        time.sleep(0.5)
-    raise LostError(
-        f"process {process} cannot reach process 0 within {timeout:.0f} seconds ({reason})"
-    )

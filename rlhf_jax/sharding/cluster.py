@@ -99,10 +99,10 @@ def find_membership(
 def find_cluster(environment: Mapping[str, str]) -> str | None:
     """The cluster that this process runs in as one of several, of those whose environment JAX can
     read; None: none is recognised."""
-    if all(name in environment for name in SLURM) and int(environment["SLURM_NTASKS"]) > 1:
-        return "SLURM"
+    if (starter := _starter(environment)) is not None:
+        return starter
     if "OMPI_MCA_orte_hnp_uri" in environment:
-        return "Open MPI" if int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1 else None
+        return None
     if _has_tpu(environment):
         hosts = environment.get("TPU_WORKER_HOSTNAMES")
         # Without the variable the machine's metadata know, which JAX asks for.
@@ -115,6 +115,37 @@ def find_cluster(environment: Mapping[str, str]) -> str | None:
                 "(num_processes=1: this process alone)"
             )
         return "Kubernetes"
+    return None
+
+
+def check_alone(command: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuses to run a command of one process in several, where each would do the same, and write
+    to the same files.
+
+    Args:
+      command: its name.
+      environment: of this process.
+
+    Raises:
+      ValueError: it was started as one of several.
+    """
+    given = environment.get(VARIABLES["num_processes"])
+    starter = _starter(environment)
+    if given is not None:
+        starter = None if given.strip() == "1" else VARIABLES["num_processes"]
+    if starter is not None:
+        raise ValueError(
+            f"{command} runs in one process, and this is one of several ({starter}): start it "
+            f"once, or set {VARIABLES['num_processes']}=1"
+        )
+
+
+def _starter(environment: Mapping[str, str]) -> str | None:
+    """What has started this process as one of several; None: nothing that says so at once."""
+    if all(name in environment for name in SLURM) and int(environment["SLURM_NTASKS"]) > 1:
+        return "SLURM"
+    if "OMPI_MCA_orte_hnp_uri" in environment:
+        return "Open MPI" if int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1 else None
     return None
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from rlhf_jax.errors import LostError
-from rlhf_jax.sharding.channel import LEADER, LOST, Channel, Door, Failure, enter
+from rlhf_jax.sharding.channel import LEADER, LOST, Channel, Failure
 from rlhf_jax.sharding.cluster import DistributedConfig, Membership, find_membership
+from rlhf_jax.sharding.door import Door, enter
 
 _log = logging.getLogger(__name__)
 _LETTER = 1024
@@ -114,15 +115,15 @@ def open_channel(on_failure: Callable[[Failure], None]) -> Channel:
     if own == LEADER:
         door = Door(secret := secrets.token_bytes(32))
         hosts = _hosts()
-        letter = json.dumps([_machine(), hosts, door.port, secret.hex()]).encode()
+        letter = json.dumps([machine(), hosts, door.port, secret.hex()]).encode()
     sent = np.zeros(_LETTER, np.uint8)
     sent[: len(letter)] = np.frombuffer(letter, np.uint8)
     received = np.asarray(multihost_utils.broadcast_one_to_all(sent)).astype(np.uint8)
-    machine, hosts, port, key = json.loads(received.tobytes().rstrip(b"\0"))
+    place, hosts, port, key = json.loads(received.tobytes().rstrip(b"\0"))
     if door is not None:
         connections = door.admit(total, timeout=_PORT_SECONDS)
     else:
-        likely = ["127.0.0.1"] if machine == _machine() else hosts
+        likely = ["127.0.0.1"] if place == machine() else hosts
         addresses = [(host, port) for host in likely]
         held = enter(own, addresses, bytes.fromhex(key), timeout=_PORT_SECONDS)
         connections = {LEADER: held}
@@ -142,7 +143,7 @@ def _hosts() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _machine() -> str:
+def machine() -> str:
     """What processes of one machine have in common."""
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
     name = boot.read_text().strip() if boot.exists() else ""

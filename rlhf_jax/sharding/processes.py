@@ -22,7 +22,8 @@ import jax
 from rlhf_jax.errors import LostError, PeerError, exit_code
 from rlhf_jax.sharding.channel import LEADER, LOST, Channel, Failure
 from rlhf_jax.sharding.cluster import DistributedConfig
-from rlhf_jax.sharding.meeting import leave_at_once, meet
+from rlhf_jax.sharding.meeting import leave_at_once, machine, meet
+from rlhf_jax.target import agree_on_memory, own_memory
 
 _log = logging.getLogger(__name__)
 _package_log = logging.getLogger("rlhf_jax")
@@ -32,8 +33,8 @@ GRACE = 15.0
 _SHOWN = 3.0
 """Of these, before it says why it ends: most then have ended, and have said so themselves."""
 _FAILING = 60.0
-"""Seconds that a process which has failed waits for the others to come and hear of it: they may be
-in a collective that it left alone, and are then ended."""
+"""Seconds that a process which has failed between collectives waits for the others to come and hear
+of it: they may be in a collective that it left alone, and are then ended."""
 
 
 class _Joined(NamedTuple):
@@ -47,6 +48,8 @@ class _Joined(NamedTuple):
     """Exit code, once it has failed."""
     said: set[str]
     """Errors of other processes that the log has shown."""
+    machines: list[str]
+    """Of each process, a name of the machine that it runs on."""
 
 
 _joined: _Joined | None = None
@@ -72,7 +75,12 @@ def join(config: DistributedConfig) -> None:
         raise
     if channel is None:
         return
-    _joined = _Joined(channel, float(config.exchange_timeout), left, [], said)
+    patience = float(config.exchange_timeout)
+    own = (machine(), own_memory(jax.local_devices()[0]))
+    found = channel.exchange("machines", own, timeout=patience)
+    agree_on_memory(min(memory for _, memory in found))
+    machines = [name for name, _ in found]
+    _joined = _Joined(channel, patience, left, [], said, machines)
     atexit.register(_leave)
     if channel.process != LEADER:
         # What all would say is said once.
@@ -88,6 +96,16 @@ def count() -> int:
 def number() -> int:
     """Of this process, from 0: for names and messages. Rows go by shardings."""
     return LEADER if _joined is None else _joined.channel.process
+
+
+def machine_of(process: int) -> str:
+    """A name of the machine that a process runs on.
+
+    Args:
+      process: as JAX numbers them. Where this one is alone, those of a topology that is compiled
+        for have a machine each.
+    """
+    return str(process) if _joined is None else _joined.machines[process]
 
 
 def is_leader() -> bool:
@@ -111,8 +129,10 @@ def exchange(name: str, value: ValueT) -> list[ValueT]:
 
 
 def barrier(name: str) -> None:
-    """Returns when all processes have come."""
-    exchange(name, None)
+    """Returns when all processes have come, however long that takes: one that works shows that it
+    is there, and is waited for."""
+    if _joined is not None:
+        _joined.channel.exchange(name, None, timeout=None)
 
 
 def gathered(name: str, work: Callable[[], ValueT]) -> list[ValueT]:
@@ -128,13 +148,14 @@ def gathered(name: str, work: Callable[[], ValueT]) -> list[ValueT]:
     """
     if _joined is None:
         return [work()]
-    with sharing_errors():
+    with sharing_errors(timeout=_joined.exchange_timeout):
         own = work()
     return exchange(name, own)
 
 
 def from_leader(name: str, make: Callable[[], ValueT]) -> ValueT:
-    """What the leader finds out, such as what lies in a folder that it alone changes.
+    """What the leader finds out, such as what lies in a folder that it alone changes. The others
+    wait as long as it works.
 
     Args:
       name: where in the run this is.
@@ -145,14 +166,16 @@ def from_leader(name: str, make: Callable[[], ValueT]) -> ValueT:
     """
     if _joined is None:
         return make()
-    lead = is_leader()
-    values: list[Any] = gathered(name, make if lead else _nothing)
+    found: Any = None
+    with sharing_errors(timeout=None):
+        found = make() if is_leader() else found
+    values: list[Any] = _joined.channel.exchange(name, found, timeout=None)
     return values[LEADER]
 
 
 def leader_first(name: str, make: Callable[[], ValueT]) -> ValueT:
     """Everybody's own result, of which the leader's comes first: what it writes to a cache the
-    others read.
+    others read. Each waits as long as others work.
 
     Args:
       name: where in the run this is.
@@ -165,20 +188,24 @@ def leader_first(name: str, make: Callable[[], ValueT]) -> ValueT:
         return make()
     found: Any = None
     for turn in (is_leader(), not is_leader()):
-        with sharing_errors():
+        with sharing_errors(timeout=None):
             found = make() if turn else found
         barrier(name)
     return found
 
 
 @contextlib.contextmanager
-def sharing_errors() -> Iterator[None]:
+def sharing_errors(*, timeout: float | None = _FAILING) -> Iterator[None]:
     """An error in here is raised in all processes, at the next exchange that they come to; it costs
     nothing while there is none.
 
+    Args:
+      timeout: seconds in which the others come to an exchange; None: as long as they show that they
+        are there, for work without collectives.
+
     Raises:
       PeerError: in place of the error, where there are several processes.
-      LostError: the others do not come to an exchange within `_FAILING` seconds.
+      LostError: with its text, when the others do not come. They are ended.
     """
     try:
         yield
@@ -197,8 +224,8 @@ def sharing_errors() -> Iterator[None]:
         place = "" if is_leader() else f"process {number()}: "
         failure = failure._replace(text=f"{place}{failure.text}")
         try:
-            _joined.channel.exchange("an error", None, timeout=_FAILING, failure=failure)
-        except PeerError as shared:
+            _joined.channel.exchange("an error", None, timeout=timeout, failure=failure)
+        except (LostError, PeerError) as shared:
             raise shared from error
 
 
@@ -255,10 +282,6 @@ def ending_together() -> Iterator[None]:
         if cause is None:
             raise
         raise LostError(cause.text, cause.exit_code) from error
-
-
-def _nothing() -> None:
-    return None
 
 
 def _failure_of(error: BaseException) -> Failure:

@@ -60,6 +60,19 @@ def test_each_knows_its_place_and_the_others_are_numbered(programs, capfd, monke
     assert captured.err == "[1] 1 2 2 6,7\n"
 
 
+def test_too_few_gpus_are_refused_before_anything_starts(capfd, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert run(2, "--devices-per-process", "2") == 2
+    line = "--processes 2 --devices-per-process 2 need 4 GPUs, and CUDA_VISIBLE_DEVICES=4,5,6"
+    assert line in capfd.readouterr().err
+
+
+def test_hidden_gpus_stay_hidden():
+    for number in range(2):
+        environment = launch.environment_of(number, 2, 1, 2, {"CUDA_VISIBLE_DEVICES": ""})
+        assert environment["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_all_have_one_coordinator(programs, capfd):
     source = "import os; print(os.environ['RLHF_JAX_COORDINATOR'])"
     programs(source, source)

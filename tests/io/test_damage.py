@@ -120,6 +120,18 @@ def test_parameters_alone_are_compared_too(folder):
         checkpointer.restore_params(6, wanted)
 
 
+def test_of_several_processes_none_reads_other_checkpoints_alone(folder, monkeypatch):
+    """Perhaps only this one has met the damage: the others would not take part."""
+    monkeypatch.setattr("rlhf_jax.io.stored.count", lambda: 2)
+    monkeypatch.delattr("rlhf_jax.io.stored.StoredStep.verify")
+    flip(largest(folder / "6" / "params"))
+    with (
+        Checkpointer(folder) as checkpointer,
+        pytest.raises(CheckpointError, match="checkpoints of steps 4: remove .*6 to go on from st"),
+    ):
+        checkpointer.restore_params(6, abstract(make_state(0, width=64)).params)
+
+
 def test_a_checkpoint_is_called_whole_only_when_all_of_it_is(folder):
     (folder / "6" / "meta" / "metadata").write_text("{")
     with (

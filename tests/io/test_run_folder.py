@@ -158,6 +158,18 @@ def test_two_runs_are_not_mixed(tmp_path, changes, resume_step, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [("run_dir", {}), ("checkpoint.start_from", {"checkpoint__start_from": "s3://b/run"})],
+)
+def test_a_bucket_is_no_folder(tmp_path, monkeypatch, key, changes):
+    monkeypatch.chdir(tmp_path)
+    path = "run" if changes else "gs://b/run"
+    with pytest.raises(RunFolderError, match=f"{key}=.*://b/run is no folder of a file system"):
+        RunFolder(config(path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_processes_do_not_share_a_folder(tmp_path):
     quiet = {"logging__plot": "false", "logging__tensorboard": "false"}
     with RunFolder(config(tmp_path / "run", **quiet), progress=False):

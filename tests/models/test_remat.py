@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax import target
 from rlhf_jax.models import init_model, make_model, remat
 from tests.models.tiny import ragged, tiny
 
@@ -70,9 +71,10 @@ def test_auto_goes_by_the_memory_of_a_device(qwen, monkeypatch, room, chosen):
 
 def test_auto_is_one_choice_of_all_processes(qwen, monkeypatch):
     """Only process 0 can ask the first device of a mesh for its memory."""
-    monkeypatch.setattr(remat, "device_memory", lambda mesh: 1.0)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert remat.choose(qwen[0], (2, 9), 4, mesh=None, unrolled=False) == "products"
+    monkeypatch.setattr(target, "_agreed", None)
+    monkeypatch.setattr(remat, "own_memory", lambda device: pytest.fail("asked a device"))
+    target.agree_on_memory(4 * 20_000)
+    assert remat.choose(qwen[0], (2, 9), 4, mesh=None, unrolled=False) == "save_attention"
 
 
 @pytest.mark.slow

@@ -86,6 +86,7 @@ def arguments_of(fault):
     return {
         "none": lambda: nothing,
         "sampling": lambda: {"sampler": lambda inner, _: Sampler(inner, kill)},
+        "grading": lambda: {"grader": lambda inner: Grader(inner, kill)},
         "hang": lambda: {"sampler": lambda inner, _: Sampler(inner, stop)},
         "refuse": lambda: {"grader": lambda inner: Grader(inner, refuse)},
         "break": lambda: {"grader": lambda inner: Grader(inner, break_down)},

@@ -7,6 +7,7 @@ import pandas
 import pytest
 
 from rlhf_jax.algorithms import DAPOConfig
+from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.runs import train
 from rlhf_jax.sharding import MeshConfig
 from tests.processes.conftest import CALM, assert_same_run
@@ -68,6 +69,23 @@ def test_online(name, online_config, mixed_task, start, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_reward_model_grades(tiny_config, online_config, start, tmp_path):
+    graded = tiny_config("reward_model", run_dir=tmp_path / "rm", training={"max_steps": 2})
+    train(graded, progress=False)
+    config = online_config(
+        "ppo",
+        rewards=(RewardConfig(function="model", options={"path": f"{graded.run_dir}/export"}),),
+        optimizer=CALM,
+        mesh=MESHES["data x fsdp"],
+        training={"max_steps": 2, "batch_size": 8},
+    )
+    alone, together = both(config, start, 2, 2, tmp_path)
+    assert_same_run(alone, together)
+    # Of a model scores differ in the last bit.
+    assert_same_completions(alone, together, rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_four_processes_and_a_tensor_axis(online_config, mixed_task, start, tmp_path):
     data, rewards = mixed_task
     config = online_config(
@@ -104,10 +122,10 @@ def test_dynamic_sampling_with_refill_and_rest(online_config, mixed_task, start,
     assert rows.generation_batch.max() + 1 > 3, "no batch was refilled"
 
 
-def assert_same_completions(one, other):
+def assert_same_completions(one, other, **tolerance):
     """Everything that was sampled and graded, greedy completions of evaluations included."""
     ours, theirs = (
         pandas.read_parquet(pathlib.Path(config.run_dir) / "completions") for config in (one, other)
     )
     assert len(ours)
-    pandas.testing.assert_frame_equal(ours, theirs)
+    pandas.testing.assert_frame_equal(ours, theirs, **tolerance)

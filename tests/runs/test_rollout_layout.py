@@ -66,6 +66,13 @@ def test_what_is_chosen(choose, axes, kv_heads, memory, expected, caplog):
     assert ("rollout.mesh: data=" in caplog.text) == (expected is not None)
 
 
+def test_tensor_stays_inside_a_host_of_gpus(choose, monkeypatch):
+    monkeypatch.setattr(layout_module, "devices_of_a_host", lambda mesh: 2)
+    assert choose({"fsdp": 8}, LARGE, 0.2 * GB) == (2, 4)
+    monkeypatch.setattr(layout_module, "platform", lambda: "gpu")
+    assert choose({"fsdp": 8}, LARGE, 0.2 * GB) == (4, 2)
+
+
 def test_what_does_not_fit_stays_and_says_so(choose, caplog):
     assert choose({"fsdp": 8}, LARGE, 0.2 * GB, held=int(0.19 * GB)) is None
     assert "data=2, tensor=4 needs" in caplog.text and "beside 190 MB" in caplog.text

@@ -21,6 +21,7 @@ from rlhf_jax.runs.sampling import make_prompts
 from tests.loops.conftest import MODEL
 from tests.runs.test_online import arrays, rows_of
 from tests.runs.test_resume import SHORT, changed
+from tests.sharding.threads import as_processes
 
 BYTES = byte_tokenizer()
 
@@ -241,3 +242,13 @@ def test_rows_beyond_what_the_model_was_made_for(
     with caplog.at_level(logging.WARNING):
         train(config)
     assert "tokens, the model was made for 8 (" in caplog.text
+
+
+def test_processes_must_see_the_same_checkpoint_to_start_from(group, monkeypatch, tmp_path):
+    def begin(number):
+        return source.agreed_step("checkpoint.start_from", tmp_path, 4 + 2 * number)
+
+    for error in as_processes(group(2), monkeypatch)(begin):
+        assert isinstance(error, RunFolderError)
+        line = f"checkpoint.start_from={tmp_path}: the newest checkpoint is 4 for process 0 and 6 "
+        assert str(error).startswith(line)

@@ -7,66 +7,10 @@ import time
 
 import pytest
 
-from rlhf_jax.errors import LostError
-from rlhf_jax.sharding.channel import LOST, Channel, Door, Failure, enter
-
-KEY = b"secret"
-PATIENT = 20.0
-
-
-class Group:
-    """Channels of some processes, one thread's work each."""
-
-    def __init__(self, count, **options):
-        door = Door(KEY)
-        held = {}
-
-        def come(number):
-            held[number] = enter(number, [("127.0.0.1", door.port)], KEY, timeout=PATIENT)
-
-        threads = [threading.Thread(target=come, args=(n,)) for n in range(1, count)]
-        for thread in threads:
-            thread.start()
-        leads = door.admit(count, timeout=PATIENT)
-        for thread in threads:
-            thread.join()
-        self.failures = []
-        options["on_failure"] = self.failures.append
-        self.channels = [Channel(0, count, leads, **options)]
-        self.channels += [Channel(n, count, {0: held[n]}, **options) for n in range(1, count)]
-
-    def all(self, work):
-        """What `work(channel)` gives, or raises, in every process at once."""
-        found = [None] * len(self.channels)
-
-        def run(number):
-            try:
-                found[number] = work(self.channels[number])
-            except Exception as error:
-                found[number] = error
-
-        threads = [threading.Thread(target=run, args=(n,)) for n in range(len(found))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(timeout=PATIENT)
-        return found
-
-    def close(self):
-        self.all(lambda channel: channel.close(timeout=1.0))
-
-
-@pytest.fixture
-def group():
-    made = []
-
-    def make(count, **options):
-        made.append(Group(count, **options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+from rlhf_jax.errors import LostError, PeerError
+from rlhf_jax.sharding.channel import LOST, Failure
+from rlhf_jax.sharding.door import Door, enter
+from tests.sharding.threads import KEY, PATIENT
 
 
 def test_everybody_gets_everything_in_order(group):
@@ -173,3 +117,87 @@ def test_a_stranger_is_sent_away():
     with pytest.raises(LostError, match="process 1 of 2"):
         door.admit(2, timeout=1.0)
     stranger.join()
+
+
+class Poison:
+    """Cannot be read where it arrives."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+@pytest.mark.parametrize("sender", [0, 1])
+def test_a_message_that_cannot_be_read_ends_all_with_its_reason(sender, group):
+    three = group(3)
+
+    def work(channel):
+        value = Poison() if channel.process == sender else 0
+        channel.exchange("step", value, timeout=PATIENT)
+        # The leader reads nothing that comes of it, and hears of the error.
+        channel.exchange("next", 0, timeout=PATIENT)
+
+    for error in three.all(work):
+        assert isinstance(error, LostError)
+        assert f"cannot read a message of process {sender} (ValueError: invalid" in str(error)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_failure_that_nobody_comes_to_hear_is_a_loss_everywhere(failing, group):
+    """After a `PeerError` all save together: it must not be raised where the others do not come."""
+    two = group(2)
+    failure = Failure(failing, "the grader has had enough", 5)
+
+    def work(channel):
+        if channel.process == failing:
+            return channel.exchange("an error", None, timeout=0.3, failure=failure)
+        found = channel.failed_within(PATIENT)
+        return found and channel.exchange("later", 0, timeout=PATIENT)
+
+    for error in two.all(work):
+        assert isinstance(error, LostError) and not isinstance(error, PeerError)
+        assert (str(error), error.exit_code) == ("the grader has had enough", 5)
+
+
+def test_who_gave_no_answer_is_said_with_the_limit(group):
+    two = group(2, silence=0.1, beat=1000.0)
+    found = two.all(lambda c: c.process == 0 or c.exchange("grades", 0, timeout=0.2))
+    line = "process 0 of 2 gave no answer at 'grades' within 0 seconds "
+    assert str(found[1]) == line + "(distributed.exchange_timeout)"
+
+
+def test_without_a_limit_a_busy_process_is_waited_for(group):
+    two = group(2, beat=0.05, silence=0.2)
+
+    def work(channel):
+        time.sleep(0.6 * (channel.process == 0))
+        return channel.exchange("tokenizer", channel.process, timeout=None)
+
+    assert two.all(work) == [[0, 1]] * 2
+
+
+def test_nothing_is_exchanged_after_the_end(group):
+    two = group(2)
+    two.all(lambda c: c.close(timeout=1.0, has_failed=True))
+    for error in two.all(lambda c: c.exchange("row", 0, timeout=PATIENT)):
+        assert isinstance(error, LostError) and "has ended" in str(error)
+
+
+def test_one_who_says_nothing_keeps_nobody_waiting():
+    door = Door(KEY)
+    with socket.create_connection(("127.0.0.1", door.port)):
+        address = [("127.0.0.1", door.port)]
+        late = threading.Thread(target=enter, args=(1, address, KEY), kwargs={"timeout": PATIENT})
+        late.start()
+        began = time.monotonic()
+        assert list(door.admit(2, timeout=PATIENT)) == [1]
+        assert time.monotonic() - began < 5
+        late.join()
+
+
+def test_a_leader_that_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr("rlhf_jax.sharding.door._PROOF_SECONDS", 0.1)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        pytest.raises(LostError, match="process 1 cannot reach process 0 within 0 seconds"),
+    ):
+        enter(1, [mute.getsockname()], KEY, timeout=0.3)

@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf_jax.sharding import DistributedConfig
-from rlhf_jax.sharding.cluster import find_cluster, find_membership
+from rlhf_jax.sharding.cluster import check_alone, find_cluster, find_membership
 
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -28,6 +28,14 @@ SLURM = {
 )
 def test_clusters(environment, expected):
     assert find_cluster(environment) == expected
+
+
+@pytest.mark.parametrize("environment", [SLURM, {"RLHF_JAX_NUM_PROCESSES": "2"}])
+def test_what_runs_in_one_process_is_not_run_in_several(environment):
+    with pytest.raises(ValueError, match="evaluate runs in one process, and this is one of sev"):
+        check_alone("evaluate", environment)
+    check_alone("evaluate", environment | {"RLHF_JAX_NUM_PROCESSES": "1"})
+    check_alone("evaluate", {})
 
 
 def test_alone_where_nothing_says_otherwise():
