@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.sharding import constrain
+from rlhf_jax.sharding import AXIS_RULES, constrain
 
 
 class KVCache(NamedTuple):
@@ -69,11 +69,18 @@ class KVCache(NamedTuple):
         """The same, laid out on a mesh: rows over `data` and `fsdp`, heads over `tensor`."""
 
         def pin(leaf: Array) -> Array:
-            return constrain(
-                leaf, mesh, (*(None,) * (leaf.ndim - 4), "batch", "kv_heads", None, None)
-            )
+            return constrain(leaf, mesh, _axes(leaf))
 
         return jax.tree.map(pin, self)
+
+    def shardings(self, mesh: Mesh) -> "KVCache":
+        """The layout of `pinned`, of arrays or shapes."""
+
+        def where(leaf: Array) -> NamedSharding:
+            axes = (None if axis is None else AXIS_RULES[axis] for axis in _axes(leaf))
+            return NamedSharding(mesh, PartitionSpec(*axes))
+
+        return jax.tree.map(where, self)
 
     def put(self, rows: "KVCache", first: int | Int[Array, ""]) -> "KVCache":
         """The same with consecutive rows replaced, the first at index `first`."""
@@ -82,6 +89,11 @@ class KVCache(NamedTuple):
             self,
             rows,
         )
+
+
+def _axes(leaf: Array) -> tuple[str | None, ...]:
+    """Logical axes of keys or values."""
+    return (*(None,) * (leaf.ndim - 4), "batch", "kv_heads", None, None)
 
 
 class Segment(NamedTuple):

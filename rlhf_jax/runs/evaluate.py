@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -235,7 +236,7 @@ def measuring(config: MeasureConfig) -> Iterator[Measuring]:
         config,
         mesh,
         model,
-        held=device_bytes(params, mesh, replicate=config.mesh.replicate),
+        held=functools.partial(device_bytes, params, mesh, replicate=config.mesh.replicate),
         cached=cached_tokens(
             config,
             prompt_width=max(prompts.buckets),

@@ -1,6 +1,7 @@
 """What an online run is made of: who samples, who grades, what is trained."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -175,7 +176,7 @@ def make_online_parts(
             config,
             mesh,
             loaded.model,
-            held=held_bytes(config, mesh, given),
+            held=functools.partial(held_bytes, config, mesh, given),
             cached=cached_tokens(config, prompt_width=max(buckets), group_size=sampling.group_size),
         )
         built_in = make_sampler(

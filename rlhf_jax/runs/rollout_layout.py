@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 
 from rlhf_jax.config import Config, MeasureConfig
 from rlhf_jax.io.disk import describe_bytes
-from rlhf_jax.models import ModelConfig, abstract_params
+from rlhf_jax.models import ModelConfig, abstract_params, make_model
 from rlhf_jax.models.remat import device_memory
 from rlhf_jax.rollout.generate import windows
 from rlhf_jax.runs.footprint import cache_bytes, device_bytes
+from rlhf_jax.runs.trees import execution
 from rlhf_jax.sharding import MeshConfig, mesh_over, row_shards
 from rlhf_jax.sharding.hosts import devices_of_a_host
 from rlhf_jax.target import platform
@@ -43,7 +44,7 @@ class Layout(NamedTuple):
 
 
 def with_rollout_mesh(
-    config: ConfigT, mesh: Mesh, model: Model, *, held: int, cached: int
+    config: ConfigT, mesh: Mesh, model: Model, *, held: Callable[[], int], cached: int
 ) -> ConfigT:
     """The configuration with `rollout.mesh` chosen where it is null and weights are divided over
     `fsdp`.
@@ -56,7 +57,8 @@ def with_rollout_mesh(
       config: of a run, or of a measurement.
       mesh: of training.
       model: the policy. One of one's own stays where it is.
-      held: bytes that each device holds beside what it samples with.
+      held: counts the bytes that each device holds beside what it samples with; asked only where
+        there is something to choose.
       cached: tokens in the caches, over all devices (`cached_tokens`).
     """
     architecture = model.config
@@ -67,11 +69,12 @@ def with_rollout_mesh(
     replicate = config.mesh.replicate
     room = _USED * device_memory(mesh)
     layouts = list(_layouts(architecture, mesh, dtype, replicate, cached=cached, room=room))
-    fitting = [each for each in layouts if held + each.weights + each.caches <= room]
+    beside = held()
+    fitting = [each for each in layouts if beside + each.weights + each.caches <= room]
     if not fitting:
         why = "heads, MLP, vocabulary and rows do not divide over its devices otherwise"
         if layouts:
-            why = _too_large(min(layouts, key=lambda each: each.weights), held, room)
+            why = _too_large(min(layouts, key=lambda each: each.weights), beside, room)
         _log.warning(
             "rollout.mesh: the training mesh, on which every token gathers the weights: %s", why
         )
@@ -81,7 +84,7 @@ def with_rollout_mesh(
         "rollout.mesh: data=%d, tensor=%d, chosen for %d key/value heads, %s of weights (%s) and "
         "%s of caches on each device beside %s; on fsdp every token would gather the weights",
         *(best.data, best.tensor, architecture.num_kv_heads, describe_bytes(best.weights), dtype),
-        *(describe_bytes(best.caches), describe_bytes(held)),
+        *(describe_bytes(best.caches), describe_bytes(beside)),
     )
     chosen = MeshConfig(data=best.data, fsdp=1, tensor=best.tensor, replicate=replicate)
     rollout = dataclasses.replace(config.rollout, mesh=chosen)
@@ -96,13 +99,48 @@ def cached_tokens(config: Config | MeasureConfig, *, prompt_width: int, group_si
       prompt_width: places of a prompt.
       group_size: completions of each.
     """
-    rollout = config.rollout
-    prompts = rollout.prompts_per_batch or config.training.batch_size
-    completions = prompts * group_size
-    slots = min(rollout.slots or completions, completions)
-    chunk = min(rollout.chunk, rollout.max_new_tokens)
-    ring = max(windows(rollout.max_new_tokens, chunk), default=0)
-    return prompts * prompt_width + slots * ring
+    slots = slots_of(config, group_size)
+    return prompts_of(config) * prompt_width + slots * ring_of(config)
+
+
+def prompts_of(config: Config | MeasureConfig) -> int:
+    """Prompts of a generation batch."""
+    return config.rollout.prompts_per_batch or config.training.batch_size
+
+
+def slots_of(config: Config | MeasureConfig, group_size: int) -> int:
+    """Completions that decode together."""
+    completions = prompts_of(config) * group_size
+    return min(config.rollout.slots or completions, completions)
+
+
+def chunk_of(config: Config | MeasureConfig) -> int:
+    """Tokens decoded in one call."""
+    return min(config.rollout.chunk, config.rollout.max_new_tokens)
+
+
+def ring_of(config: Config | MeasureConfig) -> int:
+    """Places of a completion in the cache, at its longest; 0: its one token comes with the
+    prompt."""
+    return max(windows(config.rollout.max_new_tokens, chunk_of(config)), default=0)
+
+
+def sampler_of(
+    config: Config | MeasureConfig, mesh: Mesh, policy: Model
+) -> tuple[Mesh, Model, tuple[str, ...]]:
+    """Where completions are sampled, the policy's functions there, and names that are whole there.
+
+    Args:
+      config: with `rollout.mesh` chosen (`with_rollout_mesh`); null: as in training.
+      mesh: of training.
+      policy: its functions on that mesh.
+    """
+    if config.rollout.mesh is None:
+        return mesh, policy, config.mesh.replicate
+    own = mesh_over(mesh, config.rollout.mesh)
+    head = None if policy.scores is None else "value"
+    model = make_model(policy.config, mesh=own, head=head, **execution(config))
+    return own, model, config.rollout.mesh.replicate
 
 
 def _layouts(

@@ -12,7 +12,7 @@ from rlhf_jax.config import Config, MeasureConfig
 from rlhf_jax.data import FastTokenizer, PromptLoader, make_prompt_loader
 from rlhf_jax.loops.grading import RewardGrader
 from rlhf_jax.loops.held_out import HeldOutPrompts
-from rlhf_jax.models import load_pretrained, make_model
+from rlhf_jax.models import load_pretrained
 from rlhf_jax.programs import jitted
 from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.rewards.judging import Judge, make_judge
@@ -26,8 +26,9 @@ from rlhf_jax.rollout import (
     Watch,
     make_generator,
 )
+from rlhf_jax.runs.rollout_layout import chunk_of, sampler_of
 from rlhf_jax.runs.trees import execution
-from rlhf_jax.sharding import infer_shardings, mesh_over, row_shards
+from rlhf_jax.sharding import infer_shardings, row_shards
 from rlhf_jax.types import Model, Params
 
 
@@ -72,12 +73,7 @@ def make_sampler(
     """
     rollout = config.rollout
     section = config.model
-    sampling_mesh = mesh
-    model = policy
-    if rollout.mesh is not None:
-        sampling_mesh = mesh_over(mesh, rollout.mesh)
-        head = None if policy.scores is None else "value"
-        model = make_model(policy.config, mesh=sampling_mesh, head=head, **execution(config))
+    sampling_mesh, model, replicate = sampler_of(config, mesh, policy)
     dtype = jnp.dtype(section.compute_dtype or section.dtype)
 
     def generator(group_size: int, buckets: tuple[int, ...]) -> Generator:
@@ -90,13 +86,12 @@ def make_sampler(
             group_size=group_size,
             prompt_buckets=buckets,
             slots=rollout.slots,
-            chunk=min(rollout.chunk, rollout.max_new_tokens),
+            chunk=chunk_of(config),
             missing_ids=tokenizer.missing_ids(policy.config.vocab_size),
             string_end=tokenizer.string_end() if stop_ids is None else None,
             watch=watch,
         )
 
-    replicate = config.mesh.replicate if rollout.mesh is None else rollout.mesh.replicate
     lay_out = make_lay_out(section.dtype, dtype, mesh, sampling_mesh, replicate)
 
     return GeneratorSampler(

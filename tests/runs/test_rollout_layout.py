@@ -39,7 +39,7 @@ def choose(online_config, monkeypatch):
         monkeypatch.setattr(layout_module, "device_memory", lambda mesh: memory)
         config = online_config("grpo", rollout=rollout)
         mesh = make_mesh(axes)
-        found = with_rollout_mesh(config, mesh, model_of(shape), held=held, cached=1000)
+        found = with_rollout_mesh(config, mesh, model_of(shape), held=lambda: held, cached=1000)
         assert found.rollout.mesh is None or found.rollout.mesh.fsdp == 1
         chosen = found.rollout.mesh
         return None if chosen is None else (chosen.data, chosen.tensor)
@@ -88,7 +88,7 @@ def test_what_is_given_is_kept(online_config):
     mine = MeshConfig(data=1, fsdp=8, tensor=1)
     config = online_config("grpo", rollout={"mesh": mine})
     mesh = make_mesh({"fsdp": 8})
-    assert with_rollout_mesh(config, mesh, model_of(MODEL), held=0, cached=0) is config
+    assert with_rollout_mesh(config, mesh, model_of(MODEL), held=lambda: 0, cached=0) is config
 
 
 def test_the_table_knows_the_copy(online_config):

@@ -129,6 +129,9 @@ def plan(config: Config, machine: Machine | str, *, search: bool = False) -> Pla
     # Nothing is run: an accelerator at hand, or a compiler that looks for one, is left alone.
     jax.config.update("jax_platforms", "cpu")
     found = devices_of(machine)
+    if found.is_own:
+        # What is compiled without a device can be kept, and not be read again without one.
+        jax.config.update("jax_compilation_cache_dir", None)
     with compiling_for(Target(found.platform, machine.chip.memory or None)):
         tried: list[Tried] = []
         if search:

@@ -1,5 +1,6 @@
 """Compiled programs as phases of a training step: what they hold, move and take."""
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -172,16 +173,9 @@ def _peak(sizes: Any, mesh: Mesh) -> int:
 def device_bytes_of(tree: Any) -> int:
     """Bytes that one device holds of shapes in their shards."""
     return sum(
-        leaf.dtype.itemsize * _size(leaf.sharding.shard_shape(leaf.shape))
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
     )
-
-
-def _size(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 def _failed(program: Program, message: str, held: int, seconds: float) -> Phase:

@@ -39,7 +39,7 @@ from rlhf_jax.runs.trees import Loaded, execution, tree_specs
 from rlhf_jax.runs.updating import make_update, state_key
 from rlhf_jax.sharding import batch_sharding, replicated
 from rlhf_jax.training import TrainState, abstract_sharded_state, make_optimizers, make_score
-from rlhf_jax.types import Algorithm, PairBatch, PolicyBatch, Room, TokenBatch, Trees
+from rlhf_jax.types import Algorithm, PairBatch, PolicyBatch, Room, Sampling, TokenBatch, Trees
 
 
 class Planned(NamedTuple):
@@ -49,7 +49,6 @@ class Planned(NamedTuple):
     """With what the algorithm takes from other sections filled in."""
     mesh: Mesh
     loaded: Loaded
-    state: TrainState
     programs: tuple[Program, ...]
     work: Work
     """For the table of memory."""
@@ -106,17 +105,43 @@ def abstract_trees(config: Config, mesh: Mesh) -> Loaded:
     )
 
 
-def _state(
-    config: Config, loaded: Loaded, algorithm: Algorithm, tx: Any, mesh: Mesh
-) -> tuple[TrainState, Any]:
-    key = jax.eval_shape(lambda: state_key(config))
-    return abstract_sharded_state(
+def _updating(
+    config: Config,
+    mesh: Mesh,
+    loaded: Loaded,
+    algorithm: Algorithm,
+    batch: Any,
+    content: Content,
+    parts: float,
+) -> Program:
+    """The update, on a batch that has what the algorithm reads."""
+    # Offline there is one update a batch, as in `make_step`.
+    sampling = algorithm.sampling or Sampling()
+    tx = make_optimizers(config.optimizer, config.algorithm.models.trained, total_steps=MANY)
+    state, shardings = abstract_sharded_state(
         loaded.trained,
         tx,
-        key,
+        jax.eval_shape(lambda: state_key(config)),
         mesh=mesh,
         aux=dict(algorithm.aux),
         replicate=config.mesh.replicate,
+    )
+    step: Any = jitted(
+        make_update(config, algorithm, tx, mesh, total_updates=MANY),
+        shardings=(shardings, replicated(mesh)),
+    )
+    passes = loss_passes(
+        config.algorithm, loaded.model, loaded.trained, loaded.frozen, batch, state.aux
+    )
+    return Program(
+        "update",
+        lambda: step.lower(state, loaded.frozen, batch),
+        calls=1,
+        flops=sampling.num_epochs * flops_of(passes, content),
+        attention=sampling.num_epochs * attention_of(passes, content),
+        traffic=_moved(state, loaded.frozen, mesh, config, sampling.num_updates),
+        reads=(state, _read(passes, loaded.frozen)),
+        trips=parts,
     )
 
 
@@ -182,8 +207,6 @@ def _offline(config: Config, mesh: Mesh) -> Planned:
     count = several * training.batch_size
     loaded = abstract_trees(config, mesh)
     algorithm = make_algorithm(config.algorithm, loaded.model)
-    tx = make_optimizers(config.optimizer, config.algorithm.models.trained, total_steps=MANY)
-    state, shardings = _state(config, loaded, algorithm, tx, mesh)
     packing = packing_of(config, mesh)
     room = None
     if packing is not None and not config.data.packing:
@@ -215,30 +238,13 @@ def _offline(config: Config, mesh: Mesh) -> Planned:
         )
         fields = jax.eval_shape(make_score(algorithm.cached), {}, ref, batch._replace(room=None))
         batch = _filled(batch, fields, mesh)
-    step: Any = jitted(
-        make_update(config, algorithm, tx, mesh, total_updates=MANY),
-        shardings=(shardings, replicated(mesh)),
-    )
-    passes = loss_passes(
-        config.algorithm, loaded.model, loaded.trained, loaded.frozen, batch, state.aux
-    )
-    programs.append(
-        Program(
-            "update",
-            lambda: step.lower(state, loaded.frozen, batch),
-            calls=1,
-            flops=flops_of(passes, content),
-            attention=attention_of(passes, content),
-            traffic=_moved(state, loaded.frozen, mesh, config, 1),
-            reads=(state, _read(passes, loaded.frozen)),
-            trips=_parts_of(room, tokens),
-        )
-    )
+    parts = _parts_of(room, tokens)
+    programs.append(_updating(config, mesh, loaded, algorithm, batch, content, parts))
     micro = training.num_microbatches
     work = Work(count // micro, width, micro > 1)
     if room is not None:
         work = Work(room.rows, room.width, not room.single)
-    return Planned(config, mesh, loaded, state, tuple(programs), work, tokens)
+    return Planned(config, mesh, loaded, tuple(programs), work, tokens)
 
 
 def _offline_batch(
@@ -265,12 +271,10 @@ def _online(config: Config, mesh: Mesh) -> Planned:
     cached = cached_tokens(
         config, prompt_width=rollout.max_prompt_len, group_size=sampling.group_size
     )
-    held = held_bytes(config, mesh)
-    config = with_rollout_mesh(config, mesh, loaded.model, held=held, cached=cached)
+    config = with_rollout_mesh(
+        config, mesh, loaded.model, held=lambda: held_bytes(config, mesh), cached=cached
+    )
     algorithm = make_algorithm(config.algorithm, loaded.model)
-    trained = config.algorithm.models.trained
-    tx = make_optimizers(config.optimizer, trained, total_steps=MANY)
-    state, shardings = _state(config, loaded, algorithm, tx, mesh)
     room = online_room(config, mesh, width=width, completion=rollout.max_new_tokens)
     rows = _Rows(count, mesh)
     mask = rows.mask(width)
@@ -295,30 +299,12 @@ def _online(config: Config, mesh: Mesh) -> Planned:
         plain = batch._replace(room=None)
         fields = jax.eval_shape(fill, loaded.trained, loaded.frozen, plain)
         batch = _filled(batch, fields, mesh)
-    step: Any = jitted(
-        make_update(config, algorithm, tx, mesh, total_updates=MANY),
-        shardings=(shardings, replicated(mesh)),
-    )
-    passes = loss_passes(
-        config.algorithm, loaded.model, loaded.trained, loaded.frozen, batch, state.aux
-    )
-    programs.append(
-        Program(
-            "update",
-            lambda: step.lower(state, loaded.frozen, batch),
-            calls=1,
-            flops=sampling.num_epochs * flops_of(passes, content),
-            attention=sampling.num_epochs * attention_of(passes, content),
-            traffic=_moved(state, loaded.frozen, mesh, config, sampling.num_updates),
-            reads=(state, _read(passes, loaded.frozen)),
-            trips=parts / sampling.num_minibatches if room is not None else 1.0,
-        )
-    )
+    of_update = parts / sampling.num_minibatches if room is not None else 1.0
+    programs.append(_updating(config, mesh, loaded, algorithm, batch, content, of_update))
     return Planned(
         config,
         mesh,
         loaded,
-        state,
         tuple(programs),
         _online_work(config, room, cached),
         count * rollout.max_new_tokens,

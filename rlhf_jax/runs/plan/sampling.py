@@ -6,20 +6,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from rlhf_jax.config import Config
-from rlhf_jax.models import make_model
 from rlhf_jax.models.flops import attention_flops
 from rlhf_jax.rollout import SamplingParams
-from rlhf_jax.rollout.generate import windows
 from rlhf_jax.rollout.programs import Settings, Slots, make_programs
 from rlhf_jax.rollout.sampling import sampling_steps
 from rlhf_jax.runs.footprint import device_bytes, tree_bytes
 from rlhf_jax.runs.plan.program import Program, placed
+from rlhf_jax.runs.rollout_layout import chunk_of, prompts_of, ring_of, sampler_of, slots_of
 from rlhf_jax.runs.roofline.work import Stage, generation_stages, make_decoder
-from rlhf_jax.runs.trees import Loaded, execution
-from rlhf_jax.sharding import AXIS_RULES, mesh_over, row_shards
+from rlhf_jax.runs.trees import Loaded
+from rlhf_jax.sharding import row_shards
 from rlhf_jax.types import Model, Params
 
 
@@ -37,28 +36,6 @@ class Layout(NamedTuple):
     """Names that are kept whole."""
 
 
-def chunk_of(config: Config) -> int:
-    """Tokens decoded in one call."""
-    return min(config.rollout.chunk, config.rollout.max_new_tokens)
-
-
-def ring_of(config: Config) -> int:
-    """Places of a completion in the cache, at its longest."""
-    chunk = chunk_of(config)
-    return max(windows(config.rollout.max_new_tokens, chunk), default=chunk)
-
-
-def prompts_of(config: Config) -> int:
-    """Prompts of a generation batch."""
-    return config.rollout.prompts_per_batch or config.training.batch_size
-
-
-def slots_of(config: Config) -> int:
-    """Completions that decode together."""
-    rows = prompts_of(config) * config.algorithm.sampling.group_size
-    return min(config.rollout.slots or rows, rows)
-
-
 def sampling_programs(config: Config, mesh: Mesh, loaded: Loaded) -> Sequence[Program]:
     """Reading the prompts, and decoding `rollout.chunk` tokens in every slot, as a run with
     `rollout.slots` does; one without has both in one program.
@@ -72,7 +49,7 @@ def sampling_programs(config: Config, mesh: Mesh, loaded: Loaded) -> Sequence[Pr
     sampling = config.algorithm.sampling
     layout = layout_of(config, mesh, loaded)
     shards = row_shards(layout.mesh)
-    slots = -(-slots_of(config) // shards) * shards
+    slots = -(-slots_of(config, sampling.group_size) // shards) * shards
     prompts = -(-prompts_of(config) // shards) * shards
     programs: Any = make_programs(
         layout.model,
@@ -96,9 +73,8 @@ def sampling_programs(config: Config, mesh: Mesh, loaded: Loaded) -> Sequence[Pr
         jax.eval_shape(lambda p, t: programs.empty_pool(p, t, prompts), layout.params, tokens),
         layout.mesh,
     )
-    ring = _pinned(
-        jax.eval_shape(lambda p: programs.empty(p, slots, ring_of(config)), pool), layout.mesh
-    )
+    size = ring_of(config) or chunk_of(config)
+    ring = _pinned(jax.eval_shape(lambda p: programs.empty(p, slots, size), pool), layout.mesh)
     active: Any = jax.ShapeDtypeStruct((slots,), jnp.bool_)
     rows = Slots(*(_numbers(slots),) * 6, active)
     reading, decoding = _stages(config, layout, slots)
@@ -142,14 +118,7 @@ def layout_of(config: Config, mesh: Mesh, loaded: Loaded) -> Layout:
       loaded: trees of the run, as shapes.
     """
     section = config.model
-    where = mesh
-    model = loaded.model
-    replicate = config.mesh.replicate
-    if config.rollout.mesh is not None:
-        replicate = config.rollout.mesh.replicate
-        where = mesh_over(mesh, config.rollout.mesh)
-        head = None if model.scores is None else "value"
-        model = make_model(model.config, mesh=where, head=head, **execution(config))
+    where, model, replicate = sampler_of(config, mesh, loaded.model)
     dtype = jnp.dtype(section.compute_dtype or section.dtype)
     params: Params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, dtype), dict(loaded.trained["policy"])
@@ -182,11 +151,9 @@ def _numbers(*shape: int) -> Any:
 
 
 def _pinned(cache: Any, mesh: Mesh) -> Any:
-    """Where keys and values lie (`KVCache.pinned`)."""
-
-    def place(leaf: Any) -> jax.ShapeDtypeStruct:
-        lead: tuple[Any, ...] = (None,) * (leaf.ndim - 4)
-        spec = PartitionSpec(*lead, AXIS_RULES["batch"], AXIS_RULES["kv_heads"])
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
-
-    return jax.tree.map(place, cache)
+    """A cache of shapes where a run's would lie."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        cache,
+        cache.shardings(mesh),
+    )

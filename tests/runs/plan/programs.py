@@ -1,26 +1,20 @@
 """The programs of a run, lowered on abstract arrays for slices of TPUs that are not there.
 
-Call `as_on_tpu` first: which attention, how many layers are unrolled and what the compiler is told
-depend on the platform.
+Call them while `compiling_for` a TPU: which attention, how many layers are unrolled and what the
+compiler is told depend on the platform.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.algorithms import (
-    DAPOConfig,
     DPOConfig,
-    GRPOConfig,
-    PPOConfig,
     SFTConfig,
     make_algorithm,
 )
 from rlhf_jax.models import ModelConfig, abstract_params, make_model
-from rlhf_jax.programs import jitted as jitted_program
 from rlhf_jax.rollout import SamplingParams
 from rlhf_jax.rollout.programs import Settings, Slots, make_programs
 from rlhf_jax.runs.offline import jitted
@@ -30,13 +24,11 @@ from rlhf_jax.training import (
     abstract_sharded_state,
     make_optimizers,
     make_rate,
-    make_score,
     make_step,
 )
-from rlhf_jax.types import PairBatch, PolicyBatch, TokenBatch
+from rlhf_jax.types import PairBatch, TokenBatch
 from tests.topologies import tpu_devices
 
-_QWEN = dict(model_type="qwen2", rms_norm_eps=1e-6, rope_theta=1e6, max_position_embeddings=32768)
 _LLAMA = dict(model_type="llama", rms_norm_eps=1e-5, rope_theta=5e5, max_position_embeddings=8192)
 
 
@@ -56,17 +48,10 @@ def _shape(family, width, layers, heads, kv_heads, inner, vocabulary, **more):
 MODELS = {
     # Two layers of the 8B model: of much smaller ones gradients are summed whole, several in one.
     "llama-small": _shape(_LLAMA, 4096, 2, 32, 8, 14336, 32768),
-    "qwen2.5-0.5b": _shape(_QWEN, 896, 24, 14, 2, 4864, 151936, tie_word_embeddings=True),
-    "qwen2.5-7b": _shape(_QWEN, 3584, 28, 28, 4, 18944, 152064),
-    "llama-3-8b": _shape(_LLAMA, 4096, 32, 32, 8, 14336, 128256),
-    "llama-3-70b": _shape(_LLAMA, 8192, 80, 64, 8, 28672, 128256),
 }
 ALGORITHMS = {
     "sft": SFTConfig(),
     "dpo": DPOConfig(),
-    "ppo": PPOConfig(critic="separate", num_epochs=1, num_minibatches=1),
-    "grpo": GRPOConfig(group_size=8),
-    "dapo": DAPOConfig(group_size=8, max_new_tokens=1024),
 }
 
 
@@ -76,7 +61,7 @@ class Case:
 
     topology: str = "v6e:8x8"
     mesh: tuple[tuple[str, int], ...] = (("data", 4), ("fsdp", 16))
-    model: str = "llama-3-8b"
+    model: str = "llama-small"
     depth: int | None = None
     algorithm: str = "sft"
     rows: int = 256
@@ -91,14 +76,6 @@ class Case:
     new: int = 1024
     chunk: int = 16
     slots: int = 512
-
-
-def as_on_tpu(monkeypatch=None):
-    """The library asks which platform it runs on."""
-    if monkeypatch is None:
-        jax.default_backend = lambda: "tpu"
-    else:
-        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
 
 
 def mesh_of(case):
@@ -130,8 +107,8 @@ def _model(case, mesh, head=None):
     )
 
 
-def _batch(case, mesh, *, scored_before=()):
-    """A batch of abstract rows; `scored_before`: fields that are there."""
+def _batch(case, mesh):
+    """A batch of abstract rows."""
 
     def row(*shape, dtype=jnp.int32):
         return jax.ShapeDtypeStruct((case.rows, *shape), dtype, sharding=batch_sharding(mesh))
@@ -141,28 +118,14 @@ def _batch(case, mesh, *, scored_before=()):
     if case.algorithm == "sft":
         mask = row(length, dtype=bool)
         return TokenBatch(row(length), mask, mask, scored=scored and row(*scored))
-    if case.algorithm == "dpo":
-        mask = row(2, length, dtype=bool)
-        return PairBatch(
-            row(2, length),
-            mask,
-            mask,
-            row(dtype=bool),
-            scored=scored and row(2, *scored),
-            ref_logps=row(2, dtype=jnp.float32),
-        )
-    mask = row(length, dtype=bool)
-    number = row(length, dtype=jnp.float32)
-    return PolicyBatch(
-        tokens=row(length),
-        mask=mask,
-        completion_mask=mask,
-        rewards=row(dtype=jnp.float32),
-        truncated=row(dtype=bool),
-        scored=scored and row(*scored),
-        sampler_logps=number,
-        on_policy=row(dtype=bool),
-        **dict.fromkeys(scored_before, number),
+    mask = row(2, length, dtype=bool)
+    return PairBatch(
+        row(2, length),
+        mask,
+        mask,
+        row(dtype=bool),
+        scored=scored and row(2, *scored),
+        ref_logps=row(2, dtype=jnp.float32),
     )
 
 
@@ -197,21 +160,11 @@ def lower_update(case):
         learning_rate=make_rate(rule, trained, total_steps=1000),
     )
     step = jitted(update, shardings=(shardings, replicated(mesh)))
-    return step.lower(state, {}, _batch(case, mesh, scored_before=algorithm.needs))
+    return step.lower(state, {}, _batch(case, mesh))
 
 
-def lower_score(case):
-    """The forward pass that fills what an update needs."""
-    mesh = mesh_of(case)
-    algorithm, trees, _ = _parts(case, mesh)
-    scores = algorithm.needs or algorithm.cached
-    fill = make_score(scores, num_microbatches=case.micro, mesh=mesh)
-    program = jitted_program(fill, out_shardings=batch_sharding(mesh))
-    return program.lower(trees, {}, _batch(case, mesh))
-
-
-def lower_rollout(case, program="decode"):
-    """Sixteen tokens of every slot, or the prompts of every slot."""
+def lower_rollout(case):
+    """Sixteen tokens of every slot."""
     mesh = mesh_of(case)
     model = _model(case, mesh)
     params = placed(abstract_params(config_of(case), None, "bfloat16"), mesh)
@@ -231,12 +184,12 @@ def lower_rollout(case, program="decode"):
     def host(*shape, dtype=jnp.int32):
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    def pinned(tree):
-        def leaf(x):
-            spec = P(*(None,) * (x.ndim - 4), ("data", "fsdp"), "tensor")
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
-
-        return jax.tree.map(leaf, tree)
+    def pinned(cache):
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            cache,
+            cache.shardings(mesh),
+        )
 
     prompts = case.slots // 8
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -244,10 +197,6 @@ def lower_rollout(case, program="decode"):
     tokens = host(prompts, case.prompt)
     pool = pinned(jax.eval_shape(lambda p, t: programs.empty_pool(p, t, prompts), params, tokens))
     steps = ("sample",)
-    if program == "prefill":
-        return programs.prefill.lower(
-            params, pool, tokens, host(prompts), 0, key, sampling, steps=steps
-        )
     ring = pinned(jax.eval_shape(lambda pool: programs.empty(pool, case.slots, case.new), pool))
     slots = Slots(*(host(case.slots) for _ in range(6)), host(case.slots, dtype=bool))
     return programs.chunk.lower(params, pool, ring, 0, slots, key, sampling, steps=steps)

@@ -4,13 +4,16 @@ that are not there.
 `shared/reference/tpu.md`, section 5, has the reasons.
 """
 
+import math
+
+import jax
 import pytest
 
 from rlhf_jax.runs.plan.collectives import by_kind, traffic
 from rlhf_jax.runs.plan.hlo import read
+from rlhf_jax.target import Target, compiling_for
 from tests.runs.plan.programs import (
     Case,
-    as_on_tpu,
     config_of,
     lower_rollout,
     lower_update,
@@ -24,9 +27,19 @@ MODEL = "llama-small"
 MB = 10**6
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_cache():
+    """A program for a TPU that is not there is kept, and cannot be read again without one."""
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
 @pytest.fixture(autouse=True)
-def on_tpu(monkeypatch):
-    as_on_tpu(monkeypatch)
+def on_tpu():
+    with compiling_for(Target("tpu")):
+        yield
 
 
 def kernel_shapes(config):
@@ -37,22 +50,15 @@ def kernel_shapes(config):
 
 
 def entries(shape):
-    total = 1
-    for size in shape.dims:
-        total *= size
-    return total
+    return math.prod(shape.dims)
 
 
 @pytest.fixture(scope="module")
 def update():
     """(case, compiled update, what it moves) of SFT at data=4, fsdp=16."""
-    patch = pytest.MonkeyPatch()
-    as_on_tpu(patch)
     case = Case(model=MODEL, rows=128, length=1152, micro=2)
-    try:
+    with compiling_for(Target("tpu")):
         text = lower_update(case).compile().as_text()
-    finally:
-        patch.undo()
     return case, text, traffic(text, 64)
 
 
