@@ -20,7 +20,7 @@ from rlhf_jax.runs.roofline.machine import Look, Machine, Probe
 from rlhf_jax.runs.roofline.report import make_report
 from rlhf_jax.runs.roofline.rounds import Sample
 from rlhf_jax.runs.roofline.watched import Watched
-from rlhf_jax.runs.roofline.work import (
+from rlhf_jax.runs.useful.work import (
     Stage,
     content_of,
     generation_stages,
