@@ -140,7 +140,10 @@ def raggedly(rng, examples, several, group):
     return Pieces(*(jnp.asarray(x, jnp.int32) for x in (own, shared, family, trained)))
 
 
-@pytest.mark.parametrize(("several", "group"), [*quick([(1, 1), (1, 4), (2, 1)], [(1, 4)]), (2, 2)])
+@pytest.mark.parametrize(
+    ("several", "group"),
+    [(1, 4), (2, 2), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 1), (2, 1)))],
+)
 def test_every_token_has_a_place_of_its_own(several, group):
     """Random lengths: nothing overlaps, nothing leaves its row, what is shared lies in the row."""
     rng = np.random.default_rng(0)
