@@ -26,7 +26,7 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "sphinx_book_theme"
 html_title = "rlhf_jax"
-html_theme_options = {"show_toc_level": 2}
+html_theme_options = {"show_toc_level": 2, "navbar_persistent": []}
 html_show_copyright = False
 
 myst_enable_extensions = ["dollarmath"]

@@ -87,8 +87,8 @@ def _inline(text: str) -> list[nodes.Node]:
 
 def as_restructured(lines: list[str]) -> list[str]:
     """A docstring of this library as reStructuredText: what is indented behind a blank line, and
-    belongs to no section, is an equation and shown as it stands; elsewhere `*`, `|` and a `_` at the
-    end of a word mean themselves."""
+    belongs to no section, is an equation and shown as it stands; elsewhere `*`, `|` and a `_` at
+    the end of a word mean themselves."""
     made: list[str] = []
     in_section = False
     in_block = False

@@ -1,8 +1,8 @@
 """What the repository's Markdown promises: its blocks of code, and how they are tried.
 
-A fence below a line that ends in "`NAME`:" is the file NAME. A fence in Python without a name is run
-with what the ones before it on the page have defined. A line `rlhf-jax ...` in a fence in bash is
-run where its configuration is a file of the page, and read by the argument parser elsewhere.
+A fence below a line that ends in "`NAME`:" is the file NAME. A fence in Python without a name is
+run with what the ones before it on the page have defined. A line `rlhf-jax ...` in a fence in bash
+is run where its configuration is a file of the page, and read by the argument parser elsewhere.
 """
 
 import pathlib

@@ -14,17 +14,16 @@ import pytest
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.cli.keys import algorithm_rows, rows_by_section
-from rlhf_jax.cli.main import main
-from rlhf_jax.cli.parser import make_parser
+from rlhf_jax.cli.main import main, read_arguments
 from rlhf_jax.config.document import parse_document
 from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.loops.metrics import meaning_of
 from rlhf_jax.models import ModelConfig, init_model, save_pretrained
-from tests.repo.documents import DOCS, PAGES, REPO, blocks, commands
+from tests.repo.documents import DOCS, FENCE, PAGES, REPO, blocks, commands
 
 CHAT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""The model that examples name. Tests put a small one under this name into the working folder, where
-it is found before the hub is asked."""
+"""The model that examples name. Tests put a small one under this name into the working folder,
+where it is found before the hub is asked."""
 SMALL = {
     "model_type": "llama",
     "vocab_size": 264,
@@ -104,10 +103,10 @@ def test_commands_parse(page, line, can_run):
     words = shlex.split(line)[1:]
     if "--help" in words:
         with pytest.raises(SystemExit) as caught:
-            make_parser("").parse_args(words)
+            read_arguments(words)
         assert caught.value.code == 0
         return
-    options = make_parser("").parse_args(words)
+    options = read_arguments(words)
     for key in getattr(options, "overrides", []):
         assert "=" not in key or key.partition("=")[0] in every_key(), key
     for word in words:
@@ -182,7 +181,8 @@ def test_all_python_is_tried():
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_links_name_exist(page):
     path = PAGES[page]
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+    prose = FENCE.sub("", path.read_text())
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose):
         assert (path.parent / target).exists(), f"{page}: {target}"
 
 
