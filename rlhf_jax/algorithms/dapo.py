@@ -79,8 +79,11 @@ class DAPOConfig:
     group_size: int = 16
     """Completions per prompt."""
     clip_low: float = 0.2
+    """How far below 1 the importance ratio counts."""
     clip_high: float = 0.28
+    """How far above."""
     dual_clip: float | None = 10.0
+    """Bound c > 1 on the ratio where the advantage is negative; null: none, as in the paper."""
     max_new_tokens: int | None = field(
         default=None, metadata={"inherits": "rollout.max_new_tokens"}
     )

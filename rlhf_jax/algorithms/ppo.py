@@ -77,15 +77,20 @@ class PPOConfig:
     models."""
 
     clip_low: float = 0.2
+    """How far below 1 the importance ratio counts."""
     clip_high: float = 0.2
+    """How far above."""
     dual_clip: float | None = None
     """Bound c > 1 on the ratio where the advantage is negative; None for none."""
     value_clip: float | None = 0.2
     """How far values may move in one batch, reward units; None for no clipping."""
     vf_coef: float = 0.1
+    """Weight of the critic's loss."""
     entropy_coef: float = 0.0
     gamma: float = 1.0
+    """Discount of rewards per token; 1: a reward at the end counts in full for every token."""
     gae_lambda: float = 0.95
+    """How far a surprise is handed back: 1 trusts the sampled outcome, 0 the critic."""
     kl_coef: float = 0.05
     """Penalty per nat in the reward (the first one, when adaptive); 0 needs no reference model."""
     kl_target: float | None = None
@@ -99,6 +104,7 @@ class PPOConfig:
     whiten_rewards: bool = False
     """Scale rewards to unit variance (their mean stays) before GAE."""
     whiten_advantages: bool = True
+    """Advantages of a batch get mean 0 and variance 1."""
     critic: Literal["separate", "shared"] = "separate"
     """separate: a model of its own (parameters {"policy", "critic"}); shared: a value head on the
     policy's trunk."""

@@ -12,12 +12,7 @@ WIDTH = 118
 
 def describe_keys() -> str:
     """Every key of a configuration with type, default and meaning, by section."""
-    rows = describe_section(Config)
-    sections: dict[str, list[FieldDoc]] = {"": []}
-    for row in rows:
-        section = row.key.rpartition(".")[0]
-        if row.key != "algorithm":
-            sections.setdefault(section, []).append(row)
+    sections = rows_by_section()
     parts = ["configuration keys (type, default):\n", describe_rows(sections.pop(""))]
     parts.append(
         f"  algorithm.name  [one of: {', '.join(ALGORITHMS)}] (required)\n      Chooses the keys "
@@ -31,7 +26,17 @@ def describe_keys() -> str:
     return "".join(parts) + "\n"
 
 
-def describe_algorithm(name: str) -> str:
+def rows_by_section() -> dict[str, list[FieldDoc]]:
+    """Section -> its keys, those of the top level under ""; without `algorithm`, whose keys depend
+    on its name (`algorithm_rows`)."""
+    sections: dict[str, list[FieldDoc]] = {"": []}
+    for row in describe_section(Config):
+        if row.key != "algorithm":
+            sections.setdefault(row.key.rpartition(".")[0], []).append(row)
+    return sections
+
+
+def algorithm_rows(name: str) -> list[FieldDoc]:
     """The keys of one algorithm's section, and its learning rate."""
     cls = algorithm_config(name)
     rate = default_learning_rate(cls)
@@ -42,7 +47,12 @@ def describe_algorithm(name: str) -> str:
         default,
         "With this algorithm, when the run gives none.",
     )
-    return describe_rows([*describe_section(cls, "algorithm."), further])
+    return [*describe_section(cls, "algorithm."), further]
+
+
+def describe_algorithm(name: str) -> str:
+    """`algorithm_rows` as text."""
+    return describe_rows(algorithm_rows(name))
 
 
 def describe_rows(rows: Sequence[FieldDoc]) -> str:

@@ -1,5 +1,6 @@
 """Entry point of `rlhf-jax`. Nothing heavy is imported before the arguments are understood."""
 
+import argparse
 import importlib
 import sys
 import traceback
@@ -20,25 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code (see `rlhf-jax --help`).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    wants_keys = arguments[:1] == ["train"] and not {"-h", "--help"}.isdisjoint(arguments)
-    keys = importlib.import_module("rlhf_jax.cli.keys").describe_keys() if wants_keys else ""
-    parser = make_parser(keys)
     try:
-        options, unknown = parser.parse_known_args(arguments)
-        # argparse takes no overrides behind an option
-        if options.command in ("train", "evaluate", "compare", "data", "bench", "plan"):
-            options.overrides += [argument for argument in unknown if _is_override(argument)]
-            unknown = [argument for argument in unknown if not _is_override(argument)]
-        if options.command == "generate":  # nor prompts
-            options.prompts += [argument for argument in unknown if not argument.startswith("-")]
-            unknown = [argument for argument in unknown if argument.startswith("-")]
-        if unknown:
-            refuse_usage(_describe_unknown(unknown))
-        if options.command is None:
-            refuse_usage(
-                "no command: train, evaluate, compare, data, export, generate, launch, models, "
-                "algorithms, bench, plan, quickstart"
-            )
+        options = read_arguments(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -50,6 +34,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:  # every error of a user ends here, as one line
         return _report(error, debug=options.debug)
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """A command line as the commands get it.
+
+    Raises:
+        SystemExit: it cannot be understood (2, after a line that says why), or asked for help (0).
+    """
+    wants_keys = arguments[:1] == ["train"] and not {"-h", "--help"}.isdisjoint(arguments)
+    keys = importlib.import_module("rlhf_jax.cli.keys").describe_keys() if wants_keys else ""
+    options, unknown = make_parser(keys).parse_known_args(arguments)
+    # argparse takes no overrides behind an option
+    if options.command in ("train", "evaluate", "compare", "data", "bench", "plan"):
+        options.overrides += [argument for argument in unknown if _is_override(argument)]
+        unknown = [argument for argument in unknown if not _is_override(argument)]
+    if options.command == "generate":  # nor prompts
+        options.prompts += [argument for argument in unknown if not argument.startswith("-")]
+        unknown = [argument for argument in unknown if argument.startswith("-")]
+    if unknown:
+        refuse_usage(_describe_unknown(unknown))
+    if options.command is None:
+        refuse_usage(
+            "no command: train, evaluate, compare, data, export, generate, launch, models, "
+            "algorithms, bench, plan, quickstart"
+        )
+    return options
 
 
 def _report(error: Exception, *, debug: bool) -> int:

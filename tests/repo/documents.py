@@ -1,0 +1,69 @@
+"""What the repository's Markdown promises: its blocks of code, and how they are tried.
+
+A fence below a line that ends in "`NAME`:" is the file NAME. A fence in Python without a name is
+run with what the ones before it on the page have defined. A line `rlhf-jax ...` in a fence in bash
+is run where its configuration is a file of the page, and read by the argument parser elsewhere.
+"""
+
+import pathlib
+import re
+import shlex
+from typing import NamedTuple
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+DOCS = REPO / "docs"
+PAGES = {
+    "README": REPO / "README.md",
+    **{str(p.relative_to(DOCS).with_suffix("")): p for p in sorted(DOCS.rglob("*.md"))},
+}
+FENCE = re.compile(r"(?:`([\w./-]+\.\w+)`:\n\n)?^```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INCLUDED = re.compile(r"\{literalinclude\} (\S+)")
+
+
+class Block(NamedTuple):
+    """A fence."""
+
+    language: str
+    text: str
+    name: str | None
+    """The file that it is; None: no file."""
+
+
+def blocks(page: pathlib.Path) -> list[Block]:
+    """The fences of a page, in order."""
+    found = []
+    for name, language, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        included = INCLUDED.match(language)
+        if included:
+            text = (page.parent / included[1]).read_text(encoding="utf-8")
+        found.append(Block(language, text, name or None))
+    return found
+
+
+def shell_lines(block: Block) -> list[str]:
+    """Commands of the library in a block of bash."""
+    if block.language != "bash":
+        return []
+    lines = [line.split("  #")[0].strip() for line in block.text.splitlines()]
+    return [line for line in lines if line.startswith("rlhf-jax ")]
+
+
+def commands(page: pathlib.Path) -> list[tuple[str, bool]]:
+    """(line, whether it can be run here), in order. Run is what trains, shows or samples by files
+    and runs of the page itself."""
+    made = {block.name for block in blocks(page) if block.name}
+    runs: set[str] = set()
+    found = []
+    for block in blocks(page):
+        for line in shell_lines(block):
+            words = shlex.split(line)
+            own = len(words) > 2 and words[2] in made | runs
+            can_run = own and words[1] in ("train", "data", "generate", "export", "evaluate")
+            found.append((line, can_run))
+            if can_run and words[1] == "train":
+                runs |= set(re.findall(r"^run_dir: (\S+)$", _text(page, words[2]), re.MULTILINE))
+    return found
+
+
+def _text(page: pathlib.Path, name: str) -> str:
+    return next(block.text for block in blocks(page) if block.name == name)
