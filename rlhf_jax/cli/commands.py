@@ -158,12 +158,12 @@ def algorithms(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """`rlhf-jax compare CONFIG [section.key=value ...]`."""
-    return compare_command(options, live=show_logs(live=not options.no_progress))
+    return compare_command(options, live=show_logs(live=not options.no_progress, story=True))
 
 
 def quickstart(options: argparse.Namespace) -> int:
     """`rlhf-jax quickstart [RUN_DIR]`."""
-    return quickstart_command(options, live=show_logs(live=not options.no_progress))
+    return quickstart_command(options, live=show_logs(live=not options.no_progress, story=True))
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -201,11 +201,16 @@ def run_folder_of(target: pathlib.Path) -> pathlib.Path:
     )
 
 
-def show_logs(*, live: bool) -> bool:
+STORY = ("rlhf_jax.runs.story", "rlhf_jax.io.progress", "rlhf_jax.io.interrupt")
+"""Who tells how several runs go, one after the other; each run's log.txt has the rest."""
+
+
+def show_logs(*, live: bool, story: bool = False) -> bool:
     """Shows the library's log on standard error, plain; step by step only without a live display.
 
     Args:
         live: a live display is wanted.
+        story: of several runs: only headings, steps, evaluations and warnings.
 
     Returns:
         Whether there is one: it also needs a terminal.
@@ -213,7 +218,11 @@ def show_logs(*, live: bool) -> bool:
     live = live and sys.stderr.isatty()
     handler = logging.StreamHandler(CurrentStderr())
     handler.setFormatter(PrintableFormatter("%(message)s"))
-    handler.addFilter(lambda record: not (live and record.name == "rlhf_jax.io.progress"))
+    handler.addFilter(lambda record: not (live and record.name == "rlhf_jax.io.progress.steps"))
+    if story:
+        handler.addFilter(
+            lambda record: record.levelno >= logging.WARNING or record.name.startswith(STORY)
+        )
     logger = logging.getLogger("rlhf_jax")
     for old in [old for old in logger.handlers if old.get_name() == "rlhf_jax.cli"]:
         logger.removeHandler(old)

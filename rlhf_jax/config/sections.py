@@ -99,7 +99,8 @@ class TrainingConfig:
     3h50m before a scheduler's limit of 4 hours: hours, minutes and seconds, as 3h50m, 90m or
     1h30m20s; null: none. Leave room for a step, an evaluation and the saving."""
     log_every: int = 1
-    """Steps between rows in metrics.jsonl."""
+    """Steps between rows in metrics.jsonl; a row holds the means since the one before (of counters
+    and of the learning rate the last value). Every checkpoint and the last step have a row too."""
     compilation_cache: str | None = "auto"
     """Folder that keeps compiled programs for the next start: auto: JAX_COMPILATION_CACHE_DIR, else
     the user's cache folder (~/.cache/rlhf_jax/xla); null: nothing is kept."""
@@ -257,9 +258,10 @@ class LoggingConfig:
     """Name of the W&B run; null: the name of run_dir."""
     plot: bool = True
     """Draw the metrics to run_dir/metrics.png at the end."""
-    completions: int = 4
-    """Sampled completions shown with their rewards in the log at every evaluation (online
-    algorithms); 0: none."""
+    completions: int = 3
+    """Completions of each kind (training, held-out greedy and sampled) shown with all their rewards
+    in the log at every evaluation: one right, one wrong, the others at random (online algorithms);
+    0: none."""
     save_completions: Literal["none", "jsonl", "parquet"] = "parquet"
     """Format of run_dir/completions/ (online algorithms): everything that is generated, at training
     and evaluation, as one table that ``pandas.read_parquet("RUN/completions")`` reads; none: not

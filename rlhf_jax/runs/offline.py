@@ -31,7 +31,7 @@ from rlhf_jax.runs.parts import (
     packing_of,
     watch_movement,
 )
-from rlhf_jax.runs.session import Session, Stop, stop_of
+from rlhf_jax.runs.session import Session, Stop, last_saved, stop_of
 from rlhf_jax.runs.source import check_steps, data_start, log_growth
 from rlhf_jax.runs.space import check_space
 from rlhf_jax.runs.trees import Given, Loaded, load_reference, load_trees, tree_meta
@@ -179,7 +179,10 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     start_step = now.step
     session.folder.start(total_steps=total_steps, start_step=start_step)
 
-    with StopRequest() as request, prefetch(loader, now.step - first) as batches:
+    with (
+        StopRequest(lambda: last_saved(session.run_dir)) as request,
+        prefetch(loader, now.step - first) as batches,
+    ):
         stop = Stop(request, training.save_before, session.began)
 
         def evaluate(now: RunState) -> dict[str, float]:

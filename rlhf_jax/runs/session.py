@@ -12,6 +12,7 @@ from rlhf_jax.config import Config
 from rlhf_jax.config.sections import seconds_of
 from rlhf_jax.io import Checkpointer, RunFolder
 from rlhf_jax.io.interrupt import StopRequest, ending_in_order
+from rlhf_jax.io.stored import complete_steps
 from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.groups import RunState
 from rlhf_jax.loops.recorder import Callback, Recorder
@@ -63,9 +64,10 @@ class Session(NamedTuple):
         *,
         save: Callable[[RunState], None],
         evaluate: Callable[[RunState], Mapping[str, float]] | None,
-        watch: Callable[[RunState], Any],
+        watch: Callable[[RunState], float | None],
         total_steps: int,
         updates_per_step: int = 1,
+        show: Callable[[int], None] = lambda step: None,
     ) -> Recorder:
         """The run's recorder."""
         return Recorder(
@@ -80,6 +82,7 @@ class Session(NamedTuple):
             updates_per_step=updates_per_step,
             resumed_at=self.resumed_at,
             callbacks=self.callbacks,
+            show=show,
         )
 
 
@@ -106,7 +109,7 @@ def open_session(
     ) as checkpointer:
         resume = agreed_step("run_dir", run_dir, checkpointer.latest_step())
         with (
-            ending_in_order(),
+            ending_in_order(lambda: last_saved(run_dir)),
             RunFolder(config, resume_step=resume, progress=progress) as folder,
         ):
             source = find_source(config, checkpointer, resume)
@@ -114,6 +117,14 @@ def open_session(
             yield Session(
                 config, run_dir, folder, checkpointer, source, tuple(callbacks), resident, began
             )
+
+
+def last_saved(run_dir: pathlib.Path) -> str:
+    """What a process that is ended at once leaves, in words."""
+    steps = complete_steps(run_dir / "checkpoints")
+    if not steps:
+        return "no checkpoint was saved yet"
+    return f"saved last was step {steps[-1]}, and the same command goes on from there"
 
 
 class Stop:

@@ -96,7 +96,7 @@ def train(
     with (
         ending_together(),
         open_session(config, began=began, progress=progress, callbacks=callbacks) as session,
-        keep_programs(config.training.compilation_cache),
+        keep_programs(config.training.compilation_cache, busy=session.folder.busy),
     ):
         if config.is_online:
             finished = run_online(session, given=model, sampler=sampler, grader=grader)
