@@ -100,10 +100,14 @@ def export(options: argparse.Namespace) -> int:
     show_logs(live=False)
     from rlhf_jax import runs  # heavy
 
-    say(
-        "exported model: "
-        f"{runs.export(options.checkpoint, options.folder, step=options.step, best=options.best)}"
+    folder = runs.export(
+        options.checkpoint,
+        options.folder,
+        step=options.step,
+        best=options.best,
+        dtype=options.dtype,
     )
+    say(f"exported model: {folder}")
     return 0
 
 

@@ -197,6 +197,14 @@ class CheckpointConfig:
 
     keep_last: int = 2
     """Newest checkpoints to keep."""
+    keep_every: int | None = None
+    """Steps from one checkpoint that stays for good to the next: of every stretch of so many steps
+    the first one saved is kept; null: none."""
+    export_every: int | None = None
+    """Steps between exports of the policy to RUN/exports/step_STEP while the run goes on (Hugging
+    Face folders, as RUN/export at its end); null: none."""
+    export_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Dtype of the weights in exports; null: `model.dtype`."""
     keep_best: int = 0
     """Checkpoints to keep beside them because their `best_metric` is best."""
     best_metric: str | None = None
@@ -220,6 +228,10 @@ class CheckpointConfig:
                 f"checkpoint.keep_last={self.keep_last} must be at least 1: the newest checkpoint "
                 "is needed to resume"
             )
+        for name in ("keep_every", "export_every"):
+            value = self.__dict__[name]
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoint.{name}={value} must be at least 1, or null")
         if self.keep_best < 0:
             raise ValueError(f"checkpoint.keep_best={self.keep_best} must not be negative")
         if self.keep_best and self.best_metric is None:

@@ -8,6 +8,7 @@ tensorboard/     event files
 checkpoints/     states to resume from
 tokenizer/       the tokenizer in use
 export/          the final model as a Hugging Face folder
+exports/         step_N: the policy of step N likewise (`checkpoint.export_every`)
 .lock            held while a process trains here
 
 `RunFolder` is a context manager: entering locks the folder and checks who may start

@@ -47,6 +47,8 @@ class Recorder:
         resumed_at: int | None = None,
         callbacks: Sequence[Callback] = (),
         show: Callable[[int], None] = lambda step: None,
+        export: Callable[[RunState], None] = lambda now: None,
+        export_every: int | None = None,
     ) -> None:
         """Remembers where everything goes.
 
@@ -65,6 +67,8 @@ class Recorder:
           resumed_at: the run goes on from its own checkpoint of this step; None: it starts.
           callbacks: see every step's metrics.
           show: shows samples of what is trained on, at evaluations.
+          export: writes the policy as a Hugging Face folder.
+          export_every: steps between exports; None: none but that at the end of the run.
         """
         self._training = training
         self._folder = folder
@@ -79,6 +83,8 @@ class Recorder:
         self._saved = resumed_at
         self._callbacks = tuple(callbacks)
         self._show = show
+        self._export = export
+        self._export_every = export_every
         self._waiting: list[tuple[int, Mapping[str, float]]] = []
         self._recent: collections.deque[Mapping[str, float]] = collections.deque(maxlen=HISTORY)
         self._moved: float | None = None
@@ -144,14 +150,18 @@ class Recorder:
                 self.wants_stop = True
 
     def is_due(self, step: int) -> bool:
-        """Whether there is something to save or to evaluate after this step."""
-        return self._is_save_step(step) or self._evaluations.is_due(step)
+        """Whether there is something to save, to export or to evaluate after this step."""
+        return (
+            self._is_save_step(step) or self._is_export_step(step) or self._evaluations.is_due(step)
+        )
 
     def due(self, now: RunState) -> None:
-        """Saves and evaluates, whichever is due."""
+        """Saves, exports and evaluates, whichever is due."""
         # Saved first, evaluated then: a signal during the evaluation finds the state on disk.
         if self._is_save_step(now.step):
             self.save(now)
+        if self._is_export_step(now.step):
+            self._export(now)
         if self._evaluations.is_due(now.step):
             self.evaluate(now)
             self._show(now.step)
@@ -234,6 +244,9 @@ class Recorder:
             if found.name not in self._told:
                 self._told.add(found.name)
                 _log.warning("step %d, diagnosis: %s", step, found)
+
+    def _is_export_step(self, step: int) -> bool:
+        return self._export_every is not None and step % self._export_every == 0
 
     def _is_save_step(self, step: int) -> bool:
         every = self._training.save_every

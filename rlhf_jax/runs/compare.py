@@ -74,6 +74,8 @@ class Comparison(NamedTuple):
     seconds: dict[str, float]
     """Wall time of every stage."""
     folder: pathlib.Path
+    reach: float
+    """Share of the best value that `target` is."""
 
 
 def compare(config: CompareConfig, *, progress: bool | None = None) -> Comparison:
@@ -155,7 +157,7 @@ def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
         )
     target = config.reach * best
     columns, rows = table(runs, metric, target, reach=config.reach)
-    found = Comparison(metric, target, runs, columns, rows, seconds, folder)
+    found = Comparison(metric, target, runs, columns, rows, seconds, folder, config.reach)
     write(found)
     return found
 
@@ -315,7 +317,13 @@ def write(found: Comparison) -> None:
     for run in found.runs:
         points = [(point["step"], point["seconds"], point[found.metric]) for point in run.curve]
         curves.setdefault(run.name, []).append(points)
-    plot_curves(curves, found.folder / "compare.png", metric=found.metric, level=found.target)
+    plot_curves(
+        curves,
+        found.folder / "compare.png",
+        metric=found.metric,
+        level=found.target,
+        reach=found.reach,
+    )
 
 
 def _finite(value: Any) -> Any:

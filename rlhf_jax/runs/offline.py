@@ -22,6 +22,7 @@ from rlhf_jax.loops.offline import Step, train_offline
 from rlhf_jax.loops.resume import Source, begin, save
 from rlhf_jax.programs import last_batch, named
 from rlhf_jax.runs.cached import cached_scores, jitted_scores, precision_of
+from rlhf_jax.runs.export import exporter
 from rlhf_jax.runs.memory import offline_account
 from rlhf_jax.runs.parts import (
     check_batch,
@@ -207,6 +208,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
             evaluate=None if held_out is None else evaluate,
             watch=lambda now: movement.look(now.train.params["policy"], now.step - start_step),
             total_steps=total_steps,
+            export=exporter(config, loaded.model.role("policy"), parts.tokenizer),
         )
         now, was_interrupted = train_offline(
             now,

@@ -16,6 +16,7 @@ from rlhf_jax.loops.online import train_online
 from rlhf_jax.loops.resume import Begun, Source, begin, rollouts_of, save
 from rlhf_jax.rewards.accuracy import metric_names
 from rlhf_jax.rollout import Sampler
+from rlhf_jax.runs.export import exporter
 from rlhf_jax.runs.memory import online_account
 from rlhf_jax.runs.offline import Finished, jitted
 from rlhf_jax.runs.online_parts import (
@@ -144,6 +145,7 @@ def run_online(
             watch=lambda now: movement.look(now.train.params["policy"], (now.step - at) * updates),
             total_steps=total_steps,
             updates_per_step=updates,
+            export=exporter(config, parts.loaded.model.role("policy"), parts.tokenizer),
             show=lambda step: show_latest(parts, collect, step),
         )
         score = parts.score()

@@ -20,6 +20,7 @@ from rlhf_jax.loops.resume import Source
 from rlhf_jax.runs.resident import resident_bytes
 from rlhf_jax.runs.source import agreed_step, earlier_sessions, find_source, take_tokenizer
 from rlhf_jax.sharding.processes import exchange, from_leader
+from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Session(NamedTuple):
         watch: Callable[[RunState], float | None],
         total_steps: int,
         updates_per_step: int = 1,
+        export: Callable[[int, Params], None],
         show: Callable[[int], None] = lambda step: None,
     ) -> Recorder:
         """The run's recorder."""
@@ -83,6 +85,8 @@ class Session(NamedTuple):
             resumed_at=self.resumed_at,
             callbacks=self.callbacks,
             show=show,
+            export=lambda now: export(now.step, now.train.params["policy"]),
+            export_every=self.config.checkpoint.export_every,
         )
 
 
@@ -103,6 +107,7 @@ def open_session(
     with Checkpointer(
         run_dir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
+        keep_every=config.checkpoint.keep_every,
         keep_best=config.checkpoint.keep_best,
         best_metric=config.checkpoint.best_metric,
         best_mode=config.checkpoint.mode,

@@ -349,7 +349,7 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
         assert (config.run_dir, config.seeds, progress) == (str(tmp_path), (3,), False)
         rows = [["dpo", "dpo", "0.250"], ["grpo", "grpo", "0.750"]]
         columns, seconds = ["run", "algorithm", "after"], {"sft": 60.0, "dpo": 30.4}
-        return runs.Comparison("accuracy/mean@4", 0.7, [], columns, rows, seconds, tmp_path)
+        return runs.Comparison("accuracy/mean@4", 0.7, [], columns, rows, seconds, tmp_path, 0.9)
 
     monkeypatch.setattr(runs, "compare", compare)
     assert main(["quickstart", str(tmp_path), "--seed", "3"]) == 0
