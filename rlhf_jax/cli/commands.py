@@ -3,6 +3,7 @@
 import argparse
 import logging
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -188,7 +189,7 @@ def print_evaluations(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """The first and the last evaluation side by side."""
     ends = {f"step {row['step']:.0f}": row for row in (rows[0], rows[-1])}
     metrics = {
-        heading: {name: value for name, value in row.items() if name not in ("step", "split")}
+        heading: {name: row[name] for name in row if not NO_RESULT.fullmatch(name)}
         for heading, row in ends.items()
     }
     print_metrics(title, metrics)
@@ -205,6 +206,8 @@ def run_folder_of(target: pathlib.Path) -> pathlib.Path:
     )
 
 
+NO_RESULT = re.compile(r"step|split|loss/weight|time/.*")
+"""What stands in a row of an evaluation and is no result of it."""
 STORY = ("rlhf_jax.runs.story", "rlhf_jax.io.progress", "rlhf_jax.io.interrupt")
 """Who tells how several runs go, one after the other; each run's log.txt has the rest."""
 

@@ -24,6 +24,7 @@ def plot_curves(
     level: float | None = None,
     reach: float | None = None,
     title: str | None = None,
+    clock: str = "seconds of the run, loading and compiling included",
 ) -> pathlib.Path:
     """Draw what runs reached, over steps and seconds: a thin line a seed, a thick one their mean.
 
@@ -38,6 +39,7 @@ def plot_curves(
         level: a value to mark by a dashed line.
         reach: share of the best value that `level` is; None: it is named by its value alone.
         title: above the picture; None: what is compared.
+        clock: what the seconds are.
 
     Returns:
         Where the image is.
@@ -52,7 +54,7 @@ def plot_curves(
     what = title or f"{', '.join(curves)} on the same held-out prompts"
     figure.suptitle(f"{what}{several}", fontsize=12)
     panels = figure.subplots(1, 2, sharey=True)
-    labels = ("training steps", "seconds of the run, loading and compiling included")
+    labels = ("training steps", clock)
     handles: dict[str, Any] = {}
     for axes, index, label in zip(panels, (0, 1), labels, strict=True):
         for number, (name, of_name) in enumerate(curves.items()):

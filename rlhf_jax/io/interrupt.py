@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
+from rlhf_jax.sharding.processes import is_leader
+
 _log = logging.getLogger(__name__)
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """Ask once, and end the process the second time."""
@@ -83,9 +85,9 @@ class Answers:
                         continue
                     asked += 1
                     if asked == 1:
-                        _log.info("%s", self._first)
+                        _say(self._first)
                     elif asked == 2:
-                        _log.info("ending at once; %s", self._saved())
+                        _say(f"ending at once; {self._saved()}")
                         self._end(number)
 
     def _end(self, number: int) -> None:
@@ -96,6 +98,12 @@ class Answers:
         if sys.stderr.isatty():  # a live display has hidden the cursor
             os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
         os._exit(128 + number)
+
+
+def _say(text: str) -> None:
+    """Once, however many processes hear the same signal."""
+    if is_leader():
+        _log.info("%s", text)
 
 
 class StopRequest:

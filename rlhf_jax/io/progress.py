@@ -97,7 +97,7 @@ class Progress:
         self._live = sys.stderr.isatty() if live is None else live
         self._display: Any = None
         self._text = ""
-        self._busy: tuple[str, float] | None = None
+        self._busy: list[tuple[str, float]] = []
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -119,7 +119,7 @@ class Progress:
     ) -> None:
         if self._display is not None:
             display = self._display
-            self._busy = None
+            self._busy.clear()
             # the terminal is gone, which must not cost the state that is to be saved
             with contextlib.suppress(OSError):
                 display.stop()
@@ -150,8 +150,12 @@ class Progress:
             _steps_log.info("step %d/%d: %s · %s", step, self._total, text, self.times())
 
     def busy(self, text: str | None) -> None:
-        """Show what the run is doing instead of steps, and for how long; None: steps again."""
-        self._busy = None if text is None else (text, time.monotonic())
+        """Show what the run is doing instead of steps, and for how long; None: that is over, and
+        shown is what it was a part of."""
+        if text is not None:
+            self._busy.append((text, time.monotonic()))
+        elif self._busy:
+            self._busy.pop()
 
     def times(self) -> str:
         """`3:00 elapsed, 0:06 left`, at the median pace: compiling does not count."""
@@ -180,8 +184,8 @@ class Progress:
         from rich.text import Text
 
         text = self._text
-        if self._busy is not None:
-            what, since = self._busy
+        if self._busy:
+            what, since = self._busy[-1]
             text = f"{what}: {clock(time.monotonic() - since)}"
         bar = Table.grid(padding=(0, 1))
         bar.add_row(

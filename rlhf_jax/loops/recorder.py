@@ -190,7 +190,11 @@ class Recorder:
         if self._evaluate is None:
             return
         began = time.perf_counter()
-        metrics = dict(self._evaluate(now))
+        self._folder.busy("evaluating on held-out data")
+        try:
+            metrics = dict(self._evaluate(now))
+        finally:
+            self._folder.busy(None)
         if not metrics:
             _log.info(
                 "step %d: the evaluation was given up, as asked to stop; it is made when the run "

@@ -74,8 +74,6 @@ class Comparison(NamedTuple):
     seconds: dict[str, float]
     """Wall time of every stage."""
     folder: pathlib.Path
-    reach: float
-    """Share of the best value that `target` is."""
 
 
 def compare(config: CompareConfig, *, progress: bool | None = None) -> Comparison:
@@ -157,8 +155,8 @@ def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
         )
     target = config.reach * best
     columns, rows = table(runs, metric, target, reach=config.reach)
-    found = Comparison(metric, target, runs, columns, rows, seconds, folder, config.reach)
-    write(found)
+    found = Comparison(metric, target, runs, columns, rows, seconds, folder)
+    write(found, reach=config.reach)
     return found
 
 
@@ -299,7 +297,7 @@ def _spread(values: list[float], key: str) -> str:
     return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
 
 
-def write(found: Comparison) -> None:
+def write(found: Comparison, *, reach: float) -> None:
     """compare.json (everything), compare.md (the table) and compare.png (learning curves)."""
     runs = [run._asdict() for run in found.runs]
     document = {
@@ -322,7 +320,7 @@ def write(found: Comparison) -> None:
         found.folder / "compare.png",
         metric=found.metric,
         level=found.target,
-        reach=found.reach,
+        reach=reach,
     )
 
 

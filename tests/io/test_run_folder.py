@@ -34,7 +34,9 @@ def run(path, *, steps=range(1, 4), resume_step=None, **changes):
     with RunFolder(config(path, **changes), resume_step=resume_step, progress=False) as folder:
         folder.start(total_steps=3)
         for step in steps:
-            folder.write(step, {"loss/total": 1.0 / step, "lr": 0.1})
+            metrics = {"loss/total": 1.0 / step, "lr": 0.1}
+            folder.show(step, metrics)
+            folder.write(step, metrics)
         folder.write(3, {"loss/total": 0.25, "rewards/accuracy": 0.75}, split="eval")
     return folder
 
@@ -59,9 +61,9 @@ def test_what_a_run_leaves(tmp_path):
         "train/lr": 0.1,
     }
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "step 1/3: loss 1.0000, left unknown\n" in log
-    assert "step 3/3: loss 0.3333, left 0:00:00\n" in log
-    assert "step 3/3 eval: loss 0.2500 accuracy 0.750" in log
+    assert "step 1/3: loss 1.000 · 0:00 elapsed\n" in log
+    assert "step 3/3: loss 0.333 (-0.667) · 0:00 elapsed, 0:00 left\n" in log
+    assert "step 3/3 held-out: loss 0.250 · pairs right 75%" in log
     assert (tmp_path / "run" / "metrics.png").read_bytes().startswith(b"\x89PNG")
 
 
