@@ -30,7 +30,9 @@ SMOOTHED = 20
 WIDTH = 14.0
 """Inches."""
 COLUMNS = 3
-"""At least: one panel across the whole picture would look like the most important one."""
+"""At least, below the first row: a panel across the whole picture looks like the one to look at."""
+JOINED = 5
+"""Panels at most of the two rows below the first that share one."""
 HEIGHTS = (3.3, 2.3, 2.3)
 """Inches of the rows: the first is what to look at."""
 
@@ -136,6 +138,8 @@ def plot_run(
     rows = read_metrics(path)
     folder = path if path.is_dir() else path.parent
     named = [(name, drawn) for name, panels in sections(rows) if (drawn := shown(panels, rows))]
+    if len(named) == 3 and len(named[1][1]) + len(named[2][1]) <= JOINED:
+        named[1:] = [("health and machine", named[1][1] + named[2][1])]
     if not named:
         raise MetricsError(f"{path}: no metric of a step or of an evaluation, nothing to draw")
     heights = HEIGHTS[: len(named)]
@@ -146,10 +150,12 @@ def plot_run(
     kinds: dict[str, Any] = {}
     for part, (name, panels) in zip(parts, named, strict=True):
         part.suptitle(name, x=0.005, ha="left", fontsize=10, fontweight="bold", color="0.35")
-        for axes, panel in zip(
-            part.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
-            kinds |= _draw(axes, panel, rows, small=len(panels) > 5)
+        columns = len(panels) if part is parts[0] else max(len(panels), COLUMNS)
+        places = list(part.subplots(1, columns, squeeze=False)[0])
+        for axes, panel in zip(places, panels, strict=False):
+            kinds |= _draw(axes, panel, rows, small=columns > 5)
+        for axes in places[len(panels) :]:
+            axes.set_axis_off()
     order = [kind for kind in COLOURS if kind in kinds]
     figure.legend(
         [kinds[kind] for kind in order],
@@ -239,7 +245,7 @@ def _draw(axes: Any, panel: Panel, rows: Rows, *, small: bool) -> dict[str, Any]
         colour = COLOURS.get(line.kind, f"C{number}")
         if line.kind in (SAMPLED, GREEDY, HELD_OUT):
             # Two evaluations are two points: a line between them would look like a curve.
-            style = "-" if len(values) > 3 else "none"
+            style = ":" if len(values) > 3 else "none"
             handle = axes.plot(
                 steps, values, color=colour, marker="o", markersize=4, linestyle=style, linewidth=1
             )[0]
@@ -295,7 +301,8 @@ def title_of(folder: pathlib.Path, rows: Rows) -> str:
         model = config.get("model") or {}
         own = (model.get("config") or {}).get("model_type")
         parts.append(str((config.get("algorithm") or {}).get("name", "")))
-        parts.append(str(model.get("path") or (f"{own} from random weights" if own else "")))
+        path = "/".join(pathlib.Path(model.get("path") or "").parts[-2:])
+        parts.append(path or (f"{own} from random weights" if own else ""))
     except (OSError, AttributeError, yaml.YAMLError):  # a metrics file alone has no run to name
         pass
     file = folder / "metrics.jsonl"
@@ -313,7 +320,12 @@ def title_of(folder: pathlib.Path, rows: Rows) -> str:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Means over a fifteenth of the values, centred: a curve does not lag behind its points."""
+    """Means over a fifteenth of the values, centred: a curve does not lag behind its points.
+    Towards the ends over fewer, so that it begins and ends where they do."""
     reach = max(1, len(values) // 30)
-    windows = [values[max(0, place - reach) : place + reach + 1] for place in range(len(values))]
-    return [math.fsum(window) / len(window) for window in windows]
+    means = []
+    for place in range(len(values)):
+        near = max(min(place, len(values) - 1 - place), reach // 3)
+        window = values[max(0, place - min(reach, near)) : place + min(reach, near) + 1]
+        means.append(math.fsum(window) / len(window))
+    return means

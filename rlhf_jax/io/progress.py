@@ -191,7 +191,7 @@ class Progress:
         bar.add_row(
             Text(self._description, style="bold"),
             ProgressBar(total=max(self._total, 1), completed=self._step, width=20),
-            Text(f"{self._step}/{self._total} · {self.times()}"),
+            Text(f"step {self._step}/{self._total} · {self.times()}"),
         )
         return Group(Text(text, no_wrap=True, overflow="ellipsis"), bar)
 
