@@ -15,7 +15,7 @@ from rlhf_jax.data import Loader, PromptBatch, PromptLoader
 from rlhf_jax.io import GREEDY
 from rlhf_jax.loops.grading import Grader, Grades, check_agreement
 from rlhf_jax.rewards import TrainerState
-from rlhf_jax.rewards.accuracy import Answers, join_answers, metrics_of
+from rlhf_jax.rewards.accuracy import Answers, join_answers, metrics_of, verdicts_of
 from rlhf_jax.rewards.answers import content_of
 from rlhf_jax.rollout import Sampled, Sampler, SamplingParams
 from rlhf_jax.sharding import fetch, place_batch
@@ -112,6 +112,8 @@ class HeldOut(NamedTuple):
     metrics: dict[str, float]
     samples: tuple[dict[str, list[Any]], ...] = ()
     """Columns of the completion files, of the greedy completions and of the sampled ones."""
+    right: tuple[list[bool | None], ...] = ()
+    """Of the same, whether each is right; None: nobody says."""
 
 
 class HeldOutPrompts(NamedTuple):
@@ -198,7 +200,9 @@ def evaluate_prompts(
     samples = [answer_columns(grader.names, shown, first, greedy=True)]
     if several is not None:
         samples.append(answer_columns(grader.names, shown, several, greedy=False))
-    return HeldOut(metrics_of(grader.held_out, first, several), tuple(samples))
+    found = [one for one in (first, several) if one is not None]
+    right = tuple(verdict.told() for verdict in verdicts_of(grader.held_out, found))
+    return HeldOut(metrics_of(grader.held_out, first, several), tuple(samples), right)
 
 
 def sample_keys(key: Key, indices: np.ndarray, samples: int) -> Key:

@@ -156,6 +156,8 @@ def test_overrides_are_typed_and_the_last_one_wins(file):
         ),
         ("checkpoint.keep_best=1", "checkpoint.keep_best=1 needs best_metric"),
         ("checkpoint.keep_last=0", "checkpoint.keep_last=0 must be at least 1"),
+        ("checkpoint.keep_every=0", "checkpoint.keep_every=0 must be at least 1, or null"),
+        ("checkpoint.export_every=0", "checkpoint.export_every=0 must be at least 1, or null"),
         (
             "model.dtype=float16",
             "model.dtype: 'float16' is not allowed; allowed: one of: float32, bfloat16; did you "
