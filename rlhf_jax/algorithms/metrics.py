@@ -17,6 +17,11 @@ from rlhf_jax.types import Metrics, PolicyBatch
 METRICS: dict[str, str] = {
     "loss/total": "what is minimised",
     "loss/policy": "clipped policy-gradient part of the loss",
+    "loss/preference": "DPO with `sft` among several losses: the others, by their weights",
+    "loss/sft": (
+        "DPO with `sft` among several losses: negative log-likelihood of the chosen answers before "
+        "its weight, nats per token"
+    ),
     "loss/value": "critic's part of the loss, before vf_coef",
     "loss/weight": (
         "sum of the loss weights: 1, unless aggregation is constant or the batch holds nothing "
@@ -28,6 +33,10 @@ METRICS: dict[str, str] = {
     ),
     "kl/ref_sequence": (
         "the same summed over a completion, nats per completion; the adaptive controller's input"
+    ),
+    "kl/baseline": (
+        "KTO: KL(policy || reference) on answers to other prompts, at least 0, nats per "
+        "completion; what log-ratios are compared with"
     ),
     "kl/coef": "coefficient of the KL penalty in the reward",
     "policy/entropy": "entropy of the policy's next-token distribution, nats per token",
@@ -58,20 +67,17 @@ METRICS: dict[str, str] = {
     "rewards/ungraded": "share of completions that could not be graded (NaN)",
     "rewards/overlong_penalty": "mean length penalty",
     "rewards/chosen": (
-        "chosen answers: beta * log(policy / reference) for DPO, score for a reward model"
+        "chosen answers: beta * log(policy / reference) for DPO, and for KTO of desirable ones "
+        "(NaN: the step has none); score for a reward model"
     ),
-    "rewards/rejected": "rejected answers, the same",
+    "rewards/rejected": "rejected (KTO: undesirable) answers, the same",
     "rewards/margin": "rewards/chosen - rewards/rejected",
     "rewards/accuracy": (
         "share of pairs with chosen above rejected, ties by half: 0.5 where policy and reference "
-        "are equal"
+        "are equal (KTO: share of answers on their right side of kl/baseline)"
     ),
-    "logps/chosen": (
-        "log-probability of the chosen answer under the policy, nats (per token for IPO)"
-    ),
-    "logps/rejected": (
-        "log-probability of the rejected answer under the policy, nats (per token for IPO)"
-    ),
+    "logps/chosen": "log-probability of the chosen answer under the policy, nats",
+    "logps/rejected": "log-probability of the rejected answer under the policy, nats",
     "length/mean": "completion length, tokens",
     "length/truncated": "share of completions that reached the length limit without EOS",
     "sampler/logp_diff": (

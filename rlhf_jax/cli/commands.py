@@ -24,6 +24,7 @@ from rlhf_jax.rewards import RewardConfig, untrusted
 STAGES = {
     "text": "text, or prompts with answers",
     "pairs": "preference pairs",
+    "unpaired": "single answers, each labelled good or bad",
     "prompts": "prompts and a reward",
 }
 
