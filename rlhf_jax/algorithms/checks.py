@@ -12,7 +12,7 @@ from rlhf_jax.types import Metrics, Model, PairBatch, PerTokenFn, PolicyBatch, U
 PairsT = TypeVar("PairsT", PairBatch, UnpairedBatch)
 
 
-def require(batch: Any, *fields: str) -> tuple[Array, ...]:
+def require(batch: Any, *fields: str) -> tuple[Any, ...]:
     """Fields of a batch that must have been filled before this point.
 
     Args:

@@ -204,7 +204,7 @@ def make(config: KTOConfig, model: Model) -> Algorithm:
 
     def weigh(batch: UnpairedBatch) -> UnpairedBatch:
         sides = jnp.stack([batch.valid & batch.label, batch.valid & ~batch.label], axis=1)
-        counts = jnp.sum(sides, axis=0)
+        counts = jnp.sum(sides, axis=0, keepdims=True)
         shares = jnp.where(counts > 0, sides / jnp.maximum(counts, 1), jnp.nan)
         batch = weigh_pairs(batch)._replace(shares=shares)
         if batch.room is None:

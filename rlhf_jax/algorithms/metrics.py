@@ -11,7 +11,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.ops import masked, masked_mean, weighted_sum
-from rlhf_jax.ops.precision import default_float, promote
+from rlhf_jax.ops.checks import is_zero
+from rlhf_jax.ops.precision import Scalar, default_float, promote
 from rlhf_jax.types import Metrics, PolicyBatch
 
 METRICS: dict[str, str] = {
@@ -120,11 +121,30 @@ def rollout_metrics(batch: PolicyBatch) -> Metrics:
     }
 
 
-def entropy_metric(entropy: Float[Array, "B T"] | None, weights: Float[Array, "B T"]) -> Metrics:
-    """policy/entropy, without a gradient; nothing where it was not computed."""
+def entropy_bonus(
+    entropy: Float[Array, "B T"] | None, weights: Float[Array, "B T"], coef: Scalar
+) -> tuple[Float[Array, ""] | None, Metrics]:
+    """What a loss rewards entropy with.
+
+    Args:
+      entropy: nats. Gradients flow when the coefficient is not 0; None: it was not computed.
+      weights: of the loss.
+      coef: entropy_coef.
+
+    Returns:
+      (coef * sum_t w_t H_t, or None without a coefficient; {policy/entropy}, or nothing without
+      entropy).
+
+    Raises:
+      ValueError: a coefficient without entropy.
+    """
+    has_bonus = not is_zero(coef)
     if entropy is None:
-        return {}
-    return {"policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)}
+        if has_bonus:
+            raise ValueError(f"entropy_coef={coef!r} needs entropy: pass it, or set entropy_coef=0")
+        return None, {}
+    mean = weighted_sum(entropy if has_bonus else lax.stop_gradient(entropy), weights)
+    return coef * mean if has_bonus else None, {"policy/entropy": lax.stop_gradient(mean)}
 
 
 def sampler_metrics(

@@ -33,7 +33,7 @@ from rlhf_jax.algorithms.forward import (
     token_logps,
     values,
 )
-from rlhf_jax.algorithms.metrics import rollout_metrics, sampler_metrics
+from rlhf_jax.algorithms.metrics import entropy_bonus, rollout_metrics, sampler_metrics
 from rlhf_jax.ops import (
     adaptive_kl_coef,
     clipped_surrogate_loss,
@@ -45,7 +45,6 @@ from rlhf_jax.ops import (
     masked,
     masked_mean,
     masked_whiten,
-    weighted_sum,
 )
 from rlhf_jax.ops.checks import check_choice, check_range, is_zero
 from rlhf_jax.ops.precision import Scalar, promote
@@ -84,6 +83,7 @@ class PPOConfig:
     """How far values may move in one batch, reward units; None for no clipping."""
     vf_coef: float = 0.1
     entropy_coef: float = 0.0
+    """Weight of the entropy that the loss rewards, 1/nats."""
     gamma: float = 1.0
     gae_lambda: float = 0.95
     kl_coef: float = 0.05
@@ -229,16 +229,9 @@ def ppo_loss(
         values, old_values, returns, weights, clip=value_clip
     )
     loss = policy_loss + vf_coef * value_loss
-    bonus = not is_zero(entropy_coef)
-    if bonus and entropy is None:
-        raise ValueError(
-            f"entropy_coef={entropy_coef!r} needs entropy: pass it, or set entropy_coef=0"
-        )
-    if entropy is not None:
-        mean_entropy = weighted_sum(entropy, weights)
-        metrics["policy/entropy"] = mean_entropy
-        loss = loss - entropy_coef * mean_entropy if bonus else loss
-    return loss, metrics | value_metrics | {
+    bonus, spread = entropy_bonus(entropy, weights, entropy_coef)
+    loss = loss if bonus is None else loss - bonus
+    return loss, metrics | value_metrics | spread | {
         "loss/total": loss,
         "loss/policy": policy_loss,
         "loss/value": value_loss,
