@@ -63,6 +63,8 @@ class TokenLogps(NamedTuple):
     """Nats."""
     entropy: Float[Array, "B T"] | None
     """Of the distribution that each was taken from, nats; None: nothing reads it."""
+    top: Float[Array, "B T"] | None = None
+    """1 where no token was likelier; None: nothing reads it, or the model does not tell."""
 
 
 @runtime_checkable
@@ -132,6 +134,8 @@ class Model(NamedTuple):
     """(role, functions) of the trees of another architecture: a critic or a teacher of its own."""
     lay_out: Callable[[Params], Params] | None = None
     """What `prefill` and `decode` read faster than `params`; who replaces them, replaces it."""
+    tells_top: bool = False
+    """`token_logps` takes ``top=True``, and then returns a third array: `TokenLogps.top`."""
 
     def role(self, name: str) -> "Model":
         """The functions for the tree of a role: its own where it has some, else these."""

@@ -35,6 +35,7 @@ def token_logps(
     role: str = "policy",
     temperature: float = 1.0,
     entropy: bool = False,
+    top: bool = False,
 ) -> TokenLogps:
     """Log-probability of every token of a batch, and the entropy it was chosen with.
 
@@ -45,21 +46,27 @@ def token_logps(
       role: whose.
       temperature: of the distribution.
       entropy: whether something reads it.
+      top: whether something reads which tokens were the likeliest.
 
     Returns:
-      (log-probabilities, entropies or None), nats; 0 off the scored columns.
+      (log-probabilities, entropies or None, top or None), nats; 0 off the scored columns.
     """
     read = rows_of(batch)
-    logps, spread = model.role(role).token_logps(
+    functions: Any = model.role(role)
+    asked = {"top": True} if top and functions.tells_top else {}
+    found = functions.token_logps(
         trees[role],
         read.tokens,
         read.mask,
         scored=read.scored,
         temperature=temperature,
         entropy=entropy,
+        **asked,
         **read.documents,
     )
-    return TokenLogps(unpacked(batch, logps), None if spread is None else unpacked(batch, spread))
+    logps, *further = (None if each is None else unpacked(batch, each) for each in found)
+    assert logps is not None
+    return TokenLogps(logps, *further)
 
 
 def old_logps(model: Model, temperature: float) -> Score:
@@ -71,7 +78,7 @@ def old_logps(model: Model, temperature: float) -> Score:
     """
 
     def score(trees: Trees, batch: PolicyBatch) -> Float[Array, "B T"]:
-        logps, _ = token_logps(model, trees, batch, temperature=temperature)
+        logps = token_logps(model, trees, batch, temperature=temperature).logps
         if batch.on_policy is None or batch.sampler_logps is None:
             return logps
         return jnp.where(batch.on_policy[:, None], logps, batch.sampler_logps)

@@ -41,6 +41,7 @@ METRICS: dict[str, str] = {
     ),
     "kl/coef": "coefficient of the KL penalty in the reward",
     "policy/entropy": "entropy of the policy's next-token distribution, nats per token",
+    "accuracy/token": "SFT: share of trained tokens that the model finds the likeliest",
     "policy/clip_fraction": (
         "share of tokens whose clip binds, and whose gradient is therefore 0 (CISPO: whose "
         "weight is cut)"

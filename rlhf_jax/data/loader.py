@@ -166,6 +166,7 @@ class Loader:
             self._scored = trained.reshape(-1, self._rows_per_item).max(axis=1)
         self._totals = row_lengths.reshape(-1, self._rows_per_item).sum(axis=1)
         self._scored_totals = trained.reshape(-1, self._rows_per_item).sum(axis=1)
+        self._present = self._lengths if config.packing else self._totals
         self._tokens_per_epoch = int(row_lengths.sum())
         self.num_items = len(self._lengths)
         self.batches_per_epoch = -(-self.num_items // batch_size)
@@ -203,6 +204,12 @@ class Loader:
         """Items of that batch: int64 [batch_size], -1 for filler. Joins cached values."""
         epoch, position = divmod(step, self.batches_per_epoch)
         return self._epoch(epoch)[position]
+
+    def tokens_before(self, step: int) -> int:
+        """Tokens, prompts included, of all batches before that of a step."""
+        epochs, position = divmod(step, self.batches_per_epoch)
+        rows = self._epoch(epochs)[:position]
+        return epochs * self._tokens_per_epoch + int(self._present[rows[rows >= 0]].sum())
 
     def batch(self, step: int) -> OfflineBatch:
         """The batch of a step (from 0, over all epochs), NumPy leaves."""

@@ -117,7 +117,8 @@ def _noting(model: Model, reads: _Reads) -> Model:
     def token_logps(params: Params, tokens: Any, mask: Any, **options: Any) -> Any:
         reads.note(params, config, predicts=True)
         zeros = jnp.zeros(tokens.shape)
-        return zeros, zeros if options.get("entropy", True) else None
+        found = (zeros, zeros if options.get("entropy", True) else None)
+        return (*found, zeros) if options.get("top") else found
 
     def logits(params: Params, tokens: Any, mask: Any, **documents: Any) -> Any:
         reads.note(params, config, predicts=True)
