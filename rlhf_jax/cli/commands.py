@@ -21,11 +21,13 @@ from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, 
 from rlhf_jax.cli.plan import plan as plan_command
 from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
+from rlhf_jax.config.fields import in_yaml
 from rlhf_jax.rewards import RewardConfig, untrusted
 
 STAGES = {
     "text": "text, or prompts with answers",
     "pairs": "preference pairs",
+    "unpaired": "single answers, each labelled good or bad",
     "prompts": "prompts and a reward",
 }
 
@@ -149,17 +151,30 @@ def algorithms(options: argparse.Namespace) -> int:
         say(f"data: {STAGES[config.data]}")
         say(f"from the command line: rlhf-jax train, with algorithm.name={options.name}\n")
         say(f"keys (type, default):\n{describe_algorithm(options.name)}")
+        show_presets(options.name)
         return 0
     rows = []
     for name in ALGORITHMS:
         config = algorithm_config(name)
         rows.append((name, STAGES[config.data], config.summary))
     print_table("algorithms", ["name", "data", "what"], rows)
+    for name in ALGORITHMS:
+        show_presets(name)
     say(
         "rlhf-jax algorithms NAME shows the options of one; the losses are functions in "
         "rlhf_jax.algorithms."
     )
     return 0
+
+
+def show_presets(name: str) -> None:
+    """Prints what each preset of an algorithm sets, and its paper; nothing where there are none."""
+    presets = vars(algorithm_config(name)).get("presets", {})
+    if presets:
+        say(f"algorithm: {{name: {name}, preset: ...}} (keys that are given win)")
+    for preset, (options, paper) in presets.items():
+        words = ", ".join(f"{key}={in_yaml(value)}" for key, value in options.items())
+        say(f"  {preset}: {words}\n      {paper}")
 
 
 def compare(options: argparse.Namespace) -> int:

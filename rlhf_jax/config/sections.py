@@ -61,6 +61,32 @@ class ModelSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStoppingConfig:
+    """When a run ends before its last step: as soon as evaluations no longer improve."""
+
+    metric: str | None = None
+    """Evaluation metric that must improve, such as `loss/total`; null: `checkpoint.best_metric`."""
+    mode: Literal["max", "min"] | None = None
+    """Whether a large or a small value is good; null: by the metric's meaning, as
+    `checkpoint.best_mode`."""
+    patience: int = 3
+    """Evaluations in a row without an improvement after which the run ends."""
+    min_delta: float = 0.0
+    """What the best value so far must be beaten by, to count as an improvement."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ValueError(f"patience={self.patience} must be at least 1 evaluation")
+        if not self.min_delta >= 0:
+            raise ValueError(f"min_delta={self.min_delta} must not be negative")
+        if self.metric is not None and self.mode is None and better(self.metric) is None:
+            raise ValueError(
+                f"metric={self.metric!r} does not say whether a large or a small value is good; "
+                "give mode=max or mode=min"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How long to train, in which portions, and how often to look."""
 
@@ -108,6 +134,9 @@ class TrainingConfig:
     max_nonfinite: int = 5
     """Updates (online: steps with all their updates) in a row that may be skipped because the loss
     or a gradient is not finite, before the run stops."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """End before the last step when evaluations no longer improve; null: never. The run then is
+    over, and the same command does not go on."""
 
     def __post_init__(self) -> None:
         at_least = {

@@ -29,7 +29,7 @@ class Recorder:
     """Writes rows, evaluates and saves when each is due; knows whether updates keep failing.
 
     Attributes:
-      wants_stop: a callback asked for the end of the run.
+      wants_stop: a callback asked for the end of the run, or its evaluations no longer improve.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Recorder:
         and is missing."""
         if self._is_resumed:
             self._evaluations.resumed()
+            self._look_for_end(now.step)
             if not self._evaluations.is_due(now.step):
                 return
         if not self._evaluations.is_made(now.step):
@@ -205,6 +206,14 @@ class Recorder:
         seconds = time.perf_counter() - began
         self._folder.write(now.step, metrics | {"time/evaluate": seconds}, split="eval")
         self._evaluations.made(now.step, metrics, saved=self._saved == now.step)
+        self._look_for_end(now.step)
+
+    def _look_for_end(self, step: int) -> None:
+        """Ends the run where its evaluations no longer improve."""
+        reason = self._evaluations.why_stop()
+        if reason is not None and not self.wants_stop and step < self._total_steps:
+            _log.info("step %d: training ends early: %s", step, reason)
+            self.wants_stop = True
 
     def ended(self, now: RunState, *, over: bool, stopped: bool) -> bool:
         """After the last step: what is not saved is saved, what is not evaluated is evaluated.

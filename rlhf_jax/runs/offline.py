@@ -220,6 +220,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
             stopped=stop_of(stop, recorder),
             total_steps=total_steps,
             epoch_of=lambda step: (step - first) / loader.batches_per_epoch,
+            tokens_before=loader.tokens_before(start_step - first),
             block=needs_blocking(mesh),
         )
     session.checkpointer.wait()

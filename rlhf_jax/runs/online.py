@@ -26,7 +26,7 @@ from rlhf_jax.runs.online_parts import (
     make_online_parts,
     policy_of,
 )
-from rlhf_jax.runs.parts import watch_movement
+from rlhf_jax.runs.parts import log_preset, watch_movement
 from rlhf_jax.runs.replay import recorded
 from rlhf_jax.runs.sampling import held_out_prompts
 from rlhf_jax.runs.session import Session, Stop, last_saved, stop_of
@@ -65,6 +65,7 @@ def run_online(
         session.config, session.run_dir, given=given, sampler=sampler, grader=grader
     )
     config = parts.config
+    log_preset(config.algorithm)
     account = online_account(session, parts, given)
     training = config.training
     mesh = parts.mesh

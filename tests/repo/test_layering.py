@@ -10,6 +10,7 @@ from rlhf_jax.algorithms import ALGORITHMS
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
 LAYERS = {
+    "batches": -1,  # a part of types, in a file of its own
     "errors": 0,
     "target": 0,
     "types": 0,
