@@ -227,6 +227,7 @@ def _offline_curve(
     """The start and the checkpoints that the run kept, measured now."""
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         steps = checkpointer.all_steps()
+    _log.info("measuring the start and %d checkpoints on held-out prompts", len(steps))
     elapsed = {row["step"]: row["time/elapsed"] for row in rows if row["split"] == "train"}
     curve = [_point(evaluate_folder(measuring), 0, 0.0)]
     for step, metrics in zip(
