@@ -181,11 +181,24 @@ def sections(rows: Rows) -> list[tuple[str, list[Panel]]]:
             tuple(Line(name, name.removeprefix("rewards/")) for name in functions),
         )
         judged = [REWARD, *([each] if len(functions) > 1 else []), RIGHT]
+        if _rewards_are_shares(rows):
+            judged = [RIGHT._replace(title="right answers, which is the reward")]
     known = {"step", "split", "epoch", "lr", "grad_norm", "tokens_per_second"}
     own = [name for name in names if "/" not in name and name not in known]
     health = [*HEALTH, *(Panel(name, (Line(name),)) for name in own[:OWN])]
     first = "what is judged (pale: each step, bold: smoothed)"
     return [(first, judged), ("health", health), ("machine", list(MACHINE))]
+
+
+def _rewards_are_shares(rows: Rows) -> bool:
+    """Whether the reward is 1 for a right answer and 0 for another, so that its mean is the share
+    of right answers. (With dynamic sampling it is that of the kept groups alone.)"""
+    pairs = [
+        (row["rewards/mean"], row["data/accuracy"])
+        for row in rows
+        if "rewards/mean" in row and "data/accuracy" in row
+    ]
+    return bool(pairs) and all(abs(reward - share) < 1e-6 for reward, share in pairs)
 
 
 def _reward_functions(names: Sequence[str] | dict[str, None]) -> list[str]:

@@ -73,6 +73,12 @@ def test_an_evaluation_stands_beside_the_first_one():
     )
 
 
+def test_a_reward_that_is_the_share_of_right_answers_is_said_once():
+    same = {"accuracy/greedy": 0.36, "rewards/greedy": 0.36}
+    assert held_out_line(same) == "right greedy 36%"
+    assert held_out_line(same | {"rewards/greedy": 0.4}) == "right greedy 36% · reward greedy 0.400"
+
+
 def test_a_row_of_several_steps():
     rows = [
         {"loss/total": 1.0, "lr": 0.1, "update/skipped_total": 0, "policy/ratio_max": 3.0},
