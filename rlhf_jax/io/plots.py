@@ -9,6 +9,7 @@ import datetime
 import math
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -180,7 +181,11 @@ def sections(rows: Rows) -> list[tuple[str, list[Panel]]]:
             "each reward function",
             tuple(Line(name, name.removeprefix("rewards/")) for name in functions),
         )
-        judged = [REWARD, *([each] if len(functions) > 1 else []), RIGHT]
+        reward = REWARD
+        if any(row.get("data/sampling_waste", 0) > 0 for row in rows):
+            # Groups whose rewards are equal are not in the training batch, and not in its mean.
+            reward = REWARD._replace(title="reward (in training of the kept groups)")
+        judged = [reward, *([each] if len(functions) > 1 else []), RIGHT]
         if _rewards_are_shares(rows):
             judged = [RIGHT._replace(title="right answers, which is the reward")]
     known = {"step", "split", "epoch", "lr", "grad_norm", "tokens_per_second"}
@@ -274,6 +279,7 @@ def _draw(axes: Any, panel: Panel, rows: Rows, *, small: bool) -> dict[str, Any]
     _label_ends(axes, [end for end in ends if end[0].kind not in COLOURS])
     axes.set_title(panel.title, fontsize=8 if small else 10)
     axes.set_xlabel("step", fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.tick_params(labelsize=7 if small else 8)
     axes.grid(alpha=0.3)
     if panel.is_share:
@@ -308,7 +314,9 @@ def _percent(value: float, place: int) -> str:
 
 def title_of(folder: pathlib.Path, rows: Rows) -> str:
     """Two lines: which run this is, and what its evaluations say."""
-    parts = [folder.absolute().name]
+    place = folder.absolute()
+    is_seed = re.fullmatch(r"seed_\d+", place.name)  # of a run in a comparison
+    parts = [f"{place.parent.name}/{place.name}" if is_seed else place.name]
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         model = config.get("model") or {}
@@ -328,7 +336,7 @@ def title_of(folder: pathlib.Path, rows: Rows) -> str:
     title = " · ".join(dict.fromkeys(part for part in parts if part))
     if not evaluations:
         return title
-    told = held_out_line(evaluations[-1], evaluations[0]).split(" · ")[:4]
+    told = held_out_line(evaluations[-1], evaluations[0]).split(" · ")[:3]
     return f"{title}\nheld-out, first and last: {' · '.join(told)}"
 
 

@@ -87,7 +87,11 @@ def line_of(
         if one.metric not in metrics:
             continue
         value = float(metrics[one.metric])
-        text = f"{one.label} {number(value, one.form)}"
+        label = one.label
+        if one.metric == "rewards/mean" and metrics.get("data/sampling_waste", 0) > 0:
+            # Groups that dynamic sampling drops are not in the batch, and not in its mean.
+            label = "reward of kept groups"
+        text = f"{label} {number(value, one.form)}"
         if one.has_change and before is not None and one.metric in before:
             moved = change(value, before[one.metric], one.form)
             text += f" ({moved})" if moved else ""

@@ -62,6 +62,11 @@ def test_a_reward_that_is_the_share_of_right_answers_is_drawn_once():
     assert titles(rows)["what is judged"] == ["right answers, which is the reward"]
 
 
+def test_a_mean_over_kept_groups_is_called_so():
+    first = titles(rows_of(1, 2, data__sampling_waste=0.5))["what is judged"][0]
+    assert first == "reward (in training of the kept groups)"
+
+
 def test_one_reward_function_is_the_reward():
     rows = [{name: row[name] for name in row if name != "rewards/format"} for row in rows_of(1, 2)]
     assert titles(rows)["what is judged"] == ["reward", "right answers"]
