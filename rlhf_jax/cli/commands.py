@@ -230,7 +230,12 @@ def run_folder_of(target: pathlib.Path) -> pathlib.Path:
 
 NO_RESULT = re.compile(r"step|split|loss/weight|time/.*")
 """What stands in a row of an evaluation and is no result of it."""
-STORY = ("rlhf_jax.runs.story", "rlhf_jax.io.progress", "rlhf_jax.io.interrupt")
+STORY = (
+    "rlhf_jax.runs.story",
+    "rlhf_jax.runs.compare",
+    "rlhf_jax.io.progress",
+    "rlhf_jax.io.interrupt",
+)
 """Who tells how several runs go, one after the other; each run's log.txt has the rest."""
 
 

@@ -14,6 +14,7 @@ from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import Checkpointer, plot_curves, read_metrics
 from rlhf_jax.io.interrupt import ending_in_order
+from rlhf_jax.io.words import held_out_line
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.evaluate import evaluate_checkpoints, evaluate_folder
 from rlhf_jax.runs.footprint import run_bytes
@@ -127,12 +128,7 @@ def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
             f"prompts.rewards: no reward says right or wrong ({metric} is missing); put such a one "
             "first"
         )
-    _log.info(
-        "start: held-out %s %.3f, accuracy/greedy %.3f",
-        metric,
-        before[metric],
-        before.get("accuracy/greedy", float("nan")),
-    )
+    _log.info("all go on from here, held-out: %s", held_out_line(before))
     runs = []
     for stage in config.runs:
         clock = time.perf_counter()
@@ -227,6 +223,7 @@ def _offline_curve(
     """The start and the checkpoints that the run kept, measured now."""
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         steps = checkpointer.all_steps()
+    _log.info("measuring the start and %d checkpoints on held-out prompts", len(steps))
     elapsed = {row["step"]: row["time/elapsed"] for row in rows if row["split"] == "train"}
     curve = [_point(evaluate_folder(measuring), 0, 0.0)]
     for step, metrics in zip(
