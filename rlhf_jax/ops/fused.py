@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.ops.vocab_chunks import Inputs, Saved, backward, forward
-from rlhf_jax.types import TokenLogps
+from rlhf_jax.types import TokenStats
 
 Scalar: TypeAlias = float | Float[Array, ""]
 
@@ -121,7 +121,7 @@ def fused_token_stats(
     block: int | None = None,
     entropy: bool = True,
     top: bool = False,
-) -> TokenLogps:
+) -> TokenStats:
     """`fused_token_logps`, and whether each token is the likeliest.
 
     Args:
@@ -129,7 +129,7 @@ def fused_token_stats(
         top: whether it is wanted; a comparison with the largest logit, which is known anyway.
 
     Returns:
-        `types.TokenLogps`; `top` has no gradient, and column 0 is 0.
+        `types.TokenStats`; `top` has no gradient, and column 0 is 0.
     """
     _check(hidden, unembed, tokens, scored, mesh)
     static = _Static(None if mesh is None or mesh.size == 1 else mesh, block, entropy, top)
@@ -140,7 +140,7 @@ def fused_token_stats(
     )
     cap = None if softcap is None else lax.stop_gradient(jnp.asarray(softcap))
     logps, spread, first = _fused(hidden, unembed, tokens, scored, scale, cap, static)
-    return TokenLogps(logps, spread, None if first is None else lax.stop_gradient(first))
+    return TokenStats(logps, spread, None if first is None else lax.stop_gradient(first))
 
 
 def _check(
