@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from rlhf_jax.config.document import Plain, settled
-from rlhf_jax.config.errors import ELSEWHERE, ConfigError, did_you_mean, one_line
+from rlhf_jax.config.errors import LEAST_ELSEWHERE, ConfigError, did_you_mean, one_line
 from rlhf_jax.config.fields import (
     REQUIRED,
     Key,
@@ -89,7 +89,7 @@ class Context(NamedTuple):
         deepest = max(given, key=len, default=key).rpartition(".")[2]
         hint = _elsewhere(name, known) or (_elsewhere(deepest, known) if name in SECTIONS else "")
         hint = hint or did_you_mean(key, siblings) or _elsewhere(deepest, known)
-        hint = hint or did_you_mean(key, known, least=ELSEWHERE)
+        hint = hint or did_you_mean(key, known, least=LEAST_ELSEWHERE)
         place = f"in {section}" if section else "at the top level"
         text = f"{key}: unknown key; allowed {place}: {', '.join(fields)}{hint}"
         return self.error(given[0] if given else key, text)

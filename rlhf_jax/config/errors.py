@@ -13,7 +13,7 @@ class ConfigError(RlhfError, ValueError):
     exit_code = 2
 
 
-ELSEWHERE = 0.75
+LEAST_ELSEWHERE = 0.75
 """How alike a key of another section must be: a sibling is meant sooner."""
 
 
