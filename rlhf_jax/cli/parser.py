@@ -19,7 +19,7 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     """
     parser = _make_parser(
         prog="rlhf-jax",
-        description="Align language models in JAX: SFT, DPO, PPO, GRPO, DAPO.",
+        description="Align language models in JAX: SFT, DPO, KTO, PPO, GRPO, DAPO.",
         epilog=epilogs.TOP + epilogs.EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"rlhf-jax {_version()}")

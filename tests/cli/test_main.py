@@ -133,8 +133,8 @@ def test_version(capsys):
         ),
         (
             ["algorithms", "dop"],
-            "'dop' is not an algorithm; there are sft, reward_model, dpo, ppo, grpo, dapo; did you "
-            "mean 'dpo'?",
+            "'dop' is not an algorithm; there are sft, reward_model, dpo, kto, ppo, grpo, dapo; "
+            "did you mean 'dpo'?",
         ),
         (["train", "nowhere/tini.yaml"], "nowhere/tini.yaml: no such configuration file"),
         (
