@@ -20,6 +20,7 @@ from rlhf_jax.io.sinks import (
     TensorBoardSink,
     WandbSink,
     read_metrics,
+    salvage_metrics,
 )
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "plot_curves",
     "plot_run",
     "read_metrics",
+    "salvage_metrics",
 ]

@@ -291,6 +291,7 @@ class Collector:
             return metrics
         tokens = counters["tokens"]
         metrics |= {
+            "data/tokens_generated": tokens,
             "data/sampling_waste": 1.0 - counters["data/groups_kept"] / generated,
             "sampler/utilisation": tokens / max(counters["slot_steps"], 1.0),
             "sampler/tokens_per_second": tokens / max(counters["time/generate"], 1e-9),

@@ -44,6 +44,7 @@ class Recorder:
         updates_per_step: int = 1,
         resumed_at: int | None = None,
         callbacks: Sequence[Callback] = (),
+        compiling: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Remembers where everything goes.
 
@@ -60,6 +61,7 @@ class Recorder:
           updates_per_step: optimizer steps in each.
           resumed_at: the run goes on from its own checkpoint of this step; None: it starts.
           callbacks: see every step's metrics.
+          compiling: seconds spent on compiling until now; it only grows.
         """
         self._training = training
         self._folder = folder
@@ -73,11 +75,14 @@ class Recorder:
         self._is_resumed = resumed_at is not None
         self._saved = resumed_at
         self._callbacks = tuple(callbacks)
+        self._compiling = compiling
+        self._compiled = 0.0
         self.wants_stop = False
 
     def started(self, now: RunState) -> None:
         """Before the first step: an evaluation of the start; of a resumed run only one that was due
         and is missing."""
+        self._compiled = self._compiling()  # what was compiled to get here belongs to no row
         if self._is_resumed:
             self._evaluations.resumed()
             if not self._evaluations.is_due(now.step):
@@ -113,6 +118,7 @@ class Recorder:
                 in_a_row,
             )
         if step % training.log_every == 0 or in_a_row > most:
+            values = {**values, **self._compile_time()}
             self._folder.write(step, {**values, **slowest(values)}, split="train")
         if in_a_row > most:
             several = f", {self._updates} updates a step" if self._updates > 1 else ""
@@ -168,7 +174,8 @@ class Recorder:
             )
             return
         seconds = time.perf_counter() - began
-        self._folder.write(now.step, metrics | {"time/evaluate": seconds}, split="eval")
+        times = {"time/evaluate": seconds} | self._compile_time()
+        self._folder.write(now.step, metrics | times, split="eval")
         self._evaluations.made(now.step, metrics, saved=self._saved == now.step)
 
     def ended(self, now: RunState, *, over: bool, stopped: bool) -> bool:
@@ -195,6 +202,13 @@ class Recorder:
     def finish(self) -> None:
         """Says which checkpoint was best, once all are written."""
         self._evaluations.finish()
+
+    def _compile_time(self) -> dict[str, float]:
+        """Seconds of compiling since the row before; nothing where there were none."""
+        before = self._compiled
+        self._compiled = self._compiling()
+        spent = self._compiled - before
+        return {"time/compile": spent} if spent > 0 else {}
 
     def _is_save_step(self, step: int) -> bool:
         every = self._training.save_every

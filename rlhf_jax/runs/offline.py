@@ -177,7 +177,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
         total=total_steps,
     )
     start_step = now.step
-    session.folder.start(total_steps=total_steps, start_step=start_step)
+    session.start(total_steps=total_steps, start_step=start_step)
 
     with StopRequest() as request, prefetch(loader, now.step - first) as batches:
         stop = Stop(request, training.save_before, session.began)

@@ -105,6 +105,7 @@ def train(
         exported = None
         if not finished.was_interrupted:
             exported = export_trees(session.folder, finished)
+        session.ended(interrupted=finished.was_interrupted)
     with ending_together():
         metrics = session.folder.last_metrics()
     return RunResult(

@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_jax.algorithms import METRICS
 from rlhf_jax.cli.parser import make_parser
+from rlhf_jax.loops.metrics import RUN_METRICS
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text()
@@ -53,6 +54,16 @@ def test_metrics_table_is_the_librarys():
     rows = dict(re.findall(r"^\| `([a-z_]+/[a-z_]+|[a-z_]+)` \| (.*?) \|$", README, re.MULTILINE))
     for name, text in METRICS.items():
         assert rows.get(name) == text.replace("|", "\\|"), name
+
+
+def test_metrics_of_the_loops_are_the_librarys():
+    """Both ways: a row of the table that `rlhf-jax metrics` and `report` do not know is missing in
+    `rlhf_jax.loops.metrics.RUN_METRICS`."""
+    table = README.split("| name | meaning |")[1].split("\n\n")[0]
+    lines = re.findall(r"^\| (`.*?) \| (.*?) \|$", table, re.MULTILINE)
+    rows = {tuple(re.findall(r"`([^`]+)`", names)): text for names, text in lines}
+    rows = {names: text for names, text in rows.items() if names[0] not in METRICS}
+    assert rows == {names: text.replace("|", "\\|") for names, text in RUN_METRICS.items()}
 
 
 def test_no_placeholder_is_left():
