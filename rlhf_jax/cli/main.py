@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command is None:
             refuse_usage(
                 "no command: train, evaluate, compare, data, export, generate, launch, models, "
-                "algorithms, bench, plan, quickstart"
+                "algorithms, bench, plan, quickstart, report, show, metrics"
             )
     except SystemExit as stop:
         return int(stop.code or 0)
