@@ -84,12 +84,12 @@ def read_completions(
     if not rows:
         return Completions([], names, total, notes)
     shown = {row["step"] for row in rows}
-    if len(rows) < sum(counts[key] for key in asked):
-        all_steps = {key[0] for key in asked}
+    there = sum(counts[key] for key in asked)
+    if len(rows) < there:
+        steps = len({key[0] for key in asked})
         notes.append(
-            f"Shown are {len(rows):,} of {sum(counts[key] for key in asked):,} completions, of "
-            f"{len(shown):,} of {len(all_steps):,} steps that have some; all are in "
-            f"{run.path / 'completions'}."
+            f"Shown are {len(rows):,} of {there:,} completions, of {len(shown):,} of {steps:,} "
+            "steps that have some; all are in completions/ of the run folder."
         )
     cut = sum(row["cut"] for row in rows)
     if cut:

@@ -553,6 +553,7 @@
     const averaged = Math.max(...data.runs.map((run) => run.train.averaged), 1);
     const parts = [];
     if (data.groups.some((group) => group.runs.length > 1)) parts.push("Thick: mean over seeds; thin: each seed; shaded: lowest to highest seed.");
+    if (data.groups.length > COLOURS) parts.push(`There are more configurations than colours (${COLOURS}): switch some off to tell the others apart.`);
     if (averaged > 1) parts.push(`Long runs: a point is the mean of up to ${averaged} rows.`);
     return parts.length ? element("p", { class: "muted small below", text: parts.join(" ") }) : null;
   }
