@@ -282,10 +282,8 @@ class Collector:
             "data/groups_left": float(rest.size),
             "data/epoch": cursor.passed / self.prompts.num_examples,
         }
-        if cursor.skipped:
-            metrics["data/steps_skipped"] = float(cursor.skipped)
-        if cursor.retired:
-            metrics["data/prompts_retired"] = float(len(cursor.retired))
+        counts = {"data/steps_skipped": cursor.skipped, "data/prompts_retired": len(cursor.retired)}
+        metrics |= {name: float(number) for name, number in counts.items() if number}
         generated = counters.get("data/groups_generated", 0.0)
         if not generated:
             return metrics

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-import rlhf_jax
+from rlhf_jax import __version__
 from rlhf_jax.io.disk import naming
 from rlhf_jax.sharding.processes import count
 
@@ -32,11 +32,11 @@ _PATIENCE = 5.0
 def describe_environment() -> dict[str, Any]:
     """Versions, devices and commit of this process, as JSON values."""
     devices = jax.devices()
-    commit, is_changed = source_state(pathlib.Path(rlhf_jax.__file__).parent)
+    commit, is_changed = source_state(pathlib.Path(__file__).parents[1])
     return {
         "process": os.getpid(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "rlhf_jax": rlhf_jax.__version__,
+        "rlhf_jax": __version__,
         "commit": commit,
         "source_changed": is_changed,
         "python": platform.python_version(),
