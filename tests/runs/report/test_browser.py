@@ -103,7 +103,7 @@ def test_text_of_a_run_runs_nothing(opened):
     assert opened.run("return document.title") == "dapo, grpo (2 seeds) · training report"
     search = opened.find("#pick-text")[0]
     opened.type(search, "onerror")
-    assert opened.run(COUNT) == "1 to 1 of 1"
+    assert opened.run(COUNT) == "1 to 2 of 2", "in both seeds"
     opened.click(opened.find(".row summary")[0])
     texts = opened.run("return [...document.querySelectorAll('.row pre')].map((e) => e.innerText)")
     assert texts == [HOSTILE, HOSTILE]
