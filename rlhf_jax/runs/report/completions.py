@@ -241,7 +241,7 @@ def _bounded(
     for row in rows:
         by_step.setdefault((row["step"], row["split"]), []).append(row)
     prompts: set[str] = set()
-    kept = []
+    kept: list[dict[str, Any]] = []
     for key in chosen:
         for row in by_step.get(key, []):
             prompt = str(row.get("prompt") or "")

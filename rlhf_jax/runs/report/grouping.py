@@ -127,8 +127,8 @@ def differences(runs: Sequence[Run], groups: Sequence[Group]) -> list[Difference
         return []
     configs = [runs[group.runs[0]].config for group in groups]
     keys = dict.fromkeys(key for config in configs for key in config if is_important(key))
-    shared = []
-    partial = []
+    shared: list[Difference] = []
+    partial: list[Difference] = []
     for key in keys:
         values = [config.get(key, MISSING) for config in configs]
         texts = [show_value(value) for value in values]
