@@ -18,10 +18,6 @@ from rlhf_jax.runs.provenance import read_sessions
 
 _log = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
-SKIPPED = frozenset(
-    ("checkpoints", "export", "critic", "tokenizer", "tensorboard", "completions", "cache", "wandb")
-)
-"""Folders of a run in which no further run is looked for."""
 DEPTH = 4
 """Levels below a folder of runs."""
 
@@ -180,7 +176,7 @@ def runs_below(folder: pathlib.Path, depth: int) -> list[pathlib.Path]:
         return []
     found: list[pathlib.Path] = []
     for path in sorted(folder.iterdir()):
-        if not path.is_dir() or path.name in SKIPPED or path.name.startswith("."):
+        if not path.is_dir() or path.name.startswith("."):
             continue
         if (path / METRICS_FILE).is_file():
             found.append(path)
