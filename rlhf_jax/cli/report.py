@@ -38,6 +38,8 @@ def show(options: argparse.Namespace) -> int:
             "--step, --split, --sort, --reverse, --wrong and --right choose completions: add "
             "--completions"
         )
+    if options.limit < 1:
+        raise ConfigError(f"--limit {options.limit} must be at least 1")
     if options.completions:
         for run in runs:
             _show_completions(run, options)

@@ -84,6 +84,7 @@ def test_completions(runs, capsys, options, shown):
         (["show", "{1}", "--step", "3"], "choose completions: add --completions"),
         (["show", "{1}", "--completions", "--step", "3"], "holds no completions of step 3"),
         (["show", "{2}", "--completions"], "holds no completions: offline algorithms"),
+        (["show", "{1}", "--completions", "--limit", "0"], "--limit 0 must be at least 1"),
         (["show", "{0}/grop"], "no such folder; did you mean 'grpo'"),
         (["report", "{1}/completions"], "is no run and holds none"),
         (["compare", "{1}", "{2}"], "to compare runs that are there: rlhf-jax report {1} {2}"),
