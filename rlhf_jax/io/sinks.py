@@ -269,9 +269,8 @@ def _salvaged(line: str) -> dict[str, Any] | None:
         for name, value in row.items()
         if name != "split"
     }
-    return {name: value for name, value in values.items() if isinstance(value, int | float)} | {
-        "split": row["split"]
-    }
+    numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+    return numbers | {"split": row["split"]}
 
 
 def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
