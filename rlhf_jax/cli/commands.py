@@ -19,6 +19,7 @@ from rlhf_jax.cli.keys import describe_algorithm
 from rlhf_jax.cli.launch import launch
 from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, say
 from rlhf_jax.cli.plan import plan as plan_command
+from rlhf_jax.cli.report import metrics, report, show
 from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.config.fields import in_yaml
@@ -291,4 +292,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "bench": bench,
     "plan": plan,
     "quickstart": quickstart,
+    "report": report,
+    "show": show,
+    "metrics": metrics,
 }

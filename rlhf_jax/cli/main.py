@@ -62,7 +62,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if options.command is None:
         refuse_usage(
             "no command: train, evaluate, compare, data, export, generate, launch, models, "
-            "algorithms, bench, plan, quickstart"
+            "algorithms, bench, plan, quickstart, report, show, metrics"
         )
     return options
 

@@ -2,6 +2,7 @@
 
 config.yaml      the resolved configuration
 metrics.jsonl    one row per step and evaluation
+sessions.json    what every session ran on, and how it ended (`rlhf_jax.runs.provenance`)
 log.txt          plain lines (log.1.txt, ...: warnings of the further processes of a run)
 metrics.png      plot of the metrics, drawn at the end
 tensorboard/     event files

@@ -178,7 +178,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
         total=total_steps,
     )
     start_step = now.step
-    session.folder.start(total_steps=total_steps, start_step=start_step)
+    session.start(total_steps=total_steps, start_step=start_step)
 
     with (
         StopRequest(lambda: last_saved(session.run_dir)) as request,

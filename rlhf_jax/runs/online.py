@@ -248,7 +248,7 @@ def accepted(
 ) -> Iterator[CompletionsWriter]:
     """The run's files, once the reward functions are loaded too and nothing refuses the run any
     more."""
-    session.folder.start(total_steps=total_steps, start_step=step)
+    session.start(total_steps=total_steps, start_step=step)
     with CompletionsWriter(
         session.folder.path / "completions",
         kind=session.config.logging.save_completions if is_leader() else "none",

@@ -17,9 +17,11 @@ from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.groups import RunState
 from rlhf_jax.loops.recorder import Callback, Recorder
 from rlhf_jax.loops.resume import Source
+from rlhf_jax.runs.compilation import seconds_compiling
+from rlhf_jax.runs.provenance import note_end, note_session
 from rlhf_jax.runs.resident import resident_bytes
 from rlhf_jax.runs.source import agreed_step, earlier_sessions, find_source, take_tokenizer
-from rlhf_jax.sharding.processes import exchange, from_leader
+from rlhf_jax.sharding.processes import exchange, from_leader, is_leader
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,16 @@ class Session(NamedTuple):
     def meta(self, identity: Mapping[str, Any], **further: Any) -> dict[str, Any]:
         """What every checkpoint says of its run."""
         return {**identity, "algorithm": algorithm_name(self.config.algorithm), **further}
+
+    def start(self, *, total_steps: int, start_step: int) -> None:
+        """The run is accepted: its files are opened, and it is noted what it runs on."""
+        self.folder.start(total_steps=total_steps, start_step=start_step)
+        from_leader("session", lambda: note_session(self.run_dir, self.resumed_at))
+
+    def ended(self, *, interrupted: bool) -> None:
+        """Nothing is left to do in this session: it is noted how it ended."""
+        how = "interrupted" if interrupted else "finished"
+        from_leader("end of session", lambda: note_end(self.run_dir, how))
 
     def evaluations(self, total_steps: int) -> Evaluations:
         """Account of what was evaluated, in earlier sessions too."""
@@ -87,6 +99,7 @@ class Session(NamedTuple):
             show=show,
             export=lambda now: export(now.step, now.train.params["policy"]),
             export_every=self.config.checkpoint.export_every,
+            compiling=seconds_compiling,
         )
 
 
@@ -119,9 +132,16 @@ def open_session(
         ):
             source = find_source(config, checkpointer, resume)
             from_leader("tokenizer of the source", lambda: take_tokenizer(config, source))
-            yield Session(
+            session = Session(
                 config, run_dir, folder, checkpointer, source, tuple(callbacks), resident, began
             )
+            try:
+                yield session
+            except BaseException as error:
+                if is_leader():
+                    reason = " ".join(str(error).split())
+                    note_end(run_dir, f"{type(error).__name__}: {reason}".removesuffix(": "))
+                raise
 
 
 def last_saved(run_dir: pathlib.Path) -> str:

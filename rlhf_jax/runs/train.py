@@ -55,11 +55,11 @@ def train(
 ) -> RunResult:
     """Trains as configured: SFT, reward model, DPO, PPO, GRPO, DAPO, or an algorithm of one's own.
 
-    The run folder holds `config.yaml` (resolved), `metrics.jsonl`, `log.txt`, `tensorboard/`,
-    `checkpoints/`, online also `completions/`, and at the end `export/`, a folder that transformers
-    loads (and one per further trained tree, such as PPO's `critic/`). A run that was interrupted or
-    killed goes on from its last checkpoint with the same bits as if it had not been
-    (`checkpoint.resume`).
+    The run folder holds `config.yaml` (resolved), `sessions.json` (what each session ran on, and
+    how it ended), `metrics.jsonl`, `log.txt`, `tensorboard/`, `checkpoints/`, online also
+    `completions/`, and at the end `export/`, a folder that transformers loads (and one per further
+    trained tree, such as PPO's `critic/`). A run that was interrupted or killed goes on from its
+    last checkpoint with the same bits as if it had not been (`checkpoint.resume`).
 
     Args:
       config: a whole run (`load_config` or built in Python).
@@ -109,6 +109,7 @@ def train(
         if not finished.was_interrupted:
             dtype = config.checkpoint.export_dtype
             exported = export_trees(session.folder, finished, dtype=dtype)
+        session.ended(interrupted=finished.was_interrupted)
     with ending_together():
         metrics = session.folder.last_metrics()
     return RunResult(
