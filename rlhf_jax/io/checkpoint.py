@@ -13,7 +13,6 @@ import contextlib
 import logging
 import math
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
@@ -22,6 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from rlhf_jax import cloud
 from rlhf_jax.io.errors import CheckpointError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint
 from rlhf_jax.io.manager import discard_failed, open_manager, remove_unfinished
@@ -64,7 +64,7 @@ class Checkpointer:
     by the next call.
 
     Args:
-        directory: folder of the checkpoints.
+        directory: folder of the checkpoints, or its address in a bucket.
         keep_last: newest checkpoints to keep.
         keep_best: checkpoints to keep beside them because `best_metric` is best.
         best_metric: key in the metrics given to `rate` or `save`.
@@ -86,7 +86,9 @@ class Checkpointer:
             )
         if keep_best and best_metric is None:
             raise ValueError(f"keep_best={keep_best} needs best_metric")
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = cloud.place(directory, "run_dir")
+        if not cloud.is_bucket(self.directory):
+            self.directory = self.directory.absolute()
         self._best_metric = best_metric
         self._ranks = Ranks(self.directory, best_metric, best_mode)
         keep: list[Any] = [policies.LatestN(keep_last)]
@@ -99,6 +101,8 @@ class Checkpointer:
             if best_metric is not None
             else None,
             enable_async_checkpointing=True,
+            # in a bucket a folder is there when there is something in it
+            create=not cloud.is_bucket(self.directory),
             # reads nothing of checkpoints that are not asked for
             lightweight_initialize=best_metric is None,
         )
@@ -334,7 +338,7 @@ class Checkpointer:
         if self._open_manager is None:
             if not create and not self.directory.is_dir():
                 return None
-            if is_leader():
+            if is_leader() and not cloud.is_bucket(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
             if self._best_metric is not None:
                 check_metrics(self.directory)

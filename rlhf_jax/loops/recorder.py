@@ -170,6 +170,7 @@ class Recorder:
         seconds = time.perf_counter() - began
         self._folder.write(now.step, metrics | {"time/evaluate": seconds}, split="eval")
         self._evaluations.made(now.step, metrics, saved=self._saved == now.step)
+        self._folder.publish()
 
     def ended(self, now: RunState, *, over: bool, stopped: bool) -> bool:
         """After the last step: what is not saved is saved, what is not evaluated is evaluated.

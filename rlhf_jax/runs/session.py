@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlhf_jax import cloud
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import Config
 from rlhf_jax.config.sections import seconds_of
@@ -18,7 +19,7 @@ from rlhf_jax.loops.recorder import Callback, Recorder
 from rlhf_jax.loops.resume import Source
 from rlhf_jax.runs.resident import resident_bytes
 from rlhf_jax.runs.source import agreed_step, earlier_sessions, find_source, take_tokenizer
-from rlhf_jax.sharding.processes import exchange, from_leader
+from rlhf_jax.sharding.processes import exchange, from_leader, gathered
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class Session(NamedTuple):
 
     config: Config
     run_dir: pathlib.Path
+    """Where its files are written, on this machine."""
     folder: RunFolder
     checkpointer: Checkpointer
     source: Source | None
@@ -95,7 +97,7 @@ def open_session(
       progress: see `RunFolder`.
       callbacks: of the run.
     """
-    run_dir = pathlib.Path(config.run_dir)
+    run_dir = cloud.place(config.run_dir, "run_dir")
     resident = resident_bytes()
     with Checkpointer(
         run_dir / "checkpoints",
@@ -110,10 +112,19 @@ def open_session(
             RunFolder(config, resume_step=resume, progress=progress) as folder,
         ):
             source = find_source(config, checkpointer, resume)
-            from_leader("tokenizer of the source", lambda: take_tokenizer(config, source))
+            share_tokenizer(config, source, folder)
             yield Session(
-                config, run_dir, folder, checkpointer, source, tuple(callbacks), resident, began
+                config, folder.path, folder, checkpointer, source, tuple(callbacks), resident, began
             )
+
+
+def share_tokenizer(config: Config, source: Source | None, folder: RunFolder) -> None:
+    """Another run's tokenizer where this run's is looked for: in one folder, or in that of each
+    process."""
+    if cloud.is_bucket(folder.address):
+        gathered("tokenizer of the source", lambda: take_tokenizer(config, source, folder.path))
+    else:
+        from_leader("tokenizer of the source", lambda: take_tokenizer(config, source, folder.path))
 
 
 class Stop:

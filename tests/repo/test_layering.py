@@ -11,6 +11,7 @@ from rlhf_jax.algorithms import ALGORITHMS
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
 LAYERS = {
     "errors": 0,
+    "cloud": 1,
     "target": 0,
     "types": 0,
     "ops": 1,
