@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from rlhf_jax import cloud
 from rlhf_jax.io.errors import CheckpointError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint
-from rlhf_jax.io.manager import discard_failed, open_manager, remove_unfinished
+from rlhf_jax.io.manager import discard_failed, open_manager, options_for, remove_unfinished
 from rlhf_jax.io.quiet import silence_orbax
 from rlhf_jax.io.ranks import BestRanked, Ranks, Saved, stale_steps
 from rlhf_jax.io.restore import read_params, read_parts, read_state
@@ -35,6 +35,7 @@ from rlhf_jax.io.stored import (
     check_metrics,
     fields,
     or_whole,
+    save_args,
     save_error,
     stored_metrics,
 )
@@ -101,8 +102,7 @@ class Checkpointer:
             if best_metric is not None
             else None,
             enable_async_checkpointing=True,
-            # in a bucket a folder is there when there is something in it
-            create=not cloud.is_bucket(self.directory),
+            **options_for(self.directory),
             # reads nothing of checkpoints that are not asked for
             lightweight_initialize=best_metric is None,
         )
@@ -155,8 +155,8 @@ class Checkpointer:
                 metrics=ranked,
             )
             items = ocp.args.Composite(
-                params=ocp.args.StandardSave(arrays["params"]),
-                rest=ocp.args.StandardSave(arrays["rest"]),
+                params=save_args(self.directory, arrays["params"]),
+                rest=save_args(self.directory, arrays["rest"]),
                 meta=ocp.args.JsonSave(seal(sealed)),
             )
             self._saving = step

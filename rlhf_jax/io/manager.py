@@ -2,23 +2,45 @@
 
 import logging
 import shutil
+from typing import Any
 
 import orbax.checkpoint as ocp
 
 from rlhf_jax import cloud
 from rlhf_jax.cloud import Place
-from rlhf_jax.io.stored import is_complete, reading
+from rlhf_jax.io.s3_arrays import TreeHandler
+from rlhf_jax.io.stored import is_complete, is_s3, reading
 from rlhf_jax.sharding.processes import is_leader
 
 _log = logging.getLogger(__name__)
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
-def open_manager(directory: Place, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+def options_for(directory: Place) -> dict[str, Any]:
+    """What `CheckpointManagerOptions` must say of a place.
+
+    In a bucket a folder is there when there is something in it, and cannot be renamed: a last file
+    says that a checkpoint is complete. Orbax knows this of `gs://` alone.
+    """
+    if not is_s3(directory):
+        return {"create": not cloud.is_bucket(directory)}
+    return {
+        "create": False,
+        "atomicity_options": ocp.options.AtomicityOptions(
+            mode=ocp.options.AtomicityMode.COMMIT_FILE
+        ),
+        "async_options": ocp.AsyncOptions(create_directories_asynchronously=False),
+    }
+
+
+def open_manager(
+    directory: Place, options: ocp.CheckpointManagerOptions
+) -> ocp.CheckpointManager:
     """Opens a folder whose steps hold the items `params`, `rest` and `meta`."""
+    arrays = TreeHandler if is_s3(directory) else ocp.StandardCheckpointHandler
     handlers = {
-        "params": ocp.StandardCheckpointHandler(),
-        "rest": ocp.StandardCheckpointHandler(),
+        "params": arrays(),
+        "rest": arrays(),
         "meta": ocp.JsonCheckpointHandler(),
     }
     with reading(directory):

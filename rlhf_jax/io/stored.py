@@ -20,6 +20,7 @@ from rlhf_jax.cloud import Place
 from rlhf_jax.io.disk import describe_bytes, free_bytes, is_disk_full
 from rlhf_jax.io.errors import CheckpointError, UnreadableError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
+from rlhf_jax.io.s3_arrays import RestoreTree, SaveTree
 from rlhf_jax.io.seal import DamagedError, Meta, unseal
 from rlhf_jax.sharding.processes import count
 
@@ -90,7 +91,7 @@ class StoredStep:
         found = {}
         for name, tree in wanted.items():
             with reading(self.folder / name):
-                items = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(tree))})
+                items = ocp.args.Composite(**{name: restore_args(self.folder, _abstract(tree))})
                 found[name] = self.manager.restore(self.step, args=items)[name]
                 used = {
                     key: part
@@ -248,6 +249,21 @@ def complete_steps(directory: Place) -> list[int]:
         for child in directory.iterdir()
         if child.name.isdigit() and is_complete(child)
     )
+
+
+def is_s3(directory: Place) -> bool:
+    """Whether a folder lies in S3, whose arrays orbax leaves to `s3_arrays`."""
+    return str(directory).startswith("s3://")
+
+
+def save_args(directory: Place, tree: Any) -> Any:
+    """How orbax is told to save arrays there."""
+    return SaveTree(tree) if is_s3(directory) else ocp.args.StandardSave(tree)
+
+
+def restore_args(directory: Place, tree: Any) -> Any:
+    """How orbax is told to read arrays there, onto the shapes and shardings of a tree."""
+    return RestoreTree(tree) if is_s3(directory) else ocp.args.StandardRestore(tree)
 
 
 def is_complete(folder: Place) -> bool:
