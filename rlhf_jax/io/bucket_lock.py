@@ -138,8 +138,9 @@ class BucketLock:
             except FileNotFoundError:
                 return None
             except ValueError:
-                return {"word": "", "by": "something that is no run"}
-            return {"word": "", "by": "?"} | found
+                found = None
+            unknown = {"word": "", "by": "something that is no run"}
+            return unknown | found if isinstance(found, dict) else unknown
 
         return cloud.patiently(f"{self._file} cannot be read", read)
 

@@ -1,12 +1,16 @@
-"""Ctrl-C, SIGTERM and SIGHUP ask a loop to stop after the current step; a second Ctrl-C or SIGTERM
-stops it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP ask a loop to stop after the current step, as does the notice that the
+machine will be taken away; a second Ctrl-C or SIGTERM stops it at once."""
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
+from rlhf_jax.io.maintenance import MaintenanceWatch
+
+_log = logging.getLogger(__name__)
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """Ask once, and end the process the second time."""
 
@@ -19,17 +23,19 @@ class StopRequest:
     set in the main thread; elsewhere (a notebook's worker thread) nothing is requested.
 
     Attributes:
-      signum: the signal that asked, or None.
+      signum: the signal that asked, or None; SIGTERM for a notice.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._previous: dict[int, object] = {}
+        self._watch = MaintenanceWatch(self._notice)
 
     def __enter__(self) -> "StopRequest":
         if is_main_thread():
             for signum in (*STOPPING, *hangup()):
                 self._previous[signum] = signal.signal(signum, self._handle)
+        self._watch.__enter__()
         return self
 
     def __exit__(
@@ -38,9 +44,14 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._watch.__exit__(kind, error, trace)
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
         self._previous.clear()
+
+    def _notice(self, said: str) -> None:
+        _log.warning("the machine will be stopped (%s): the run saves and ends", said)
+        self.signum = self.signum or signal.SIGTERM
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.signum = self.signum or signum

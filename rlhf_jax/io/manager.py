@@ -33,9 +33,7 @@ def options_for(directory: Place) -> dict[str, Any]:
     }
 
 
-def open_manager(
-    directory: Place, options: ocp.CheckpointManagerOptions
-) -> ocp.CheckpointManager:
+def open_manager(directory: Place, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     """Opens a folder whose steps hold the items `params`, `rest` and `meta`."""
     arrays = TreeHandler if is_s3(directory) else ocp.StandardCheckpointHandler
     handlers = {

@@ -18,7 +18,6 @@ files are written, and how they come into a bucket, is `workplace`.
 
 import logging
 import os
-import pathlib
 import re
 import shutil
 import time
@@ -75,6 +74,10 @@ class RunFolder:
     run has been asked, what an earlier session left is as it was: config.yaml and metrics.jsonl.
     Of several processes the leader writes; the others keep their warnings in log.NUMBER.txt.
 
+    Attributes:
+        path: where the files are written, on this machine.
+        address: the folder that the configuration names.
+
     Args:
         config: the run's configuration.
         resume_step: step of the checkpoint that the run goes on from, None to start. Rows after it
@@ -91,7 +94,13 @@ class RunFolder:
         self, config: RunConfig, *, resume_step: int | None = None, progress: bool | None = None
     ):
         self.place = workplace(config.run_dir)
-        from_leader("run folder", lambda: check_may_start(config, resume_step, self.place))
+        self.path = self.place.local
+        self.address = self.place.address
+        try:
+            from_leader("run folder", lambda: check_may_start(config, resume_step, self.place))
+        except BaseException:
+            self.place.leave(publish=False)
+            raise
         self._config = config
         self._resume_step = resume_step
         self._live = progress
@@ -114,16 +123,6 @@ class RunFolder:
             self.__exit__(type(error), error, None)
             raise
         return self
-
-    @property
-    def path(self) -> pathlib.Path:
-        """Where the files are written, on this machine."""
-        return self.place.local
-
-    @property
-    def address(self) -> Place:
-        """The folder that the configuration names."""
-        return self.place.address
 
     @property
     def _log_name(self) -> str:
