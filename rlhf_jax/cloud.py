@@ -35,7 +35,6 @@ THREADS = 8
 """Files that are copied at once."""
 _FINAL = (400, 401, 403, 404)
 """HTTP's words for what no second try mends."""
-_CHUNK = 16 << 20
 _fetched: set[pathlib.Path] = set()
 """What this process has copied."""
 
@@ -98,7 +97,7 @@ def place(path: str | os.PathLike[str], key: str = "path") -> Place:
     if not is_address(path):
         return pathlib.Path(path)
     check_address(key, path)
-    _see_what_others_write()
+    _prepare()
     return epath.Path(os.fspath(path).rstrip("/"))
 
 
@@ -107,10 +106,13 @@ def is_bucket(path: Place) -> bool:
     return not isinstance(path, pathlib.Path)
 
 
-def _see_what_others_write() -> None:
-    """Listings are asked for anew each time: kept ones do not show what other processes wrote."""
+def _prepare() -> None:
+    """The same clients everywhere, and listings that are asked for anew each time: kept ones do not
+    show what other processes wrote."""
     import fsspec.config  # needed for buckets only
 
+    # etils would take TensorFlow's where that is installed
+    os.environ.setdefault("EPATH_USE_TF", "false")
     for protocol in ("gs", "gcs", "s3"):
         fsspec.config.conf.setdefault(protocol, {})["use_listings_cache"] = False
 
@@ -169,10 +171,22 @@ def copy_file(source: Place, target: Place) -> None:
 
     A file of a bucket is there whole or not at all; on the file system the caller renames.
     """
-    if not is_bucket(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as read, target.open("wb") as written:
-        shutil.copyfileobj(read, written, _CHUNK)
+    if is_address(target):
+        filesystem, path = _filesystem(target)
+        filesystem.put_file(os.fspath(source), path)
+    elif is_address(source):
+        filesystem, path = _filesystem(source)
+        filesystem.get_file(path, os.fspath(target))
+    else:
+        shutil.copyfile(source, target)
+
+
+def _filesystem(path: Place) -> tuple[Any, str]:
+    """The client of an address, which moves large files in parts, and the path that it takes."""
+    import fsspec  # needed for buckets only
+
+    found: tuple[Any, str] = fsspec.core.url_to_fs(os.fspath(path))
+    return found
 
 
 def files_below(folder: Place) -> list[str]:
@@ -242,12 +256,9 @@ def fetch_file(source: Place, target: pathlib.Path) -> None:
 
 
 def _stamp(file: Place) -> str:
-    import fsspec  # needed for buckets only
-
-    address = os.fspath(file)
-    if not is_address(address):
+    if not is_address(file):
         return f"{file.stat().length}-{file.stat().mtime}"
-    filesystem, path = fsspec.core.url_to_fs(address)
+    filesystem, path = _filesystem(file)
     info = filesystem.info(path)
     told = [str(info.get(name)) for name in ("size", "etag", "ETag", "md5Hash", "generation")]
     return "-".join(told)
