@@ -15,13 +15,10 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import REPO
+
 BUCKET = "pod"
 NEEDED = {"gs": ("gcsfs", "gcp_storage_emulator"), "s3": ("s3fs", "moto", "boto3")}
-_GCS = """
-import sys
-from gcp_storage_emulator.server import create_server
-create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="{bucket}").run()
-"""
 _S3 = """
 import sys, time, boto3
 from moto.server import ThreadedMotoServer
@@ -89,12 +86,15 @@ def start(scheme: str):
             pytest.skip(f"needs {' '.join(NEEDED[scheme])}, as .ci/run installs them")
     port = _free_port()
     variables = _variables(scheme, port)
-    program = (_GCS if scheme == "gs" else _S3).format(bucket=BUCKET)
+    program = ["-c", _S3.format(bucket=BUCKET)]
+    if scheme == "gs":
+        program = ["-m", "tests.gcs_emulator"]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
         process = subprocess.Popen(
-            [sys.executable, "-c", program, str(port)],
+            [sys.executable, *program, str(port), BUCKET],
+            cwd=REPO,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=os.environ | variables,

@@ -7,8 +7,12 @@ import signal
 import sys
 import time
 
+from rlhf_jax import cloud
 from rlhf_jax.cli.main import main
 from rlhf_jax.io import Checkpointer, bucket_lock
+
+LEAST = int(os.environ.get("LEAST_OBJECTS", "3"))
+"""Of the checkpoint, when the process is killed."""
 
 
 def die_at(step):
@@ -17,7 +21,9 @@ def die_at(step):
     def dying(self, number, *arguments, **options):
         save(self, number, *arguments, **options)
         if number == step:
-            time.sleep(0.1)  # some of its objects are there
+            folder = self.directory / str(step)
+            while len(cloud.files_below(folder)) < LEAST:
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
     Checkpointer.save = dying
