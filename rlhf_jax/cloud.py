@@ -35,6 +35,14 @@ THREADS = 8
 """Files that are copied at once."""
 _FINAL = (400, 401, 403, 404)
 """HTTP's words for what no second try mends."""
+_HOPELESS = (
+    PermissionError,
+    FileNotFoundError,
+    IsADirectoryError,
+    RlhfError,
+    TypeError,
+    AttributeError,
+)
 _fetched: set[pathlib.Path] = set()
 """What this process has copied."""
 
@@ -141,7 +149,7 @@ def patiently(doing: str, work: Callable[[], ValueT]) -> ValueT:
 
 
 def _is_final(error: Exception) -> bool:
-    if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError | RlhfError):
+    if isinstance(error, _HOPELESS):
         return True
     number = getattr(error, "code", None)
     return number in _FINAL or type(error).__name__ in (
@@ -191,22 +199,16 @@ def _filesystem(path: Place) -> tuple[Any, str]:
 
 def files_below(folder: Place) -> list[str]:
     """Relative names of all files in a folder of any kind, sorted; empty where there is none."""
-    if not is_bucket(folder):
+    if not is_address(folder):
+        local = pathlib.Path(folder)
         return sorted(
-            file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+            file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file()
         )
-    start = os.fspath(folder).rstrip("/") + "/"
-    names = [
-        f"{os.fspath(root).rstrip('/')}/{name}".rpartition(_after_scheme(start))[2]
-        for root, _, files in folder.walk()
-        for name in files
-    ]
+    filesystem, path = _filesystem(folder)
+    start = path.rstrip("/") + "/"
+    names = (found.removeprefix(start) for found in filesystem.find(path))
     # an object named like a folder stands for an empty one
     return sorted(name for name in names if name and not name.endswith("/"))
-
-
-def _after_scheme(text: str) -> str:
-    return text.partition("://")[2] or text
 
 
 def download(source: Place, folder: pathlib.Path) -> None:
