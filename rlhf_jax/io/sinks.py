@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rlhf_jax import cloud
+from rlhf_jax.cloud import Place
 from rlhf_jax.errors import RlhfError
 from rlhf_jax.io.disk import naming
 
@@ -219,16 +221,16 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         MetricsError: no such file, or a line other than the last is not JSON.
     """
-    path = pathlib.Path(path)
-    path = path / "metrics.jsonl" if path.is_dir() else path
-    if not path.exists():
-        raise MetricsError(f"{path}: no such metrics file")
+    file = cloud.place(path)
+    file = file / "metrics.jsonl" if file.is_dir() else file
+    if not file.exists():
+        raise MetricsError(f"{file}: no such metrics file")
     return [
         {
             name: NUMBERS.get(value, value) if name != "split" and isinstance(value, str) else value
             for name, value in row.items()
         }
-        for _, row in _rows(path)
+        for _, row in _rows(file)
     ]
 
 
@@ -277,8 +279,8 @@ def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
     return [line for line, row in _rows(path) if row["step"] <= step] if path.exists() else []
 
 
-def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+def _rows(path: Place) -> Iterator[tuple[str, dict[str, Any]]]:
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         complete = number < len(lines)
         try:

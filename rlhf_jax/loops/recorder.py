@@ -212,6 +212,7 @@ class Recorder:
         times = {"time/evaluate": seconds} | self._compile_time()
         self._folder.write(now.step, metrics | times, split="eval")
         self._evaluations.made(now.step, metrics, saved=self._saved == now.step)
+        self._folder.publish()
         self._look_for_end(now.step)
 
     def _look_for_end(self, step: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.algorithms import algorithm_name
+from rlhf_jax.cloud import is_address
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import Checkpointer, plot_curves, read_metrics
@@ -93,6 +94,11 @@ def _cache(config: CompareConfig) -> str | None:
 
 def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
     """Everything, stage by stage."""
+    if is_address(config.run_dir):
+        raise ValueError(
+            f"run_dir={config.run_dir} is in a bucket: comparisons are written to a folder of this "
+            "machine (rlhf-jax train takes buckets)"
+        )
     folder = pathlib.Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.yaml").write_text(config.to_yaml(), encoding="utf-8")

@@ -137,6 +137,7 @@ def run_online(
         def write(now: RunState) -> None:
             # Completions first: a checkpoint counts on what was generated before it.
             from_leader("flush completions", completions.flush)
+            session.folder.publish()
             save(now, session.checkpointer, meta=meta, mesh=mesh, filler=plan.filler(1))
 
         recorder = session.recorder(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlhf_jax import cloud
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import Config
 from rlhf_jax.config.sections import seconds_of
@@ -21,7 +22,7 @@ from rlhf_jax.runs.compilation import seconds_compiling
 from rlhf_jax.runs.provenance import note_end, note_session
 from rlhf_jax.runs.resident import resident_bytes
 from rlhf_jax.runs.source import agreed_step, earlier_sessions, find_source, take_tokenizer
-from rlhf_jax.sharding.processes import exchange, from_leader, is_leader
+from rlhf_jax.sharding.processes import exchange, from_leader, gathered, is_leader
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Session(NamedTuple):
 
     config: Config
     run_dir: pathlib.Path
+    """Where its files are written, on this machine."""
     folder: RunFolder
     checkpointer: Checkpointer
     source: Source | None
@@ -115,7 +117,7 @@ def open_session(
       progress: see `RunFolder`.
       callbacks: of the run.
     """
-    run_dir = pathlib.Path(config.run_dir)
+    run_dir = cloud.place(config.run_dir, "run_dir")
     resident = resident_bytes()
     with Checkpointer(
         run_dir / "checkpoints",
@@ -131,16 +133,16 @@ def open_session(
             RunFolder(config, resume_step=resume, progress=progress) as folder,
         ):
             source = find_source(config, checkpointer, resume)
-            from_leader("tokenizer of the source", lambda: take_tokenizer(config, source))
+            share_tokenizer(config, source, folder)
             session = Session(
-                config, run_dir, folder, checkpointer, source, tuple(callbacks), resident, began
+                config, folder.path, folder, checkpointer, source, tuple(callbacks), resident, began
             )
             try:
                 yield session
             except BaseException as error:
                 if is_leader():
                     reason = " ".join(str(error).split())
-                    note_end(run_dir, f"{type(error).__name__}: {reason}".removesuffix(": "))
+                    note_end(folder.path, f"{type(error).__name__}: {reason}".removesuffix(": "))
                 raise
 
 
@@ -150,6 +152,15 @@ def last_saved(run_dir: pathlib.Path) -> str:
     if not steps:
         return "no checkpoint was saved yet"
     return f"saved last was step {steps[-1]}, and the same command goes on from there"
+
+
+def share_tokenizer(config: Config, source: Source | None, folder: RunFolder) -> None:
+    """Another run's tokenizer where this run's is looked for: in one folder, or in that of each
+    process."""
+    if cloud.is_bucket(folder.address):
+        gathered("tokenizer of the source", lambda: take_tokenizer(config, source, folder.path))
+    else:
+        from_leader("tokenizer of the source", lambda: take_tokenizer(config, source, folder.path))
 
 
 class Stop:
