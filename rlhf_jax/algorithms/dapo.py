@@ -40,6 +40,7 @@ from rlhf_jax.algorithms.metrics import (
     rollout_metrics,
     sampler_metrics,
 )
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import (
     clipped_surrogate_loss,
     group_advantages,
@@ -64,6 +65,7 @@ from rlhf_jax.types import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class DAPOConfig:
     """Options of decoupled clip and dynamic sampling policy optimisation."""
@@ -79,8 +81,11 @@ class DAPOConfig:
     group_size: int = 16
     """Completions per prompt."""
     clip_low: float = 0.2
+    """The ratio of a token may fall to 1 minus this before its gradient ends."""
     clip_high: float = 0.28
+    """The ratio of a token may rise to 1 plus this before its gradient ends."""
     dual_clip: float | None = 10.0
+    """Bound c > 1 on the ratio where the advantage is negative; null for none."""
     max_new_tokens: int | None = field(
         default=None, metadata={"inherits": "rollout.max_new_tokens"}
     )

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 
 from rlhf_jax.algorithms.checks import require, weigh_pairs
 from rlhf_jax.algorithms.forward import completion_lengths, completion_logps
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import masked, weighted_sum
 from rlhf_jax.ops.checks import check_choice, check_range
 from rlhf_jax.ops.precision import Scalar, promote
@@ -43,6 +44,7 @@ READ: dict[str, Literal["none", "once", "always"]] = {
 """`reference` -> when the tree "ref" is read."""
 
 
+@checked
 @dataclass(frozen=True)
 class DPOConfig:
     """Options of direct preference optimisation."""

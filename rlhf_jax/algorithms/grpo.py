@@ -41,6 +41,7 @@ from rlhf_jax.algorithms.metrics import (
     rollout_metrics,
     sampler_metrics,
 )
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import (
     LEVELS,
     WEIGHT_MODES,
@@ -72,6 +73,7 @@ SURROGATES = ("clip", "cispo")
 BASELINES = ("group_mean", "leave_one_out")
 
 
+@checked
 @dataclass(frozen=True)
 class GRPOConfig:
     """Options of group relative policy optimisation and its relatives."""
@@ -86,8 +88,11 @@ class GRPOConfig:
     group_size: int = 8
     """Completions per prompt."""
     clip_low: float = 0.2
+    """The ratio of a token may fall to 1 minus this before its gradient ends."""
     clip_high: float = 0.2
+    """The ratio of a token may rise to 1 plus this before its gradient ends."""
     dual_clip: float | None = None
+    """Bound c > 1 on the ratio where the advantage is negative; null for none."""
     kl_coef: float = 0.0
     """Weight of the KL loss (the paper's beta); 0 needs no reference model."""
     kl_kind: str = "k3"

@@ -34,6 +34,7 @@ from rlhf_jax.algorithms.forward import (
     values,
 )
 from rlhf_jax.algorithms.metrics import rollout_metrics, sampler_metrics
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import (
     adaptive_kl_coef,
     clipped_surrogate_loss,
@@ -64,6 +65,7 @@ from rlhf_jax.types import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class PPOConfig:
     """Options of proximal policy optimisation."""
@@ -77,15 +79,21 @@ class PPOConfig:
     models."""
 
     clip_low: float = 0.2
+    """The ratio of a token may fall to 1 minus this before its gradient ends."""
     clip_high: float = 0.2
+    """The ratio of a token may rise to 1 plus this before its gradient ends."""
     dual_clip: float | None = None
     """Bound c > 1 on the ratio where the advantage is negative; None for none."""
     value_clip: float | None = 0.2
     """How far values may move in one batch, reward units; None for no clipping."""
     vf_coef: float = 0.1
+    """Weight of the critic's loss."""
     entropy_coef: float = 0.0
+    """Weight of a bonus for entropy."""
     gamma: float = 1.0
+    """Discount per token."""
     gae_lambda: float = 0.95
+    """Of generalised advantage estimation: 0 trusts the critic, 1 the reward."""
     kl_coef: float = 0.05
     """Penalty per nat in the reward (the first one, when adaptive); 0 needs no reference model."""
     kl_target: float | None = None
@@ -99,6 +107,7 @@ class PPOConfig:
     whiten_rewards: bool = False
     """Scale rewards to unit variance (their mean stays) before GAE."""
     whiten_advantages: bool = True
+    """Mean 0 and deviation 1 over the batch of completions."""
     critic: Literal["separate", "shared"] = "separate"
     """separate: a model of its own (parameters {"policy", "critic"}); shared: a value head on the
     policy's trunk."""

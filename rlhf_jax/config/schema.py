@@ -20,9 +20,9 @@ from rlhf_jax.algorithms import (
     algorithm_name,
     default_learning_rate,
 )
+from rlhf_jax.checked import check_types, checked
 from rlhf_jax.config.document import read_document, render, settled
 from rlhf_jax.config.errors import did_you_mean
-from rlhf_jax.config.fields import defaults, flat, plain
 from rlhf_jax.config.sections import (
     CheckpointConfig,
     EvaluationConfig,
@@ -31,6 +31,7 @@ from rlhf_jax.config.sections import (
     TrainingConfig,
 )
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.fields import defaults, flat, plain
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rollout.config import RolloutConfig
 from rlhf_jax.sharding import DistributedConfig, MeshConfig
@@ -77,9 +78,9 @@ _ONLINE_SECTIONS = {
     "reward_pool": PoolConfig(),
     "evaluation": EvaluationConfig(),
 }
-TRAINED_TOKENIZER = re.compile(r"bpe:([1-9][0-9]*)")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run. Together with the data and the hardware it determines every bit of the
@@ -112,6 +113,7 @@ class Config:
 
     def __post_init__(self) -> None:
         algorithm_name(self.algorithm)
+        check_types(self.algorithm)  # of a user's own, which need not be `checked`
         # settled here, so that a run's config.yaml says what it used
         if self.optimizer.learning_rate is None:
             rate = default_learning_rate(type(self.algorithm))
@@ -392,9 +394,3 @@ def _samples(name: str) -> bool:
     """Whether a registered algorithm samples its own completions."""
     chosen: Any = algorithm_config(name)
     return bool(chosen.data == "prompts")
-
-
-def trained_vocab_size(tokenizer: str | None) -> int | None:
-    """Vocabulary size in `bpe:SIZE`, or None when the tokenizer is not one to be trained."""
-    match = TRAINED_TOKENIZER.fullmatch(tokenizer or "")
-    return int(match[1]) if match else None

@@ -3,10 +3,12 @@
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rlhf_jax.data.messages import ChatOptions, Content
+from rlhf_jax.fields import documented
 
 Kind: TypeAlias = Literal["text", "pairs", "prompts"]
 
 
+@documented
 class TextExample(NamedTuple):
     """Something to imitate. `prompt` is None for a bare `text`, all of which is trained on."""
 
@@ -16,6 +18,7 @@ class TextExample(NamedTuple):
     chat: ChatOptions = ChatOptions()
 
 
+@documented
 class PairExample(NamedTuple):
     """A prompt with a better and a worse completion."""
 
@@ -27,6 +30,7 @@ class PairExample(NamedTuple):
     chat: ChatOptions = ChatOptions()
 
 
+@documented
 class PromptExample(NamedTuple):
     """A prompt, with the other columns of its row for reward functions."""
 
@@ -36,6 +40,7 @@ class PromptExample(NamedTuple):
     chat: ChatOptions = ChatOptions()
 
 
+@documented
 class TokenExample(NamedTuple):
     """Something to imitate that was tokenised elsewhere, with the very tokenizer of the run."""
 

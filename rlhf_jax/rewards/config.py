@@ -5,7 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from rlhf_jax.checked import checked
 
+
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardConfig:
     """One reward function and its share of the total."""
@@ -52,10 +55,6 @@ class RewardConfig:
             raise ValueError(
                 f"rewards.weight {self.weight} of {self.function!r} is not a finite number"
             )
-        if self.on_timeout not in ("none", "wrong"):
-            raise ValueError(
-                f"rewards.on_timeout {self.on_timeout!r} of {self.function!r} must be none or wrong"
-            )
         if self.name is not None and not self.name.strip():
             raise ValueError(
                 f"rewards.name of {self.function!r} is empty: leave it out or give a name"
@@ -67,6 +66,7 @@ class RewardConfig:
         return self.name if self.name is not None else self.function.rpartition(":")[2]
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """Processes that run graders which may hang or crash."""

@@ -12,11 +12,13 @@ import numpy as np
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
 from rlhf_jax.errors import TrainingError
+from rlhf_jax.fields import documented
 from rlhf_jax.io import Checkpointer, plot_curves, read_metrics
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.evaluate import evaluate_checkpoints, evaluate_folder
 from rlhf_jax.runs.footprint import run_bytes
-from rlhf_jax.runs.train import RunResult, train
+from rlhf_jax.runs.result import RunResult
+from rlhf_jax.runs.train import train
 
 _log = logging.getLogger(__name__)
 COLUMNS = {
@@ -58,6 +60,7 @@ class Measured(NamedTuple):
     it."""
 
 
+@documented
 class Comparison(NamedTuple):
     """What a comparison found."""
 

@@ -22,8 +22,8 @@ from rlhf_jax.config import (
     trained_vocab_size,
 )
 from rlhf_jax.config.errors import ELSEWHERE
-from rlhf_jax.config.fields import all_keys, choices, settable
 from rlhf_jax.data import DataConfig
+from rlhf_jax.fields import all_keys, choices, settable
 from rlhf_jax.models import LAYERS, REMAT
 from rlhf_jax.models.attention import IMPLEMENTATIONS
 from rlhf_jax.rewards import RewardConfig

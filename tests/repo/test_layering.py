@@ -10,6 +10,10 @@ from rlhf_jax.algorithms import ALGORITHMS
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
 LAYERS = {
+    "fields": -2,  # classes as such
+    "checked": -1,
+    "handed": -1,
+    "batches": -1,  # of types
     "errors": 0,
     "target": 0,
     "types": 0,
