@@ -211,6 +211,15 @@ def documented(cls: T) -> T:
     return cls
 
 
+_LINES = textwrap.TextWrapper(
+    96,
+    initial_indent=" " * 4,
+    subsequent_indent=" " * 8,
+    break_on_hyphens=False,
+    break_long_words=False,
+)
+
+
 class _WithFields:
     """The docstring of a class with a section "Attributes", made on demand: `type.__doc__` calls
     `__get__`, and reading a source takes milliseconds that an import should not pay for."""
@@ -229,11 +238,10 @@ class _WithFields:
         lines = [self._text, "", "Attributes:"]
         for name, annotation in _annotations(cls).items():
             text = f"{name} ({annotation}): {docs.get(name, '')}".rstrip(": ")
-            lines += textwrap.wrap(text, 96, initial_indent="    ", subsequent_indent=" " * 8)
-            field = vars(cls).get(name)
+            lines += _LINES.wrap(text)
             # of a named tuple, which says "Alias for field number 2" otherwise
-            if name in docs and hasattr(cls, "_fields"):
-                typing.cast(Any, field).__doc__ = docs[name]
+            if hasattr(cls, "_fields"):
+                typing.cast(Any, vars(cls)[name]).__doc__ = docs.get(name, annotation)
         return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 from rlhf_jax.checked import shown
 from rlhf_jax.ops.checks import check_choice
@@ -25,7 +25,7 @@ _CONFIGS: dict[str, tuple[Make, type]] = {}
 KINDS = ("text", "pairs", "prompts")
 
 
-def register(name: str, config: Any, make: Make) -> None:
+def register(name: str, config: Any, make: Any) -> None:
     """Adds an algorithm, under a name that configurations may use from now on.
 
     Args:
@@ -139,8 +139,16 @@ def algorithm_config(name: str) -> type:
 
 
 def _registered() -> dict[str, type]:
-    """Name -> configuration; without what was put into `ALGORITHMS` by hand."""
-    return {name: cls for name, (make, cls) in _CONFIGS.items() if ALGORITHMS.get(name) is make}
+    """Name -> configuration; of what was put into `ALGORITHMS` by hand where its signature says
+    it, so that one that says nothing harms no other."""
+    found = {}
+    for name, make in ALGORITHMS.items():
+        registered, cls = _CONFIGS.get(name, (None, None))
+        if registered is not make:
+            cls = get_type_hints(make).get("config")
+        if cls is not None:
+            found[name] = cls
+    return found
 
 
 def algorithm_name(config: Any) -> str:

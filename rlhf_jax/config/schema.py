@@ -96,7 +96,7 @@ class Config:
     """Seed of initial weights, data order and every other draw."""
     tokenizer: str | None = None
     """null: the model folder's own; `byte`: built-in; `bpe:4096`: trained on the training text; or
-    a folder or hub id."""
+    a folder or hub id. One that a program hands over stands here as "<tokenizer 3fa2b1c9>"."""
     model: ModelSection = field(default_factory=ModelSection)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rewards: tuple[RewardConfig, ...] = ()

@@ -22,7 +22,9 @@ class RewardConfig:
     and gets `trainer_state`, `log_extra` and `log_metric` where it names them or takes
     ``**kwargs``; or it has verl's, f(data_source, solution_str, ground_truth, extra_info). One that
     takes neither prompts nor completions is called with the options and returns the reward
-    function. A configuration is code: what it names is run."""
+    function. A configuration is code: what it names is run. A function that a program hands over,
+    `rlhf_jax.train(..., rewards=[f])`, stands here as "<callable f>": it is called in that program,
+    without sandbox and time limit."""
     weight: float = 1.0
     """Factor in the total; 0: only logged."""
     name: str | None = None

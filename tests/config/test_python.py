@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import pydoc
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -208,6 +209,7 @@ def test_help_names_every_field(name):
 @pytest.mark.parametrize("name", [each for each in sorted(classes()) if hasattr(rlhf_jax, each)])
 def test_every_field_of_the_public_names_is_explained(name):
     cls = classes()[name]
-    entries = [line for line in cls.__doc__.splitlines() if line.startswith("    ")]
-    bare = [line for line in entries if line[4] != " " and line.rstrip().endswith(")")]
-    assert bare == []
+    fields = getattr(cls, "_fields", None) or [each.name for each in dataclasses.fields(cls)]
+    shown = " ".join(cls.__doc__.partition("Attributes:")[2].split())
+    said = {field for field in fields if re.search(rf"\b{field}\b[^:]*: \S", shown)}
+    assert said == set(fields)

@@ -93,12 +93,12 @@ REFUSED = [
     (["a"], "data row 1 is a str, not a dict of columns"),
     (7, "data is a int: give a list of dicts"),
     (Stream(), "data is a stream, which has no end that is known"),
-    ([{"prompt": "a"}, {"prompt": {1}}], r"data row 2: a set \({1}\) is nothing that a row can"),
+    ([{"prompt": "a"}, {"prompt": {1}}], r"data row 2: a set \(\{1\}\) is nothing that a row can"),
     (
         datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}),
         "data is a DatasetDict of train: give one split",
     ),
-    (datasets.Dataset.from_list(ROWS).to_pandas(), r"give its rows, data=x.to_dict\('records'\)"),
+    (datasets.Dataset.from_list(ROWS).to_pandas(), "data is a DataFrame: give its rows"),
 ]
 
 

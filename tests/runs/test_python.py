@@ -30,6 +30,7 @@ TREE = {
     "mesh": {"fsdp": 1},
     "logging": {"tensorboard": False, "plot": False},
 }
+LENGTH = {"function": "length", "weight": 0.0, "options": {"max_len": 3}}
 TIMING = ("time/", "tokens_per_second", "sampler/tokens_per_second")
 
 
@@ -58,7 +59,7 @@ def test_rows_and_a_closure_are_a_run_and_give_arrays(tmp_path):
         pairs = zip(completions, even, strict=True)
         return [scale * (len(completion) + each) for completion, each in pairs]
 
-    result = train(TREE, data=ROWS, rewards=[noted, {"function": "length", "weight": 0.0}])
+    result = train(TREE, data=ROWS, rewards=[noted, LENGTH])
     assert result.steps == 4 and calls == [0, 1, 2, 3]
     assert (
         result.run_dir.name.startswith("rlhf_jax-")
@@ -160,8 +161,8 @@ def test_a_dict_a_file_and_a_config_take_the_same_arguments(tmp_path):
     given = {"data": ROWS, "eval_data": ROWS[:4], "rewards": [first_even], "tokenizer": "byte"}
     forms = (CONFIG, path, str(path), load_config(path))
     found = [settle(form, **given) for form in forms]
-    assert len({each.config for each in found}) == 1 and not any(e.is_temporary for e in found)
     config = found[0].config
+    assert all(each.config == config and not each.is_temporary for each in found)
     assert config.data.path.startswith("<24 rows") and config.data.eval_path.startswith("<4 rows")
     assert [reward.label for reward in config.rewards] == ["first_even"]
     assert set(found[0].objects) == {
@@ -182,7 +183,10 @@ REFUSED = [
     ({"data": "rows.jsonl"}, "^data='rows.jsonl' is text"),
     ({"config": 3}, "^config=3: give a nested dict, the path of a YAML file or a Config$"),
     ({"config": {"algorithm": "grpo"}}, "^algorithm.name: 'grpo' has no name; allowed"),
-    ({"config": CONFIG | {"data": {"path": ROWS}}}, r"^data.path: \[{'prompt'.* allowed: text"),
+    (
+        {"config": CONFIG | {"data": {"path": ROWS}}, "data": None},
+        r"^data.path: \[{'prompt'.* allowed: text",
+    ),
     ({"config": CONFIG | {"training": {"max_setps": 3}}}, "did you mean 'training.max_steps'"),
 ]
 
