@@ -64,13 +64,18 @@ def check_types(options: Any) -> None:
     cls = cast(Any, type(options))
     for name, tp in _types(cls).items():
         value = vars(options)[name]
-        if not _is_plainly(value, tp):
+        if value is not _defaults(cls)[name] and not _is_plainly(value, tp):
             object.__setattr__(options, name, _validated(cls, name, tp, value))
 
 
 @functools.cache
 def _types(cls: type) -> dict[str, Any]:
     return {name: key.type for name, key in settable(cls).items()}
+
+
+@functools.cache
+def _defaults(cls: type) -> dict[str, Any]:
+    return {name: key.field.default for name, key in settable(cls).items()}
 
 
 def _is_plainly(value: Any, tp: Any) -> bool:

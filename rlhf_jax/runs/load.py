@@ -90,6 +90,8 @@ def find_model(source: str | os.PathLike[str], step: int | None = None) -> Place
     if is_run and step is None:
         if (path / "export" / "config.json").is_file():
             return Place(path / "export")
+        if not (path / "checkpoints").is_dir():
+            raise CheckpointError(f"{source} is a run without an export and without a checkpoint")
         _log.info("%s has no export yet: its newest checkpoint is taken", path)
     run_dir, step = find_run(str(path), step)
     return Place(None, run_dir, step)

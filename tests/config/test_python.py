@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 import rlhf_jax
-from rlhf_jax import algorithms, config, data, fused, rewards, rollout, sharding, training
+from rlhf_jax import algorithms, checked, config, data, fused, rewards, rollout, sharding, training
 from rlhf_jax.algorithms import GRPOConfig, SFTConfig, register
-from rlhf_jax.checked import check_types
 from rlhf_jax.config import (
     CheckpointConfig,
     Config,
@@ -25,7 +24,7 @@ from rlhf_jax.config import (
     make_config,
 )
 from rlhf_jax.data import DataConfig
-from rlhf_jax.fields import field_docs
+from rlhf_jax.fields import field_docs, section_class, settable
 from rlhf_jax.fused import with_traced
 from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.rollout import RolloutConfig
@@ -124,20 +123,18 @@ def test_an_algorithm_of_ones_own_is_checked_in_a_run():
         algorithms.ALGORITHMS.update(before)
 
 
-def test_defaults_pass():
-    for package in PACKAGES:
-        for name in package.__all__:
-            cls = getattr(package, name)
-            required = dataclasses.MISSING
-            if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-                continue
-            needed = [
-                field.name
-                for field in dataclasses.fields(cls)
-                if field.default is required and field.default_factory is required
-            ]
-            if not needed and name != "Algorithm":
-                check_types(cls())
+def test_defaults_are_of_their_types():
+    """They are not looked at when an instance is made."""
+    looked_at = 0
+    for cls in classes().values():
+        if not dataclasses.is_dataclass(cls) or not cls.__name__.endswith(("Config", "Section")):
+            continue
+        for name, key in settable(cls).items():
+            default = key.field.default
+            if default is not dataclasses.MISSING and section_class(key.type) is None:
+                assert checked._validated(cls, name, key.type, default) == default
+                looked_at += 1
+    assert looked_at > 150
 
 
 TREE = {
