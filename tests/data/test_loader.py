@@ -644,3 +644,18 @@ def test_token_rows_through_the_loader(tmp_path) -> None:
     assert train.batch(0).completion_mask[0].tolist()[:4] == [False, True, True, False]
     with pytest.raises(DataError, match="a bare text has no prompt for data.prompt_template"):
         text_loader(config.path, prompt_template="{prompt}")
+
+
+def test_a_loader_is_gone_through():
+    """One epoch in the order of training."""
+    loader = make_loader(
+        DataConfig(path="synthetic:arithmetic?size=20", max_length=16),
+        byte_tokenizer(),
+        kind="text",
+        batch_size=8,
+        seed=3,
+    )
+    batches = list(loader)
+    assert len(batches) == len(loader) == loader.batches_per_epoch == 3
+    for step, batch in enumerate(batches):
+        np.testing.assert_array_equal(batch.tokens, loader.batch(step).tokens)
