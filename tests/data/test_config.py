@@ -8,8 +8,8 @@ WRONG = [
     ({"path": ""}, "data.path is empty: give a file, folder, hub name or 'synthetic:arithmetic'"),
     (
         {"format": "chat"},
-        "data.format 'chat' is not one of auto, text, messages, prompt_completion, preference, "
-        "prompt",
+        "data.format 'chat' is not one of auto, text, messages, prompt_completion, unpaired, "
+        "preference, prompt",
     ),
     ({"truncation": "left"}, "data.truncation 'left' is not one of keep_end, keep_start, drop"),
     ({"on_error": "ignore"}, "data.on_error 'ignore' is not one of strict, skip"),
