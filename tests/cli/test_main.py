@@ -19,6 +19,7 @@ from rlhf_jax.cli.main import exit_code, main
 from rlhf_jax.config import ConfigError
 from rlhf_jax.errors import RlhfError
 from rlhf_jax.rewards.config import RewardConfig
+from rlhf_jax.runs.budgets import Table
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TINY = """
@@ -116,7 +117,7 @@ def test_version(capsys):
         (
             [],
             "no command: train, evaluate, compare, data, export, generate, launch, models, "
-            "algorithms, bench, plan, quickstart (see rlhf-jax --help)",
+            "algorithms, bench, plan, quickstart, report, show, metrics (see rlhf-jax --help)",
         ),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),
@@ -349,14 +350,27 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
         assert (config.run_dir, config.seeds, progress) == (str(tmp_path), (3,), False)
         rows = [["dpo", "dpo", "0.250"], ["grpo", "grpo", "0.750"]]
         columns, seconds = ["run", "algorithm", "after"], {"sft": 60.0, "dpo": 30.4}
-        return runs.Comparison("accuracy/mean@4", 0.7, [], columns, rows, seconds, tmp_path)
+        return runs.Comparison(
+            metric="accuracy/mean@4",
+            target=0.7,
+            runs=[],
+            columns=columns,
+            rows=rows,
+            best="grpo",
+            budgets=Table(["run", "10 steps"], [["dpo", "0.200"], ["grpo", "0.500"]]),
+            paired=Table(["run", "to grpo", "better in"], [["dpo", "-0.500", "0 of 1 seeds"]]),
+            seconds=seconds,
+            folder=tmp_path,
+        )
 
     monkeypatch.setattr(runs, "compare", compare)
     assert main(["quickstart", str(tmp_path), "--seed", "3"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"┃ +dpo +┃ +grpo +┃", shown) and re.search(
+    assert re.search(r"┃ +dpo +┃ +grpo \(best\) +┃", shown) and re.search(
         r"after +│ +0.250 +│ +0.750", shown
     )
+    assert re.search(r"10 steps +│ +0.200 +│ +0.500", shown)
+    assert re.search(r"dpo +│ +-0.500 +│ +0 of 1 seeds", shown)
     assert "90 s: sft 60 s, dpo 30 s" in shown
     assert f"picture of the learning curves: {tmp_path}/compare.png" in shown
 
