@@ -117,14 +117,32 @@ def _plain(line: str) -> str:
     return "".join(parts)
 
 
-def _process(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+def returned(lines: list[str]) -> list[str]:
+    """What napoleon took for the type of a returned value (all up to a colon) is text here."""
+    types = [line.removeprefix(":rtype: ") for line in lines if line.startswith(":rtype: ")]
+    kept = [line for line in lines if not line.startswith(":rtype: ")]
+    if not types:
+        return lines
+    text = types[0].replace("`", "")
+    return [line.replace(":returns: ", f":returns: {text}: ", 1) for line in kept]
+
+
+def _before(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     lines[:] = as_restructured(lines)
+    # napoleon reads what stands before a colon in the first line of a field's text as its type
+    if kind in ("attribute", "data", "property"):
+        lines.insert(0, "")
+
+
+def _after(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = returned(lines)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx's way in."""
     app.add_directive("config-keys", ConfigKeys)
     app.add_directive("metrics", MetricsTable)
-    # before napoleon, which has 500
-    app.connect("autodoc-process-docstring", _process, priority=400)
+    # before and after napoleon, which has 500
+    app.connect("autodoc-process-docstring", _before, priority=400)
+    app.connect("autodoc-process-docstring", _after, priority=600)
     return {"parallel_read_safe": True}

@@ -42,16 +42,16 @@ def does_run(page: str) -> bool:
     return any(can_run for _, can_run in commands(PAGES[page]))
 
 
-def is_executed(page: str) -> bool:
-    """Whether it has Python or a whole example."""
-    return does_run(page) or any(block.language == "python" for block in blocks(PAGES[page]))
+def has_python(page: str) -> bool:
+    return any(block.language == "python" and not block.name for block in blocks(PAGES[page]))
 
 
 EXECUTED = [
-    pytest.param(page, marks=[pytest.mark.slow] * (page != "README" and does_run(page)))
+    pytest.param(page, marks=[pytest.mark.slow] * (does_run(page) or page == "layers"))
     for page in PAGES
-    if is_executed(page)
+    if does_run(page) or has_python(page)
 ]
+"""Whole runs, and the compiling on the page about layers, take seconds: they are slow."""
 
 
 @pytest.fixture
