@@ -37,6 +37,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 REPO = pathlib.Path(__file__).resolve().parent.parent
 
 
+def quick(cases, default):
+    """The cases, of which only some are tried by default: each is programs to compile."""
+    return [
+        case if case in default else pytest.param(case, marks=pytest.mark.slow) for case in cases
+    ]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache():
     """Programs are compiled once, for this and every later run of the tests.

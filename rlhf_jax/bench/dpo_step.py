@@ -24,8 +24,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rlhf_jax.bench.inputs import MODEL, save_model
+from rlhf_jax.bench.outcome import Outcome, Side, show
 from rlhf_jax.bench.sides import add_arguments, start_side, take_turns
-from rlhf_jax.bench.timing import Timing, ratios, summarise
+from rlhf_jax.bench.timing import summarise
 
 SIDES = (
     "rlhf_jax",
@@ -83,8 +84,8 @@ def disagreement(results: dict[str, Result]) -> float:
     return float(np.max(np.abs(losses - losses[0]) / np.abs(losses[0])))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 when the losses disagree."""
+def measure(argv: Sequence[str] | None = None) -> list[Outcome]:
+    """Runs the sides that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -100,18 +101,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = compare(args)
     worst = disagreement(results)
     steps = len(results[args.sides[0]].losses)
-    print(
-        f"DPO, 8 pairs of 256 tokens, float32, {args.threads} threads, reference {args.reference}, "
-        f"{steps} steps per side"
+    title = (
+        f"DPO step, 8 pairs of 256 tokens, float32, {args.threads} threads, reference "
+        f"{args.reference}, {steps} steps per side"
     )
-    print(f"losses agree within {worst:.1e} relative (required: {TOLERANCE:g})")
+    gate = f"losses agree within {worst:.1e} relative (required: {TOLERANCE:g})"
     if not worst <= TOLERANCE:
-        return 1
-    times: dict[str, Timing] = {name: summarise(result.seconds) for name, result in results.items()}
-    first = times[args.sides[0]]
-    for name, timing in times.items():
-        print(f"  {name:26s} {timing}   {ratios(timing, first)} x {args.sides[0]}")
-    return 0
+        return [Outcome(title, gate, passed=False)]
+    sides = [Side(name, summarise(result.seconds)) for name, result in results.items()]
+    return [Outcome(title, gate, passed=True, sides=tuple(sides))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 when the losses disagree."""
+    return show(measure(argv))
 
 
 if __name__ == "__main__":

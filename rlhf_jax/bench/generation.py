@@ -19,8 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_jax.bench.inputs import place_model, random_tokens
+from rlhf_jax.bench.outcome import Outcome, Side, show
 from rlhf_jax.bench.sides import OURS, RETAINED, add_arguments, start_side, take_turns
-from rlhf_jax.bench.timing import Timing, ratios, summarise
+from rlhf_jax.bench.timing import Timing, summarise
 
 SIDES = (OURS, "transformers", "transformers, static cache", "transformers" + RETAINED)
 MODULE = "rlhf_jax.bench.generation_sides"
@@ -53,8 +54,8 @@ def compare(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, 
     return tokens, times
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 when the greedy tokens differ."""
+def measure(argv: Sequence[str] | None = None) -> list[Outcome]:
+    """Runs the sides that the command line asks for; sampled and greedy decoding."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,29 +67,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     tokens, times = compare(args)
     first = args.sides[0]
-    unequal = {
-        name: int(np.sum(np.any(ids != tokens[first], axis=1))) for name, ids in tokens.items()
-    }
-    print(
-        f"generation, {args.rows} x ({args.prompt} + {args.new_tokens}) tokens, float32, "
-        f"{args.threads} threads"
+    unequal = [int(np.sum(np.any(ids != tokens[first], axis=1))) for ids in tokens.values()]
+    shape = (
+        f"{args.rows} x ({args.prompt} + {args.new_tokens}) tokens, float32, {args.threads} threads"
     )
-    print(
-        "rows whose greedy tokens differ from the first side's (required: 0): "
-        + ", ".join(map(str, unequal.values()))
+    gate = "rows whose greedy tokens differ from the first side's (required: 0): " + ", ".join(
+        map(str, unequal)
     )
-    if any(unequal.values()):
-        return 1
-    for kind in ("sampled", "greedy"):
-        print(f"{kind}:")
-        for name in args.sides:
-            timing = times[name][kind]
-            rate = args.rows * args.new_tokens / timing.median
-            print(
-                f"  {name:28s} {timing}  {rate:7.0f} tokens/s   "
-                f"{ratios(timing, times[first][kind])} x {first}"
-            )
-    return 0
+    if any(unequal):
+        return [Outcome(f"generation, {shape}", gate, passed=False)]
+    return [
+        Outcome(
+            f"generation, {kind}, {shape}",
+            gate,
+            passed=True,
+            sides=tuple(_side(name, times[name][kind], args) for name in args.sides),
+        )
+        for kind in ("sampled", "greedy")
+    ]
+
+
+def _side(name: str, timing: Timing, args: argparse.Namespace) -> Side:
+    rate = args.rows * args.new_tokens / timing.median
+    return Side(name, timing, note=f"{rate:.0f} tokens/s")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 when the greedy tokens differ."""
+    return show(measure(argv))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from rlhf_jax.bench import online_iteration
 from rlhf_jax.bench.grpo_sides import GROUP
 from rlhf_jax.bench.inputs import save_model
+from rlhf_jax.bench.outcome import Outcome, show
 
 
 def write_models(folder: pathlib.Path) -> None:
@@ -31,11 +32,16 @@ def write_models(folder: pathlib.Path) -> None:
     save_model(folder / "model")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 when loss or gradient disagree."""
-    return online_iteration.run(
+def measure(argv: Sequence[str] | None = None) -> list[Outcome]:
+    """Runs the sides that the command line asks for."""
+    return online_iteration.measure(
         argv, "grpo", __doc__, prompts=8, group_size=GROUP, write_models=write_models
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 when loss or gradient disagree."""
+    return show(measure(argv))
 
 
 if __name__ == "__main__":

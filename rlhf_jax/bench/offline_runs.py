@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlhf_jax.bench.outcome import Outcome, Side, show
 from rlhf_jax.bench.sides import command_of, run_alone
-from rlhf_jax.bench.timing import ratios, summarise
+from rlhf_jax.bench.timing import summarise
 from rlhf_jax.bench.trl_offline import train_elsewhere
 from rlhf_jax.io import read_metrics
 
@@ -32,8 +33,8 @@ WARM_UP = 2
 """Steps: the first one compiles, and its end is waited for while the second one runs."""
 
 
-class Side(NamedTuple):
-    """One run."""
+class Run(NamedTuple):
+    """One side's run of a round."""
 
     losses: list[float]
     seconds: list[float]
@@ -42,8 +43,8 @@ class Side(NamedTuple):
     """Largest resident set, bytes."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 when the losses disagree."""
+def measure(argv: Sequence[str] | None = None) -> list[Outcome]:
+    """Runs both sides as the command line asks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(argv)
-    runs: dict[str, list[Side]] = {"rlhf_jax": [], "TRL": []}
+    runs: dict[str, list[Run]] = {"rlhf_jax": [], "TRL": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         rows = args.rows.read_text().splitlines()[: args.steps * args.batch_size]
@@ -68,40 +69,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in range(args.rounds):
             runs["rlhf_jax"].append(run_ours(folder, args, number))
             runs["TRL"].append(run_trl(folder, args, number))
-    print(
+    title = (
         f"{args.algorithm}, {args.steps} steps of {args.batch_size} rows, {args.model.name}, "
         f"float32, {args.threads} threads, {args.rounds} rounds"
     )
-    return report(runs, same_start=args.algorithm != "reward_model")
+    return [report(title, runs, same_start=args.algorithm != "reward_model")]
 
 
-def report(runs: Mapping[str, Sequence[Side]], *, same_start: bool) -> int:
-    """Prints the losses' agreement, then times and memory.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 when the losses disagree."""
+    return show(measure(argv))
+
+
+def report(title: str, runs: Mapping[str, Sequence[Run]], *, same_start: bool) -> Outcome:
+    """The losses' agreement, then times and memory.
 
     Args:
+      title: of the comparison.
       runs: name -> a run of each round; our own first.
       same_start: whether the weights are the same at the start, so that losses must be.
-
-    Returns:
-      Exit status: 1 when the losses disagree.
     """
+    gate = "the sides' heads start from different weights: losses are not compared"
     if same_start:
-        ours, theirs = (np.array(sides[0].losses) for sides in runs.values())
+        ours, theirs = (np.array(rounds[0].losses) for rounds in runs.values())
         worst = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
-        print(f"losses agree within {worst:.1e} relative (required: {TOLERANCE:g})")
+        gate = f"losses agree within {worst:.1e} relative (required: {TOLERANCE:g})"
         if not worst <= TOLERANCE:
-            return 1
-    times = {
-        name: summarise([second for side in sides for second in side.seconds])
-        for name, sides in runs.items()
-    }
-    for name, timing in times.items():
-        peak = max(side.peak for side in runs[name]) / 1e9
-        print(f"  {name:10s} {timing}   {ratios(timing, times['rlhf_jax'])}   peak {peak:.2f} GB")
-    return 0
+            return Outcome(title, gate, passed=False)
+    sides = tuple(
+        Side(
+            name,
+            # A round's steps differ by their lengths: what repeats is the median of a round.
+            summarise([summarise(run.seconds).median for run in rounds]),
+            max(run.peak for run in rounds),
+        )
+        for name, rounds in runs.items()
+    )
+    return Outcome(title, gate, passed=True, sides=sides)
 
 
-def run_ours(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Side:
+def run_ours(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Run:
     """`rlhf-jax train`, without evaluations; it writes its last checkpoint and the export."""
     run_dir = folder / f"run{number}"
     options = {
@@ -128,10 +135,10 @@ def run_ours(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Sid
     peak = run_alone("rlhf_jax", command, threads=args.threads, log=folder / "ours.log")
     rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["split"] == "train"]
     seconds = [row["time/step"] for row in rows[WARM_UP:]]
-    return Side([row["loss/total"] for row in rows], seconds, peak)
+    return Run([row["loss/total"] for row in rows], seconds, peak)
 
 
-def run_trl(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Side:
+def run_trl(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Run:
     """TRL's trainer, in a process of its own."""
     found = train_elsewhere(
         args.algorithm,
@@ -146,7 +153,7 @@ def run_trl(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Side
         learning_rate=args.learning_rate,
         reference="precomputed",
     )
-    return Side(found.losses, found.seconds[WARM_UP:], found.peak)
+    return Run(found.losses, found.seconds[WARM_UP:], found.peak)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.bench.inputs import place_model, random_tokens
+from rlhf_jax.bench.outcome import Outcome, Side
 from rlhf_jax.bench.sides import OURS, RETAINED, add_arguments, start_side, take_turns
-from rlhf_jax.bench.timing import ratios, summarise
+from rlhf_jax.bench.timing import summarise
 
 SIDES = (OURS, "plain PyTorch", "plain PyTorch" + RETAINED, "TRL", "TRL" + RETAINED)
 TOLERANCE = 1e-5
@@ -20,7 +21,7 @@ PLAIN_MICROBATCHES = 4
 plain PyTorch (1 as fast once its memory is retained); 1 and 4 are level on ours."""
 
 
-def run(
+def measure(
     argv: Sequence[str] | None,
     algorithm: str,
     doc: str | None,
@@ -28,8 +29,8 @@ def run(
     prompts: int,
     group_size: int,
     write_models: Callable[[pathlib.Path], None],
-) -> int:
-    """Runs the sides in turns and prints a line for each.
+) -> list[Outcome]:
+    """Runs the sides in turns.
 
     Args:
       argv: command line.
@@ -40,7 +41,7 @@ def run(
       write_models: saves the models that the sides load into a folder.
 
     Returns:
-      1 when the sides disagree on the given completions (no ratio is printed then), otherwise 0.
+      One outcome; without times when the sides disagree on the given completions.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -78,12 +79,12 @@ def run(
             for name in args.sides
         }
         answers = take_turns(processes, folder, rounds=args.windows + 2)
-    print(
+    title = (
         f"{algorithm.upper()} iteration, {args.prompts} prompts x {group_size} completions, "
         f"{args.prompt} + {args.new_tokens}"
         f" tokens, float32, {args.threads} threads, {args.windows} timed iterations per side"
     )
-    return report(answers)
+    return [report(title, answers)]
 
 
 def write_tokens(
@@ -98,14 +99,12 @@ def write_tokens(
     )
 
 
-def report(answers: Mapping[str, list[Any]]) -> int:
-    """Prints the gate, and where it is passed the times and ratios.
+def report(title: str, answers: Mapping[str, list[Any]]) -> Outcome:
+    """The gate, and where it is passed the times.
 
     Args:
+      title: of the comparison.
       answers: per side: the gate, the warm-up iteration, the timed iterations.
-
-    Returns:
-      1 when the sides disagree, otherwise 0.
     """
     first = next(iter(answers))
     gates = {name: windows[0] for name, windows in answers.items()}
@@ -113,25 +112,22 @@ def report(answers: Mapping[str, list[Any]]) -> int:
         np.max([abs(gate[key] / gates[first][key] - 1) for gate in gates.values() for key in gate])
     )
     values = ", ".join(f"{key} {value:.6f}" for key, value in gates[first].items())
-    print(
+    gate = (
         f"on the same completions: {values}; sides agree within {worst:.1e} relative (required: "
         f"{TOLERANCE:g})"
     )
     if not worst <= TOLERANCE:
-        return 1
-    times = {
-        name: summarise([window["seconds"] for window in windows[2:]])
-        for name, windows in answers.items()
-    }
-    for name, timing in times.items():
-        generation = [
-            window["generation"] for window in answers[name][2:] if "generation" in window
-        ]
-        part = f"   generation {summarise(generation).median * 1e3:7.1f} ms" if generation else ""
-        peak = max(window["peak"] for window in answers[name][1:]) / 1e9
-        ratio = ratios(timing, times[first])
-        print(f"  {name:26s} {timing}   {ratio} x {first}   peak {peak:.2f} GB{part}")
-    return 0
+        return Outcome(title, gate, passed=False)
+    sides = tuple(_side(name, windows) for name, windows in answers.items())
+    return Outcome(title, gate, passed=True, sides=sides)
+
+
+def _side(name: str, windows: list[Any]) -> Side:
+    timed = windows[2:]
+    generation = [window["generation"] for window in timed if "generation" in window]
+    note = f"generation {summarise(generation).median * 1e3:.1f} ms" if generation else ""
+    peak = max(window["peak"] for window in windows[1:])
+    return Side(name, summarise([window["seconds"] for window in timed]), peak, note)
 
 
 def _microbatches(name: str, given: int | None) -> int:

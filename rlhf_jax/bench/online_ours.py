@@ -190,7 +190,7 @@ def run(args: argparse.Namespace, parts: OnlineParts) -> None:
     update = make_step(
         parts.algorithm,
         tx,
-        num_microbatches=config.training.num_microbatches,
+        num_microbatches=config.training.microbatches,
         mesh=parts.mesh,
         learning_rate=rate,
     )

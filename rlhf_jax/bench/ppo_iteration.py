@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 from rlhf_jax.bench import online_iteration
 from rlhf_jax.bench.inputs import save_model
+from rlhf_jax.bench.outcome import Outcome, show
 
 
 def write_models(folder: pathlib.Path) -> None:
@@ -36,11 +37,16 @@ def write_models(folder: pathlib.Path) -> None:
     save_model(folder / "critic", seed=2, head="reward")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 when losses or gradient disagree."""
-    return online_iteration.run(
+def measure(argv: Sequence[str] | None = None) -> list[Outcome]:
+    """Runs the sides that the command line asks for."""
+    return online_iteration.measure(
         argv, "ppo", __doc__, prompts=64, group_size=1, write_models=write_models
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 when losses or gradient disagree."""
+    return show(measure(argv))
 
 
 if __name__ == "__main__":

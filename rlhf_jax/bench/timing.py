@@ -8,12 +8,7 @@ import jax
 
 from rlhf_jax.runs.roofline.timing import Timing, summarise
 
-__all__ = ["Timing", "interleave", "ratios", "summarise"]
-
-
-def ratios(timing: Timing, base: Timing) -> str:
-    """Ratio of the medians, in brackets of the best windows, least distorted by a busy machine."""
-    return f"{timing.median / base.median:5.2f} ({timing.low / base.low:.2f})"
+__all__ = ["Timing", "interleave", "summarise"]
 
 
 def interleave(

@@ -1,8 +1,9 @@
-"""`rlhf-jax bench`: the roofline of a run, as a table."""
+"""`rlhf-jax bench`: the roofline of a run, or comparisons with PyTorch, as tables."""
 
 import argparse
 import json
 import pathlib
+import sys
 from typing import Any
 
 from rlhf_jax.cli.output import print_table, say
@@ -27,8 +28,7 @@ def bench(options: argparse.Namespace, config: Config) -> int:
     Raises:
       ConfigError: the file of `--json` cannot be written where it is asked for.
     """
-    if options.json is not None and not pathlib.Path(options.json).absolute().parent.is_dir():
-        raise ConfigError(f"--json={options.json} lies in no folder that exists")
+    _check_folder("json", options.json)
     from rlhf_jax.runs.roofline import roofline  # heavy
 
     wanted = [name.strip() for name in options.programs.split(",") if name.strip()]
@@ -39,6 +39,62 @@ def bench(options: argparse.Namespace, config: Config) -> int:
         pathlib.Path(options.json).write_text(text, encoding="utf-8")
         say(f"every figure: {options.json}")
     return 0
+
+
+def compare_with_others(options: argparse.Namespace) -> int:
+    """Runs the comparisons of a suite; prints a table, and writes what is asked for.
+
+    Returns:
+      Exit status: 1 when the sides of a comparison do not compute the same.
+
+    Raises:
+      ConfigError: a name that the suite does not have, or no PyTorch to compare with.
+    """
+    from rlhf_jax.bench import suite  # heavy
+    from rlhf_jax.bench.chart import draw  # heavy
+
+    names = [name for name in (options.config, *options.overrides) if name is not None]
+    for option in ("json", "markdown", "chart"):
+        _check_folder(option, options.__dict__[option])
+    try:
+        found = suite.run(
+            suite.chosen(options.suite, names),
+            python=options.python or sys.executable,
+            threads=options.threads,
+            windows=options.windows,
+            tell=say,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    print_table(f"suite {options.suite}", suite.HEADINGS, list(suite.rows_of(found)), numbers=0)
+    for many in found.outcomes.values():
+        for outcome in many:
+            say(f"{outcome.title}: {outcome.gate}")
+    say(suite.environment_line(found))
+    if options.chart is not None:
+        draw(found, options.chart)
+    if options.markdown is not None:
+        pathlib.Path(options.markdown).write_text(suite.markdown_of(found), encoding="utf-8")
+    if options.json is not None:
+        text = json.dumps(found.plain(), indent=2) + "\n"
+        pathlib.Path(options.json).write_text(text, encoding="utf-8")
+    return 0 if all(each.passed for many in found.outcomes.values() for each in many) else 1
+
+
+def list_suites() -> int:
+    """Prints the comparisons of every suite."""
+    from rlhf_jax.bench.suite import SUITES  # heavy
+
+    for name, benchmarks in SUITES.items():
+        say(f"suite {name}:")
+        for each in benchmarks:
+            say(f"  {each.name:16} {each.what}")
+    return 0
+
+
+def _check_folder(option: str, path: str | None) -> None:
+    if path is not None and not pathlib.Path(path).absolute().parent.is_dir():
+        raise ConfigError(f"--{option}={path} lies in no folder that exists")
 
 
 def show(title: str, found: Any) -> None:

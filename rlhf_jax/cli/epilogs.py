@@ -116,10 +116,16 @@ BENCH = """\
 examples:
   rlhf-jax bench configs/dpo_hh.yaml data.path=pairs.jsonl
   rlhf-jax bench configs/grpo_gsm8k.yaml --repeats 3 --programs generate,update --json bench.json
+  rlhf-jax bench --suite cpu --python TORCH_VENV/bin/python --markdown suite.md --chart suite.png
+  rlhf-jax bench --suite cpu dpo generation
 
-Builds what train would build, and runs each program of a training step on the run's own data,
-between measurements of what this machine can do in this very process. Nothing is written to
-run_dir, and nothing is resumed.
+With a suite: this library, plain PyTorch and TRL, each side a process of its own; they take turns,
+window by window, after they have computed the same. Where the windows of a side differ by more than
+10 % there is no ratio, but the range of it. The PyTorch sides need torch, transformers and trl.
+
+With a configuration: builds what train would build, and runs each program of a training step on the
+run's own data, between measurements of what this machine can do in this very process. Nothing is
+written to run_dir, and nothing is resumed.
 
   time       median and range of the rounds, seconds, the result waited for
   GFLOP      useful operations, from a formula: the products of the model, forward once and backward

@@ -102,9 +102,33 @@ def _add_export(commands: _Commands) -> None:
 
 
 def _add_bench(commands: _Commands) -> None:
-    text = "measure the programs of a run against what the machine can do"
+    text = "measure a run's programs against what the machine can do, or against PyTorch"
     bench = _add(commands, "bench", text, epilogs.BENCH)
-    _add_config(bench, "configs/dpo_hh.yaml")
+    bench.add_argument(
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        help="YAML file, such as configs/dpo_hh.yaml; with --suite a comparison",
+    )
+    bench.add_argument(
+        "overrides",
+        metavar="section.key=value",
+        nargs="*",
+        help="changes to it; with --suite further comparisons",
+    )
+    bench.add_argument("--suite", choices=("cpu",), help="compare with PyTorch, side by side")
+    bench.add_argument("--list", action="store_true", help="list the suites' comparisons")
+    bench.add_argument(
+        "--python", help="interpreter with torch, transformers and trl (default: this one)"
+    )
+    bench.add_argument(
+        "--threads", type=int, default=2, help="of every side of a comparison (%(default)s)"
+    )
+    bench.add_argument(
+        "--windows", type=int, metavar="N", help="timed windows of every side (its own default)"
+    )
+    bench.add_argument("--markdown", metavar="FILE", help="write a suite's table there too")
+    bench.add_argument("--chart", metavar="FILE", help="and its picture, such as suite.png")
     bench.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="rounds that count (%(default)s)"
     )

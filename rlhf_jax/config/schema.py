@@ -211,11 +211,10 @@ class Config:
                     f"{section} is given, but algorithm.name={name} samples no completions; "
                     f"remove the section, or choose {', '.join(online[:-1])} or {online[-1]}"
                 )
-        if self.training.batch_size % self.training.num_microbatches:
-            raise ValueError(
-                f"training.num_microbatches={self.training.num_microbatches} must divide "
-                f"batch_size={self.training.batch_size}"
-            )
+        count = self.training.num_microbatches
+        size = self.training.batch_size
+        if count != "auto" and size % count:
+            raise ValueError(f"training.num_microbatches={count} must divide batch_size={size}")
 
     def _check_reference(self) -> None:
         models: Models = self.algorithm.models

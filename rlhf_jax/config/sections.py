@@ -68,9 +68,10 @@ class TrainingConfig:
     """Rows (SFT), pairs (reward model, DPO) or prompts (PPO, GRPO, DAPO) per step, over all
     devices. A step of the online algorithms is one batch of rollouts, on which they make
     `algorithm.num_epochs` x `algorithm.num_minibatches` updates."""
-    num_microbatches: int = 1
+    num_microbatches: int | Literal["auto"] = 1
     """Parts into which a batch (of the online algorithms: a minibatch of completions) is split to
-    save memory; the gradient is the same. Packed rows are computed in parts of no more tokens."""
+    save memory; the gradient is the same. Packed rows are computed in parts of no more tokens.
+    auto: as few as fit into the memory of a device, asked of the compiled update."""
     pack: bool | None = None
     """Put several sequences into one row of the update, so that padding is not computed; losses,
     gradients and metrics stay those of a row each. null: on CPUs, where it saves places; not with a
@@ -121,8 +122,15 @@ class TrainingConfig:
         at_least |= {"eval_every": 0, "save_every": 0, "max_nonfinite": 0}
         for name, least in at_least.items():
             value = self.__dict__[name]
-            if value is not None and value < least:
+            if isinstance(value, int) and value < least:
                 raise ValueError(f"training.{name}={value} must be at least {least}")
+
+    @property
+    def microbatches(self) -> int:
+        """`num_microbatches` as a number, which a run has settled before it builds anything."""
+        if self.num_microbatches == "auto":
+            raise TypeError("training.num_microbatches=auto has not been settled")
+        return self.num_microbatches
 
 
 def seconds_of(key: str, text: str | None) -> float | None:

@@ -41,6 +41,7 @@ from rlhf_jax.runs.parts import (
     make_tokenizer,
     packing_of,
 )
+from rlhf_jax.runs.plan.microbatches import with_microbatches
 from rlhf_jax.runs.rollout_layout import cached_tokens, with_rollout_mesh
 from rlhf_jax.runs.sampling import held_out_prompts, make_grader, make_prompts, make_sampler
 from rlhf_jax.runs.stops import with_run_stops
@@ -78,6 +79,8 @@ def evaluate(
 
 def _evaluate_loss(config: Config, checkpoint: str | None, step: int | None) -> dict[str, float]:
     mesh = make_mesh(config.mesh)
+    if config.training.num_microbatches == "auto":
+        config = with_microbatches(config, 1)  # nothing is updated
     check_batch(config, mesh)
     model, params, tokenizer = _policy(config, checkpoint, step, mesh)
     check_vocabulary(model, tokenizer)

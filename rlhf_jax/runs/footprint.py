@@ -136,7 +136,9 @@ def _most_temporaries(config: Config) -> int:
     """Bytes of gradients and activations over all devices, before data and devices are known: rows
     as wide as they may be, of which everything is kept."""
     training = config.training
-    rows = training.batch_size // training.num_microbatches
+    # What is not settled yet is one part at most.
+    count = training.num_microbatches if training.num_microbatches != "auto" else 1
+    rows = training.batch_size // count
     width = config.data.max_length
     if config.is_online:
         sampling = config.resolved_algorithm.sampling

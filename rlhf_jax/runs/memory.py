@@ -140,7 +140,7 @@ def online_account(session: Session, parts: OnlineParts, given: Given | None) ->
 
 def offline_work(config: Config, loader: Loader) -> Work:
     """What a run on data that is there does at a time."""
-    micro = config.training.num_microbatches
+    micro = config.training.microbatches
     room = loader.largest_room
     if room is not None:
         return Work(room.rows, room.width, not room.single, data=loader.nbytes)
@@ -152,7 +152,7 @@ def offline_work(config: Config, loader: Loader) -> Work:
 def online_work(parts: OnlineParts) -> Work:
     """What a run that samples does at a time."""
     config = parts.config
-    micro = config.training.num_microbatches
+    micro = config.training.microbatches
     sampling = parts.sampling
     rows = config.training.batch_size * sampling.group_size // sampling.num_minibatches // micro
     width = parts.sampler.width

@@ -115,7 +115,7 @@ class OnlineParts(NamedTuple):
         needs = self.algorithm.needs
         if not needs:
             return lambda trained, frozen, batch: batch
-        microbatches = self.sampling.num_minibatches * self.config.training.num_microbatches
+        microbatches = self.sampling.num_minibatches * self.config.training.microbatches
         fill = wrap(
             named(
                 "score",
@@ -200,7 +200,7 @@ def make_online_parts(
         config if measure is None else measure,
         tokenizer,
         mesh=mesh,
-        rows_at_once=rows // (sampling.num_minibatches * config.training.num_microbatches),
+        rows_at_once=rows // (sampling.num_minibatches * config.training.microbatches),
         judge=judge,
     )
     if grader is not None:

@@ -26,7 +26,7 @@ def check_batch(config: Config, mesh: Mesh) -> None:
     training = config.training
     check_rows(
         training.batch_size,
-        num_microbatches=training.num_microbatches,
+        num_microbatches=training.microbatches,
         mesh=mesh,
         name="training.batch_size",
     )
@@ -40,13 +40,13 @@ def check_online_batch(config: Config, mesh: Mesh) -> None:
     training = config.training
     shards = row_shards(mesh)
     rows = training.batch_size * sampling.group_size
-    parts = sampling.num_minibatches * training.num_microbatches * shards
+    parts = sampling.num_minibatches * training.microbatches * shards
     if rows % parts:
         raise ValueError(
             f"training.batch_size={training.batch_size} prompts of "
             f"algorithm.group_size={sampling.group_size} completions are {rows} rows, which must "
             f"be a multiple of {parts} (num_minibatches={sampling.num_minibatches} x "
-            f"num_microbatches={training.num_microbatches} x mesh data x fsdp={shards})"
+            f"num_microbatches={training.microbatches} x mesh data x fsdp={shards})"
         )
 
 
@@ -67,7 +67,7 @@ def packing_of(config: Config, mesh: Mesh) -> Packing | None:
         return None
     return Packing(
         shards=row_shards(mesh),
-        num_microbatches=training.num_microbatches,
+        num_microbatches=training.microbatches,
         max_tokens_per_row=training.max_tokens_per_row,
         share_prompt=training.share_prompt,
         whole_rows=not is_blocked,

@@ -19,8 +19,10 @@ from rlhf_jax.runs.footprint import is_small
 from rlhf_jax.runs.offline import Finished, run_offline
 from rlhf_jax.runs.online import run_online
 from rlhf_jax.runs.online_parts import MakeGrader, MakeSampler
+from rlhf_jax.runs.plan.microbatches import settled
 from rlhf_jax.runs.session import open_session
 from rlhf_jax.runs.trees import Given
+from rlhf_jax.sharding import make_mesh
 from rlhf_jax.sharding.processes import ending_together, join
 from rlhf_jax.training.allocator import retain_freed_memory
 
@@ -98,6 +100,7 @@ def train(
         open_session(config, began=began, progress=progress, callbacks=callbacks) as session,
         keep_programs(config.training.compilation_cache),
     ):
+        session = session._replace(config=settled(session.config, make_mesh(config.mesh)))
         if config.is_online:
             finished = run_online(session, given=model, sampler=sampler, grader=grader)
         else:

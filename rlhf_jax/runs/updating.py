@@ -68,7 +68,7 @@ def make_update(
     return make_step(
         algorithm,
         tx,
-        num_microbatches=config.training.num_microbatches,
+        num_microbatches=config.training.microbatches,
         mesh=mesh,
         learning_rate=make_rate(config.optimizer, trained, total_steps=total_updates),
     )

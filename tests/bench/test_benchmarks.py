@@ -18,6 +18,7 @@ def test_interleave_visits_sides_in_turns():
         assert 0 <= timing.low <= timing.median <= timing.high
 
 
+@pytest.mark.slow
 def test_fused_logps_reports_memory_time_and_agreement(capsys):
     fused_logps.main(
         ["--rows", "64", "--width", "8", "--vocab", "4000", "--repeats", "1", "--block", "256"]
@@ -32,6 +33,7 @@ def test_fused_logps_reports_memory_time_and_agreement(capsys):
     )
 
 
+@pytest.mark.slow
 def test_attention_times_every_implementation(capsys):
     attention.main(["--batch", "1", "--length", "16", "--repeats", "1"])
     printed = capsys.readouterr().out

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from rlhf_jax.bench import dpo_equivalence, offline_runs, trl_offline, trl_sides
-from rlhf_jax.bench.offline_runs import Side
+from rlhf_jax.bench.offline_runs import Run
+from rlhf_jax.bench.outcome import show
 
 STAND_IN = """#!{python}
 import json, os, pathlib, sys
@@ -55,7 +56,7 @@ def rows(tmp_path):
 def ours(monkeypatch):
     """Our own side, without the run."""
     monkeypatch.setattr(
-        offline_runs, "run_ours", lambda *args: Side([0.5] * 4, [1.0, 1.0], 2 * 10**9)
+        offline_runs, "run_ours", lambda *args: Run([0.5] * 4, [1.0, 1.0], 2 * 10**9)
     )
 
 
@@ -70,9 +71,9 @@ def test_trl_is_asked_for_the_same_run(stand_in, rows, ours, tmp_path, capsys):
     assert "dpo, 4 steps of 3 rows, model, float32, 1 threads, 2 rounds" in printed
     assert "losses agree within 0.0e+00 relative (required: 0.002)" in printed
     # Without its two first steps: 2 s against 1 s; memory is what the system says of the process.
-    assert "rlhf_jax      1000.0 ms  (1000.0 .. 1000.0)    1.00 (1.00)   peak 2.00 GB" in printed
+    assert "rlhf_jax    1000.0 ms  (1000.0 .. 1000.0)   x 1   peak 2.00 GB" in printed
     # (At least: a process begins with the peak of the one that started it.)
-    assert "TRL           2000.0 ms  (2000.0 .. 2000.0)    2.00 (2.00)   peak " in printed
+    assert "TRL         2000.0 ms  (2000.0 .. 2000.0)   x 2.00   peak " in printed
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen == {
         "algorithm": "dpo",
@@ -95,11 +96,11 @@ def test_no_ratio_for_other_losses(stand_in, rows, ours, capsys):
 
 
 def test_a_reward_models_losses_are_not_compared(capsys):
-    runs = {"rlhf_jax": [Side([0.5], [1.0], 10**9)], "TRL": [Side([0.9], [3.0], 4 * 10**9)]}
-    assert offline_runs.report(runs, same_start=False) == 0
+    runs = {"rlhf_jax": [Run([0.5], [1.0], 10**9)], "TRL": [Run([0.9], [3.0], 4 * 10**9)]}
+    assert show([offline_runs.report("rm", runs, same_start=False)]) == 0
     printed = capsys.readouterr().out
-    assert "agree" not in printed and "3.00 (3.00)   peak 4.00 GB" in printed
-    assert offline_runs.report(runs, same_start=True) == 1
+    assert "agree" not in printed and "x 3.00   peak 4.00 GB" in printed
+    assert show([offline_runs.report("rm", runs, same_start=True)]) == 1
 
 
 def test_a_side_that_fails_says_why(stand_in, rows, ours):

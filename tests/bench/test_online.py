@@ -19,6 +19,7 @@ from rlhf_jax.bench import (
     sides,
 )
 from rlhf_jax.bench.low_ids import VOCAB, low_ids
+from rlhf_jax.bench.outcome import show
 from rlhf_jax.models import ModelConfig, init_model
 
 TINY = {
@@ -96,11 +97,16 @@ def test_no_ratio_when_the_gate_fails(capsys):
             {"seconds": 4.0, "peak": 10**9},
         ]
 
-    assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(1.0001)}) == 1
-    assert "x rlhf_jax" not in capsys.readouterr().out
-    assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(1.000001)}) == 0
-    assert "3000.0 ms  (2000.0 .. 4000.0)    1.00 (1.00) x rlhf_jax" in capsys.readouterr().out
-    assert online_iteration.report({"rlhf_jax": answers(1.0), "TRL": answers(float("nan"))}) == 1
+    def printed(norm):
+        found = online_iteration.report("PPO", {"rlhf_jax": answers(1.0), "TRL": answers(norm)})
+        return show([found]), capsys.readouterr().out
+
+    for norm in (1.0001, float("nan")):
+        code, text = printed(norm)
+        assert code == 1 and " ms " not in text
+    code, text = printed(1.000001)
+    assert code == 0
+    assert "TRL         3000.0 ms  (2000.0 .. 4000.0)   x none: 0.50 to 2.00, windows" in text
 
 
 def test_generation_gives_no_ratio_for_other_tokens(monkeypatch, capsys):

@@ -23,6 +23,7 @@ def config(tmp_path, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 def test_prints_a_table_and_writes_json_and_nothing_else(config, capsys, tmp_path):
     out = tmp_path / "bench.json"
     command = ["bench", str(config), "--repeats", "2", "--json", str(out), "training.batch_size=4"]

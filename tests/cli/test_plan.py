@@ -17,6 +17,7 @@ def tiny_yaml(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_prints_tables_and_writes_json(tiny_yaml, tmp_path, capsys):
     out = tmp_path / "plan.json"
     command = ["plan", str(tiny_yaml), "--device", "cpux4", "--mesh", "data=2,fsdp=2"]

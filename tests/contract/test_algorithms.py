@@ -116,6 +116,7 @@ def test_jits_and_does_not_retrace(case):
     assert float(first) != float(second)
 
 
+@pytest.mark.slow
 def test_jit_equals_eager(case):
     eager, metrics = case.algorithm.loss(case.trees, case.batch, jax.random.key(0))
     (jitted, jitted_metrics), gradient = case.gradients(case.params, case.batch)

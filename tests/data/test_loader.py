@@ -565,6 +565,7 @@ def test_a_template_without_a_stop_is_refused_before_the_rows(tmp_path) -> None:
     make_loader(DataConfig(path=plain), foreign, kind="text", batch_size=1, seed=0)
 
 
+@pytest.mark.slow
 def test_stops_are_part_of_the_fingerprint_and_reach_the_processes(tmp_path) -> None:
     path = write(tmp_path / "m.jsonl", [{"messages": THINKING[2:]}] * 600)
     made = {}

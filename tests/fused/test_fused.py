@@ -149,6 +149,7 @@ def single(policy, prompts):
     return quick_jit(loop(GRPO, model))({"policy": params}, prompts, None, KEY)
 
 
+@pytest.mark.slow
 def test_fused_is_stepping_by_hand(policy, prompts, single):
     state, history = single
     expected, seen = by_hand(*policy, prompts, GRPO, 2)

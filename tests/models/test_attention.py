@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.models.attention import attention, blocked
+from tests.conftest import quick
 
 H = 8
 
@@ -74,7 +75,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick(CASES, ("grouped", "segments", "window", "shared prompts")))
 def test_equals_the_reference(case):
     sizes, options = CASES[case]
     arrays = inputs(**sizes)

@@ -120,7 +120,8 @@ def test_growing_a_ring_puts_its_entries_in_order():
     ]
 
 
-@pytest.mark.parametrize("family", ["qwen2", pytest.param("gemma2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
 def test_a_step_copies_no_layer_out_of_the_stack(family):
     """Sliced in the loop over tokens, the weights of all layers were copied for every token."""
     model, params = init_model(tiny(family), jax.random.key(0))

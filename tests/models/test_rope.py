@@ -84,7 +84,7 @@ SCALED = {
     ),
     "default": ("llama", {}),
 }
-FAST = [("longrope", 40), ("dynamic", 40)]
+FAST = [("longrope", 40)]
 CASES = [
     pytest.param(name, context, marks=() if (name, context) in FAST else pytest.mark.slow)
     for name in SCALED

@@ -14,6 +14,7 @@ from rlhf_jax.models.attention.splash import refusal, splash
 from rlhf_jax.models.documents import Documents
 from rlhf_jax.models.remat import POLICIES
 from rlhf_jax.sharding import make_mesh
+from tests.conftest import quick
 
 H = 16
 
@@ -55,13 +56,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick(CASES, ("all at once",)))
 def test_equals_the_plain_form(case):
     sizes, ids, static = CASES[case]
     for name, a, b in zip("o q k v".split(), *both(inputs(**sizes), ids, static), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_bf16_is_as_close_to_float32_as_the_plain_form_is():
     static = Static(None, None, None, H**-0.5)
     narrow = inputs(length=128, dtype=jnp.bfloat16)
@@ -73,6 +75,7 @@ def test_bf16_is_as_close_to_float32_as_the_plain_form_is():
         assert error <= 1.5 * usual
 
 
+@pytest.mark.slow
 def test_each_device_computes_its_own_rows_and_heads():
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     ids = documents(4, 128)

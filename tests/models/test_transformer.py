@@ -7,6 +7,7 @@ import pytest
 
 from rlhf_jax.models import REMAT, init_model, make_model
 from rlhf_jax.models.transformer import document_positions, layer_plan, unstack
+from tests.conftest import quick
 from tests.models.tiny import max_difference, noisy, ragged, tiny
 
 
@@ -37,7 +38,9 @@ def qwen():
     return config, params, loss_and_grads(model, params)
 
 
-@pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
+@pytest.mark.parametrize(
+    "remat", quick([name for name in REMAT if name != "none"], ("products", "full"))
+)
 def test_remat_changes_nothing(qwen, remat):
     config, params, (loss, grads) = qwen
     other = loss_and_grads(make_model(config, layers="scan", remat=remat), params)
@@ -59,6 +62,7 @@ def test_remat_keeps_less(qwen):
     assert kept("full") < kept("save_attention") < kept("dots_no_batch") < kept("none")
 
 
+@pytest.mark.slow
 def test_unrolled_equals_scanned(gemma):
     config, params, (loss, grads) = gemma
     other = loss_and_grads(make_model(config, layers="unroll"), params)

@@ -54,7 +54,13 @@ def relative(a, b):
 
 @pytest.mark.parametrize(
     "temperature, softcap, block",
-    [(1.0, None, None), (0.7, None, 64), (1.3, 5.0, 100), (1.0, 2.0, 300)],
+    [
+        (1.3, 5.0, 100),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(1.0, None, None), (0.7, None, 64), (1.0, 2.0, 300)]
+        ),
+    ],
 )
 def test_equals_the_plain_form(temperature, softcap, block):
     hidden, unembed, tokens, cotangents = inputs()

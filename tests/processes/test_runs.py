@@ -30,6 +30,7 @@ def both(config, start, count, devices, tmp_path):
     return alone, together
 
 
+@pytest.mark.slow
 def test_sft(tiny_config, start, tmp_path):
     config = tiny_config(
         "sft",

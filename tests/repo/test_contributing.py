@@ -54,6 +54,7 @@ def test_the_algorithm_on_pairs_learns(namespace):
     assert float(metrics["rewards/margin"]) > 0
 
 
+@pytest.mark.slow
 def test_the_algorithm_that_samples_learns(namespace, online_config, tmp_path):
     (tmp_path / "grader.py").write_text(GRADER)
     rows = [{"prompt": f"{i:02d}:"} for i in range(24)]

@@ -43,7 +43,8 @@ def test_an_offline_run_has_three_programs(tiny_config, caplog, name, expected):
     assert ", ".join(f"{count} {name}" for name, count in expected.items()) in summary(caplog)
 
 
-@pytest.mark.parametrize("name", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_an_online_run_has_five_programs(online_config, caplog, name):
     """Completions are generated greedily, at evaluation, and for training."""
     caplog.set_level(logging.INFO)

@@ -276,6 +276,7 @@ def test_a_signal_during_an_offline_evaluation(tiny_config, tmp_path):
     assert not train(broken).interrupted and values(broken.run_dir) == values(whole.run_dir)
 
 
+@pytest.mark.slow
 def test_the_best_loss_is_the_smallest(tiny_config, tmp_path, caplog):
     """Without best_mode: the loss falls, so that the last checkpoint is best, and is the only one
     that is kept."""
@@ -321,6 +322,7 @@ def test_an_offline_metric_that_is_not_measured(tiny_config):
         train(tiny_config("sft", checkpoint={"best_metric": "loss/totel"}, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("started", [False, True])
 def test_an_online_metric_that_is_not_measured(online_config, started, monkeypatch):
     """Told before anything is generated, also after a resume with other samples."""

@@ -124,9 +124,8 @@ def test_phases_do_not_add_up():
     ]
 
 
-@pytest.mark.parametrize(
-    "name", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sft", "ppo"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dpo", "sft", "ppo"])
 def test_the_log_has_the_table_and_what_was_measured(tiny_config, online_config, caplog, name):
     caplog.set_level(logging.INFO)
     if name == "ppo":

@@ -20,7 +20,7 @@ from rlhf_jax.runs.roofline.machine import Look, Machine, Probe
 from rlhf_jax.runs.roofline.report import make_report
 from rlhf_jax.runs.roofline.rounds import Sample
 from rlhf_jax.runs.roofline.watched import Watched
-from rlhf_jax.runs.roofline.work import (
+from rlhf_jax.runs.useful.work import (
     Stage,
     content_of,
     generation_stages,
@@ -116,6 +116,7 @@ def test_work_follows_from_who_is_read(online_config):
     assert separate["update"] > 1.4 * shared["update"]
 
 
+@pytest.mark.slow
 def test_the_programs_that_are_wanted(online_config, tiny_config):
     config = online_config("grpo")
     assert [row.name for row in roofline(config, repeats=1, programs=["generate"]).rows] == [
@@ -315,6 +316,7 @@ def test_a_frozen_reference_is_not_trained(online_config):
     assert with_kl.rows[-1].flops == plain.rows[-1].flops
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_twice(online_config, tmp_path):
     """Measuring memory compiles ahead of the call, which must find that very program."""
     compiled = []

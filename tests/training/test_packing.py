@@ -23,6 +23,7 @@ from rlhf_jax.sharding import MeshConfig, make_mesh
 from rlhf_jax.training import make_score, make_step, make_train_state
 from rlhf_jax.training.packing import Pieces, lay_out, part_of, pieces_of
 from rlhf_jax.types import Algorithm, Room
+from tests.conftest import quick
 from tests.contract.fakes import make_batch
 from tests.models.tiny import noisy, tiny
 
@@ -101,14 +102,7 @@ def check(config, batch, rooms):
         same(state.params, packed_state.params)
 
 
-def quick(names, default):
-    """The names, of which only some are tried by default: each is programs to compile."""
-    return [
-        name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names
-    ]
-
-
-@pytest.mark.parametrize("name", quick(OFFLINE, ("sft",)))
+@pytest.mark.parametrize("name", quick(OFFLINE, ()))
 def test_packed_offline_equals_rows(name):
     config = OFFLINE[name]
     batch = make_batch(config.data)
@@ -146,7 +140,10 @@ def raggedly(rng, examples, several, group):
     return Pieces(*(jnp.asarray(x, jnp.int32) for x in (own, shared, family, trained)))
 
 
-@pytest.mark.parametrize(("several", "group"), [(1, 1), (1, 4), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("several", "group"),
+    [(1, 4), (2, 2), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 1), (2, 1)))],
+)
 def test_every_token_has_a_place_of_its_own(several, group):
     """Random lengths: nothing overlaps, nothing leaves its row, what is shared lies in the row."""
     rng = np.random.default_rng(0)

@@ -19,6 +19,7 @@ from rlhf_jax.runs.footprint import Footprint, Part, footprint
 from rlhf_jax.runs.plan.advice import warnings_of
 from rlhf_jax.runs.plan.collectives import Collective
 from rlhf_jax.runs.plan.machines import Devices, Machine, devices_of, parse_machine
+from rlhf_jax.runs.plan.microbatches import settled
 from rlhf_jax.runs.plan.phases import Phase, compile_phases
 from rlhf_jax.runs.plan.programs import Planned, plan_programs
 from rlhf_jax.runs.plan.search import candidates
@@ -170,7 +171,7 @@ def _on(config: Config, sizes: dict[str, int]) -> Config:
 
 def _planned(config: Config, found: Devices) -> tuple[Planned, Footprint]:
     mesh: Mesh = make_mesh(config.mesh, devices=list(found.devices))
-    planned = plan_programs(config, mesh)
+    planned = plan_programs(settled(config, mesh), mesh)
     return planned, footprint(planned.config, mesh, planned.work)
 
 

@@ -101,16 +101,12 @@ def compile_phases(
 def _phase(
     program: Program, lowered: Any, planned: Planned, machine: Machine, expected: Footprint
 ) -> Phase:
-    held = expected.of("held") - device_bytes_of(program.reads)
-    if not program.calls:
-        # Before the first step there are no moments yet.
-        held -= sum(part.bytes for part in expected.parts if part.name == MOMENTS)
     start = time.perf_counter()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         seconds = time.perf_counter() - start
-        return _failed(program, str(error), held, seconds)
+        return _failed(program, str(error), _held_beside(program, expected), seconds)
     seconds = time.perf_counter() - start
     moved = traffic(compiled.as_text(), planned.mesh.size, turns=program.trips)
     sizes = compiled.memory_analysis()
@@ -120,7 +116,7 @@ def _phase(
         program.calls,
         int(sizes.argument_size_in_bytes),
         int(sizes.temp_size_in_bytes),
-        max(held, 0) + _peak(sizes, planned.mesh),
+        program_peak(program, sizes, planned.mesh, expected),
         program.flops,
         compute=_compute(program, moved, chip, planned.mesh),
         memory=program.traffic / chip.bandwidth,
@@ -161,13 +157,31 @@ def _compute(program: Program, moved: Traffic, chip: Chip, mesh: Mesh) -> float:
     return estimated + program.attention / mesh.size / (KERNELS * chip.flops)
 
 
-def _peak(sizes: Any, mesh: Mesh) -> int:
-    """Bytes of one device: on TPUs the allocator's own plan. CPUs allocate all temporaries of a
-    program at once; a result that takes the place of a donated argument counts once."""
+def program_peak(program: Program, sizes: Any, mesh: Mesh, expected: Footprint) -> int:
+    """Bytes of one device while a program runs, with whatever else the run holds meanwhile.
+
+    On TPUs it is the allocator's own plan. CPUs allocate all temporaries of a program at once; a
+    result that takes the place of a donated argument counts once.
+
+    Args:
+      program: one of a run's.
+      sizes: its `memory_analysis`.
+      mesh: of the run.
+      expected: what the run holds.
+    """
+    beside = _held_beside(program, expected)
     if mesh.devices.flat[0].platform == "tpu":
-        return int(sizes.peak_memory_in_bytes)
+        return beside + int(sizes.peak_memory_in_bytes)
     held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    return int(held + sizes.temp_size_in_bytes)
+    return beside + int(held + sizes.temp_size_in_bytes)
+
+
+def _held_beside(program: Program, expected: Footprint) -> int:
+    held = expected.of("held") - device_bytes_of(program.reads)
+    if not program.calls:
+        # Before the first step there are no moments yet.
+        held -= sum(part.bytes for part in expected.parts if part.name == MOMENTS)
+    return max(held, 0)
 
 
 def device_bytes_of(tree: Any) -> int:
@@ -178,11 +192,11 @@ def device_bytes_of(tree: Any) -> int:
     )
 
 
-def _failed(program: Program, message: str, held: int, seconds: float) -> Phase:
+def _failed(program: Program, message: str, beside: int, seconds: float) -> Phase:
     used = _USED.search(message)
     peak = 0
     if used is not None:
-        peak = max(held, 0) + round(float(used.group(1)) * _UNITS[used.group(2)])
+        peak = beside + round(float(used.group(1)) * _UNITS[used.group(2)])
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return Phase(
         program.name, program.calls, 0, 0, peak, program.flops, 0.0, 0.0, 0.0, {}, (), 0.0, (),

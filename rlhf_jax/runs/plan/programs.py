@@ -33,10 +33,10 @@ from rlhf_jax.runs.parts import check_batch, check_online_batch, packing_of
 from rlhf_jax.runs.plan.program import Program, placed
 from rlhf_jax.runs.plan.sampling import sampling_programs
 from rlhf_jax.runs.rollout_layout import cached_tokens, with_rollout_mesh
-from rlhf_jax.runs.roofline.passes import Pass, loss_passes, score_passes
-from rlhf_jax.runs.roofline.work import Content, attention_of, flops_of
 from rlhf_jax.runs.trees import Loaded, execution, tree_specs
 from rlhf_jax.runs.updating import make_update, state_key
+from rlhf_jax.runs.useful.passes import Pass, loss_passes, score_passes
+from rlhf_jax.runs.useful.work import Content, attention_of, flops_of
 from rlhf_jax.sharding import batch_sharding, replicated
 from rlhf_jax.training import TrainState, abstract_sharded_state, make_optimizers, make_score
 from rlhf_jax.types import Algorithm, PairBatch, PolicyBatch, Room, Sampling, TokenBatch, Trees
@@ -240,7 +240,7 @@ def _offline(config: Config, mesh: Mesh) -> Planned:
         batch = _filled(batch, fields, mesh)
     parts = _parts_of(room, tokens)
     programs.append(_updating(config, mesh, loaded, algorithm, batch, content, parts))
-    micro = training.num_microbatches
+    micro = training.microbatches
     work = Work(count // micro, width, micro > 1)
     if room is not None:
         work = Work(room.rows, room.width, not room.single)
@@ -294,7 +294,7 @@ def _online(config: Config, mesh: Mesh) -> Planned:
     programs = list(sampling_programs(config, mesh, loaded))
     if algorithm.needs:
         programs.append(_scoring(config, mesh, loaded, algorithm, batch, content, parts))
-        microbatches = sampling.num_minibatches * config.training.num_microbatches
+        microbatches = sampling.num_minibatches * config.training.microbatches
         fill = make_score(algorithm.needs, num_microbatches=microbatches)
         plain = batch._replace(room=None)
         fields = jax.eval_shape(fill, loaded.trained, loaded.frozen, plain)
@@ -327,7 +327,7 @@ def _online_content(config: Config, room: Room | None, count: int) -> Content:
 def _online_work(config: Config, room: Room | None, cached: int) -> Work:
     sampling = config.algorithm.sampling
     rollout = config.rollout
-    micro = config.training.num_microbatches
+    micro = config.training.microbatches
     width = rollout.max_prompt_len + rollout.max_new_tokens
     rows = config.training.batch_size * sampling.group_size // sampling.num_minibatches // micro
     if room is not None:
@@ -350,7 +350,7 @@ def _scoring(
     passes = score_passes(
         config.algorithm, loaded.model, *trees, batch, scores=lambda found: found.needs
     )
-    microbatches = sampling.num_minibatches * config.training.num_microbatches
+    microbatches = sampling.num_minibatches * config.training.microbatches
     score = jitted_whole(
         make_score(algorithm.needs, num_microbatches=microbatches, mesh=mesh),
         out_shardings=batch_sharding(mesh),

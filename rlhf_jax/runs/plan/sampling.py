@@ -16,8 +16,8 @@ from rlhf_jax.rollout.sampling import sampling_steps
 from rlhf_jax.runs.footprint import device_bytes, tree_bytes
 from rlhf_jax.runs.plan.program import Program, placed
 from rlhf_jax.runs.rollout_layout import chunk_of, prompts_of, ring_of, sampler_of, slots_of
-from rlhf_jax.runs.roofline.work import Stage, generation_stages, make_decoder
 from rlhf_jax.runs.trees import Loaded
+from rlhf_jax.runs.useful.work import Stage, generation_stages, make_decoder
 from rlhf_jax.sharding import row_shards
 from rlhf_jax.types import Model, Params
 

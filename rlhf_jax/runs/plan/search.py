@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rlhf_jax.config import Config
 from rlhf_jax.runs.footprint import architecture_of, footprint
 from rlhf_jax.runs.plan.machines import Machine
+from rlhf_jax.runs.plan.microbatches import expected_to_fit
 from rlhf_jax.runs.plan.programs import plan_programs
 from rlhf_jax.runs.trees import tree_specs
 from rlhf_jax.sharding import MeshConfig, make_mesh
@@ -44,6 +45,7 @@ def candidates(config: Config, machine: Machine, devices: Sequence[Any]) -> list
         changed = _with(config, own)
         try:
             mesh = make_mesh(own, devices=list(devices))
+            changed = expected_to_fit(changed, mesh, _ROOM * (machine.chip.memory or math.inf))
             planned = plan_programs(changed, mesh)
         except ValueError as error:
             refused = str(error)
@@ -98,7 +100,7 @@ def _sent(config: Config, sizes: dict[str, int], work: Any, devices: int) -> flo
     parameters = model.num_layers * 12 * model.hidden_size**2
     fsdp = sizes["fsdp"]
     tensor = sizes["tensor"]
-    micro = config.training.num_microbatches
+    micro = config.training.microbatches
     others = (fsdp - 1) / fsdp
     gathered = 3 * _BYTES * parameters / tensor * others * micro
     tokens = work.rows * work.width * micro / (sizes["data"] * fsdp)

@@ -17,11 +17,13 @@ from jax.sharding import Mesh
 from rlhf_jax.config import CheckpointConfig, Config
 from rlhf_jax.runs.footprint import is_small
 from rlhf_jax.runs.online import entered
+from rlhf_jax.runs.plan.microbatches import settled
 from rlhf_jax.runs.roofline.machine import make_machine
 from rlhf_jax.runs.roofline.offline import OfflineRounds
 from rlhf_jax.runs.roofline.online import OnlineRounds
 from rlhf_jax.runs.roofline.report import Rate, Roofline, Row, make_report
 from rlhf_jax.runs.roofline.rounds import Rounds, Sample
+from rlhf_jax.sharding import make_mesh
 from rlhf_jax.training.allocator import retain_freed_memory
 
 __all__ = ["Rate", "Roofline", "Row", "Sample", "roofline"]
@@ -75,6 +77,7 @@ def open_rounds(config: Config, folder: pathlib.Path, programs: Sequence[str]) -
       folder: takes the place of its `run_dir`.
       programs: to measure; none: all.
     """
+    config = settled(config, make_mesh(config.mesh))
     moved = dataclasses.replace(config, run_dir=str(folder), checkpoint=CheckpointConfig())
     if not config.is_online:
         yield OfflineRounds(moved, folder, programs)

@@ -11,12 +11,12 @@ import jax
 from rlhf_jax.config import Config
 from rlhf_jax.runs.cached import jitted_scores
 from rlhf_jax.runs.offline import make_offline_parts
-from rlhf_jax.runs.roofline.passes import Pass, loss_passes, score_passes
 from rlhf_jax.runs.roofline.rounds import Sample, Updater, named, on_host, score_stage
 from rlhf_jax.runs.roofline.watched import Watched
-from rlhf_jax.runs.roofline.work import content_of, padding, places
 from rlhf_jax.runs.trees import load_reference
 from rlhf_jax.runs.updating import fresh_state, make_update
+from rlhf_jax.runs.useful.passes import Pass, loss_passes, score_passes
+from rlhf_jax.runs.useful.work import content_of, padding, places
 from rlhf_jax.sharding import place_batch
 from rlhf_jax.types import Params
 
@@ -55,7 +55,7 @@ class OfflineRounds:
         self._examples = itertools.chain.from_iterable(
             parts.loader.sequential(size) for _ in itertools.count()
         )
-        self.places = places(parts.loader.batch(0), config.training.num_microbatches)
+        self.places = places(parts.loader.batch(0), config.training.microbatches)
         self.programs = {"score": self._score, "update": self._updater.program}
         self._score_passes: tuple[Pass, ...] = ()
         self._update_passes: tuple[Pass, ...] = ()

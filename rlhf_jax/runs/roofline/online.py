@@ -16,10 +16,11 @@ from rlhf_jax.loops.collect import Collector
 from rlhf_jax.rollout import Sampled, Sampler, SamplingParams
 from rlhf_jax.rollout.programs import Programs
 from rlhf_jax.runs.online_parts import OnlineParts, make_online_parts, policy_of
-from rlhf_jax.runs.roofline.passes import Pass, loss_passes, score_passes
 from rlhf_jax.runs.roofline.rounds import Sample, Updater, named, on_host, score_stage
 from rlhf_jax.runs.roofline.watched import Watched
-from rlhf_jax.runs.roofline.work import (
+from rlhf_jax.runs.updating import fresh_state, make_update
+from rlhf_jax.runs.useful.passes import Pass, loss_passes, score_passes
+from rlhf_jax.runs.useful.work import (
     Content,
     Stage,
     content_of,
@@ -28,7 +29,6 @@ from rlhf_jax.runs.roofline.work import (
     padding,
     places,
 )
-from rlhf_jax.runs.updating import fresh_state, make_update
 from rlhf_jax.training import make_optimizers
 from rlhf_jax.types import Key, Params
 
@@ -169,7 +169,7 @@ class OnlineRounds:
         samples.append(Sample("grade", collected.metrics["time/reward"]))
         batch = jax.block_until_ready(self._parts.to_device(collected.groups, number))
         sampling = self._parts.sampling
-        parts = sampling.num_minibatches * self._parts.config.training.num_microbatches
+        parts = sampling.num_minibatches * self._parts.config.training.microbatches
         self.places = places(batch, parts)
         if {"score", "update"} & set(self._wanted):
             content = content_of(on_host(batch))

@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.footprint import tree_bytes
 from rlhf_jax.runs.offline import jitted
-from rlhf_jax.runs.roofline.passes import Pass
 from rlhf_jax.runs.roofline.watched import Watched
-from rlhf_jax.runs.roofline.work import Content, Stage, flops_of
+from rlhf_jax.runs.useful.passes import Pass
+from rlhf_jax.runs.useful.work import Content, Stage, flops_of
 from rlhf_jax.sharding import replicated
 from rlhf_jax.training import TrainState, UpdateStep
 from rlhf_jax.types import Trees

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.models.flops import BACKWARD, attention_flops, cache_reads, forward_flops
-from rlhf_jax.runs.roofline.passes import Pass
+from rlhf_jax.runs.useful.passes import Pass
 from rlhf_jax.training.packing import lay_out, padding_of, pieces_of
 from rlhf_jax.types import TokenBatch
 

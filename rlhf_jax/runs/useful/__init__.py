@@ -1,0 +1,1 @@
+"""Useful operations of a run: what its programs must compute, counted from their shapes."""
