@@ -129,9 +129,10 @@ def returned(lines: list[str]) -> list[str]:
 
 def _before(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     lines[:] = as_restructured(lines)
-    # napoleon reads what stands before a colon in the first line of a field's text as its type
+    # Napoleon takes what stands before a colon in the first line of a field's text for its type: it
+    # gets a first line that shows nothing.
     if kind in ("attribute", "data", "property"):
-        lines.insert(0, "")
+        lines.insert(0, "\\")
 
 
 def _after(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
