@@ -1,9 +1,10 @@
 """The few large programs of a run: what the compiler is told about them, and their names, so that
 whoever listens to it can say which one it compiles, and for what shape."""
 
+import contextlib
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -59,6 +60,27 @@ class Call(NamedTuple):
 _call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)
 
 
+Prepare = Callable[[str | None], None]
+"""Hears that a program is called in a shape for the first time, as `update (4 x 256 tokens)`; None:
+the call is over."""
+_listeners: list[Prepare] = []
+
+
+@contextlib.contextmanager
+def preparing(listener: Prepare) -> Iterator[None]:
+    """Before a named program is traced and compiled, which may take minutes, this one hears of it;
+    the innermost listener alone.
+
+    Args:
+      listener: called in the thread that calls the program.
+    """
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
 def named(
     name: str, program: Callable[..., Any], describe: Callable[..., str]
 ) -> Callable[..., Any]:
@@ -73,15 +95,24 @@ def named(
       A function that calls the program, and lowers it where the program can.
     """
 
+    shapes: set[str] = set()
+
     @functools.wraps(program)
     def run(*args: Any, **kwargs: Any) -> Any:
         # A jitted function compiles in the thread that calls it, so the context tells whose it is.
         describing = functools.partial(describe, *args, **kwargs)
         token = _call.set(Call(name, program.__name__, describing))
+        shape = describing()
+        is_new = shape not in shapes
+        shapes.add(shape)
         try:
+            if is_new and _listeners:
+                _listeners[-1](f"{name} ({shape})")
             return program(*args, **kwargs)
         finally:
             _call.reset(token)
+            if is_new and _listeners:
+                _listeners[-1](None)
 
     if hasattr(program, "lower"):
         run.lower = program.lower  # type: ignore[attr-defined]

@@ -21,6 +21,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.batches import (
+    Batch as Batch,
+)
+from rlhf_jax.batches import (
+    Packed as Packed,
+)
+from rlhf_jax.batches import (
+    PairBatch as PairBatch,
+)
+from rlhf_jax.batches import (
+    PolicyBatch as PolicyBatch,
+)
+from rlhf_jax.batches import (
+    Rollout as Rollout,
+)
+from rlhf_jax.batches import (
+    Room as Room,
+)
+from rlhf_jax.batches import (
+    TokenBatch as TokenBatch,
+)
+from rlhf_jax.batches import (
+    UnpairedBatch as UnpairedBatch,
+)
+
 Params: TypeAlias = Mapping[str, Any]
 """Nested dict of arrays."""
 
@@ -31,132 +56,6 @@ Key: TypeAlias = Array
 """A typed JAX PRNG key."""
 
 
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class Room:
-    """How much a model reads at a time where sequences are packed. Static: a program for each."""
-
-    rows: int
-    """Of a part, R; divided over the devices of the batch axis."""
-    width: int
-    """Tokens of a row, L; a whole example fits into one part."""
-    longest: int
-    """No sequence has more tokens: attention looks no further back."""
-    scored: int | None = None
-    """Trained tokens of a row at most, S."""
-    group: int = 1
-    """So many consecutive sequences may share a prompt, which is then read once a row."""
-    single: bool = False
-    """All fits into one part. Otherwise there are as many as it takes, counted on the device."""
-
-
-class Packed(NamedTuple):
-    """What a model reads in place of a batch's rows (`training.packing`): several to a row."""
-
-    tokens: Int[Array, "R L"]
-    segment_ids: Int[Array, "R L"]
-    """Number of the sequence, from 1; 0 where there is none."""
-    scored: Int[Array, "R S"] | None
-    """As in a batch: columns of trained tokens."""
-    places: Int[Array, "B T"] | Int[Array, "B 2 T"]
-    """Where in the R * L each token lies; -1: in another part, or in a shared prompt."""
-    prefix_ids: Int[Array, "R L"] | None = None
-    """The segment of the prompt that a token shares; -1: none."""
-    positions: Int[Array, "R L"] | None = None
-    """In the token's own sequence; with `prefix_ids`."""
-
-
-class TokenBatch(NamedTuple):
-    """Rows of tokens to imitate (SFT).
-
-    Every array leads with the batch axis, so that a batch can be split into microbatches and
-    sharded leaf by leaf.
-    """
-
-    tokens: Int[Array, "B T"]
-    mask: Bool[Array, "B T"]
-    """Token is present (not padding)."""
-    completion_mask: Bool[Array, "B T"]
-    """Token is trained on. A subset of `mask`; a filler row is all False."""
-    segment_ids: Int[Array, "B T"] | None = None
-    """Packed documents, numbered from 1 in each row; 0 on padding. None: one document per row."""
-    scored: Int[Array, "B S"] | None = None
-    """Columns whose log-probability is computed (the head skips all others); -1 is filler. None:
-    all columns."""
-    weights: Float[Array, "B T"] | None = None
-    """Filled by `Algorithm.weigh`."""
-    room: Room | None = None
-    """Pack the sequences into this much room; None: a row each."""
-    packed: Packed | None = None
-    """One part of it, during a loss or a score."""
-
-
-class PairBatch(NamedTuple):
-    """Preference pairs. Axis 1 is (chosen, rejected). `room` and `packed` as in `TokenBatch`."""
-
-    tokens: Int[Array, "B 2 T"]
-    mask: Bool[Array, "B 2 T"]
-    completion_mask: Bool[Array, "B 2 T"]
-    valid: Bool[Array, " B"]
-    """False for a filler pair that only completes the batch's shape."""
-    scored: Int[Array, "B 2 S"] | None = None
-    ref_logps: Float[Array, "B 2"] | None = None
-    """Sum of the reference's log-probabilities over the completion, nats."""
-    margin: Float[Array, " B"] | None = None
-    """Annotated preference strength, reward units."""
-    weights: Float[Array, " B"] | None = None
-    """Filled by `Algorithm.weigh`."""
-    room: Room | None = None
-    packed: Packed | None = None
-
-
-class PolicyBatch(NamedTuple):
-    """Sampled completions with their rewards (PPO, GRPO, DAPO). Rows are group-major: `G`
-    consecutive rows share a prompt. `room` and `packed` as in `TokenBatch`."""
-
-    tokens: Int[Array, "B T"]
-    mask: Bool[Array, "B T"]
-    completion_mask: Bool[Array, "B T"]
-    """Token was chosen by the policy, EOS included."""
-    rewards: Float[Array, " B"]
-    """Score of the whole completion; NaN = could not be graded."""
-    truncated: Bool[Array, " B"]
-    """Reached the length limit without EOS."""
-    scored: Int[Array, "B S"] | None = None
-    sampler_logps: Float[Array, "B T"] | None = None
-    """Log-probabilities reported by the sampler, nats."""
-    old_logps: Float[Array, "B T"] | None = None
-    """Log-probabilities under the policy before the update, by the trainer itself, nats."""
-    ref_logps: Float[Array, "B T"] | None = None
-    values: Float[Array, "B T"] | None = None
-    """Critic's value of the state in which token t is chosen (aligned like logps)."""
-    advantages: Float[Array, "B T"] | None = None
-    returns: Float[Array, "B T"] | None = None
-    weights: Float[Array, "B T"] | None = None
-    on_policy: Bool[Array, " B"] | None = None
-    """Sampled by the very parameters that the loss differentiates: the row's importance ratio is
-    exactly 1 and its `old_logps` are not read. None: read `old_logps` everywhere."""
-    room: Room | None = None
-    packed: Packed | None = None
-
-
-class Rollout(NamedTuple):
-    """Completions sampled by `rlhf_jax.rollout`, group-major as in `PolicyBatch`."""
-
-    tokens: Int[Array, "B T"]
-    """Prompt, directly followed by the completion, then padding."""
-    mask: Bool[Array, "B T"]
-    completion_mask: Bool[Array, "B T"]
-    """Token was sampled, EOS included."""
-    logps: Float[Array, "B T"]
-    """Of the sampled tokens at the sampling temperature, nats; 0 off the completion."""
-    truncated: Bool[Array, " B"]
-    """Reached its length limit without EOS."""
-
-
-Batch: TypeAlias = TokenBatch | PairBatch | PolicyBatch
-
-
 class TokenLogps(NamedTuple):
     """What a model says of the tokens that were taken."""
 
@@ -164,6 +63,8 @@ class TokenLogps(NamedTuple):
     """Nats."""
     entropy: Float[Array, "B T"] | None
     """Of the distribution that each was taken from, nats; None: nothing reads it."""
+    top: Float[Array, "B T"] | None = None
+    """1 where no token was likelier; None: nothing reads it, or the model does not tell."""
 
 
 @runtime_checkable
@@ -233,6 +134,8 @@ class Model(NamedTuple):
     """(role, functions) of the trees of another architecture: a critic or a teacher of its own."""
     lay_out: Callable[[Params], Params] | None = None
     """What `prefill` and `decode` read faster than `params`; who replaces them, replaces it."""
+    tells_top: bool = False
+    """`token_logps` takes ``top=True``, and then returns a third array: `TokenLogps.top`."""
 
     def role(self, name: str) -> "Model":
         """The functions for the tree of a role: its own where it has some, else these."""
@@ -345,9 +248,11 @@ class Algorithm:
     several streams by name, each with the shape of what it weighs."""
     prepare: Callable[[Any, Params], tuple[Any, Params, Metrics]] = unchanged
     """Once per batch, before `loss`: (batch, aux) -> (batch, aux, metrics). Who gets credit:
-    advantages and returns; and the algorithm's own state moves on."""
+    advantages and returns; and the algorithm's own state moves on (in evaluations it is the
+    first)."""
     needs: Mapping[str, Score] = field(default_factory=dict)
-    """Field of the batch -> how it is computed before every step."""
+    """Field of the batch -> how it is computed before every step (and before an evaluation of the
+    loss on held-out examples)."""
     cached: Mapping[str, Score] = field(default_factory=dict)
     """Field of the batch -> how it is computed for every example once, before the first step, from
     frozen trees alone."""
@@ -356,7 +261,8 @@ class Algorithm:
     state and is checkpointed."""
     elements: Callable[[Any], Any] = trained_elements
     """Weighed batch -> how many things (tokens, pairs, documents) its metrics are the mean of: the
-    weight of a batch in an evaluation."""
+    weight of a batch in an evaluation. Or a mapping: metric -> how many, "" for all others; where
+    it is 0 the batch is left out of that metric."""
     sampling: Sampling | None = None
     """What it wants sampled; None: it trains on data that is there."""
 
@@ -384,7 +290,7 @@ class AlgorithmConfig(Protocol):
     where neither it nor `optimizer.learning_rate` is given.
     """
 
-    data: ClassVar[Literal["text", "pairs", "prompts"]]
+    data: ClassVar[Literal["text", "pairs", "unpaired", "prompts"]]
     """What it is trained on."""
     summary: ClassVar[str]
     """One line for `rlhf-jax algorithms`."""
@@ -396,5 +302,5 @@ class AlgorithmConfig(Protocol):
 
     @property
     def sampling(self) -> Sampling | None:
-        """What it wants sampled; None for text and pairs."""
+        """What it wants sampled; None for data that is there."""
         ...

@@ -4,10 +4,11 @@ To add one: write the file, `register` it, document its metrics in `metrics.METR
 outside of the library is named by its file: ``algorithm: {name: my_file.py:reinforce}``.
 """
 
-from rlhf_jax.algorithms import dapo, dpo, grpo, ppo, reward_model, sft
+from rlhf_jax.algorithms import dapo, dpo, grpo, kto, ppo, reward_model, sft
 from rlhf_jax.algorithms.dapo import DAPOConfig, dapo_loss
 from rlhf_jax.algorithms.dpo import DPOConfig, dpo_loss
 from rlhf_jax.algorithms.grpo import GRPOConfig, grpo_loss
+from rlhf_jax.algorithms.kto import KTOConfig, kto_loss
 from rlhf_jax.algorithms.metrics import METRICS
 from rlhf_jax.algorithms.ppo import PPOConfig, ppo_loss
 from rlhf_jax.algorithms.registry import (
@@ -25,6 +26,7 @@ from rlhf_jax.algorithms.sft import SFTConfig, sft_loss
 register("sft", SFTConfig, sft.make)
 register("reward_model", RewardModelConfig, reward_model.make)
 register("dpo", DPOConfig, dpo.make)
+register("kto", KTOConfig, kto.make)
 register("ppo", PPOConfig, ppo.make)
 register("grpo", GRPOConfig, grpo.make)
 register("dapo", DAPOConfig, dapo.make)
@@ -35,6 +37,7 @@ __all__ = [
     "DAPOConfig",
     "DPOConfig",
     "GRPOConfig",
+    "KTOConfig",
     "PPOConfig",
     "RewardModelConfig",
     "SFTConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "dpo_loss",
     "find_algorithm",
     "grpo_loss",
+    "kto_loss",
     "make_algorithm",
     "pairwise_reward_loss",
     "ppo_loss",

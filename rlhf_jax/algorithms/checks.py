@@ -1,16 +1,18 @@
 """What an algorithm demands of a model and a batch: one-line errors for what is missing."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.ops import masked, truncated_importance_weights
 from rlhf_jax.ops.precision import default_float
-from rlhf_jax.types import Metrics, Model, PairBatch, PerTokenFn, PolicyBatch
+from rlhf_jax.types import Metrics, Model, PairBatch, PerTokenFn, PolicyBatch, UnpairedBatch
+
+PairsT = TypeVar("PairsT", PairBatch, UnpairedBatch)
 
 
-def require(batch: Any, *fields: str) -> tuple[Array, ...]:
+def require(batch: Any, *fields: str) -> tuple[Any, ...]:
     """Fields of a batch that must have been filled before this point.
 
     Args:
@@ -81,8 +83,8 @@ def on_tokens(per_row: Float[Array, " B"], batch: PolicyBatch) -> Float[Array, "
     return masked(spread, batch.completion_mask)
 
 
-def weigh_pairs(batch: PairBatch) -> PairBatch:
-    """Every real pair alike: `Algorithm.weigh` of what is learnt from pairs."""
+def weigh_pairs(batch: PairsT) -> PairsT:
+    """Every real pair (or single answer) alike: `Algorithm.weigh` of what is learnt from pairs."""
     valid = batch.valid.astype(default_float())
     return batch._replace(weights=valid / jnp.maximum(jnp.sum(valid), 1))
 

@@ -35,7 +35,7 @@ from rlhf_jax.algorithms.checks import (
 )
 from rlhf_jax.algorithms.forward import behaviour_logps, old_logps, token_logps
 from rlhf_jax.algorithms.metrics import (
-    entropy_metric,
+    entropy_bonus,
     group_metrics,
     rollout_metrics,
     sampler_metrics,
@@ -49,7 +49,7 @@ from rlhf_jax.ops import (
     overlong_filter,
     overlong_penalty,
 )
-from rlhf_jax.ops.checks import check_choice, check_range
+from rlhf_jax.ops.checks import check_choice, check_range, is_zero
 from rlhf_jax.ops.precision import Scalar
 from rlhf_jax.types import (
     Algorithm,
@@ -95,7 +95,9 @@ class DAPOConfig:
     overlong_factor: float = 1.0
     """Largest punishment, reward units."""
     overlong_filtering: bool = False
-    """Leave completions cut by the limit out of the loss."""
+    """Leave completions cut by the limit out of the loss (GRPO's mask_truncated)."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy that the loss rewards, 1/nats; the paper has none."""
     aggregation: Literal["token", "sequence"] = "token"
     """How the loss is averaged: every token alike (the paper's), or every completion alike (as
     GRPO, for ablations)."""
@@ -150,6 +152,7 @@ class DAPOConfig:
             "overlong_buffer_len", self.overlong_buffer_len, low=0, high=self.max_new_tokens
         )
         check_range("overlong_factor", self.overlong_factor, low=0)
+        check_range("entropy_coef", self.entropy_coef, low=0)
         check_range("retire_pass_rate", self.retire_pass_rate, above=0, high=1)
         check_choice("aggregation", self.aggregation, ("token", "sequence"))
         check_choice("on_cap", self.on_cap, ("train_partial", "raise", "skip"))
@@ -186,6 +189,8 @@ def dapo_loss(
     clip_low: Scalar = 0.2,
     clip_high: Scalar = 0.28,
     dual_clip: Scalar | None = 10.0,
+    entropy: Float[Array, "B T"] | None = None,
+    entropy_coef: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Clipped policy loss with a wider upper clip.
 
@@ -195,19 +200,24 @@ def dapo_loss(
     DAPO eq. 8 (arXiv:2503.14476); the dual clip is Ye et al. 2020 (arXiv:1912.09729).
 
     Args:
-      logps: log π of the sampled tokens, nats. Gradients flow through this argument only.
+      logps: log π of the sampled tokens, nats. Gradients flow.
       old_logps: the same before the update, nats.
       advantages: the completion's advantage on each of its tokens.
       weights: mode "token" of `ops.loss_weights`, 0 on padding.
       clip_low: eps_low.
       clip_high: eps_high.
       dual_clip: c > 1, or None for the paper's form.
+      entropy: nats. Gradients flow when entropy_coef is not 0; None: no bonus and no metric.
+      entropy_coef: weight of an entropy bonus, which the paper does not have.
 
     Returns:
-      (loss, metrics); metrics: loss/total, loss/policy, loss/weight and those of
-      `ops.clipped_surrogate_loss`.
+      (loss, metrics); metrics: loss/total, loss/policy, loss/weight, policy/entropy (with entropy)
+      and those of `ops.clipped_surrogate_loss`.
+
+    Raises:
+      ValueError: entropy_coef is set but entropy is missing.
     """
-    loss, metrics = clipped_surrogate_loss(
+    policy_loss, metrics = clipped_surrogate_loss(
         logps,
         old_logps,
         advantages,
@@ -216,9 +226,11 @@ def dapo_loss(
         clip_high=clip_high,
         dual_clip=dual_clip,
     )
-    return loss, metrics | {
+    bonus, spread = entropy_bonus(entropy, weights, entropy_coef)
+    loss = policy_loss if bonus is None else policy_loss - bonus
+    return loss, metrics | spread | {
         "loss/total": loss,
-        "loss/policy": loss,
+        "loss/policy": policy_loss,
         "loss/weight": jnp.sum(weights),
     }
 
@@ -235,12 +247,13 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
     """
     buffer_len = punished_tokens(config)
     several = config.sampling.num_updates > 1
+    has_entropy = config.entropy_metric or not is_zero(config.entropy_coef)
     needs = {"old_logps": old_logps(model, config.temperature)} if several else {}
 
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
-        logps, entropy = token_logps(
-            model, trees, batch, temperature=config.temperature, entropy=config.entropy_metric
+        logps, entropy, _ = token_logps(
+            model, trees, batch, temperature=config.temperature, entropy=has_entropy
         )
         old = behaviour_logps(batch, logps)
         correction, capped = sampler_correction(batch, old, weights, cap=config.importance_cap)
@@ -252,9 +265,10 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             dual_clip=config.dual_clip,
+            entropy=entropy,
+            entropy_coef=config.entropy_coef,
         )
-        metrics |= capped | sampler_metrics(batch, old, weights)
-        return total, metrics | entropy_metric(entropy, weights)
+        return total, metrics | capped | sampler_metrics(batch, old, weights)
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
         require(batch, *sorted(needs))

@@ -8,33 +8,58 @@ The chosen one is pushed up and the rejected one down by the same amount, which 
 the pair is told apart, so pairs that are already right teach little. Nothing says which tokens of
 an answer made the difference.
 
-DPO eq. 7 (Rafailov et al. 2023, arXiv:2305.18290). Log-probabilities are sums over the completion,
-EOS included; `ipo` divides each by the length of its completion first. The reference's are computed
-once and cached (`reference="precomputed"`), computed in every step (`"online"`), or taken as 0
-(`"none"`).
+DPO eq. 7 (Rafailov et al. 2023, arXiv:2305.18290). Fifteen losses, each with its equation and paper
+in `pair_losses.PAPERS`; several at once are summed with `loss_weights`: `[sigmoid, sft]` is DPO
+with the likelihood of the chosen answers beside it (RPO, arXiv:2404.19733), `[sigmoid, bco_pair,
+sft]` with `[0.8, 0.2, 1.0]` is MPO (arXiv:2411.10442). Log-probabilities are sums over the
+completion, EOS included; `ipo` and `sigmoid_norm` divide each by the length of its completion. The
+reference's are computed once and cached (`reference="precomputed"`), computed in every step
+(`"online"`), or taken as 0 (`"none"`).
+
+`aot` and `aot_unpaired` compare pairs of the same rank in the whole batch. Ranks are taken over the
+optimizer step's batch, from a forward pass before it, so that microbatches, packing and devices
+change nothing (TRL sorts within each microbatch of each process).
 
 Differences: `label_smoothing` on `sigmoid` is cDPO (TRL ignores it there); `robust` is a loss of
-its own; the average is over the global batch. Metrics: rewards/* are beta * (log π - log π_ref)
-for
-every loss type, as in TRL.
+its own; every average is over the global batch, that of `sft` too (tokens of all chosen answers;
+TRL averages the token means of microbatches). Metrics: rewards/* are beta * (log π - log π_ref), of
+sums, for every loss type, as in TRL.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from rlhf_jax.algorithms.checks import require, weigh_pairs
 from rlhf_jax.algorithms.forward import completion_lengths, completion_logps
+from rlhf_jax.algorithms.pair_losses import (
+    MATCHED,
+    PAIR_LOSSES,
+    PER_TOKEN,
+    Pair,
+    as_tuple,
+    check_losses,
+    match_quantiles,
+)
 from rlhf_jax.ops import masked, weighted_sum
 from rlhf_jax.ops.checks import check_choice, check_range
 from rlhf_jax.ops.precision import Scalar, promote
-from rlhf_jax.types import Algorithm, Key, Metrics, Model, Models, PairBatch, Trees
+from rlhf_jax.types import (
+    Algorithm,
+    Key,
+    Metrics,
+    Model,
+    Models,
+    PairBatch,
+    Params,
+    Score,
+    Trees,
+)
 
-LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down")
 READ: dict[str, Literal["none", "once", "always"]] = {
     "precomputed": "once",
     "online": "always",
@@ -49,7 +74,9 @@ class DPOConfig:
 
     data: ClassVar[Literal["pairs"]] = "pairs"
     sampling: ClassVar[None] = None
-    summary: ClassVar[str] = "direct preference optimisation (DPO, cDPO, IPO, hinge, robust, APO)"
+    summary: ClassVar[str] = (
+        "direct preference optimisation (DPO and 14 relatives: IPO, APO, robust, RPO, MPO ...)"
+    )
     learning_rate: ClassVar[float] = 1e-6
     """Default of `optimizer.learning_rate`: the paper (appendix B) and TRL use 1e-6, on hh-rlhf
     MaxText 5e-7, OpenRLHF 1e-5. Ten times more turns the answers of a small model into nonsense
@@ -57,18 +84,29 @@ class DPOConfig:
 
     beta: float = 0.1
     """Strength of the pull towards the reference (IPO: tau)."""
-    loss_type: str = "sigmoid"
-    """sigmoid | ipo | hinge | robust | apo_zero | apo_down."""
+    loss_type: str | list[str] | tuple[str, ...] = "sigmoid"
+    """sigmoid | hinge | ipo | exo_pair | nca_pair | robust | bco_pair | sppo_hard | aot |
+    aot_unpaired | apo_zero | apo_down | discopop | sft | sigmoid_norm; or several, which are
+    summed: [sigmoid, sft]."""
+    loss_weights: list[float] | tuple[float, ...] | None = None
+    """Weight of each of several losses, such as [1.0, 0.1]; null: 1 each."""
     label_smoothing: float = 0.0
-    """Probability that a label is wrong: cDPO with sigmoid, robust DPO with robust."""
+    """Probability that a label is wrong: cDPO with sigmoid, robust DPO with robust; read by
+    exo_pair (which needs it above 0), aot and aot_unpaired too."""
+    discopop_tau: float = 0.05
+    """Temperature of loss_type=discopop, between its two parts."""
     reference: str = "precomputed"
     """precomputed: log-probabilities cached once; online: reference model in memory; none: no
     reference."""
 
     def __post_init__(self) -> None:
+        for name in ("loss_type", "loss_weights"):
+            if isinstance(getattr(self, name), list):  # a configuration is hashable
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         check_range("beta", self.beta, above=0)
+        check_range("discopop_tau", self.discopop_tau, above=0)
         check_choice("reference", self.reference, tuple(READ))
-        _check_loss_type(self.loss_type, self.label_smoothing)
+        check_losses(self.loss_type, self.loss_weights, self.label_smoothing)
 
     @property
     def models(self) -> Models:
@@ -84,69 +122,88 @@ def dpo_loss(
     weights: Float[Array, " B"],
     *,
     beta: Scalar = 0.1,
-    loss_type: str = "sigmoid",
+    loss_type: str | Sequence[str] = "sigmoid",
     label_smoothing: float = 0.0,
+    loss_weights: Sequence[float] | None = None,
+    lengths: Float[Array, "B 2"] | None = None,
+    token_weights: Float[Array, " B"] | None = None,
+    matches: Float[Array, "B 3"] | None = None,
+    discopop_tau: float = 0.05,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Preference loss of log-ratios, summed with per-pair weights.
 
         c = chosen - ref_chosen,   r = rejected - ref_rejected,   h = c - r,   e = label_smoothing
-        sigmoid    -(1 - e) log σ(beta h) - e log σ(-beta h)
-        ipo        (h - 1 / (2 beta))^2
-        hinge      max(0, 1 - beta h)
-        robust     (-(1 - e) log σ(beta h) + e log σ(-beta h)) / (1 - 2 e)
-        apo_zero   1 - σ(beta c) + σ(beta r)
-        apo_down   σ(beta c) + 1 - σ(beta h)
+        L = sum_k loss_weights_k sum_i w_i loss_k(c_i, r_i);   sigmoid:  -(1 - e) log σ(beta h)
+                                                                         - e log σ(-beta h)
 
-    DPO eq. 7 (arXiv:2305.18290); e > 0 with sigmoid is cDPO (Mitchell 2023, "A note on DPO with
-    noisy preferences"); IPO eq. 17 (arXiv:2310.12036), beta = tau; hinge is SLiC-HF
-    (arXiv:2305.10425) with DPO's reward; robust DPO is Chowdhury et al. 2024 (arXiv:2403.00409);
-    APO eq. 7 and 8 (arXiv:2408.06266). The function sees numbers only: for IPO the caller hands it
-    log-probabilities divided by completion length, as `make` does and TRL's DPOTrainer.
+    DPO eq. 7 (arXiv:2305.18290); the equations and papers of all losses are
+    `pair_losses.PAPERS`.
 
     Args:
-      chosen_logps: log π(y_w|x), nats. Gradients flow.
+      chosen_logps: log π(y_w|x), nats, summed over the completion. Gradients flow.
       rejected_logps: log π(y_l|x), nats. Gradients flow.
       ref_chosen_logps: the same under the reference; not differentiated.
       ref_rejected_logps: the same under the reference; not differentiated.
       weights: one a pair, 0 for a filler; sums to 1 over the optimizer step's batch.
       beta: > 0, 1/nats.
-      loss_type: one of the six above.
-      label_smoothing: e in [0, 0.5), for sigmoid and robust only.
+      loss_type: one of `pair_losses.LOSS_TYPES`, or several.
+      label_smoothing: e in [0, 0.5), for the losses that read it.
+      loss_weights: one a loss; None: 1 each.
+      lengths: tokens of chosen and rejected, which ipo and sigmoid_norm divide by; None: the caller
+        has divided already.
+      token_weights: of sft: 1 / (tokens of all chosen answers of the optimizer step), 0 for a
+        filler.
+      matches: of aot and aot_unpaired: `pair_losses.match_quantiles` of the optimizer step's batch;
+        None: these pairs are the whole batch.
+      discopop_tau: > 0.
 
     Returns:
       (loss, metrics); metrics: loss/total, loss/weight, rewards/chosen, rewards/rejected,
-      rewards/margin, rewards/accuracy (ties
-      count half: where policy and reference are equal it is 0.5), logps/chosen, logps/rejected.
+      rewards/margin, rewards/accuracy (ties count half: where policy and reference are equal it is
+      0.5), logps/chosen, logps/rejected; where sft is one of several also loss/preference (the
+      others, weighted) and loss/sft (before its weight).
 
     Raises:
-      ValueError: unknown loss_type; label_smoothing out of range or with another loss type.
+      ValueError: unknown loss_type; label_smoothing out of range or without a loss that reads it;
+        sft without token_weights; loss_weights that do not fit.
     """
-    _check_loss_type(loss_type, label_smoothing)
+    check_losses(loss_type, loss_weights, label_smoothing)
+    names = as_tuple(loss_type)
+    if "sft" in names and token_weights is None:
+        raise ValueError(
+            "token_weights=None: loss_type='sft' is a mean over the tokens of all chosen answers "
+            "of a step; give 1 / their number for each pair"
+        )
     *logps, weights = promote(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, weights
     )
-    chosen, rejected, ref_chosen, ref_rejected = (masked(x, weights != 0) for x in logps)
-    chosen_ratio = chosen - lax.stop_gradient(ref_chosen)
-    rejected_ratio = rejected - lax.stop_gradient(ref_rejected)
-    loss = weighted_sum(
-        _pair_loss(chosen_ratio, rejected_ratio, beta, loss_type, label_smoothing), weights
+    keep = weights != 0
+    chosen, rejected, ref_chosen, ref_rejected = (masked(x, keep) for x in logps)
+    ref_chosen, ref_rejected = lax.stop_gradient((ref_chosen, ref_rejected))
+    if matches is None and set(names) & set(MATCHED):
+        matches = match_quantiles(chosen, rejected, ref_chosen, ref_rejected, keep)
+    pair = Pair(
+        chosen - ref_chosen,
+        rejected - ref_rejected,
+        lengths,
+        jnp.zeros((len(chosen), 3), chosen.dtype) if matches is None else matches,
+        beta,
+        label_smoothing,
+        discopop_tau,
     )
-    margin = chosen_ratio - rejected_ratio
-    # Policy and reference may have been computed in rows of other shapes: what differs by rounding
-    # alone is a tie.
-    size = sum(jnp.abs(x) for x in (chosen, rejected, ref_chosen, ref_rejected))
-    tie = jnp.abs(margin) <= 4 * jnp.finfo(margin.dtype).eps * size
-    side = jnp.where(tie, 0.0, jnp.sign(lax.stop_gradient(margin)))
-    return loss, {
-        "loss/total": loss,
-        "loss/weight": jnp.sum(weights),
-        "rewards/chosen": beta * weighted_sum(chosen_ratio, weights),
-        "rewards/rejected": beta * weighted_sum(rejected_ratio, weights),
-        "rewards/margin": beta * weighted_sum(margin, weights),
-        "rewards/accuracy": weighted_sum((side + 1) / 2, weights),
-        "logps/chosen": weighted_sum(chosen, weights),
-        "logps/rejected": weighted_sum(rejected, weights),
-    }
+    scales = dict(zip(names, loss_weights or (1.0,) * len(names), strict=True))
+    preference = jnp.zeros((), weights.dtype)
+    for name in names:
+        if name != "sft":
+            preference += scales[name] * weighted_sum(PAIR_LOSSES[name](pair), weights)
+    loss = preference
+    metrics = _metrics(pair, chosen, rejected, ref_chosen, ref_rejected, weights)
+    if token_weights is not None and "sft" in names:
+        likelihood = -weighted_sum(chosen, token_weights)
+        loss = loss + scales["sft"] * likelihood
+        if len(names) > 1:
+            metrics |= {"loss/preference": preference, "loss/sft": likelihood}
+    return loss, metrics | {"loss/total": loss}
 
 
 def make(config: DPOConfig, model: Model) -> Algorithm:
@@ -157,68 +214,92 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
       model: policy (and, with other parameters, the reference).
 
     Returns:
-      The algorithm; it reads the tree "policy", and with `reference="online"` "ref" in every loss.
-      With "precomputed" `batch.ref_logps` (sums, also for IPO) is cached from "ref" once.
+      The algorithm; it reads the tree "policy", and with `reference="online"` "ref" in every step.
+      With "precomputed" `batch.ref_logps` (sums) is cached from "ref" once. Losses that compare
+      quantiles need the policy's log-probabilities of the whole batch before the step.
     """
-    average = config.loss_type == "ipo"
-    score = completion_logps(model, "policy", average=average)
-    ref_score = completion_logps(model, "ref", average=average)
-
-    def reference(trees: Trees, batch: PairBatch) -> Float[Array, "B 2"] | None:
+    names = as_tuple(config.loss_type)
+    matched = bool(set(names) & set(MATCHED))
+    score = completion_logps(model, "policy")
+    ref_score = completion_logps(model, "ref")
+    needs: dict[str, Score] = {}
+    if matched:
+        needs["policy_logps"] = score
         if config.reference == "online":
-            return lax.stop_gradient(ref_score(trees, batch))
+            needs["ref_logps"] = ref_score
+
+    def reference(trees: Trees, batch: PairBatch) -> Float[Array, "B 2"]:
         if config.reference == "none":
-            return None
-        (sums,) = require(batch, "ref_logps")
-        return sums / completion_lengths(batch) if average else sums
+            return jnp.zeros(batch.valid.shape + (2,))
+        if config.reference == "online" and not matched:
+            return lax.stop_gradient(ref_score(trees, batch))
+        return require(batch, "ref_logps")[0]
 
     def loss(trees: Trees, batch: PairBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
-        (weights,) = require(batch, "weights")
+        weights = require(batch, "weights")[0]
+        pairs = weights["pairs"] if "sft" in names else weights
         logps = score(trees, batch)
         ref = reference(trees, batch)
-        ref = jnp.zeros_like(logps) if ref is None else ref
         return dpo_loss(
             logps[:, 0],
             logps[:, 1],
             ref[:, 0],
             ref[:, 1],
-            weights,
+            pairs,
             beta=config.beta,
-            loss_type=config.loss_type,
+            loss_type=names,
             label_smoothing=config.label_smoothing,
+            loss_weights=config.loss_weights,
+            lengths=completion_lengths(batch) if set(names) & set(PER_TOKEN) else None,
+            token_weights=weights["tokens"] if "sft" in names else None,
+            matches=require(batch, "matches")[0] if matched else None,
+            discopop_tau=config.discopop_tau,
         )
+
+    def prepare(batch: PairBatch, aux: Params) -> tuple[PairBatch, Params, Metrics]:
+        if not matched:
+            return batch, aux, {}
+        (policy,) = require(batch, "policy_logps")
+        ref = reference({}, batch)
+        found = match_quantiles(policy[:, 0], policy[:, 1], ref[:, 0], ref[:, 1], batch.valid)
+        return batch._replace(matches=found), aux, {}
+
+    def weigh(batch: PairBatch) -> PairBatch:
+        weighed = weigh_pairs(batch)
+        (pairs,) = require(weighed, "weights")
+        if "sft" not in names:
+            return weighed
+        # A mean over the tokens of all chosen answers of the step, beside the one over pairs.
+        tokens = jnp.where(batch.valid, completion_lengths(batch)[:, 0], 0)
+        share = batch.valid / jnp.maximum(jnp.sum(tokens), 1)
+        return weighed._replace(weights={"pairs": pairs, "tokens": share})
 
     is_cached = config.reference == "precomputed"
-    cached = {"ref_logps": completion_logps(model, "ref")} if is_cached else {}
-    return Algorithm(loss=loss, weigh=weigh_pairs, cached=cached)
+    cached = {"ref_logps": ref_score} if is_cached else {}
+    return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs, cached=cached)
 
 
-def _pair_loss(
-    c: Array, r: Array, beta: Scalar, loss_type: str, smoothing: float
-) -> Float[Array, " B"]:
-    """The loss of each pair from its two log-ratios."""
-    h = c - r
-    if loss_type == "ipo":
-        return (h - 1 / (2 * beta)) ** 2
-    if loss_type == "hinge":
-        return jax.nn.relu(1 - beta * h)
-    if loss_type == "apo_zero":
-        return 1 - jax.nn.sigmoid(beta * c) + jax.nn.sigmoid(beta * r)
-    if loss_type == "apo_down":
-        return jax.nn.sigmoid(beta * c) + 1 - jax.nn.sigmoid(beta * h)
-    right = -jax.nn.log_sigmoid(beta * h)
-    wrong = -jax.nn.log_sigmoid(-beta * h)
-    if loss_type == "robust":
-        return ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
-    return (1 - smoothing) * right + smoothing * wrong
-
-
-def _check_loss_type(loss_type: str, label_smoothing: float) -> None:
-    """One-line errors for what cannot be meant."""
-    check_choice("loss_type", loss_type, LOSS_TYPES)
-    check_range("label_smoothing", label_smoothing, low=0, below=0.5)
-    if label_smoothing and loss_type not in ("sigmoid", "robust"):
-        raise ValueError(
-            f"label_smoothing={label_smoothing!r} has no meaning for loss_type={loss_type!r}: use "
-            "sigmoid or robust"
-        )
+def _metrics(
+    pair: Pair,
+    chosen: Float[Array, " B"],
+    rejected: Float[Array, " B"],
+    ref_chosen: Float[Array, " B"],
+    ref_rejected: Float[Array, " B"],
+    weights: Float[Array, " B"],
+) -> Metrics:
+    """How far chosen and rejected answers are apart."""
+    margin = pair.chosen - pair.rejected
+    # Policy and reference may have been computed in rows of other shapes: what differs by rounding
+    # alone is a tie.
+    size = sum(jnp.abs(x) for x in (chosen, rejected, ref_chosen, ref_rejected))
+    tie = jnp.abs(margin) <= 4 * jnp.finfo(margin.dtype).eps * size
+    side = jnp.where(tie, 0.0, jnp.sign(lax.stop_gradient(margin)))
+    return {
+        "loss/weight": jnp.sum(weights),
+        "rewards/chosen": pair.beta * weighted_sum(pair.chosen, weights),
+        "rewards/rejected": pair.beta * weighted_sum(pair.rejected, weights),
+        "rewards/margin": pair.beta * weighted_sum(margin, weights),
+        "rewards/accuracy": weighted_sum((side + 1) / 2, weights),
+        "logps/chosen": weighted_sum(chosen, weights),
+        "logps/rejected": weighted_sum(rejected, weights),
+    }

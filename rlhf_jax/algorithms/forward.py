@@ -15,6 +15,7 @@ from rlhf_jax.algorithms.checks import require, scalar_head
 from rlhf_jax.ops import masked
 from rlhf_jax.ops.precision import default_float, promote
 from rlhf_jax.types import (
+    Batch,
     Model,
     PairBatch,
     PolicyBatch,
@@ -22,17 +23,19 @@ from rlhf_jax.types import (
     TokenBatch,
     TokenLogps,
     Trees,
+    UnpairedBatch,
 )
 
 
 def token_logps(
     model: Model,
     trees: Trees,
-    batch: TokenBatch | PairBatch | PolicyBatch,
+    batch: Batch,
     *,
     role: str = "policy",
     temperature: float = 1.0,
     entropy: bool = False,
+    top: bool = False,
 ) -> TokenLogps:
     """Log-probability of every token of a batch, and the entropy it was chosen with.
 
@@ -43,21 +46,27 @@ def token_logps(
       role: whose.
       temperature: of the distribution.
       entropy: whether something reads it.
+      top: whether something reads which tokens were the likeliest.
 
     Returns:
-      (log-probabilities, entropies or None), nats; 0 off the scored columns.
+      (log-probabilities, entropies or None, top or None), nats; 0 off the scored columns.
     """
     read = rows_of(batch)
-    logps, spread = model.role(role).token_logps(
+    functions: Any = model.role(role)
+    asked = {"top": True} if top and functions.tells_top else {}
+    found = functions.token_logps(
         trees[role],
         read.tokens,
         read.mask,
         scored=read.scored,
         temperature=temperature,
         entropy=entropy,
+        **asked,
         **read.documents,
     )
-    return TokenLogps(unpacked(batch, logps), None if spread is None else unpacked(batch, spread))
+    logps, *further = (None if each is None else unpacked(batch, each) for each in found)
+    assert logps is not None
+    return TokenLogps(logps, *further)
 
 
 def old_logps(model: Model, temperature: float) -> Score:
@@ -69,7 +78,7 @@ def old_logps(model: Model, temperature: float) -> Score:
     """
 
     def score(trees: Trees, batch: PolicyBatch) -> Float[Array, "B T"]:
-        logps, _ = token_logps(model, trees, batch, temperature=temperature)
+        logps = token_logps(model, trees, batch, temperature=temperature).logps
         if batch.on_policy is None or batch.sampler_logps is None:
             return logps
         return jnp.where(batch.on_policy[:, None], logps, batch.sampler_logps)
@@ -110,26 +119,47 @@ def values(model: Model, role: str = "critic") -> Score:
     return score
 
 
-def completion_logps(model: Model, role: str, *, average: bool = False) -> Score:
+def completion_logps(
+    model: Model, role: str, *, average: bool = False, answer: int | None = None
+) -> Score:
     """Log-probability of each completion of a pair, in one forward pass.
 
     Args:
       model: functions of all roles.
       role: "policy" or "ref".
       average: divide by the completion's length (at least 1).
+      answer: 0 or 1: of this one alone, and the other is not read (in packed rows it is read where
+        it is present); None: of both.
 
     Returns:
-      (trees, batch) -> sums over the completion [B, 2], nats (nats per token with `average`); 0 for
-      an empty completion. Gradients flow.
+      (trees, batch) -> sums over the completion [B, 2], with `answer` [B], nats (nats per token
+      with `average`); 0 for an empty completion. Gradients flow.
     """
 
-    def score(trees: Trees, batch: PairBatch) -> Float[Array, "B 2"]:
+    def score(trees: Trees, batch: PairBatch | UnpairedBatch) -> Float[Array, "B ..."]:
+        if answer is not None and batch.packed is None:
+            rows = _answers(batch, answer)
+            (logps,) = promote(token_logps(model, trees, rows, role=role).logps)
+            total = jnp.sum(masked(logps, rows.completion_mask), axis=1)
+            return total / completion_lengths(batch)[:, answer] if average else total
         (logps,) = promote(token_logps(model, trees, batch, role=role).logps)
         mask = batch.completion_mask.reshape(logps.shape)
         total = jnp.sum(masked(logps, mask), axis=1).reshape(-1, 2)
-        return total / completion_lengths(batch) if average else total
+        total = total / completion_lengths(batch) if average else total
+        return total if answer is None else total[:, answer]
 
     return score
+
+
+def _answers(batch: PairBatch | UnpairedBatch, answer: int) -> TokenBatch:
+    """One of the two answers of each pair, as rows."""
+    scored = None if batch.scored is None else batch.scored[:, answer]
+    return TokenBatch(
+        batch.tokens[:, answer],
+        batch.mask[:, answer],
+        batch.completion_mask[:, answer],
+        scored=scored,
+    )
 
 
 def pair_scores(model: Model, role: str = "policy") -> Score:
@@ -157,7 +187,7 @@ def pair_scores(model: Model, role: str = "policy") -> Score:
     return score
 
 
-def completion_lengths(batch: PairBatch) -> Float[Array, "B 2"]:
+def completion_lengths(batch: PairBatch | UnpairedBatch) -> Float[Array, "B 2"]:
     """Tokens of each completion, at least 1."""
     return jnp.maximum(jnp.sum(batch.completion_mask, axis=2), 1).astype(default_float())
 
@@ -172,7 +202,7 @@ class Rows(NamedTuple):
     """Where a row holds several: their numbers and the length of the longest, by argument."""
 
 
-def rows_of(batch: TokenBatch | PairBatch | PolicyBatch) -> Rows:
+def rows_of(batch: Batch) -> Rows:
     """Rows of tokens; the two answers of a pair are rows of their own.
 
     Args:
@@ -201,9 +231,7 @@ def rows_of(batch: TokenBatch | PairBatch | PolicyBatch) -> Rows:
     )
 
 
-def unpacked(
-    batch: TokenBatch | PairBatch | PolicyBatch, found: Float[Array, "R L"]
-) -> Float[Array, "N T"]:
+def unpacked(batch: Batch, found: Float[Array, "R L"]) -> Float[Array, "N T"]:
     """What a model said of `rows_of(batch)`, in the batch's own rows (pairs: two each).
 
     Args:

@@ -8,20 +8,18 @@ teaches no more than a hard one, and no critic is needed. All of its tokens shar
 because a reward at the end says nothing about which of them earned it. A group whose rewards are
 all equal has advantage 0 and teaches nothing.
 
-GRPO eq. 3 and 4 (Shao et al. 2024, arXiv:2402.03300). Its relatives are options:
-
-* Dr. GRPO (arXiv:2503.20783): normalize_std=false, aggregation=constant;
-* GSPO (arXiv:2507.18071): level=sequence;
-* CISPO (arXiv:2506.13585): surrogate=cispo;
-* RLOO (arXiv:2402.14740): baseline=leave_one_out, normalize_std=false.
+GRPO eq. 3 and 4 (Shao et al. 2024, arXiv:2402.03300). Its relatives are options, and `preset` sets
+them by name (`presets.GRPO_PRESETS`): Dr. GRPO, GSPO, RLOO, CISPO, Lite PPO, the token mean of
+DAPO.
 
 Differences: no KL by default, so no reference model (the paper has 0.04, TRL 0); k1 is refused as a
 loss (its expected gradient is 0 on-policy; Tunix has it as default); rows without a trained token
 are left out of the sequence mean (TRL counts them as 0); completions that could not be graded (NaN)
-are outside the group's statistics and carry no weight.
+are outside the group's statistics and carry no weight. `entropy_coef` weighs an entropy that is
+averaged like the loss (TRL: over tokens, whatever the loss).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
@@ -36,11 +34,12 @@ from rlhf_jax.algorithms.checks import (
 )
 from rlhf_jax.algorithms.forward import behaviour_logps, old_logps, ref_logps, token_logps
 from rlhf_jax.algorithms.metrics import (
-    entropy_metric,
+    entropy_bonus,
     group_metrics,
     rollout_metrics,
     sampler_metrics,
 )
+from rlhf_jax.algorithms.presets import GRPO_PRESETS, Preset, with_presets
 from rlhf_jax.ops import (
     LEVELS,
     WEIGHT_MODES,
@@ -51,6 +50,7 @@ from rlhf_jax.ops import (
     leave_one_out_advantages,
     loss_weights,
     masked,
+    overlong_filter,
     weighted_sum,
 )
 from rlhf_jax.ops.checks import check_choice, check_range, is_zero
@@ -72,6 +72,7 @@ SURROGATES = ("clip", "cispo")
 BASELINES = ("group_mean", "leave_one_out")
 
 
+@with_presets
 @dataclass(frozen=True)
 class GRPOConfig:
     """Options of group relative policy optimisation and its relatives."""
@@ -80,27 +81,44 @@ class GRPOConfig:
     summary: ClassVar[str] = (
         "group relative policy optimisation (GRPO, Dr. GRPO, GSPO, CISPO, RLOO)"
     )
+    presets: ClassVar[dict[str, Preset]] = GRPO_PRESETS
     learning_rate: ClassVar[float] = 1e-6
     """Default of `optimizer.learning_rate`: the paper, TRL, verl and OpenRLHF use 1e-6."""
 
+    preset: str | None = None
+    """dr_grpo | gspo | rloo | cispo | dapo_loss | lite_ppo: defaults of a relative, which keys that
+    are given overrule (``rlhf-jax algorithms grpo`` lists what each sets); null: GRPO."""
     group_size: int = 8
     """Completions per prompt."""
     clip_low: float = 0.2
-    clip_high: float = 0.2
+    """How far below 1 the importance ratio counts."""
+    clip_high: float | None = None
+    """How far above; null: clip_low."""
     dual_clip: float | None = None
+    """Bound c > 1 on the ratio where the advantage is negative; null: none."""
     kl_coef: float = 0.0
     """Weight of the KL loss (the paper's beta); 0 needs no reference model."""
     kl_kind: str = "k3"
     """Estimator of the KL loss: k3 | k2."""
     baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
     """What a reward is compared with; leave_one_out is RLOO."""
-    normalize_std: bool = True
-    """Divide advantages by the group's standard deviation."""
+    normalize_std: bool | Literal["batch"] = True
+    """Divide advantages by the standard deviation of their group; batch: by that of all rewards of
+    the batch; false: by nothing."""
     aggregation: Literal["token", "sequence", "constant"] = "sequence"
     """How the loss is averaged: every token alike; every completion alike (the paper's); or a
     constant number of tokens per completion (Dr. GRPO)."""
     aggregation_constant: int | None = None
-    """Tokens per completion with aggregation=constant, usually the generation limit."""
+    """Tokens per completion with aggregation=constant; null: max_new_tokens."""
+    max_new_tokens: int | None = field(
+        default=None, metadata={"inherits": "rollout.max_new_tokens"}
+    )
+    """Generation limit, the constant of aggregation=constant; null: rollout.max_new_tokens."""
+    mask_truncated: bool = False
+    """Leave completions cut by the generation limit out of the loss; their rewards stay in the
+    statistics of their group."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy that the loss rewards, 1/nats."""
     level: Literal["token", "sequence"] = "token"
     """Importance ratio per token, or per sequence (GSPO)."""
     surrogate: Literal["clip", "cispo"] = "clip"
@@ -129,22 +147,29 @@ class GRPOConfig:
             "clip_high",
             "temperature",
             "aggregation_constant",
+            "max_new_tokens",
             "importance_cap",
         ):
             check_range(name, getattr(self, name), above=0)
         check_range("dual_clip", self.dual_clip, above=1)
         check_range("kl_coef", self.kl_coef, low=0)
+        check_range("entropy_coef", self.entropy_coef, low=0)
         check_range("max_ratio", self.max_ratio, low=1)
+        if self.preset is not None:
+            check_choice("preset", self.preset, tuple(GRPO_PRESETS))
+        if self.clip_high is None:
+            object.__setattr__(self, "clip_high", self.clip_low)
         _check_kl_kind(self.kl_kind)
+        if self.normalize_std not in (True, False):
+            check_choice("normalize_std", self.normalize_std, ("true", "false", "batch"))
         check_choice("baseline", self.baseline, BASELINES)
         check_choice("aggregation", self.aggregation, WEIGHT_MODES)
         check_choice("level", self.level, LEVELS)
         check_choice("surrogate", self.surrogate, SURROGATES)
-        if (self.aggregation == "constant") != (self.aggregation_constant is not None):
+        if self.aggregation != "constant" and self.aggregation_constant is not None:
             raise ValueError(
-                f"aggregation={self.aggregation!r} with "
-                f"aggregation_constant={self.aggregation_constant!r}:"
-                " the constant and aggregation=constant go together"
+                f"aggregation_constant={self.aggregation_constant!r} has no meaning for "
+                f"aggregation={self.aggregation!r}: set aggregation=constant, or leave it out"
             )
         if self.surrogate == "cispo" and (self.level == "sequence" or self.dual_clip is not None):
             raise ValueError(
@@ -156,6 +181,11 @@ class GRPOConfig:
                 "baseline='leave_one_out' is not divided by the standard deviation: set "
                 "normalize_std=false"
             )
+
+    @property
+    def upper_clip(self) -> Scalar:
+        """`clip_high`, its default worked out."""
+        return self.clip_low if self.clip_high is None else self.clip_high
 
     @property
     def models(self) -> Models:
@@ -189,16 +219,18 @@ def grpo_loss(
     level: str = "token",
     surrogate: str = "clip",
     max_ratio: Scalar = 5.0,
+    entropy: Float[Array, "B T"] | None = None,
+    entropy_coef: Scalar = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Clipped policy loss plus a KL loss to the reference.
+    """Clipped policy loss plus a KL loss to the reference, minus an entropy bonus.
 
-        L = L_clip + kl_coef * sum_t w_t KL_t
+        L = L_clip + kl_coef * sum_t w_t KL_t - entropy_coef * sum_t w_t H_t
 
     GRPO eq. 3, with the KL estimator of eq. 4 (arXiv:2402.03300). The average is in `weights`:
     "sequence" is the paper's.
 
     Args:
-      logps: log π of the sampled tokens, nats. Gradients flow through this argument only.
+      logps: log π of the sampled tokens, nats. Gradients flow.
       old_logps: the same before the update, nats.
       advantages: the completion's advantage on each of its tokens.
       weights: non-negative, 0 on padding.
@@ -211,14 +243,16 @@ def grpo_loss(
       level: "token" or "sequence" (GSPO).
       surrogate: "clip", or "cispo" (then clip_low, clip_high, dual_clip and level have no effect).
       max_ratio: largest importance weight of CISPO.
+      entropy: nats. Gradients flow when entropy_coef is not 0; None: no bonus and no metric.
+      entropy_coef: weight of the entropy bonus.
 
     Returns:
-      (loss, metrics); metrics: loss/total, loss/policy, loss/weight, kl/ref (with ref_logps) and
-      those of the surrogate.
+      (loss, metrics); metrics: loss/total, loss/policy, loss/weight, kl/ref (with ref_logps),
+      policy/entropy (with entropy) and those of the surrogate.
 
     Raises:
       ValueError: kl_kind "k1" or unknown; unknown level or surrogate; kl_coef is set but ref_logps
-        is missing.
+        is missing; entropy_coef is set but entropy is missing.
     """
     _check_kl_kind(kl_kind)
     check_choice("surrogate", surrogate, SURROGATES)
@@ -247,7 +281,9 @@ def grpo_loss(
         loss = loss + kl_coef * kl
     elif not is_zero(kl_coef):
         raise ValueError(f"kl_coef={kl_coef!r} needs ref_logps: pass them, or set kl_coef=0")
-    return loss, metrics | {
+    bonus, spread = entropy_bonus(entropy, weights, entropy_coef)
+    loss = loss if bonus is None else loss - bonus
+    return loss, metrics | spread | {
         "loss/total": loss,
         "loss/policy": policy_loss,
         "loss/weight": jnp.sum(weights),
@@ -264,7 +300,19 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
     Returns:
       The algorithm; it reads the tree "policy", and with a KL loss "ref". Rows come in groups of
       `config.group_size`.
+
+    Raises:
+      ValueError: aggregation=constant, and no limit to divide by.
     """
+    constant = None
+    if config.aggregation == "constant":
+        constant = config.aggregation_constant or config.max_new_tokens
+        if constant is None:
+            raise ValueError(
+                "max_new_tokens is None: give the generation limit, or aggregation_constant, which "
+                "aggregation=constant divides by"
+            )
+    has_entropy = config.entropy_metric or not is_zero(config.entropy_coef)
     needs: dict[str, Score] = {}
     if config.models.reference == "always":
         needs["ref_logps"] = ref_logps(model, config.temperature)
@@ -274,8 +322,8 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
         reference = require(batch, "ref_logps")[0] if "ref_logps" in needs else None
-        logps, entropy = token_logps(
-            model, trees, batch, temperature=config.temperature, entropy=config.entropy_metric
+        logps, entropy, _ = token_logps(
+            model, trees, batch, temperature=config.temperature, entropy=has_entropy
         )
         old = behaviour_logps(batch, logps)
         correction, capped = sampler_correction(batch, old, weights, cap=config.importance_cap)
@@ -288,14 +336,15 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
             kl_coef=config.kl_coef,
             kl_kind=config.kl_kind,
             clip_low=config.clip_low,
-            clip_high=config.clip_high,
+            clip_high=config.upper_clip,
             dual_clip=config.dual_clip,
             level=config.level,
             surrogate=config.surrogate,
             max_ratio=config.max_ratio,
+            entropy=entropy,
+            entropy_coef=config.entropy_coef,
         )
-        metrics |= capped | sampler_metrics(batch, old, weights)
-        return total, metrics | entropy_metric(entropy, weights)
+        return total, metrics | capped | sampler_metrics(batch, old, weights)
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
         require(batch, *sorted(needs))
@@ -308,9 +357,10 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
         return batch._replace(advantages=on_tokens(advantages.reshape(-1), batch)), aux, metrics
 
     def weigh(batch: PolicyBatch) -> PolicyBatch:
-        weights = loss_weights(
-            gradable_tokens(batch), config.aggregation, constant=config.aggregation_constant
-        )
+        trained = gradable_tokens(batch)
+        if config.mask_truncated:
+            trained = overlong_filter(trained, batch.truncated)
+        weights = loss_weights(trained, config.aggregation, constant=constant)
         return batch._replace(weights=weights)
 
     return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs, sampling=config.sampling)

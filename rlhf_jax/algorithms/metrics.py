@@ -11,12 +11,18 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.ops import masked, masked_mean, weighted_sum
-from rlhf_jax.ops.precision import default_float, promote
+from rlhf_jax.ops.checks import is_zero
+from rlhf_jax.ops.precision import Scalar, default_float, promote
 from rlhf_jax.types import Metrics, PolicyBatch
 
 METRICS: dict[str, str] = {
     "loss/total": "what is minimised",
     "loss/policy": "clipped policy-gradient part of the loss",
+    "loss/preference": "DPO with `sft` among several losses: the others, by their weights",
+    "loss/sft": (
+        "DPO with `sft` among several losses: negative log-likelihood of the chosen answers before "
+        "its weight, nats per token"
+    ),
     "loss/value": "critic's part of the loss, before vf_coef",
     "loss/weight": (
         "sum of the loss weights: 1, unless aggregation is constant or the batch holds nothing "
@@ -29,8 +35,13 @@ METRICS: dict[str, str] = {
     "kl/ref_sequence": (
         "the same summed over a completion, nats per completion; the adaptive controller's input"
     ),
+    "kl/baseline": (
+        "KTO: KL(policy || reference) on answers to other prompts, at least 0, nats per "
+        "completion; what log-ratios are compared with"
+    ),
     "kl/coef": "coefficient of the KL penalty in the reward",
     "policy/entropy": "entropy of the policy's next-token distribution, nats per token",
+    "accuracy/token": "SFT: share of trained tokens that the model finds the likeliest",
     "policy/clip_fraction": (
         "share of tokens whose clip binds, and whose gradient is therefore 0 (CISPO: whose "
         "weight is cut)"
@@ -58,20 +69,17 @@ METRICS: dict[str, str] = {
     "rewards/ungraded": "share of completions that could not be graded (NaN)",
     "rewards/overlong_penalty": "mean length penalty",
     "rewards/chosen": (
-        "chosen answers: beta * log(policy / reference) for DPO, score for a reward model"
+        "chosen answers: beta * log(policy / reference) for DPO, and for KTO of desirable ones "
+        "(NaN: the step has none); score for a reward model"
     ),
-    "rewards/rejected": "rejected answers, the same",
+    "rewards/rejected": "rejected (KTO: undesirable) answers, the same",
     "rewards/margin": "rewards/chosen - rewards/rejected",
     "rewards/accuracy": (
         "share of pairs with chosen above rejected, ties by half: 0.5 where policy and reference "
-        "are equal"
+        "are equal (KTO: share of answers on their right side of kl/baseline)"
     ),
-    "logps/chosen": (
-        "log-probability of the chosen answer under the policy, nats (per token for IPO)"
-    ),
-    "logps/rejected": (
-        "log-probability of the rejected answer under the policy, nats (per token for IPO)"
-    ),
+    "logps/chosen": "log-probability of the chosen answer under the policy, nats",
+    "logps/rejected": "log-probability of the rejected answer under the policy, nats",
     "length/mean": "completion length, tokens",
     "length/truncated": "share of completions that reached the length limit without EOS",
     "sampler/logp_diff": (
@@ -114,11 +122,30 @@ def rollout_metrics(batch: PolicyBatch) -> Metrics:
     }
 
 
-def entropy_metric(entropy: Float[Array, "B T"] | None, weights: Float[Array, "B T"]) -> Metrics:
-    """policy/entropy, without a gradient; nothing where it was not computed."""
+def entropy_bonus(
+    entropy: Float[Array, "B T"] | None, weights: Float[Array, "B T"], coef: Scalar
+) -> tuple[Float[Array, ""] | None, Metrics]:
+    """What a loss rewards entropy with.
+
+    Args:
+      entropy: nats. Gradients flow when the coefficient is not 0; None: it was not computed.
+      weights: of the loss.
+      coef: entropy_coef.
+
+    Returns:
+      (coef * sum_t w_t H_t, or None without a coefficient; {policy/entropy}, or nothing without
+      entropy).
+
+    Raises:
+      ValueError: a coefficient without entropy.
+    """
+    has_bonus = not is_zero(coef)
     if entropy is None:
-        return {}
-    return {"policy/entropy": weighted_sum(lax.stop_gradient(entropy), weights)}
+        if has_bonus:
+            raise ValueError(f"entropy_coef={coef!r} needs entropy: pass it, or set entropy_coef=0")
+        return None, {}
+    mean = weighted_sum(entropy if has_bonus else lax.stop_gradient(entropy), weights)
+    return coef * mean if has_bonus else None, {"policy/entropy": lax.stop_gradient(mean)}
 
 
 def sampler_metrics(

@@ -33,7 +33,7 @@ from rlhf_jax.algorithms.forward import (
     token_logps,
     values,
 )
-from rlhf_jax.algorithms.metrics import rollout_metrics, sampler_metrics
+from rlhf_jax.algorithms.metrics import entropy_bonus, rollout_metrics, sampler_metrics
 from rlhf_jax.ops import (
     adaptive_kl_coef,
     clipped_surrogate_loss,
@@ -45,7 +45,6 @@ from rlhf_jax.ops import (
     masked,
     masked_mean,
     masked_whiten,
-    weighted_sum,
 )
 from rlhf_jax.ops.checks import check_choice, check_range, is_zero
 from rlhf_jax.ops.precision import Scalar, promote
@@ -87,6 +86,7 @@ class PPOConfig:
     vf_coef: float = 0.1
     """Weight of the critic's loss."""
     entropy_coef: float = 0.0
+    """Weight of the entropy that the loss rewards, 1/nats."""
     gamma: float = 1.0
     """Discount of rewards per token; 1: a reward at the end counts in full for every token."""
     gae_lambda: float = 0.95
@@ -235,16 +235,9 @@ def ppo_loss(
         values, old_values, returns, weights, clip=value_clip
     )
     loss = policy_loss + vf_coef * value_loss
-    bonus = not is_zero(entropy_coef)
-    if bonus and entropy is None:
-        raise ValueError(
-            f"entropy_coef={entropy_coef!r} needs entropy: pass it, or set entropy_coef=0"
-        )
-    if entropy is not None:
-        mean_entropy = weighted_sum(entropy, weights)
-        metrics["policy/entropy"] = mean_entropy
-        loss = loss - entropy_coef * mean_entropy if bonus else loss
-    return loss, metrics | value_metrics | {
+    bonus, spread = entropy_bonus(entropy, weights, entropy_coef)
+    loss = loss if bonus is None else loss - bonus
+    return loss, metrics | value_metrics | spread | {
         "loss/total": loss,
         "loss/policy": policy_loss,
         "loss/value": value_loss,
@@ -280,7 +273,7 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         (old_values,) = require(batch, "values")
         advantages, returns, weights = require(batch, "advantages", "returns", "weights")
-        logps, entropy = token_logps(
+        logps, entropy, _ = token_logps(
             model, trees, batch, temperature=config.temperature, entropy=has_entropy
         )
         old = behaviour_logps(batch, logps)

@@ -20,7 +20,7 @@ ALGORITHMS: dict[str, Make] = {}
 
 _CONFIGS: dict[str, tuple[Make, type]] = {}
 """Name -> (`make`, its configuration)."""
-KINDS = ("text", "pairs", "prompts")
+KINDS = ("text", "pairs", "unpaired", "prompts")
 
 
 def register(name: str, config: Any, make: Make) -> None:

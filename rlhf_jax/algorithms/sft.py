@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.algorithms.checks import require
 from rlhf_jax.algorithms.forward import token_logps
+from rlhf_jax.algorithms.metrics import entropy_bonus
 from rlhf_jax.ops import loss_weights, predicted_mask, weighted_sum
 from rlhf_jax.ops.checks import check_choice
 from rlhf_jax.types import (
@@ -53,6 +54,8 @@ class SFTConfig:
     aggregation: str = "token"
     """token: mean over tokens of the batch; sequence: mean over documents (rows) of their token
     means."""
+    token_metrics: bool = True
+    """Report accuracy/token and policy/entropy; false saves their share of the loss's work."""
 
     def __post_init__(self) -> None:
         check_choice("aggregation", self.aggregation, ("token", "sequence"))
@@ -84,13 +87,20 @@ def make(config: SFTConfig, model: Model) -> Algorithm:
       model: policy.
 
     Returns:
-      The algorithm; it reads the tree "policy".
+      The algorithm; it reads the tree "policy". Metrics are those of `sft_loss`, policy/entropy
+      and, of a model that tells it, accuracy/token.
     """
 
     def loss(trees: Trees, batch: TokenBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         (weights,) = require(batch, "weights")
-        logps, _ = token_logps(model, trees, batch)
-        return sft_loss(logps, weights)
+        found = token_logps(
+            model, trees, batch, entropy=config.token_metrics, top=config.token_metrics
+        )
+        total, metrics = sft_loss(found.logps, weights)
+        metrics |= entropy_bonus(found.entropy, weights, 0.0)[1]
+        if found.top is not None:
+            metrics["accuracy/token"] = weighted_sum(found.top, weights)
+        return total, metrics
 
     def weigh(batch: TokenBatch) -> TokenBatch:
         trained = predicted_mask(batch.completion_mask, batch.segment_ids)

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,11 +21,13 @@ from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, 
 from rlhf_jax.cli.plan import plan as plan_command
 from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
+from rlhf_jax.config.fields import in_yaml
 from rlhf_jax.rewards import RewardConfig, untrusted
 
 STAGES = {
     "text": "text, or prompts with answers",
     "pairs": "preference pairs",
+    "unpaired": "single answers, each labelled good or bad",
     "prompts": "prompts and a reward",
 }
 
@@ -101,10 +104,14 @@ def export(options: argparse.Namespace) -> int:
     show_logs(live=False)
     from rlhf_jax import runs  # heavy
 
-    say(
-        "exported model: "
-        f"{runs.export(options.checkpoint, options.folder, step=options.step, best=options.best)}"
+    folder = runs.export(
+        options.checkpoint,
+        options.folder,
+        step=options.step,
+        best=options.best,
+        dtype=options.dtype,
     )
+    say(f"exported model: {folder}")
     return 0
 
 
@@ -144,12 +151,15 @@ def algorithms(options: argparse.Namespace) -> int:
         say(f"data: {STAGES[config.data]}")
         say(f"from the command line: rlhf-jax train, with algorithm.name={options.name}\n")
         say(f"keys (type, default):\n{describe_algorithm(options.name)}")
+        show_presets(options.name)
         return 0
     rows = []
     for name in ALGORITHMS:
         config = algorithm_config(name)
         rows.append((name, STAGES[config.data], config.summary))
     print_table("algorithms", ["name", "data", "what"], rows)
+    for name in ALGORITHMS:
+        show_presets(name)
     say(
         "rlhf-jax algorithms NAME shows the options of one; the losses are functions in "
         "rlhf_jax.algorithms."
@@ -157,14 +167,24 @@ def algorithms(options: argparse.Namespace) -> int:
     return 0
 
 
+def show_presets(name: str) -> None:
+    """Prints what each preset of an algorithm sets, and its paper; nothing where there are none."""
+    presets = vars(algorithm_config(name)).get("presets", {})
+    if presets:
+        say(f"algorithm: {{name: {name}, preset: ...}} (keys that are given win)")
+    for preset, (options, paper) in presets.items():
+        words = ", ".join(f"{key}={in_yaml(value)}" for key, value in options.items())
+        say(f"  {preset}: {words}\n      {paper}")
+
+
 def compare(options: argparse.Namespace) -> int:
     """`rlhf-jax compare CONFIG [section.key=value ...]`."""
-    return compare_command(options, live=show_logs(live=not options.no_progress))
+    return compare_command(options, live=show_logs(live=not options.no_progress, story=True))
 
 
 def quickstart(options: argparse.Namespace) -> int:
     """`rlhf-jax quickstart [RUN_DIR]`."""
-    return quickstart_command(options, live=show_logs(live=not options.no_progress))
+    return quickstart_command(options, live=show_logs(live=not options.no_progress, story=True))
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -191,7 +211,7 @@ def print_evaluations(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """The first and the last evaluation side by side."""
     ends = {f"step {row['step']:.0f}": row for row in (rows[0], rows[-1])}
     metrics = {
-        heading: {name: value for name, value in row.items() if name not in ("step", "split")}
+        heading: {name: row[name] for name in row if not NO_RESULT.fullmatch(name)}
         for heading, row in ends.items()
     }
     print_metrics(title, metrics)
@@ -208,11 +228,18 @@ def run_folder_of(target: pathlib.Path) -> pathlib.Path:
     )
 
 
-def show_logs(*, live: bool) -> bool:
+NO_RESULT = re.compile(r"step|split|loss/weight|time/.*")
+"""What stands in a row of an evaluation and is no result of it."""
+STORY = ("rlhf_jax.runs.story", "rlhf_jax.io.progress", "rlhf_jax.io.interrupt")
+"""Who tells how several runs go, one after the other; each run's log.txt has the rest."""
+
+
+def show_logs(*, live: bool, story: bool = False) -> bool:
     """Shows the library's log on standard error, plain; step by step only without a live display.
 
     Args:
         live: a live display is wanted.
+        story: of several runs: only headings, steps, evaluations and warnings.
 
     Returns:
         Whether there is one: it also needs a terminal.
@@ -220,7 +247,11 @@ def show_logs(*, live: bool) -> bool:
     live = live and sys.stderr.isatty()
     handler = logging.StreamHandler(CurrentStderr())
     handler.setFormatter(PrintableFormatter("%(message)s"))
-    handler.addFilter(lambda record: not (live and record.name == "rlhf_jax.io.progress"))
+    handler.addFilter(lambda record: not (live and record.name == "rlhf_jax.io.progress.steps"))
+    if story:
+        handler.addFilter(
+            lambda record: record.levelno >= logging.WARNING or record.name.startswith(STORY)
+        )
     logger = logging.getLogger("rlhf_jax")
     for old in [old for old in logger.handlers if old.get_name() == "rlhf_jax.cli"]:
         logger.removeHandler(old)

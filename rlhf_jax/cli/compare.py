@@ -21,7 +21,35 @@ def quickstart(options: argparse.Namespace, *, live: bool) -> int:
     if options.show_config:
         say(render(quickstart_tree(options.run_dir)).rstrip())
         return 0
-    return run(quickstart_config(options.run_dir, seeds=(options.seed,)), live=live)
+    config = quickstart_config(options.run_dir, seeds=(options.seed,))
+    say(
+        f"{len(config.stages)} runs of a small model, about seven minutes on two CPU cores; "
+        f"everything is written to {options.run_dir}"
+    )
+    run(config, live=live)
+    from rlhf_jax.runs.answers import ask  # heavy
+
+    show_answers(ask(config))
+    return 0
+
+
+def show_answers(found: Any) -> None:
+    """What each model answers, a row per model."""
+    rows = [
+        [name, *(" ".join(map(_answer, answers)) for answers in table)]
+        for name, table in found.models.items()
+    ]
+    number = len(next(iter(found.models.values()))[0])
+    print_table(
+        f"{number} sampled answers of each model to held-out prompts, wrong ones in [brackets]",
+        ["", *found.prompts],
+        rows,
+    )
+
+
+def _answer(answer: tuple[str, bool | None]) -> str:
+    text, right = answer
+    return text if right or right is None else f"[{text}]"
 
 
 def run(config: CompareConfig, *, live: bool) -> int:

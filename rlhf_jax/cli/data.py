@@ -89,7 +89,9 @@ def _kept_in(config: Config) -> pathlib.Path | None:
 
 def show_rows(config: Config, tokenizer: "FastTokenizer", options: argparse.Namespace) -> None:
     """Rows with answers: what is trained on is marked."""
-    from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split  # heavy
+    from rlhf_jax.data.kinds import ROWS  # heavy
+    from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split
+    from rlhf_jax.data.unpaired import balance
 
     kind = config.algorithm.data
     fingerprint = data_fingerprint(config.data, tokenizer, kind, options.split)
@@ -101,31 +103,43 @@ def show_rows(config: Config, tokenizer: "FastTokenizer", options: argparse.Name
         cache_dir=None,
         fingerprint=fingerprint,
     )
-    names = ("chosen", "rejected") if kind == "pairs" else ("",)
     lengths = np.diff(result.offsets)
-    for row in range(min(options.rows * len(names), len(lengths))):
-        ids, trained = (
-            array[result.offsets[row] : result.offsets[row + 1]]
-            for array in (result.tokens, result.trained)
-        )
-        number, side = divmod(row, len(names))
-        title = f"row {number + 1} {names[side]}".rstrip()
-        say(f"\n--- {title}: {len(ids)} tokens, {int(trained.sum())} trained")
-        show_parts(parts_of(ids.tolist(), trained.tolist(), tokenizer))
-    show_histogram("tokens a row", lengths, config.data.max_length)
+    trained_lengths = np.add.reduceat(np.asarray(result.trained), result.offsets[:-1], dtype=int)
+    if kind == "unpaired":  # an unrelated answer is measured, and not trained on
+        lengths = lengths[::2]
+        trained_lengths = trained_lengths[::2]
     count = len(result.margins)
+    for number in range(min(options.rows, count)):
+        for place, name in sides(kind, bool(result.labels[number])):
+            row = ROWS[kind] * number + place
+            ids, trained = (
+                array[result.offsets[row] : result.offsets[row + 1]]
+                for array in (result.tokens, result.trained)
+            )
+            title = f"row {number + 1} {name}".rstrip()
+            say(f"\n--- {title}: {len(ids)} tokens, {int(trained.sum())} trained")
+            show_parts(parts_of(ids.tolist(), trained.tolist(), tokenizer))
+    show_histogram("tokens a row", lengths, config.data.max_length)
     conversations, unrolled = result.unrolled
+    tokens = int(lengths.sum())
     facts = [
         ("rows", f"{count:,}"),
-        (
-            "tokens",
-            f"{len(result.tokens):,}, {share(int(result.trained.sum()), len(result.tokens))} "
-            "trained",
-        ),
+        ("tokens", f"{tokens:,}, {share(int(trained_lengths.sum()), tokens)} trained"),
         (f"shortened to data.max_length {config.data.max_length}", of(result.shortened, count)),
         ("unrolled", f"{conversations:,} conversations into {unrolled:,} rows"),
     ]
+    if kind == "unpaired":
+        facts.append(("labels", balance(result.labels)))
     show_facts([*facts, *left_out(result.skipped, count), *noted(result.notes)])
+
+
+def sides(kind: str, label: bool) -> list[tuple[int, str]]:
+    """Which rows of an example are shown, and what each is called."""
+    if kind == "pairs":
+        return [(0, "chosen"), (1, "rejected")]
+    if kind == "unpaired":
+        return [(0, "desirable" if label else "undesirable")]
+    return [(0, "")]
 
 
 def show_prompts(config: Config, tokenizer: "FastTokenizer", options: argparse.Namespace) -> None:

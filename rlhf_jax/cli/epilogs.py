@@ -67,7 +67,7 @@ EXPORT = """\
 examples:
   rlhf-jax export runs/dpo_hh aligned-model                   the newest checkpoint
   rlhf-jax export runs/dpo_hh aligned-model --best            the best one by checkpoint.best_metric
-  rlhf-jax export runs/dpo_hh/checkpoints/200 aligned-model
+  rlhf-jax export runs/dpo_hh/checkpoints/200 aligned-model --dtype bfloat16
 
 The folder holds weights, config.json and tokenizer; transformers and vLLM load it.
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from rlhf_jax.cli.output import complain
+from rlhf_jax.cli.output import complain, printable
 from rlhf_jax.cli.parser import make_parser, refuse_usage
 from rlhf_jax.errors import LostError, PeerError, exit_code
 
@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command in ("evaluate", "compare", "export", "generate"):
             importlib.import_module("rlhf_jax.sharding.cluster").check_alone(options.command)
         return importlib.import_module("rlhf_jax.cli.commands").COMMANDS[options.command](options)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        where = f": {printable(str(stopped))}" if str(stopped) else ""
+        print(f"interrupted{where}", file=sys.stderr)
         return 130
     except Exception as error:  # every error of a user ends here, as one line
         return _report(error, debug=options.debug)

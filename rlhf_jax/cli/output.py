@@ -76,7 +76,7 @@ def format_number(value: Any) -> str:
     """Four significant digits, whole numbers in full, `-` for a value that is not there."""
     if value is None:
         return "-"
-    number = float(value)
+    number = float(value) + 0.0  # -0 is 0
     return f"{number:,.0f}" if number.is_integer() and abs(number) >= 10 else f"{number:.4g}"
 
 

@@ -98,6 +98,11 @@ def _add_export(commands: _Commands) -> None:
     export.add_argument(
         "folder", metavar="FOLDER", help="where to write; must not exist or be empty"
     )
+    export.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights (default: as they were trained)",
+    )
     _add_choice_of_step(export)
 
 

@@ -9,6 +9,7 @@ from rlhf_jax.config.measure import MeasureConfig, measure_config
 from rlhf_jax.config.schema import Config, trained_vocab_size
 from rlhf_jax.config.sections import (
     CheckpointConfig,
+    EarlyStoppingConfig,
     EvaluationConfig,
     LoggingConfig,
     ModelSection,
@@ -20,6 +21,7 @@ __all__ = [
     "CompareConfig",
     "Config",
     "ConfigError",
+    "EarlyStoppingConfig",
     "EvaluationConfig",
     "FieldDoc",
     "LoggingConfig",

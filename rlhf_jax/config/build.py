@@ -10,11 +10,11 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from rlhf_jax.config.document import Plain, settled
-from rlhf_jax.config.errors import ELSEWHERE, ConfigError, did_you_mean, one_line
+from rlhf_jax.config.errors import ConfigError, did_you_mean, one_line
 from rlhf_jax.config.fields import (
     REQUIRED,
     Key,
@@ -24,6 +24,7 @@ from rlhf_jax.config.fields import (
     section_class,
     settable,
 )
+from rlhf_jax.config.other_names import KEYS, REASONS
 
 RANK = {"unexpected_keyword_argument": 0, "missing": 2, "value_error": 3}
 """Which of several mistakes is told: unknown keys, wrong types (1), what is missing, what a class
@@ -82,18 +83,19 @@ class Context(NamedTuple):
     def unknown(self, key: str, fields: Mapping[str, Key], known: Mapping[str, Key]) -> ConfigError:
         """A key that does not exist."""
         section, _, name = key.rpartition(".")
-        name = name.lower()
-        same = [other for other in known if other.rpartition(".")[2] == name and "[]" not in other]
-        # before a sibling that merely looks alike
-        if ELSEWHERE.get(name) in known or len(same) == 1:
-            hint = did_you_mean(name, same if len(same) == 1 else known)
-        else:
-            hint = did_you_mean(key, [_dotted(section, other) for other in fields])
-            hint = hint or did_you_mean(key, known)
-        place = f"in {section}" if section else "at the top level"
-        text = f"{key}: unknown key; allowed {place}: {', '.join(fields)}{hint}"
+        siblings = [_dotted(section, other) for other in fields]
         # itself, or a key below it that an override gave
         given = [other for other in self.sources if f"{other}.".startswith(f"{key}.")]
+        deepest = max(given, key=len, default=key).rpartition(".")[2]
+        hint = (
+            _elsewhere(name, known)
+            or did_you_mean(key, siblings)
+            # a whole section of another library
+            or _elsewhere(deepest, known)
+            or did_you_mean(key, known)
+        )
+        place = f"in {section}" if section else "at the top level"
+        text = f"{key}: unknown key; allowed {place}: {', '.join(fields)}{hint}"
         return self.error(given[0] if given else key, text)
 
     def refused(self, error: ValueError, section: str, fields: Mapping[str, Key]) -> ConfigError:
@@ -175,6 +177,19 @@ def _read_anew(tree: dict[str, Any], mistake: Mapping[str, Any]) -> bool:
         case _:
             return False
     return True
+
+
+def _elsewhere(name: str, known: Iterable[str]) -> str:
+    """Where a key of that name stands: in another section, or in other words; or why nowhere.
+
+    In front of a sibling that merely looks alike.
+    """
+    name = name.lower()
+    same = [key for key in known if key.rpartition(".")[2] == name and "[]" not in key]
+    other = [key for key in KEYS.get(name, ()) if key in known]
+    if len(same) == 1 or other:
+        return f"; did you mean {(same if len(same) == 1 else other)[0]!r}?"
+    return f"; {REASONS[name]}" if name in REASONS else ""
 
 
 def _dotted(section: str, name: Any) -> str:

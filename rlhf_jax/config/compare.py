@@ -44,6 +44,8 @@ class StageConfig:
     """Of its folder and of its row in the table."""
     config: dict[str, Any] = field(default_factory=dict)
     """Its configuration, as far as it differs from `common` and `prompts`."""
+    title: str | None = None
+    """One line about it, shown when it begins; null: its name and what its algorithm is."""
 
 
 @dataclass(frozen=True, kw_only=True)

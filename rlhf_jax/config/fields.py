@@ -146,9 +146,14 @@ def describe_section(cls: type, prefix: str = "") -> list[FieldDoc]:
 
 def default_text(key: Key) -> str:
     """A key's default as YAML shows it; `(required)` when there is none."""
-    if key.default is None or isinstance(key.default, bool):
-        return json.dumps(key.default)
-    return str(list(key.default) if isinstance(key.default, tuple) else key.default)
+    return in_yaml(key.default)
+
+
+def in_yaml(value: Any) -> str:
+    """A value as YAML shows it."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def defaults(cls: type, prefix: str = "") -> dict[str, Any]:

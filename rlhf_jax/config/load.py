@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config, find_algorithm
+from rlhf_jax.algorithms.presets import preset_options
 from rlhf_jax.config.build import Context, build
 from rlhf_jax.config.document import (
     Plain,
@@ -122,7 +123,10 @@ def _choose_algorithm(
     if name not in ALGORITHMS:
         text = f"{name!r} is not an algorithm; allowed: {names}{did_you_mean(name, ALGORITHMS)}"
         raise context.error("algorithm.name", f"algorithm.name: {text}")
-    return algorithm_config(name), {key: item for key, item in section.items() if key != "name"}
+    cls = algorithm_config(name)
+    options = {key: item for key, item in section.items() if key != "name"}
+    # A preset's options are defaults: what is given wins.
+    return cls, {**preset_options(cls, settled(options.get("preset"))), **options}
 
 
 def _import_algorithm(name: str, context: Context, *, trusted: bool) -> None:

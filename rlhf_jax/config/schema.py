@@ -46,9 +46,7 @@ RESUMABLE = (
     "logging",
     "evaluation",
     "reward_pool",
-    "rollout.slots",
-    "rollout.chunk",
-    "rollout.mesh",
+    *(f"rollout.{name}" for name in ("slots", "chunk", "mesh", "record")),
     "data.num_proc",
     "training.eval_every",
     "training.eval_batch_size",
@@ -57,7 +55,7 @@ RESUMABLE = (
     "training.log_every",
     "training.max_nonfinite",
     "training.compilation_cache",
-    "rollout.record",
+    "training.early_stopping",
 )
 """Keys that may differ between a run and its continuation: they change what is written or where it
 runs, not what is learnt; or they are the way on from a batch that dynamic sampling cannot fill. The

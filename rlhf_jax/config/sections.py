@@ -61,6 +61,32 @@ class ModelSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStoppingConfig:
+    """When a run ends before its last step: as soon as evaluations no longer improve."""
+
+    metric: str | None = None
+    """Evaluation metric that must improve, such as `loss/total`; null: `checkpoint.best_metric`."""
+    mode: Literal["max", "min"] | None = None
+    """Whether a large or a small value is good; null: by the metric's meaning, as
+    `checkpoint.best_mode`."""
+    patience: int = 3
+    """Evaluations in a row without an improvement after which the run ends."""
+    min_delta: float = 0.0
+    """What the best value so far must be beaten by, to count as an improvement."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ValueError(f"patience={self.patience} must be at least 1 evaluation")
+        if not self.min_delta >= 0:
+            raise ValueError(f"min_delta={self.min_delta} must not be negative")
+        if self.metric is not None and self.mode is None and better(self.metric) is None:
+            raise ValueError(
+                f"metric={self.metric!r} does not say whether a large or a small value is good; "
+                "give mode=max or mode=min"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How long to train, in which portions, and how often to look."""
 
@@ -100,13 +126,17 @@ class TrainingConfig:
     3h50m before a scheduler's limit of 4 hours: hours, minutes and seconds, as 3h50m, 90m or
     1h30m20s; null: none. Leave room for a step, an evaluation and the saving."""
     log_every: int = 1
-    """Steps between rows in metrics.jsonl."""
+    """Steps between rows in metrics.jsonl; a row holds the means since the one before (of counters
+    and of the learning rate the last value). Every checkpoint and the last step have a row too."""
     compilation_cache: str | None = "auto"
     """Folder that keeps compiled programs for the next start: auto: JAX_COMPILATION_CACHE_DIR, else
     the user's cache folder (~/.cache/rlhf_jax/xla); null: nothing is kept."""
     max_nonfinite: int = 5
     """Updates (online: steps with all their updates) in a row that may be skipped because the loss
     or a gradient is not finite, before the run stops."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """End before the last step when evaluations no longer improve; null: never. The run then is
+    over, and the same command does not go on."""
 
     def __post_init__(self) -> None:
         at_least = {
@@ -204,6 +234,14 @@ class CheckpointConfig:
 
     keep_last: int = 2
     """Newest checkpoints to keep."""
+    keep_every: int | None = None
+    """Steps from one checkpoint that stays for good to the next: of every stretch of so many steps
+    the first one saved is kept; null: none."""
+    export_every: int | None = None
+    """Steps between exports of the policy to RUN/exports/step_STEP while the run goes on (Hugging
+    Face folders, as RUN/export at its end); null: none."""
+    export_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Dtype of the weights in exports; null: `model.dtype`."""
     keep_best: int = 0
     """Checkpoints to keep beside them because their `best_metric` is best."""
     best_metric: str | None = None
@@ -227,6 +265,10 @@ class CheckpointConfig:
                 f"checkpoint.keep_last={self.keep_last} must be at least 1: the newest checkpoint "
                 "is needed to resume"
             )
+        for name in ("keep_every", "export_every"):
+            value = self.__dict__[name]
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoint.{name}={value} must be at least 1, or null")
         if self.keep_best < 0:
             raise ValueError(f"checkpoint.keep_best={self.keep_best} must not be negative")
         if self.keep_best and self.best_metric is None:
@@ -265,9 +307,10 @@ class LoggingConfig:
     """Name of the W&B run; null: the name of run_dir."""
     plot: bool = True
     """Draw the metrics to run_dir/metrics.png at the end."""
-    completions: int = 4
-    """Sampled completions shown with their rewards in the log at every evaluation (online
-    algorithms); 0: none."""
+    completions: int = 3
+    """Completions of each kind (training, held-out greedy and sampled) shown with all their rewards
+    in the log at every evaluation: one right, one wrong, the others at random (online algorithms);
+    0: none."""
     save_completions: Literal["none", "jsonl", "parquet"] = "parquet"
     """Format of run_dir/completions/ (online algorithms): everything that is generated, at training
     and evaluation, as one table that ``pandas.read_parquet("RUN/completions")`` reads; none: not

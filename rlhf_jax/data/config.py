@@ -7,7 +7,15 @@ from typing import Any, Literal
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.messages import variables_fault
 
-FORMATS = ("auto", "text", "messages", "prompt_completion", "preference", "prompt")
+FORMATS = (
+    "auto",
+    "text",
+    "messages",
+    "prompt_completion",
+    "unpaired",
+    "preference",
+    "prompt",
+)
 TRUNCATIONS = ("keep_end", "keep_start", "drop")
 ON_ERROR = ("strict", "skip")
 TRAIN_ON = ("completion", "all")
@@ -44,9 +52,9 @@ class DataConfig:
     """Which prompts are held out. Separate from the training seed, so that runs with other seeds
     share the split."""
 
-    format: Literal["auto", "text", "messages", "prompt_completion", "preference", "prompt"] = (
-        "auto"
-    )
+    format: Literal[
+        "auto", "text", "messages", "prompt_completion", "unpaired", "preference", "prompt"
+    ] = "auto"
     """Column format; "auto" looks at the columns and at what the algorithm needs."""
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Ours -> theirs, when the columns have other names: `{prompt: question, completion: answer}`.

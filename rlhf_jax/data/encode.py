@@ -17,7 +17,7 @@ import numpy as np
 from rlhf_jax.data.cells import ASSISTANT, HUMAN
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, Dropped
-from rlhf_jax.data.kinds import PairExample, PromptExample, TextExample
+from rlhf_jax.data.kinds import JudgedExample, PairExample, PromptExample, TextExample
 from rlhf_jax.data.marked_turns import marked_row
 from rlhf_jax.data.messages import TOOLS, VARIABLES, ChatOptions, Content, Message
 from rlhf_jax.data.spans import EncodedRow, Piece, template_stops, trailing_stop, trained_row
@@ -72,17 +72,22 @@ def _whole(turns: list[Turn], tokenizer: FastTokenizer, *, needs_stops: bool) ->
     return whole_row(turns, tokenizer)
 
 
-def render(example: TextExample | PairExample, tokenizer: FastTokenizer) -> Rendered:
+def render(
+    example: TextExample | PairExample | JudgedExample, tokenizer: FastTokenizer
+) -> Rendered:
     """Writes an example out as text, conversations through the chat template, one row a completion.
 
     Raises:
         BadRow: the chat template refuses the conversation, or nothing of an answer is left in it.
     """
-    answers = (
-        [example.completion]
-        if isinstance(example, TextExample)
-        else [example.chosen, example.rejected]
-    )
+    answers: list[Content]
+    if isinstance(example, TextExample):
+        answers = [example.completion]
+    elif isinstance(example, PairExample):
+        answers = [example.chosen, example.rejected]
+    else:
+        assert example.unrelated is not None
+        answers = [example.completion, example.unrelated]
     prompt = example.prompt
     if isinstance(prompt, list):
         rows = [
@@ -295,29 +300,36 @@ def _first_answer(row: EncodedRow) -> int:
 
 
 def fit(
-    prompt: list[int], rows: list[EncodedRow], config: DataConfig, *, num_prefix: int = 0
+    prompt: list[int],
+    rows: list[EncodedRow],
+    config: DataConfig,
+    *,
+    num_prefix: int = 0,
+    deciding: int | None = None,
 ) -> tuple[list[EncodedRow], bool]:
     """Joins prompt and completions within the length limits.
 
     All rows of a pair keep the same prompt. "keep_end" cuts the prompt's start (the first
     `num_prefix` ids stay), but not below half of `max_length`, then the completion's end;
     "keep_start" cuts the completion's end; "drop" cuts nothing. Of a completion with several
-    answers whole ones stay, where one fits.
+    answers whole ones stay, where one fits. With `deciding` the first so many rows decide, and
+    others lose whatever then does not fit.
 
     Returns:
-        The whole rows, and whether anything was cut.
+        The whole rows, and whether anything of those that decide was cut.
 
     Raises:
         Dropped: the example cannot keep a token of each completion, or is too long under "drop".
     """
     limit = config.max_length
     prompt_limit = limit - 1 if config.max_prompt_len is None else config.max_prompt_len
-    longest = max(len(row.ids) for row in rows)
+    decisive = rows[:deciding]
+    longest = max(len(row.ids) for row in decisive)
     whole = len(prompt) <= prompt_limit and len(prompt) + longest <= limit
     if not whole and config.row_truncation == "drop":
         raise Dropped("too long")
     if config.row_truncation == "keep_end":
-        budget = prompt_budget(prompt, rows, config)
+        budget = prompt_budget(prompt, decisive, config)
         if len(prompt) > budget:
             prompt = _keep_end(prompt, budget, num_prefix)
     elif len(prompt) > prompt_limit:
@@ -332,7 +344,7 @@ def fit(
         if True not in trained:
             raise Dropped("no completion token")
         joined.append(EncodedRow(prompt + row.ids[:room], trained))
-    if len(joined) == 2 and joined[0].ids == joined[1].ids:
+    if len(joined) == 2 and deciding is None and joined[0].ids == joined[1].ids:
         raise Dropped("no difference")
     return joined, not whole
 

@@ -12,11 +12,19 @@ from rlhf_jax.data.cells import ASSISTANT
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.formats import READABLE, detect_format, make_example, rename_columns
-from rlhf_jax.data.kinds import Example, Kind, PairExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import (
+    Example,
+    JudgedExample,
+    Kind,
+    PairExample,
+    TextExample,
+    TokenExample,
+)
 from rlhf_jax.data.messages import Content
 from rlhf_jax.data.raw_rows import read_rows
 from rlhf_jax.data.sources import RawRow, Source, eval_source, train_source
 from rlhf_jax.data.transcripts import as_conversation
+from rlhf_jax.data.unpaired import taken_apart, with_unrelated
 from rlhf_jax.data.wrap import wrap_examples
 
 logger = logging.getLogger(__name__)
@@ -46,8 +54,8 @@ def load_examples(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
 
     Args:
         config: where from and how.
-        kind: what the algorithm needs: "text" (SFT), "pairs" (reward model, DPO), "prompts" (PPO,
-          GRPO, DAPO).
+        kind: what the algorithm needs: "text" (SFT), "pairs" (reward model, DPO), "unpaired" (KTO),
+          "prompts" (PPO, GRPO, DAPO).
         split: "train" or "eval".
 
     Raises:
@@ -59,7 +67,10 @@ def load_examples(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
     examples = _read_split(config, kind, split)
     if config.transcript:  # behind the split, which so is the same as that of the bare texts
         examples = _read_transcripts(examples, config)
-    return examples._replace(rows=wrap_examples(examples.rows, config))
+    rows = wrap_examples(examples.rows, config)
+    if kind == "unpaired":
+        rows = with_unrelated(rows, examples.name)
+    return examples._replace(rows=rows)
 
 
 def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> Iterator[str]:
@@ -75,6 +86,8 @@ def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
             contents = [example.prompt, example.completion]
         elif isinstance(example, PairExample):
             contents = [example.prompt, example.chosen, example.rejected]
+        elif isinstance(example, JudgedExample):
+            contents = [example.prompt, example.completion]
         else:
             contents = [example.prompt]
         for content in contents:
@@ -157,6 +170,8 @@ def _read_examples(source: Source, config: DataConfig, kind: Kind) -> ExampleSet
         return make_example(row.columns, form, kind, row.where)
 
     rows, skipped = _made(itertools.chain(head, renamed), read, config, source.name, "row")
+    if kind == "unpaired":
+        rows = taken_apart(rows)
     logger.info("%s: %d rows read as %s (%s)", source.name, len(rows), kind, form)
     return ExampleSet(rows, dict(skipped), source.name)
 

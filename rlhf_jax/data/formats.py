@@ -1,22 +1,26 @@
 """Column formats: which one a data set has, and its rows as examples of what an algorithm needs.
 
-| format            | columns                                         | text | pairs | prompts |
-|-------------------|-------------------------------------------------|------|-------|---------|
-| prompt_completion | `prompt` and `completion`                       | yes  |       | yes     |
-| messages          | `messages`, or `conversations` (ShareGPT)       | yes  |       | yes (*) |
-| text              | `text`                                          | yes  |       |         |
-| preference        | `chosen` and `rejected`, `prompt` if explicit   | yes (**) | yes | yes   |
-| prompt            | `prompt` (verl's rows: a chat list)             |      |       | yes     |
-| tokens            | `input_ids`; `labels`, masks if there           | yes  |       |         |
+| format            | columns                                       | text | pairs | unpaired |
+|-------------------|-----------------------------------------------|------|-------|----------|
+| prompt_completion | `prompt` and `completion`                     | yes  |       |          |
+| unpaired          | `prompt`, `completion` and `label` (bool)     |      |       | yes      |
+| messages          | `messages`, or `conversations` (ShareGPT)     | yes  |       |          |
+| text              | `text`                                        | yes  |       |          |
+| preference        | `chosen` and `rejected`, `prompt` if explicit | (*)  | yes   | (**)     |
+| tokens            | `input_ids`; `labels`, masks if there         | yes  |       |          |
+
+and prompts are read from prompt_completion, messages (up to the last answer), preference, and
+`prompt` alone (verl's rows: a chat list). (*) prompt and chosen. (**) as two rows.
 
 Texts are plain strings or conversations (lists of `{"role", "content"}`, see
 `rlhf_jax.data.messages`), with the columns `tools` and `chat_template_kwargs` for the chat
-template. (*) up to the last answer. (**) prompt and chosen.
+template.
 
 An answer with `weight: 0` (OpenAI), `train: false` or `training: false` (axolotl), `loss: false`
 (ms-swift) or `loss_mask: 0` (slime) is context, and not trained on.
 """
 
+import difflib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,12 +29,21 @@ from typing import Any
 from rlhf_jax.data.cells import MESSAGES, like_prompt, plain_text, read_content, whole_conversation
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
-from rlhf_jax.data.kinds import Example, PairExample, PromptExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import (
+    Example,
+    JudgedExample,
+    PairExample,
+    PromptExample,
+    TextExample,
+    TokenExample,
+)
 from rlhf_jax.data.messages import ChatOptions, Content, Message, read_chat_options
 from rlhf_jax.data.preferences import read_preference
+from rlhf_jax.data.unpaired import read_label
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
+    "unpaired": ("prompt", "completion", "label"),
     "preference": ("chosen", "rejected"),
     "messages": ("messages",),
     "text": ("text",),
@@ -40,6 +53,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 READABLE: dict[str, tuple[str, ...]] = {
     "text": ("prompt_completion", "messages", "preference", "text", "tokens"),
     "pairs": ("preference",),
+    "unpaired": ("unpaired", "preference"),
     "prompts": ("prompt_completion", "preference", "messages", "prompt"),
 }
 """Formats per kind, the first that fits is taken."""
@@ -86,9 +100,23 @@ def detect_format(
         needed = " or ".join("+".join(REQUIRED[form]) for form in meant)
         raise DataError(
             f"{name} has the columns {found}; {kind} data needs {needed} (map names with "
-            "data.columns)"
+            f"data.columns){_mapping_hint(meant, found.split(', '))}"
         )
     return best
+
+
+def _mapping_hint(formats: Sequence[str], found: Sequence[str]) -> str:
+    """The mapping that would do, where all that a format needs is there under a like name."""
+    for form in formats:
+        lacking = [column for column in REQUIRED[form] if column not in found]
+        free = [column for column in found if column not in REQUIRED[form]]
+        near = {
+            column: difflib.get_close_matches(column, free, n=1, cutoff=0.6) for column in lacking
+        }
+        if lacking and all(near.values()):
+            mapping = ", ".join(f"{ours}: {theirs[0]}" for ours, theirs in near.items())
+            return f"; did you mean data.columns={{{mapping}}}?"
+    return ""
 
 
 def make_example(columns: Mapping[str, Any], form: str, kind: str, where: str) -> Example:
@@ -107,6 +135,10 @@ def make_example(columns: Mapping[str, Any], form: str, kind: str, where: str) -
     chat = read_chat_options(columns)
     if kind == "prompts":
         return _prompt_example(columns, form, where, chat)
+    if form == "unpaired":
+        prompt = read_content(columns, "prompt")
+        completion = like_prompt(prompt, read_content(columns, "completion"), "completion")
+        return JudgedExample(prompt, completion, read_label(columns), where, chat)
     if form == "preference":
         prompt, chosen, rejected = read_preference(columns)
         if kind == "text":

@@ -1,10 +1,13 @@
-"""What a row becomes: one of four kinds of example."""
+"""What a row becomes: one of five kinds of example."""
 
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rlhf_jax.data.messages import ChatOptions, Content
 
-Kind: TypeAlias = Literal["text", "pairs", "prompts"]
+Kind: TypeAlias = Literal["text", "pairs", "unpaired", "prompts"]
+
+ROWS: dict[str, int] = {"text": 1, "pairs": 2, "unpaired": 2}
+"""Rows of tokens that an example of data that is there becomes."""
 
 
 class TextExample(NamedTuple):
@@ -27,6 +30,19 @@ class PairExample(NamedTuple):
     chat: ChatOptions = ChatOptions()
 
 
+class JudgedExample(NamedTuple):
+    """A completion that was judged, and what it is compared with."""
+
+    prompt: Content
+    completion: Content
+    label: bool
+    """The completion is desirable."""
+    where: str
+    chat: ChatOptions = ChatOptions()
+    unrelated: Content | None = None
+    """A completion of another prompt; None: not dealt yet (`rlhf_jax.data.unpaired`)."""
+
+
 class PromptExample(NamedTuple):
     """A prompt, with the other columns of its row for reward functions."""
 
@@ -45,4 +61,4 @@ class TokenExample(NamedTuple):
     prompt: None = None
 
 
-Example: TypeAlias = TextExample | PairExample | PromptExample | TokenExample
+Example: TypeAlias = TextExample | PairExample | JudgedExample | PromptExample | TokenExample

@@ -9,7 +9,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -24,16 +24,19 @@ from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.examples import Split
+from rlhf_jax.data.kinds import ROWS
 from rlhf_jax.data.rooms import EpochRooms, Packing, Sequences, pays, shared_prompts
 from rlhf_jax.data.token_rows import TokenizedSet
 from rlhf_jax.data.tokenize import data_fingerprint, tokenize_split
 from rlhf_jax.data.tokenizer import FastTokenizer
+from rlhf_jax.data.unpaired import balance
 from rlhf_jax.sharding.processes import leader_first
-from rlhf_jax.types import PairBatch, Room, TokenBatch
+from rlhf_jax.types import PairBatch, Room, TokenBatch, UnpairedBatch
 
 logger = logging.getLogger(__name__)
 
-OfflineKind: TypeAlias = Literal["text", "pairs"]
+OfflineKind: TypeAlias = Literal["text", "pairs", "unpaired"]
+OfflineBatch: TypeAlias = TokenBatch | PairBatch | UnpairedBatch
 
 
 def make_loader(
@@ -53,7 +56,7 @@ def make_loader(
     Args:
         config: all data options. `chat_template`, when set, replaces the tokenizer's.
         tokenizer: see `load_tokenizer`.
-        kind: "text" gives `TokenBatch`, "pairs" gives `PairBatch`.
+        kind: "text" gives `TokenBatch`, "pairs" `PairBatch`, "unpaired" `UnpairedBatch`.
         batch_size: rows (or pairs) per batch; always the leading dimension, filled up with empty
           rows.
         seed: of the order.
@@ -67,15 +70,15 @@ def make_loader(
     Raises:
         DataError: see `load_examples`.
     """
-    if kind not in ("text", "pairs"):
+    if kind not in ROWS:
         raise DataError(
-            f"kind {kind!r} has no batches: text or pairs (prompts have make_prompt_loader)"
+            f"kind {kind!r} has no batches: {', '.join(ROWS)} (prompts have make_prompt_loader)"
         )
     if config.packing and kind != "text":
-        raise DataError("data.packing is for SFT only: pairs are packed by training.pack")
+        raise DataError("data.packing is for SFT only: answers are packed by training.pack")
     if config.train_on == "all" and kind != "text":
         raise DataError(
-            "data.train_on 'all' is for SFT only: pairs are scored on their completions"
+            "data.train_on 'all' is for SFT only: answers are scored on their completions"
         )
     if batch_size < 1:
         raise DataError(f"batch_size {batch_size} must be at least 1")
@@ -103,6 +106,8 @@ def make_loader(
         *(config.path, split, loader.batches_per_epoch, 100 * loader.padding_efficiency),
         " (packed)" if loader.rooms is not None else "",
     )
+    if kind == "unpaired":
+        logger.info("%s (%s): %s", config.path, split, balance(data.labels))
     return loader
 
 
@@ -147,7 +152,7 @@ class Loader:
         self._data = data
         self._config = config
         self._owns = owns
-        self._rows_per_item = 2 if kind == "pairs" else 1
+        self._rows_per_item = ROWS[kind]
         row_lengths = np.diff(data.offsets)
         self.num_examples = len(row_lengths) // self._rows_per_item
         trained = np.add.reduceat(np.asarray(data.trained), data.offsets[:-1], dtype=np.int64)
@@ -161,6 +166,7 @@ class Loader:
             self._scored = trained.reshape(-1, self._rows_per_item).max(axis=1)
         self._totals = row_lengths.reshape(-1, self._rows_per_item).sum(axis=1)
         self._scored_totals = trained.reshape(-1, self._rows_per_item).sum(axis=1)
+        self._present = self._lengths if config.packing else self._totals
         self._tokens_per_epoch = int(row_lengths.sum())
         self.num_items = len(self._lengths)
         self.batches_per_epoch = -(-self.num_items // batch_size)
@@ -192,20 +198,26 @@ class Loader:
     @property
     def nbytes(self) -> int:
         """Of the tokenised split."""
-        return sum(array.nbytes for array in self._data[:4])
+        return sum(array.nbytes for array in self._data if isinstance(array, np.ndarray))
 
     def indices(self, step: int) -> np.ndarray:
         """Items of that batch: int64 [batch_size], -1 for filler. Joins cached values."""
         epoch, position = divmod(step, self.batches_per_epoch)
         return self._epoch(epoch)[position]
 
-    def batch(self, step: int) -> TokenBatch | PairBatch:
+    def tokens_before(self, step: int) -> int:
+        """Tokens, prompts included, of all batches before that of a step."""
+        epochs, position = divmod(step, self.batches_per_epoch)
+        rows = self._epoch(epochs)[:position]
+        return epochs * self._tokens_per_epoch + int(self._present[rows[rows >= 0]].sum())
+
+    def batch(self, step: int) -> OfflineBatch:
         """The batch of a step (from 0, over all epochs), NumPy leaves."""
         return self._make(self.indices(step))
 
     def sequential(
         self, batch_size: int | None = None
-    ) -> Iterator[tuple[np.ndarray, TokenBatch | PairBatch]]:
+    ) -> Iterator[tuple[np.ndarray, OfflineBatch]]:
         """Every item once in storage order: (items [batch_size] with -1 for filler, batch)."""
         size = self.batch_size if batch_size is None else batch_size
         for indices in epoch_batches(self._lengths, size, seed=0, epoch=0, shuffle=False):
@@ -239,7 +251,7 @@ class Loader:
 
     def _pack(self, packing: Packing) -> None:
         """Packs batches from now on, if that is worth it."""
-        if self.kind == "pairs" and packing.share_prompt:
+        if self._rows_per_item > 1 and packing.share_prompt:
             self._totals = self._totals - shared_prompts(self._data)
         batch = Sequences(
             number=self._rows_per_item * self.batch_size,
@@ -247,6 +259,8 @@ class Loader:
             completion=int(self._scored.max()),
             group=self._rows_per_item,
         )
+        # Their loss reads half of what their scores read: parts are as many as it takes.
+        packing = packing._replace(in_parts=self.kind == "unpaired")
         rooms = EpochRooms(*self._sums(), batch=batch, packing=packing)
         if pays(rooms.places(*self._sums()), self._padded_places(), packing):
             self.rooms = rooms
@@ -267,7 +281,7 @@ class Loader:
         ]
         return sum(widths) * self.batch_size * self._rows_per_item
 
-    def _make(self, indices: np.ndarray) -> TokenBatch | PairBatch:
+    def _make(self, indices: np.ndarray) -> OfflineBatch:
         present = indices[indices >= 0]
         # Rooms are made for whole batches, and in packed rows one width serves all of those.
         rooms = self.rooms if len(indices) == self.batch_size else None
@@ -303,19 +317,22 @@ class Loader:
                 room=room,
             )
         shape = (len(indices), 2, width)
-        margin = np.where(
-            indices >= 0, np.nan_to_num(self._data.margins[indices], nan=0.0), 0.0
-        ).astype(np.float32)
         valid: Any = indices >= 0
-        return PairBatch(
-            tokens=tokens.reshape(shape),
-            mask=(segment_ids > 0).reshape(shape),
-            completion_mask=trained.reshape(shape),
-            valid=valid,
-            scored=scored.reshape(len(indices), 2, scored_width),
-            margin=cast(Any, margin) if self.has_margins else None,
-            room=room,
-        )
+        answers: dict[str, Any] = {
+            "tokens": tokens.reshape(shape),
+            "mask": (segment_ids > 0).reshape(shape),
+            "completion_mask": trained.reshape(shape),
+            "valid": valid,
+            "scored": scored.reshape(len(indices), 2, scored_width),
+            "room": room,
+        }
+        if self.kind == "unpaired":
+            return UnpairedBatch(**answers, label=valid & self._data.labels[indices])
+        margin: Any = None
+        if self.has_margins:
+            given = np.nan_to_num(self._data.margins[indices], nan=0.0)
+            margin = np.where(valid, given, 0.0).astype(np.float32)
+        return PairBatch(**answers, margin=margin)
 
     def _fill(
         self, row: int, index: int, column: int, segment_ids: np.ndarray

@@ -5,7 +5,7 @@ import functools
 from rlhf_jax.data.chat import variables_read
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, Dropped
-from rlhf_jax.data.kinds import Example, PairExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import Example, JudgedExample, PairExample, TextExample, TokenExample
 from rlhf_jax.data.messages import TRAIN, ChatOptions, Content, Message
 from rlhf_jax.data.templates import PROBE, apply_template
 from rlhf_jax.data.tokenizer import FastTokenizer
@@ -80,6 +80,8 @@ def _completions(example: Example) -> list[list[Message]]:
         contents = [example.completion]
     elif isinstance(example, PairExample):
         contents = [example.chosen, example.rejected]
+    elif isinstance(example, JudgedExample):
+        contents = [example.completion]
     return [content for content in contents if isinstance(content, list)]
 
 

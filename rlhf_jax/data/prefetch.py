@@ -8,10 +8,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from rlhf_jax.data.loader import Loader
-from rlhf_jax.types import PairBatch, TokenBatch
+from rlhf_jax.data.loader import Loader, OfflineBatch
 
-Prefetched: TypeAlias = tuple[int, np.ndarray, TokenBatch | PairBatch]
+Prefetched: TypeAlias = tuple[int, np.ndarray, OfflineBatch]
 """(step, items, batch)"""
 
 

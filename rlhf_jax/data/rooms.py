@@ -49,6 +49,8 @@ class Packing(NamedTuple):
     do: rows are then narrow, where a part is not smaller for it."""
     always: bool = False
     """Also where it saves little."""
+    in_parts: bool = False
+    """Never a whole batch in one row."""
 
 
 class Sequences(NamedTuple):
@@ -135,7 +137,8 @@ class EpochRooms:
         # The answers of a pair, which share a prompt, lie in one part.
         self._parted = parted_room(batch, packing, together=batch.group)
         self._single: tuple[Room, ...] = ()
-        if packing.shards > 1 or packing.num_microbatches > 1 or packing.max_tokens_per_row:
+        in_parts = packing.in_parts or packing.shards > 1 or packing.num_microbatches > 1
+        if in_parts or packing.max_tokens_per_row:
             return
         widths = choose_buckets(totals, _SHAPES, multiple=_MULTIPLE)
         own = np.searchsorted(widths, totals)

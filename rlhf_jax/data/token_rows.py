@@ -12,11 +12,12 @@ import numpy as np
 from rlhf_jax.data.digest import StaleError, file_digest
 from rlhf_jax.data.notes import Counted
 
-_ARRAYS = ("tokens", "trained", "offsets", "margins")
+_ARRAYS = ("tokens", "trained", "offsets", "margins", "labels")
 
 
 class TokenizedSet(NamedTuple):
-    """Token rows of a split, end to end: one an example (text), or two (chosen, rejected)."""
+    """Token rows of a split, end to end: one an example (text), or two (chosen and rejected, or an
+    answer and an unrelated one)."""
 
     tokens: np.ndarray
     """int32 [sum of lengths]"""
@@ -26,6 +27,8 @@ class TokenizedSet(NamedTuple):
     """int64 [rows + 1]: row r is `tokens[offsets[r]:offsets[r + 1]]`."""
     margins: np.ndarray
     """float32 [examples], NaN where none was given."""
+    labels: np.ndarray
+    """bool [examples]: the answer is desirable; False where rows have no label."""
     skipped: dict[str, int]
     """Examples left out, by reason: bad rows and those that do not fit."""
     shortened: int
@@ -52,8 +55,8 @@ def write_rows(folder: pathlib.Path, result: TokenizedSet) -> None:
 
 
 def _fill(temporary: pathlib.Path, result: TokenizedSet) -> None:
-    for name, array in zip(_ARRAYS, result[:4], strict=True):
-        np.save(temporary / f"{name}.npy", array)
+    for name in _ARRAYS:
+        np.save(temporary / f"{name}.npy", result._asdict()[name])
     meta = {
         "skipped": result.skipped,
         "shortened": result.shortened,
@@ -78,13 +81,16 @@ def read_rows(folder: pathlib.Path) -> TokenizedSet:
         for name in _ARRAYS:
             if file_digest(folder / f"{name}.npy") != meta["digests"][name]:
                 raise StaleError(f"the digest of {name}.npy differs")
-        tokens, trained, offsets, margins = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS
-        )
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
         notes = {kind: Counted(*counted) for kind, counted in meta["notes"].items()}
         conversations, rows = meta["unrolled"]
-        kept = (meta["skipped"], meta["shortened"], notes, (conversations, rows))
-        return TokenizedSet(tokens, trained, offsets, margins, *kept)
+        return TokenizedSet(
+            **arrays,
+            skipped=meta["skipped"],
+            shortened=meta["shortened"],
+            notes=notes,
+            unrolled=(conversations, rows),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise StaleError(" ".join(str(error).split()) or type(error).__name__) from error
 

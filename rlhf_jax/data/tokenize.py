@@ -38,7 +38,14 @@ from rlhf_jax.data.encode import (
 )
 from rlhf_jax.data.errors import BadRow, DataError, Dropped
 from rlhf_jax.data.examples import Split, load_examples
-from rlhf_jax.data.kinds import Example, Kind, PairExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import (
+    Example,
+    JudgedExample,
+    Kind,
+    PairExample,
+    TextExample,
+    TokenExample,
+)
 from rlhf_jax.data.marks import check_marks, message_notes
 from rlhf_jax.data.messages import Message
 from rlhf_jax.data.notes import count_notes, warn, warn_shortened
@@ -54,7 +61,7 @@ from rlhf_jax.data.turns import REWRITTEN, Note, Rendered
 logger = logging.getLogger(__name__)
 
 _CHUNK = 512
-_VERSION = 5  # of the cached arrays; raise it when their meaning changes
+_VERSION = 6  # of the cached arrays; raise it when their meaning changes
 # the content is hashed instead
 _PLACE = ("path", "split", "subset", "data_dir", "eval_path", "eval_split")
 _SHAPE = (
@@ -71,6 +78,7 @@ _SHAPE = (
 class _Chunk(NamedTuple):
     arrays: tuple[np.ndarray, np.ndarray, np.ndarray]
     margins: list[float]
+    labels: list[bool]
     dropped: Counter[str]
     bad: list[tuple[str, str, str]]
     shortened: int
@@ -78,7 +86,7 @@ class _Chunk(NamedTuple):
     unrolled: tuple[int, int]
 
 
-Offline = TextExample | PairExample
+Offline = TextExample | PairExample | JudgedExample
 Encoded = tuple[list[int], list[EncodedRow]]
 """(prompt, completions)"""
 
@@ -207,6 +215,7 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
         unrolled += [len(parts)] if len(parts) > 1 else []
     rows: list[EncodedRow] = []
     margins: list[float] = []
+    labels: list[bool] = []
     shortened = 0
     encoded = iter(encode_rows(rendered, tokenizer, config))
     for example in kept:
@@ -224,9 +233,9 @@ def tokenize_chunk(examples: list[Example], tokenizer: FastTokenizer, config: Da
         shortened += is_cut
         margin = example.margin if isinstance(example, PairExample) else None
         margins.append(float("nan") if margin is None else margin)
-    return _Chunk(
-        flatten(rows), margins, dropped, bad, shortened, notes, (len(unrolled), sum(unrolled))
-    )
+        labels.append(isinstance(example, JudgedExample) and example.label)
+    counted = (len(unrolled), sum(unrolled))
+    return _Chunk(flatten(rows), margins, labels, dropped, bad, shortened, notes, counted)
 
 
 def _render(
@@ -246,7 +255,7 @@ def _render(
         ]
     if isinstance(example, TextExample):
         return [*render_all(example, tokenizer)]
-    if isinstance(example, PairExample):
+    if isinstance(example, PairExample | JudgedExample):
         return [(example, render(example, tokenizer))]
     if not isinstance(example, TokenExample):
         raise TypeError(f"{type(example).__name__} has no completion to train on")
@@ -266,20 +275,19 @@ def _fit(
     """The example within the length limits; a conversation loses whole turns."""
     prompt, completions = encoded
     is_chat = isinstance(example.prompt, list)
-    if (
-        is_chat
-        and config.row_truncation == "keep_end"
-        and len(prompt) > prompt_budget(prompt, completions, config)
-    ):
-        prompt, completions = _without_turns(cast(Offline, example), encoded, tokenizer, config)
-        return fit(prompt, completions, config)[0], True
-    return fit(prompt, completions, config, num_prefix=num_prefix(prompt, tokenizer))
+    # An unrelated answer takes nothing away from the row that is trained on.
+    deciding = 1 if isinstance(example, JudgedExample) else None
+    budget = prompt_budget(prompt, completions[:deciding], config)
+    if is_chat and config.row_truncation == "keep_end" and len(prompt) > budget:
+        prompt, completions = _without_turns(cast(Offline, example), budget, tokenizer, config)
+        return fit(prompt, completions, config, deciding=deciding)[0], True
+    start = num_prefix(prompt, tokenizer)
+    return fit(prompt, completions, config, num_prefix=start, deciding=deciding)
 
 
 def _without_turns(
-    example: Offline, encoded: Encoded, tokenizer: FastTokenizer, config: DataConfig
+    example: Offline, budget: int, tokenizer: FastTokenizer, config: DataConfig
 ) -> Encoded:
-    budget = prompt_budget(*encoded, config)
 
     def measure(messages: list[Message]) -> int:
         settled = settle_calls(tokenizer, messages, example.chat)
@@ -380,6 +388,7 @@ def _join(
         trained=np.concatenate([chunk.arrays[1] for chunk in chunks]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         margins=np.array([margin for chunk in chunks for margin in chunk.margins], np.float32),
+        labels=np.array([label for chunk in chunks for label in chunk.labels], np.bool_),
         skipped=dict(counts),
         shortened=sum(chunk.shortened for chunk in chunks),
         notes=count_notes(note for chunk in chunks for note in chunk.notes),

@@ -8,7 +8,13 @@ message, so that roles take turns as chat templates want it.
 import re
 
 from rlhf_jax.data.errors import BadRow
-from rlhf_jax.data.kinds import Example, PairExample, PromptExample, TextExample
+from rlhf_jax.data.kinds import (
+    Example,
+    JudgedExample,
+    PairExample,
+    PromptExample,
+    TextExample,
+)
 from rlhf_jax.data.messages import Message
 from rlhf_jax.data.preferences import common_messages
 
@@ -68,7 +74,7 @@ def as_conversation(example: Example) -> Example:
         if not any(message["role"] == "user" for message in asked):
             raise BadRow("no prompt", "the transcript holds no question")
         return example._replace(prompt=asked)
-    if isinstance(example, TextExample) and isinstance(example.completion, str):
+    if isinstance(example, TextExample | JudgedExample) and isinstance(example.completion, str):
         prompt, completion = _split(example.prompt, example.completion)
         return example._replace(prompt=prompt, completion=completion)
     if isinstance(example, PairExample) and isinstance(example.prompt, str):

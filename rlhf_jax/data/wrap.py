@@ -3,7 +3,13 @@
 from rlhf_jax.data.cells import ASSISTANT
 from rlhf_jax.data.config import PLACE, DataConfig
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.kinds import Example, PromptExample, TextExample, TokenExample
+from rlhf_jax.data.kinds import (
+    Example,
+    JudgedExample,
+    PromptExample,
+    TextExample,
+    TokenExample,
+)
 from rlhf_jax.data.messages import ChatOptions, Content, Message
 
 
@@ -43,7 +49,7 @@ def _wrap(example: Example, config: DataConfig) -> Example:
     prompt = _wrap_prompt(example.prompt, config, example.where)
     if isinstance(example, PromptExample):
         return example._replace(prompt=prompt)
-    if isinstance(example, TextExample):
+    if isinstance(example, TextExample | JudgedExample):
         return example._replace(prompt=prompt, completion=_answer(prompt, example.completion))
     chosen, rejected = (_answer(prompt, answer) for answer in (example.chosen, example.rejected))
     return example._replace(prompt=prompt, chosen=chosen, rejected=rejected)

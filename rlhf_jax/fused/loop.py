@@ -196,7 +196,6 @@ def make_fused_fit(
             count = data.tokens.shape[0]
             rows = jax.random.choice(draw_key, count, (size.batch_size,), replace=False)
             batch = jax.tree.map(lambda x: jnp.asarray(x)[rows], data)
-            batch = batch._replace(**make_score(algorithm.needs)(state.params, others, batch))
             return update(state._replace(key=key), others, batch, update_key)
 
         return _whole(

@@ -1,18 +1,20 @@
 """What a run leaves on disk: checkpoints, metrics, logs, plots."""
 
+from rlhf_jax.io.averages import averaged
 from rlhf_jax.io.checkpoint import Checkpointer
 from rlhf_jax.io.completions import (
     COMPLETION_COLUMNS,
     GREEDY,
     CompletionsWriter,
     Resumed,
-    log_completions,
 )
 from rlhf_jax.io.curves import plot_curves
+from rlhf_jax.io.diagnosis import Diagnosis, diagnose
 from rlhf_jax.io.errors import CheckpointError
 from rlhf_jax.io.plots import plot_run
-from rlhf_jax.io.progress import Progress, describe_metrics
+from rlhf_jax.io.progress import Part, Progress, shown_as
 from rlhf_jax.io.run_folder import RunFolder, RunFolderError
+from rlhf_jax.io.samples import log_samples
 from rlhf_jax.io.sinks import (
     JsonlSink,
     MetricsError,
@@ -28,8 +30,10 @@ __all__ = [
     "CheckpointError",
     "Checkpointer",
     "CompletionsWriter",
+    "Diagnosis",
     "JsonlSink",
     "MetricsError",
+    "Part",
     "Progress",
     "Resumed",
     "RunFolder",
@@ -37,9 +41,11 @@ __all__ = [
     "Sink",
     "TensorBoardSink",
     "WandbSink",
-    "describe_metrics",
-    "log_completions",
+    "averaged",
+    "diagnose",
+    "log_samples",
     "plot_curves",
     "plot_run",
     "read_metrics",
+    "shown_as",
 ]

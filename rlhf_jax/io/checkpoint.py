@@ -26,7 +26,7 @@ from rlhf_jax.io.errors import CheckpointError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint
 from rlhf_jax.io.manager import discard_failed, open_manager, remove_unfinished
 from rlhf_jax.io.quiet import silence_orbax
-from rlhf_jax.io.ranks import BestRanked, Ranks, Saved, stale_steps
+from rlhf_jax.io.ranks import BestRanked, FirstOfEvery, Ranks, Saved, stale_steps
 from rlhf_jax.io.restore import read_params, read_parts, read_state
 from rlhf_jax.io.seal import Meta, seal
 from rlhf_jax.io.stored import (
@@ -66,6 +66,8 @@ class Checkpointer:
     Args:
         directory: folder of the checkpoints.
         keep_last: newest checkpoints to keep.
+        keep_every: of every stretch of so many steps the first checkpoint is kept; None: no
+            further one is.
         keep_best: checkpoints to keep beside them because `best_metric` is best.
         best_metric: key in the metrics given to `rate` or `save`.
         best_mode: whether a large or a small value is good.
@@ -76,6 +78,7 @@ class Checkpointer:
         directory: str | os.PathLike[str],
         *,
         keep_last: int = 2,
+        keep_every: int | None = None,
         keep_best: int = 0,
         best_metric: str | None = None,
         best_mode: Literal["max", "min"] = "max",
@@ -90,6 +93,8 @@ class Checkpointer:
         self._best_metric = best_metric
         self._ranks = Ranks(self.directory, best_metric, best_mode)
         keep: list[Any] = [policies.LatestN(keep_last)]
+        if keep_every is not None:
+            keep.append(FirstOfEvery(keep_every))
         if keep_best:
             keep.append(BestRanked(self._ranks, keep_best))
         self._policy = policies.AnyPreservationPolicy(keep)

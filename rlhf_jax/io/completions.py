@@ -1,4 +1,4 @@
-"""Everything that a run generates, as one table on disk, and a few completions in the log.
+"""Everything that a run generates, as one table on disk.
 
 `run_dir/completions/` holds one table in files of about 100 steps, `train/` beside `eval/`, all
 with the same columns, so that ``pandas.read_parquet("RUN/completions")`` reads it whole:
@@ -35,8 +35,6 @@ import pyarrow.parquet
 from rlhf_jax.io.disk import naming
 
 _log = logging.getLogger(__name__)
-SHOWN_CHARACTERS = 200
-"""Of a prompt or completion in the log; the files hold all."""
 FILE_STEPS = 100
 FILE_BYTES = 32 << 20
 """Steps, and bytes of text, after which the next step begins a new file."""
@@ -302,38 +300,6 @@ class CompletionsWriter:
                             + "\n"
                         )
             os.replace(temporary, path)
-
-
-def log_completions(
-    step: int,
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    rewards: Sequence[float],
-    *,
-    count: int,
-) -> None:
-    """Shows some completions with their rewards in the log: the first of as many different prompts.
-
-    Args:
-      step: for the heading.
-      prompts: one per completion.
-      completions: texts.
-      rewards: total rewards.
-      count: how many.
-    """
-    first = {prompt: row for row, prompt in reversed(list(enumerate(prompts)))}
-    for row in sorted(first.values())[:count]:
-        prompt, completion = (_short(text) for text in (prompts[row], completions[row]))
-        _log.info("step %d sample: reward %.3g  %s -> %s", step, rewards[row], prompt, completion)
-
-
-def _short(text: str) -> str:
-    shown = repr(text)
-    return (
-        shown
-        if len(shown) <= SHOWN_CHARACTERS
-        else shown[: SHOWN_CHARACTERS // 2] + " ... " + shown[-SHOWN_CHARACTERS // 2 :]
-    )
 
 
 def _typed(values: Sequence[Any], kind: pyarrow.DataType) -> list[Any]:

@@ -1,38 +1,125 @@
-"""Drawing a run's metrics."""
+"""Drawing a run's metrics: what is judged in the first row, then health, then the machine.
 
+Which panels there are follows from what the run reports. Words stand in place of metric names,
+training and evaluation lie in one panel, one legend holds for all, and only what is noisy is
+smoothed.
+"""
+
+import datetime
 import math
 import os
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import yaml
 
 from rlhf_jax.io.sinks import MetricsError, read_metrics
+from rlhf_jax.io.words import held_out_line
 
-PANELS = (
-    "loss/total",
-    "rewards/mean",
-    "data/accuracy",
-    "accuracy/greedy",
-    "rewards/sampled",
-    "length/mean",
-    "policy/entropy",
-    "kl/ref",
-    "data/sampling_waste",
-    "rewards/accuracy",
-    "rewards/margin",
-    "rewards/chosen",
-    "rewards/rejected",
-    "grad_norm",
-    "lr",
-    "tokens_per_second",
+Rows = Sequence[dict[str, Any]]
+Points = list[tuple[float, float]]
+TRAINING = "training"
+SAMPLED = "held-out, sampled"
+GREEDY = "held-out, greedy"
+HELD_OUT = "held-out"
+COLOURS = {TRAINING: "C0", SAMPLED: "C1", GREEDY: "C2", HELD_OUT: "C1"}
+"""What a line is -> its colour, the same in every panel."""
+SMOOTHED = 20
+"""Points from which on a noisy line is smoothed: a mean over a fifteenth of the run, centred."""
+WIDTH = 14.0
+"""Inches."""
+COLUMNS = 3
+"""At least, below the first row: a panel across the whole picture looks like the one to look at."""
+JOINED = 5
+"""Panels at most of the two rows below the first that share one."""
+HEIGHTS = (3.3, 2.3, 2.3)
+"""Inches of the rows: the first is what to look at."""
+
+
+class Line(NamedTuple):
+    """One metric in a panel."""
+
+    metric: str
+    """A name that ends in @ stands for any number of samples."""
+    kind: str = TRAINING
+    """A key of `COLOURS`; another text: it stands at the end of the line."""
+
+
+class Panel(NamedTuple):
+    """Some metrics of one meaning and unit."""
+
+    title: str
+    lines: tuple[Line, ...]
+    is_share: bool = False
+    is_noisy: bool = True
+    is_timed: bool = False
+    """Compilation counts in it: steps that compiled are left out."""
+
+
+LOSS = Panel("loss (lower is better)", (Line("loss/total"), Line("loss/total", HELD_OUT)))
+PAIRS = (
+    Panel(
+        "pairs told apart rightly",
+        (Line("rewards/accuracy"), Line("rewards/accuracy", HELD_OUT)),
+        is_share=True,
+    ),
+    Panel(
+        "margin of chosen over rejected", (Line("rewards/margin"), Line("rewards/margin", HELD_OUT))
+    ),
+    Panel(
+        "reward of chosen and of rejected answers",
+        (Line("rewards/chosen", "chosen"), Line("rewards/rejected", "rejected")),
+    ),
 )
-"""Metrics that get a panel when a run has them, in this order."""
-SMOOTHING = 0.9
+REWARD = Panel(
+    "reward",
+    (Line("rewards/mean"), Line("rewards/sampled", SAMPLED), Line("rewards/greedy", GREEDY)),
+)
+RIGHT = Panel(
+    "right answers",
+    (Line("data/accuracy"), Line("accuracy/mean@", SAMPLED), Line("accuracy/greedy", GREEDY)),
+    is_share=True,
+)
+HEALTH = (
+    Panel("groups of equal rewards", (Line("rewards/zero_std_groups"),), is_share=True),
+    Panel("groups dropped by sampling", (Line("data/sampling_waste"),), is_share=True),
+    Panel("entropy, nats per token", (Line("policy/entropy"),)),
+    Panel("KL to the reference, nats", (Line("kl/ref"),)),
+    Panel("clipped tokens", (Line("policy/clip_fraction"),), is_share=True),
+    Panel(
+        "completions cut off",
+        (Line("length/truncated"), Line("length/truncated_greedy", GREEDY)),
+        is_share=True,
+    ),
+    Panel("length, tokens", (Line("length/mean"), Line("length/greedy", GREEDY))),
+    Panel("completions not graded", (Line("rewards/ungraded"),), is_share=True),
+    Panel("variance explained by critic", (Line("value/explained_variance"),)),
+    Panel("skipped updates", (Line("update/skipped"),), is_share=True),
+    Panel("gradient norm", (Line("grad_norm"),)),
+)
+MACHINE = (
+    Panel("tokens per second", (Line("tokens_per_second"),), is_timed=True),
+    Panel(
+        "seconds of a step",
+        (
+            Line("time/generate", "generate"),
+            Line("time/reward", "grade"),
+            Line("time/score", "score"),
+            Line("time/update", "update"),
+        ),
+        is_timed=True,
+    ),
+    Panel("learning rate", (Line("lr"),), is_noisy=False),
+)
+OWN = 4
+"""Panels at most for what an algorithm of one's own reports, under its own names."""
 
 
 def plot_run(
     path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
 ) -> pathlib.Path:
-    """Draw the metrics of a run, a panel each: training (thick: smoothed) and held-out values.
+    """Draw the metrics of a run.
 
     Args:
         path: a metrics.jsonl or the run folder that holds it.
@@ -49,63 +136,196 @@ def plot_run(
 
     path = pathlib.Path(path)
     rows = read_metrics(path)
-    names = [name for name in PANELS if any(name in row for row in rows)]
-    if not names:
-        raise MetricsError(
-            f"{path}: none of the metrics {', '.join(PANELS)} is in it, nothing to draw"
-        )
-    columns = min(3, len(names))
-    lines = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(4.5 * columns, 3.0 * lines), layout="constrained")
+    folder = path if path.is_dir() else path.parent
+    named = [(name, drawn) for name, panels in sections(rows) if (drawn := shown(panels, rows))]
+    if len(named) == 3 and len(named[1][1]) + len(named[2][1]) <= JOINED:
+        named[1:] = [("health and machine", named[1][1] + named[2][1])]
+    if not named:
+        raise MetricsError(f"{path}: no metric of a step or of an evaluation, nothing to draw")
+    heights = HEIGHTS[: len(named)]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.9), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for name, axes in zip(names, panels, strict=False):
-        _draw(axes, name, rows)
-    for axes in panels[len(names) :]:
-        axes.set_axis_off()
-    out = (
-        pathlib.Path(out)
-        if out is not None
-        else (path if path.is_dir() else path.parent) / "metrics.png"
+    figure.suptitle(title_of(folder, rows), fontsize=12, x=0.005, ha="left")
+    parts = figure.subfigures(len(named), 1, height_ratios=heights, squeeze=False)[:, 0]
+    kinds: dict[str, Any] = {}
+    for part, (name, panels) in zip(parts, named, strict=True):
+        part.suptitle(name, x=0.005, ha="left", fontsize=10, fontweight="bold", color="0.35")
+        columns = len(panels) if part is parts[0] else max(len(panels), COLUMNS)
+        places = list(part.subplots(1, columns, squeeze=False)[0])
+        for axes, panel in zip(places, panels, strict=False):
+            kinds |= _draw(axes, panel, rows, small=columns > 5)
+        for axes in places[len(panels) :]:
+            axes.set_axis_off()
+    order = [kind for kind in COLOURS if kind in kinds]
+    figure.legend(
+        [kinds[kind] for kind in order],
+        order,
+        loc="outside upper right",
+        ncols=len(order),
+        fontsize=9,
+        frameon=False,
     )
-    figure.savefig(out, dpi=110)
+    out = folder / "metrics.png" if out is None else pathlib.Path(out)
+    figure.savefig(out, dpi=100)
     return out
 
 
-def _draw(axes: Any, name: str, rows: list[dict[str, Any]]) -> None:
-    for split, colour in (("train", "tab:blue"), ("eval", "tab:orange")):
-        points = [
-            (row["step"], row[name])
-            for row in rows
-            if row["split"] == split and name in row and math.isfinite(row[name])
-        ]
-        if not points:
-            continue
-        steps, values = zip(*points, strict=True)
-        if split == "train" and len(values) > 20:
-            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            values = tuple(_smooth(values))
-        axes.plot(
-            steps,
-            values,
-            color=colour,
-            marker="o" if split == "eval" else None,
-            markersize=3,
-            label=split,
+def sections(rows: Rows) -> list[tuple[str, list[Panel]]]:
+    """The rows of the picture: what is judged follows from what the run reports."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    judged = [LOSS, *PAIRS]
+    if "data/groups_generated" in names:  # it samples: its loss says nothing
+        functions = _reward_functions(names)
+        each = Panel(
+            "each reward function",
+            tuple(Line(name, name.removeprefix("rewards/")) for name in functions),
         )
-        axes.legend(fontsize=8)
-    axes.set_title(name, fontsize=10)
+        judged = [REWARD, *([each] if len(functions) > 1 else []), RIGHT]
+    known = {"step", "split", "epoch", "lr", "grad_norm", "tokens_per_second"}
+    own = [name for name in names if "/" not in name and name not in known]
+    health = [*HEALTH, *(Panel(name, (Line(name),)) for name in own[:OWN])]
+    first = "what is judged (pale: each step, bold: smoothed)"
+    return [(first, judged), ("health", health), ("machine", list(MACHINE))]
+
+
+def _reward_functions(names: Sequence[str] | dict[str, None]) -> list[str]:
+    """Metrics that are the mean of one reward function."""
+    ours = {line.metric for panel in (REWARD, *PAIRS, *HEALTH) for line in panel.lines}
+    ours |= {"rewards/std", "rewards/group_std", "rewards/overlong_penalty"}
+    return [
+        name
+        for name in names
+        if name.startswith("rewards/")
+        and name.count("/") == 1
+        and name not in ours
+        and not name.endswith("_sampled")
+    ]
+
+
+def shown(panels: Sequence[Panel], rows: Rows) -> list[Panel]:
+    """Panels that say something: not those without points, nor those that are 0 throughout."""
+    return [
+        panel
+        for panel in panels
+        if any(y for line in panel.lines for _, y in points(panel, line, rows))
+    ]
+
+
+def points(panel: Panel, line: Line, rows: Rows) -> Points:
+    """(step, value) of a line, where it is a number."""
+    split = "eval" if line.kind in (SAMPLED, GREEDY, HELD_OUT) else "train"
+    kept = [row for row in rows if row["split"] == split]
+    if panel.is_timed:
+        # Where the log does not say what was compiled, the first step is known to be.
+        says = any("time/compile" in row for row in kept)
+        kept = [row for row in kept if "time/compile" not in row] if says else kept[1:]
+    found = []
+    for row in kept:
+        name = _found(row, line.metric)
+        if name is not None and math.isfinite(row[name]):
+            found.append((float(row["step"]), float(row[name])))
+    return found
+
+
+def _found(row: dict[str, Any], metric: str) -> str | None:
+    if metric.endswith("@"):
+        return next((name for name in row if name.startswith(metric)), None)
+    return metric if metric in row else None
+
+
+def _draw(axes: Any, panel: Panel, rows: Rows, *, small: bool) -> dict[str, Any]:
+    """Draws a panel; returns a line of every kind in it, for the legend."""
+    kinds = {}
+    ends = []
+    for number, line in enumerate(panel.lines):
+        found = points(panel, line, rows)
+        if not found:
+            continue
+        steps, values = (list(axis) for axis in zip(*found, strict=True))
+        colour = COLOURS.get(line.kind, f"C{number}")
+        if line.kind in (SAMPLED, GREEDY, HELD_OUT):
+            # Two evaluations are two points: a line between them would look like a curve.
+            style = ":" if len(values) > 3 else "none"
+            handle = axes.plot(
+                steps, values, color=colour, marker="o", markersize=4, linestyle=style, linewidth=1
+            )[0]
+        else:
+            noisy = panel.is_noisy and len(values) > SMOOTHED
+            if noisy:
+                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            smooth = smoothed(values) if noisy else values
+            handle = axes.plot(steps, smooth, color=colour, linewidth=1.6)[0]
+            ends.append((line, colour, steps[-1], smooth[-1]))
+        if line.kind in COLOURS:
+            kinds[line.kind] = handle
+    _label_ends(axes, [end for end in ends if end[0].kind not in COLOURS])
+    axes.set_title(panel.title, fontsize=8 if small else 10)
     axes.set_xlabel("step", fontsize=8)
+    axes.tick_params(labelsize=7 if small else 8)
     axes.grid(alpha=0.3)
+    if panel.is_share:
+        axes.yaxis.set_major_formatter(_percent)
+    return kinds
 
 
-def _smooth(values: tuple[float, ...]) -> list[float]:
-    """Exponential moving average, started without bias."""
-    average = 0.0
-    weight = 0.0
-    smoothed = []
-    for value in values:
-        average = SMOOTHING * average + (1 - SMOOTHING) * value
-        weight = SMOOTHING * weight + (1 - SMOOTHING)
-        smoothed.append(average / weight)
-    return smoothed
+def _label_ends(axes: Any, ends: list[tuple[Line, str, float, float]]) -> None:
+    """Names beside the ends of lines, none over another."""
+    if not ends:
+        return
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right + 0.2 * (right - left))
+    low, high = axes.get_ylim()
+    place = -math.inf
+    for line, colour, step, value in sorted(ends, key=lambda end: end[3]):
+        place = max(value, place + 0.09 * (high - low))
+        axes.annotate(
+            line.kind,
+            (step, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=8,
+        )
+
+
+def _percent(value: float, place: int) -> str:
+    return f"{100 * value:.3g}%"
+
+
+def title_of(folder: pathlib.Path, rows: Rows) -> str:
+    """Two lines: which run this is, and what its evaluations say."""
+    parts = [folder.absolute().name]
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        model = config.get("model") or {}
+        own = (model.get("config") or {}).get("model_type")
+        parts.append(str((config.get("algorithm") or {}).get("name", "")))
+        path = "/".join(pathlib.Path(model.get("path") or "").parts[-2:])
+        parts.append(path or (f"{own} from random weights" if own else ""))
+    except (OSError, AttributeError, yaml.YAMLError):  # a metrics file alone has no run to name
+        pass
+    file = folder / "metrics.jsonl"
+    if file.exists():
+        day = datetime.datetime.fromtimestamp(file.stat().st_mtime)
+        parts.append(f"{day:%d %B %Y}")
+    last = max(row["step"] for row in rows)
+    parts.append(f"{last} steps")
+    evaluations = [row for row in rows if row["split"] == "eval"]
+    title = " · ".join(dict.fromkeys(part for part in parts if part))
+    if not evaluations:
+        return title
+    told = held_out_line(evaluations[-1], evaluations[0]).split(" · ")[:4]
+    return f"{title}\nheld-out, first and last: {' · '.join(told)}"
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Means over a fifteenth of the values, centred: a curve does not lag behind its points.
+    Towards the ends over fewer, so that it begins and ends where they do."""
+    reach = max(1, len(values) // 30)
+    means = []
+    for place in range(len(values)):
+        near = max(min(place, len(values) - 1 - place), reach // 3)
+        window = values[max(0, place - min(reach, near)) : place + min(reach, near) + 1]
+        means.append(math.fsum(window) / len(window))
+    return means

@@ -123,6 +123,23 @@ class BestRanked(policies.PreservationPolicy):
         return [info.step in best for info in checkpoints]
 
 
+@dataclasses.dataclass(frozen=True)
+class FirstOfEvery(policies.PreservationPolicy):
+    """Keeps the first checkpoint of every stretch of `steps` steps but the one from 0, so that
+    those of a long run are spread over it, whichever steps are saved."""
+
+    steps: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Which of the checkpoints stay."""
+        first: dict[int, int] = {}
+        for step in sorted(info.step for info in checkpoints):
+            first.setdefault(step // self.steps, step)
+        first.pop(0, None)
+        kept = set(first.values())
+        return [info.step in kept for info in checkpoints]
+
+
 def stale_steps(policy: Any, checkpoints: Sequence[Saved]) -> list[int]:
     """The steps that a policy does not keep."""
     kept = policy.should_preserve(checkpoints, context=policies.PreservationContext())

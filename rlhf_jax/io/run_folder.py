@@ -8,6 +8,7 @@ tensorboard/     event files
 checkpoints/     states to resume from
 tokenizer/       the tokenizer in use
 export/          the final model as a Hugging Face folder
+exports/         step_N: the policy of step N likewise (`checkpoint.export_every`)
 .lock            held while a process trains here
 
 `RunFolder` is a context manager: entering locks the folder and checks who may start
@@ -19,52 +20,25 @@ import fcntl
 import logging
 import os
 import pathlib
-import re
 import shutil
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Self
 
 from rlhf_jax.io.disk import is_disk_full, naming
 from rlhf_jax.io.earlier_sessions import log_every, seconds_until, warn_of_lost_rows
 from rlhf_jax.io.errors import RunFolderError
 from rlhf_jax.io.log_file import LogFile
+from rlhf_jax.io.may_start import LOCK, RunConfig, check_may_start
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
-from rlhf_jax.io.shared_folder import check_local, check_shared
+from rlhf_jax.io.shared_folder import check_shared
 from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
 from rlhf_jax.sharding.processes import from_leader, is_leader, number
 
 _log = logging.getLogger(__name__)
 _package_log = logging.getLogger("rlhf_jax")
-LOCK = ".lock"
-STEPS = ("training.max_steps:", "training.num_epochs:")
-"""Changes that a run may go on with when they make more steps of it, which the loops judge."""
-EARLY = frozenset({LOCK, "log.txt", "config.yaml.tmp"})
-"""What a start leaves that fails before it has loaded anything: no run yet."""
-PREPARED = EARLY | {"tokenizer", "cache", "tensorboard", "metrics.jsonl.tmp"}
-"""What a start may leave that is refused before the configuration is written. Beside a lock, which
-no other program leaves in a folder, these are no run either."""
-
-
-class RunConfig(Protocol):
-    """What is needed of `rlhf_jax.config.Config` (a package of the same layer)."""
-
-    @property
-    def run_dir(self) -> str: ...
-
-    @property
-    def logging(self) -> Any: ...
-
-    @property
-    def checkpoint(self) -> Any: ...
-
-    def to_yaml(self) -> str: ...
-
-    def to_tree(self) -> dict[str, Any]: ...
-
-    def changes_since(self, path: str | os.PathLike[str]) -> list[str]: ...
 
 
 class RunFolder:
@@ -178,12 +152,28 @@ class RunFolder:
             return
         start = start_step or self._resume_step or 0
         self._progress = Progress(
-            total_steps, start_step=start, live=self._live, description=self.path.name
+            total_steps,
+            start_step=start,
+            live=self._live,
+            description=self.path.name,
+            online=self._config.is_online,
+            history=read_metrics(self.path / "metrics.jsonl"),
         )
         self._progress.__enter__()
 
+    def show(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Show a training step on the display, whether or not it gets a row."""
+        if self._progress is not None:
+            self._progress.update(step, metrics)
+
+    def busy(self, text: str | None) -> None:
+        """Show what the run is doing instead of steps, such as compiling; None: steps again."""
+        if self._progress is not None:
+            self._progress.busy(text)
+
     def write(self, step: int, metrics: Mapping[str, Any], split: str = "train") -> None:
-        """Send a step's metrics to every sink and the display, with `time/elapsed` in seconds.
+        """Send a row to every sink, an evaluation to the display too, with `time/elapsed` in
+        seconds.
 
         The time between sessions does not count, nor what was lost when one of them was killed. Of
         several processes all must call it, so that all hear of a full disk.
@@ -198,7 +188,7 @@ class RunFolder:
         metrics = {**metrics, "time/elapsed": time.perf_counter() - self._began}
         for sink in self._sinks:
             sink.write(step, metrics, split)
-        if self._progress is not None:
+        if self._progress is not None and split != "train":
             self._progress.update(step, metrics, split)
 
     def last_metrics(self) -> dict[str, float]:
@@ -328,68 +318,3 @@ class RunFolder:
             _package_log.setLevel(self._level)
             with naming(self.path / self._log_name):
                 self._log_file.close()
-
-
-def start_from_command(run_dir: pathlib.Path) -> str:
-    """How a run goes on with what it refuses to change."""
-    number = 2
-    while pathlib.Path(f"{run_dir}-{number}").exists():
-        number += 1
-    return (
-        f"to go on from {run_dir} with changes, start the same command with "
-        f"run_dir={run_dir}-{number} checkpoint.start_from={run_dir}"
-    )
-
-
-def check_may_start(config: RunConfig, resume_step: int | None) -> None:
-    """Refuse to mix two runs in one folder.
-
-    Args:
-        config: the run that wants to start.
-        resume_step: its newest checkpoint in the folder, None when there is none.
-
-    Raises:
-        RunFolderError: see `RunFolder`.
-    """
-    check_local("run_dir", config.run_dir)
-    check_local("checkpoint.start_from", config.checkpoint.start_from)
-    path = pathlib.Path(config.run_dir)
-    resume = config.checkpoint.resume
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"run_dir={path} is a file; give a folder")
-    names = {child.name for child in path.iterdir()} if path.is_dir() else set()
-    names = {name for name in names if not re.fullmatch(r"log\.\d+\.txt", name)}
-    used = not names <= (PREPARED if LOCK in names else EARLY)
-    if resume == "never" and used:
-        raise RunFolderError(
-            f"run_dir={path} is not empty and checkpoint.resume=never; give another run_dir, or "
-            "resume=auto"
-        )
-    if resume == "must" and resume_step is None:
-        raise RunFolderError(
-            f"run_dir={path} holds no complete checkpoint and checkpoint.resume=must; use auto to "
-            "start a new run"
-        )
-    if not used:
-        return
-    if not (path / "config.yaml").exists():
-        raise RunFolderError(
-            f"run_dir={path} is not empty and holds no config.yaml, so it is no run to resume; "
-            "give another run_dir"
-        )
-    if resume_step is None and (path / "export").exists():
-        raise RunFolderError(
-            f"run_dir={path} holds a finished run without checkpoints; give another run_dir, or "
-            "delete it"
-        )
-    trained = resume_step is not None or ((path / "metrics.jsonl").exists() and read_metrics(path))
-    changes = config.changes_since(path / "config.yaml") if trained else []
-    if resume_step is not None:
-        changes = [change for change in changes if not change.startswith(STEPS)]
-    if changes:
-        more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
-        onward = "" if resume_step is None else f"; {start_from_command(path)}"
-        raise RunFolderError(
-            f"run_dir={path} holds a run with another configuration ({changes[0]}{more}); give "
-            f"another run_dir{onward}"
-        )

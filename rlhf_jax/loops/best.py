@@ -6,9 +6,11 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from rlhf_jax.algorithms.directions import better
 from rlhf_jax.config import Config, ConfigError, TrainingConfig
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.io import Checkpointer, RunFolder, read_metrics
+from rlhf_jax.loops.early_stopping import why_stop
 from rlhf_jax.sharding.processes import from_leader
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Evaluations:
         self._config = config
         self._checkpointer = checkpointer
         self._metric = config.checkpoint.best_metric
+        self._rule = config.training.early_stopping
         self._last = (0, total_steps, planned)
         self._every = config.training.eval_every
         path = folder.path / "metrics.jsonl"
@@ -77,27 +80,61 @@ class Evaluations:
                 "or eval_size)%s",
                 given,
             )
-        if self._metric is None:
-            return
-        if not self._config.data.has_eval:
-            raise ConfigError(
-                f"checkpoint.best_metric={self._metric!r} needs held-out data: give "
-                "data.eval_path, eval_split, eval_fraction "
-                "or eval_size, or set it to null"
-            )
         if names is None and self._made:
             names = [
                 name
                 for name in self._made[max(self._made)]
                 if name not in ("step", "split", "time/elapsed")
             ]
-        names = None if names is None else sorted(names)
-        if names is not None and self._metric not in names:
+        if self._metric is not None:
+            self._check("checkpoint.best_metric", self._metric, names)
+        if self._rule is None:
+            return
+        key = "training.early_stopping.metric"
+        if self._watched is None:
             raise ConfigError(
-                f"checkpoint.best_metric={self._metric!r} is not measured in this run's "
-                "evaluations, which give "
-                f"{', '.join(names)}{did_you_mean(self._metric, names)}"
+                f"{key} and checkpoint.best_metric are null: name the metric that must improve, "
+                "for example loss/total"
             )
+        self._check(key, self._watched, names)
+        if self._every == 0:
+            raise ConfigError(
+                "training.early_stopping needs evaluations: set training.eval_every to at least 1"
+            )
+
+    @property
+    def _watched(self) -> str | None:
+        """The metric of early stopping."""
+        return None if self._rule is None else self._rule.metric or self._metric
+
+    def _check(self, key: str, metric: str, names: Iterable[str] | None) -> None:
+        """Refuses a metric that no evaluation of this run has."""
+        if not self._config.data.has_eval:
+            raise ConfigError(
+                f"{key}={metric!r} needs held-out data: give "
+                "data.eval_path, eval_split, eval_fraction "
+                "or eval_size, or set it to null"
+            )
+        names = None if names is None else sorted(names)
+        if names is not None and metric not in names:
+            raise ConfigError(
+                f"{key}={metric!r} is not measured in this run's "
+                "evaluations, which give "
+                f"{', '.join(names)}{did_you_mean(metric, names)}"
+            )
+
+    def why_stop(self) -> str | None:
+        """Why training is to end before its last step, in words; None: it is not.
+
+        All processes have the same evaluations, and so decide the same.
+        """
+        if self._rule is None or self._watched is None:
+            return None
+        mode = self._rule.mode
+        if mode is None and self._watched == self._metric:
+            mode = self._config.checkpoint.best_mode
+        largest = (mode or better(self._watched)) == "max"
+        return why_stop(self._made, self._rule, metric=self._watched, largest=largest)
 
     def is_due(self, step: int) -> bool:
         """Whether the configuration asks for an evaluation after this step (0: before the

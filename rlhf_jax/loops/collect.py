@@ -18,12 +18,12 @@ from rlhf_jax.data import PromptLoader
 from rlhf_jax.data.prompts import next_prompts
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.io.completions import GroupId
-from rlhf_jax.loops.grading import Grader, Grades, check_agreement
+from rlhf_jax.loops.grading import Grader, Grades, check_agreement, sums_of
 from rlhf_jax.loops.groups import Cursor, Groups, Rollouts, empty_groups, from_rollout, join
 from rlhf_jax.rewards import TrainerState
 from rlhf_jax.rewards.answers import content_of
 from rlhf_jax.rewards.judging import Tasks
-from rlhf_jax.rollout import Sampled, Sampler
+from rlhf_jax.rollout import Sampler
 from rlhf_jax.types import Params, Sampling
 
 _log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Filtered(NamedTuple):
     unjudged: int
     """Groups that are graded, of which nothing says what is right."""
     counters: dict[str, float]
+    right: list[bool | None]
 
 
 @dataclass(kw_only=True)
@@ -86,6 +87,8 @@ class Collector:
     """Takes the completions as they are generated."""
     told_unjudged: bool = field(default=False, init=False)
     """A warning was given about groups that no judge grades."""
+    latest: tuple[dict[str, list[Any]], list[bool | None]] | None = field(default=None, init=False)
+    """Columns of the last generation batch, and which of it is right: to be shown."""
 
     def filler(self, count: int) -> Groups:
         """Empty groups of the run's shape."""
@@ -209,13 +212,13 @@ class Collector:
         )
         tasks = self.grader.judge.learn(groups.rewards, groups.per_reward, cursor.tasks)
         kept = self._filter(groups, tasks, cursor.retired)
-        self.record(
-            self._columns(prompts.prompts, grades, groups)
-            | self._fate(kept.keep, batch=cursor.num_batches, step=step)
-        )
+        columns = self._columns(prompts.prompts, grades, groups)
+        self.record(columns | self._fate(kept.keep, batch=cursor.num_batches, step=step))
+        self.latest = (columns, kept.right)
         self._warn_unjudged(kept.unjudged)
         times = {"time/generate": generated - began, "time/reward": graded - generated}
-        added = count(self.grader.names, groups, grades, sampled) | times | kept.counters
+        counts = sums_of(self.grader.names, grades, sampled, groups=groups.size)
+        added = counts | times | kept.counters
         names = [(cursor.num_batches, int(group)) for group in np.flatnonzero(kept.keep)]
         cursor = cursor._replace(
             passed=passed,
@@ -232,7 +235,8 @@ class Collector:
 
     def _filter(self, groups: Groups, tasks: Tasks, retired: tuple[int, ...]) -> Filtered:
         """Which groups are worth training on: by what is graded and judged of them."""
-        right, judged = self.grader.judge.correct(groups.rewards, groups.per_reward, tasks)
+        verdict = self.grader.judge.correct(groups.rewards, groups.per_reward, tasks)
+        right, judged = verdict
         graded = ~np.isnan(groups.rewards)
         valid = judged & graded
         number = valid.sum(1)
@@ -254,7 +258,7 @@ class Collector:
             "right": float(right.sum()),
             "judged": float(judged.sum()),
         }
-        return Filtered(keep, retired, int(unjudged.sum()), counters)
+        return Filtered(keep, retired, int(unjudged.sum()), counters, verdict.told())
 
     def _warn_unjudged(self, groups: int) -> None:
         """Says once that groups are thrown away which rewards have graded."""
@@ -277,11 +281,9 @@ class Collector:
         counters = cursor.counters
         prefixes = ("data/", "rewards/", "time/")
         metrics = {name: value for name, value in counters.items() if name.startswith(prefixes)}
-        metrics |= {
-            "data/groups_trained": float(trained),
-            "data/groups_left": float(rest.size),
-            "data/epoch": cursor.passed / self.prompts.num_examples,
-        }
+        metrics["data/groups_trained"] = float(trained)
+        metrics["data/groups_left"] = float(rest.size)
+        metrics["data/epoch"] = cursor.passed / self.prompts.num_examples
         if cursor.skipped:
             metrics["data/steps_skipped"] = float(cursor.skipped)
         if cursor.retired:
@@ -329,28 +331,6 @@ class Collector:
             "kept": np.repeat(keep, size).tolist(),
             "generation_batch": [batch] * rows,
         }
-
-
-def count(
-    names: tuple[str, ...], groups: Groups, grades: Grades, sampled: Sampled
-) -> dict[str, float]:
-    """Sums of one generation batch, of which several make a training batch."""
-    counters = {
-        "data/generation_batches": 1.0,
-        "data/groups_generated": float(groups.size),
-        "tokens": float(sampled.stats.tokens),
-        "slot_steps": float(sampled.stats.slot_steps),
-    }
-    for place, name in enumerate(names):
-        values = groups.per_reward[..., place]
-        counters[f"sum/{name}"] = float(np.nansum(values))
-        counters[f"count/{name}"] = float((~np.isnan(values)).sum())
-    for name, number in grades.failures.items():
-        counters[f"rewards/failed/{name}"] = float(number)
-    for name, value in grades.logged.items():
-        counters[f"sum/{name}"] = value
-        counters[f"count/{name}"] = 1.0
-    return counters
 
 
 def at_cap(

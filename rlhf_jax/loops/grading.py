@@ -360,3 +360,25 @@ def check_agreement(rollout: Rollout, grades: Grades) -> None:
             "environment or a grader of one's own must give the same in every process, or draw by "
             "the key that it gets"
         )
+
+
+def sums_of(
+    names: Sequence[str], grades: Grades, sampled: Sampled, *, groups: int
+) -> dict[str, float]:
+    """Sums of one generation batch, of which several make a training batch."""
+    counters = {
+        "data/generation_batches": 1.0,
+        "data/groups_generated": float(groups),
+        "tokens": float(sampled.stats.tokens),
+        "slot_steps": float(sampled.stats.slot_steps),
+    }
+    for place, name in enumerate(names):
+        values = grades.per_reward[..., place]
+        counters[f"sum/{name}"] = float(np.nansum(values))
+        counters[f"count/{name}"] = float((~np.isnan(values)).sum())
+    for name, number in grades.failures.items():
+        counters[f"rewards/failed/{name}"] = float(number)
+    for name, value in grades.logged.items():
+        counters[f"sum/{name}"] = value
+        counters[f"count/{name}"] = 1.0
+    return counters

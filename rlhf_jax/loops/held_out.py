@@ -15,11 +15,12 @@ from rlhf_jax.data import Loader, PromptBatch, PromptLoader
 from rlhf_jax.io import GREEDY
 from rlhf_jax.loops.grading import Grader, Grades, check_agreement
 from rlhf_jax.rewards import TrainerState
-from rlhf_jax.rewards.accuracy import Answers, join_answers, metrics_of
+from rlhf_jax.rewards.accuracy import Answers, join_answers, metrics_of, verdicts_of
 from rlhf_jax.rewards.answers import content_of
 from rlhf_jax.rollout import Sampled, Sampler, SamplingParams
 from rlhf_jax.sharding import fetch, place_batch
 from rlhf_jax.training import Assemble, union
+from rlhf_jax.training.step import make_filled
 from rlhf_jax.training.update import over_parts
 from rlhf_jax.types import Algorithm, Key, Metrics, Params, Rollout, Trees
 
@@ -31,8 +32,11 @@ def make_eval_step(algorithm: Algorithm, *, assemble: Assemble = union) -> EvalS
 
     Pure; jit it. The elements are `Algorithm.elements`.
     """
+    filled = make_filled(algorithm, assemble=assemble)
 
     def eval_step(trained: Trees, frozen: Trees, batch: Any) -> tuple[Metrics, Any]:
+        batch = filled(batch, trained, frozen)
+        batch, _, prepared = algorithm.prepare(batch, dict(algorithm.aux))
         batch = algorithm.weigh(batch)
         trees = assemble(trained, frozen)
 
@@ -42,7 +46,7 @@ def make_eval_step(algorithm: Algorithm, *, assemble: Assemble = union) -> EvalS
         key = jax.random.key(0)
         packed = getattr(batch, "room", None) is not None
         loss, metrics, _ = over_parts(of_part, batch, key)[0] if packed else of_part(batch, key)
-        return metrics | {"loss/total": loss}, algorithm.elements(batch)
+        return prepared | metrics | {"loss/total": loss}, algorithm.elements(batch)
 
     return eval_step
 
@@ -75,18 +79,24 @@ def evaluate_loader(
       the mean. Nothing when stopped.
     """
     found: list[dict[str, float]] = []
-    counts: list[int] = []
+    counts: list[Mapping[str, Any]] = []
     for indices, batch in loader.sequential(batch_size):
         if stopped():
             return {}
         placed = place_batch(with_cached(batch, indices, cached), mesh)
         metrics, count = fetch(eval_step(trained, frozen, placed))
-        if count:
+        count = count if isinstance(count, Mapping) else {"": count}
+        if count[""]:
             found.append({name: float(value) for name, value in metrics.items()})
-            counts.append(int(count))
+            counts.append(count)
     if not found:
         raise ValueError("the evaluation set holds nothing to score: every row is empty")
-    return {name: _combine(name, [part[name] for part in found], counts) for name in found[0]}
+    return {
+        name: _combine(
+            name, [part[name] for part in found], [int(each.get(name, each[""])) for each in counts]
+        )
+        for name in found[0]
+    }
 
 
 def with_cached(batch: Any, indices: np.ndarray, cached: Mapping[str, np.ndarray]) -> Any:
@@ -103,7 +113,11 @@ def _combine(name: str, values: list[float], counts: list[int]) -> float:
         return max(values)
     if name.endswith("_min"):
         return min(values)
-    return float(np.average(values, weights=counts))
+    # What a batch holds nothing of, it has no mean of either.
+    known = [(value, count) for value, count in zip(values, counts, strict=True) if count]
+    if not known:
+        return float("nan")
+    return float(np.average([value for value, _ in known], weights=[count for _, count in known]))
 
 
 class HeldOut(NamedTuple):
@@ -112,6 +126,8 @@ class HeldOut(NamedTuple):
     metrics: dict[str, float]
     samples: tuple[dict[str, list[Any]], ...] = ()
     """Columns of the completion files, of the greedy completions and of the sampled ones."""
+    right: tuple[list[bool | None], ...] = ()
+    """Of the same, whether each is right; None: nobody says."""
 
 
 class HeldOutPrompts(NamedTuple):
@@ -198,7 +214,9 @@ def evaluate_prompts(
     samples = [answer_columns(grader.names, shown, first, greedy=True)]
     if several is not None:
         samples.append(answer_columns(grader.names, shown, several, greedy=False))
-    return HeldOut(metrics_of(grader.held_out, first, several), tuple(samples))
+    found = [one for one in (first, several) if one is not None]
+    right = tuple(verdict.told() for verdict in verdicts_of(grader.held_out, found))
+    return HeldOut(metrics_of(grader.held_out, first, several), tuple(samples), right)
 
 
 def sample_keys(key: Key, indices: np.ndarray, samples: int) -> Key:

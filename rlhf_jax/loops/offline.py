@@ -25,6 +25,8 @@ class Waiting(NamedTuple):
     step: int
     metrics: Metrics
     tokens: int
+    seen: int
+    """Tokens of all steps so far, earlier sessions included."""
 
 
 def train_offline(
@@ -38,6 +40,7 @@ def train_offline(
     stopped: Callable[[], bool],
     total_steps: int,
     epoch_of: Callable[[int], float],
+    tokens_before: int,
     block: bool = False,
 ) -> tuple[RunState, bool]:
     """Trains to the last step, or until asked to stop.
@@ -52,6 +55,7 @@ def train_offline(
       stopped: whether a signal asked to stop.
       total_steps: of the whole run.
       epoch_of: passes over the data after some steps.
+      tokens_before: tokens of the steps already made.
       block: await every step (virtual CPU devices deadlock otherwise).
 
     Returns:
@@ -70,6 +74,7 @@ def train_offline(
         done = time.perf_counter()
         timed = {
             "epoch": epoch_of(waiting.step),
+            "data/tokens": waiting.seen,
             "time/step": done - clock,
             "tokens_per_second": waiting.tokens / (done - clock),
         }
@@ -78,6 +83,7 @@ def train_offline(
 
     recorder.started(now)
     waiting: Waiting | None = None
+    seen = tokens_before
     clock = time.perf_counter()
     while now.step < total_steps and not stopped():
         recorder.check()
@@ -90,7 +96,9 @@ def train_offline(
         # The step is on its way: the row of the one before is read while the device works, so that
         # the device never waits for the host.
         clock = read(waiting, clock)
-        waiting = Waiting(now.step, metrics, int(batch.mask.sum()))
+        tokens = int(batch.mask.sum())
+        seen += tokens
+        waiting = Waiting(now.step, metrics, tokens, seen)
         if now.step == total_steps or recorder.is_due(now.step):
             # A checkpoint or an evaluation reads the state: its own row comes before it.
             clock = read(waiting, clock)

@@ -4,6 +4,7 @@ Both loops use it, so that the order of things (a row, then the checkpoint, then
 written down once.
 """
 
+import collections
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +12,11 @@ from typing import Any, TypeAlias
 
 from rlhf_jax.config import TrainingConfig
 from rlhf_jax.errors import TrainingError
-from rlhf_jax.io import Checkpointer, RunFolder
+from rlhf_jax.io import Checkpointer, RunFolder, averaged, diagnose
+from rlhf_jax.io.diagnosis import HISTORY
 from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.groups import RunState
-from rlhf_jax.sharding.processes import count, exchange
+from rlhf_jax.sharding.processes import count, exchange, is_leader
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ class Recorder:
     """Writes rows, evaluates and saves when each is due; knows whether updates keep failing.
 
     Attributes:
-      wants_stop: a callback asked for the end of the run.
+      wants_stop: a callback asked for the end of the run, or its evaluations no longer improve.
     """
 
     def __init__(
@@ -39,11 +41,14 @@ class Recorder:
         *,
         save: Callable[[RunState], None],
         evaluate: Callable[[RunState], Mapping[str, float]] | None,
-        watch: Callable[[RunState], Any],
+        watch: Callable[[RunState], float | None],
         total_steps: int,
         updates_per_step: int = 1,
         resumed_at: int | None = None,
         callbacks: Sequence[Callback] = (),
+        show: Callable[[int], None] = lambda step: None,
+        export: Callable[[RunState], None] = lambda now: None,
+        export_every: int | None = None,
     ) -> None:
         """Remembers where everything goes.
 
@@ -55,11 +60,15 @@ class Recorder:
           save: hands a state to the checkpointer.
           evaluate: held-out metrics of a state; empty when a signal asked to stop meanwhile. None:
             there is nothing to evaluate on.
-          watch: looks at every state (whether parameters move at all).
+          watch: looks at every state; the share of the parameters that have moved, the one time
+            that it finds out.
           total_steps: of the whole run.
           updates_per_step: optimizer steps in each.
           resumed_at: the run goes on from its own checkpoint of this step; None: it starts.
           callbacks: see every step's metrics.
+          show: shows samples of what is trained on, at evaluations.
+          export: writes the policy as a Hugging Face folder.
+          export_every: steps between exports; None: none but that at the end of the run.
         """
         self._training = training
         self._folder = folder
@@ -73,6 +82,13 @@ class Recorder:
         self._is_resumed = resumed_at is not None
         self._saved = resumed_at
         self._callbacks = tuple(callbacks)
+        self._show = show
+        self._export = export
+        self._export_every = export_every
+        self._waiting: list[tuple[int, Mapping[str, float]]] = []
+        self._recent: collections.deque[Mapping[str, float]] = collections.deque(maxlen=HISTORY)
+        self._moved: float | None = None
+        self._told: set[str] = set()
         self.wants_stop = False
 
     def started(self, now: RunState) -> None:
@@ -80,6 +96,7 @@ class Recorder:
         and is missing."""
         if self._is_resumed:
             self._evaluations.resumed()
+            self._look_for_end(now.step)
             if not self._evaluations.is_due(now.step):
                 return
         if not self._evaluations.is_made(now.step):
@@ -95,10 +112,14 @@ class Recorder:
 
     def stepped(self, now: RunState) -> None:
         """Looks at the state after a step; costs nothing unless something is to be looked at."""
-        self._watch(now)
+        moved = self._watch(now)
+        if moved is not None:
+            self._moved = moved
+            self._diagnose(now.step)
 
     def row(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the metrics of a step.
+        """Takes the metrics of a step: they are shown, and written every `training.log_every`
+        steps, as means since the row before.
 
         Raises:
           TrainingError: too many updates in a row were skipped.
@@ -112,8 +133,11 @@ class Recorder:
                 step,
                 in_a_row,
             )
+        self._waiting.append((step, values))
+        self._recent.append(values)
+        self._folder.show(step, values)
         if step % training.log_every == 0 or in_a_row > most:
-            self._folder.write(step, {**values, **slowest(values)}, split="train")
+            self._write_row()
         if in_a_row > most:
             several = f", {self._updates} updates a step" if self._updates > 1 else ""
             raise TrainingError(
@@ -127,19 +151,27 @@ class Recorder:
                 self.wants_stop = True
 
     def is_due(self, step: int) -> bool:
-        """Whether there is something to save or to evaluate after this step."""
-        return self._is_save_step(step) or self._evaluations.is_due(step)
+        """Whether there is something to save, to export or to evaluate after this step."""
+        return (
+            self._is_save_step(step) or self._is_export_step(step) or self._evaluations.is_due(step)
+        )
 
     def due(self, now: RunState) -> None:
-        """Saves and evaluates, whichever is due."""
+        """Saves, exports and evaluates, whichever is due."""
         # Saved first, evaluated then: a signal during the evaluation finds the state on disk.
         if self._is_save_step(now.step):
             self.save(now)
+        if self._is_export_step(now.step):
+            self._export(now)
         if self._evaluations.is_due(now.step):
             self.evaluate(now)
+            self._show(now.step)
+            self._diagnose(now.step)
 
     def save(self, now: RunState) -> None:
-        """Writes a checkpoint."""
+        """Writes a checkpoint, behind the row of its step: what is resumed from it then lacks
+        none, and a run's last step has one."""
+        self._write_row()
         self._save(now)
         self._saved = now.step
         self._evaluations.saved(now.step)
@@ -159,7 +191,11 @@ class Recorder:
         if self._evaluate is None:
             return
         began = time.perf_counter()
-        metrics = dict(self._evaluate(now))
+        self._folder.busy("evaluating on held-out data")
+        try:
+            metrics = dict(self._evaluate(now))
+        finally:
+            self._folder.busy(None)
         if not metrics:
             _log.info(
                 "step %d: the evaluation was given up, as asked to stop; it is made when the run "
@@ -170,6 +206,14 @@ class Recorder:
         seconds = time.perf_counter() - began
         self._folder.write(now.step, metrics | {"time/evaluate": seconds}, split="eval")
         self._evaluations.made(now.step, metrics, saved=self._saved == now.step)
+        self._look_for_end(now.step)
+
+    def _look_for_end(self, step: int) -> None:
+        """Ends the run where its evaluations no longer improve."""
+        reason = self._evaluations.why_stop()
+        if reason is not None and not self.wants_stop and step < self._total_steps:
+            _log.info("step %d: training ends early: %s", step, reason)
+            self.wants_stop = True
 
     def ended(self, now: RunState, *, over: bool, stopped: bool) -> bool:
         """After the last step: what is not saved is saved, what is not evaluated is evaluated.
@@ -195,6 +239,27 @@ class Recorder:
     def finish(self) -> None:
         """Says which checkpoint was best, once all are written."""
         self._evaluations.finish()
+
+    def _write_row(self) -> None:
+        """One row of the steps since the last one."""
+        if not self._waiting:
+            return
+        step = self._waiting[-1][0]
+        values = averaged([metrics for _, metrics in self._waiting])
+        self._waiting = []
+        self._folder.write(step, {**values, **slowest(values)}, split="train")
+
+    def _diagnose(self, step: int) -> None:
+        """Says what keeps the run from learning, each kind once."""
+        if not is_leader():
+            return
+        for found in diagnose(list(self._recent), moved=self._moved):
+            if found.name not in self._told:
+                self._told.add(found.name)
+                _log.warning("step %d, diagnosis: %s", step, found)
+
+    def _is_export_step(self, step: int) -> bool:
+        return self._export_every is not None and step % self._export_every == 0
 
     def _is_save_step(self, step: int) -> bool:
         every = self._training.save_every

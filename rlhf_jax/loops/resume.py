@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError
-from rlhf_jax.io.run_folder import start_from_command
+from rlhf_jax.io.may_start import start_from_command
 from rlhf_jax.loops.groups import Cursor, Groups, Rollouts, RunState
 from rlhf_jax.sharding import place_tree, place_whole, replicated
 from rlhf_jax.training import (

@@ -21,7 +21,7 @@ from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.decode import make_decode, make_lay_out, make_prefill
 from rlhf_jax.models.modules import Block, EmbeddingAndHead
 from rlhf_jax.models.transformer import Execution, make_hidden, merge_outer
-from rlhf_jax.ops import fused_token_logps
+from rlhf_jax.ops.fused import fused_token_stats
 from rlhf_jax.sharding import constrain, infer_shardings
 from rlhf_jax.types import Key, Model, Params
 
@@ -109,11 +109,12 @@ def make_model(
         scored: Array | None = None,
         temperature: float = 1.0,
         entropy: bool = True,
+        top: bool = False,
         **documents: Any,
-    ) -> tuple[Float[Array, "B T"], Any]:
+    ) -> tuple[Any, ...]:
         tokens, mask = map(jnp.asarray, (tokens, mask))
         state, kernel = state_and_unembedding(params, tokens, mask, **documents)
-        logps, entropies = fused_token_logps(
+        found = fused_token_stats(
             state,
             kernel,
             tokens,
@@ -122,10 +123,11 @@ def make_model(
             scored=scored,
             mesh=mesh,
             entropy=entropy,
+            top=top,
         )
         known = _predictable(mask, documents.get("segment_ids"))
-        logps = jnp.where(known, logps, 0.0)
-        return logps, None if entropies is None else jnp.where(known, entropies, 0.0)
+        values = tuple(None if each is None else jnp.where(known, each, 0.0) for each in found)
+        return values if top else values[:2]
 
     def scores(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
         state = hidden(params, tokens, mask, **documents)
@@ -139,7 +141,7 @@ def make_model(
         lay_out = make_lay_out(config, execution)
     head_scores = None if head is None else scores
     functions = (config, hidden, logits, token_logps, head_scores, prefill, decode)
-    return Model(*functions, lay_out=lay_out)
+    return Model(*functions, lay_out=lay_out, tells_top=True)
 
 
 def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "float32") -> Params:

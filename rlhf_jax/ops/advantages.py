@@ -1,5 +1,7 @@
 """Advantage estimators. Their results are targets: no gradient flows through any of them."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -64,7 +66,7 @@ def group_advantages(
     rewards: Float[Array, "P G"],
     valid: Bool[Array, "P G"] | None = None,
     *,
-    normalize_std: bool = True,
+    normalize_std: bool | Literal["batch"] = True,
     eps: float = 1e-4,
     ddof: int = 1,
 ) -> Float[Array, "P G"]:
@@ -81,7 +83,8 @@ def group_advantages(
     Args:
       rewards: one group a row; NaN = could not be graded.
       valid: completions that count; None: all. NaN rewards never count.
-      normalize_std: divide by the group's standard deviation.
+      normalize_std: divide by the group's standard deviation; "batch": by that of all rewards
+        (Lite PPO, arXiv:2508.08221).
       eps: added to the standard deviation, reward units.
       ddof: 1 for the unbiased variance, 0 for the biased one.
 
@@ -105,7 +108,12 @@ def group_advantages(
     centred = masked(rewards - mean, valid & ~_all_equal(rewards, valid))
     if not normalize_std:
         return centred
-    variance = jnp.sum(centred**2, axis=1, keepdims=True) / jnp.maximum(count - ddof, 1)
+    if normalize_std == "batch":
+        number = jnp.sum(count)
+        from_mean = masked(rewards - jnp.sum(rewards) / jnp.maximum(number, 1), valid)
+        variance = jnp.sum(from_mean**2) / jnp.maximum(number - ddof, 1)
+    else:
+        variance = jnp.sum(centred**2, axis=1, keepdims=True) / jnp.maximum(count - ddof, 1)
     spread = jnp.sqrt(variance)
     return centred / jnp.where(spread > 0, spread + eps, 1)
 

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.ops.vocab_chunks import Inputs, Saved, backward, forward
+from rlhf_jax.types import TokenLogps
 
 Scalar: TypeAlias = float | Float[Array, ""]
 
@@ -25,6 +26,7 @@ class _Static(NamedTuple):
     mesh: Mesh | None
     block: int | None
     entropy: bool
+    top: bool
 
 
 def fused_token_logps(
@@ -93,15 +95,52 @@ def fused_token_logps(
         >>> [round(float(x), 4) for x in entropy[0]]
         [0.0, 1.3863, 1.3863]
     """
+    found = fused_token_stats(
+        hidden,
+        unembed,
+        tokens,
+        temperature=temperature,
+        softcap=softcap,
+        scored=scored,
+        mesh=mesh,
+        block=block,
+        entropy=entropy,
+    )
+    return found.logps, found.entropy
+
+
+def fused_token_stats(
+    hidden: Float[Array, "B T D"],
+    unembed: Float[Array, "V D"],
+    tokens: Int[Array, "B T"],
+    *,
+    temperature: Scalar = 1.0,
+    softcap: Scalar | None = None,
+    scored: Int[Array, "B S"] | None = None,
+    mesh: Mesh | None = None,
+    block: int | None = None,
+    entropy: bool = True,
+    top: bool = False,
+) -> TokenLogps:
+    """`fused_token_logps`, and whether each token is the likeliest.
+
+    Args:
+        hidden, unembed, tokens, temperature, softcap, scored, mesh, block, entropy: as there.
+        top: whether it is wanted; a comparison with the largest logit, which is known anyway.
+
+    Returns:
+        `types.TokenLogps`; `top` has no gradient, and column 0 is 0.
+    """
     _check(hidden, unembed, tokens, scored, mesh)
-    static = _Static(None if mesh is None or mesh.size == 1 else mesh, block, entropy)
+    static = _Static(None if mesh is None or mesh.size == 1 else mesh, block, entropy, top)
     scale = (
         None
         if isinstance(temperature, int | float) and temperature == 1
         else lax.stop_gradient(jnp.asarray(temperature))
     )
     cap = None if softcap is None else lax.stop_gradient(jnp.asarray(softcap))
-    return _fused(hidden, unembed, tokens, scored, scale, cap, static)
+    logps, spread, first = _fused(hidden, unembed, tokens, scored, scale, cap, static)
+    return TokenLogps(logps, spread, None if first is None else lax.stop_gradient(first))
 
 
 def _check(
@@ -135,7 +174,7 @@ def _check(
 
 
 def _fused_primal(hidden, unembed, tokens, scored, temperature, softcap, static):
-    return _run_forward(Inputs(hidden, unembed, tokens, scored, temperature, softcap), static)[:2]
+    return _run_forward(Inputs(hidden, unembed, tokens, scored, temperature, softcap), static)[:3]
 
 
 _fused = jax.custom_vjp(_fused_primal, nondiff_argnums=(6,))
@@ -144,8 +183,8 @@ _fused = jax.custom_vjp(_fused_primal, nondiff_argnums=(6,))
 def _fused_fwd(hidden, unembed, tokens, scored, temperature, softcap, static):
     primals = Inputs(hidden, unembed, tokens, scored, temperature, softcap)
     inputs = jax.tree.map(lambda p: p.value, primals, is_leaf=_is_primal)
-    logps, entropy, log_total, row_entropy = _run_forward(inputs, static)
-    return (logps, entropy), Saved(inputs, log_total, row_entropy)
+    *values, log_total, row_entropy = _run_forward(inputs, static)
+    return tuple(values), Saved(inputs, log_total, row_entropy)
 
 
 def _is_primal(x: object) -> bool:
@@ -153,7 +192,8 @@ def _is_primal(x: object) -> bool:
 
 
 def _fused_bwd(static, saved, cotangents):
-    dlogps, dentropy = (None if isinstance(c, SymbolicZero) else c for c in cotangents)
+    # What is only told has no gradient.
+    dlogps, dentropy = (None if isinstance(c, SymbolicZero) else c for c in cotangents[:2])
     if dlogps is None and dentropy is None:
         dlogps = jnp.zeros(saved.inputs.tokens.shape, saved.log_total.dtype)
     rows = P(_ROW_AXES)
@@ -203,14 +243,20 @@ def _sum_over_rows(dunembed: Array, scatter: bool) -> Array:
 
 def _run_forward(
     inputs: Inputs, static: _Static
-) -> tuple[Array, Array | None, Array, Array | None]:
+) -> tuple[Array, Array | None, Array | None, Array, Array | None]:
     """`forward` on one device or over the mesh."""
     if static.mesh is None:
-        return forward(inputs, static.block, None, entropy=static.entropy)
+        return forward(inputs, static.block, None, entropy=static.entropy, top=static.top)
     rows = P(_ROW_AXES)
     specs: Any = (rows, P(_VOCAB_AXIS), rows, rows, P(), P())
     return jax.shard_map(
-        functools.partial(forward, block=static.block, axis=_VOCAB_AXIS, entropy=static.entropy),
+        functools.partial(
+            forward,
+            block=static.block,
+            axis=_VOCAB_AXIS,
+            entropy=static.entropy,
+            top=static.top,
+        ),
         mesh=static.mesh,
         in_specs=(Inputs(*specs),),
         out_specs=rows,

@@ -133,17 +133,18 @@ def _local_tokens(tokens: Array, vocab: int, axis: str | None) -> Array:
 
 
 def forward(
-    inputs: Inputs, block: int | None, axis: str | None, *, entropy: bool
-) -> tuple[Array, Array | None, Array, Array | None]:
-    """Values of this device's rows: logps and entropy [B,T], logsumexp and entropy [B,S].
+    inputs: Inputs, block: int | None, axis: str | None, *, entropy: bool, top: bool
+) -> tuple[Array, Array | None, Array | None, Array, Array | None]:
+    """Values of this device's rows: logps, entropy and top [B,T], logsumexp and entropy [B,S].
 
-    S are the rows of a sequence; both entropies are None unless wanted.
+    S are the rows of a sequence; entropies and top are None unless wanted.
 
     Args:
         inputs: local parts.
         block: vocabulary entries per chunk, or None for the rule.
         axis: mesh axis that divides the vocabulary, or None.
         entropy: whether it is wanted.
+        top: whether it is wanted: 1 where no other token is likelier, else 0.
     """
     hidden, unembed, tokens, scored, temperature, softcap = inputs
     rows, taken = _rows(hidden, tokens, scored)
@@ -196,11 +197,14 @@ def forward(
     # would otherwise eat their digits.
     lse = (stats.peak + log_total).reshape(batch, -1)
     logps = _columns(logps, scored, (batch, length))
+    # The logit is one of those whose maximum was taken: equal means equal.
+    is_top = (stats.taken >= stats.peak).astype(exact)
+    first = _columns(is_top, scored, (batch, length)) if top else None
     if stats.moment is None:
-        return logps, None, lse, None
+        return logps, None, first, lse, None
     row_entropy = log_total - stats.moment / stats.total
     spread = _columns(row_entropy, scored, (batch, length))
-    return logps, spread, lse, row_entropy.reshape(lse.shape)
+    return logps, spread, first, lse, row_entropy.reshape(lse.shape)
 
 
 def _sizes(rows: Array, unembed: Array) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.rewards.answers import answer_of
-from rlhf_jax.rewards.judging import Judge, Verdict
+from rlhf_jax.rewards.judging import Judge, Tasks, Verdict
 
 
 class Answers(NamedTuple):
@@ -57,6 +57,21 @@ def join_answers(batches: Sequence[Answers]) -> Answers:
     )
 
 
+def verdicts_of(judge: Judge, answers: Sequence[Answers]) -> list[Verdict]:
+    """Which completions are right. What one set tells about the judges holds for those after it.
+
+    Args:
+      judge: who says right or wrong.
+      answers: the greedy completions, then the sampled ones.
+    """
+    tasks: Tasks = {}
+    verdicts = []
+    for one in answers:
+        tasks = judge.learn(one.total, one.per_reward, tasks)
+        verdicts.append(judge.correct(one.total, one.per_reward, tasks))
+    return verdicts
+
+
 def metrics_of(judge: Judge, greedy: Answers, sampled: Answers | None) -> dict[str, float]:
     """All metrics of an evaluation; a mean over nothing is left out.
 
@@ -68,24 +83,23 @@ def metrics_of(judge: Judge, greedy: Answers, sampled: Answers | None) -> dict[s
     Returns:
       See `evaluate_prompts`.
     """
-    tasks = judge.learn(greedy.total, greedy.per_reward, {})
+    verdicts = verdicts_of(judge, [one for one in (greedy, sampled) if one is not None])
     metrics = _rewards(greedy, "greedy", "") | {
         "length/greedy": float(greedy.length.mean()),
         "length/truncated_greedy": float(greedy.truncated.mean()),
     }
     if sampled is not None:
-        tasks = judge.learn(sampled.total, sampled.per_reward, tasks)
         metrics |= _rewards(sampled, "sampled", "_sampled")
     if not judge.says:
         return metrics
-    right, judged = judge.correct(greedy.total, greedy.per_reward, tasks)
+    right, judged = verdicts[0]
     metrics |= _mean("accuracy/greedy", right[judged])
     if sampled is not None:
         answers = [
             answer_of(text, opened=bool(inside))
             for text, inside in zip(sampled.texts, sampled.opened.reshape(-1), strict=True)
         ]
-        metrics |= accuracies(judge.correct(sampled.total, sampled.per_reward, tasks), answers)
+        metrics |= accuracies(verdicts[1], answers)
     return metrics
 
 

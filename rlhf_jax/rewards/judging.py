@@ -36,6 +36,11 @@ class Verdict(NamedTuple):
     judged: np.ndarray
     """bool."""
 
+    def told(self) -> list[bool | None]:
+        """One by one, in storage order: right, wrong, or None where it is not known."""
+        pairs = zip(self.right.reshape(-1), self.judged.reshape(-1), strict=True)
+        return [bool(right) if judged else None for right, judged in pairs]
+
 
 class Judge(NamedTuple):
     """The rewards that say right or wrong, by their place among the run's rewards."""

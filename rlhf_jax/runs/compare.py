@@ -13,9 +13,11 @@ from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import Checkpointer, plot_curves, read_metrics
+from rlhf_jax.io.interrupt import ending_in_order
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.evaluate import evaluate_checkpoints, evaluate_folder
 from rlhf_jax.runs.footprint import run_bytes
+from rlhf_jax.runs.story import Story
 from rlhf_jax.runs.train import RunResult, train
 
 _log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def compare(config: CompareConfig, *, progress: bool | None = None) -> Compariso
       ValueError: a configuration cannot be used, or the held-out prompts have no accuracy.
       KeyboardInterrupt: a signal ended a run; the same call goes on from there.
     """
-    with keep_programs(_cache(config)):
+    with keep_programs(_cache(config)), ending_in_order(lambda: "finished runs are kept"):
         return _compare(config, progress)
 
 
@@ -109,9 +111,13 @@ def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
     (folder / "compare.yaml").write_text(config.to_yaml(), encoding="utf-8")
     first = config.seeds[0]
     seconds = {}
-    for stage in config.stages[: -len(config.runs)]:
+    before_runs = config.stages[: -len(config.runs)]
+    story = Story(len(before_runs) + len(config.runs) * len(config.seeds))
+    for stage in before_runs:
         clock = time.perf_counter()
-        _train(config.run_config(stage, first), progress)
+        made = config.run_config(stage, first)
+        with story.chapter(stage.name, _title(stage, made)):
+            _train(made, progress)
         seconds[stage.name] = time.perf_counter() - clock
     measuring = config.measuring_config(first)
     metric = accuracy_metric(measuring)
@@ -130,7 +136,11 @@ def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
     runs = []
     for stage in config.runs:
         clock = time.perf_counter()
-        runs += [_measure(config, stage, seed, progress) for seed in config.seeds]
+        for seed in config.seeds:
+            made = config.run_config(stage, seed)
+            several = f" (seed {seed})" if len(config.seeds) > 1 else ""
+            with story.chapter(f"{stage.name}{several}", f"{_title(stage, made)}{several}"):
+                runs.append(_measure(config, stage, seed, progress))
         seconds[stage.name] = time.perf_counter() - clock
     for point in (point for run in runs for point in run.curve):
         for name in (metric, "accuracy/greedy"):  # nothing of that evaluation could be judged
@@ -146,7 +156,7 @@ def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
     target = config.reach * best
     columns, rows = table(runs, metric, target, reach=config.reach)
     found = Comparison(metric, target, runs, columns, rows, seconds, folder)
-    write(found)
+    write(found, reach=config.reach)
     return found
 
 
@@ -156,10 +166,15 @@ def accuracy_metric(measuring: MeasureConfig) -> str:
     return f"accuracy/mean@{samples}" if samples else "accuracy/greedy"
 
 
+def _title(stage: StageConfig, config: Config) -> str:
+    """What is said of a run when it begins."""
+    return stage.title or f"{stage.name}: {config.algorithm.summary}"
+
+
 def _train(config: Config, progress: bool | None) -> RunResult:
     result = train(config, progress=progress)
     if result.interrupted:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"its step {result.steps} is saved")
     return result
 
 
@@ -282,7 +297,7 @@ def _spread(values: list[float], key: str) -> str:
     return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
 
 
-def write(found: Comparison) -> None:
+def write(found: Comparison, *, reach: float) -> None:
     """compare.json (everything), compare.md (the table) and compare.png (learning curves)."""
     runs = [run._asdict() for run in found.runs]
     document = {
@@ -300,7 +315,13 @@ def write(found: Comparison) -> None:
     for run in found.runs:
         points = [(point["step"], point["seconds"], point[found.metric]) for point in run.curve]
         curves.setdefault(run.name, []).append(points)
-    plot_curves(curves, found.folder / "compare.png", metric=found.metric, level=found.target)
+    plot_curves(
+        curves,
+        found.folder / "compare.png",
+        metric=found.metric,
+        level=found.target,
+        reach=reach,
+    )
 
 
 def _finite(value: Any) -> Any:

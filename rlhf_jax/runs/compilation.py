@@ -10,11 +10,11 @@ import logging
 import os
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
-from rlhf_jax.programs import Call, called
+from rlhf_jax.programs import Call, called, preparing
 
 _log = logging.getLogger(__name__)
 AUTO = "auto"
@@ -49,14 +49,18 @@ def cache_folder(setting: str | None) -> pathlib.Path | None:
 
 
 @contextlib.contextmanager
-def keep_programs(setting: str | None) -> Iterator[None]:
-    """Compiled programs are kept while this lasts, and the log says what is compiled: a line for
-    each of the run's programs (`rlhf_jax.programs`), and all small ones together at the end.
+def keep_programs(
+    setting: str | None, *, busy: Callable[[str | None], None] = lambda text: None
+) -> Iterator[None]:
+    """Compiled programs are kept while this lasts, and the log says what is compiled: a line before
+    and one after each of the run's programs (`rlhf_jax.programs`), and all small ones together at
+    the end.
 
     Where the process has a cache already (a caller's, or the tests'), that one is used.
 
     Args:
       setting: `training.compilation_cache`.
+      busy: hears what is being compiled, and None when it is done.
     """
     folder = cache_folder(setting)
     given = folder_in_use()
@@ -68,8 +72,16 @@ def keep_programs(setting: str | None) -> Iterator[None]:
     jax.monitoring.register_event_duration_secs_listener(found.took)
     jax.monitoring.register_event_listener(found.happened)
     _open.append(found)
+
+    def prepares(program: str | None) -> None:
+        text = None if program is None else f"compiling {program}, once per shape"
+        if text is not None:
+            _log.info("%s", text)
+        busy(text)
+
     try:
-        yield
+        with preparing(prepares):
+            yield
     finally:
         found.is_open = False
         _open.remove(found)

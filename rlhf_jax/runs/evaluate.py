@@ -22,6 +22,7 @@ from rlhf_jax.config import (
 from rlhf_jax.data import FastTokenizer, Loader, load_tokenizer, make_loader
 from rlhf_jax.loops.grading import RewardGrader
 from rlhf_jax.loops.held_out import (
+    HeldOut,
     HeldOutPrompts,
     evaluate_loader,
     evaluate_prompts,
@@ -201,16 +202,19 @@ class Measuring(NamedTuple):
     sampler: Sampler
     grader: RewardGrader
 
-    def metrics(self, params: Params) -> dict[str, float]:
-        """Of a model's completions of the held-out prompts (`evaluate_prompts`)."""
-        found = evaluate_prompts(
+    def answers(self, params: Params) -> HeldOut:
+        """A model's completions of the held-out prompts (`evaluate_prompts`)."""
+        return evaluate_prompts(
             params,
             self.asked,
             sampler=self.sampler,
             grader=self.grader,
             state=TrainerState(),
         )
-        return found.metrics
+
+    def metrics(self, params: Params) -> dict[str, float]:
+        """Of the same."""
+        return self.answers(params).metrics
 
 
 @contextlib.contextmanager

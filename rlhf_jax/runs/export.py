@@ -1,13 +1,15 @@
 """From parameters or a checkpoint to a Hugging Face folder."""
 
+import logging
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from rlhf_jax.config import CheckpointConfig
+from rlhf_jax.config import CheckpointConfig, Config
 from rlhf_jax.config.build import build
 from rlhf_jax.config.document import read_document
 from rlhf_jax.data import Tokenizer, load_tokenizer
@@ -19,9 +21,16 @@ from rlhf_jax.sharding import infer_shardings, make_mesh
 from rlhf_jax.sharding.processes import from_leader
 from rlhf_jax.types import Model, Params
 
+_log = logging.getLogger(__name__)
+
 
 def export_model(
-    folder: pathlib.Path, model: Model, params: Params, tokenizer: Tokenizer
+    folder: pathlib.Path,
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    *,
+    dtype: str | None = None,
 ) -> pathlib.Path:
     """Writes weights, config.json, the tokenizer and generation_config.json as a folder that
     transformers and vLLM load.
@@ -38,7 +47,7 @@ def export_model(
     }
     if not model.config.lm_head and tokenizer.pad_id in tokenizer.stop_ids:
         ids["pad_token_id"] = None
-    save_pretrained(folder, model, params, extra_config=ids)
+    save_pretrained(folder, model, params, dtype=dtype, extra_config=ids)
 
     def save() -> None:
         with naming(folder):
@@ -49,7 +58,12 @@ def export_model(
 
 
 def export(
-    checkpoint: str, folder: str, *, step: int | None = None, best: bool = False
+    checkpoint: str,
+    folder: str,
+    *,
+    step: int | None = None,
+    best: bool = False,
+    dtype: str | None = None,
 ) -> pathlib.Path:
     """Writes a checkpoint of a run as a Hugging Face folder. Needs the run folder only, not the
     model it started from.
@@ -59,6 +73,7 @@ def export(
       folder: where to write; must not hold anything yet.
       step: which checkpoint of a run folder; None: the newest.
       best: the one whose `checkpoint.best_metric` is best.
+      dtype: of the weights, "float32", "bfloat16" or "float16"; None: as they were trained.
 
     Returns:
       The folder.
@@ -79,7 +94,47 @@ def export(
         step = best_step(run_dir)
     mesh = make_mesh({}, devices=jax.local_devices()[:1])
     model, params = load_checkpoint(run_dir, step, mesh=mesh)
-    return export_model(target, model, params, load_tokenizer(run_dir / "tokenizer"))
+    tokenizer = load_tokenizer(run_dir / "tokenizer")
+    return export_model(target, model, params, tokenizer, dtype=dtype)
+
+
+def exporter(config: Config, model: Model, tokenizer: Tokenizer) -> Callable[[int, Params], None]:
+    """(step, policy) -> an export of `checkpoint.export_every`.
+
+    A folder appears under its name only when it is complete: whoever watches for new ones may load
+    it.
+
+    Args:
+      config: a whole run.
+      model: functions of the policy.
+      tokenizer: of the run.
+
+    Raises:
+      ValueError: the model is one of the caller's own, which has no such folder.
+    """
+    every = config.checkpoint.export_every
+    if every is not None and not isinstance(model.config, ModelConfig):
+        raise ValueError(
+            f"checkpoint.export_every={every}: a model of one's own cannot be exported; set it to "
+            "null (checkpoints hold its weights)"
+        )
+    folder = pathlib.Path(config.run_dir) / "exports"
+
+    def write(step: int, policy: Params) -> None:
+        unfinished = folder / f".step_{step}"
+        whole = folder / f"step_{step}"
+        export_model(unfinished, model, policy, tokenizer, dtype=config.checkpoint.export_dtype)
+
+        def appear() -> None:
+            with naming(whole):
+                # of a session that was killed after this step, and before the next checkpoint
+                shutil.rmtree(whole, ignore_errors=True)
+                unfinished.rename(whole)
+
+        from_leader("export appears", appear)
+        _log.info("step %d: exported to %s", step, whole)
+
+    return write
 
 
 def find_run(checkpoint: str, step: int | None) -> tuple[pathlib.Path, int | None]:

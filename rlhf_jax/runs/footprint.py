@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rlhf_jax.config import Config
+from rlhf_jax.data.kinds import ROWS
 from rlhf_jax.models import ModelConfig, abstract_params, local_folder, read_config
 from rlhf_jax.models.remat import choose, kept_bytes
 from rlhf_jax.models.transformer import Execution
@@ -144,8 +145,8 @@ def _most_temporaries(config: Config) -> int:
         sampling = config.resolved_algorithm.sampling
         rows = rows * sampling.group_size // sampling.num_minibatches
         width = config.rollout.max_prompt_len + config.rollout.max_new_tokens
-    elif config.algorithm.data == "pairs":
-        rows *= 2
+    else:
+        rows *= ROWS[config.algorithm.data]
     shape = (max(rows, 1), width)
     trained = [spec for spec in tree_specs(config) if spec.is_trained]
     return sum(

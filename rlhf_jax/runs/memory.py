@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.config import Config
 from rlhf_jax.data import Loader
+from rlhf_jax.data.kinds import ROWS
 from rlhf_jax.io.disk import describe_bytes
 from rlhf_jax.loops.offline import Step
 from rlhf_jax.models.remat import device_memory
@@ -144,8 +145,7 @@ def offline_work(config: Config, loader: Loader) -> Work:
     room = loader.largest_room
     if room is not None:
         return Work(room.rows, room.width, not room.single, data=loader.nbytes)
-    several = 2 if loader.kind == "pairs" else 1
-    rows = several * loader.batch_size // micro
+    rows = ROWS[loader.kind] * loader.batch_size // micro
     return Work(rows, loader.buckets[-1], micro > 1, data=loader.nbytes)
 
 

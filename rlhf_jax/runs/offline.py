@@ -22,6 +22,7 @@ from rlhf_jax.loops.offline import Step, train_offline
 from rlhf_jax.loops.resume import Source, begin, save
 from rlhf_jax.programs import last_batch, named
 from rlhf_jax.runs.cached import cached_scores, jitted_scores, precision_of
+from rlhf_jax.runs.export import exporter
 from rlhf_jax.runs.memory import offline_account
 from rlhf_jax.runs.parts import (
     check_batch,
@@ -31,7 +32,7 @@ from rlhf_jax.runs.parts import (
     packing_of,
     watch_movement,
 )
-from rlhf_jax.runs.session import Session, Stop, stop_of
+from rlhf_jax.runs.session import Session, Stop, last_saved, stop_of
 from rlhf_jax.runs.source import check_steps, data_start, log_growth
 from rlhf_jax.runs.space import check_space
 from rlhf_jax.runs.trees import Given, Loaded, load_reference, load_trees, tree_meta
@@ -179,7 +180,10 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     start_step = now.step
     session.folder.start(total_steps=total_steps, start_step=start_step)
 
-    with StopRequest() as request, prefetch(loader, now.step - first) as batches:
+    with (
+        StopRequest(lambda: last_saved(session.run_dir)) as request,
+        prefetch(loader, now.step - first) as batches,
+    ):
         stop = Stop(request, training.save_before, session.began)
 
         def evaluate(now: RunState) -> dict[str, float]:
@@ -204,6 +208,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
             evaluate=None if held_out is None else evaluate,
             watch=lambda now: movement.look(now.train.params["policy"], now.step - start_step),
             total_steps=total_steps,
+            export=exporter(config, loaded.model.role("policy"), parts.tokenizer),
         )
         now, was_interrupted = train_offline(
             now,
@@ -215,6 +220,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
             stopped=stop_of(stop, recorder),
             total_steps=total_steps,
             epoch_of=lambda step: (step - first) / loader.batches_per_epoch,
+            tokens_before=loader.tokens_before(start_step - first),
             block=needs_blocking(mesh),
         )
     session.checkpointer.wait()

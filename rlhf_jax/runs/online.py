@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar, cast
 
-from rlhf_jax.io import CompletionsWriter, Resumed, log_completions
+from rlhf_jax.io import CompletionsWriter, Resumed, log_samples
 from rlhf_jax.io.fingerprint import params_fingerprint
 from rlhf_jax.io.interrupt import StopRequest
 from rlhf_jax.loops.collect import Collector
@@ -16,6 +16,7 @@ from rlhf_jax.loops.online import train_online
 from rlhf_jax.loops.resume import Begun, Source, begin, rollouts_of, save
 from rlhf_jax.rewards.accuracy import metric_names
 from rlhf_jax.rollout import Sampler
+from rlhf_jax.runs.export import exporter
 from rlhf_jax.runs.memory import online_account
 from rlhf_jax.runs.offline import Finished, jitted
 from rlhf_jax.runs.online_parts import (
@@ -25,10 +26,10 @@ from rlhf_jax.runs.online_parts import (
     make_online_parts,
     policy_of,
 )
-from rlhf_jax.runs.parts import watch_movement
+from rlhf_jax.runs.parts import log_preset, watch_movement
 from rlhf_jax.runs.replay import recorded
 from rlhf_jax.runs.sampling import held_out_prompts
-from rlhf_jax.runs.session import Session, Stop, stop_of
+from rlhf_jax.runs.session import Session, Stop, last_saved, stop_of
 from rlhf_jax.runs.source import check_steps, data_start, log_growth, reward_digests
 from rlhf_jax.runs.space import check_space
 from rlhf_jax.runs.trees import Given, tree_meta
@@ -64,6 +65,7 @@ def run_online(
         session.config, session.run_dir, given=given, sampler=sampler, grader=grader
     )
     config = parts.config
+    log_preset(config.algorithm)
     account = online_account(session, parts, given)
     training = config.training
     mesh = parts.mesh
@@ -124,7 +126,7 @@ def run_online(
     with (
         entered(parts.grader),
         accepted(session, parts, resumed, total_steps=total_steps, step=at) as completions,
-        StopRequest() as request,
+        StopRequest(lambda: last_saved(session.run_dir)) as request,
     ):
         stop = Stop(request, training.save_before, session.began)
         collect = parts.collector(
@@ -144,6 +146,8 @@ def run_online(
             watch=lambda now: movement.look(now.train.params["policy"], (now.step - at) * updates),
             total_steps=total_steps,
             updates_per_step=updates,
+            export=exporter(config, parts.loaded.model.role("policy"), parts.tokenizer),
+            show=lambda step: show_latest(parts, collect, step),
         )
         score = parts.score()
         replay = parts.replay()
@@ -265,7 +269,6 @@ def evaluator(
     asked = held_out_prompts(
         parts.measure, parts.held_out, parts.mesh, group_size=parts.sampling.group_size
     )
-    shown = parts.config.logging.completions
 
     def add(columns: dict[str, list[Any]]) -> None:
         from_leader("completions", lambda: completions.add(columns))
@@ -289,11 +292,34 @@ def evaluator(
             add(samples | where)
         # Before the row, which says that the evaluation is made.
         from_leader("flush completions", completions.flush)
-        if shown and found.samples:
-            first = found.samples[0]
-            log_completions(
-                now.step, first["prompt"], first["completion"], first["reward"], count=shown
-            )
+        kinds = ("held-out, greedy", "held-out, sampled")
+        for kind, samples, right in zip(kinds, found.samples, found.right, strict=False):
+            show_samples(parts, now.step, kind, samples, right)
         return found.metrics
 
     return evaluate
+
+
+def show_samples(
+    parts: OnlineParts,
+    step: int,
+    what: str,
+    columns: dict[str, list[Any]],
+    right: list[bool | None],
+) -> None:
+    """A few completions in the log, of which the leader alone speaks."""
+    if is_leader():
+        log_samples(
+            step,
+            what,
+            columns,
+            rewards=parts.grader.names,
+            right=right,
+            count=parts.config.logging.completions,
+        )
+
+
+def show_latest(parts: OnlineParts, collect: Collector, step: int) -> None:
+    """A few of the completions that were trained on last."""
+    if collect.latest is not None:
+        show_samples(parts, step, "training", *collect.latest)

@@ -4,9 +4,11 @@ parts of a run share."""
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from jax.sharding import Mesh
 
+from rlhf_jax.algorithms.presets import departures
 from rlhf_jax.config import Config, MeasureConfig, trained_vocab_size
 from rlhf_jax.data import FastTokenizer, Kind, iterate_texts, load_tokenizer, train_tokenizer
 from rlhf_jax.data.rooms import Packing
@@ -19,6 +21,13 @@ from rlhf_jax.training import MovementCheck, check_rows, peak_rate, warmup_lengt
 from rlhf_jax.types import Model, Trained, Trees
 
 _log = logging.getLogger(__name__)
+
+
+def log_preset(algorithm: Any) -> None:
+    """Says which keys overrule the preset of an algorithm's configuration."""
+    found = ", ".join(f"{name}={value}" for name, value in departures(algorithm).items())
+    if found:
+        _log.info("algorithm.preset=%s, except %s", vars(algorithm)["preset"], found)
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:

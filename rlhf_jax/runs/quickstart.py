@@ -40,6 +40,7 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
         },
         "start": {
             "name": "sft",
+            "title": "SFT learns three-digit sums from examples, half of which are wrong",
             "config": {
                 "seed": 1,
                 "algorithm": {"name": "sft"},
@@ -52,6 +53,7 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
         "preparations": [
             {
                 "name": "reward_model",
+                "title": "a reward model learns right from wrong answers, for PPO's critic",
                 "config": {
                     "algorithm": {"name": "reward_model"},
                     "training": {
@@ -67,6 +69,7 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
         "runs": [
             {
                 "name": "dpo",
+                "title": "DPO learns from pairs of a right and a wrong answer",
                 "config": {
                     "algorithm": {"name": "dpo", "beta": 0.5},
                     "training": {
@@ -81,6 +84,7 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
             },
             {
                 "name": "ppo",
+                "title": "PPO samples answers and learns from their reward, with a critic",
                 "config": {
                     "algorithm": {
                         "name": "ppo",
@@ -96,6 +100,7 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
             },
             {
                 "name": "grpo",
+                "title": "GRPO compares eight answers to each sum with one another",
                 "config": {
                     "algorithm": {"name": "grpo", "num_minibatches": 4},
                     "training": ONLINE | {"max_steps": 90},
@@ -104,6 +109,7 @@ def quickstart_tree(run_dir: str = RUN_DIR) -> dict[str, Any]:
             },
             {
                 "name": "dapo",
+                "title": "DAPO does too, and drops sums answered all right or all wrong",
                 "config": {
                     "algorithm": {
                         "name": "dapo",

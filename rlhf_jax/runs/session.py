@@ -12,6 +12,7 @@ from rlhf_jax.config import Config
 from rlhf_jax.config.sections import seconds_of
 from rlhf_jax.io import Checkpointer, RunFolder
 from rlhf_jax.io.interrupt import StopRequest, ending_in_order
+from rlhf_jax.io.stored import complete_steps
 from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.groups import RunState
 from rlhf_jax.loops.recorder import Callback, Recorder
@@ -19,6 +20,7 @@ from rlhf_jax.loops.resume import Source
 from rlhf_jax.runs.resident import resident_bytes
 from rlhf_jax.runs.source import agreed_step, earlier_sessions, find_source, take_tokenizer
 from rlhf_jax.sharding.processes import exchange, from_leader
+from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
 
@@ -63,9 +65,11 @@ class Session(NamedTuple):
         *,
         save: Callable[[RunState], None],
         evaluate: Callable[[RunState], Mapping[str, float]] | None,
-        watch: Callable[[RunState], Any],
+        watch: Callable[[RunState], float | None],
         total_steps: int,
         updates_per_step: int = 1,
+        export: Callable[[int, Params], None],
+        show: Callable[[int], None] = lambda step: None,
     ) -> Recorder:
         """The run's recorder."""
         return Recorder(
@@ -80,6 +84,9 @@ class Session(NamedTuple):
             updates_per_step=updates_per_step,
             resumed_at=self.resumed_at,
             callbacks=self.callbacks,
+            show=show,
+            export=lambda now: export(now.step, now.train.params["policy"]),
+            export_every=self.config.checkpoint.export_every,
         )
 
 
@@ -100,13 +107,14 @@ def open_session(
     with Checkpointer(
         run_dir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
+        keep_every=config.checkpoint.keep_every,
         keep_best=config.checkpoint.keep_best,
         best_metric=config.checkpoint.best_metric,
         best_mode=config.checkpoint.mode,
     ) as checkpointer:
         resume = agreed_step("run_dir", run_dir, checkpointer.latest_step())
         with (
-            ending_in_order(),
+            ending_in_order(lambda: last_saved(run_dir)),
             RunFolder(config, resume_step=resume, progress=progress) as folder,
         ):
             source = find_source(config, checkpointer, resume)
@@ -114,6 +122,14 @@ def open_session(
             yield Session(
                 config, run_dir, folder, checkpointer, source, tuple(callbacks), resident, began
             )
+
+
+def last_saved(run_dir: pathlib.Path) -> str:
+    """What a process that is ended at once leaves, in words."""
+    steps = complete_steps(run_dir / "checkpoints")
+    if not steps:
+        return "no checkpoint was saved yet"
+    return f"saved last was step {steps[-1]}, and the same command goes on from there"
 
 
 class Stop:

@@ -16,7 +16,7 @@ from rlhf_jax.config import Config, trained_vocab_size
 from rlhf_jax.data import load_tokenizer
 from rlhf_jax.data.digest import file_digest
 from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError
-from rlhf_jax.io.run_folder import start_from_command
+from rlhf_jax.io.may_start import start_from_command
 from rlhf_jax.loops.resume import Source, check_format
 from rlhf_jax.models import local_folder
 from rlhf_jax.rewards.registry import MODEL, model_path

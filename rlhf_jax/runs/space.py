@@ -40,7 +40,13 @@ def check_space(
     if step >= total_steps:
         return
     run_dir = pathlib.Path(config.run_dir)
-    keep = config.checkpoint.keep_last + config.checkpoint.keep_best
+    section = config.checkpoint
+    keep = section.keep_last + section.keep_best
+    if section.keep_every is not None:
+        keep += total_steps // section.keep_every
+    exports = 1
+    if section.export_every is not None:
+        exports += total_steps // section.export_every - step // section.export_every
     export = tree_bytes(trees)
     checkpoint = export + tree_bytes(jax.eval_shape(tx.init, trees))
     every = config.training.save_every
@@ -51,15 +57,16 @@ def check_space(
         lambda: (len(complete_steps(run_dir / "checkpoints")), (run_dir / "export").is_dir()),
     )
     further = max(1, min(saves, keep + 1 - there))
-    still = further * checkpoint + (0 if exported else export)
+    still = further * checkpoint + (exports - exported) * export
     free = from_leader("free bytes", lambda: free_bytes(run_dir))
     sizes = (
         f"a checkpoint is {describe_bytes(checkpoint)}, {keep} are kept (one more while saving), "
-        f"the export is {describe_bytes(export)}, {describe_bytes(free)} free"
+        f"{'the export' if exports == 1 else f'each of {exports} exports'} is "
+        f"{describe_bytes(export)}, {describe_bytes(free)} free"
     )
     mend = (
         f"make room in {run_dir}, choose a run_dir on another disk, or a lower "
-        "checkpoint.keep_last or keep_best"
+        "checkpoint.keep_last, keep_best or a larger keep_every or export_every"
     )
     if free < checkpoint:
         raise RunFolderError(f"not even one checkpoint fits: {sizes}; {mend}")

@@ -98,7 +98,7 @@ def train(
     with (
         ending_together(),
         open_session(config, began=began, progress=progress, callbacks=callbacks) as session,
-        keep_programs(config.training.compilation_cache),
+        keep_programs(config.training.compilation_cache, busy=session.folder.busy),
     ):
         session = session._replace(config=settled(session.config, make_mesh(config.mesh)))
         if config.is_online:
@@ -107,7 +107,8 @@ def train(
             finished = run_offline(session, given=model)
         exported = None
         if not finished.was_interrupted:
-            exported = export_trees(session.folder, finished)
+            dtype = config.checkpoint.export_dtype
+            exported = export_trees(session.folder, finished, dtype=dtype)
     with ending_together():
         metrics = session.folder.last_metrics()
     return RunResult(
@@ -115,7 +116,9 @@ def train(
     )
 
 
-def export_trees(folder: RunFolder, finished: Finished) -> pathlib.Path | None:
+def export_trees(
+    folder: RunFolder, finished: Finished, *, dtype: str | None = None
+) -> pathlib.Path | None:
     """Every trained tree as a Hugging Face folder: the policy in `export/`, others by role."""
     if not isinstance(finished.model.config, ModelConfig):
         _log.info("the model is one of your own: there is no export, checkpoints hold its weights")
@@ -123,7 +126,8 @@ def export_trees(folder: RunFolder, finished: Finished) -> pathlib.Path | None:
     with exporting(folder, finished.now.step):
         for role, tree in finished.now.train.params.items():
             name = "export" if role == "policy" else role
-            export_model(folder.path / name, finished.model.role(role), tree, finished.tokenizer)
+            model = finished.model.role(role)
+            export_model(folder.path / name, model, tree, finished.tokenizer, dtype=dtype)
     return folder.path / "export"
 
 

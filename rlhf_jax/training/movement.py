@@ -7,7 +7,6 @@ without an error. One look after the first updates tells: it reads some weights 
 in between.
 """
 
-import logging
 import math
 from functools import partial
 
@@ -23,14 +22,10 @@ UPDATES = 20
 """Updates after the warm-up at which parameters are looked at."""
 SAMPLE = 65_536
 """Weights that are looked at, at most."""
-ENOUGH = 0.5
-"""A smaller share that moved is warned about; in float32 it is 1."""
-
-_log = logging.getLogger(__name__)
 
 
 class MovementCheck:
-    """Warns once when few of a run's 16-bit parameters move.
+    """Finds out once how many of a run's 16-bit parameters move.
 
     Only the layers are looked at: rows of an embedding rest when their token does not occur.
     Nothing is done with float32 parameters or a learning rate of 0.
@@ -52,7 +47,6 @@ class MovementCheck:
           total: updates of the run.
         """
         self._mesh = mesh
-        self._learning_rate = learning_rate
         self._start = self._sample(params) if learning_rate > 0 and total > 0 else []
         self.due = min(warmup + UPDATES, total) if self._start else None
 
@@ -71,18 +65,8 @@ class MovementCheck:
         pairs = zip(self._start, self._sample(params), strict=True)
         moved = np.concatenate([(before != now).reshape(-1) for before, now in pairs])
         share = float(moved.mean())
-        dtype = self._start[0].dtype
         self.due = None
         self._start = []
-        if share < ENOUGH:
-            _log.warning(
-                "after %d updates only %.1f%% of the %s weights of the layers have moved (%d "
-                "looked at): updates at "
-                "optimizer.learning_rate=%g are rounded away; set model.dtype=float32 and "
-                "model.compute_dtype=%s, or raise "
-                "the learning rate",
-                *(updates, 100 * share, dtype, len(moved), self._learning_rate, dtype),
-            )
         return share
 
     def _sample(self, params: Params) -> list[np.ndarray]:

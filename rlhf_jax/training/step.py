@@ -53,6 +53,9 @@ def make_step(
 ) -> UpdateStep:
     """Builds a step of training: prepare, then epochs x minibatches x microbatches.
 
+    On data that is there the step also fills what `Algorithm.needs` names, where the batch lacks
+    it; completions are scored before, in a program of its own.
+
     Args:
       algorithm: what to do.
       tx: optimizer of the trained trees by role (`make_optimizers`).
@@ -89,13 +92,51 @@ def make_step(
         mesh=mesh,
     )
 
+    filled = make_filled(algorithm, assemble=assemble, num_microbatches=num_microbatches, mesh=mesh)
+
     def step(state: TrainState, frozen: Trees, batch: Any, key: Key) -> tuple[TrainState, Metrics]:
+        if algorithm.sampling is None:
+            batch = filled(batch, state.params, frozen)
         # Credit is given once, over the whole batch: minibatches must not see means of their own.
         batch, aux, prepared = algorithm.prepare(batch, state.aux)
         state, metrics = epochs(state._replace(aux=aux), frozen, batch, key)
         return state, prepared | metrics
 
     return step
+
+
+def make_filled(
+    algorithm: Algorithm,
+    *,
+    assemble: Assemble = union,
+    num_microbatches: int = 1,
+    mesh: Mesh | None = None,
+) -> Callable[[Any, Trees, Trees], Any]:
+    """Builds what completes a batch.
+
+    Args:
+      algorithm: whose `needs`.
+      assemble: as for `make_step`.
+      num_microbatches: as for `make_score`.
+      mesh: as for `make_score`.
+
+    Returns:
+      (batch, trained, frozen) -> the batch with the fields of `Algorithm.needs` that are None
+      filled.
+    """
+
+    def filled(batch: Any, trained: Trees, frozen: Trees) -> Any:
+        lacking = {
+            field: score
+            for field, score in algorithm.needs.items()
+            if batch._asdict()[field] is None
+        }
+        if not lacking:
+            return batch
+        score = make_score(lacking, assemble=assemble, num_microbatches=num_microbatches, mesh=mesh)
+        return batch._replace(**score(trained, frozen, batch))
+
+    return filled
 
 
 def make_score(

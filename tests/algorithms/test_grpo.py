@@ -1,11 +1,14 @@
 """GRPO and its relatives: Dr. GRPO, GSPO, CISPO, RLOO."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.algorithms import GRPOConfig, grpo, grpo_loss
+from rlhf_jax.algorithms import DAPOConfig, GRPOConfig, dapo_loss, grpo, grpo_loss
+from rlhf_jax.algorithms.presets import GRPO_PRESETS, departures
 from tests.contract.fakes import make_batch, make_model, make_params
 from tests.oracles import policy as oracle
 
@@ -100,6 +103,7 @@ def test_no_kl_needs_no_reference(rollout):
     [
         ({}, lambda r, v: oracle.group_advantages(r, v)),
         ({"normalize_std": False}, lambda r, v: oracle.group_advantages(r, v, std=False)),
+        ({"normalize_std": "batch"}, lambda r, v: oracle.group_advantages(r, v, std="batch")),
         ({"baseline": "leave_one_out", "normalize_std": False}, oracle.leave_one_out),
     ],
 )
@@ -125,6 +129,7 @@ def test_prepare_matches_oracle(rollout, options, wanted):
         ({}, "sequence", None),
         ({"aggregation": "token"}, "token", None),
         ({"aggregation": "constant", "aggregation_constant": 32}, "constant", 32),
+        ({"aggregation": "constant", "max_new_tokens": 8}, "constant", 8),
     ],
 )
 def test_weigh_leaves_out_ungraded_rows(rollout, options, mode, constant):
@@ -135,6 +140,88 @@ def test_weigh_leaves_out_ungraded_rows(rollout, options, mode, constant):
     assert (weights[1] == 0).all()
 
 
+def test_truncated_completions_leave_the_loss_and_not_their_group(rollout):
+    plain, masking = (
+        grpo.make(GRPOConfig(group_size=4, mask_truncated=on), make_model()) for on in (False, True)
+    )
+    cut = np.asarray(rollout.truncated)
+    first, second = plain.prepare(rollout, {})[0], masking.prepare(rollout, {})[0]
+    np.testing.assert_array_equal(first.advantages, second.advantages)
+    graded = ~np.isnan(np.asarray(rollout.rewards))
+    kept = np.asarray(rollout.completion_mask) & (graded & ~cut)[:, None]
+    weights = masking.weigh(rollout).weights
+    np.testing.assert_allclose(weights, oracle.loss_weights(kept, "sequence"), rtol=1e-5)
+    assert (plain.weigh(rollout).weights[cut & graded] != 0).any()
+
+
+@pytest.mark.parametrize("loss", [grpo_loss, dapo_loss])
+def test_entropy_bonus(loss):
+    """L - coef * sum w H, with its gradient; without a coefficient entropy is a metric alone."""
+    logps, old, advantages, mask, _ = arrays()
+    weights = oracle.loss_weights(mask, "token")
+    entropy = np.random.default_rng(1).uniform(0.1, 2, mask.shape)
+    xs = [jnp.asarray(x, jnp.float32) for x in (logps, old, advantages, weights)]
+
+    def f(entropy, coef):
+        return loss(*xs, entropy=entropy, entropy_coef=coef)
+
+    plain, metrics = f(jnp.asarray(entropy, jnp.float32), 0.0)
+    (total, more), slope = jax.value_and_grad(f, has_aux=True)(
+        jnp.asarray(entropy, jnp.float32), 0.3
+    )
+    mean = (weights * entropy).sum()
+    np.testing.assert_allclose(total, plain - 0.3 * mean, rtol=1e-5)
+    np.testing.assert_allclose(slope, -0.3 * weights, rtol=1e-5, atol=1e-8)
+    for found in (metrics, more):
+        np.testing.assert_allclose(found["policy/entropy"], mean, rtol=1e-5)
+    assert float(more["loss/policy"]) == float(metrics["loss/policy"]) == float(plain)
+    with pytest.raises(ValueError, match="^entropy_coef=0.3 needs entropy: pass it, or set"):
+        f(None, 0.3)
+
+
+PRESETS = {
+    "dr_grpo": {"normalize_std": False, "aggregation": "constant"},
+    "gspo": {"level": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+    "rloo": {"baseline": "leave_one_out", "normalize_std": False, "aggregation": "constant"},
+    "cispo": {"surrogate": "cispo", "aggregation": "token"},
+    "dapo_loss": {"aggregation": "token"},
+    "lite_ppo": {"normalize_std": "batch", "aggregation": "token"},
+}
+"""By the papers; everything else stays as it is."""
+
+
+def test_every_preset_is_tested():
+    assert set(PRESETS) == set(GRPO_PRESETS)
+    assert all("arXiv:" in preset.paper for preset in GRPO_PRESETS.values())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_gives_what_differs(name):
+    config = GRPOConfig(preset=name)
+    assert config == dataclasses.replace(GRPOConfig(), preset=name, **PRESETS[name])
+    # written out, it reads back as it was
+    assert dataclasses.replace(config) == config and departures(config) == {}
+
+
+def test_a_key_that_is_given_wins():
+    config = GRPOConfig(preset="gspo", clip_low=0.01, clip_high=0.2)
+    assert (config.level, config.clip_low, config.clip_high) == ("sequence", 0.01, 0.2)
+    assert departures(config) == {"clip_low": 0.01, "clip_high": 0.2}
+    # although it is the default without a preset
+    assert GRPOConfig(preset="dr_grpo", normalize_std=True).normalize_std is True
+
+
+def test_clip_high_follows_clip_low():
+    assert GRPOConfig(clip_low=0.1).clip_high == 0.1
+    assert GRPOConfig(clip_low=0.1, clip_high=0.3).clip_high == 0.3
+    assert DAPOConfig(clip_low=0.1).clip_high == 0.28
+
+
+def test_a_constant_needs_the_limit():
+    with pytest.raises(ValueError, match="^max_new_tokens is None: give the generation limit, or"):
+        grpo.make(GRPOConfig(preset="dr_grpo"), make_model())
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -142,8 +229,9 @@ def test_weigh_leaves_out_ungraded_rows(rollout, options, mode, constant):
         {"surrogate": "cispo"},
         {"kl_coef": 0.1, "kl_kind": "k2"},
         {"dual_clip": 3.0},
+        {"entropy_coef": 0.1, "entropy_metric": False},
     ],
-    ids=["gspo", "cispo", "kl", "dual"],
+    ids=["gspo", "cispo", "kl", "dual", "entropy"],
 )
 def test_variants_train(rollout, options):
     """Each option reaches the loss: it differs from plain GRPO, off policy."""
@@ -188,8 +276,14 @@ def test_groups_must_be_whole(rollout):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"aggregation": "constant"}, "aggregation='constant' with aggregation_constant=None"),
-        ({"aggregation_constant": 5}, "aggregation='sequence' with aggregation_constant=5"),
+        (
+            {"aggregation_constant": 5},
+            "aggregation_constant=5 has no meaning for aggregation='sequence': set "
+            "aggregation=constant",
+        ),
+        ({"preset": "drgrpo"}, "preset='drgrpo' is not known: .*did you mean 'dr_grpo'"),
+        ({"normalize_std": "bach"}, "normalize_std='bach' is not known: use one of true, false"),
+        ({"entropy_coef": -0.1}, "entropy_coef=-0.1 is out of range"),
         ({"surrogate": "cispo", "level": "sequence"}, "surrogate='cispo' has a ratio per token"),
         ({"surrogate": "cispo", "dual_clip": 3.0}, "surrogate='cispo' has a ratio per token"),
         (

@@ -5,7 +5,7 @@ import numpy as np
 
 from rlhf_jax.algorithms.metrics import (
     METRICS,
-    entropy_metric,
+    entropy_bonus,
     group_metrics,
     rollout_metrics,
     sampler_metrics,
@@ -89,6 +89,7 @@ def test_a_mean_over_nothing_is_not_zero():
 
 def test_no_entropy_is_no_metric():
     weights = jnp.array([[0.25, 0.75]])
-    assert entropy_metric(None, weights) == {}
-    got = entropy_metric(jnp.array([[2.0, 4.0]]), weights)
-    assert set(got) == {"policy/entropy"} and float(got["policy/entropy"]) == 3.5
+    assert entropy_bonus(None, weights, 0.0) == (None, {})
+    bonus, got = entropy_bonus(jnp.array([[2.0, 4.0]]), weights, 0.0)
+    assert bonus is None and set(got) == {"policy/entropy"} and float(got["policy/entropy"]) == 3.5
+    assert float(entropy_bonus(jnp.array([[2.0, 4.0]]), weights, 0.5)[0]) == 1.75

@@ -82,3 +82,33 @@ def test_documents_are_counted_where_a_token_is_trained():
     assert int(algorithm.elements(algorithm.weigh(batch))) == 2
     alone = batch._replace(segment_ids=None)
     assert int(algorithm.elements(algorithm.weigh(alone))) == 2
+
+
+def test_token_metrics():
+    """Share of trained tokens that are the argmax, and their entropy; off, nothing is computed."""
+    plain = make_model()
+    batch, params = make_batch("text", 3), make_params(0)
+    best = np.asarray(plain.logits(params, batch.tokens, batch.mask)).argmax(-1)
+    first = np.zeros(batch.tokens.shape)
+    first[:, 1:] = best[:, :-1] == np.asarray(batch.tokens)[:, 1:]
+
+    def token_logps(params, tokens, mask, *, top=False, **options):
+        found = plain.token_logps(params, tokens, mask, **options)
+        return (*found, jnp.asarray(first, jnp.float32)) if top else found
+
+    model = plain._replace(token_logps=token_logps, tells_top=True)
+    trees = {"policy": params}
+    algorithm = sft.make(SFTConfig(), model)
+    _, metrics = algorithm.loss(trees, algorithm.weigh(batch), jax.random.key(0))
+    trained = np.asarray(batch.completion_mask)
+    np.testing.assert_allclose(metrics["accuracy/token"], first[trained].mean(), rtol=1e-6)
+    _, spread = plain.token_logps(params, batch.tokens, batch.mask)
+    wanted = np.asarray(spread)[trained].mean()
+    np.testing.assert_allclose(metrics["policy/entropy"], wanted, rtol=1e-5)
+    for config, functions, names in (
+        (SFTConfig(token_metrics=False), model, set()),
+        (SFTConfig(), plain, {"policy/entropy"}),  # a model that does not tell
+    ):
+        algorithm = sft.make(config, functions)
+        _, metrics = algorithm.loss(trees, algorithm.weigh(batch), jax.random.key(0))
+        assert metrics.keys() - {"loss/total", "loss/weight"} == names

@@ -91,6 +91,15 @@ def test_pairs(tmp_path, capsys):
     assert "--- row 1 rejected: 7 tokens, 5 trained\nq:\u27e6 bad<|endoftext|>\u27e7" in out
 
 
+def test_unpaired(tmp_path, capsys):
+    rows = [{"prompt": f"q{n}:", "completion": " good", "label": n == 0} for n in range(5)]
+    out = run(tmp_path, capsys, "kto", rows, "--rows", "2")
+    assert "--- row 1 desirable: 9 tokens, 6 trained\nq0:\u27e6 good<|endoftext|>\u27e7" in out
+    assert "--- row 2 undesirable: 9 tokens" in out and "--- row 3" not in out
+    assert "45, 66.7 % trained" in out
+    assert "1 desirable, 4 undesirable answers; KTO eq. 8 asks for desirable_weight" in out
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "dapo"])
 def test_prompts(tmp_path, capsys, algorithm):
     rows = [{"prompt": CHAT[:1], "answer": "4\x07"}, {"prompt": "x" * 600, "answer": "5"}]

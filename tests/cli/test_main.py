@@ -19,6 +19,7 @@ from rlhf_jax.cli.main import exit_code, main
 from rlhf_jax.config import ConfigError
 from rlhf_jax.errors import RlhfError
 from rlhf_jax.rewards.config import RewardConfig
+from rlhf_jax.runs import answers
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TINY = """
@@ -351,9 +352,13 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
         columns, seconds = ["run", "algorithm", "after"], {"sft": 60.0, "dpo": 30.4}
         return runs.Comparison("accuracy/mean@4", 0.7, [], columns, rows, seconds, tmp_path)
 
+    found = answers.Answers(["1+2=", "3+4="], {"sft": [[("3", True), ("4", False)], [("7", None)]]})
     monkeypatch.setattr(runs, "compare", compare)
+    monkeypatch.setattr(answers, "ask", lambda config: found)
     assert main(["quickstart", str(tmp_path), "--seed", "3"]) == 0
     shown = capsys.readouterr().out
+    assert shown.startswith("6 runs of a small model, about seven minutes on two CPU cores; ")
+    assert re.search(r"│ sft │ 3 \[4\] │ 7 ", shown) and "wrong ones in [brackets]" in shown
     assert re.search(r"┃ +dpo +┃ +grpo +┃", shown) and re.search(
         r"after +│ +0.250 +│ +0.750", shown
     )

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.ops import token_entropy, token_logps
-from rlhf_jax.types import Model, PairBatch, PolicyBatch, TokenBatch
+from rlhf_jax.types import Model, PairBatch, PolicyBatch, TokenBatch, UnpairedBatch
 
 VOCAB, WIDTH = 17, 8
 PAD = VOCAB - 1
@@ -75,12 +75,20 @@ def make_batch(kind, seed=1, rows=16, width=10):
     """A batch as the loop would hand it over, before scoring. The last row (or pair) only completes
     the shape."""
     rng = np.random.default_rng(seed)
-    sides = 2 if kind == "pairs" else 1
+    sides = 2 if kind in ("pairs", "unpaired") else 1
     tokens, mask, completion = ragged(rng, rows * sides, width)
     mask[-sides:], completion[-sides:], tokens[-sides:] = False, False, PAD
-    if kind == "pairs":
+    if sides == 2:
         arrays = [jnp.asarray(x).reshape(rows, 2, width) for x in (tokens, mask, completion)]
-        return PairBatch(*arrays, valid=jnp.arange(rows) < rows - 1)
+        valid = jnp.arange(rows) < rows - 1
+        if kind == "pairs":
+            return PairBatch(*arrays, valid=valid)
+        return UnpairedBatch(
+            *arrays,
+            valid=valid,
+            label=valid & (jnp.arange(rows) % 3 > 0),
+            unrelated_logps=jnp.asarray(rng.normal(-6.0, 1.0, rows), jnp.float32),
+        )
     arrays = [jnp.asarray(x) for x in (tokens, mask, completion)]
     if kind == "text":
         return TokenBatch(*arrays)

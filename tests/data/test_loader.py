@@ -645,3 +645,17 @@ def test_token_rows_through_the_loader(tmp_path) -> None:
     assert train.batch(0).completion_mask[0].tolist()[:4] == [False, True, True, False]
     with pytest.raises(DataError, match="a bare text has no prompt for data.prompt_template"):
         text_loader(config.path, prompt_template="{prompt}")
+
+
+def test_tokens_before_a_step(text_path, pair_path) -> None:
+    """Those of all batches before it, over epochs; with packed rows too."""
+    packed = {"packing": True}
+    for loader in (
+        text_loader(text_path),
+        pair_loader(pair_path),
+        text_loader(text_path, **packed),
+    ):
+        seen = 0
+        for step in range(2 * loader.batches_per_epoch + 2):
+            assert loader.tokens_before(step) == seen
+            seen += int(loader.batch(step).mask.sum())

@@ -10,13 +10,9 @@ import pytest
 
 from rlhf_jax.config import Config, make_config
 from rlhf_jax.io import (
-    JsonlSink,
     MetricsError,
-    Progress,
     RunFolder,
     RunFolderError,
-    describe_metrics,
-    plot_run,
     read_metrics,
     run_folder,
 )
@@ -38,7 +34,9 @@ def run(path, *, steps=range(1, 4), resume_step=None, **changes):
     with RunFolder(config(path, **changes), resume_step=resume_step, progress=False) as folder:
         folder.start(total_steps=3)
         for step in steps:
-            folder.write(step, {"loss/total": 1.0 / step, "lr": 0.1})
+            metrics = {"loss/total": 1.0 / step, "lr": 0.1}
+            folder.show(step, metrics)
+            folder.write(step, metrics)
         folder.write(3, {"loss/total": 0.25, "rewards/accuracy": 0.75}, split="eval")
     return folder
 
@@ -63,9 +61,9 @@ def test_what_a_run_leaves(tmp_path):
         "train/lr": 0.1,
     }
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "step 1/3: loss 1.0000, left unknown\n" in log
-    assert "step 3/3: loss 0.3333, left 0:00:00\n" in log
-    assert "step 3/3 eval: loss 0.2500 accuracy 0.750" in log
+    assert "step 1/3: loss 1.000 · 0:00 elapsed\n" in log
+    assert "step 3/3: loss 0.333 (-0.667) · 0:00 elapsed, 0:00 left\n" in log
+    assert "step 3/3 held-out: loss 0.250 · pairs right 75%" in log
     assert (tmp_path / "run" / "metrics.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -359,67 +357,6 @@ def test_a_refused_start_leaves_the_earlier_session_as_it_was(tmp_path):
         folder.start(total_steps=3)
     assert "save_every: 7" in (tmp_path / "run" / "config.yaml").read_text()
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2]
-
-
-def test_progress_lines_are_thinned_out(caplog):
-    caplog.set_level(logging.INFO, logger="rlhf_jax")
-    with Progress(1000, live=False) as progress:
-        assert progress.time_left() == "unknown"
-        for step in range(1, 1001):
-            progress.update(step, {"loss/total": 1.0})
-        progress.update(1000, {"loss/total": 1.0}, split="eval")
-    assert len(caplog.messages) == 102
-    assert caplog.messages[0].startswith("step 1/1000: loss 1.0000, left ")
-    assert caplog.messages[-1] == "step 1000/1000 eval: loss 1.0000"
-
-
-def test_time_left_is_the_median_pace_so_that_compiling_does_not_count(monkeypatch):
-    clock = iter([100.0, 500.0, 502.0, 504.0, 506.0])
-    monkeypatch.setattr("rlhf_jax.io.progress.time.monotonic", lambda: next(clock))
-    progress = Progress(3604, start_step=10, live=False)
-    for step in (11, 12, 13, 14):
-        progress.update(step, {"loss/total": 1.0})
-    assert progress.time_left() == "1:59:40"
-
-
-def test_live_display_shows_loss_throughput_and_time_left(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "160")
-    with Progress(4, live=True, description="dpo") as progress:
-        for step in range(1, 5):
-            progress.update(step, {"loss/total": 0.5, "tokens_per_second": 1234.0})
-    shown = capsys.readouterr().err
-    assert (
-        "dpo" in shown
-        and "4/4" in shown
-        and "left" in shown
-        and "loss 0.5000 tokens/s 1,234" in shown
-    )
-
-
-def test_describe_metrics_falls_back_to_the_first_three():
-    assert describe_metrics({"a": 1.0, "b": 2.5, "c": 3, "d": 4}) == "a 1 b 2.5 c 3"
-
-
-def test_plot_of_a_long_run_with_missing_values(tmp_path):
-    sink = JsonlSink(tmp_path / "metrics.jsonl")
-    for step in range(1, 50):
-        sink.write(
-            step,
-            {
-                "loss/total": math.nan if step == 7 else 1 / step,
-                "rewards/accuracy": 0.5,
-                "lr": 0.1,
-                "grad_norm": 1.0,
-            },
-        )
-    sink.close()
-    image = plot_run(tmp_path / "metrics.jsonl", tmp_path / "x.png")
-    assert image == tmp_path / "x.png" and image.stat().st_size > 5000
-    JsonlSink(tmp_path / "metrics.jsonl").close()
-    with pytest.raises(MetricsError, match="nothing to draw"):
-        plot_run(tmp_path)
-    assert read_metrics(tmp_path) == []
 
 
 @pytest.mark.parametrize("place", ["rows.jsonl/sub", "rows.jsonl/sub/deeper"])

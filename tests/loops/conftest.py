@@ -10,6 +10,7 @@ from rlhf_jax.algorithms import (
     DAPOConfig,
     DPOConfig,
     GRPOConfig,
+    KTOConfig,
     PPOConfig,
     RewardModelConfig,
     SFTConfig,
@@ -35,7 +36,12 @@ MODEL = {
 PATIENT = PoolConfig(timeout=120.0)
 """Runs are compared bit by bit, and a grade that a busy machine takes too long for is missing in
 one of them."""
-ALGORITHMS = {"sft": SFTConfig(), "reward_model": RewardModelConfig(), "dpo": DPOConfig()}
+ALGORITHMS = {
+    "sft": SFTConfig(),
+    "reward_model": RewardModelConfig(),
+    "dpo": DPOConfig(),
+    "kto": KTOConfig(),
+}
 
 
 @pytest.fixture

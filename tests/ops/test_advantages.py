@@ -70,7 +70,8 @@ def groups(seed=5):
 
 
 @pytest.mark.parametrize(
-    ("std", "eps", "ddof"), [(True, 1e-4, 1), (True, 1e-6, 0), (False, 1e-4, 1)]
+    ("std", "eps", "ddof"),
+    [(True, 1e-4, 1), (True, 1e-6, 0), (False, 1e-4, 1), ("batch", 1e-4, 1)],
 )
 @pytest.mark.parametrize("jit", [False, True])
 def test_group_advantages_match_oracle(std, eps, ddof, jit):

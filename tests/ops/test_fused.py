@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.bench.fused_logps import compile_sides
-from rlhf_jax.ops.fused import fused_token_logps
+from rlhf_jax.ops.fused import fused_token_logps, fused_token_stats
 
 B, T, D, V = 4, 9, 16, 301
 
@@ -347,3 +347,31 @@ def test_memory_at_the_size_of_qwen():
         sides[name].memory_analysis().temp_size_in_bytes for name in ("plain", "fused")
     )
     assert plain_bytes >= 20 * fused_bytes
+
+
+@pytest.mark.parametrize("block", [7, 64])
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_which_tokens_are_the_likeliest(block, is_scored):
+    """As the argmax of all logits, in chunks; no gradient, and no other value."""
+    draw = np.random.default_rng(3)
+    hidden = jnp.asarray(draw.normal(size=(3, 6, 5)), jnp.float32)
+    unembed = jnp.asarray(draw.normal(size=(40, 5)), jnp.float32)
+    logits = np.asarray(hidden @ unembed.T)
+    tokens = draw.integers(0, 40, (3, 6))
+    tokens[:, 1::2] = logits.argmax(-1)[:, :-1:2]  # each column predicts the next one
+    scored = jnp.asarray([[1, 3, -1], [2, 4, 5], [1, 2, 3]]) if is_scored else None
+    options = {"scored": scored, "block": block}
+    found = fused_token_stats(hidden, unembed, jnp.asarray(tokens), top=True, **options)
+    wanted = np.zeros(tokens.shape)
+    for row, column in np.ndindex(tokens.shape):
+        if column and (scored is None or column in np.asarray(scored[row])):
+            wanted[row, column] = logits[row, column - 1].argmax() == tokens[row, column]
+    np.testing.assert_array_equal(found.top, wanted)
+    assert 0 < wanted.sum() < wanted.size
+    plain = fused_token_logps(hidden, unembed, jnp.asarray(tokens), **options)
+    np.testing.assert_array_equal(found.logps, plain[0])
+    np.testing.assert_array_equal(found.entropy, plain[1])
+    slope = jax.grad(
+        lambda x: fused_token_stats(x, unembed, jnp.asarray(tokens), top=True, **options).top.sum()
+    )(hidden)
+    assert (slope == 0).all()

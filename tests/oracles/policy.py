@@ -131,6 +131,7 @@ def gae(rewards, values, mask, gamma, lam):
 
 def group_advantages(rewards, valid, *, std=True, eps=1e-4, ddof=1):
     out = np.zeros(rewards.shape)
+    every = [r for r, v in zip(rewards.flat, valid.flat, strict=True) if v and not math.isnan(r)]
     for p in range(rewards.shape[0]):
         members = [
             g for g in range(rewards.shape[1]) if valid[p, g] and not math.isnan(rewards[p, g])
@@ -141,6 +142,8 @@ def group_advantages(rewards, valid, *, std=True, eps=1e-4, ddof=1):
         spread = math.sqrt(
             sum((rewards[p, g] - mean) ** 2 for g in members) / (len(members) - ddof)
         )
+        if std == "batch":
+            spread = np.std(every, ddof=ddof)
         for g in members:
             out[p, g] = (rewards[p, g] - mean) / ((spread + eps) if std else 1.0)
     return out

@@ -7,7 +7,7 @@ import re
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
-NAMES = ("sft", "reward_model", "dpo", "ppo", "grpo", "dapo")
+NAMES = ("sft", "reward_model", "dpo", "kto", "ppo", "grpo", "dapo")
 CONFIGS = {algorithm_config(name).__name__ for name in NAMES}
 ELSEWHERE = [
     path

@@ -10,6 +10,7 @@ from rlhf_jax.algorithms import ALGORITHMS
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
 LAYERS = {
+    "batches": -1,  # a part of types, in a file of its own
     "errors": 0,
     "target": 0,
     "types": 0,
@@ -28,7 +29,7 @@ LAYERS = {
     "fused": 5,
     "runs": 6,
     "bench": 7,  # DESIGN has 6; it measures whole runs, so it stands above them
-    "cli": 7,
+    "cli": 8,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "trl", "wandb"}

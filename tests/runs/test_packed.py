@@ -40,7 +40,7 @@ def compared(first, second, names):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["sft", "dpo", pytest.param("reward_model", marks=pytest.mark.slow)]
+    "name", ["sft", "dpo", "kto", pytest.param("reward_model", marks=pytest.mark.slow)]
 )
 def test_offline(tiny_config, tmp_path, name):
     config = tiny_config(name)

@@ -12,12 +12,13 @@ from rlhf_jax.algorithms import (
     DAPOConfig,
     DPOConfig,
     GRPOConfig,
+    KTOConfig,
     PPOConfig,
     RewardModelConfig,
     SFTConfig,
     make_algorithm,
 )
-from rlhf_jax.algorithms.dpo import LOSS_TYPES
+from rlhf_jax.algorithms.pair_losses import LOSS_TYPES
 from rlhf_jax.models import init_model
 from rlhf_jax.sharding import MeshConfig, make_mesh
 from rlhf_jax.training import make_score, make_step, make_train_state
@@ -49,7 +50,13 @@ OFFLINE = {
     "sft": SFTConfig(),
     "reward model": RewardModelConfig(),
     "online reference": DPOConfig(reference="online"),
-    **{name: DPOConfig(loss_type=name) for name in LOSS_TYPES},
+    **{
+        name: DPOConfig(loss_type=name, label_smoothing=0.001 if name == "exo_pair" else 0.0)
+        for name in LOSS_TYPES
+    },
+    "RPO": DPOConfig(loss_type=("sigmoid", "sft"), loss_weights=(1.0, 0.1)),
+    "kto": KTOConfig(undesirable_weight=0.5),
+    "kto, online reference": KTOConfig(reference="online"),
 }
 
 
@@ -102,11 +109,11 @@ def check(config, batch, rooms):
         same(state.params, packed_state.params)
 
 
-@pytest.mark.parametrize("name", quick(OFFLINE, ()))
+@pytest.mark.parametrize("name", quick(OFFLINE, ("kto",)))
 def test_packed_offline_equals_rows(name):
     config = OFFLINE[name]
     batch = make_batch(config.data)
-    if config.data == "pairs":
+    if config.data != "text":
         batch = batch._replace(tokens=one_prompt(batch, 2))
         shared = dataclasses.replace(SHARED, group=2)
         check(config, batch, [shared, SINGLE] if name == "sigmoid" else [shared])

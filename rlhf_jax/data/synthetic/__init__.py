@@ -79,8 +79,9 @@ def synthetic_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
 
     Args:
         path: see the module.
-        kind: "text" gives `prompt`+`completion`, "pairs" `prompt`+`chosen`+`rejected`, "prompts"
-            `prompt`+`answer` and what else the reward needs.
+        kind: "text" gives `prompt`+`completion`, "pairs" `prompt`+`chosen`+`rejected`, "unpaired"
+            `prompt`+`completion`+`label`, half of them wrong answers, "prompts" `prompt`+`answer`
+            and what else the reward needs.
     """
     task = parse_task(path)
     draw = random.Random(task.seed)
@@ -94,5 +95,9 @@ def synthetic_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
             }
         elif kind == "pairs":
             yield {"prompt": problem.prompt, "chosen": problem.answer, "rejected": problem.mistake}
+        elif kind == "unpaired":
+            is_right = draw.random() < 0.5  # the label is always true to it
+            answer = problem.answer if is_right else problem.mistake
+            yield {"prompt": problem.prompt, "completion": answer, "label": is_right}
         else:
             yield {"prompt": problem.prompt, "answer": problem.answer, **problem.columns}

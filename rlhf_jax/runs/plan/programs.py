@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from rlhf_jax.algorithms import make_algorithm
 from rlhf_jax.config import Config
+from rlhf_jax.data.kinds import ROWS
 from rlhf_jax.data.rooms import Sequences, parted_room
 from rlhf_jax.models import make_model
 from rlhf_jax.programs import jitted as jitted_whole
@@ -39,7 +40,16 @@ from rlhf_jax.runs.useful.passes import Pass, loss_passes, score_passes
 from rlhf_jax.runs.useful.work import Content, attention_of, flops_of
 from rlhf_jax.sharding import batch_sharding, replicated
 from rlhf_jax.training import TrainState, abstract_sharded_state, make_optimizers, make_score
-from rlhf_jax.types import Algorithm, PairBatch, PolicyBatch, Room, Sampling, TokenBatch, Trees
+from rlhf_jax.types import (
+    Algorithm,
+    PairBatch,
+    PolicyBatch,
+    Room,
+    Sampling,
+    TokenBatch,
+    Trees,
+    UnpairedBatch,
+)
 
 
 class Planned(NamedTuple):
@@ -201,9 +211,8 @@ def _parts_of(room: Room | None, tokens: int) -> float:
 def _offline(config: Config, mesh: Mesh) -> Planned:
     check_batch(config, mesh)
     training = config.training
-    is_pairs = config.algorithm.data == "pairs"
     width = config.data.max_length
-    several = 2 if is_pairs else 1
+    several = ROWS[config.algorithm.data]
     count = several * training.batch_size
     loaded = abstract_trees(config, mesh)
     algorithm = make_algorithm(config.algorithm, loaded.model)
@@ -251,10 +260,11 @@ def _offline_batch(
     config: Config, mesh: Mesh, width: int, room: Room | None, *, size: int | None = None
 ) -> Any:
     rows = _Rows(size or config.training.batch_size, mesh)
-    if config.algorithm.data == "pairs":
-        return PairBatch(
-            rows.of(2, width), rows.mask(2, width), rows.mask(2, width), rows.mask(), room=room
-        )
+    if ROWS[config.algorithm.data] == 2:
+        answers = (rows.of(2, width), rows.mask(2, width), rows.mask(2, width), rows.mask())
+        if config.algorithm.data == "pairs":
+            return PairBatch(*answers, room=room)
+        return UnpairedBatch(*answers, label=rows.mask(), room=room)
     segments = rows.of(width) if config.data.packing else None
     mask = rows.mask(width)
     return TokenBatch(rows.of(width), mask, mask, segment_ids=segments, room=room)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from rlhf_jax.algorithms import make_algorithm
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.training import union
+from rlhf_jax.training.step import make_filled
 from rlhf_jax.types import Algorithm, Model, Params, Trees
 
 
@@ -69,9 +70,13 @@ def loss_passes(
     reads = _Reads()
     algorithm = make_algorithm(section, _noting(model, reads))
 
+    filled = make_filled(algorithm)
+
     def run(trained: Trees, frozen: Trees, batch: Any, aux: Params) -> Any:
-        batch, _, _ = algorithm.prepare(batch, aux)
         trees = reads.enter(trained, frozen)
+        if algorithm.sampling is None:  # as `make_step` does
+            batch = filled(batch, trained, frozen)
+        batch, _, _ = algorithm.prepare(batch, aux)
         return algorithm.loss(trees, algorithm.weigh(batch), jax.random.key(0))
 
     # A row each: who is read does not depend on how rows are packed.
@@ -112,7 +117,8 @@ def _noting(model: Model, reads: _Reads) -> Model:
     def token_logps(params: Params, tokens: Any, mask: Any, **options: Any) -> Any:
         reads.note(params, config, predicts=True)
         zeros = jnp.zeros(tokens.shape)
-        return zeros, zeros if options.get("entropy", True) else None
+        found = (zeros, zeros if options.get("entropy", True) else None)
+        return (*found, zeros) if options.get("top") else found
 
     def logits(params: Params, tokens: Any, mask: Any, **documents: Any) -> Any:
         reads.note(params, config, predicts=True)

@@ -1,0 +1,131 @@
+"""Pictures of a run and of a comparison: what is drawn, in which words, and what is left out."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rlhf_jax.io import JsonlSink, MetricsError, plot_curves, plot_run
+from rlhf_jax.io import plots as pictures
+from rlhf_jax.io.curves import _mean, words_of
+
+ONLINE = {
+    "loss/total": 1e-8,
+    "rewards/mean": 0.5,
+    "rewards/math": 0.4,
+    "rewards/format": 0.1,
+    "rewards/zero_std_groups": 0.5,
+    "rewards/ungraded": 0.0,
+    "data/groups_generated": 8.0,
+    "data/accuracy": 0.4,
+    "data/sampling_waste": 0.0,
+    "length/mean": 10.0,
+    "policy/entropy": 0.9,
+    "grad_norm": 1.0,
+    "lr": 0.1,
+    "tokens_per_second": 100.0,
+    "time/generate": 1.0,
+    "baseline": 0.3,
+}
+EVALUATION = {"accuracy/mean@4": 0.3, "accuracy/greedy": 0.4, "rewards/sampled": 0.3}
+
+
+def rows_of(*steps, split="train", **metrics):
+    names = {name.replace("__", "/"): value for name, value in metrics.items()}
+    return [{"step": step, "split": split, **ONLINE, **names} for step in steps]
+
+
+def titles(rows):
+    return {
+        name.split(" (")[0]: [panel.title for panel in pictures.shown(panels, rows)]
+        for name, panels in pictures.sections(rows)
+    }
+
+
+def test_what_is_judged_comes_first_and_zeros_are_left_out():
+    evaluations = [{"step": 0, "split": "eval", **EVALUATION}]
+    assert titles(rows_of(1, 2, 3) + evaluations) == {
+        "what is judged": ["reward", "each reward function", "right answers"],
+        "health": [
+            "groups of equal rewards",
+            "entropy, nats per token",
+            "length, tokens",
+            "gradient norm",
+            "baseline",
+        ],
+        "machine": ["tokens per second", "seconds of a step", "learning rate"],
+    }
+
+
+def test_one_reward_function_is_the_reward():
+    rows = [{name: row[name] for name in row if name != "rewards/format"} for row in rows_of(1, 2)]
+    assert titles(rows)["what is judged"] == ["reward", "right answers"]
+
+
+def test_a_run_that_does_not_sample_is_judged_by_its_loss():
+    rows = [{"step": 1, "split": "train", "loss/total": 0.6, "rewards/mean": 1.0, "lr": 0.1}]
+    assert titles(rows) == {
+        "what is judged": ["loss (lower is better)"],
+        "health": [],
+        "machine": ["learning rate"],
+    }
+
+
+def throughput(rows):
+    (panel,) = [panel for panel in pictures.MACHINE if panel.title == "tokens per second"]
+    return pictures.points(panel, panel.lines[0], rows)
+
+
+def test_steps_that_compiled_are_no_throughput():
+    assert throughput(rows_of(1, 2, 3)) == [(2.0, 100.0), (3.0, 100.0)]
+    told = rows_of(1, time__compile=5.0) + rows_of(2, 3) + rows_of(4, time__compile=1.0)
+    assert [step for step, _ in throughput(told)] == [2.0, 3.0]
+
+
+def test_only_what_is_noisy_is_smoothed():
+    assert {panel.title for panel in pictures.MACHINE if not panel.is_noisy} == {"learning rate"}
+    values = list(np.arange(90.0))
+    # a centred mean does not lag
+    np.testing.assert_allclose(pictures.smoothed(values)[3:-3], values[3:-3])
+
+
+def test_of_a_long_run_with_missing_values(tmp_path):
+    run = tmp_path / "first"
+    run.mkdir()
+    (run / "config.yaml").write_text("algorithm: {name: grpo}\nmodel: {path: some/model}\n")
+    sink = JsonlSink(run / "metrics.jsonl")
+    for step in range(1, 50):
+        sink.write(step, ONLINE | {"rewards/mean": math.nan if step == 7 else 1 / step})
+    sink.write(49, EVALUATION, split="eval")
+    sink.close()
+    image = plot_run(run / "metrics.jsonl", tmp_path / "x.png")
+    assert image == tmp_path / "x.png" and image.stat().st_size > 20_000
+    title = pictures.title_of(run, pictures.read_metrics(run))
+    assert title.startswith("first · grpo · some/model · ") and " · 49 steps\n" in title
+    assert title.endswith("right sampled 30% · right greedy 40% · reward sampled 0.300")
+    JsonlSink(run / "metrics.jsonl").close()
+    with pytest.raises(MetricsError, match="nothing to draw"):
+        plot_run(run)
+
+
+@pytest.mark.parametrize("seeds", [0, 1, 3])
+def test_of_a_comparison(tmp_path, seeds):
+    curves = {"dpo": [[(0, 1, 0.5), (10, 9, 0.8)]] * seeds, "own": [[(0, 2, 0.5)]] * seeds}
+    image = plot_curves(curves, tmp_path / "x.png", metric="accuracy/mean@4", level=0.72, reach=0.9)
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_seeds_are_averaged_at_equal_times():
+    slow = np.array([[0, 0, 0.0], [10, 20, 1.0]], float)
+    fast = np.array([[0, 0, 0.0], [10, 10, 1.0]], float)
+    steps, values = _mean([slow, fast], 0)
+    assert steps.tolist() == [0, 10] and values.tolist() == [0, 1]
+    times, values = _mean([slow, fast], 1)
+    assert (times[0], times[-1]) == (0, 10)  # as long as both run
+    assert values[-1] == pytest.approx((0.5 + 1.0) / 2)
+
+
+def test_words():
+    assert words_of("accuracy/mean@4") == "right answers of 4 samples per prompt"
+    assert words_of("accuracy/greedy") == "right greedy answers"
+    assert words_of("rewards/greedy") == "held-out rewards/greedy"
