@@ -1,8 +1,8 @@
 """What pages take from the library itself, so that nothing is written down twice.
 
 Directives: ``config-keys SECTION`` (options with type, default and meaning), ``metrics`` (names and
-meanings). Docstrings are plain text with indented equations; `as_restructured` makes them what
-autodoc expects.
+meanings), ``no-such-option`` (options of other libraries that are not here, and why). Docstrings
+are plain text with indented equations; `as_restructured` makes them what autodoc expects.
 """
 
 import re
@@ -16,6 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 from rlhf_jax.algorithms import METRICS
 from rlhf_jax.cli.keys import algorithm_rows, rows_by_section
 from rlhf_jax.config import FieldDoc
+from rlhf_jax.config.other_names import REASONS
 from rlhf_jax.loops.metrics import RUN_METRICS
 
 SECTION = re.compile(r"(Args|Returns|Raises|Example|Examples|Attributes|Yields|Note):")
@@ -73,6 +74,23 @@ class MetricsTable(SphinxDirective):
                 parts.append(nodes.literal("", name))
             meaning = nodes.definition("", nodes.paragraph("", "", *_inline(text)))
             items.append(nodes.definition_list_item("", nodes.term("", "", *parts), meaning))
+        return [nodes.definition_list("", *items)]
+
+
+class NoSuchOption(SphinxDirective):
+    """Options of other libraries that have no key here, with the reason."""
+
+    def run(self) -> list[nodes.Node]:
+        """A definition list, a reason a term."""
+        names: dict[str, list[str]] = {}
+        for name, reason in REASONS.items():
+            names.setdefault(reason, []).append(name)
+        items = []
+        for reason, options in names.items():
+            listed = nodes.paragraph("", "", *_inline(", ".join(f"`{name}`" for name in options)))
+            term = nodes.term("", "", *_inline(reason))
+            definition = nodes.definition("", listed)
+            items.append(nodes.definition_list_item("", term, definition))
         return [nodes.definition_list("", *items)]
 
 
@@ -143,6 +161,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx's way in."""
     app.add_directive("config-keys", ConfigKeys)
     app.add_directive("metrics", MetricsTable)
+    app.add_directive("no-such-option", NoSuchOption)
     # before and after napoleon, which has 500
     app.connect("autodoc-process-docstring", _before, priority=400)
     app.connect("autodoc-process-docstring", _after, priority=600)

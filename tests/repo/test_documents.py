@@ -16,6 +16,7 @@ from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.cli.keys import algorithm_rows, rows_by_section
 from rlhf_jax.cli.main import main, read_arguments
 from rlhf_jax.config.document import parse_document
+from rlhf_jax.config.other_names import KEYS
 from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.loops.metrics import meaning_of
 from rlhf_jax.models import ModelConfig, init_model, save_pretrained
@@ -153,6 +154,22 @@ def test_names_in_tables_exist(page):
         for name in re.findall(r"`([\w.\[\]]+)", ours):
             if name.partition(".")[0].removesuffix("[]") in sections and "." in name:
                 assert name in known, f"{page}: {name}"
+
+
+def test_names_of_others_are_those_of_the_error_messages():
+    """What the page says about a name of TRL, verl or Tunix is what a configuration answers."""
+    seen = 0
+    for line in PAGES["coming_from"].read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("| `") or len(cells) < 2:
+            continue
+        for name in re.findall(r"`([\w.]+)", cells[0]):
+            leaf = name.rpartition(".")[2]
+            # what an algorithm has under this very name is not asked of the table
+            keys = () if f".{leaf}`" in cells[1] else KEYS.get(leaf, ())
+            seen += bool(keys)
+            assert not keys or any(key in cells[1] for key in keys), f"{name}: {keys}, {cells[1]}"
+    assert seen > 40
 
 
 def test_every_algorithm_has_a_page():
