@@ -1,4 +1,4 @@
-"""rlhf_jax: SFT, reward modelling, DPO, PPO, GRPO and DAPO as pure jitted functions on a mesh.
+"""rlhf_jax: SFT, reward modelling, DPO, KTO, PPO, GRPO and DAPO as pure jitted functions on a mesh.
 
 Everything in `rlhf_jax.ops` and `rlhf_jax.algorithms` is a function of arrays;
 `train(load_config("run.yaml", []))` is a whole run. A name is imported when it is first used, so
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rlhf_jax.algorithms import dapo_loss as dapo_loss
     from rlhf_jax.algorithms import dpo_loss as dpo_loss
     from rlhf_jax.algorithms import grpo_loss as grpo_loss
+    from rlhf_jax.algorithms import kto_loss as kto_loss
     from rlhf_jax.algorithms import pairwise_reward_loss as pairwise_reward_loss
     from rlhf_jax.algorithms import ppo_loss as ppo_loss
     from rlhf_jax.algorithms import sft_loss as sft_loss
@@ -47,15 +48,17 @@ if TYPE_CHECKING:
     from rlhf_jax.types import PolicyBatch as PolicyBatch
     from rlhf_jax.types import Rollout as Rollout
     from rlhf_jax.types import TokenBatch as TokenBatch
+    from rlhf_jax.types import UnpairedBatch as UnpairedBatch
 
 __version__ = "0.1.0"
 
 _NAMES = {
-    "types": "Algorithm Model PairBatch PolicyBatch Rollout TokenBatch",
+    "types": "Algorithm Model PairBatch PolicyBatch Rollout TokenBatch UnpairedBatch",
     "ops": "clipped_surrogate_loss clipped_value_loss fused_token_logps gae group_advantages "
     "kl_estimate kl_shaped_rewards leave_one_out_advantages loss_weights masked_mean "
     "masked_whiten overlong_penalty token_logps",
-    "algorithms": "ALGORITHMS dapo_loss dpo_loss grpo_loss pairwise_reward_loss ppo_loss sft_loss",
+    "algorithms": "ALGORITHMS dapo_loss dpo_loss grpo_loss kto_loss pairwise_reward_loss ppo_loss "
+    "sft_loss",
     "sharding": "make_mesh",
     "models": "init_model load_pretrained save_pretrained",
     "training": "TrainState make_optimizer make_train_state make_update_step",

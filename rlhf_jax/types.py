@@ -63,7 +63,14 @@ class TokenLogps(NamedTuple):
     """Nats."""
     entropy: Float[Array, "B T"] | None
     """Of the distribution that each was taken from, nats; None: nothing reads it."""
-    top: Float[Array, "B T"] | None = None
+
+
+class TokenStats(NamedTuple):
+    """`TokenLogps` and more."""
+
+    logps: Float[Array, "B T"]
+    entropy: Float[Array, "B T"] | None
+    top: Float[Array, "B T"] | None
     """1 where no token was likelier; None: nothing reads it, or the model does not tell."""
 
 
@@ -135,7 +142,7 @@ class Model(NamedTuple):
     lay_out: Callable[[Params], Params] | None = None
     """What `prefill` and `decode` read faster than `params`; who replaces them, replaces it."""
     tells_top: bool = False
-    """`token_logps` takes ``top=True``, and then returns a third array: `TokenLogps.top`."""
+    """`token_logps` takes ``top=True``, and then returns a third array: `TokenStats.top`."""
 
     def role(self, name: str) -> "Model":
         """The functions for the tree of a role: its own where it has some, else these."""

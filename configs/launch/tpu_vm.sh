@@ -1,11 +1,12 @@
 #!/bin/bash
 # A run on all hosts of a TPU slice, a process each:
 #
-#     configs/launch/tpu_vm.sh my-slice us-east5-b configs/grpo_gsm8k.yaml data.path=gsm8k run_dir=/mnt/runs/grpo
+#     configs/launch/tpu_vm.sh my-slice us-east5-b configs/grpo_gsm8k.yaml \
+#         data.path=gs://BUCKET/gsm8k run_dir=gs://BUCKET/runs/grpo
 #
-# Before, once: the repository and `pip install -c constraints.txt '.[tpu]'` on every host (the same line
-# with another --command), and a folder that all hosts see, such as Filestore, or a
-# bucket mounted with rename-dir-limit (see gke_jobset.yaml).
+# Before, once: the repository and `pip install -c constraints.txt '.[tpu,gcs]'` on every host (the same
+# line with another --command), and a bucket in the slice's region that the slice's service account may use (README.md),
+# or a folder that all hosts see, such as Filestore.
 set -eu
 name=$1
 zone=$2

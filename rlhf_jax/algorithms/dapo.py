@@ -252,7 +252,7 @@ def make(config: DAPOConfig, model: Model) -> Algorithm:
 
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
-        logps, entropy, _ = token_logps(
+        logps, entropy = token_logps(
             model, trees, batch, temperature=config.temperature, entropy=has_entropy
         )
         old = behaviour_logps(batch, logps)

@@ -22,6 +22,7 @@ from rlhf_jax.types import (
     Score,
     TokenBatch,
     TokenLogps,
+    TokenStats,
     Trees,
     UnpairedBatch,
 )
@@ -35,7 +36,6 @@ def token_logps(
     role: str = "policy",
     temperature: float = 1.0,
     entropy: bool = False,
-    top: bool = False,
 ) -> TokenLogps:
     """Log-probability of every token of a batch, and the entropy it was chosen with.
 
@@ -46,10 +46,34 @@ def token_logps(
       role: whose.
       temperature: of the distribution.
       entropy: whether something reads it.
-      top: whether something reads which tokens were the likeliest.
 
     Returns:
-      (log-probabilities, entropies or None, top or None), nats; 0 off the scored columns.
+      (log-probabilities, entropies or None), nats; 0 off the scored columns.
+    """
+    found = token_stats(
+        model, trees, batch, role=role, temperature=temperature, entropy=entropy, top=False
+    )
+    return TokenLogps(found.logps, found.entropy)
+
+
+def token_stats(
+    model: Model,
+    trees: Trees,
+    batch: Batch,
+    *,
+    role: str = "policy",
+    temperature: float = 1.0,
+    entropy: bool = True,
+    top: bool = True,
+) -> TokenStats:
+    """`token_logps`, and which tokens were the likeliest.
+
+    Args:
+      model, trees, batch, role, temperature, entropy: as there.
+      top: whether something reads it.
+
+    Returns:
+      (log-probabilities, entropies or None, top or None); 0 off the scored columns.
     """
     read = rows_of(batch)
     functions: Any = model.role(role)
@@ -64,9 +88,12 @@ def token_logps(
         **asked,
         **read.documents,
     )
-    logps, *further = (None if each is None else unpacked(batch, each) for each in found)
-    assert logps is not None
-    return TokenLogps(logps, *further)
+    spread, first = (*found[1:], None)[:2]
+    return TokenStats(
+        unpacked(batch, found[0]),
+        None if spread is None else unpacked(batch, spread),
+        None if first is None else unpacked(batch, first),
+    )
 
 
 def old_logps(model: Model, temperature: float) -> Score:

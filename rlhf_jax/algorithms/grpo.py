@@ -322,7 +322,7 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
         reference = require(batch, "ref_logps")[0] if "ref_logps" in needs else None
-        logps, entropy, _ = token_logps(
+        logps, entropy = token_logps(
             model, trees, batch, temperature=config.temperature, entropy=has_entropy
         )
         old = behaviour_logps(batch, logps)

@@ -273,7 +273,7 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         (old_values,) = require(batch, "values")
         advantages, returns, weights = require(batch, "advantages", "returns", "weights")
-        logps, entropy, _ = token_logps(
+        logps, entropy = token_logps(
             model, trees, batch, temperature=config.temperature, entropy=has_entropy
         )
         old = behaviour_logps(batch, logps)

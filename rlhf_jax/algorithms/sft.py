@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.algorithms.checks import require
-from rlhf_jax.algorithms.forward import token_logps
+from rlhf_jax.algorithms.forward import token_stats
 from rlhf_jax.algorithms.metrics import entropy_bonus
 from rlhf_jax.ops import loss_weights, predicted_mask, weighted_sum
 from rlhf_jax.ops.checks import check_choice
@@ -93,7 +93,7 @@ def make(config: SFTConfig, model: Model) -> Algorithm:
 
     def loss(trees: Trees, batch: TokenBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         (weights,) = require(batch, "weights")
-        found = token_logps(
+        found = token_stats(
             model, trees, batch, entropy=config.token_metrics, top=config.token_metrics
         )
         total, metrics = sft_loss(found.logps, weights)

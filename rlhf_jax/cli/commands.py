@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rlhf_jax import cloud
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.cli.bench import bench as bench_command
 from rlhf_jax.cli.bench import compare_with_others, list_suites
@@ -19,6 +20,7 @@ from rlhf_jax.cli.keys import describe_algorithm
 from rlhf_jax.cli.launch import launch
 from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, say
 from rlhf_jax.cli.plan import plan as plan_command
+from rlhf_jax.cli.report import metrics, report, show
 from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.config.fields import in_yaml
@@ -55,7 +57,7 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """`rlhf-jax evaluate CONFIG_OR_RUN [section.key=value ...]`."""
-    target = pathlib.Path(options.target)
+    target = cloud.place(options.target, "RUN")
     is_run = target.is_dir()
     if not is_run and (options.best or options.step is not None):
         raise ConfigError(
@@ -63,7 +65,7 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     run_dir = run_folder_of(target) if is_run else target
     config = load_config(
-        run_dir / "config.yaml" if is_run else target,
+        cloud.fetched(run_dir / "config.yaml" if is_run else target),
         options.overrides,
         trusted=options.trust_rewards or not is_run,
     )
@@ -217,9 +219,10 @@ def print_evaluations(title: str, rows: Sequence[dict[str, Any]]) -> None:
     print_metrics(title, metrics)
 
 
-def run_folder_of(target: pathlib.Path) -> pathlib.Path:
+def run_folder_of(target: cloud.Place) -> cloud.Place:
     """The run folder of a path that is one, its `checkpoints`, or one checkpoint."""
-    for folder in (target, *target.absolute().parents[:2]):
+    whole = target if cloud.is_bucket(target) else target.absolute()
+    for folder in (target, *whole.parents[:2]):
         if (folder / "config.yaml").exists():
             return folder
     raise ConfigError(
@@ -230,7 +233,12 @@ def run_folder_of(target: pathlib.Path) -> pathlib.Path:
 
 NO_RESULT = re.compile(r"step|split|loss/weight|time/.*")
 """What stands in a row of an evaluation and is no result of it."""
-STORY = ("rlhf_jax.runs.story", "rlhf_jax.io.progress", "rlhf_jax.io.interrupt")
+STORY = (
+    "rlhf_jax.runs.story",
+    "rlhf_jax.runs.compare",
+    "rlhf_jax.io.progress",
+    "rlhf_jax.io.interrupt",
+)
 """Who tells how several runs go, one after the other; each run's log.txt has the rest."""
 
 
@@ -286,4 +294,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "bench": bench,
     "plan": plan,
     "quickstart": quickstart,
+    "report": report,
+    "show": show,
+    "metrics": metrics,
 }

@@ -5,12 +5,18 @@ import pathlib
 from typing import Any
 
 from rlhf_jax.cli.output import print_table, say
-from rlhf_jax.config import CompareConfig, load_compare
+from rlhf_jax.config import CompareConfig, ConfigError, load_compare
 from rlhf_jax.config.document import render
 
 
 def compare(options: argparse.Namespace, *, live: bool) -> int:
     """`rlhf-jax compare CONFIG [section.key=value ...]`."""
+    if pathlib.Path(options.config).is_dir():
+        folders = " ".join([options.config, *options.overrides])
+        raise ConfigError(
+            f"{options.config} is a folder, and compare trains what a configuration file says; to "
+            f"compare runs that are there: rlhf-jax report {folders}"
+        )
     return run(load_compare(options.config, options.overrides), live=live)
 
 
@@ -63,7 +69,7 @@ def run(config: CompareConfig, *, live: bool) -> int:
 
 def show(found: Any) -> None:
     """The table, a column per run; where the files are."""
-    names = [row[0] for row in found.rows]
+    names = [f"{row[0]} (best)" if row[0] == found.best else row[0] for row in found.rows]
     figures = zip(found.columns[1:], *(row[1:] for row in found.rows), strict=True)
     metric = found.metric.removeprefix("accuracy/")
     title = (
@@ -71,6 +77,12 @@ def show(found: Any) -> None:
         f"{found.target:.3f}"
     )
     print_table(title, ["", *names], [list(line) for line in figures], numbers=len(names))
+    budgets = zip(found.budgets.columns[1:], *(row[1:] for row in found.budgets.rows), strict=True)
+    title = "held-out accuracy at equal budgets: tokens generated, steps, seconds of training"
+    print_table(title, ["", *names], [list(line) for line in budgets], numbers=len(names))
+    if found.paired.rows:
+        title = "difference to the best after training, seed by seed"
+        print_table(title, found.paired.columns, found.paired.rows, numbers=2)
     total = sum(found.seconds.values())
     say(
         f"{total:.0f} s: "

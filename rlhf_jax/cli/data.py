@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.cli.output import say
+from rlhf_jax.cloud import Place, fetched, place
 from rlhf_jax.config import Config, ConfigError
 
 if TYPE_CHECKING:
@@ -72,19 +73,19 @@ def _kept_in(config: Config) -> pathlib.Path | None:
     from rlhf_jax.loops.resume import touches
     from rlhf_jax.runs.source import TOKENIZER, parse_start_from
 
-    def is_kept(run_dir: pathlib.Path, *decisive: str) -> bool:
+    def kept_in(run_dir: Place, *decisive: str) -> pathlib.Path | None:
         if not (run_dir / "tokenizer").is_dir() or not (run_dir / "config.yaml").is_file():
-            return False
-        return not touches(config.differences_from(run_dir / "config.yaml"), *decisive)
+            return None
+        changes = config.differences_from(fetched(run_dir / "config.yaml"))
+        return None if touches(changes, *decisive) else fetched(run_dir / "tokenizer").parent
 
-    run_dir = pathlib.Path(config.run_dir)
+    run_dir = place(config.run_dir, "run_dir")
     other = config.checkpoint.start_from
     if complete_steps(run_dir / "checkpoints"):
-        return run_dir if is_kept(run_dir, *TOKENIZER, "data", "rollout.stop") else None
+        return kept_in(run_dir, *TOKENIZER, "data", "rollout.stop")
     if other is None:
         return None
-    source = parse_start_from(other)[0]
-    return source if is_kept(source, *TOKENIZER) else None
+    return kept_in(parse_start_from(other)[0], *TOKENIZER)
 
 
 def show_rows(config: Config, tokenizer: "FastTokenizer", options: argparse.Namespace) -> None:
@@ -110,8 +111,8 @@ def show_rows(config: Config, tokenizer: "FastTokenizer", options: argparse.Name
         trained_lengths = trained_lengths[::2]
     count = len(result.margins)
     for number in range(min(options.rows, count)):
-        for place, name in sides(kind, bool(result.labels[number])):
-            row = ROWS[kind] * number + place
+        for side, name in sides(kind, bool(result.labels[number])):
+            row = ROWS[kind] * number + side
             ids, trained = (
                 array[result.offsets[row] : result.offsets[row + 1]]
                 for array in (result.tokens, result.trained)

@@ -23,6 +23,8 @@ examples:
   rlhf-jax export runs/dpo_hh aligned-model --best
   rlhf-jax generate aligned-model "Once upon a time"
   rlhf-jax algorithms dpo
+  rlhf-jax show runs                       every run of a folder in a line
+  rlhf-jax report runs/sft_hh runs/dpo_hh  curves, completions and differences in one HTML file
 
 """
 TRAIN = """\
@@ -93,6 +95,32 @@ examples:
 One process for all devices of a machine is the rule; several are for machines whose devices one
 process cannot hold, and to try what several hosts will do. Over several hosts start the same
 `rlhf-jax train` on each: see distributed in rlhf-jax train --help.
+
+"""
+REPORT = """\
+examples:
+  rlhf-jax report runs/grpo                              report.html
+  rlhf-jax report runs/grpo runs/dpo --output both.html
+  rlhf-jax report runs/compare                           every run in a folder
+
+Runs that differ in their seeds alone are drawn as one, with mean and range. Runs that are still
+going on, were killed, or have no completions can be looked at too. The file needs no network and
+asks for none. It holds prompts and completions: look at it before you give it away.
+
+"""
+SHOW = """\
+examples:
+  rlhf-jax show runs                                     a line for each run in a folder
+  rlhf-jax show runs/grpo                                first, last and best of every metric
+  rlhf-jax show runs/grpo runs/dpo                       side by side, and what differs
+  rlhf-jax show runs/grpo --completions --wrong --sort reward
+  rlhf-jax show runs/grpo --completions --step 60 --split eval
+
+"""
+METRICS = """\
+examples:
+  rlhf-jax metrics                     all of them
+  rlhf-jax metrics policy/entropy      one
 
 """
 MODELS = "examples:\n  rlhf-jax models\n\n"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.cli.output import say
+from rlhf_jax.cloud import place
 from rlhf_jax.config import ConfigError
 from rlhf_jax.rewards.answers import content_of
 
@@ -135,7 +136,7 @@ def check_context(options: argparse.Namespace, longest: int) -> None:
 
 def model_path(target: str) -> str:
     """The model folder of a run, or the target itself: a model folder or a hub id."""
-    folder = pathlib.Path(target)
+    folder = place(target, "MODEL")
     if (folder / "config.json").is_file() or not (folder / "config.yaml").is_file():
         return target
     if not (folder / "export" / "config.json").is_file():

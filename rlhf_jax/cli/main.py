@@ -4,18 +4,21 @@ import argparse
 import importlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rlhf_jax.cli.output import complain, printable
 from rlhf_jax.cli.parser import make_parser, refuse_usage
 from rlhf_jax.errors import LostError, PeerError, exit_code
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, interrupted: Callable[[], None] = lambda: None
+) -> int:
     """Run a command.
 
     Args:
         argv: arguments without the program's name; None: those of the process.
+        interrupted: called when Ctrl-C ended the command in its middle, and that was said.
 
     Returns:
         The exit code (see `rlhf-jax --help`).
@@ -32,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         where = f": {printable(str(stopped))}" if str(stopped) else ""
         print(f"interrupted{where}", file=sys.stderr)
+        interrupted()
         return 130
     except Exception as error:  # every error of a user ends here, as one line
         return _report(error, debug=options.debug)
@@ -58,7 +62,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if options.command is None:
         refuse_usage(
             "no command: train, evaluate, compare, data, export, generate, launch, models, "
-            "algorithms, bench, plan, quickstart"
+            "algorithms, bench, plan, quickstart, report, show, metrics"
         )
     return options
 

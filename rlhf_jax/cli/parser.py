@@ -19,7 +19,7 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     """
     parser = _make_parser(
         prog="rlhf-jax",
-        description="Align language models in JAX: SFT, DPO, PPO, GRPO, DAPO.",
+        description="Align language models in JAX: SFT, DPO, KTO, PPO, GRPO, DAPO.",
         epilog=epilogs.TOP + epilogs.EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"rlhf-jax {_version()}")
@@ -43,6 +43,10 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_plan(commands)
     _add_quickstart(commands)
+    _add_report(commands)
+    _add_show(commands)
+    metrics = _add(commands, "metrics", "say what every metric means", epilogs.METRICS)
+    metrics.add_argument("name", metavar="NAME", nargs="?", help="one metric")
     return parser
 
 
@@ -183,6 +187,42 @@ def _add_quickstart(commands: _Commands) -> None:
         "--show-config", action="store_true", help="print the configuration instead of running it"
     )
     _add_no_progress(quickstart)
+
+
+def _add_report(commands: _Commands) -> None:
+    text = "draw runs as one HTML file: curves, completions, what differs"
+    report = _add(commands, "report", text, epilogs.REPORT)
+    report.add_argument("runs", metavar="RUN", nargs="+", help="run folder, or a folder of runs")
+    report.add_argument(
+        "--output", metavar="FILE", default="report.html", help="where to write (%(default)s)"
+    )
+
+
+def _add_show(commands: _Commands) -> None:
+    text = "show runs, or their completions, in the terminal"
+    show = _add(commands, "show", text, epilogs.SHOW)
+    show.add_argument(
+        "runs", metavar="RUN", nargs="+", help="run folder, or a folder of runs (lists them)"
+    )
+    show.add_argument("--completions", action="store_true", help="completions instead of metrics")
+    show.add_argument("--step", type=int, metavar="N", help="completions of this step")
+    show.add_argument(
+        "--split", choices=("train", "eval"), help="of training or of evaluations (default: both)"
+    )
+    show.add_argument(
+        "--sort", choices=("reward", "tokens", "step"), help="largest first (default: as generated)"
+    )
+    show.add_argument("--reverse", action="store_true", help="the other way round")
+    verdict = show.add_mutually_exclusive_group()
+    verdict.add_argument(
+        "--wrong", dest="judged", action="store_const", const="wrong", help="wrong answers only"
+    )
+    verdict.add_argument(
+        "--right", dest="judged", action="store_const", const="right", help="right answers only"
+    )
+    show.add_argument(
+        "--limit", type=int, default=10, metavar="N", help="completions shown (%(default)s)"
+    )
 
 
 def _add_generate(commands: _Commands) -> None:

@@ -30,7 +30,15 @@ def start() -> int:
         _forget()
     elif sys.argv[1:2] and sys.argv[1] in _COMPUTING and lacks_huge_pages():
         _restart()
-    return main()
+    return main(interrupted=_leave)
+
+
+def _leave() -> None:
+    """Ends the process as it stands: a program that is being compiled in the background would hold
+    it up for as long as that takes, and crash when Python is taken down below it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
 
 
 def _restart() -> None:

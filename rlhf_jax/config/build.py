@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from rlhf_jax.config.document import Plain, settled
-from rlhf_jax.config.errors import ConfigError, did_you_mean, one_line
+from rlhf_jax.config.errors import LEAST_ELSEWHERE, ConfigError, did_you_mean, one_line
 from rlhf_jax.config.fields import (
     REQUIRED,
     Key,
@@ -24,7 +24,7 @@ from rlhf_jax.config.fields import (
     section_class,
     settable,
 )
-from rlhf_jax.config.other_names import KEYS, REASONS
+from rlhf_jax.config.other_names import KEYS, REASONS, SECTIONS
 
 RANK = {"unexpected_keyword_argument": 0, "missing": 2, "value_error": 3}
 """Which of several mistakes is told: unknown keys, wrong types (1), what is missing, what a class
@@ -87,13 +87,9 @@ class Context(NamedTuple):
         # itself, or a key below it that an override gave
         given = [other for other in self.sources if f"{other}.".startswith(f"{key}.")]
         deepest = max(given, key=len, default=key).rpartition(".")[2]
-        hint = (
-            _elsewhere(name, known)
-            or did_you_mean(key, siblings)
-            # a whole section of another library
-            or _elsewhere(deepest, known)
-            or did_you_mean(key, known)
-        )
+        hint = _elsewhere(name, known) or (_elsewhere(deepest, known) if name in SECTIONS else "")
+        hint = hint or did_you_mean(key, siblings) or _elsewhere(deepest, known)
+        hint = hint or did_you_mean(key, known, least=LEAST_ELSEWHERE)
         place = f"in {section}" if section else "at the top level"
         text = f"{key}: unknown key; allowed {place}: {', '.join(fields)}{hint}"
         return self.error(given[0] if given else key, text)

@@ -13,9 +13,13 @@ class ConfigError(RlhfError, ValueError):
     exit_code = 2
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that looks most like what the user wrote, or None when none does (below a
-    similarity of 0.6).
+LEAST_ELSEWHERE = 0.75
+"""How alike a key of another section must be: a sibling is meant sooner."""
+
+
+def nearest(word: str, candidates: Iterable[str], *, least: float = 0.6) -> str | None:
+    """The candidate that looks most like what the user wrote, or None when none does (below the
+    similarity `least`).
 
     Dotted names are compared by their last parts: two keys of one section are not alike because
     its name is.
@@ -29,12 +33,12 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
 
     # Of equals the one in a section of like name.
     best = max(candidates, key=lambda each: (similarity(each), ratio(word, each)), default=None)
-    return best if best is not None and similarity(best) >= 0.6 else None
+    return best if best is not None and similarity(best) >= least else None
 
 
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+def did_you_mean(word: str, candidates: Iterable[str], *, least: float = 0.6) -> str:
     """`"; did you mean 'x'?"`, or an empty string when nothing is near."""
-    match = nearest(word, list(candidates))
+    match = nearest(word, list(candidates), least=least)
     return f"; did you mean {match!r}?" if match is not None else ""
 
 

@@ -96,6 +96,9 @@ for _key, _names in _KEYS.items():
     for _name in _names.split():
         KEYS[_name] = (*KEYS.get(_name, ()), _key)
 
+SECTIONS = ("trainer", "actor_rollout_ref", "rl_training_config", "training_args")
+"""Sections there: what is meant is the key inside, and not what looks like the section."""
+
 _REASONS = {
     "there are no adapters (LoRA): all weights are trained; model.dtype=bfloat16, "
     "optimizer.name=adafactor and mesh.fsdp save memory": "use_peft peft peft_config lora "

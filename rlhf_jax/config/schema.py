@@ -86,8 +86,8 @@ class Config:
     algorithm: Any
     """Configuration of the algorithm; in YAML `algorithm.name` chooses the class."""
     run_dir: str
-    """Folder of the run: config.yaml, metrics.jsonl, log.txt, tensorboard/, checkpoints/,
-    export/."""
+    """Folder of the run: config.yaml, metrics.jsonl, log.txt, tensorboard/, checkpoints/, export/;
+    or of a bucket, gs://BUCKET/PATH or s3://BUCKET/PATH (extras gcs, s3; configs/launch)."""
     data: DataConfig
     seed: int = 0
     """Seed of initial weights, data order and every other draw."""

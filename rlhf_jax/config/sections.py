@@ -20,8 +20,8 @@ class ModelSection:
     given: bool = False
     """The model is handed to `train(config, model=...)` as functions and parameters."""
     reference: str | None = None
-    """Folder or hub id of the frozen reference (DPO with a reference, PPO and GRPO with a KL
-    penalty); null: the starting weights."""
+    """Folder or hub id of the frozen reference (DPO, KTO; PPO and GRPO with a KL penalty); null:
+    the starting weights."""
     critic: str | None = None
     """Folder or hub id that a separate critic of PPO starts from, such as the reward model; null:
     the starting weights."""
@@ -91,7 +91,7 @@ class TrainingConfig:
     """How long to train, in which portions, and how often to look."""
 
     batch_size: int = 8
-    """Rows (SFT), pairs (reward model, DPO) or prompts (PPO, GRPO, DAPO) per step, over all
+    """Rows (SFT, KTO), pairs (reward model, DPO) or prompts (PPO, GRPO, DAPO) per step, over all
     devices. A step of the online algorithms is one batch of rollouts, on which they make
     `algorithm.num_epochs` x `algorithm.num_minibatches` updates."""
     num_microbatches: int | Literal["auto"] = 1

@@ -8,6 +8,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
+from rlhf_jax.cloud import fetched
 from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.tokenizer import FastTokenizer
@@ -137,9 +138,8 @@ def load_tokenizer(
     if path is None or str(path) == "byte":
         tokenizer = byte_tokenizer()
     else:
-        tokenizer = FastTokenizer(
-            *read_folder(pathlib.Path(path) if pathlib.Path(path).is_dir() else download(str(path)))
-        )
+        folder = fetched(path, "tokenizer")
+        tokenizer = FastTokenizer(*read_folder(folder if folder.is_dir() else download(str(path))))
     if chat_template is None:
         return tokenizer
     return tokenizer.with_chat_template(template_source(chat_template))

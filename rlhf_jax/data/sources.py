@@ -8,6 +8,7 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
+from rlhf_jax.cloud import fetched, is_address
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.synthetic import is_synthetic
@@ -52,6 +53,7 @@ def eval_source(config: DataConfig) -> Source | None:
 
 def _source(config: DataConfig, name: str, split: str) -> Source:
     """`subset` and `data_dir` go to the hub dataset where one of the two paths is local."""
+    name = str(fetched(name, "data.path")) if is_address(name) else name
     if _is_here(name) and not all(
         _is_here(place) for place in (config.path, config.eval_path) if place is not None
     ):
@@ -60,12 +62,14 @@ def _source(config: DataConfig, name: str, split: str) -> Source:
 
 
 def _is_here(name: str) -> bool:
+    if is_address(name):
+        return True
     return is_synthetic(name) or pathlib.Path(name).exists()
 
 
 def _has_one_split(name: str) -> bool:
     """Whether all rows are one split, "train": generated data, a file, a dataset without splits."""
-    path = pathlib.Path(name)
+    path = fetched(name, "data.eval_path")
     return is_synthetic(name) or path.is_file() or (path / "state.json").is_file()
 
 

@@ -22,6 +22,7 @@ from rlhf_jax.io.sinks import (
     TensorBoardSink,
     WandbSink,
     read_metrics,
+    salvage_metrics,
 )
 
 __all__ = [
@@ -47,5 +48,6 @@ __all__ = [
     "plot_curves",
     "plot_run",
     "read_metrics",
+    "salvage_metrics",
     "shown_as",
 ]

@@ -13,7 +13,6 @@ import contextlib
 import logging
 import math
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
@@ -22,9 +21,10 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from rlhf_jax import cloud
 from rlhf_jax.io.errors import CheckpointError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint
-from rlhf_jax.io.manager import discard_failed, open_manager, remove_unfinished
+from rlhf_jax.io.manager import discard_failed, open_manager, options_for, remove_unfinished
 from rlhf_jax.io.quiet import silence_orbax
 from rlhf_jax.io.ranks import BestRanked, FirstOfEvery, Ranks, Saved, stale_steps
 from rlhf_jax.io.restore import read_params, read_parts, read_state
@@ -35,6 +35,7 @@ from rlhf_jax.io.stored import (
     check_metrics,
     fields,
     or_whole,
+    save_args,
     save_error,
     stored_metrics,
 )
@@ -64,7 +65,7 @@ class Checkpointer:
     by the next call.
 
     Args:
-        directory: folder of the checkpoints.
+        directory: folder of the checkpoints, or its address in a bucket.
         keep_last: newest checkpoints to keep.
         keep_every: of every stretch of so many steps the first checkpoint is kept; None: no
             further one is.
@@ -89,7 +90,9 @@ class Checkpointer:
             )
         if keep_best and best_metric is None:
             raise ValueError(f"keep_best={keep_best} needs best_metric")
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = cloud.place(directory, "run_dir")
+        if not cloud.is_bucket(self.directory):
+            self.directory = self.directory.absolute()
         self._best_metric = best_metric
         self._ranks = Ranks(self.directory, best_metric, best_mode)
         keep: list[Any] = [policies.LatestN(keep_last)]
@@ -104,6 +107,7 @@ class Checkpointer:
             if best_metric is not None
             else None,
             enable_async_checkpointing=True,
+            **options_for(self.directory),
             # reads nothing of checkpoints that are not asked for
             lightweight_initialize=best_metric is None,
         )
@@ -156,8 +160,8 @@ class Checkpointer:
                 metrics=ranked,
             )
             items = ocp.args.Composite(
-                params=ocp.args.StandardSave(arrays["params"]),
-                rest=ocp.args.StandardSave(arrays["rest"]),
+                params=save_args(self.directory, arrays["params"]),
+                rest=save_args(self.directory, arrays["rest"]),
                 meta=ocp.args.JsonSave(seal(sealed)),
             )
             self._saving = step
@@ -339,7 +343,7 @@ class Checkpointer:
         if self._open_manager is None:
             if not create and not self.directory.is_dir():
                 return None
-            if is_leader():
+            if is_leader() and not cloud.is_bucket(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
             if self._best_metric is not None:
                 check_metrics(self.directory)

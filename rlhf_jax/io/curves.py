@@ -66,6 +66,7 @@ def plot_curves(
             axes.axhline(level, color="grey", linestyle="--", linewidth=0.9)
         axes.set_xlabel(label, fontsize=10)
         axes.grid(alpha=0.3)
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
     if level is not None:
         share = "" if reach is None else f"{100 * reach:.0f}% of the best: "
         panels[0].annotate(
@@ -77,6 +78,7 @@ def plot_curves(
             ha="right",
             color="0.35",
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1.0},
         )
     panels[0].set_ylabel(words_of(metric), fontsize=10)
     if metric.startswith("accuracy/"):

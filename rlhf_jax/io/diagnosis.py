@@ -145,7 +145,7 @@ def _equal_groups(rows: Rows) -> Diagnosis | None:
     recent = rows[-RECENT:]
     equal = _mean(recent, "rewards/zero_std_groups") or 0.0
     wasted = _mean(recent, "data/sampling_waste") or 0.0
-    if equal <= EQUAL and wasted <= WASTED:
+    if (equal <= EQUAL and wasted <= WASTED) or (_mean(recent, "data/accuracy") or 0) > SOLVED:
         return None
     what = "of the groups had equal rewards and taught nothing"
     if wasted > WASTED:

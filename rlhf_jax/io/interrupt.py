@@ -1,5 +1,5 @@
-"""Ctrl-C, SIGTERM and SIGHUP ask a loop to stop after the current step; a second Ctrl-C or SIGTERM
-stops it at once.
+"""Ctrl-C, SIGTERM and SIGHUP ask a loop to stop after the current step, as does the notice that the
+machine will be taken away; a second Ctrl-C or SIGTERM stops it at once.
 
 Python runs handlers of signals in the main thread, between two of its own instructions: while a
 program is compiled or computed, that may be minutes later. The system tells a pipe at once
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
+from rlhf_jax.io.maintenance import MaintenanceWatch
 from rlhf_jax.sharding.processes import is_leader
 
 _log = logging.getLogger(__name__)
@@ -117,19 +118,21 @@ class StopRequest:
       saved: says what was saved last, when the process is ended at once.
 
     Attributes:
-      signum: the signal that asked, or None.
+      signum: the signal that asked, or None; SIGTERM for a notice.
     """
 
     def __init__(self, saved: Callable[[], str] = lambda: "nothing was saved") -> None:
         self.signum: int | None = None
         self._previous: dict[int, object] = {}
         self._answers = Answers(ASKED, saved)
+        self._watch = MaintenanceWatch(self._notice)
 
     def __enter__(self) -> "StopRequest":
         if is_main_thread():
             for signum in (*STOPPING, *hangup()):
                 self._previous[signum] = signal.signal(signum, self._handle)
         self._answers.__enter__()
+        self._watch.__enter__()
         return self
 
     def __exit__(
@@ -139,9 +142,14 @@ class StopRequest:
         trace: TracebackType | None,
     ) -> None:
         self._answers.__exit__(kind, error, trace)
+        self._watch.__exit__(kind, error, trace)
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
         self._previous.clear()
+
+    def _notice(self, said: str) -> None:
+        _log.warning("the machine will be stopped (%s): the run saves and ends", said)
+        self.signum = self.signum or signal.SIGTERM
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.signum = self.signum or signum

@@ -1,15 +1,15 @@
 """Who may start in the folder of a run, so that two runs are never mixed in one."""
 
 import os
-import pathlib
 import re
 from typing import Any, Protocol
 
+from rlhf_jax import cloud
+from rlhf_jax.cloud import Place
 from rlhf_jax.io.errors import RunFolderError
-from rlhf_jax.io.shared_folder import check_local
 from rlhf_jax.io.sinks import read_metrics
+from rlhf_jax.io.workplace import LOCK, Workplace
 
-LOCK = ".lock"
 STEPS = ("training.max_steps:", "training.num_epochs:")
 """Changes that a run may go on with when they make more steps of it, which the loops judge."""
 EARLY = frozenset({LOCK, "log.txt", "config.yaml.tmp"})
@@ -41,10 +41,10 @@ class RunConfig(Protocol):
     def changes_since(self, path: str | os.PathLike[str]) -> list[str]: ...
 
 
-def start_from_command(run_dir: pathlib.Path) -> str:
+def start_from_command(run_dir: Place) -> str:
     """How a run goes on with what it refuses to change."""
     number = 2
-    while pathlib.Path(f"{run_dir}-{number}").exists():
+    while cloud.place(f"{run_dir}-{number}").exists():
         number += 1
     return (
         f"to go on from {run_dir} with changes, start the same command with "
@@ -52,24 +52,21 @@ def start_from_command(run_dir: pathlib.Path) -> str:
     )
 
 
-def check_may_start(config: RunConfig, resume_step: int | None) -> None:
+def check_may_start(config: RunConfig, resume_step: int | None, place: Workplace) -> None:
     """Refuse to mix two runs in one folder.
 
     Args:
         config: the run that wants to start.
         resume_step: its newest checkpoint in the folder, None when there is none.
+        place: of its files.
 
     Raises:
         RunFolderError: see `RunFolder`.
     """
-    check_local("run_dir", config.run_dir)
-    check_local("checkpoint.start_from", config.checkpoint.start_from)
-    path = pathlib.Path(config.run_dir)
+    cloud.check_address("checkpoint.start_from", config.checkpoint.start_from)
+    path = place.address
     resume = config.checkpoint.resume
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"run_dir={path} is a file; give a folder")
-    names = {child.name for child in path.iterdir()} if path.is_dir() else set()
-    names = {name for name in names if not re.fullmatch(r"log\.\d+\.txt", name)}
+    names = {name for name in place.names() if not re.fullmatch(r"log\.\d+\.txt", name)}
     used = not names <= (PREPARED if LOCK in names else EARLY)
     if resume == "never" and used:
         raise RunFolderError(
@@ -83,18 +80,20 @@ def check_may_start(config: RunConfig, resume_step: int | None) -> None:
         )
     if not used:
         return
-    if not (path / "config.yaml").exists():
+    place.bring_first()
+    if not (place.local / "config.yaml").exists():
         raise RunFolderError(
             f"run_dir={path} is not empty and holds no config.yaml, so it is no run to resume; "
             "give another run_dir"
         )
-    if resume_step is None and (path / "export").exists():
+    if resume_step is None and "export" in names:
         raise RunFolderError(
             f"run_dir={path} holds a finished run without checkpoints; give another run_dir, or "
             "delete it"
         )
-    trained = resume_step is not None or ((path / "metrics.jsonl").exists() and read_metrics(path))
-    changes = config.changes_since(path / "config.yaml") if trained else []
+    rows = place.local / "metrics.jsonl"
+    trained = resume_step is not None or (rows.exists() and read_metrics(rows))
+    changes = config.changes_since(place.local / "config.yaml") if trained else []
     if resume_step is not None:
         changes = [change for change in changes if not change.startswith(STEPS)]
     if changes:

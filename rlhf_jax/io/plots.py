@@ -9,6 +9,7 @@ import datetime
 import math
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -180,12 +181,29 @@ def sections(rows: Rows) -> list[tuple[str, list[Panel]]]:
             "each reward function",
             tuple(Line(name, name.removeprefix("rewards/")) for name in functions),
         )
-        judged = [REWARD, *([each] if len(functions) > 1 else []), RIGHT]
+        reward = REWARD
+        if any(row.get("data/sampling_waste", 0) > 0 for row in rows):
+            # Groups whose rewards are equal are not in the training batch, and not in its mean.
+            reward = REWARD._replace(title="reward (in training of the kept groups)")
+        judged = [reward, *([each] if len(functions) > 1 else []), RIGHT]
+        if _rewards_are_shares(rows):
+            judged = [RIGHT._replace(title="right answers, which is the reward")]
     known = {"step", "split", "epoch", "lr", "grad_norm", "tokens_per_second"}
     own = [name for name in names if "/" not in name and name not in known]
     health = [*HEALTH, *(Panel(name, (Line(name),)) for name in own[:OWN])]
     first = "what is judged (pale: each step, bold: smoothed)"
     return [(first, judged), ("health", health), ("machine", list(MACHINE))]
+
+
+def _rewards_are_shares(rows: Rows) -> bool:
+    """Whether the reward is 1 for a right answer and 0 for another, so that its mean is the share
+    of right answers. (With dynamic sampling it is that of the kept groups alone.)"""
+    pairs = [
+        (row["rewards/mean"], row["data/accuracy"])
+        for row in rows
+        if "rewards/mean" in row and "data/accuracy" in row
+    ]
+    return bool(pairs) and all(abs(reward - share) < 1e-6 for reward, share in pairs)
 
 
 def _reward_functions(names: Sequence[str] | dict[str, None]) -> list[str]:
@@ -261,6 +279,7 @@ def _draw(axes: Any, panel: Panel, rows: Rows, *, small: bool) -> dict[str, Any]
     _label_ends(axes, [end for end in ends if end[0].kind not in COLOURS])
     axes.set_title(panel.title, fontsize=8 if small else 10)
     axes.set_xlabel("step", fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.tick_params(labelsize=7 if small else 8)
     axes.grid(alpha=0.3)
     if panel.is_share:
@@ -295,7 +314,9 @@ def _percent(value: float, place: int) -> str:
 
 def title_of(folder: pathlib.Path, rows: Rows) -> str:
     """Two lines: which run this is, and what its evaluations say."""
-    parts = [folder.absolute().name]
+    place = folder.absolute()
+    is_seed = re.fullmatch(r"seed_\d+", place.name)  # of a run in a comparison
+    parts = [f"{place.parent.name}/{place.name}" if is_seed else place.name]
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         model = config.get("model") or {}
@@ -315,7 +336,7 @@ def title_of(folder: pathlib.Path, rows: Rows) -> str:
     title = " · ".join(dict.fromkeys(part for part in parts if part))
     if not evaluations:
         return title
-    told = held_out_line(evaluations[-1], evaluations[0]).split(" · ")[:4]
+    told = held_out_line(evaluations[-1], evaluations[0]).split(" · ")[:3]
     return f"{title}\nheld-out, first and last: {' · '.join(told)}"
 
 

@@ -10,12 +10,13 @@ import datetime
 import json
 import math
 import os
-import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from orbax.checkpoint import checkpoint_managers as policies
 
+from rlhf_jax import cloud
+from rlhf_jax.cloud import Place
 from rlhf_jax.io.errors import UnreadableError
 from rlhf_jax.io.seal import digest
 from rlhf_jax.sharding.processes import is_leader
@@ -31,9 +32,11 @@ class Saved(NamedTuple):
     time: datetime.datetime
 
     @classmethod
-    def of(cls, folder: pathlib.Path, metrics: Mapping[str, float] | None) -> "Saved":
+    def of(cls, folder: Place, metrics: Mapping[str, float] | None) -> "Saved":
         """The checkpoint in a folder that is named by its step."""
-        time = datetime.datetime.fromtimestamp(folder.stat().st_mtime, datetime.UTC)
+        # folders of a bucket have no time, and what is newest follows from the step
+        seconds = 0.0 if cloud.is_bucket(folder) else folder.stat().st_mtime
+        time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
         return cls(int(folder.name), metrics, time)
 
 
@@ -46,9 +49,7 @@ class Ranks:
       mode: whether a large or a small value is good.
     """
 
-    def __init__(
-        self, directory: pathlib.Path, metric: str | None, mode: Literal["max", "min"]
-    ) -> None:
+    def __init__(self, directory: Place, metric: str | None, mode: Literal["max", "min"]) -> None:
         self._path = directory / FILE
         self._metric = metric
         self._sign = 1.0 if mode == "max" else -1.0
@@ -91,9 +92,14 @@ class Ranks:
         }
         self._values.setdefault(self._metric, {})[str(step)] = value
         if is_leader():
+            text = json.dumps({"values": self._values, "sha256": digest(self._values)})
+            if cloud.is_bucket(self._path):
+                cloud.patiently(
+                    f"{self._path} cannot be written", lambda: self._path.write_text(text)
+                )
+                return
             temporary = self._path.with_name(f".{FILE}.tmp")
-            sealed = {"values": self._values, "sha256": digest(self._values)}
-            temporary.write_text(json.dumps(sealed), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, self._path)
 
     def _read(self) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 config.yaml      the resolved configuration
 metrics.jsonl    one row per step and evaluation
+sessions.json    what every session ran on, and how it ended (`rlhf_jax.runs.provenance`)
 log.txt          plain lines (log.1.txt, ...: warnings of the further processes of a run)
 metrics.png      plot of the metrics, drawn at the end
 tensorboard/     event files
@@ -13,28 +14,28 @@ exports/         step_N: the policy of step N likewise (`checkpoint.export_every
 
 `RunFolder` is a context manager: entering locks the folder and checks who may start
 (`check_may_start`), `start` opens the sinks, `write` is called every step, and leaving draws the
-plot and closes everything. What earlier sessions left is read in `earlier_sessions`.
+plot and closes everything. What earlier sessions left is read in `earlier_sessions`. Where the
+files are written, and how they come into a bucket, is `workplace`.
 """
 
-import fcntl
 import logging
 import os
-import pathlib
 import shutil
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
+from rlhf_jax.cloud import CloudError
 from rlhf_jax.io.disk import is_disk_full, naming
 from rlhf_jax.io.earlier_sessions import log_every, seconds_until, warn_of_lost_rows
 from rlhf_jax.io.errors import RunFolderError
 from rlhf_jax.io.log_file import LogFile
-from rlhf_jax.io.may_start import LOCK, RunConfig, check_may_start
+from rlhf_jax.io.may_start import RunConfig, check_may_start
 from rlhf_jax.io.plots import plot_run
 from rlhf_jax.io.progress import Progress
-from rlhf_jax.io.shared_folder import check_shared
 from rlhf_jax.io.sinks import JsonlSink, Sink, TensorBoardSink, WandbSink, read_metrics
+from rlhf_jax.io.workplace import workplace
 from rlhf_jax.sharding.processes import from_leader, is_leader, number
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ class RunFolder:
     Entering takes the folder and opens log.txt. Until `start`, when everything that may refuse the
     run has been asked, what an earlier session left is as it was: config.yaml and metrics.jsonl.
     Of several processes the leader writes; the others keep their warnings in log.NUMBER.txt.
+
+    Attributes:
+        path: where the files are written, on this machine.
+        address: the folder that the configuration names.
 
     Args:
         config: the run's configuration.
@@ -63,8 +68,14 @@ class RunFolder:
     def __init__(
         self, config: RunConfig, *, resume_step: int | None = None, progress: bool | None = None
     ):
-        self.path = pathlib.Path(config.run_dir)
-        from_leader("run folder", lambda: check_may_start(config, resume_step))
+        self.place = workplace(config.run_dir)
+        self.path = self.place.local
+        self.address = self.place.address
+        try:
+            from_leader("run folder", lambda: check_may_start(config, resume_step, self.place))
+        except BaseException:
+            self.place.leave(publish=False)
+            raise
         self._config = config
         self._resume_step = resume_step
         self._live = progress
@@ -72,14 +83,14 @@ class RunFolder:
         self._accepted = False
         self._progress: Progress | None = None
         self._log_file: logging.Handler | None = None
-        self._lock_file: IO[str] | None = None
         self._level = _package_log.level
         self._began = time.perf_counter()
 
     def __enter__(self) -> Self:
         try:
             from_leader("open run folder", self._open)
-            check_shared(self.path, LOCK)
+            self.place.check_shared()
+            self.place.bring(resumed=self._resume_step is not None)
             with naming(self.path / self._log_name):
                 self._open_log()
             from_leader("begin run", self._begin)
@@ -94,26 +105,25 @@ class RunFolder:
 
     def _open(self) -> None:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self.place.lock()
         except OSError as error:
-            if is_disk_full(error):
+            if is_disk_full(error) or isinstance(error, CloudError):
                 raise
             raise RunFolderError(
-                f"run_dir={self.path} cannot be written ({error.strerror}: {error.filename}); give "
-                "another run_dir"
+                f"run_dir={self.address} cannot be written ({error.strerror}: {error.filename}); "
+                "give another run_dir"
             ) from error
 
     def _begin(self) -> None:
         if self._resume_step is None:
             # of a start that failed before its first checkpoint
-            shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
+            self.place.clear(("tokenizer",))
         if self._resume_step is not None:
             self._began -= seconds_until(self.path / "metrics.jsonl", self._resume_step)
             warn_of_lost_rows(self.path, self._resume_step, log_every(self.path / "config.yaml"))
         _log.info(
             "run folder %s: %s",
-            self.path,
+            self.address,
             "start" if self._resume_step is None else f"resume after step {self._resume_step}",
         )
 
@@ -124,14 +134,14 @@ class RunFolder:
         with naming(resolved):
             resolved.write_text(self._config.to_yaml(), encoding="utf-8")
         if options.wandb:
-            name = options.wandb_name or self.path.name
+            name = options.wandb_name or self.address.name
             tree = self._config.to_tree()
             self._sinks.append(
                 WandbSink(self.path, project=options.wandb_project, name=name, config=tree)
             )
         if self._resume_step is None:
             # of a start without a checkpoint
-            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+            self.place.clear(("tensorboard", "completions"))
         if options.tensorboard:
             self._sinks.append(
                 TensorBoardSink(self.path / "tensorboard", resume_step=self._resume_step)
@@ -148,6 +158,7 @@ class RunFolder:
             start_step: where this session starts; None: at `resume_step`, or at 0.
         """
         from_leader("start run", self._accept)
+        self.place.publish()
         if not is_leader():
             return
         start = start_step or self._resume_step or 0
@@ -155,7 +166,7 @@ class RunFolder:
             total_steps,
             start_step=start,
             live=self._live,
-            description=self.path.name,
+            description=self.address.name,
             online=self._config.is_online,
             history=read_metrics(self.path / "metrics.jsonl"),
         )
@@ -191,9 +202,19 @@ class RunFolder:
         if self._progress is not None and split != "train":
             self._progress.update(step, metrics, split)
 
+    def publish(self) -> None:
+        """A folder in a bucket gets what was written so far: before a checkpoint, which counts on
+        it. All processes call it.
+
+        Raises:
+            CloudError: the bucket cannot be written.
+        """
+        self.place.publish()
+
     def last_metrics(self) -> dict[str, float]:
-        """The last evaluation, and the last training row under `train/`, of all sessions."""
-        path = self.path / "metrics.jsonl"
+        """The last evaluation, and the last training row under `train/`, of all sessions; after the
+        end of this one."""
+        path = self.address / "metrics.jsonl"
         rows = from_leader(
             "last metrics", lambda: {row["split"]: row for row in read_metrics(path)}
         )
@@ -218,7 +239,17 @@ class RunFolder:
         try:
             self._finish(kind, error, trace)
         finally:
-            self._unlock()
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        # A run that was refused leaves nothing in a bucket.
+        try:
+            self.place.leave(publish=self._accepted)
+        except Exception as failed:
+            if error is None:
+                raise
+            # must not take the place of what went wrong before
+            _log.warning("%s", " ".join(str(failed).split()))
 
     def _finish(
         self,
@@ -245,7 +276,8 @@ class RunFolder:
                 and read_metrics(self.path / "metrics.jsonl")
             ):
                 with naming(self.path / "metrics.png"):
-                    _log.info("plot of the metrics: %s", plot_run(self.path))
+                    plot_run(self.path)
+                _log.info("plot of the metrics: %s", self.address / "metrics.png")
 
         failures = []
         for action in (
@@ -262,35 +294,7 @@ class RunFolder:
         if failures and error is None:
             raise failures[0]
         for failure in failures:  # none may take the place of the error that ended the run
-            _log.warning("closing %s: %s", self.path, " ".join(str(failure).split()))
-
-    def _lock(self) -> None:
-        file = (self.path / LOCK).open("a", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise RunFolderError(
-                f"run_dir={self.path} is in use by another process; wait for it, or give another "
-                "run_dir"
-            ) from None
-        except OSError as error:  # a file system without locks
-            file.close()
-            _log.warning(
-                "run_dir=%s cannot be locked (%s): start no second run in it",
-                self.path,
-                error.strerror,
-            )
-        else:
-            self._lock_file = file
-
-    def _unlock(self) -> None:
-        if self._lock_file is not None:
-            # the file stays: deleting it would let two processes hold different ones
-            with self._lock_file:
-                # closing alone would leave it to forked children
-                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
-            self._lock_file = None
+            _log.warning("closing %s: %s", self.address, " ".join(str(failure).split()))
 
     def _open_log(self) -> None:
         # Only the leader's is there in any case.

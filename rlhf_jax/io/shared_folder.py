@@ -1,4 +1,4 @@
-"""Whether a folder is one of the file system, and the same for all processes of a run."""
+"""Whether a folder is the same one for all processes of a run."""
 
 import pathlib
 import secrets
@@ -9,23 +9,6 @@ from rlhf_jax.sharding.processes import count, from_leader, gathered, is_leader,
 
 _SEEN_SECONDS = 75.0
 """Other hosts may remember for a minute, as NFS does, that there was no such folder."""
-
-
-def check_local(key: str, folder: str | None) -> None:
-    """Refuses the address of a bucket, which would be taken for the name of a folder.
-
-    Args:
-      key: of the configuration, for the message.
-      folder: what it says.
-
-    Raises:
-      RunFolderError: it is such an address.
-    """
-    if folder is not None and "://" in folder:
-        raise RunFolderError(
-            f"{key}={folder} is no folder of a file system: mount the bucket (gcsfuse, Mountpoint "
-            "for S3) and give the folder where it is mounted"
-        )
 
 
 def check_shared(folder: pathlib.Path, name: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rlhf_jax import cloud
+from rlhf_jax.cloud import Place
 from rlhf_jax.errors import RlhfError
 from rlhf_jax.io.disk import naming
 
@@ -17,6 +19,9 @@ FLUSH_SECONDS = 10.0
 """TensorBoard events reach the disk at least so often."""
 Split = str
 """`train` or `eval`."""
+SPLITS = ("train", "eval")
+NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""Texts that stand for numbers which JSON has not."""
 
 
 class MetricsError(RlhfError, ValueError):
@@ -216,26 +221,66 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         MetricsError: no such file, or a line other than the last is not JSON.
     """
-    path = pathlib.Path(path)
-    path = path / "metrics.jsonl" if path.is_dir() else path
-    if not path.exists():
-        raise MetricsError(f"{path}: no such metrics file")
-    numbers = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    file = cloud.place(path)
+    file = file / "metrics.jsonl" if file.is_dir() else file
+    if not file.exists():
+        raise MetricsError(f"{file}: no such metrics file")
     return [
         {
-            name: numbers.get(value, value) if name != "split" and isinstance(value, str) else value
+            name: NUMBERS.get(value, value) if name != "split" and isinstance(value, str) else value
             for name, value in row.items()
         }
-        for _, row in _rows(path)
+        for _, row in _rows(file)
     ]
+
+
+def salvage_metrics(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]:
+    """`read_metrics` for looking at a run, whatever happened to its file.
+
+    Args:
+        path: a metrics.jsonl, or the run folder that holds it.
+
+    Returns:
+        (rows, how many lines were left out: damaged ones, and a last one that is not whole).
+
+    Raises:
+        MetricsError: no such file, or it cannot be read.
+    """
+    path = pathlib.Path(path)
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise MetricsError(f"{path}: cannot be read: {error.strerror}") from None
+    lines = [line for line in text.split("\n") if line.strip()]
+    rows = [row for line in lines if (row := _salvaged(line)) is not None]
+    return rows, len(lines) - len(rows)
+
+
+def _salvaged(line: str) -> dict[str, Any] | None:
+    """A row with numbers alone beside its split; None where the line is damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_row = isinstance(row, dict) and type(row.get("step")) is int and row.get("split") in SPLITS
+    if not is_row:
+        return None
+    values = {
+        name: NUMBERS.get(value, value) if isinstance(value, str) else value
+        for name, value in row.items()
+        if name != "split"
+    }
+    numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+    return numbers | {"split": row["split"]}
 
 
 def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
     return [line for line, row in _rows(path) if row["step"] <= step] if path.exists() else []
 
 
-def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+def _rows(path: Place) -> Iterator[tuple[str, dict[str, Any]]]:
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         complete = number < len(lines)
         try:

@@ -9,16 +9,18 @@ in one line (`reading`, `reason`).
 import contextlib
 import json
 import logging
-import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
+from rlhf_jax import cloud
+from rlhf_jax.cloud import Place
 from rlhf_jax.io.disk import describe_bytes, free_bytes, is_disk_full
 from rlhf_jax.io.errors import CheckpointError, UnreadableError
 from rlhf_jax.io.fingerprint import fingerprints, layout_fingerprint, tree_leaves
+from rlhf_jax.io.s3_arrays import RestoreTree, SaveTree
 from rlhf_jax.io.seal import DamagedError, Meta, unseal
 from rlhf_jax.sharding.processes import count
 
@@ -26,6 +28,8 @@ _log = logging.getLogger(__name__)
 ReadT = TypeVar("ReadT")
 ARRAYS = ("params", "rest")
 """Items that hold arrays."""
+COMMITTED = "commit_success.txt"
+"""Orbax's last file of a checkpoint in a bucket."""
 
 
 class StoredStep:
@@ -36,7 +40,7 @@ class StoredStep:
         folder: of this step.
     """
 
-    def __init__(self, manager: ocp.CheckpointManager, folder: pathlib.Path):
+    def __init__(self, manager: ocp.CheckpointManager, folder: Place):
         self.manager = manager
         self.folder = folder
         self.step = int(folder.name)
@@ -87,7 +91,7 @@ class StoredStep:
         found = {}
         for name, tree in wanted.items():
             with reading(self.folder / name):
-                items = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(tree))})
+                items = ocp.args.Composite(**{name: restore_args(self.folder, _abstract(tree))})
                 found[name] = self.manager.restore(self.step, args=items)[name]
                 used = {
                     key: part
@@ -191,7 +195,7 @@ def field_of(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def stored_metrics(folder: pathlib.Path) -> dict[str, float]:
+def stored_metrics(folder: Place) -> dict[str, float]:
     """What a checkpoint is ranked by; empty when it was not evaluated.
 
     Raises:
@@ -207,7 +211,7 @@ def stored_metrics(folder: pathlib.Path) -> dict[str, float]:
     return metrics
 
 
-def check_metrics(directory: pathlib.Path) -> None:
+def check_metrics(directory: Place) -> None:
     """Reads what checkpoints are ranked by: orbax's own error only tells of a missing comma.
 
     Raises:
@@ -225,7 +229,7 @@ def check_metrics(directory: pathlib.Path) -> None:
             ) from error
 
 
-def save_error(directory: pathlib.Path, step: int | None, error: Exception) -> CheckpointError:
+def save_error(directory: Place, step: int | None, error: Exception) -> CheckpointError:
     """A save that failed, in one line: which, why, what is left, and what to do."""
     steps = [other for other in complete_steps(directory) if other != step]
     left = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
@@ -236,17 +240,42 @@ def save_error(directory: pathlib.Path, step: int | None, error: Exception) -> C
     )
 
 
-def complete_steps(directory: pathlib.Path) -> list[int]:
-    """Steps with a folder under its final name, ascending, by the names alone."""
+def complete_steps(directory: Place) -> list[int]:
+    """Steps with a complete checkpoint, ascending; their contents are not looked at."""
     if not directory.is_dir():
         return []
     return sorted(
-        int(child.name) for child in directory.iterdir() if child.name.isdigit() and child.is_dir()
+        int(child.name)
+        for child in directory.iterdir()
+        if child.name.isdigit() and is_complete(child)
     )
 
 
+def is_s3(directory: Place) -> bool:
+    """Whether a folder lies in S3, whose arrays orbax leaves to `s3_arrays`."""
+    return str(directory).startswith("s3://")
+
+
+def save_args(directory: Place, tree: Any) -> Any:
+    """How orbax is told to save arrays there."""
+    return SaveTree(tree) if is_s3(directory) else ocp.args.StandardSave(tree)
+
+
+def restore_args(directory: Place, tree: Any) -> Any:
+    """How orbax is told to read arrays there, onto the shapes and shardings of a tree."""
+    return RestoreTree(tree) if is_s3(directory) else ocp.args.StandardRestore(tree)
+
+
+def is_complete(folder: Place) -> bool:
+    """Whether a checkpoint was saved to its end. On a disk a folder gets its name then; in a
+    bucket, where nothing can be renamed at once, a last file tells."""
+    if cloud.is_bucket(folder):
+        return bool((folder / COMMITTED).exists())
+    return bool(folder.is_dir())
+
+
 @contextlib.contextmanager
-def reading(path: pathlib.Path) -> Iterator[None]:
+def reading(path: Place) -> Iterator[None]:
     """Turns whatever orbax and below raise about damaged or missing files into one line."""
     try:
         yield
@@ -260,21 +289,20 @@ def reading(path: pathlib.Path) -> Iterator[None]:
         raise UnreadableError(f"{_culprit(path)} {verb}: {reason(error)}") from error
 
 
-def _culprit(path: pathlib.Path) -> pathlib.Path:
+def _culprit(path: Place) -> Place:
     """The first file of orbax's descriptions below a folder that is no JSON, else the folder."""
-    names = (
-        "_CHECKPOINT_METADATA",
-        "_METADATA",
-        "_sharding",
-        "metadata",
-        "metrics",
-        "array_metadatas/process_*",
-    )
-    for file in sorted(file for name in names for file in path.rglob(name) if file.is_file()):
-        try:
-            json.loads(file.read_bytes())
-        except (ValueError, OSError):
-            return file
+    names = ("_CHECKPOINT_METADATA", "_METADATA", "_sharding", "metadata", "metrics")
+    try:
+        files = [path / name for name in cloud.files_below(path)]
+    except Exception:  # the bucket itself cannot be read, which is said already
+        return path
+    for file in files:
+        is_array = file.parent.name == "array_metadatas" and file.name.startswith("process_")
+        if is_array or file.name in names:
+            try:
+                json.loads(file.read_bytes())
+            except (ValueError, OSError):
+                return file
     return path
 
 
@@ -304,9 +332,7 @@ def _abstract(tree: Any) -> Any:
     )
 
 
-def check_fits(
-    folder: pathlib.Path, prefix: str, wanted: Any, stored: Any, *, dtypes: bool
-) -> None:
+def check_fits(folder: Place, prefix: str, wanted: Any, stored: Any, *, dtypes: bool) -> None:
     """Compare names, shapes, dtypes before orbax does: its errors are long, of several threads."""
     want = dict(tree_leaves(prefix, wanted))
     have = dict(tree_leaves(prefix, stored))

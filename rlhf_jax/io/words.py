@@ -87,7 +87,11 @@ def line_of(
         if one.metric not in metrics:
             continue
         value = float(metrics[one.metric])
-        text = f"{one.label} {number(value, one.form)}"
+        label = one.label
+        if one.metric == "rewards/mean" and metrics.get("data/sampling_waste", 0) > 0:
+            # Groups that dynamic sampling drops are not in the batch, and not in its mean.
+            label = "reward of kept groups"
+        text = f"{label} {number(value, one.form)}"
         if one.has_change and before is not None and one.metric in before:
             moved = change(value, before[one.metric], one.form)
             text += f" ({moved})" if moved else ""
@@ -106,12 +110,19 @@ def held_out_line(metrics: Mapping[str, Any], first: Mapping[str, Any] | None = 
     parts = []
     for one in HELD_OUT:
         name = _found(metrics, one.metric)
-        if name is None:
+        if name is None or _is_repeated(metrics, name):
             continue
         now = number(float(metrics[name]), one.form)
         before = now if first is None or name not in first else number(float(first[name]), one.form)
         parts.append(f"{one.label} {now if before == now else f'{before} -> {now}'}")
     return " · ".join(parts) or line_of(metrics, ())
+
+
+def _is_repeated(metrics: Mapping[str, Any], name: str) -> bool:
+    """Whether it is a reward that only says what the share of right answers says."""
+    of = {"rewards/sampled": "accuracy/mean@", "rewards/greedy": "accuracy/greedy"}.get(name)
+    share = None if of is None else _found(metrics, of)
+    return share is not None and abs(float(metrics[share]) - float(metrics[name])) < 1e-6
 
 
 def _found(metrics: Mapping[str, Any], name: str) -> str | None:

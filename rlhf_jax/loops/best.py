@@ -1,16 +1,16 @@
-"""Evaluations and the best checkpoint: which metric decides, whether it is there, and what is told
-about it."""
+"""Evaluations and the best checkpoint: which metric decides, whether it is there, what is told
+about it, and when a run ends because evaluations no longer improve."""
 
 import logging
+import math
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlhf_jax.algorithms.directions import better
-from rlhf_jax.config import Config, ConfigError, TrainingConfig
+from rlhf_jax.config import Config, ConfigError, EarlyStoppingConfig, TrainingConfig
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.io import Checkpointer, RunFolder, read_metrics
-from rlhf_jax.loops.early_stopping import why_stop
 from rlhf_jax.sharding.processes import from_leader
 
 _log = logging.getLogger(__name__)
@@ -291,3 +291,44 @@ def _evaluations(path: pathlib.Path, upto: int | None) -> list[dict[str, Any]]:
     """Rows of evaluations up to a step, None: of all; none where nothing is written yet."""
     rows = read_metrics(path) if path.exists() else []
     return [row for row in rows if row["split"] == "eval" and (upto is None or row["step"] <= upto)]
+
+
+def why_stop(
+    evaluations: Mapping[int, Mapping[str, float]],
+    rule: EarlyStoppingConfig,
+    *,
+    metric: str,
+    largest: bool,
+) -> str | None:
+    """Whether the last evaluations say that a run is to end.
+
+    A function of what was evaluated, in earlier sessions too, so that a run that goes on decides
+    what a whole one would.
+
+    Args:
+      evaluations: step -> metrics, the one before the first step included.
+      rule: how long to wait.
+      metric: that must improve; where an evaluation has no number for it, it has not.
+      largest: large values are good.
+
+    Returns:
+      The reason in words, or None.
+    """
+    best: tuple[int, float] | None = None
+    waited = 0
+    for step in sorted(evaluations):
+        value = evaluations[step].get(metric, math.nan)
+        gain = math.inf if best is None else (value - best[1]) * (1 if largest else -1)
+        if not math.isnan(value) and gain > rule.min_delta:
+            best = (step, value)
+            waited = 0
+        else:
+            waited += 1
+    if waited < rule.patience:
+        return None
+    so_far = "it was never measured" if best is None else f"best {best[1]:.6g} at step {best[0]}"
+    margin = f" by more than {rule.min_delta:g}" if rule.min_delta else ""
+    return (
+        f"{metric} has not improved{margin} in {waited} evaluations (training.early_stopping."
+        f"patience={rule.patience}); {so_far}"
+    )

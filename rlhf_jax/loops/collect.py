@@ -281,18 +281,19 @@ class Collector:
         counters = cursor.counters
         prefixes = ("data/", "rewards/", "time/")
         metrics = {name: value for name, value in counters.items() if name.startswith(prefixes)}
-        metrics["data/groups_trained"] = float(trained)
-        metrics["data/groups_left"] = float(rest.size)
-        metrics["data/epoch"] = cursor.passed / self.prompts.num_examples
-        if cursor.skipped:
-            metrics["data/steps_skipped"] = float(cursor.skipped)
-        if cursor.retired:
-            metrics["data/prompts_retired"] = float(len(cursor.retired))
+        metrics |= {
+            "data/groups_trained": float(trained),
+            "data/groups_left": float(rest.size),
+            "data/epoch": cursor.passed / self.prompts.num_examples,
+        }
+        counts = {"data/steps_skipped": cursor.skipped, "data/prompts_retired": len(cursor.retired)}
+        metrics |= {name: float(number) for name, number in counts.items() if number}
         generated = counters.get("data/groups_generated", 0.0)
         if not generated:
             return metrics
         tokens = counters["tokens"]
         metrics |= {
+            "data/tokens_generated": tokens,
             "data/sampling_waste": 1.0 - counters["data/groups_kept"] / generated,
             "sampler/utilisation": tokens / max(counters["slot_steps"], 1.0),
             "sampler/tokens_per_second": tokens / max(counters["time/generate"], 1e-9),

@@ -49,6 +49,7 @@ class Recorder:
         show: Callable[[int], None] = lambda step: None,
         export: Callable[[RunState], None] = lambda now: None,
         export_every: int | None = None,
+        compiling: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Remembers where everything goes.
 
@@ -69,6 +70,7 @@ class Recorder:
           show: shows samples of what is trained on, at evaluations.
           export: writes the policy as a Hugging Face folder.
           export_every: steps between exports; None: none but that at the end of the run.
+          compiling: seconds spent on compiling until now; it only grows.
         """
         self._training = training
         self._folder = folder
@@ -89,11 +91,14 @@ class Recorder:
         self._recent: collections.deque[Mapping[str, float]] = collections.deque(maxlen=HISTORY)
         self._moved: float | None = None
         self._told: set[str] = set()
+        self._compiling = compiling
+        self._compiled = 0.0
         self.wants_stop = False
 
     def started(self, now: RunState) -> None:
         """Before the first step: an evaluation of the start; of a resumed run only one that was due
         and is missing."""
+        self._compiled = self._compiling()  # what was compiled to get here belongs to no row
         if self._is_resumed:
             self._evaluations.resumed()
             self._look_for_end(now.step)
@@ -204,8 +209,10 @@ class Recorder:
             )
             return
         seconds = time.perf_counter() - began
-        self._folder.write(now.step, metrics | {"time/evaluate": seconds}, split="eval")
+        times = {"time/evaluate": seconds} | self._compile_time()
+        self._folder.write(now.step, metrics | times, split="eval")
         self._evaluations.made(now.step, metrics, saved=self._saved == now.step)
+        self._folder.publish()
         self._look_for_end(now.step)
 
     def _look_for_end(self, step: int) -> None:
@@ -245,7 +252,7 @@ class Recorder:
         if not self._waiting:
             return
         step = self._waiting[-1][0]
-        values = averaged([metrics for _, metrics in self._waiting])
+        values = averaged([metrics for _, metrics in self._waiting]) | self._compile_time()
         self._waiting = []
         self._folder.write(step, {**values, **slowest(values)}, split="train")
 
@@ -260,6 +267,13 @@ class Recorder:
 
     def _is_export_step(self, step: int) -> bool:
         return self._export_every is not None and step % self._export_every == 0
+
+    def _compile_time(self) -> dict[str, float]:
+        """Seconds of compiling since the row before; nothing where there were none."""
+        before = self._compiled
+        self._compiled = self._compiling()
+        spent = self._compiled - before
+        return {"time/compile": spent} if spent > 0 else {}
 
     def _is_save_step(self, step: int) -> bool:
         every = self._training.save_every

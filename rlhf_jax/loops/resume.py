@@ -5,7 +5,6 @@ from another run takes over that run's state as far as it fits, and every differ
 """
 
 import logging
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from rlhf_jax.cloud import Place
 from rlhf_jax.io import Checkpointer, CheckpointError, RunFolderError
 from rlhf_jax.io.may_start import start_from_command
 from rlhf_jax.loops.groups import Cursor, Groups, Rollouts, RunState
@@ -37,7 +37,7 @@ FREE = ("rewards",)
 class Source(NamedTuple):
     """The checkpoint that a run begins at."""
 
-    run_dir: pathlib.Path
+    run_dir: Place
     step: int
     meta: dict[str, Any]
     changes: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Source(NamedTuple):
     """Whether it is another run's."""
 
     @property
-    def directory(self) -> pathlib.Path:
+    def directory(self) -> Place:
         """Folder of the checkpoints."""
         return self.run_dir / "checkpoints"
 
@@ -194,7 +194,7 @@ def rollouts_of(begun: Begun, source: Source, *, cursor: Cursor, empty: Groups) 
     return Rollouts(cursor, groups)
 
 
-def check_format(meta: Mapping[str, Any], where: pathlib.Path) -> None:
+def check_format(meta: Mapping[str, Any], where: Place) -> None:
     """Refuses a checkpoint of another version of the library.
 
     Raises:
@@ -209,9 +209,7 @@ def check_format(meta: Mapping[str, Any], where: pathlib.Path) -> None:
         )
 
 
-def check_same_run(
-    meta: Mapping[str, Any], identity: Mapping[str, Any], run_dir: pathlib.Path
-) -> None:
+def check_same_run(meta: Mapping[str, Any], identity: Mapping[str, Any], run_dir: Place) -> None:
     """Refuses to go on with other data, another order, another batch size or another reference;
     other rewards are a warning.
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from rlhf_jax.cloud import fetched
 from rlhf_jax.models.adapter import abstract_params, make_model
 from rlhf_jax.models.checkpoint import (
     Checkpoint,
@@ -144,12 +145,12 @@ def read_config(folder: str | Path) -> ModelConfig:
 
 
 def local_folder(path: str | Path) -> Path:
-    """A folder on this machine: `path` itself, or the download of the hub id that it is.
+    """A folder on this machine: `path` itself, or the download of the bucket or hub id that it is.
 
     Raises:
       ModelLoadError: neither.
     """
-    folder = Path(path)
+    folder = fetched(path, "model.path")
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.ops.vocab_chunks import Inputs, Saved, backward, forward
-from rlhf_jax.types import TokenLogps
+from rlhf_jax.types import TokenStats
 
 Scalar: TypeAlias = float | Float[Array, ""]
 
@@ -95,18 +95,11 @@ def fused_token_logps(
         >>> [round(float(x), 4) for x in entropy[0]]
         [0.0, 1.3863, 1.3863]
     """
-    found = fused_token_stats(
-        hidden,
-        unembed,
-        tokens,
-        temperature=temperature,
-        softcap=softcap,
-        scored=scored,
-        mesh=mesh,
-        block=block,
-        entropy=entropy,
-    )
-    return found.logps, found.entropy
+    _check(hidden, unembed, tokens, scored, mesh)
+    static = _Static(_divided(mesh), block, entropy, False)
+    return _fused(hidden, unembed, tokens, scored, _scale(temperature), _scalar(softcap), static)[
+        :2
+    ]
 
 
 def fused_token_stats(
@@ -121,7 +114,7 @@ def fused_token_stats(
     block: int | None = None,
     entropy: bool = True,
     top: bool = False,
-) -> TokenLogps:
+) -> TokenStats:
     """`fused_token_logps`, and whether each token is the likeliest.
 
     Args:
@@ -129,18 +122,29 @@ def fused_token_stats(
         top: whether it is wanted; a comparison with the largest logit, which is known anyway.
 
     Returns:
-        `types.TokenLogps`; `top` has no gradient, and column 0 is 0.
+        `types.TokenStats`; `top` has no gradient, and column 0 is 0.
     """
     _check(hidden, unembed, tokens, scored, mesh)
-    static = _Static(None if mesh is None or mesh.size == 1 else mesh, block, entropy, top)
-    scale = (
-        None
-        if isinstance(temperature, int | float) and temperature == 1
-        else lax.stop_gradient(jnp.asarray(temperature))
+    static = _Static(_divided(mesh), block, entropy, top)
+    logps, spread, first = _fused(
+        hidden, unembed, tokens, scored, _scale(temperature), _scalar(softcap), static
     )
-    cap = None if softcap is None else lax.stop_gradient(jnp.asarray(softcap))
-    logps, spread, first = _fused(hidden, unembed, tokens, scored, scale, cap, static)
-    return TokenLogps(logps, spread, None if first is None else lax.stop_gradient(first))
+    return TokenStats(logps, spread, None if first is None else lax.stop_gradient(first))
+
+
+def _divided(mesh: Mesh | None) -> Mesh | None:
+    return None if mesh is None or mesh.size == 1 else mesh
+
+
+def _scalar(value: Scalar | None) -> Array | None:
+    """Without a gradient; None: left out."""
+    return None if value is None else lax.stop_gradient(jnp.asarray(value))
+
+
+def _scale(temperature: Scalar) -> Array | None:
+    """None for a temperature that changes nothing."""
+    is_one = isinstance(temperature, int | float) and temperature == 1
+    return _scalar(None if is_one else temperature)
 
 
 def _check(

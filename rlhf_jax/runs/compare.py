@@ -10,10 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.algorithms import algorithm_name
+from rlhf_jax.cloud import is_address
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import Checkpointer, plot_curves, read_metrics
 from rlhf_jax.io.interrupt import ending_in_order
+from rlhf_jax.io.words import held_out_line
+from rlhf_jax.runs.budgets import (
+    OVER,
+    Measured,
+    Table,
+    best_name,
+    budget_table,
+    paired_table,
+    table,
+)
+from rlhf_jax.runs.clock import Cost, costs, knows_compiling
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.evaluate import evaluate_checkpoints, evaluate_folder
 from rlhf_jax.runs.footprint import run_bytes
@@ -21,43 +33,13 @@ from rlhf_jax.runs.story import Story
 from rlhf_jax.runs.train import RunResult, train
 
 _log = logging.getLogger(__name__)
-COLUMNS = {
-    "before": "accuracy before",
-    "after": "after",
-    "greedy_before": "greedy before",
-    "greedy_after": "after",
-    "steps_to_reach": "steps to {reach:.0%} of best",
-    "seconds_to_reach": "seconds to it",
-    "steps": "steps",
-    "seconds": "seconds",
-    "bytes": "MB held",
-    "samples": "generated samples",
-    "entropy": "final entropy",
-}
-"""Figures of a run -> headings of the table."""
-DIGITS = {"steps": 0, "samples": 0, "steps_to_reach": 0}
-DIGITS |= {"seconds": 1, "seconds_to_reach": 1, "bytes": 1}
-"""Decimal places of the figures in the table; 3 of the others."""
-
-
-class Measured(NamedTuple):
-    """One run of the comparison."""
-
-    name: str
-    algorithm: str
-    seed: int
-    curve: list[dict[str, float]]
-    """Held-out metrics at every evaluation, with `step` and `seconds` (of training; evaluations do
-    not count)."""
-    seconds: float
-    """Of the whole run: start, compilation, training and evaluations."""
-    bytes: int
-    """Parameters, optimizer state and every further model that is held while training."""
-    samples: int
-    """Completions generated for training."""
-    entropy: float
-    """Of the policy at the last step, nats per token; NaN where the algorithm does not report
-    it."""
+AT_BUDGETS = (
+    "Held-out accuracy at equal budgets of generated tokens, steps and seconds of training "
+    "(without start, compilation and evaluations): the last measurement within the budget "
+    f"(or up to {OVER:.0%} over it); "
+    "interquartile mean over seeds, with a 95 % bootstrap interval from 3 seeds on"
+)
+PAIRED = "Difference to the best row after training, seed by seed"
 
 
 class Comparison(NamedTuple):
@@ -71,6 +53,12 @@ class Comparison(NamedTuple):
     columns: list[str]
     rows: list[list[str]]
     """The table: one row per name, mean ± standard deviation over seeds."""
+    best: str
+    """Name of the best row after training, by interquartile mean."""
+    budgets: Table
+    """What each row had reached at equal budgets."""
+    paired: Table
+    """How the others differ from the best row, seed by seed."""
     seconds: dict[str, float]
     """Wall time of every stage."""
     folder: pathlib.Path
@@ -106,6 +94,11 @@ def _cache(config: CompareConfig) -> str | None:
 
 def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
     """Everything, stage by stage."""
+    if is_address(config.run_dir):
+        raise ValueError(
+            f"run_dir={config.run_dir} is in a bucket: comparisons are written to a folder of this "
+            "machine (rlhf-jax train takes buckets)"
+        )
     folder = pathlib.Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.yaml").write_text(config.to_yaml(), encoding="utf-8")
@@ -127,12 +120,7 @@ def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
             f"prompts.rewards: no reward says right or wrong ({metric} is missing); put such a one "
             "first"
         )
-    _log.info(
-        "start: held-out %s %.3f, accuracy/greedy %.3f",
-        metric,
-        before[metric],
-        before.get("accuracy/greedy", float("nan")),
-    )
+    _log.info("all go on from here, held-out: %s", held_out_line(before))
     runs = []
     for stage in config.runs:
         clock = time.perf_counter()
@@ -155,7 +143,19 @@ def _compare(config: CompareConfig, progress: bool | None) -> Comparison:
         )
     target = config.reach * best
     columns, rows = table(runs, metric, target, reach=config.reach)
-    found = Comparison(metric, target, runs, columns, rows, seconds, folder)
+    leading = best_name(runs, metric)
+    found = Comparison(
+        metric=metric,
+        target=target,
+        runs=runs,
+        columns=columns,
+        rows=rows,
+        best=leading,
+        budgets=budget_table(runs, metric),
+        paired=paired_table(runs, metric, leading),
+        seconds=seconds,
+        folder=folder,
+    )
     write(found, reach=config.reach)
     return found
 
@@ -204,6 +204,7 @@ def _measure(
         seed=seed,
         curve=curve,
         seconds=rows[-1]["time/elapsed"],
+        compiling=costs(rows)[-1].compiling if knows_compiling(rows) else float("nan"),
         bytes=run_bytes(config),
         samples=int(groups * config.algorithm.sampling.group_size) if config.is_online else 0,
         entropy=training[-1].get("policy/entropy", float("nan")),
@@ -211,14 +212,12 @@ def _measure(
 
 
 def _online_curve(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Evaluations made while training, at the training time that they came after."""
-    curve = []
-    spent = 0.0
-    for row in rows:
-        if row["split"] == "eval":
-            spent += row.get("time/evaluate", 0.0)
-            curve.append(_point(row, row["step"], row["time/elapsed"] - spent))
-    return curve
+    """Evaluations made while training, at what was spent until then."""
+    return [
+        _point(row, row["step"], cost)
+        for row, cost in zip(rows, costs(rows), strict=True)
+        if row["split"] == "eval"
+    ]
 
 
 def _offline_curve(
@@ -227,74 +226,27 @@ def _offline_curve(
     """The start and the checkpoints that the run kept, measured now."""
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         steps = checkpointer.all_steps()
-    elapsed = {row["step"]: row["time/elapsed"] for row in rows if row["split"] == "train"}
-    curve = [_point(evaluate_folder(measuring), 0, 0.0)]
+    _log.info("measuring the start and %d checkpoints on held-out prompts", len(steps))
+    spent = {
+        row["step"]: cost
+        for row, cost in zip(rows, costs(rows), strict=True)
+        if row["split"] == "train"
+    }
+    curve = [_point(evaluate_folder(measuring), 0, Cost(0.0, 0.0, 0.0, 0.0))]
     for step, metrics in zip(
         steps, evaluate_checkpoints(measuring, run_dir, list(steps)), strict=True
     ):
-        curve.append(_point(metrics, step, elapsed[step]))
+        curve.append(_point(metrics, step, spent[step]))
     return curve
 
 
-def _point(metrics: dict[str, Any], step: float, seconds: float) -> dict[str, float]:
+def _point(metrics: dict[str, Any], step: float, cost: Cost) -> dict[str, float]:
     values = {
         name: value
         for name, value in metrics.items()
         if name.startswith(("accuracy/", "rewards/", "length/"))
     }
-    return {"step": float(step), "seconds": seconds, **values}
-
-
-def figures(run: Measured, metric: str, target: float) -> dict[str, float]:
-    """The columns of `COLUMNS` of one run; NaN where the target was not reached."""
-    first = run.curve[0]
-    last = run.curve[-1]
-    reached = next((point for point in run.curve if point[metric] >= target), None)
-    return {
-        "before": first[metric],
-        "after": last[metric],
-        "greedy_before": first["accuracy/greedy"],
-        "greedy_after": last["accuracy/greedy"],
-        "steps_to_reach": float("nan") if reached is None else reached["step"],
-        "seconds_to_reach": float("nan") if reached is None else reached["seconds"],
-        "steps": last["step"],
-        "seconds": run.seconds,
-        "bytes": run.bytes / 1e6,
-        "samples": float(run.samples),
-        "entropy": run.entropy,
-    }
-
-
-def table(
-    runs: list[Measured], metric: str, target: float, *, reach: float
-) -> tuple[list[str], list[list[str]]]:
-    """(headings, rows): a row per name, mean ± standard deviation over its seeds."""
-    columns = ["run", "algorithm", *(heading.format(reach=reach) for heading in COLUMNS.values())]
-    rows = []
-    for name in dict.fromkeys(run.name for run in runs):
-        seeds = [run for run in runs if run.name == name]
-        found = [figures(run, metric, target) for run in seeds]
-        rows.append(
-            [
-                name,
-                seeds[0].algorithm,
-                *(_spread([one[key] for one in found], key) for key in COLUMNS),
-            ]
-        )
-    return columns, rows
-
-
-def _spread(values: list[float], key: str) -> str:
-    """Mean, with more than one seed ± unbiased standard deviation; "-" for what never happened, "2
-    of 3" for sometimes."""
-    known = [value for value in values if np.isfinite(value)]
-    if not known:
-        return "-"
-    digits = DIGITS.get(key, 3)
-    text = f"{np.mean(known):,.{digits}f}"
-    if len(known) > 1 and np.std(known) > 0:
-        text += f" ± {np.std(known, ddof=1):,.{digits}f}"
-    return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
+    return {"step": float(step), "seconds": cost.seconds, "tokens": cost.tokens, **values}
 
 
 def write(found: Comparison, *, reach: float) -> None:
@@ -304,13 +256,14 @@ def write(found: Comparison, *, reach: float) -> None:
         "metric": found.metric,
         "target": found.target,
         "seconds": found.seconds,
+        "best": found.best,
+        "budgets": found.budgets._asdict(),
+        "paired": found.paired._asdict(),
         "runs": runs,
     }
     text = json.dumps(_finite(document), indent=1)
     (found.folder / "compare.json").write_text(text, encoding="utf-8")
-    lines = [found.columns, ["---"] * len(found.columns), *found.rows]
-    markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    (found.folder / "compare.md").write_text(markdown + "\n", encoding="utf-8")
+    (found.folder / "compare.md").write_text(as_markdown(found), encoding="utf-8")
     curves: dict[str, list[Any]] = {}
     for run in found.runs:
         points = [(point["step"], point["seconds"], point[found.metric]) for point in run.curve]
@@ -322,6 +275,26 @@ def write(found: Comparison, *, reach: float) -> None:
         level=found.target,
         reach=reach,
     )
+
+
+def as_markdown(found: Comparison) -> str:
+    """The tables, each below a sentence that says what it holds; the best row is bold."""
+    first = Table(found.columns, found.rows)
+    parts = [
+        f"Held-out {found.metric.removeprefix('accuracy/')} and what it took. Mean and standard "
+        f"deviation over seeds; the best row is bold.\n\n{_rows(first, found.best)}",
+        f"{AT_BUDGETS}\n\n{_rows(found.budgets, found.best)}",
+    ]
+    if found.paired.rows:
+        parts.append(f"{PAIRED}\n\n{_rows(found.paired, found.best)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(shown: Table, best: str) -> str:
+    """A table of Markdown."""
+    bold = [[f"**{cell}**" for cell in row] if row[0] == best else row for row in shown.rows]
+    lines = [shown.columns, ["---"] * len(shown.columns), *bold]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _finite(value: Any) -> Any:

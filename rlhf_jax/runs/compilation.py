@@ -96,6 +96,13 @@ def folder_in_use() -> str | None:
     return found
 
 
+def seconds_compiling() -> float:
+    """Seconds that this run has spent until now on programs instead of computing: tracing and
+    lowering its named ones, compiling them and all small ones, or reading them from the cache; 0
+    outside `keep_programs`."""
+    return _open[-1].seconds + _open[-1].traced if _open else 0.0
+
+
 class _Compilations:
     """What was compiled. Listeners of JAX cannot be taken back, so this one falls silent."""
 
@@ -104,6 +111,8 @@ class _Compilations:
         self.programs = 0
         self.hits = 0
         self.seconds = 0.0
+        self.traced = 0.0
+        """Seconds of tracing and lowering the named programs."""
         self.named: collections.Counter[str] = collections.Counter()
         self.others = 0.0
         """Seconds for programs without a name."""
@@ -121,6 +130,7 @@ class _Compilations:
         is_own = call is not None and function in (call.function, f"jit({call.function})")
         if event in PREPARED:
             self._prepared += duration_secs if is_own else 0.0
+            self.traced += duration_secs if is_own else 0.0
             return
         self.programs += 1
         self.seconds += duration_secs

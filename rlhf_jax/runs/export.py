@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from rlhf_jax import cloud
+from rlhf_jax.cloud import Place
 from rlhf_jax.config import CheckpointConfig, Config
 from rlhf_jax.config.build import build
 from rlhf_jax.config.document import read_document
@@ -82,6 +84,8 @@ def export(
       CheckpointError: there is no such checkpoint.
       ValueError: the target is not empty, or step and best are both given.
     """
+    if cloud.is_address(folder):
+        raise ValueError(f"{folder} is in a bucket: export into a folder, and copy that")
     target = pathlib.Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(
@@ -137,9 +141,10 @@ def exporter(config: Config, model: Model, tokenizer: Tokenizer) -> Callable[[in
     return write
 
 
-def find_run(checkpoint: str, step: int | None) -> tuple[pathlib.Path, int | None]:
+def find_run(checkpoint: str, step: int | None) -> tuple[Place, int | None]:
     """The run folder that a path lies in, and the step when the path names one checkpoint."""
-    path = pathlib.Path(checkpoint).absolute()
+    path = cloud.place(checkpoint, "checkpoint")
+    path = path if cloud.is_bucket(path) else path.absolute()
     if path.parent.name == "checkpoints" and path.name.isdigit():
         if step not in (None, int(path.name)):
             raise ValueError(
@@ -155,10 +160,10 @@ def find_run(checkpoint: str, step: int | None) -> tuple[pathlib.Path, int | Non
     return run_dir, step
 
 
-def best_step(run_dir: pathlib.Path) -> int:
+def best_step(run_dir: Place) -> int:
     """The step that the run's own configuration calls best."""
     # This section alone: the algorithm may be defined in a file that is not to be run here.
-    section = read_document(run_dir / "config.yaml").tree.get("checkpoint", {})
+    section = read_document(cloud.fetched(run_dir / "config.yaml")).tree.get("checkpoint", {})
     config: CheckpointConfig = build(CheckpointConfig, section)
     if config.best_metric is None:
         raise CheckpointError(
@@ -179,7 +184,7 @@ def best_step(run_dir: pathlib.Path) -> int:
 
 
 def load_checkpoint(
-    run_dir: pathlib.Path,
+    run_dir: Place,
     step: int | None,
     *,
     mesh: Mesh,
@@ -212,7 +217,7 @@ def load_checkpoint(
     return make_model(config, mesh=mesh, head=policy["head"], **execution), params
 
 
-def architecture_of(run_dir: pathlib.Path, step: int | None) -> dict[str, Any]:
+def architecture_of(run_dir: Place, step: int | None) -> dict[str, Any]:
     """The policy of a checkpoint as keys of a Hugging Face config.json."""
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         meta = checkpointer.read_meta(step)
@@ -220,12 +225,12 @@ def architecture_of(run_dir: pathlib.Path, step: int | None) -> dict[str, Any]:
     return dict(_known(run_dir, meta["trees"]["policy"]))
 
 
-def _shapes(run_dir: pathlib.Path, tree: Mapping[str, Any]) -> Params:
+def _shapes(run_dir: Place, tree: Mapping[str, Any]) -> Params:
     config = ModelConfig.from_hf(_known(run_dir, tree))
     return abstract_params(config, tree["head"], tree["dtype"])
 
 
-def _known(run_dir: pathlib.Path, tree: Mapping[str, Any]) -> dict[str, Any]:
+def _known(run_dir: Place, tree: Mapping[str, Any]) -> dict[str, Any]:
     if tree["config"] is None:
         raise CheckpointError(
             f"{run_dir} is a run of a model of one's own: only the program that has its functions "

@@ -27,6 +27,7 @@ from rlhf_jax.runs.memory import offline_account
 from rlhf_jax.runs.parts import (
     check_batch,
     check_positions,
+    check_same,
     check_vocabulary,
     make_tokenizer,
     packing_of,
@@ -178,7 +179,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
         total=total_steps,
     )
     start_step = now.step
-    session.folder.start(total_steps=total_steps, start_step=start_step)
+    session.start(total_steps=total_steps, start_step=start_step)
 
     with (
         StopRequest(lambda: last_saved(session.run_dir)) as request,
@@ -202,9 +203,13 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
                 evaluations.check(metrics)
             return metrics
 
+        def write(now: RunState) -> None:
+            session.folder.publish()
+            save(now, session.checkpointer, meta=meta, mesh=mesh)
+
         recorder = session.recorder(
             evaluations,
-            save=lambda now: save(now, session.checkpointer, meta=meta, mesh=mesh),
+            save=write,
             evaluate=None if held_out is None else evaluate,
             watch=lambda now: movement.look(now.train.params["policy"], now.step - start_step),
             total_steps=total_steps,
@@ -245,6 +250,7 @@ def make_loaders(
     loader = make_loader(
         config.data, tokenizer, split="train", batch_size=training.batch_size, **options
     )
+    check_same("training data", loader.fingerprint)
     if not config.data.has_eval:
         return loader, None
     size = training.eval_batch_size or training.batch_size

@@ -137,6 +137,7 @@ def run_online(
         def write(now: RunState) -> None:
             # Completions first: a checkpoint counts on what was generated before it.
             from_leader("flush completions", completions.flush)
+            session.folder.publish()
             save(now, session.checkpointer, meta=meta, mesh=mesh, filler=plan.filler(1))
 
         recorder = session.recorder(
@@ -248,7 +249,7 @@ def accepted(
 ) -> Iterator[CompletionsWriter]:
     """The run's files, once the reward functions are loaded too and nothing refuses the run any
     more."""
-    session.folder.start(total_steps=total_steps, start_step=step)
+    session.start(total_steps=total_steps, start_step=step)
     with CompletionsWriter(
         session.folder.path / "completions",
         kind=session.config.logging.save_completions if is_leader() else "none",

@@ -22,6 +22,7 @@ from rlhf_jax.runs.footprint import held_bytes
 from rlhf_jax.runs.parts import (
     check_online_batch,
     check_positions,
+    check_same,
     check_vocabulary,
     make_tokenizer,
     packing_of,
@@ -163,6 +164,7 @@ def make_online_parts(
     check_online_batch(config, mesh)
     tokenizer = make_tokenizer(config, run_dir, "prompts")
     prompts = leader_first("prompts", lambda: make_prompts(config, tokenizer, "train"))
+    check_same("training data", prompts.fingerprint)
     held_out = None
     if config.data.has_eval:
         held_out = leader_first("held-out", lambda: make_prompts(config, tokenizer, "eval"))

@@ -16,7 +16,7 @@ from rlhf_jax.io.disk import naming
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.stops import with_run_stops
 from rlhf_jax.sharding import row_shards
-from rlhf_jax.sharding.processes import leader_first
+from rlhf_jax.sharding.processes import exchange, leader_first
 from rlhf_jax.training import MovementCheck, check_rows, peak_rate, warmup_length
 from rlhf_jax.types import Model, Trained, Trees
 
@@ -89,7 +89,24 @@ def make_tokenizer(
 ) -> FastTokenizer:
     """The tokenizer that `config.tokenizer` names, loaded or trained (`bpe:SIZE`), and kept in the
     run folder, from which further processes take it."""
-    return leader_first("tokenizer", lambda: _made_tokenizer(config, run_dir, kind))
+    tokenizer = leader_first("tokenizer", lambda: _made_tokenizer(config, run_dir, kind))
+    check_same("tokenizer", tokenizer.fingerprint())
+    return tokenizer
+
+
+def check_same(what: str, fingerprint: str) -> None:
+    """Refuses what is not the same on all hosts, which would train on different tokens.
+
+    Args:
+      what: it is, for the message.
+      fingerprint: of what this process has.
+    """
+    seen = exchange(f"fingerprint of the {what}", fingerprint)
+    other = next((number for number, found in enumerate(seen) if found != seen[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"the {what} of process {other} is not that of process 0: give all hosts the same files"
+        )
 
 
 def _made_tokenizer(

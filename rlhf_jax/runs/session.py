@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlhf_jax import cloud
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import Config
 from rlhf_jax.config.sections import seconds_of
@@ -17,9 +18,11 @@ from rlhf_jax.loops.best import Evaluations
 from rlhf_jax.loops.groups import RunState
 from rlhf_jax.loops.recorder import Callback, Recorder
 from rlhf_jax.loops.resume import Source
+from rlhf_jax.runs.compilation import seconds_compiling
+from rlhf_jax.runs.provenance import note_end, note_session
 from rlhf_jax.runs.resident import resident_bytes
 from rlhf_jax.runs.source import agreed_step, earlier_sessions, find_source, take_tokenizer
-from rlhf_jax.sharding.processes import exchange, from_leader
+from rlhf_jax.sharding.processes import exchange, from_leader, gathered, is_leader
 from rlhf_jax.types import Params
 
 _log = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ class Session(NamedTuple):
 
     config: Config
     run_dir: pathlib.Path
+    """Where its files are written, on this machine."""
     folder: RunFolder
     checkpointer: Checkpointer
     source: Source | None
@@ -48,6 +52,16 @@ class Session(NamedTuple):
     def meta(self, identity: Mapping[str, Any], **further: Any) -> dict[str, Any]:
         """What every checkpoint says of its run."""
         return {**identity, "algorithm": algorithm_name(self.config.algorithm), **further}
+
+    def start(self, *, total_steps: int, start_step: int) -> None:
+        """The run is accepted: its files are opened, and it is noted what it runs on."""
+        self.folder.start(total_steps=total_steps, start_step=start_step)
+        from_leader("session", lambda: note_session(self.run_dir, self.resumed_at))
+
+    def ended(self, *, interrupted: bool) -> None:
+        """Nothing is left to do in this session: it is noted how it ended."""
+        how = "interrupted" if interrupted else "finished"
+        from_leader("end of session", lambda: note_end(self.run_dir, how))
 
     def evaluations(self, total_steps: int) -> Evaluations:
         """Account of what was evaluated, in earlier sessions too."""
@@ -87,6 +101,7 @@ class Session(NamedTuple):
             show=show,
             export=lambda now: export(now.step, now.train.params["policy"]),
             export_every=self.config.checkpoint.export_every,
+            compiling=seconds_compiling,
         )
 
 
@@ -102,7 +117,7 @@ def open_session(
       progress: see `RunFolder`.
       callbacks: of the run.
     """
-    run_dir = pathlib.Path(config.run_dir)
+    run_dir = cloud.place(config.run_dir, "run_dir")
     resident = resident_bytes()
     with Checkpointer(
         run_dir / "checkpoints",
@@ -118,10 +133,17 @@ def open_session(
             RunFolder(config, resume_step=resume, progress=progress) as folder,
         ):
             source = find_source(config, checkpointer, resume)
-            from_leader("tokenizer of the source", lambda: take_tokenizer(config, source))
-            yield Session(
-                config, run_dir, folder, checkpointer, source, tuple(callbacks), resident, began
+            share_tokenizer(config, source, folder)
+            session = Session(
+                config, folder.path, folder, checkpointer, source, tuple(callbacks), resident, began
             )
+            try:
+                yield session
+            except BaseException as error:
+                if is_leader():
+                    reason = " ".join(str(error).split())
+                    note_end(folder.path, f"{type(error).__name__}: {reason}".removesuffix(": "))
+                raise
 
 
 def last_saved(run_dir: pathlib.Path) -> str:
@@ -130,6 +152,15 @@ def last_saved(run_dir: pathlib.Path) -> str:
     if not steps:
         return "no checkpoint was saved yet"
     return f"saved last was step {steps[-1]}, and the same command goes on from there"
+
+
+def share_tokenizer(config: Config, source: Source | None, folder: RunFolder) -> None:
+    """Another run's tokenizer where this run's is looked for: in one folder, or in that of each
+    process."""
+    if cloud.is_bucket(folder.address):
+        gathered("tokenizer of the source", lambda: take_tokenizer(config, source, folder.path))
+    else:
+        from_leader("tokenizer of the source", lambda: take_tokenizer(config, source, folder.path))
 
 
 class Stop:

@@ -11,7 +11,9 @@ import pathlib
 import shutil
 from typing import Any
 
+from rlhf_jax import cloud
 from rlhf_jax.algorithms import algorithm_config, algorithm_name, find_algorithm
+from rlhf_jax.cloud import Place
 from rlhf_jax.config import Config, trained_vocab_size
 from rlhf_jax.data import load_tokenizer
 from rlhf_jax.data.digest import file_digest
@@ -52,14 +54,14 @@ def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) 
       ValueError: the other run is not one that this one can go on from.
     """
     if resume is not None:
-        run_dir = pathlib.Path(config.run_dir)
+        run_dir = cloud.place(config.run_dir, "run_dir")
         meta = checkpointer.read_meta(resume)
         check_format(meta, run_dir)
         return Source(run_dir, resume, meta)
     if config.checkpoint.start_from is None:
         return None
     run_dir, step = parse_start_from(config.checkpoint.start_from)
-    if run_dir.resolve() == pathlib.Path(config.run_dir).resolve():
+    if resolved(run_dir) == resolved(cloud.place(config.run_dir, "run_dir")):
         raise RunFolderError(
             f"checkpoint.start_from={config.checkpoint.start_from} is run_dir itself: give another "
             "run_dir"
@@ -68,7 +70,7 @@ def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) 
         raise RunFolderError(
             f"checkpoint.start_from={run_dir} holds no config.yaml, so it is no run folder"
         )
-    changes = tuple(config.differences_from(run_dir / "config.yaml"))
+    changes = tuple(config.differences_from(cloud.fetched(run_dir / "config.yaml")))
     with Checkpointer(run_dir / "checkpoints") as other:
         newest = agreed_step("checkpoint.start_from", run_dir, other.latest_step())
         if newest is None:
@@ -91,7 +93,7 @@ def find_source(config: Config, checkpointer: Checkpointer, resume: int | None) 
     return source
 
 
-def agreed_step(key: str, run_dir: pathlib.Path, step: int | None) -> int | None:
+def agreed_step(key: str, run_dir: Place, step: int | None) -> int | None:
     """The newest checkpoint of a run, which all processes must see.
 
     Args:
@@ -112,12 +114,17 @@ def agreed_step(key: str, run_dir: pathlib.Path, step: int | None) -> int | None
     return step
 
 
-def parse_start_from(text: str) -> tuple[pathlib.Path, int | None]:
+def resolved(path: Place) -> str:
+    """One text for each folder."""
+    return str(path if cloud.is_bucket(path) else path.resolve())
+
+
+def parse_start_from(text: str) -> tuple[Place, int | None]:
     """`RUN`, `RUN@STEP` or `RUN/checkpoints/STEP` as run folder and step."""
-    path = pathlib.Path(text).expanduser()
+    path = cloud.place(text, "checkpoint.start_from").expanduser()
     run, at, step = text.rpartition("@")
     if at and step.isdigit() and not path.is_dir():
-        return pathlib.Path(run).expanduser(), int(step)
+        return cloud.place(run, "checkpoint.start_from").expanduser(), int(step)
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return path.parent.parent, int(path.name)
     return path, None
@@ -140,19 +147,24 @@ def check_kind(config: Config, source: Source) -> None:
         )
 
 
-def take_tokenizer(config: Config, source: Source | None) -> None:
+def take_tokenizer(config: Config, source: Source | None, folder: pathlib.Path) -> None:
     """Another run's own tokenizer goes into the new run folder, unless the configuration asks for a
     different one.
 
     What ends an answer is the new run's `rollout.stop`, beside the tokenizer's and the model's own
     stops.
+
+    Args:
+      config: of the new run.
+      source: where it begins.
+      folder: where its files are written.
     """
     if source is None or not source.is_other or source.changed(*TOKENIZER):
         return
-    ours = pathlib.Path(config.run_dir) / "tokenizer"
-    theirs = source.run_dir / "tokenizer"
-    if not theirs.is_dir() or ours.exists():
+    ours = folder / "tokenizer"
+    if ours.exists() or not (source.run_dir / "tokenizer").is_dir():
         return
+    theirs = cloud.fetched(source.run_dir / "tokenizer")
     if not source.changed("rollout.stop"):
         shutil.copytree(theirs, ours)
     elif trained_vocab_size(config.tokenizer) is not None:

@@ -2,11 +2,12 @@
 
 import logging
 import math
-import pathlib
+import tempfile
 
 import jax
 import optax
 
+from rlhf_jax import cloud
 from rlhf_jax.config import Config
 from rlhf_jax.io import RunFolderError
 from rlhf_jax.io.disk import describe_bytes, free_bytes
@@ -39,7 +40,7 @@ def check_space(
     """
     if step >= total_steps:
         return
-    run_dir = pathlib.Path(config.run_dir)
+    run_dir = cloud.place(config.run_dir, "run_dir")
     section = config.checkpoint
     keep = section.keep_last + section.keep_best
     if section.keep_every is not None:
@@ -58,6 +59,9 @@ def check_space(
     )
     further = max(1, min(saves, keep + 1 - there))
     still = further * checkpoint + (exports - exported) * export
+    if cloud.is_bucket(run_dir):
+        _check_temporary(checkpoint, export, keep=keep)
+        return
     free = from_leader("free bytes", lambda: free_bytes(run_dir))
     sizes = (
         f"a checkpoint is {describe_bytes(checkpoint)}, {keep} are kept (one more while saving), "
@@ -74,3 +78,24 @@ def check_space(
         _log.warning("the disk will be full before the run ends: %s; %s", sizes, mend)
     else:
         _log.info("%s", sizes)
+
+
+def _check_temporary(checkpoint: int, export: int, *, keep: int) -> None:
+    """A bucket has room; the export is written to the working folder first."""
+    folder = tempfile.gettempdir()
+    free = from_leader("free bytes", lambda: free_bytes(folder))
+    _log.info(
+        "a checkpoint is %s, %d are kept in the bucket; the export is %s and is written to %s "
+        "first, which has %s free",
+        describe_bytes(checkpoint),
+        keep,
+        describe_bytes(export),
+        folder,
+        describe_bytes(free),
+    )
+    if free < export:
+        raise RunFolderError(
+            f"the export of {describe_bytes(export)} does not fit into {folder} with "
+            f"{describe_bytes(free)} free, where it is written before it goes to the bucket: set "
+            "TMPDIR to a folder with room"
+        )

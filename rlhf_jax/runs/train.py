@@ -2,11 +2,11 @@
 
 import contextlib
 import logging
-import pathlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from rlhf_jax.cloud import Place
 from rlhf_jax.config import Config
 from rlhf_jax.io import RunFolder
 from rlhf_jax.loops.grading import Grader
@@ -32,14 +32,16 @@ _log = logging.getLogger(__name__)
 class RunResult(NamedTuple):
     """What a run left behind."""
 
-    run_dir: pathlib.Path
+    run_dir: Place
+    """The folder that the configuration names; of a bucket a path with the same methods
+    (`rlhf_jax.cloud`)."""
     steps: int
     """Training steps made, those of earlier sessions included."""
     metrics: dict[str, float]
     """The last evaluation, and the last training metrics under the prefix "train/"."""
     interrupted: bool
     """A signal ended the run; starting it again goes on from here."""
-    export_dir: pathlib.Path | None
+    export_dir: Place | None
     """Hugging Face folder with the final weights; None when interrupted, and for a model of one's
     own."""
 
@@ -55,11 +57,11 @@ def train(
 ) -> RunResult:
     """Trains as configured: SFT, reward model, DPO, PPO, GRPO, DAPO, or an algorithm of one's own.
 
-    The run folder holds `config.yaml` (resolved), `metrics.jsonl`, `log.txt`, `tensorboard/`,
-    `checkpoints/`, online also `completions/`, and at the end `export/`, a folder that transformers
-    loads (and one per further trained tree, such as PPO's `critic/`). A run that was interrupted or
-    killed goes on from its last checkpoint with the same bits as if it had not been
-    (`checkpoint.resume`).
+    The run folder holds `config.yaml` (resolved), `sessions.json` (what each session ran on, and
+    how it ended), `metrics.jsonl`, `log.txt`, `tensorboard/`, `checkpoints/`, online also
+    `completions/`, and at the end `export/`, a folder that transformers loads (and one per further
+    trained tree, such as PPO's `critic/`). A run that was interrupted or killed goes on from its
+    last checkpoint with the same bits as if it had not been (`checkpoint.resume`).
 
     Args:
       config: a whole run (`load_config` or built in Python).
@@ -109,16 +111,17 @@ def train(
         if not finished.was_interrupted:
             dtype = config.checkpoint.export_dtype
             exported = export_trees(session.folder, finished, dtype=dtype)
+        session.ended(interrupted=finished.was_interrupted)
     with ending_together():
         metrics = session.folder.last_metrics()
     return RunResult(
-        session.run_dir, finished.now.step, metrics, finished.was_interrupted, exported
+        session.folder.address, finished.now.step, metrics, finished.was_interrupted, exported
     )
 
 
 def export_trees(
     folder: RunFolder, finished: Finished, *, dtype: str | None = None
-) -> pathlib.Path | None:
+) -> Place | None:
     """Every trained tree as a Hugging Face folder: the policy in `export/`, others by role."""
     if not isinstance(finished.model.config, ModelConfig):
         _log.info("the model is one of your own: there is no export, checkpoints hold its weights")
@@ -128,7 +131,7 @@ def export_trees(
             name = "export" if role == "policy" else role
             model = finished.model.role(role)
             export_model(folder.path / name, model, tree, finished.tokenizer, dtype=dtype)
-    return folder.path / "export"
+    return folder.address / "export"
 
 
 @contextlib.contextmanager

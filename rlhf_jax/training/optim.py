@@ -36,8 +36,8 @@ class OptimizerConfig:
     """adamw | adafactor | lion | sgd."""
     learning_rate: float | None = None
     """Peak learning rate, after warm-up; null: the algorithm's own (sft 2e-5, reward_model 1e-4,
-    dpo, ppo, grpo and dapo 1e-6; see `rlhf-jax algorithms NAME`), and 1e-5 where no algorithm says
-    one."""
+    dpo, kto, ppo, grpo and dapo 1e-6; see `rlhf-jax algorithms NAME`), and 1e-5 where no algorithm
+    says one."""
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "cosine"
     """After warm-up: constant | linear (to `min_lr_ratio` at the last step) | cosine (likewise) |
     inverse_sqrt (falls with the root of the step, counted from the warm-up's length, or from 10000

@@ -129,7 +129,7 @@ def make_filled(
         lacking = {
             field: score
             for field, score in algorithm.needs.items()
-            if batch._asdict()[field] is None
+            if getattr(batch, field, None) is None
         }
         if not lacking:
             return batch

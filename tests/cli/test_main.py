@@ -133,8 +133,8 @@ def test_version(capsys):
         ),
         (
             ["algorithms", "dop"],
-            "'dop' is not an algorithm; there are sft, reward_model, dpo, ppo, grpo, dapo; did you "
-            "mean 'dpo'?",
+            "'dop' is not an algorithm; there are sft, reward_model, dpo, kto, ppo, grpo, dapo; "
+            "did you mean 'dpo'?",
         ),
         (["train", "nowhere/tini.yaml"], "nowhere/tini.yaml: no such configuration file"),
         (
@@ -373,8 +373,20 @@ def test_ctrl_c_exits_with_130(capsys, monkeypatch):
     monkeypatch.setitem(
         importlib.import_module("rlhf_jax.cli.commands").COMMANDS, "models", interrupted
     )
+    left = []
+    assert main(["models"], interrupted=lambda: left.append(True)) == 130
+    assert capsys.readouterr().err == "interrupted\n" and left == [True]
+
+
+def test_an_interruption_says_where_it_came(capsys, monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt("in 2 of 6 (dpo); its step 3 is saved")
+
+    monkeypatch.setitem(
+        importlib.import_module("rlhf_jax.cli.commands").COMMANDS, "models", interrupted
+    )
     assert main(["models"]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "interrupted: in 2 of 6 (dpo); its step 3 is saved\n"
 
 
 def test_a_process_answers_quickly_and_without_heavy_imports(config):

@@ -41,7 +41,7 @@ def started(glibc, monkeypatch):
     replaced = []
     monkeypatch.setattr(start.lacks_huge_pages, "__defaults__", (glibc,))
     monkeypatch.setattr(start.os, "execve", lambda *words: replaced.append(words))
-    monkeypatch.setattr(start, "main", lambda: 7)
+    monkeypatch.setattr(start, "main", lambda interrupted: 7)
 
     def run(*arguments, options=None):
         replaced.clear()

@@ -13,7 +13,9 @@ from rlhf_jax.config.fields import field_docs
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Models
 
-RATES = {"sft": 2e-5, "reward_model": 1e-4, "dpo": 1e-6, "ppo": 1e-6, "grpo": 1e-6, "dapo": 1e-6}
+RATES = {"sft": 2e-5, "reward_model": 1e-4} | dict.fromkeys(
+    ("dpo", "kto", "ppo", "grpo", "dapo"), 1e-6
+)
 
 
 def tree(name, **optimizer):

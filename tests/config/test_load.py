@@ -717,7 +717,11 @@ def test_every_name_of_another_library_leads_to_a_key():
         ("grpo", "rollout.use_vllm", "there is no vLLM or SGLang"),
         ("grpo", "rollout.vllm_gpu_memory_utilization", "there is no vLLM or SGLang"),
         ("sft", "push_to_hub", "nothing is uploaded: RUN/export is a Hugging Face folder"),
-        ("grpo", "rollout.repetition_penalty", "there is no repetition penalty"),
+        (
+            "grpo",
+            "rollout.repetition_penalty",
+            "completions are drawn as the model says: there is no",
+        ),
         ("dpo", "algorithm.sync_ref_model", "the reference stays as it is"),
         ("sft", "training.use_liger_kernel", "the loss never holds all logits"),
     ],

@@ -1,4 +1,5 @@
-"""`algorithm.preset` in files: what it sets, what wins, and what config.yaml says."""
+"""`algorithm.preset` in files: what it sets, what wins, and what config.yaml says. And several
+losses of DPO."""
 
 import logging
 
@@ -62,3 +63,22 @@ def test_presets_are_listed_with_their_papers(capsys):
         out = capsys.readouterr().out
         assert "dr_grpo: normalize_std=false, aggregation=constant\n" in out
         assert "arXiv:2503.20783" in out and "lite_ppo: normalize_std=batch" in out
+
+
+def test_several_losses_of_dpo(tmp_path):
+    offline = {name: BASE[name] for name in ("run_dir", "tokenizer", "model", "data")}
+    tree = offline | {
+        "algorithm": {"name": "dpo", "loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.1]}
+    }
+    config = make_config(tree)
+    assert config.algorithm.loss_type == ("sigmoid", "sft")
+    assert config.algorithm.loss_weights == (1.0, 0.1)
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml())
+    assert load_config(path) == config and config.changes_since(path) == []
+    one = make_config(tree, ["algorithm.loss_type=ipo", "algorithm.loss_weights=null"])
+    assert one.algorithm.loss_type == "ipo"
+    several = make_config(tree, ["algorithm.loss_type=[ipo, apo_zero]"])
+    assert several.algorithm.loss_type == ("ipo", "apo_zero")
+    with pytest.raises(ConfigError, match="loss_weights=.1.0, 0.1. has 2 numbers for 1 losses"):
+        make_config(tree, ["algorithm.loss_type=sigmoid"])

@@ -69,6 +69,7 @@ def test_each_kind(name, changed, text):
         ("entropy-collapsed", {"policy__entropy": 0.05}),
         # a solved task is answered alike
         ("entropy-collapsed", {"policy__entropy": 0.01, "data__accuracy": 0.95}),
+        ("equal-groups", {"rewards__zero_std_groups": 0.9, "data__accuracy": 0.95}),
     ],
 )
 def test_at_its_limit_nothing_is_said(name, changed):

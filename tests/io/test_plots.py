@@ -57,6 +57,16 @@ def test_what_is_judged_comes_first_and_zeros_are_left_out():
     }
 
 
+def test_a_reward_that_is_the_share_of_right_answers_is_drawn_once():
+    rows = rows_of(1, 2, 3, rewards__mean=0.4, data__accuracy=0.4)
+    assert titles(rows)["what is judged"] == ["right answers, which is the reward"]
+
+
+def test_a_mean_over_kept_groups_is_called_so():
+    first = titles(rows_of(1, 2, data__sampling_waste=0.5))["what is judged"][0]
+    assert first == "reward (in training of the kept groups)"
+
+
 def test_one_reward_function_is_the_reward():
     rows = [{name: row[name] for name in row if name != "rewards/format"} for row in rows_of(1, 2)]
     assert titles(rows)["what is judged"] == ["reward", "right answers"]
@@ -102,7 +112,7 @@ def test_of_a_long_run_with_missing_values(tmp_path):
     assert image == tmp_path / "x.png" and image.stat().st_size > 20_000
     title = pictures.title_of(run, pictures.read_metrics(run))
     assert title.startswith("first · grpo · some/model · ") and " · 49 steps\n" in title
-    assert title.endswith("right sampled 30% · right greedy 40% · reward sampled 0.300")
+    assert title.endswith("held-out, first and last: right sampled 30% · right greedy 40%")
     JsonlSink(run / "metrics.jsonl").close()
     with pytest.raises(MetricsError, match="nothing to draw"):
         plot_run(run)

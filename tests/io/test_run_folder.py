@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from rlhf_jax.cloud import AddressError
 from rlhf_jax.config import Config, make_config
 from rlhf_jax.io import (
     MetricsError,
@@ -158,12 +159,12 @@ def test_two_runs_are_not_mixed(tmp_path, changes, resume_step, message):
 
 @pytest.mark.parametrize(
     ("key", "changes"),
-    [("run_dir", {}), ("checkpoint.start_from", {"checkpoint__start_from": "s3://b/run"})],
+    [("run_dir", {}), ("checkpoint.start_from", {"checkpoint__start_from": "az://b/run"})],
 )
-def test_a_bucket_is_no_folder(tmp_path, monkeypatch, key, changes):
+def test_an_address_that_cannot_be_used_is_no_folder(tmp_path, monkeypatch, key, changes):
     monkeypatch.chdir(tmp_path)
-    path = "run" if changes else "gs://b/run"
-    with pytest.raises(RunFolderError, match=f"{key}=.*://b/run is no folder of a file system"):
+    path = "run" if changes else "az://b/run"
+    with pytest.raises(AddressError, match=f"{key}=az://b/run is neither a folder nor a bucket"):
         RunFolder(config(path, **changes))
     assert not list(tmp_path.iterdir())
 

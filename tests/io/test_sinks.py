@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_jax.io import JsonlSink, MetricsError, TensorBoardSink, WandbSink, read_metrics
+from rlhf_jax.io import (
+    JsonlSink,
+    MetricsError,
+    TensorBoardSink,
+    WandbSink,
+    read_metrics,
+    salvage_metrics,
+)
 from rlhf_jax.io.sinks import json_number
 
 
@@ -215,3 +222,22 @@ def test_wandb_must_be_installed(tmp_path, monkeypatch):
         match=r"logging.wandb=true needs the package wandb: pip install 'rlhf_jax\[wandb\]'",
     ):
         WandbSink(tmp_path, project="p", name="n", config={})
+
+
+def test_what_is_left_of_a_damaged_file_can_be_looked_at(tmp_path):
+    """`read_metrics` refuses it, because a run must not go on from it."""
+    path = tmp_path / "metrics.jsonl"
+    whole = '{"step": 1, "split": "train", "loss/total": "NaN", "lr": 0.5}\n'
+    other = '{"step": 2, "split": "eval", "a": "Infinity", "b": "text", "c": null, "d": true}\n'
+    path.write_text(f'{whole}\n{{"step": 2, "sp\n[]\n{{"step": 2, "split": "test"}}\n{other}{{"st')
+    with pytest.raises(MetricsError, match="is not JSON"):
+        read_metrics(path)
+    rows, lost = salvage_metrics(tmp_path)
+    assert lost == 4
+    assert math.isnan(rows[0].pop("loss/total"))
+    assert rows == [
+        {"step": 1, "split": "train", "lr": 0.5},
+        {"step": 2, "split": "eval", "a": math.inf},
+    ]
+    with pytest.raises(MetricsError, match="cannot be read"):
+        salvage_metrics(tmp_path / "nothing")

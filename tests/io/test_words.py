@@ -53,6 +53,12 @@ def test_an_online_step_shows_what_is_learnt_and_no_loss():
     )
 
 
+def test_a_mean_over_kept_groups_is_called_so():
+    assert line_of(STEP | {"data/sampling_waste": 0.5}, ONLINE).startswith(
+        "reward of kept groups 0.412 · right 38% · "
+    )
+
+
 def test_an_offline_step_shows_its_loss():
     pairs = {"loss/total": 0.61, "rewards/accuracy": 0.75, "rewards/margin": 0.2, "grad_norm": 2.0}
     assert line_of(pairs, OFFLINE, before={"loss/total": 0.69}) == (
@@ -71,6 +77,12 @@ def test_an_evaluation_stands_beside_the_first_one():
     assert held_out_line(now, first) == (
         "right sampled 29% -> 41% · right greedy 36% -> 38% · length 5"
     )
+
+
+def test_a_reward_that_is_the_share_of_right_answers_is_said_once():
+    same = {"accuracy/greedy": 0.36, "rewards/greedy": 0.36}
+    assert held_out_line(same) == "right greedy 36%"
+    assert held_out_line(same | {"rewards/greedy": 0.4}) == "right greedy 36% · reward greedy 0.400"
 
 
 def test_a_row_of_several_steps():

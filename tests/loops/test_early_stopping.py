@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rlhf_jax.config import EarlyStoppingConfig
-from rlhf_jax.loops.early_stopping import why_stop
+from rlhf_jax.loops.best import why_stop
 
 NAN = math.nan
 

@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
 LAYERS = {
     "batches": -1,  # a part of types, in a file of its own
     "errors": 0,
+    "cloud": 1,
     "target": 0,
     "types": 0,
     "ops": 1,

@@ -8,7 +8,6 @@ import pytest
 from rlhf_jax.config import ConfigError, load_compare, make_compare
 from rlhf_jax.io import read_metrics
 from rlhf_jax.runs import compare, quickstart_config
-from rlhf_jax.runs.compare import Measured, figures, table
 from rlhf_jax.runs.footprint import run_bytes, tree_bytes
 from rlhf_jax.runs.online import make_online_parts
 from rlhf_jax.runs.quickstart import MODEL, quickstart_tree
@@ -64,6 +63,8 @@ def test_curves_hold_every_measurement(found):
     steps = {run.name: [point["step"] for point in run.curve] for run in found.runs}
     assert steps == {"dpo": [0, 1, 2], "ppo": [0, 2], "grpo": [0, 2], "dapo": [0, 2]}
     assert all(0 < run.curve[-1]["seconds"] <= run.seconds for run in found.runs)
+    assert all(run.compiling > 0 for run in found.runs)
+    assert [run.curve[-1]["tokens"] > 0 for run in found.runs] == [False, True, True, True]
     assert {run.name: run.samples for run in found.runs} == {
         "dpo": 0,
         "ppo": 64,
@@ -78,8 +79,12 @@ def test_files(found):
     document = json.loads((found.folder / "compare.json").read_text())
     assert [run["name"] for run in document["runs"]] == ["dpo", "ppo", "grpo", "dapo"]
     assert document["runs"][0]["entropy"] is None
-    lines = (found.folder / "compare.md").read_text().splitlines()
-    assert len(lines) == 6 and all(line.count("|") == len(found.columns) + 1 for line in lines)
+    assert document["best"] == found.best in [run.name for run in found.runs]
+    assert len(document["budgets"]["columns"]) == 10, "three budgets of tokens, steps and seconds"
+    text = (found.folder / "compare.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert [line.count("|") - 1 for line in lines] == 6 * [16] + 6 * [10] + 5 * [3]
+    assert text.count(f"| **{found.best}** |") == 2
     assert (found.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert load_compare(found.folder / "compare.yaml").run_dir == str(found.folder)
 
@@ -103,41 +108,6 @@ def test_bytes_are_those_of_the_arrays(config, found, tmp_path):
     expected = tree_bytes([loaded.trained, tx.init(loaded.trained), loaded.frozen])
     assert run_bytes(run) == expected == found.runs[1].bytes
     assert found.runs[2].bytes < expected / 2
-
-
-def measured(name, seed, values):
-    curve = [
-        {
-            "step": 10.0 * index,
-            "seconds": 2.0 * index,
-            "accuracy/mean@2": value,
-            "accuracy/greedy": value,
-        }
-        for index, value in enumerate(values)
-    ]
-    return Measured(name, "grpo", seed, curve, 7.5, 2_000_000, 640, math.nan)
-
-
-def test_steps_and_seconds_to_reach_are_those_of_the_first_measurement_above():
-    run = measured("a", 0, [0.2, 0.6, 0.55, 0.7])
-    found = figures(run, "accuracy/mean@2", 0.6)
-    assert (found["steps_to_reach"], found["seconds_to_reach"]) == (10.0, 2.0)
-    assert (found["before"], found["after"], found["bytes"]) == (0.2, 0.7, 2.0)
-    assert math.isnan(figures(run, "accuracy/mean@2", 0.8)["steps_to_reach"])
-
-
-def test_the_table_has_mean_and_deviation_over_seeds():
-    runs = [
-        measured("a", 0, [0.2, 0.5]),
-        measured("a", 1, [0.2, 0.7]),
-        measured("b", 0, [0.2, 0.2]),
-    ]
-    columns, rows = table(runs, "accuracy/mean@2", 0.6, reach=0.9)
-    line = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
-    assert line["a"]["accuracy before"] == "0.200"
-    assert line["a"]["steps to 90% of best"] == "10 (1 of 2)"
-    assert rows[0][3] == "0.600 ± 0.141"
-    assert line["b"]["steps to 90% of best"] == "-" and line["b"]["final entropy"] == "-"
 
 
 @pytest.mark.parametrize(

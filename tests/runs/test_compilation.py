@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 from rlhf_jax import train
+from rlhf_jax.io import read_metrics
 from rlhf_jax.programs import called, compiler_options, jitted, named
 from rlhf_jax.runs.compilation import COMPILED, keep_programs
+from rlhf_jax.runs.provenance import read_sessions
 
 LINE = re.compile(
     r"^([a-z ]+) \((.*)\): (compiled|read from the cache) in [0-9.]+ s, traced in [0-9.]+ s$"
@@ -36,9 +38,19 @@ def summary(caplog):
 )
 def test_an_offline_run_has_three_programs(tiny_config, caplog, name, expected):
     caplog.set_level(logging.INFO)
-    train(tiny_config(name), progress=False)
+    result = train(tiny_config(name), progress=False)
     found = programs(caplog)
     assert collections.Counter(program for program, _ in found) == expected
+    rows = read_metrics(result.run_dir)
+    assert [row["split"] for row in rows if row.get("time/compile", 0) > 0.01][:2] == [
+        "eval",
+        "train",
+    ]
+    assert all(
+        0 < row["time/compile"] < row["time/elapsed"] for row in rows if "time/compile" in row
+    )
+    (session,) = read_sessions(result.run_dir)
+    assert session["ended"] == "finished"
     assert len(set(found)) == len(found), "one program is compiled twice"
     assert ", ".join(f"{count} {name}" for name, count in expected.items()) in summary(caplog)
 

@@ -16,9 +16,9 @@ TRAINING = {"max_steps": 16, "eval_every": 8, "save_every": 6}
 
 
 def labelled(path, count=40):
-    """Right answers are desirable, wrong ones are not; three of four rows are right."""
+    """Three of four rows are desirable, and it takes little to see which."""
     rows = [
-        {"prompt": f"{n}+1=", "completion": str(n + 1 + (n % 4 == 0)), "label": n % 4 > 0}
+        {"prompt": f"{n}:", "completion": "yes" if n % 4 else "no", "label": n % 4 > 0}
         for n in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -30,12 +30,13 @@ def test_a_run_learns_from_labels_and_goes_on_with_the_same_bits(tiny_config, tm
     options = {"data": {"path": path, "eval_size": 8}, "training": TRAINING}
     with caplog.at_level(logging.INFO):
         whole = train(tiny_config("kto", run_dir=tmp_path / "whole", **options))
-    assert "24 desirable, 8 undesirable answers; KTO eq. 8 asks for desirable_weight" in caplog.text
+    assert "undesirable answers; KTO eq. 8 asks for desirable_weight" in caplog.text
     rows = read_metrics(whole.run_dir / "metrics.jsonl")
     first, *_, last = [row for row in rows if row["split"] == "eval"]
     assert first["rewards/accuracy"] == pytest.approx(0.5)  # policy and reference are one
     assert first["loss/total"] == pytest.approx(0.5)
-    assert last["loss/total"] < 0.499 and last["rewards/chosen"] > last["rewards/rejected"]
+    assert last["loss/total"] < 0.48
+    assert last["rewards/chosen"] > last["rewards/rejected"]
     assert all(np.isfinite(row["kl/baseline"]) for row in rows)
     part = tiny_config(
         "kto", run_dir=tmp_path / "parts", **options | {"training": TRAINING | {"max_steps": 6}}

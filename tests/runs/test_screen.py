@@ -1,13 +1,14 @@
 """What whole runs say and write: rows, exports while training, samples, diagnoses."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import safetensors
 
 from rlhf_jax.io import read_metrics
 from rlhf_jax.runs import train
-from rlhf_jax.runs.export import export
+from rlhf_jax.runs.export import export, exporter
 
 
 def rows(run_dir, split="train"):
@@ -66,3 +67,10 @@ def test_an_online_run_tells_whether_it_learns(online_config, caplog):
     # random weights never answer a sum: every group has equal rewards
     told = [text for text in caplog.messages if "diagnosis: " in text]
     assert sum("docs/diagnosis.md#equal-groups" in text for text in told) == 1
+
+
+def test_a_model_of_ones_own_cannot_be_exported_on_the_way(tiny_config):
+    config = tiny_config("sft", checkpoint={"export_every": 4})
+    own = SimpleNamespace(config=object())
+    with pytest.raises(ValueError, match="^checkpoint.export_every=4: a model of one's own"):
+        exporter(config, own, None)

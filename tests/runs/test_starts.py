@@ -81,6 +81,7 @@ def test_the_stops_of_another_run_are_not_taken_over(online_config, tmp_path, to
         source_of(
             first.run_dir, "rollout.stop[0]: 'END' -> 'STOP'", "rollout.stop[1]: 'g' -> None"
         ),
+        pathlib.Path(second.run_dir),
     )
     ours = make_tokenizer(second, pathlib.Path(second.run_dir), "prompts")
     assert ours.stop_strings == ("STOP",) and ours.stop_ids == (theirs.eos_id,)
@@ -88,7 +89,7 @@ def test_the_stops_of_another_run_are_not_taken_over(online_config, tmp_path, to
     # when the new run is resumed
     again = make_tokenizer(second, pathlib.Path(second.run_dir), "prompts")
     assert again.fingerprint() == ours.fingerprint()
-    source.take_tokenizer(same, source_of(first.run_dir))
+    source.take_tokenizer(same, source_of(first.run_dir), pathlib.Path(same.run_dir))
     assert (
         make_tokenizer(same, pathlib.Path(same.run_dir), "prompts").fingerprint()
         == theirs.fingerprint()

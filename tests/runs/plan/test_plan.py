@@ -118,14 +118,14 @@ def test_what_leaves_a_host_is_slower():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["reward_model", "dpo", "grpo", "dapo"])
+@pytest.mark.parametrize("name", ["reward_model", "dpo", "kto", "grpo", "dapo"])
 def test_every_algorithm_can_be_planned(tiny_config, online_config, name):
     online = name in ("grpo", "dapo")
     config = on_mesh((online_config if online else tiny_config)(name), fsdp=2)
     found = plan(config, "cpux2")
     assert found.phases[-1].name == "update"
     assert all(not phase.problem for phase in found.phases)
-    if name == "dpo":
+    if name in ("dpo", "kto"):
         assert [phase.calls for phase in found.phases] == [0, 1]
 
 

@@ -1,0 +1,113 @@
+"""The tables of a comparison, on curves written by hand."""
+
+import math
+
+import pytest
+
+from rlhf_jax.runs.budgets import (
+    Measured,
+    best_name,
+    budget_table,
+    figures,
+    outcome,
+    paired_table,
+    table,
+    within,
+)
+
+METRIC = "accuracy/mean@2"
+
+
+def measured(name, seed, values, *, tokens=100.0):
+    curve = [
+        {
+            "step": 10.0 * index,
+            "seconds": 2.0 * index,
+            "tokens": tokens * index,
+            METRIC: value,
+            "accuracy/greedy": value,
+        }
+        for index, value in enumerate(values)
+    ]
+    return Measured(name, "grpo", seed, curve, 7.5, 3.0, 2_000_000, 640, math.nan)
+
+
+def test_steps_and_seconds_to_reach_are_those_of_the_first_measurement_above():
+    run = measured("a", 0, [0.2, 0.6, 0.55, 0.7])
+    found = figures(run, METRIC, 0.6)
+    assert (found["steps_to_reach"], found["seconds_to_reach"]) == (10.0, 2.0)
+    assert (found["before"], found["after"], found["bytes"]) == (0.2, 0.7, 2.0)
+    assert (found["training"], found["compiling"], found["seconds"]) == (6.0, 3.0, 7.5)
+    assert math.isnan(figures(run, METRIC, 0.8)["steps_to_reach"])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.2, 0.6], ""),
+        ([0.2, 0.4], "never"),
+        ([0.2, 0.1, 0.2], "never above the start"),
+        ([0.9, 0.7, 0.8], "never above the start"),  # it had the target at the start, and lost it
+        ([0.7, 0.8], "above it from the start"),
+        ([0.7], "never above the start"),
+        ([math.nan, 0.2], "never above the start"),
+    ],
+)
+def test_a_run_that_only_gets_worse_reached_nothing(values, said):
+    run = measured("a", 0, values)
+    assert outcome(run, METRIC, 0.6) == said
+    assert math.isnan(figures(run, METRIC, 0.6)["steps_to_reach"]) is bool(said)
+
+
+def test_the_table_has_mean_and_deviation_over_seeds():
+    runs = [
+        measured("a", 0, [0.2, 0.5]),
+        measured("a", 1, [0.2, 0.7]),
+        measured("b", 0, [0.2, 0.2]),
+    ]
+    columns, rows = table(runs, METRIC, 0.6, reach=0.9)
+    assert len(set(columns)) == len(columns)
+    line = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    assert line["a"]["accuracy before"] == "0.200"
+    assert line["a"]["accuracy after"] == "0.600 ± 0.141"
+    assert line["a"]["steps to 90% of best"] == "10 (1 of 2)"
+    assert line["b"]["steps to 90% of best"] == "never above the start"
+    assert line["b"]["final entropy"] == "-"
+
+
+def test_budgets_are_shares_of_what_all_have_spent():
+    runs = [
+        measured("long", 0, [0.1, 0.2, 0.3, 0.4, 0.5]),
+        measured("short", 0, [0.1, 0.6, 0.7], tokens=300.0),
+        measured("offline", 0, [0.1, 0.15, 0.9, 0.8, 0.8], tokens=0.0),
+    ]
+    columns, rows = budget_table(runs, METRIC)
+    assert columns == ["run", *"100 tokens,200 tokens,400 tokens".split(","),
+                       *"5 steps,10 steps,20 steps,1.0 s,2.0 s,4.0 s".split(",")]  # fmt: skip
+    assert [" ".join(row) for row in rows] == [
+        "long 0.200 0.300 0.500 0.100 0.200 0.300 0.100 0.200 0.300",
+        "short 0.100 0.100 0.600 0.100 0.600 0.700 0.100 0.600 0.700",
+        "offline 0.800 0.800 0.800 0.100 0.150 0.900 0.100 0.150 0.900",
+    ]
+
+
+def test_nothing_is_interpolated():
+    run = measured("a", 0, [0.1, 0.5])
+    assert within(run, "step", 9.5, METRIC) == 0.1
+    assert within(run, "step", 9.6, METRIC) == 0.5, "up to 5 % over the budget"
+
+
+def test_the_best_row_is_not_carried_by_one_seed():
+    lucky = [measured("lucky", seed, [0.1, value]) for seed, value in enumerate([9, 0.4, 0.4, 0.4])]
+    steady = [measured("steady", seed, [0.1, 0.5]) for seed in range(4)]
+    assert best_name([*lucky, *steady], METRIC) == "steady"
+
+
+def test_differences_are_taken_seed_by_seed():
+    """Seeds differ by far more than the two rows do."""
+    easy = [0.1, 0.5, 0.9]
+    runs = [measured("a", seed, [0.0, value]) for seed, value in enumerate(easy)]
+    runs += [measured("b", seed, [0.0, value - 0.05]) for seed, value in enumerate(easy)]
+    columns, rows = paired_table(runs, METRIC, "a")
+    assert columns == ["run", "difference to a", "better in"]
+    assert rows == [["b", "-0.050 (-0.050 to -0.050)", "0 of 3 seeds"]]
