@@ -35,6 +35,8 @@ myst_heading_anchors = 4
 # A single backtick in a docstring is code, not a title.
 default_role = "code"
 autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 

@@ -1,8 +1,8 @@
 """What pages take from the library itself, so that nothing is written down twice.
 
 Directives: ``config-keys SECTION`` (options with type, default and meaning), ``metrics`` (names and
-meanings). Docstrings are plain text with indented equations; `as_restructured` makes them what
-autodoc expects.
+meanings), ``no-such-option`` (options of other libraries that are not here, and why). Docstrings
+are plain text with indented equations; `as_restructured` makes them what autodoc expects.
 """
 
 import re
@@ -16,6 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 from rlhf_jax.algorithms import METRICS
 from rlhf_jax.cli.keys import algorithm_rows, rows_by_section
 from rlhf_jax.config import FieldDoc
+from rlhf_jax.config.other_names import REASONS
 from rlhf_jax.loops.metrics import RUN_METRICS
 
 SECTION = re.compile(r"(Args|Returns|Raises|Example|Examples|Attributes|Yields|Note):")
@@ -76,6 +77,23 @@ class MetricsTable(SphinxDirective):
         return [nodes.definition_list("", *items)]
 
 
+class NoSuchOption(SphinxDirective):
+    """Options of other libraries that have no key here, with the reason."""
+
+    def run(self) -> list[nodes.Node]:
+        """A definition list, a reason a term."""
+        names: dict[str, list[str]] = {}
+        for name, reason in REASONS.items():
+            names.setdefault(reason, []).append(name)
+        items = []
+        for reason, options in names.items():
+            listed = nodes.paragraph("", "", *_inline(", ".join(f"`{name}`" for name in options)))
+            term = nodes.term("", "", *_inline(reason))
+            definition = nodes.definition("", listed)
+            items.append(nodes.definition_list_item("", term, definition))
+        return [nodes.definition_list("", *items)]
+
+
 def _inline(text: str) -> list[nodes.Node]:
     """Text with `code` in backticks."""
     return [
@@ -117,14 +135,34 @@ def _plain(line: str) -> str:
     return "".join(parts)
 
 
-def _process(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+def returned(lines: list[str]) -> list[str]:
+    """What napoleon took for the type of a returned value (all up to a colon) is text here."""
+    types = [line.removeprefix(":rtype: ") for line in lines if line.startswith(":rtype: ")]
+    kept = [line for line in lines if not line.startswith(":rtype: ")]
+    if not types:
+        return lines
+    text = types[0].replace("`", "")
+    return [line.replace(":returns: ", f":returns: {text}: ", 1) for line in kept]
+
+
+def _before(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     lines[:] = as_restructured(lines)
+    # Napoleon takes what stands before a colon in the first line of a field's text for its type: it
+    # gets a first line that shows nothing.
+    if kind in ("attribute", "data", "property"):
+        lines.insert(0, "\\")
+
+
+def _after(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = returned(lines)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx's way in."""
     app.add_directive("config-keys", ConfigKeys)
     app.add_directive("metrics", MetricsTable)
-    # before napoleon, which has 500
-    app.connect("autodoc-process-docstring", _process, priority=400)
+    app.add_directive("no-such-option", NoSuchOption)
+    # before and after napoleon, which has 500
+    app.connect("autodoc-process-docstring", _before, priority=400)
+    app.connect("autodoc-process-docstring", _after, priority=600)
     return {"parallel_read_safe": True}

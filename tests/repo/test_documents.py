@@ -16,6 +16,7 @@ from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.cli.keys import algorithm_rows, rows_by_section
 from rlhf_jax.cli.main import main, read_arguments
 from rlhf_jax.config.document import parse_document
+from rlhf_jax.config.other_names import KEYS
 from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.loops.metrics import meaning_of
 from rlhf_jax.models import ModelConfig, init_model, save_pretrained
@@ -42,16 +43,16 @@ def does_run(page: str) -> bool:
     return any(can_run for _, can_run in commands(PAGES[page]))
 
 
-def is_executed(page: str) -> bool:
-    """Whether it has Python or a whole example."""
-    return does_run(page) or any(block.language == "python" for block in blocks(PAGES[page]))
+def has_python(page: str) -> bool:
+    return any(block.language == "python" and not block.name for block in blocks(PAGES[page]))
 
 
 EXECUTED = [
-    pytest.param(page, marks=[pytest.mark.slow] * (page != "README" and does_run(page)))
+    pytest.param(page, marks=[pytest.mark.slow] * (does_run(page) or page == "layers"))
     for page in PAGES
-    if is_executed(page)
+    if does_run(page) or has_python(page)
 ]
+"""Whole runs, and the compiling on the page about layers, take seconds: they are slow."""
 
 
 @pytest.fixture
@@ -95,7 +96,10 @@ def test_code_runs(page, folder, registry):
         for line in block.text.splitlines() if block.language == "bash" else []:
             line = line.split("  #")[0].strip()
             if line in runnable:
-                assert main(shlex.split(line)[1:]) == 0, line
+                words = shlex.split(line)[1:]
+                # one device, as a reader's CPU is; the tests have 8
+                words += ["mesh.fsdp=1"] * (words[0] == "train")
+                assert main(words) == 0, line
 
 
 @pytest.mark.parametrize("page, line, can_run", COMMANDS)
@@ -150,6 +154,22 @@ def test_names_in_tables_exist(page):
         for name in re.findall(r"`([\w.\[\]]+)", ours):
             if name.partition(".")[0].removesuffix("[]") in sections and "." in name:
                 assert name in known, f"{page}: {name}"
+
+
+def test_names_of_others_are_those_of_the_error_messages():
+    """What the page says about a name of TRL, verl or Tunix is what a configuration answers."""
+    seen = 0
+    for line in PAGES["coming_from"].read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("| `") or len(cells) < 2:
+            continue
+        for name in re.findall(r"`([\w.]+)", cells[0]):
+            leaf = name.rpartition(".")[2]
+            # what an algorithm has under this very name is not asked of the table
+            keys = () if f".{leaf}`" in cells[1] else KEYS.get(leaf, ())
+            seen += bool(keys)
+            assert not keys or any(key in cells[1] for key in keys), f"{name}: {keys}, {cells[1]}"
+    assert seen > 40
 
 
 def test_every_algorithm_has_a_page():
