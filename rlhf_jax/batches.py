@@ -11,7 +11,10 @@ from typing import NamedTuple, TypeAlias
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.fields import documented
 
+
+@documented
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Room:
@@ -31,10 +34,12 @@ class Room:
     """All fits into one part. Otherwise there are as many as it takes, counted on the device."""
 
 
+@documented
 class Packed(NamedTuple):
     """What a model reads in place of a batch's rows (`training.packing`): several to a row."""
 
     tokens: Int[Array, "R L"]
+    """Sequences behind each other, then padding."""
     segment_ids: Int[Array, "R L"]
     """Number of the sequence, from 1; 0 where there is none."""
     scored: Int[Array, "R S"] | None
@@ -47,6 +52,7 @@ class Packed(NamedTuple):
     """In the token's own sequence; with `prefix_ids`."""
 
 
+@documented
 class TokenBatch(NamedTuple):
     """Rows of tokens to imitate (SFT).
 
@@ -55,6 +61,7 @@ class TokenBatch(NamedTuple):
     """
 
     tokens: Int[Array, "B T"]
+    """Ids, right-padded."""
     mask: Bool[Array, "B T"]
     """Token is present (not padding)."""
     completion_mask: Bool[Array, "B T"]
@@ -72,15 +79,20 @@ class TokenBatch(NamedTuple):
     """One part of it, during a loss or a score."""
 
 
+@documented
 class PairBatch(NamedTuple):
-    """Preference pairs. Axis 1 is (chosen, rejected). `room` and `packed` as in `TokenBatch`."""
+    """Preference pairs. Axis 1 is (chosen, rejected)."""
 
     tokens: Int[Array, "B 2 T"]
+    """Ids of prompt and answer, right-padded; `[:, 0]` chosen, `[:, 1]` rejected."""
     mask: Bool[Array, "B 2 T"]
+    """Token is present (not padding)."""
     completion_mask: Bool[Array, "B 2 T"]
+    """Token is of the answer, whose log-probability counts."""
     valid: Bool[Array, " B"]
     """False for a filler pair that only completes the batch's shape."""
     scored: Int[Array, "B 2 S"] | None = None
+    """As in `TokenBatch`."""
     ref_logps: Float[Array, "B 2"] | None = None
     """Sum of the reference's log-probabilities over the completion, nats."""
     margin: Float[Array, " B"] | None = None
@@ -92,22 +104,28 @@ class PairBatch(NamedTuple):
     matches: Float[Array, "B 3"] | None = None
     """Log-ratios of other pairs of the batch (`algorithms.pair_losses.match_quantiles`)."""
     room: Room | None = None
+    """As in `TokenBatch`."""
     packed: Packed | None = None
+    """As in `TokenBatch`."""
 
 
+@documented
 class UnpairedBatch(NamedTuple):
     """Answers with a verdict each (KTO). Axis 1 is (the answer, an answer to another prompt): the
-    second stands behind the same prompt, and is scored but never trained on. `room` and `packed` as
-    in `TokenBatch`."""
+    second stands behind the same prompt, and is scored but never trained on."""
 
     tokens: Int[Array, "B 2 T"]
+    """Ids of prompt and answer, right-padded."""
     mask: Bool[Array, "B 2 T"]
+    """Token is present (not padding)."""
     completion_mask: Bool[Array, "B 2 T"]
+    """Token is of the answer, whose log-probability counts."""
     valid: Bool[Array, " B"]
     """False for a filler row that only completes the batch's shape."""
     label: Bool[Array, " B"]
     """The answer is desirable."""
     scored: Int[Array, "B 2 S"] | None = None
+    """As in `TokenBatch`."""
     ref_logps: Float[Array, "B 2"] | None = None
     """Sum of the reference's log-probabilities over the completion, nats."""
     unrelated_logps: Float[Array, " B"] | None = None
@@ -120,15 +138,20 @@ class UnpairedBatch(NamedTuple):
     weights: Float[Array, " B"] | None = None
     """Filled by `Algorithm.weigh`."""
     room: Room | None = None
+    """As in `TokenBatch`."""
     packed: Packed | None = None
+    """As in `TokenBatch`."""
 
 
+@documented
 class PolicyBatch(NamedTuple):
     """Sampled completions with their rewards (PPO, GRPO, DAPO). Rows are group-major: `G`
-    consecutive rows share a prompt. `room` and `packed` as in `TokenBatch`."""
+    consecutive rows share a prompt."""
 
     tokens: Int[Array, "B T"]
+    """Prompt, directly followed by the completion, then padding."""
     mask: Bool[Array, "B T"]
+    """Token is present (not padding)."""
     completion_mask: Bool[Array, "B T"]
     """Token was chosen by the policy, EOS included."""
     rewards: Float[Array, " B"]
@@ -136,29 +159,39 @@ class PolicyBatch(NamedTuple):
     truncated: Bool[Array, " B"]
     """Reached the length limit without EOS."""
     scored: Int[Array, "B S"] | None = None
+    """As in `TokenBatch`."""
     sampler_logps: Float[Array, "B T"] | None = None
     """Log-probabilities reported by the sampler, nats."""
     old_logps: Float[Array, "B T"] | None = None
     """Log-probabilities under the policy before the update, by the trainer itself, nats."""
     ref_logps: Float[Array, "B T"] | None = None
+    """Log-probabilities under the reference, nats."""
     values: Float[Array, "B T"] | None = None
     """Critic's value of the state in which token t is chosen (aligned like logps)."""
     advantages: Float[Array, "B T"] | None = None
+    """How much better than expected each token was, reward units (or deviations); 0 off the
+    completion. Filled by `Algorithm.prepare`."""
     returns: Float[Array, "B T"] | None = None
+    """What the critic learns to predict; filled by `Algorithm.prepare`."""
     weights: Float[Array, "B T"] | None = None
+    """Filled by `Algorithm.weigh`."""
     on_policy: Bool[Array, " B"] | None = None
     """Sampled by the very parameters that the loss differentiates: the row's importance ratio is
     exactly 1 and its `old_logps` are not read. None: read `old_logps` everywhere."""
     room: Room | None = None
+    """As in `TokenBatch`."""
     packed: Packed | None = None
+    """As in `TokenBatch`."""
 
 
+@documented
 class Rollout(NamedTuple):
     """Completions sampled by `rlhf_jax.rollout`, group-major as in `PolicyBatch`."""
 
     tokens: Int[Array, "B T"]
     """Prompt, directly followed by the completion, then padding."""
     mask: Bool[Array, "B T"]
+    """Token is present (not padding)."""
     completion_mask: Bool[Array, "B T"]
     """Token was sampled, EOS included."""
     logps: Float[Array, "B T"]

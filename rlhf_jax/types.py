@@ -21,30 +21,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.batches import (
-    Batch as Batch,
-)
-from rlhf_jax.batches import (
-    Packed as Packed,
-)
-from rlhf_jax.batches import (
-    PairBatch as PairBatch,
-)
-from rlhf_jax.batches import (
-    PolicyBatch as PolicyBatch,
-)
-from rlhf_jax.batches import (
-    Rollout as Rollout,
-)
-from rlhf_jax.batches import (
-    Room as Room,
-)
-from rlhf_jax.batches import (
-    TokenBatch as TokenBatch,
-)
-from rlhf_jax.batches import (
-    UnpairedBatch as UnpairedBatch,
-)
+from rlhf_jax.batches import Batch as Batch
+from rlhf_jax.batches import Packed as Packed
+from rlhf_jax.batches import PairBatch as PairBatch
+from rlhf_jax.batches import PolicyBatch as PolicyBatch
+from rlhf_jax.batches import Rollout as Rollout
+from rlhf_jax.batches import Room as Room
+from rlhf_jax.batches import TokenBatch as TokenBatch
+from rlhf_jax.batches import UnpairedBatch as UnpairedBatch
+from rlhf_jax.fields import documented
 
 Params: TypeAlias = Mapping[str, Any]
 """Nested dict of arrays."""
@@ -56,6 +41,7 @@ Key: TypeAlias = Array
 """A typed JAX PRNG key."""
 
 
+@documented
 class TokenLogps(NamedTuple):
     """What a model says of the tokens that were taken."""
 
@@ -108,6 +94,7 @@ class PerTokenFn(Protocol):
     ) -> Float[Array, "B T ..."]: ...
 
 
+@documented
 class Model(NamedTuple):
     """A decoder as pure functions of a nested dict of parameters. Made by `rlhf_jax.models`.
 
@@ -123,6 +110,8 @@ class Model(NamedTuple):
     logits: PerTokenFn
     """[B, T, V] float32; for inspection and tests, training uses `token_logps`."""
     token_logps: TokenLogpsFn
+    """``token_logps(params, tokens[B, T], mask[B, T]) -> (logps[B, T], entropy[B, T])``, both in
+    nats, without logits in memory; see `TokenLogpsFn` for its options."""
     scores: PerTokenFn | None = None
     """[B, T] float32."""
     prefill: Callable[..., Any] | None = None
@@ -165,6 +154,7 @@ class LossFn(Protocol):
     def __call__(self, trees: Trees, batch: Any, key: Key) -> tuple[Float[Array, ""], Metrics]: ...
 
 
+@documented
 class Trained(NamedTuple):
     """One trained tree."""
 
@@ -176,6 +166,7 @@ class Trained(NamedTuple):
     """First updates that leave the tree as it is; its schedule begins after them."""
 
 
+@documented
 class Models(NamedTuple):
     """Which trees a run needs. A configuration answers before anything is loaded."""
 
@@ -189,6 +180,7 @@ class Models(NamedTuple):
     `model.reference` of the configuration, and `Model.role("ref")` has its functions."""
 
 
+@documented
 class Sampling(NamedTuple):
     """What an online algorithm wants of its rollouts. A configuration answers; an `Algorithm` holds
     the same object."""
@@ -241,6 +233,7 @@ def trained_elements(batch: Any) -> Int[Array, ""]:
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
     """An algorithm as pure functions: everything that a loop must know; no loop asks what it is.

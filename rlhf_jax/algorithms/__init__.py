@@ -4,7 +4,7 @@ To add one: write the file, `register` it, document its metrics in `metrics.METR
 outside of the library is named by its file: ``algorithm: {name: my_file.py:reinforce}``.
 """
 
-from rlhf_jax.algorithms import dapo, dpo, grpo, kto, ppo, reward_model, sft
+from rlhf_jax.algorithms import dapo, dpo, forward, grpo, kto, ppo, reward_model, sft
 from rlhf_jax.algorithms.dapo import DAPOConfig, dapo_loss
 from rlhf_jax.algorithms.dpo import DPOConfig, dpo_loss
 from rlhf_jax.algorithms.grpo import GRPOConfig, grpo_loss
@@ -47,6 +47,7 @@ __all__ = [
     "default_learning_rate",
     "dpo_loss",
     "find_algorithm",
+    "forward",
     "grpo_loss",
     "kto_loss",
     "make_algorithm",

@@ -40,6 +40,7 @@ from rlhf_jax.algorithms.metrics import (
     rollout_metrics,
     sampler_metrics,
 )
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import (
     clipped_surrogate_loss,
     group_advantages,
@@ -64,6 +65,7 @@ from rlhf_jax.types import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class DAPOConfig:
     """Options of decoupled clip and dynamic sampling policy optimisation."""

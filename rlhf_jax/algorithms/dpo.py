@@ -45,6 +45,7 @@ from rlhf_jax.algorithms.pair_losses import (
     check_losses,
     match_quantiles,
 )
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import masked, weighted_sum
 from rlhf_jax.ops.checks import check_choice, check_range
 from rlhf_jax.ops.precision import Scalar, promote
@@ -68,6 +69,7 @@ READ: dict[str, Literal["none", "once", "always"]] = {
 """`reference` -> when the tree "ref" is read."""
 
 
+@checked
 @dataclass(frozen=True)
 class DPOConfig:
     """Options of direct preference optimisation."""

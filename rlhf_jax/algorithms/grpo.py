@@ -40,6 +40,7 @@ from rlhf_jax.algorithms.metrics import (
     sampler_metrics,
 )
 from rlhf_jax.algorithms.presets import GRPO_PRESETS, Preset, with_presets
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import (
     LEVELS,
     WEIGHT_MODES,
@@ -72,6 +73,7 @@ SURROGATES = ("clip", "cispo")
 BASELINES = ("group_mean", "leave_one_out")
 
 
+@checked
 @with_presets
 @dataclass(frozen=True)
 class GRPOConfig:

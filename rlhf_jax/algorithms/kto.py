@@ -34,6 +34,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.algorithms.checks import require, weigh_pairs
 from rlhf_jax.algorithms.forward import completion_logps
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import masked, masked_mean, weighted_sum
 from rlhf_jax.ops.checks import check_choice, check_range
 from rlhf_jax.ops.precision import Scalar, promote
@@ -54,6 +55,7 @@ READ: dict[str, Literal["once", "always"]] = {"precomputed": "once", "online": "
 """`reference` -> when the tree "ref" is read."""
 
 
+@checked
 @dataclass(frozen=True)
 class KTOConfig:
     """Options of Kahneman-Tversky optimisation."""

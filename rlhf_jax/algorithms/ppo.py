@@ -34,6 +34,7 @@ from rlhf_jax.algorithms.forward import (
     values,
 )
 from rlhf_jax.algorithms.metrics import entropy_bonus, rollout_metrics, sampler_metrics
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import (
     adaptive_kl_coef,
     clipped_surrogate_loss,
@@ -63,6 +64,7 @@ from rlhf_jax.types import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class PPOConfig:
     """Options of proximal policy optimisation."""

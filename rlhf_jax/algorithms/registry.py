@@ -3,12 +3,14 @@
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import pathlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeAlias, get_type_hints
 
+from rlhf_jax.checked import shown
 from rlhf_jax.ops.checks import check_choice
 from rlhf_jax.types import Algorithm, Models, Sampling
 
@@ -23,7 +25,7 @@ _CONFIGS: dict[str, tuple[Make, type]] = {}
 KINDS = ("text", "pairs", "unpaired", "prompts")
 
 
-def register(name: str, config: Any, make: Make) -> None:
+def register(name: str, config: Any, make: Any) -> None:
     """Adds an algorithm, under a name that configurations may use from now on.
 
     Args:
@@ -34,7 +36,7 @@ def register(name: str, config: Any, make: Make) -> None:
       make: (config, model) -> `Algorithm`.
 
     Raises:
-      ValueError: in one line, what the configuration does not say.
+      ValueError: in one line, what the configuration does not say, or why `make` cannot work.
     """
     cls: Any = config
     if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
@@ -47,8 +49,20 @@ def register(name: str, config: Any, make: Make) -> None:
         )
     if cls.data not in KINDS:
         raise ValueError(f"{name}: {cls.__name__}.data={cls.data!r} is none of {KINDS}")
+    _check_make(name, make)
     ALGORITHMS[name] = make
     _CONFIGS[name] = (make, cls)
+
+
+def _check_make(name: str, make: Any) -> None:
+    """Refuses what cannot be called as `make(config, model)`."""
+    wanted = f"{name}: make is called as make(config, model) and returns an Algorithm"
+    if not callable(make) or isinstance(make, type) and issubclass(make, Algorithm):
+        raise ValueError(f"{wanted}; {shown(make)} is no such function")
+    try:
+        inspect.signature(make).bind(None, None)
+    except TypeError as error:
+        raise ValueError(f"{wanted}; {shown(make)} cannot be called so: {error}") from None
 
 
 def find_algorithm(name: str) -> str:
@@ -115,11 +129,26 @@ def algorithm_config(name: str) -> type:
       ValueError: unknown name.
     """
     check_choice("algorithm", name, tuple(ALGORITHMS))
-    make, config = _CONFIGS.get(name, (None, None))
-    if config is not None and make is ALGORITHMS[name]:
-        return config
-    # Put into the registry by hand: then the signature says it.
-    return get_type_hints(ALGORITHMS[name])["config"]
+    config = _registered().get(name)
+    if config is None:
+        raise ValueError(
+            f"algorithm={name!r} was put into ALGORITHMS by hand, where nothing says what its "
+            f"configuration is: call rlhf_jax.register({name!r}, Config, make)"
+        )
+    return config
+
+
+def _registered() -> dict[str, type]:
+    """Name -> configuration; of what was put into `ALGORITHMS` by hand where its signature says
+    it, so that one that says nothing harms no other."""
+    found = {}
+    for name, make in ALGORITHMS.items():
+        registered, cls = _CONFIGS.get(name, (None, None))
+        if registered is not make:
+            cls = get_type_hints(make).get("config")
+        if cls is not None:
+            found[name] = cls
+    return found
 
 
 def algorithm_name(config: Any) -> str:
@@ -131,12 +160,13 @@ def algorithm_name(config: Any) -> str:
     Raises:
       ValueError: no registered algorithm has this class.
     """
-    names = [name for name in ALGORITHMS if type(config) is algorithm_config(name)]
+    classes = _registered()
+    names = [name for name, cls in classes.items() if type(config) is cls]
     if not names:
-        known = ", ".join(algorithm_config(name).__name__ for name in ALGORITHMS)
+        known = ", ".join(cls.__name__ for cls in classes.values())
         raise ValueError(
             f"algorithm: {type(config).__name__} is not the configuration of an algorithm; known: "
-            f"{known}"
+            f"{known} (rlhf_jax.make_config takes nested dicts)"
         )
     return next((name for name in names if ":" in name), names[0])
 
@@ -166,6 +196,11 @@ def make_algorithm(config: Any, model: Any) -> Algorithm:
     """
     name = algorithm_name(config)
     algorithm = ALGORITHMS[name](config, model)
+    if not isinstance(algorithm, Algorithm):
+        raise ValueError(
+            f"{name}: make returned {shown(algorithm)}, not a rlhf_jax.Algorithm (is a `return` "
+            "missing?)"
+        )
     _check(name, algorithm, config.models, config.sampling)
     return algorithm
 

@@ -22,12 +22,14 @@ from jaxtyping import Array, Float
 
 from rlhf_jax.algorithms.checks import require, weigh_pairs
 from rlhf_jax.algorithms.forward import pair_scores
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import masked, weighted_sum
 from rlhf_jax.ops.checks import check_range
 from rlhf_jax.ops.precision import Scalar, promote
 from rlhf_jax.types import Algorithm, Key, Metrics, Model, Models, PairBatch, Trained, Trees
 
 
+@checked
 @dataclass(frozen=True)
 class RewardModelConfig:
     """Options of reward modelling."""

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax.algorithms.checks import require
 from rlhf_jax.algorithms.forward import token_stats
 from rlhf_jax.algorithms.metrics import entropy_bonus
+from rlhf_jax.checked import checked
 from rlhf_jax.ops import loss_weights, predicted_mask, weighted_sum
 from rlhf_jax.ops.checks import check_choice
 from rlhf_jax.types import (
@@ -40,6 +41,7 @@ from rlhf_jax.types import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class SFTConfig:
     """Options of supervised fine-tuning."""

@@ -23,7 +23,8 @@ from rlhf_jax.cli.plan import plan as plan_command
 from rlhf_jax.cli.report import metrics, report, show
 from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
-from rlhf_jax.config.fields import in_yaml
+from rlhf_jax.fields import in_yaml
+from rlhf_jax.handed import handed, is_handed
 from rlhf_jax.rewards import RewardConfig, untrusted
 
 STAGES = {
@@ -94,6 +95,9 @@ def check_rewards_built_in(rewards: Sequence[RewardConfig], target: pathlib.Path
         ConfigError: there is one, and `--trust-rewards` was not given.
     """
     foreign = untrusted(rewards)
+    for reward in foreign:
+        if is_handed(reward.function):  # no other program has it: says so
+            handed("rewards.function", reward.function, "rewards=[...]")
     if foreign:
         raise ConfigError(
             f"the configuration of {target} names the reward function {foreign[0].function!r}, "

@@ -5,18 +5,11 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from rlhf_jax.cli.output import say
-from rlhf_jax.cloud import place
 from rlhf_jax.config import ConfigError
 from rlhf_jax.rewards.answers import content_of
-
-SLOTS = 64
-"""Completions that decode at the same time."""
-
 
 CHAT_HINT = (
     "the model ended at once: if it is one that chats, --chat puts its chat template around each "
@@ -24,62 +17,40 @@ CHAT_HINT = (
 )
 
 
-class Prompt(NamedTuple):
-    """What is shown of a prompt, and its tokens."""
-
-    content: Any
-    tokens: list[int]
-
-
 def generate(options: argparse.Namespace) -> int:
     """`rlhf-jax generate MODEL_OR_RUN [PROMPT ...]`."""
     check_options(options)
-    import jax  # heavy, and not needed for a mistake on the command line
+    from rlhf_jax.rollout import SamplingParams  # heavy, and not needed for a mistake
+    from rlhf_jax.runs.complete import encode_prompts, sample_prompts
+    from rlhf_jax.runs.load import LoadedModel, find_model
 
-    from rlhf_jax.data import load_tokenizer
-    from rlhf_jax.models import load_pretrained, local_folder
-    from rlhf_jax.rollout import SamplingParams, make_generator
-    from rlhf_jax.runs.compilation import keep_programs
-
-    folder = local_folder(model_path(options.model))
-    tokenizer = load_tokenizer(folder).with_stops(options.stop)
-    prompts = read_prompts(options, tokenizer)
-    check_context(options, max(len(prompt.tokens) for prompt in prompts))
-    model, params = load_pretrained(folder, context=options.context)
-    lengths = np.array([len(prompt.tokens) for prompt in prompts], np.int32)
-    rows = np.zeros((len(prompts), lengths.max()), np.int32)
-    for row, prompt in zip(rows, prompts, strict=True):
-        row[: len(prompt.tokens)] = prompt.tokens
-    generator = make_generator(
-        model,
-        mesh=None,
+    place = find_model(options.model, options.step)
+    tokenizer = place.tokenizer().with_stops(options.stop)
+    examples = read_prompts(options)
+    encoded = encode_prompts(examples, tokenizer, options.file or "the command line")
+    check_context(options, max(len(tokens) for tokens in encoded))
+    found = sample_prompts(
+        LoadedModel(*place.model(context=options.context), tokenizer),
+        encoded,
+        n=options.num_samples,
         max_new_tokens=options.max_new_tokens,
-        eos_ids=tokenizer.stop_ids,
-        pad_id=tokenizer.pad_id,
-        group_size=options.num_samples,
-        prompt_buckets=(rows.shape[1],),
-        slots=SLOTS,
-        missing_ids=tokenizer.missing_ids(model.config.vocab_size),
-        string_end=tokenizer.string_end(),
+        sampling=SamplingParams(
+            0.0 if options.greedy else options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
+            min_p=options.min_p,
+        ),
+        seed=options.seed,
     )
-    temperature = 0.0 if options.greedy else options.temperature
-    sampling = SamplingParams(
-        temperature, top_p=options.top_p, top_k=options.top_k, min_p=options.min_p
-    )
-    with keep_programs("auto"):
-        key = jax.random.key(options.seed)
-        rollout, stats = generator(params, rows, lengths, key, sampling)
     completions = [
         {
-            "prompt": prompts[row // options.num_samples].content,
-            "completion": tokenizer.decode_answer(
-                rollout.tokens[row][rollout.completion_mask[row]].tolist()
-            ),
-            "tokens": int(rollout.completion_mask[row].sum()),
-            "truncated": bool(rollout.truncated[row]),
-            "logp": float(rollout.logps[row].sum()),
+            "prompt": examples[row // options.num_samples].prompt,
+            "completion": text,
+            "tokens": len(found.tokens[row]),
+            "truncated": bool(found.truncated[row]),
+            "logp": float(found.logps[row]),
         }
-        for row in range(len(rollout.tokens))
+        for row, text in enumerate(found.texts)
     ]
     if options.output is None:
         show(completions, options.num_samples)
@@ -87,14 +58,14 @@ def generate(options: argparse.Namespace) -> int:
             not completion["completion"] and not completion["truncated"]
             for completion in completions
         )
-        if empty and isinstance(prompts[0].content, str):
+        if empty and isinstance(examples[0].prompt, str):
             print(CHAT_HINT, file=sys.stderr)
     else:
         lines = [json.dumps(completion, ensure_ascii=False) + "\n" for completion in completions]
         pathlib.Path(options.output).write_text("".join(lines), encoding="utf-8")
         say(
-            f"{len(completions)} completions, {stats.tokens} tokens, {stats.seconds:.1f} s: "
-            f"{options.output}"
+            f"{len(completions)} completions, {found.stats.tokens} tokens, "
+            f"{found.stats.seconds:.1f} s: {options.output}"
         )
     return 0
 
@@ -134,53 +105,16 @@ def check_context(options: argparse.Namespace, longest: int) -> None:
         )
 
 
-def model_path(target: str) -> str:
-    """The model folder of a run, or the target itself: a model folder or a hub id."""
-    folder = place(target, "MODEL")
-    if (folder / "config.json").is_file() or not (folder / "config.yaml").is_file():
-        return target
-    if not (folder / "export" / "config.json").is_file():
-        raise ConfigError(
-            f"{target} is a run without an export yet: rlhf-jax export {target} FOLDER, then "
-            "generate FOLDER"
-        )
-    return str(folder / "export")
+def read_prompts(options: argparse.Namespace) -> Sequence[Any]:
+    """Prompts of the command line or of a file."""
+    from rlhf_jax.data import DataConfig, load_examples  # heavy
+    from rlhf_jax.runs.complete import examples_of
 
-
-def read_prompts(options: argparse.Namespace, tokenizer: Any) -> list[Prompt]:
-    """Prompts with their tokens, made as training makes them."""
-    from rlhf_jax.data import BadRow, DataConfig, DataError, PromptExample, load_examples  # heavy
-    from rlhf_jax.data.encode import encode_rows, render_prompt
-    from rlhf_jax.data.marks import message_notes
-    from rlhf_jax.data.notes import count_notes, warn
-    from rlhf_jax.data.wrap import wrap_examples
-
-    config = DataConfig(path=options.file or "command line", conversational=options.chat)
     if options.file is None or options.file.endswith(".txt"):
         texts = options.prompts if options.file is None else read_lines(options.file)
-        plain = [
-            PromptExample(text, {}, f"prompt {number}") for number, text in enumerate(texts, 1)
-        ]
-        examples: Sequence[Any] = wrap_examples(list(plain), config)
-    else:
-        examples = load_examples(config, kind="prompts").rows
-    rendered = []
-    for example in examples:
-        try:
-            rendered.append(render_prompt(example, tokenizer))
-        except BadRow as error:
-            raise DataError(f"{example.where}: {error.detail}") from None
-    noted = [
-        (example.where, note) for example in examples for note in message_notes(example, tokenizer)
-    ]
-    warn(count_notes(noted), options.file or "the command line")
-    encoded = [tokens for tokens, _ in encode_rows(rendered, tokenizer, config)]
-    for example, tokens in zip(examples, encoded, strict=True):
-        if not tokens:
-            raise DataError(f"{example.where}: the prompt has no tokens")
-    return [
-        Prompt(example.prompt, tokens) for example, tokens in zip(examples, encoded, strict=True)
-    ]
+        return examples_of(texts, chat=options.chat)
+    config = DataConfig(path=options.file, conversational=options.chat)
+    return load_examples(config, kind="prompts").rows
 
 
 def read_lines(path: str) -> list[str]:

@@ -290,6 +290,9 @@ def _add_generate(commands: _Commands) -> None:
     )
     generate.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     generate.add_argument(
+        "--step", type=int, help="checkpoint of this step (default: the run's export)"
+    )
+    generate.add_argument(
         "--output", metavar="FILE", help="write a JSON line per completion instead of printing them"
     )
 

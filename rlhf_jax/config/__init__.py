@@ -3,10 +3,9 @@ YAML and overrides."""
 
 from rlhf_jax.config.compare import CompareConfig, StageConfig, load_compare, make_compare
 from rlhf_jax.config.errors import ConfigError
-from rlhf_jax.config.fields import FieldDoc, describe_section
 from rlhf_jax.config.load import dump_config, load_config, make_config
 from rlhf_jax.config.measure import MeasureConfig, measure_config
-from rlhf_jax.config.schema import Config, trained_vocab_size
+from rlhf_jax.config.schema import Config
 from rlhf_jax.config.sections import (
     CheckpointConfig,
     EarlyStoppingConfig,
@@ -14,7 +13,9 @@ from rlhf_jax.config.sections import (
     LoggingConfig,
     ModelSection,
     TrainingConfig,
+    trained_vocab_size,
 )
+from rlhf_jax.fields import FieldDoc, describe_section
 
 __all__ = [
     "CheckpointConfig",

@@ -13,9 +13,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from rlhf_jax.checked import shown
 from rlhf_jax.config.document import Plain, settled
 from rlhf_jax.config.errors import LEAST_ELSEWHERE, ConfigError, did_you_mean, one_line
-from rlhf_jax.config.fields import (
+from rlhf_jax.config.other_names import KEYS, REASONS, SECTIONS
+from rlhf_jax.fields import (
     REQUIRED,
     Key,
     all_keys,
@@ -24,7 +26,6 @@ from rlhf_jax.config.fields import (
     section_class,
     settable,
 )
-from rlhf_jax.config.other_names import KEYS, REASONS, SECTIONS
 
 RANK = {"unexpected_keyword_argument": 0, "missing": 2, "value_error": 3}
 """Which of several mistakes is told: unknown keys, wrong types (1), what is missing, what a class
@@ -71,13 +72,13 @@ class Context(NamedTuple):
                 key = f"{key}.{needed[0].key}"
                 tp = needed[0].type
             return self.error(key, f"{key}: required and not given; allowed: {describe(tp)}")
-        shown = repr(value.text if isinstance(value, Plain) else settled(value))
+        given = shown(value.text if isinstance(value, Plain) else settled(value))
         section = section_class(tp)
         if section is not None:
-            text = f"{shown} is not a section; allowed: {describe(section)}"
+            text = f"{given} is not a section; allowed: {describe(section)}"
         else:
             hint = did_you_mean(str(settled(value)), choices(tp))
-            text = f"{shown} is not allowed; allowed: {describe(tp)}{hint}"
+            text = f"{given} is not allowed; allowed: {describe(tp)}{hint}"
         return self.error(key, f"{key}: {text}")
 
     def unknown(self, key: str, fields: Mapping[str, Key], known: Mapping[str, Key]) -> ConfigError:

@@ -23,19 +23,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
+from rlhf_jax.checked import checked
 from rlhf_jax.config.build import Context, build
 from rlhf_jax.config.document import parse_document, read_document, render
 from rlhf_jax.config.errors import ConfigError
-from rlhf_jax.config.fields import plain
 from rlhf_jax.config.load import apply_override, make_config
 from rlhf_jax.config.measure import MeasureConfig
 from rlhf_jax.config.schema import Config
+from rlhf_jax.fields import plain
 
 EXPORT = "export:"
 ONLINE = ("rollout", "rewards", "reward_pool", "evaluation")
 """Sections that `prompts` may hold."""
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One run of a comparison."""
@@ -48,6 +50,7 @@ class StageConfig:
     """One line about it, shown when it begins; null: its name and what its algorithm is."""
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """A comparison: preparations are trained once, then every run from the same start, once per

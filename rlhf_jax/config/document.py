@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from rlhf_jax.config.errors import ConfigError, nearest, one_line
-from rlhf_jax.config.fields import plain
+from rlhf_jax.fields import plain
 
 WORDS: dict[str, bool | None] = dict.fromkeys(("", "~", "null", "Null", "NULL", "None"))
 WORDS |= dict.fromkeys(("true", "True", "TRUE"), True)

@@ -1,15 +1,20 @@
 """Reading and writing a run's configuration: YAML file + `section.key=value` overrides -> `Config`
 -> YAML."""
 
+import dataclasses
 import itertools
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from rlhf_jax.algorithms import ALGORITHMS, algorithm_config, find_algorithm
+import numpy as np
+
+from rlhf_jax.algorithms import ALGORITHMS, algorithm_config, algorithm_name, find_algorithm
 from rlhf_jax.algorithms.presets import preset_options
+from rlhf_jax.checked import shown
 from rlhf_jax.config.build import Context, build
 from rlhf_jax.config.document import (
     Plain,
@@ -21,10 +26,17 @@ from rlhf_jax.config.document import (
 )
 from rlhf_jax.config.errors import ConfigError, did_you_mean, one_line
 from rlhf_jax.config.schema import Config
+from rlhf_jax.fields import plain
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def load_config(
-    path: str | os.PathLike[str], overrides: Sequence[str] = (), *, trusted: bool = True
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    given: Mapping[str, Any] = NOTHING,
+    trusted: bool = True,
 ) -> Config:
     """Read a configuration file, apply overrides, check everything.
 
@@ -32,6 +44,7 @@ def load_config(
         path: a YAML file.
         overrides: `section.key=value` each, `rewards[0].weight=2` inside a list; the value is a
             YAML scalar, or flow syntax (`[a, b]`, `{a: 1}`); later ones win.
+        given: `section.key` -> value that a program sets; it wins over file and overrides.
         trusted: whether an algorithm may be imported that the file names by its own file; False for
             a run folder that may have come from somebody else.
 
@@ -44,13 +57,60 @@ def load_config(
     """
     document = read_document(pathlib.Path(path))
     sources = {key: f"{path} line {line}" for key, line in document.lines.items()}
-    return _assemble(document.tree, sources, overrides, trusted=trusted)
+    return _assemble(document.tree, sources, overrides, given=given, trusted=trusted)
 
 
-def make_config(tree: dict[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
-    """`load_config` for nested dicts instead of a file: `make_config({"algorithm": {"name": "dpo"},
-    "run_dir": "runs/x"})`."""
-    return _assemble(parse_document(render(tree or {}), "config").tree, {}, overrides)
+def make_config(
+    tree: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    given: Mapping[str, Any] = NOTHING,
+) -> Config:
+    """`load_config` for nested dicts instead of a file.
+
+    Args:
+        tree: as a file would hold it: `{"algorithm": {"name": "dpo"}, "run_dir": "runs/x", ...}`;
+          a section may be an instance of its class, the algorithm's included.
+        overrides: `section.key=value` each.
+        given: see `load_config`.
+
+    Raises:
+        ConfigError: as `load_config`; or a value that no file could hold.
+    """
+    return _assemble(parsed_tree(tree or {}), {}, overrides, given=given)
+
+
+def parsed_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts as if they had been read from a file.
+
+    Raises:
+        ConfigError: a value that no file could hold, such as a function.
+    """
+    return parse_document(render(_writable(tree, "")), "config").tree
+
+
+def _writable(value: Any, key: str) -> Any:
+    """A value as a file would hold it."""
+    if isinstance(value, Mapping):
+        return {
+            str(name): _writable(part, f"{key}.{name}" if key else str(name))
+            for name, part in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_writable(part, f"{key}[{place}]") for place, part in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {"name": algorithm_name(value)} if key == "algorithm" else {}
+        return own | plain(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    hint = ""
+    if callable(value):
+        hint = "; reward functions are handed over: rlhf_jax.train(..., rewards=[f])"
+    raise ConfigError(f"{key}: {shown(value)} is nothing that a configuration can hold{hint}")
 
 
 def dump_config(config: Config, path: str | os.PathLike[str]) -> None:
@@ -64,13 +124,26 @@ def _assemble(
     sources: dict[str, str],
     overrides: Sequence[str],
     *,
+    given: Mapping[str, Any],
     trusted: bool = True,
 ) -> Config:
     for override in overrides:
         apply_override(tree, override, sources)
+    for key, value in given.items():
+        _put(tree, key, value)
     context = Context(sources)
     algorithm, options = _choose_algorithm(tree, context, trusted=trusted)
     return build(Config, tree | {"algorithm": options}, context=context, algorithm=algorithm)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Puts in a value that a program sets."""
+    *sections, name = key.split(".")
+    for section in sections:
+        if not isinstance(tree.get(section), dict):
+            tree[section] = {}
+        tree = tree[section]
+    tree[name] = parsed_tree({"value": value})["value"]
 
 
 def apply_override(tree: dict[str, Any], override: str, sources: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from rlhf_jax.checked import checked
 from rlhf_jax.config.schema import Config, check_judges, check_rewards
 from rlhf_jax.config.sections import EvaluationConfig, ModelSection, TrainingConfig
 from rlhf_jax.data.config import DataConfig
@@ -11,6 +12,7 @@ from rlhf_jax.rollout.config import RolloutConfig
 from rlhf_jax.sharding import MeshConfig
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class MeasureConfig:
     """A measurement. Every section means what it means in a run."""

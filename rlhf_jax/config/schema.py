@@ -20,9 +20,9 @@ from rlhf_jax.algorithms import (
     algorithm_name,
     default_learning_rate,
 )
+from rlhf_jax.checked import check_types, checked
 from rlhf_jax.config.document import read_document, render, settled
 from rlhf_jax.config.errors import did_you_mean
-from rlhf_jax.config.fields import defaults, flat, plain
 from rlhf_jax.config.sections import (
     CheckpointConfig,
     EvaluationConfig,
@@ -31,6 +31,7 @@ from rlhf_jax.config.sections import (
     TrainingConfig,
 )
 from rlhf_jax.data.config import DataConfig
+from rlhf_jax.fields import defaults, flat, plain
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rollout.config import RolloutConfig
 from rlhf_jax.sharding import DistributedConfig, MeshConfig
@@ -75,9 +76,9 @@ _ONLINE_SECTIONS = {
     "reward_pool": PoolConfig(),
     "evaluation": EvaluationConfig(),
 }
-TRAINED_TOKENIZER = re.compile(r"bpe:([1-9][0-9]*)")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run. Together with the data and the hardware it determines every bit of the
@@ -93,7 +94,7 @@ class Config:
     """Seed of initial weights, data order and every other draw."""
     tokenizer: str | None = None
     """null: the model folder's own; `byte`: built-in; `bpe:4096`: trained on the training text; or
-    a folder or hub id."""
+    a folder or hub id. One that a program hands over stands here as "<tokenizer 3fa2b1c9>"."""
     model: ModelSection = field(default_factory=ModelSection)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rewards: tuple[RewardConfig, ...] = ()
@@ -110,6 +111,7 @@ class Config:
 
     def __post_init__(self) -> None:
         algorithm_name(self.algorithm)
+        check_types(self.algorithm)  # of a user's own, which need not be `checked`
         # settled here, so that a run's config.yaml says what it used
         if self.optimizer.learning_rate is None:
             rate = default_learning_rate(type(self.algorithm))
@@ -389,9 +391,3 @@ def _samples(name: str) -> bool:
     """Whether a registered algorithm samples its own completions."""
     chosen: Any = algorithm_config(name)
     return bool(chosen.data == "prompts")
-
-
-def trained_vocab_size(tokenizer: str | None) -> int | None:
-    """Vocabulary size in `bpe:SIZE`, or None when the tokenizer is not one to be trained."""
-    match = TRAINED_TOKENIZER.fullmatch(tokenizer or "")
-    return int(match[1]) if match else None

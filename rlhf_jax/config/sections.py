@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlhf_jax.algorithms.directions import better
+from rlhf_jax.checked import checked
+
+TRAINED_TOKENIZER = re.compile(r"bpe:([1-9][0-9]*)")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:
     """Which model starts the run, and how it computes."""
@@ -60,6 +64,7 @@ class ModelSection:
             )
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class EarlyStoppingConfig:
     """When a run ends before its last step: as soon as evaluations no longer improve."""
@@ -183,6 +188,7 @@ def seconds_of(key: str, text: str | None) -> float | None:
     return 3600.0 * hours + 60.0 * minutes + seconds
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How the online algorithms are measured on held-out prompts: once greedily, and over several
@@ -197,7 +203,7 @@ class EvaluationConfig:
     """Temperature of the samples; null: `algorithm.temperature`."""
     top_p: float | None = None
     """Nucleus of the samples; null: `rollout.top_p`."""
-    accuracy_reward: str | list[str] | tuple[str, ...] | None = None
+    accuracy_reward: str | tuple[str, ...] | None = None
     """Names of the rewards that say right (> 0) or wrong, for every accuracy that is reported (DAPO
     trains by its own `algorithm.accuracy_reward`): a completion is judged by the first of them that
     grades it, and one that none of them grades is neither right nor wrong. null: DAPO's
@@ -206,8 +212,6 @@ class EvaluationConfig:
     before it leave ungraded: the verifier of another task."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.accuracy_reward, list):  # a configuration is hashable
-            object.__setattr__(self, "accuracy_reward", tuple(self.accuracy_reward))
         if self.samples < 0:
             raise ValueError(
                 f"evaluation.samples={self.samples} must not be negative (0: greedy completions "
@@ -228,6 +232,7 @@ class EvaluationConfig:
             )
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """Which checkpoints stay, and whether a run goes on from them."""
@@ -293,6 +298,7 @@ class CheckpointConfig:
         return self.best_mode or better(self.best_metric or "") or "max"
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
     """Where metrics go besides metrics.jsonl and log.txt, which are always written."""
@@ -319,3 +325,9 @@ class LoggingConfig:
     def __post_init__(self) -> None:
         if self.completions < 0:
             raise ValueError(f"logging.completions={self.completions} must not be negative")
+
+
+def trained_vocab_size(tokenizer: str | None) -> int | None:
+    """Vocabulary size in `bpe:SIZE`, or None when the tokenizer is not one to be trained."""
+    match = TRAINED_TOKENIZER.fullmatch(tokenizer or "")
+    return int(match[1]) if match else None

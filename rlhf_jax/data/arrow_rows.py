@@ -20,7 +20,7 @@ def read_parquet(file: pathlib.Path) -> Iterator[RawRow]:
 
     try:
         rows = datasets.load_dataset("parquet", data_files=str(file), split="train", streaming=True)
-        for number, columns in enumerate(_undecoded(rows), start=1):
+        for number, columns in enumerate(undecoded(rows), start=1):
             yield RawRow(f"{file} row {number}", without_filling(columns))
     except Exception as error:
         raise DataError(
@@ -34,7 +34,7 @@ def read_saved(folder: pathlib.Path, source: Source) -> Iterator[RawRow]:
 
     try:
         _check_saved_files(folder)
-        rows = _undecoded(datasets.load_from_disk(str(folder)).to_iterable_dataset())
+        rows = undecoded(datasets.load_from_disk(str(folder)).to_iterable_dataset())
     except Exception as error:
         raise DataError(
             f"{folder} cannot be read as a saved dataset: {' '.join(str(error).split())[:200]}"
@@ -53,7 +53,7 @@ def _check_saved_files(folder: pathlib.Path) -> None:
             )
 
 
-def _undecoded(rows: Any) -> Any:
+def undecoded(rows: Any) -> Any:
     """An iterable dataset with images and sounds as stored: decoding would open what rows name."""
     return rows if rows.features is None else rows.cast(_plain_features(rows.features))
 
@@ -79,7 +79,7 @@ def _plain_features(feature: Any) -> Any:
 
 def read_hub(source: Source) -> Iterator[RawRow]:
     """The rows of a hub dataset."""
-    for number, columns in enumerate(_undecoded(load_hub(source).to_iterable_dataset()), start=1):
+    for number, columns in enumerate(undecoded(load_hub(source).to_iterable_dataset()), start=1):
         yield RawRow(f"{source.name}[{source.split}] row {number}", without_filling(columns))
 
 

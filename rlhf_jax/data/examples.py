@@ -26,6 +26,7 @@ from rlhf_jax.data.sources import RawRow, Source, eval_source, train_source
 from rlhf_jax.data.transcripts import as_conversation
 from rlhf_jax.data.unpaired import taken_apart, with_unrelated
 from rlhf_jax.data.wrap import wrap_examples
+from rlhf_jax.fields import documented
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ _SAMPLE = 100  # rows looked at to detect the format
 _Placed = TypeVar("_Placed", bound=RawRow | Example)
 
 
+@documented
 class ExampleSet(NamedTuple):
     """Validated rows of one split."""
 

@@ -3,6 +3,7 @@
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rlhf_jax.data.messages import ChatOptions, Content
+from rlhf_jax.fields import documented
 
 Kind: TypeAlias = Literal["text", "pairs", "unpaired", "prompts"]
 
@@ -10,6 +11,7 @@ ROWS: dict[str, int] = {"text": 1, "pairs": 2, "unpaired": 2}
 """Rows of tokens that an example of data that is there becomes."""
 
 
+@documented
 class TextExample(NamedTuple):
     """Something to imitate. `prompt` is None for a bare `text`, all of which is trained on."""
 
@@ -19,6 +21,7 @@ class TextExample(NamedTuple):
     chat: ChatOptions = ChatOptions()
 
 
+@documented
 class PairExample(NamedTuple):
     """A prompt with a better and a worse completion."""
 
@@ -30,6 +33,7 @@ class PairExample(NamedTuple):
     chat: ChatOptions = ChatOptions()
 
 
+@documented
 class JudgedExample(NamedTuple):
     """A completion that was judged, and what it is compared with."""
 
@@ -43,6 +47,7 @@ class JudgedExample(NamedTuple):
     """A completion of another prompt; None: not dealt yet (`rlhf_jax.data.unpaired`)."""
 
 
+@documented
 class PromptExample(NamedTuple):
     """A prompt, with the other columns of its row for reward functions."""
 
@@ -52,6 +57,7 @@ class PromptExample(NamedTuple):
     chat: ChatOptions = ChatOptions()
 
 
+@documented
 class TokenExample(NamedTuple):
     """Something to imitate that was tokenised elsewhere, with the very tokenizer of the run."""
 

@@ -114,6 +114,9 @@ def make_loader(
 class Loader:
     """Batches of a tokenised split. Stateless: the step number is all there is to remember.
 
+    ``for batch in loader`` goes through the first epoch, `batch(step)` gives any batch of any, and
+    `sequential` every row once in storage order.
+
     An *item* is what fills one place of a batch: an example, or with packing a row of several
     documents.
 
@@ -222,6 +225,14 @@ class Loader:
         size = self.batch_size if batch_size is None else batch_size
         for indices in epoch_batches(self._lengths, size, seed=0, epoch=0, shuffle=False):
             yield indices, self._make(indices)
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return self.batches_per_epoch
+
+    def __iter__(self) -> Iterator[TokenBatch | PairBatch | UnpairedBatch]:
+        """The batches of the first epoch, in the order of training."""
+        return (self.batch(step) for step in range(self.batches_per_epoch))
 
     def _plan_epoch(self, epoch: int) -> np.ndarray:
         config = self._config

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from rlhf_jax.data.errors import BadRow
+from rlhf_jax.fields import documented
 
 Message: TypeAlias = dict[str, Any]
 Content: TypeAlias = str | list[Message]
@@ -65,6 +66,7 @@ _ROLES = ("user", "assistant", "system", "developer", "tool", "function")
 _RENAMED_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT whose keys alone were renamed
 
 
+@documented
 class ChatOptions(NamedTuple):
     """What the chat template of a row sees besides the messages."""
 

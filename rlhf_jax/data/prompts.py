@@ -30,6 +30,7 @@ from rlhf_jax.data.spans import warn_foreign_stop
 from rlhf_jax.data.tokenize import data_fingerprint
 from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.data.turns import Rendered
+from rlhf_jax.fields import documented
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ RESERVED = ("prompts", "completions", "completion_ids")
 """Arguments of a reward function; a column cannot have these names."""
 
 
+@documented
 class PromptBatch(NamedTuple):
     """Some prompts, as tokens for the sampler and as text with their columns for the rewards."""
 

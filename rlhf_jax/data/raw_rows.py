@@ -9,9 +9,11 @@ from typing import Any
 
 from rlhf_jax.data.arrow_rows import load_hub, read_hub, read_parquet, read_saved
 from rlhf_jax.data.errors import DataError
+from rlhf_jax.data.handed_rows import read_handed, rows_of
 from rlhf_jax.data.sources import RawRow, Source, check_options, kind_of, local_files
 from rlhf_jax.data.synthetic import is_synthetic, synthetic_rows
 from rlhf_jax.data.text_rows import open_file, read_csv, read_json, read_json_lines
+from rlhf_jax.handed import is_handed
 
 
 def read_rows(source: Source, kind: str) -> Iterator[RawRow]:
@@ -25,6 +27,8 @@ def read_rows(source: Source, kind: str) -> Iterator[RawRow]:
     if is_synthetic(source.name):
         for number, columns in enumerate(synthetic_rows(source.name, kind), start=1):
             yield RawRow(f"{source.name} row {number}", columns)
+    elif is_handed(source.name):
+        yield from read_handed(source)
     elif pathlib.Path(source.name).exists():
         for part in local_files(source):
             yield from read_saved(part, source) if part.is_dir() else _read_file(part)
@@ -38,6 +42,9 @@ def source_fingerprint(source: Source, kind: str) -> str:
     digest = hashlib.sha256()
     if is_synthetic(source.name):
         digest.update(f"{source.name} {kind}".encode())
+    elif is_handed(source.name):
+        rows_of(source)
+        digest.update(source.name.encode())  # which is made of their content
     elif pathlib.Path(source.name).exists():
         for part in local_files(source):
             for file in sorted(part.rglob("*.arrow")) if part.is_dir() else [part]:

@@ -12,6 +12,7 @@ from rlhf_jax.cloud import fetched, is_address
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.data.errors import BadRow, DataError
 from rlhf_jax.data.synthetic import is_synthetic
+from rlhf_jax.handed import is_handed
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
@@ -64,13 +65,16 @@ def _source(config: DataConfig, name: str, split: str) -> Source:
 def _is_here(name: str) -> bool:
     if is_address(name):
         return True
-    return is_synthetic(name) or pathlib.Path(name).exists()
+    return is_synthetic(name) or is_handed(name) or pathlib.Path(name).exists()
 
 
 def _has_one_split(name: str) -> bool:
-    """Whether all rows are one split, "train": generated data, a file, a dataset without splits."""
+    """Whether all rows are one split, "train": generated data, rows in memory, a file, a dataset
+    without splits."""
+    if is_synthetic(name) or is_handed(name):
+        return True
     path = fetched(name, "data.eval_path")
-    return is_synthetic(name) or path.is_file() or (path / "state.json").is_file()
+    return path.is_file() or (path / "state.json").is_file()
 
 
 def check_options(source: Source) -> None:

@@ -23,6 +23,8 @@ import optax
 from jax import lax
 from jaxtyping import Array
 
+from rlhf_jax.checked import checked
+from rlhf_jax.fields import documented
 from rlhf_jax.fused.rollouts import GenerationShape, PromptSet, RewardFn, make_collect
 from rlhf_jax.training import TrainState, make_score, make_step, make_train_state
 from rlhf_jax.types import EMPTY, Algorithm, Key, Metrics, Model, Params, Trees
@@ -53,6 +55,7 @@ class Run(Protocol):
         ...
 
 
+@documented
 class History(NamedTuple):
     """Metrics of a run. Under vmap every array leads with the mapped axes."""
 
@@ -63,6 +66,7 @@ class History(NamedTuple):
     empty without evaluation."""
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class FusedConfig:
     """Size of a fused run."""
@@ -72,6 +76,7 @@ class FusedConfig:
     batch_size: int
     """Prompts, rows or pairs per step."""
     num_microbatches: int = 1
+    """Parts that a batch is computed in; the gradient is the same."""
     eval_every: int = 0
     """Steps between evaluations; 0: none."""
 

@@ -10,16 +10,20 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.checked import checked
+from rlhf_jax.fields import documented
 from rlhf_jax.rollout import SamplingParams, generate
 from rlhf_jax.types import Key, Metrics, Model, Params, PolicyBatch, Rollout, Sampling
 
 
+@documented
 class PromptSet(NamedTuple):
     """Prompts on the device, and what the reward compares completions with."""
 
     tokens: Int[Array, "N Tp"]
     """Right-padded."""
     lengths: Int[Array, " N"]
+    """Tokens of each prompt, at least 1."""
     answers: Any = None
     """Arrays that lead with N, handed to the reward; None when it needs none."""
 
@@ -28,6 +32,7 @@ RewardFn: TypeAlias = Callable[[Rollout, Any], Float[Array, " B"]]
 """(rollout, answers of its rows) -> rewards; jittable. NaN: could not be graded."""
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class GenerationShape:
     """What generation is compiled for."""
@@ -38,6 +43,7 @@ class GenerationShape:
     """What ends a completion: a token, or `FastTokenizer.stop_ids`. Stop strings need the host and
     have no place here."""
     pad_id: int
+    """Fills tokens off the mask."""
     missing_ids: tuple[int, ...] = ()
     """Ids that no token has, which are never sampled:
     `FastTokenizer.missing_ids(model.config.vocab_size)`."""

@@ -9,16 +9,19 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.data import FastTokenizer, PromptBatch
+from rlhf_jax.fields import documented
 from rlhf_jax.fused.rollouts import PromptSet
 from rlhf_jax.types import Rollout
 
 
+@documented
 class Answers(NamedTuple):
     """The one right completion of every prompt."""
 
     tokens: Int[Array, "N Ta"]
     """EOS included, then padding."""
     lengths: Int[Array, " N"]
+    """Tokens of each, EOS included."""
 
 
 def make_prompt_set(

@@ -32,6 +32,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow
 import pyarrow.parquet
 
+from rlhf_jax.fields import documented
 from rlhf_jax.io.disk import naming
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ GroupId = tuple[int, int]
 """(generation batch, number of the group in it)."""
 
 
+@documented
 class Resumed(NamedTuple):
     """Where the checkpoint stands from which a run goes on."""
 

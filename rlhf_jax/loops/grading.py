@@ -11,6 +11,7 @@ import numpy as np
 
 from rlhf_jax.data import FastTokenizer, PromptBatch
 from rlhf_jax.errors import TrainingError
+from rlhf_jax.fields import documented
 from rlhf_jax.io import COMPLETION_COLUMNS
 from rlhf_jax.rewards import (
     PoolConfig,
@@ -32,6 +33,7 @@ _TAIL = 16
 """Last tokens of a prompt in which an open ``<think>`` is looked for."""
 
 
+@documented
 class Grades(NamedTuple):
     """What a batch of N completions is worth."""
 

@@ -1,4 +1,5 @@
-"""One call of a reward function: what it gets, may log, returns. Runs in worker processes.
+"""One call of a reward function: what it gets, may log, returns. Runs in worker processes, for
+functions that a program hands over in its own (`local`).
 
 `grade_each`, `grade_async` and `grade_batch` are the three ways to call; all make the arguments by
 `arguments`, read grades by `numbers_of` and send one message per completion. A fault of a
@@ -9,18 +10,21 @@ import asyncio
 import inspect
 import math
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rlhf_jax.fields import documented
 from rlhf_jax.rewards.errors import RewardError
 from rlhf_jax.rewards.loading import LoadedReward
 
 Send = Callable[[dict[str, Any]], None]
-_runner: asyncio.Runner | None = None
-"""One event loop for the life of a process: async functions keep sessions that belong to it."""
+_own = threading.local()
+"""One event loop for the life of a thread: async functions keep sessions that belong to it."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TrainerState:
     """What functions that name `trainer_state` are told: the fields of TRL's that they use."""
@@ -34,7 +38,9 @@ class TrainerState:
     num_train_epochs: int = 0
     """Passes that the configuration asks for."""
     is_world_process_zero: bool = True
+    """Always true: functions are called where the run is led, or in any process for its part."""
     is_local_process_zero: bool = True
+    """Likewise."""
 
 
 class GradingBatch(NamedTuple):
@@ -118,7 +124,9 @@ class CallLog:
             )
 
 
-def grade_each(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float) -> None:
+def grade_each(
+    reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float | None
+) -> None:
     """Every completion by a call of its own, one after the other."""
     for row in range(len(batch.completions)):
         log = CallLog()
@@ -131,6 +139,8 @@ def grade_each(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: f
                 "value": numbers_of(_call(reward, batch.rows([row]), log), 1)[0]
             }
             log.send([row], send)
+        except KeyboardInterrupt:  # of the person at the keyboard
+            raise
         # also SystemExit: whatever a grader raises concerns one completion
         except BaseException as error:
             answer = {"slow" if _is_too_much(reward, error) else "error": describe(error)}
@@ -140,7 +150,9 @@ def grade_each(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: f
         send({"row": row} | answer)
 
 
-def grade_async(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float) -> None:
+def grade_async(
+    reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float | None
+) -> None:
     """Every completion by a call of its own, all at once."""
 
     async def grade(row: int) -> None:
@@ -153,6 +165,8 @@ def grade_async(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: 
             log.send([row], send)
         except TimeoutError:
             answer = {"timeout": True}
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:  # as above
             answer = {"error": describe(error)}
         send({"row": row} | answer)
@@ -163,7 +177,9 @@ def grade_async(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: 
     _event_loop().run(grade_all())
 
 
-def grade_batch(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float) -> None:
+def grade_batch(
+    reward: LoadedReward, batch: GradingBatch, send: Send, timeout: float | None
+) -> None:
     """All completions by one call. A result that is no list is nobody's fault: the run ends."""
     log = CallLog()
     rows = range(len(batch.completions))
@@ -177,6 +193,8 @@ def grade_batch(reward: LoadedReward, batch: GradingBatch, send: Send, timeout: 
             send({"refused": str(error)})
             return
         answers = [{"error": describe(error)}]
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:  # as above
         answers = [{"error": describe(error)}] * len(rows)
     for row, answer in enumerate(answers):
@@ -243,9 +261,16 @@ def _call(reward: LoadedReward, batch: GradingBatch, log: CallLog) -> Any:
 
 
 def _event_loop() -> asyncio.Runner:
-    global _runner
-    _runner = _runner or asyncio.Runner()
-    return _runner
+    if not hasattr(_own, "runner"):
+        _own.runner = asyncio.Runner()
+    return _own.runner
+
+
+def close_event_loop() -> None:
+    """Ends what async functions have left open in this thread."""
+    if hasattr(_own, "runner"):
+        _own.runner.close()
+        del _own.runner
 
 
 def _is_too_much(reward: LoadedReward, error: BaseException) -> bool:

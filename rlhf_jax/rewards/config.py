@@ -5,7 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from rlhf_jax.checked import checked
 
+
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardConfig:
     """One reward function and its share of the total."""
@@ -19,7 +22,9 @@ class RewardConfig:
     and gets `trainer_state`, `log_extra` and `log_metric` where it names them or takes
     ``**kwargs``; or it has verl's, f(data_source, solution_str, ground_truth, extra_info). One that
     takes neither prompts nor completions is called with the options and returns the reward
-    function. A configuration is code: what it names is run."""
+    function. A configuration is code: what it names is run. A function that a program hands over,
+    `rlhf_jax.train(..., rewards=[f])`, stands here as "<callable f>": it is called in that program,
+    without sandbox and time limit."""
     weight: float = 1.0
     """Factor in the total; 0: only logged."""
     name: str | None = None
@@ -52,10 +57,6 @@ class RewardConfig:
             raise ValueError(
                 f"rewards.weight {self.weight} of {self.function!r} is not a finite number"
             )
-        if self.on_timeout not in ("none", "wrong"):
-            raise ValueError(
-                f"rewards.on_timeout {self.on_timeout!r} of {self.function!r} must be none or wrong"
-            )
         if self.name is not None and not self.name.strip():
             raise ValueError(
                 f"rewards.name of {self.function!r} is empty: leave it out or give a name"
@@ -67,6 +68,7 @@ class RewardConfig:
         return self.name if self.name is not None else self.function.rpartition(":")[2]
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """Processes that run graders which may hang or crash."""

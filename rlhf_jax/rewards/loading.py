@@ -12,6 +12,7 @@ import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rlhf_jax.handed import handed, is_handed
 from rlhf_jax.rewards.config import RewardConfig
 from rlhf_jax.rewards.limits import POOL_OPTIONS, cpu_seconds, is_builtin
 from rlhf_jax.rewards.registry import LIMITED, REWARDS
@@ -61,6 +62,8 @@ class LoadedReward:
 def check_name(config: RewardConfig) -> None:
     """Raises ValueError when `config.function` cannot be a reward function; imports nothing."""
     name = config.function
+    if is_handed(name):
+        return
     if name in REWARDS:
         if config.batched:
             raise ValueError(
@@ -96,7 +99,7 @@ def load_reward(config: RewardConfig) -> LoadedReward:
       ValueError: one line; no such module, attribute or option.
     """
     check_name(config)
-    function = REWARDS.get(config.function) or _import(config.function)
+    function = REWARDS.get(config.function) or _found(config.function)
     options = dict(config.options)
     if config.function in LIMITED:
         options = {option: value for option, value in options.items() if option not in POOL_OPTIONS}
@@ -135,6 +138,14 @@ def load_reward(config: RewardConfig) -> LoadedReward:
     return LoadedReward(
         function, options, takes, required, is_async, is_builtin(config), cpu_seconds(config), own
     )
+
+
+def _found(name: str) -> Callable[..., Any]:
+    """A function of one's own, handed over or imported."""
+    if is_handed(name):
+        function: Callable[..., Any] = handed("rewards.function", name, "rewards=[...]")
+        return function
+    return _import(name)
 
 
 def _import(name: str) -> Callable[..., Any]:

@@ -32,7 +32,7 @@ as hung."""
 _MAX_STARTS_IN_VAIN = 2
 _CHUNK = 64
 _MAX_TASKS = 5000
-_NAN = float("nan")
+NAN = float("nan")
 
 
 class Outcome(NamedTuple):
@@ -77,6 +77,25 @@ class Function(NamedTuple):
     required: Sequence[str]
     """Data columns that it cannot be called without."""
     is_async: bool
+
+
+def outcome_of(message: dict[str, Any]) -> Outcome:
+    """What a call found of one completion (`calls`)."""
+    for kind in ("error", "crash"):
+        if kind in message:
+            return Outcome(NAN, kind, message[kind])
+    if message["value"] is None:
+        return Outcome(NAN, "none", "returned None")
+    return Outcome(message["value"])
+
+
+def refusal(config: RewardConfig, said: str) -> RewardError:
+    """The end of a run whose function returns something else than grades."""
+    return RewardError(
+        f"reward {config.label!r} ({config.function}) {said}: return a list with one number or "
+        "None per completion, in their order; a function that grades one completion at a time "
+        "needs batched: false in rewards"
+    )
 
 
 class _Work(NamedTuple):
@@ -228,12 +247,7 @@ class Pool:
         if "failed" in message:
             raise ValueError(message["failed"])
         if "refused" in message and task is not None:
-            config = self._rewards[task.function]
-            raise RewardError(
-                f"reward {config.label!r} ({config.function}) {message['refused']}: return a list "
-                "with one number or None per completion, in their order; a function that grades "
-                "one completion at a time needs batched: false in rewards"
-            )
+            raise refusal(self._rewards[task.function], message["refused"])
         if "ready" in message:
             worker.ready = True
             self.functions = [Function(*function) for function in message["ready"]]
@@ -335,12 +349,5 @@ class Pool:
             limit = wall_seconds(config, self._config, batched=task.batched)
             if config.on_timeout == "wrong" and not task.batched:
                 return Outcome(0.0, "slow", f"took longer than {limit:g} s")
-            return Outcome(_NAN, "timeout", f"took longer than {limit:g} s")
-        for kind in ("error", "crash"):
-            if kind in message:
-                return Outcome(_NAN, kind, message[kind])
-        return (
-            Outcome(_NAN, "none", "returned None")
-            if message["value"] is None
-            else Outcome(message["value"])
-        )
+            return Outcome(NAN, "timeout", f"took longer than {limit:g} s")
+        return outcome_of(message)

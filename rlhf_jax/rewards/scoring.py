@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.rewards.calls import GradingBatch, TrainerState, describe, numbers_of
+from rlhf_jax.fields import documented
+from rlhf_jax.handed import is_handed
+from rlhf_jax.rewards.calls import GradingBatch, TrainerState
 from rlhf_jax.rewards.code import isolation
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
 from rlhf_jax.rewards.limits import cpu_seconds, whole_batch
 from rlhf_jax.rewards.loading import LoadedReward, check_name, load_reward
+from rlhf_jax.rewards.local import LocalPool, inline_outcomes
 from rlhf_jax.rewards.logged import mean_metrics, table_columns
 from rlhf_jax.rewards.pool import Graded, Logged, Outcome, Pool
 from rlhf_jax.rewards.processes import Task
@@ -28,6 +31,7 @@ _log = logging.getLogger(__name__)
 _NAN = float("nan")
 
 
+@documented
 class RewardScores(NamedTuple):
     """Grades of N completions."""
 
@@ -50,6 +54,14 @@ class RewardScores(NamedTuple):
     """"label/name" -> mean of what functions logged by `log_metric`."""
 
 
+class _Room(NamedTuple):
+    """Functions that are called in one place."""
+
+    indices: tuple[int, ...]
+    """Of their configurations."""
+    pool: Pool | LocalPool
+
+
 class Rewards:
     """The reward functions of a run; a context manager. Made by `make_rewards`."""
 
@@ -65,6 +77,7 @@ class Rewards:
         self._divided = divided
         self._reserved = frozenset(reserved)
         self._inline: dict[int, LoadedReward] = {}
+        given = []
         pooled = []
         for index, config in enumerate(configs):
             check_name(config)
@@ -73,10 +86,15 @@ class Rewards:
                 _check_sandbox(config)
             if config.function in INLINE:
                 self._inline[index] = load_reward(config)
+            elif is_handed(config.function):
+                given.append(index)
             else:
                 pooled.append(index)
-        self._pooled = tuple(pooled)
-        self._pool = Pool([configs[index] for index in pooled], pool) if pooled else None
+        self._rooms: list[_Room] = []
+        if given:
+            self._rooms.append(_Room(tuple(given), LocalPool([configs[index] for index in given])))
+        if pooled:
+            self._rooms.append(_Room(tuple(pooled), Pool([configs[i] for i in pooled], pool)))
         self._lock = threading.Lock()
         self._reported: set[str] = set()
         self._closed = False
@@ -114,16 +132,21 @@ class Rewards:
         self._check(prompts, completions, completion_ids, columns)
         batch = GradingBatch(prompts, completions, completion_ids, columns, state or TrainerState())
         with self._lock:
-            outcomes, logged = self._all_outcomes(batch)
+            outcomes: dict[int, list[Outcome]] = {}
+            logged: list[Logged] = []
+            for room in self._rooms:
+                found, noted = self._outcomes(room, batch)
+                outcomes |= found
+                logged += noted
             for index, reward in self._inline.items():
-                outcomes[index] = _inline_outcomes(reward, batch)
+                outcomes[index] = inline_outcomes(reward, batch)
             return self._combined(outcomes, logged, len(completions))
 
     def close(self) -> None:
         """Ends all processes; safe to call twice."""
         self._closed = True
-        if self._pool is not None:
-            self._pool.close()
+        for room in self._rooms:
+            room.pool.close()
 
     def __enter__(self) -> "Rewards":
         return self
@@ -162,8 +185,10 @@ class Rewards:
                     COLUMN_CHECKS[config.function](columns)
                 except ValueError as error:
                     raise ValueError(f"reward {config.label!r}: {error}") from None
-            if index in self._pooled and self._pool is not None:
-                required = self._pool.functions[self._pooled.index(index)].required
+            for room in self._rooms:
+                if index not in room.indices:
+                    continue
+                required = room.pool.functions[room.indices.index(index)].required
                 if lacking := [name for name in required if name not in columns]:
                     present = ", ".join(sorted(columns)) or "none"
                     raise ValueError(
@@ -171,50 +196,51 @@ class Rewards:
                         f"{present}: rename it with data.columns, or set it in the reward's options"
                     )
 
-    def _all_outcomes(self, batch: GradingBatch) -> tuple[dict[int, list[Outcome]], list[Logged]]:
-        """What the pool finds; where it is divided, the pools of all processes: each grades its
-        part, and every one gets all."""
+    def _outcomes(
+        self, room: "_Room", batch: GradingBatch
+    ) -> tuple[dict[int, list[Outcome]], list[Logged]]:
+        """What the functions of a room find; where they are divided, those of all processes: each
+        grades its part, and every one gets all."""
         rows = range(len(batch.completions))
-        if self._pool is None or not rows:
-            return {index: [] for index in self._pooled}, []
-        pool = self._pool
+        if not rows:
+            return {index: [] for index in room.indices}, []
         parts = (
-            gathered("rewards", lambda: self._own_outcomes(pool, batch))
+            gathered("rewards", lambda: self._own_outcomes(room, batch))
             if self._divided
-            else [self._own_outcomes(pool, batch)]
+            else [self._own_outcomes(room, batch)]
         )
         outcomes = {key: outcome for part in parts for key, outcome in part.outcomes.items()}
         logged = [log for part in parts for log in part.logged]
         by_index = {
-            index: [outcomes[i, row] for row in rows] for i, index in enumerate(self._pooled)
+            index: [outcomes[i, row] for row in rows] for i, index in enumerate(room.indices)
         }
-        return by_index, [log._replace(function=self._pooled[log.function]) for log in logged]
+        return by_index, [log._replace(function=room.indices[log.function]) for log in logged]
 
-    def _own_outcomes(self, pool: Pool, batch: GradingBatch) -> Graded:
+    def _own_outcomes(self, room: "_Room", batch: GradingBatch) -> Graded:
         """This process's part: all rows or, where they are divided, every so many of them, and, if
         it leads, what is called with whole batches, which only one can do."""
         rows = range(len(batch.completions))
         whole = {
             i
-            for i, index in enumerate(self._pooled)
+            for i, index in enumerate(room.indices)
             if len(rows) > 1 and whole_batch(self._configs[index])
         }
         own = own_part(len(rows)) if self._divided else rows
-        tasks = [Task(i, own) for i in range(len(self._pooled)) if i not in whole and own]
+        tasks = [Task(i, own) for i in range(len(room.indices)) if i not in whole and own]
         if self._divided and not is_leader():
             whole = set()
-        graded = pool.run(batch, tasks + [Task(i, rows, batched=True) for i in sorted(whole)])
+        graded = room.pool.run(batch, tasks + [Task(i, rows, batched=True) for i in sorted(whole)])
         outcomes = graded.outcomes
         logged = graded.logged
         if failed := [i for i in sorted(whole) if any(outcomes[i, row].is_fault for row in rows)]:
-            again = self._graded_apart(pool, batch, failed, outcomes)
+            again = self._graded_apart(room, batch, failed, outcomes)
             outcomes.update(again.outcomes)
             logged += again.logged
         return Graded(outcomes, logged)
 
     def _graded_apart(
         self,
-        pool: Pool,
+        room: "_Room",
         batch: GradingBatch,
         functions: Sequence[int],
         before: Mapping[tuple[int, int], Outcome],
@@ -227,13 +253,15 @@ class Rewards:
         rows = range(len(batch.completions))
         for i in functions:
             fault = next(before[i, row] for row in rows if before[i, row].is_fault)
-            self._report_split(self._configs[self._pooled[i]].label, fault.message)
-        alone = pool.run(batch, [Task(i, rows, last=True) for i in functions])
+            self._report_split(self._configs[room.indices[i]].label, fault.message)
+        alone = room.pool.run(batch, [Task(i, rows, last=True) for i in functions])
         innocent = {
             i: [row for row in rows if not alone.outcomes[i, row].is_fault] for i in functions
         }
         innocent = {i: good for i, good in innocent.items() if 1 < len(good) < len(rows)}
-        together = pool.run(batch, [Task(i, good, batched=True) for i, good in innocent.items()])
+        together = room.pool.run(
+            batch, [Task(i, good, batched=True) for i, good in innocent.items()]
+        )
         whole = {
             i
             for i, good in innocent.items()
@@ -323,9 +351,10 @@ def make_rewards(
 ) -> Rewards:
     """Loads reward functions and starts the processes of those that need them.
 
-    Built-ins that cannot hang (`rlhf_jax.rewards.registry.INLINE`) run in the calling process; when
-    all are, no process is started. Use it as a context manager, or call `close`; the processes also
-    end with the calling process, however it ends.
+    Built-ins that cannot hang (`rlhf_jax.rewards.registry.INLINE`) and functions that a program
+    hands over (`local`) run in the calling process; when all are such, no process is started. Use
+    it as a context manager, or call `close`; the processes also end with the calling process,
+    however it ends.
 
     Args:
       configs: one or more, with different labels.
@@ -347,24 +376,6 @@ def make_rewards(
             f"rewards.name {sorted(double)[0]!r} occurs twice: give each reward a name of its own"
         )
     return Rewards(configs, pool or PoolConfig(), reserved, divided=divided)
-
-
-def _inline_outcomes(reward: LoadedReward, batch: GradingBatch) -> list[Outcome]:
-    try:
-        values = numbers_of(
-            reward.function(**reward.arguments(batch.given(), batch.columns)),
-            len(batch.completions),
-        )
-    except Exception as error:
-        if len(batch.completions) == 1:
-            return [Outcome(_NAN, "error", f"raised {describe(error)}")]
-        return [
-            _inline_outcomes(reward, batch.rows([row]))[0] for row in range(len(batch.completions))
-        ]
-    return [
-        Outcome(value) if value is not None else Outcome(_NAN, "none", "returned None")
-        for value in values
-    ]
 
 
 def _check_sandbox(config: RewardConfig) -> None:

@@ -9,8 +9,10 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
+from rlhf_jax.handed import is_handed
 from rlhf_jax.rewards.config import RewardConfig
 from rlhf_jax.rewards.limits import is_builtin, whole_batch
+from rlhf_jax.rewards.local import code_digest
 
 
 def untrusted(configs: Sequence[RewardConfig]) -> tuple[RewardConfig, ...]:
@@ -22,8 +24,8 @@ def fingerprint(configs: Sequence[RewardConfig]) -> str:
     """Digest of what grades: each reward's configuration and the source of functions of one's own.
 
     Of a function in a file (or module) these are the bytes of the file and of the files beside it
-    that it imports, and that those import. Where the file lies does not matter. Built-ins count by
-    name.
+    that it imports, and that those import. Where the file lies does not matter. Of
+    one that a program hands over it is the function's own text. Built-ins count by name.
 
     Returns:
       64 hexadecimal digits. Rewards whose file is gone have a digest too: that of no file.
@@ -43,6 +45,9 @@ def fingerprint(configs: Sequence[RewardConfig]) -> str:
         ]
         digest.update(json.dumps(fields).encode())
         if is_builtin(config):
+            continue
+        if is_handed(config.function):
+            digest.update(code_digest(config.function).encode())
             continue
         for path in _sources(_file_of(place)):
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())

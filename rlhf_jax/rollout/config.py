@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from rlhf_jax.checked import checked
 from rlhf_jax.sharding import MeshConfig
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     """How completions are sampled. The temperature is the algorithm's (`algorithm.temperature`)."""

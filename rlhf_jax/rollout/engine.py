@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
+from rlhf_jax.fields import documented
 from rlhf_jax.rollout.generate import CHUNK, assemble
 from rlhf_jax.rollout.programs import Programs, Settings, StringEnd, Watch, make_programs
 from rlhf_jax.rollout.refill import Job, pad_rows, padded_count, run_slots
@@ -17,6 +18,7 @@ from rlhf_jax.sharding import row_shards
 from rlhf_jax.types import Key, Model, Params, Rollout
 
 
+@documented
 class GenerationStats(NamedTuple):
     """What a generation cost."""
 

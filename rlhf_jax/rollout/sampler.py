@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from rlhf_jax.fields import documented
 from rlhf_jax.rollout.engine import GenerationStats, Generator
 from rlhf_jax.rollout.sampling import SamplingParams
 from rlhf_jax.types import Key, Params, Rollout
@@ -37,6 +38,7 @@ class Prompts(Protocol):
         ...
 
 
+@documented
 class Sampled(NamedTuple):
     """Completions of P prompts, G of each, group-major."""
 

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from rlhf_jax.fields import documented
 from rlhf_jax.types import Key
 
 FILTERS = ("top_k", "top_p", "min_p")
 _BLOCK = 128
 
 
+@documented
 class SamplingParams(NamedTuple):
     """How the next token is chosen: numbers or traced scalars, whose values compile nothing.
 

@@ -13,6 +13,7 @@ from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.cloud import is_address
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
 from rlhf_jax.errors import TrainingError
+from rlhf_jax.fields import documented
 from rlhf_jax.io import Checkpointer, plot_curves, read_metrics
 from rlhf_jax.io.interrupt import ending_in_order
 from rlhf_jax.io.words import held_out_line
@@ -29,8 +30,9 @@ from rlhf_jax.runs.clock import Cost, costs, knows_compiling
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.evaluate import evaluate_checkpoints, evaluate_folder
 from rlhf_jax.runs.footprint import run_bytes
+from rlhf_jax.runs.result import RunResult
 from rlhf_jax.runs.story import Story
-from rlhf_jax.runs.train import RunResult, train
+from rlhf_jax.runs.train import train
 
 _log = logging.getLogger(__name__)
 AT_BUDGETS = (
@@ -42,6 +44,7 @@ AT_BUDGETS = (
 PAIRED = "Difference to the best row after training, seed by seed"
 
 
+@documented
 class Comparison(NamedTuple):
     """What a comparison found."""
 

@@ -41,6 +41,7 @@ from rlhf_jax.runs.parts import (
     check_vocabulary,
     make_tokenizer,
     packing_of,
+    read_tokenizer,
 )
 from rlhf_jax.runs.plan.microbatches import with_microbatches
 from rlhf_jax.runs.rollout_layout import cached_tokens, with_rollout_mesh
@@ -173,10 +174,8 @@ def _tokenizer(config: Config) -> FastTokenizer:
             f"tokenizer={config.tokenizer!r} is trained during a run: evaluate the run folder or "
             "the exported folder instead"
         )
-    tokenizer = load_tokenizer(
-        config.tokenizer or config.model.path, chat_template=config.data.chat_template
-    )
-    return with_run_stops(tokenizer, config)
+    source = config.tokenizer or config.model.path
+    return with_run_stops(read_tokenizer(source, config.data.chat_template), config)
 
 
 def _with_reference(config: Config, checkpoint: str | None) -> Config:

@@ -187,7 +187,7 @@ def load_checkpoint(
     run_dir: Place,
     step: int | None,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None,
     replicate: tuple[str, ...] = (),
     **execution: Any,
 ) -> tuple[Model, Params]:
@@ -196,22 +196,25 @@ def load_checkpoint(
     Args:
       run_dir: a run folder.
       step: None: the newest.
-      mesh: where the parameters lie.
+      mesh: where the parameters lie; None: whole on the first device, outside of a mesh.
       replicate: names to keep whole (`MeshConfig.replicate`).
       execution: compute_dtype, remat, layers, attention, context of `make_model`.
 
     Returns:
       (model, params) in float32 or whatever the run kept.
     """
+    place = make_mesh({}, devices=jax.local_devices()[:1]) if mesh is None else mesh
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         meta = checkpointer.read_meta(step)
         check_format(meta, run_dir)
         abstract = {role: _shapes(run_dir, tree) for role, tree in meta["trees"].items()}
-        shardings = infer_shardings(abstract, mesh, replicate=replicate, roles=abstract.keys())
+        shardings = infer_shardings(abstract, place, replicate=replicate, roles=abstract.keys())
         structs = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
         )
         params = checkpointer.restore_params(step, structs)["policy"]
+    if mesh is None:
+        params = jax.device_put(params, place.devices.flat[0])
     policy = meta["trees"]["policy"]
     config = ModelConfig.from_hf(policy["config"])
     return make_model(config, mesh=mesh, head=policy["head"], **execution), params

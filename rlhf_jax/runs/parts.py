@@ -11,7 +11,9 @@ from jax.sharding import Mesh
 from rlhf_jax.algorithms.presets import departures
 from rlhf_jax.config import Config, MeasureConfig, trained_vocab_size
 from rlhf_jax.data import FastTokenizer, Kind, iterate_texts, load_tokenizer, train_tokenizer
+from rlhf_jax.data.chat import template_source
 from rlhf_jax.data.rooms import Packing
+from rlhf_jax.handed import handed, is_handed
 from rlhf_jax.io.disk import naming
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.stops import with_run_stops
@@ -123,11 +125,20 @@ def _made_tokenizer(
         with naming(source):
             train_tokenizer(iterate_texts(config.data, kind=kind), size).save(source)
         _log.info("trained a tokenizer of %d tokens on the training text", size)
-    loaded = load_tokenizer(source, chat_template=config.data.chat_template)
-    tokenizer = with_run_stops(loaded, config)
+    tokenizer = with_run_stops(read_tokenizer(source, config.data.chat_template), config)
     with naming(folder):
         tokenizer.save(folder)
     return tokenizer
+
+
+def read_tokenizer(source: str | None, chat_template: str | None) -> FastTokenizer:
+    """The tokenizer of a place, or one that a program hands over."""
+    if source is None or not is_handed(source):
+        return load_tokenizer(source, chat_template=chat_template)
+    given: FastTokenizer = handed("tokenizer", source, "tokenizer=...")
+    if chat_template is None:
+        return given
+    return given.with_chat_template(template_source(chat_template))
 
 
 def context_of(config: Config | MeasureConfig) -> int:

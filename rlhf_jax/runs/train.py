@@ -2,54 +2,46 @@
 
 import contextlib
 import logging
+import os
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rlhf_jax.cloud import Place
 from rlhf_jax.config import Config
+from rlhf_jax.handed import handing
 from rlhf_jax.io import RunFolder
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.recorder import Callback
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.rollout import Sampler
+from rlhf_jax.runs.arguments import settle
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.export import export_model
 from rlhf_jax.runs.footprint import is_small
+from rlhf_jax.runs.load import LoadedModel
 from rlhf_jax.runs.offline import Finished, run_offline
 from rlhf_jax.runs.online import run_online
 from rlhf_jax.runs.online_parts import MakeGrader, MakeSampler
 from rlhf_jax.runs.plan.microbatches import settled
+from rlhf_jax.runs.result import RunResult
 from rlhf_jax.runs.session import open_session
 from rlhf_jax.runs.trees import Given
 from rlhf_jax.sharding import make_mesh
-from rlhf_jax.sharding.processes import ending_together, join
+from rlhf_jax.sharding.processes import count, ending_together, join
 from rlhf_jax.training.allocator import retain_freed_memory
 
 _log = logging.getLogger(__name__)
 
 
-class RunResult(NamedTuple):
-    """What a run left behind."""
-
-    run_dir: Place
-    """The folder that the configuration names; of a bucket a path with the same methods
-    (`rlhf_jax.cloud`)."""
-    steps: int
-    """Training steps made, those of earlier sessions included."""
-    metrics: dict[str, float]
-    """The last evaluation, and the last training metrics under the prefix "train/"."""
-    interrupted: bool
-    """A signal ended the run; starting it again goes on from here."""
-    export_dir: Place | None
-    """Hugging Face folder with the final weights; None when interrupted, and for a model of one's
-    own."""
-
-
 def train(
-    config: Config,
+    config: Config | Mapping[str, Any] | str | os.PathLike[str],
     *,
-    model: Given | None = None,
+    data: Any = None,
+    eval_data: Any = None,
+    rewards: Sequence[Any] | None = None,
+    model: Given | LoadedModel | str | os.PathLike[str] | None = None,
+    tokenizer: Any = None,
     sampler: Sampler | MakeSampler | None = None,
     grader: Grader | MakeGrader | None = None,
     callbacks: Sequence[Callback] = (),
@@ -64,11 +56,23 @@ def train(
     last checkpoint with the same bits as if it had not been (`checkpoint.resume`).
 
     Args:
-      config: a whole run (`load_config` or built in Python).
-      model: (functions, parameters) of one's own in place of `model.path`; the configuration says
-        `model.given=true` then. Its `config` needs `vocab_size` and `max_position`. Parameters
-        whose names no sharding rule knows are kept whole by ``mesh.replicate=[".*"]``. It is not
-        exported; its checkpoints are read by `Checkpointer.restore_params`.
+      config: a whole run: a nested dict of what differs from the defaults, the path of a YAML file,
+        or a `Config`. Without `run_dir` the run is in a temporary folder (the log says which),
+        which is deleted when the program ends.
+      data: rows to train on in place of `data.path`: dicts, one a row, or a `datasets.Dataset`.
+        They are fingerprinted like a file: the same rows resume, others are refused.
+      eval_data: held-out rows, in place of all that the configuration says of them.
+      rewards: in place of the configuration's: functions with TRL's contract (defined anywhere:
+        lambdas and closures too), names of built-in ones, or ``{"function": f, "weight": 0.5}``
+        with the keys of `RewardConfig`. Functions are called in this process, without sandbox and
+        time limit. `config.yaml` says ``<callable NAME>``: to resume, give them again.
+      model: a folder or hub id; what `load` returns; or (functions, parameters) of one's own, whose
+        `config` needs `vocab_size` and `max_position`. In place of `model.path`. Parameters whose
+        names no sharding rule knows are kept whole by ``mesh.replicate=[".*"]``. Functions that are
+        not the library's are not exported; their checkpoints are read by
+        `Checkpointer.restore_params`.
+      tokenizer: what `load_tokenizer` returns, or a tokenizer of transformers; or as `tokenizer` in
+        the configuration.
       sampler: one of one's own (`rollout.Sampler`); or a function (built-in sampler, tokenizer) ->
         sampler, such as one that calls `with_environment`.
       grader: one of one's own (`loops.grading.Grader`); or a function of the built-in one.
@@ -90,23 +94,35 @@ def train(
       TrainingError: the loss stays non-finite, or no prompt has right and wrong answers to learn
         from.
     """
-    if not config.is_online and (sampler is not None or grader is not None):
-        raise ValueError("a sampler or grader was given, but the algorithm samples no completions")
     # What a scheduler counts has begun: the other processes may start later.
     began = time.monotonic()
+    given = settle(
+        config,
+        data=data,
+        eval_data=eval_data,
+        rewards=rewards,
+        model=model,
+        tokenizer=tokenizer,
+    )
+    config = given.config
+    if not config.is_online and (sampler is not None or grader is not None):
+        raise ValueError("a sampler or grader was given, but the algorithm samples no completions")
     join(config.distributed)
+    if given.is_temporary and count() > 1:
+        raise ValueError("run_dir is not given: several processes need one that all of them see")
     if is_small(config):
         retain_freed_memory()
     with (
+        handing(given.objects),
         ending_together(),
         open_session(config, began=began, progress=progress, callbacks=callbacks) as session,
         keep_programs(config.training.compilation_cache, busy=session.folder.busy),
     ):
         session = session._replace(config=settled(session.config, make_mesh(config.mesh)))
         if config.is_online:
-            finished = run_online(session, given=model, sampler=sampler, grader=grader)
+            finished = run_online(session, given=given.model, sampler=sampler, grader=grader)
         else:
-            finished = run_offline(session, given=model)
+            finished = run_offline(session, given=given.model)
         exported = None
         if not finished.was_interrupted:
             dtype = config.checkpoint.export_dtype

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rlhf_jax.checked import checked
+
 VARIABLES = {
     "coordinator": "RLHF_JAX_COORDINATOR",
     "num_processes": "RLHF_JAX_NUM_PROCESSES",
@@ -18,6 +20,7 @@ SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", 
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
     """A run of several processes, started by the same command on every host. On a TPU slice, under

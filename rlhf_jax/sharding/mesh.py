@@ -12,6 +12,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from rlhf_jax.checked import checked
+
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes over which the rows of a batch are divided."""
@@ -19,6 +21,7 @@ BATCH_AXES = ("data", "fsdp")
 _log = logging.getLogger(__name__)
 
 
+@checked
 @dataclass(frozen=True)
 class MeshConfig:
     """Sizes of the mesh axes. At most one may be -1: all devices that the others leave."""

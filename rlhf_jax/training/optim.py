@@ -14,13 +14,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from rlhf_jax.ops.checks import check_choice
+from rlhf_jax.checked import checked
 from rlhf_jax.training.adafactor import clip_by_layer_rms, scale_by_layer_factored_rms
 from rlhf_jax.training.counts import is_held, schedule_count
 from rlhf_jax.types import Params, Trained
 
-OPTIMIZERS = ("adamw", "adafactor", "lion", "sgd")
-SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 DEFAULT_LEARNING_RATE = 1e-5
 """Where neither a configuration nor an algorithm gives one: an optimizer made by hand, or an
 algorithm of a user's own."""
@@ -28,6 +26,7 @@ INVERSE_SQRT_TIMESCALE = 10_000
 """Steps after which a rate without warm-up has fallen to 0.71 of its peak, as in transformers."""
 
 
+@checked
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How parameters move."""
@@ -67,9 +66,6 @@ class OptimizerConfig:
     """Dtype of the first moment of adamw and lion: float32 | bfloat16."""
 
     def __post_init__(self) -> None:
-        check_choice("optimizer.name", self.name, OPTIMIZERS)
-        check_choice("optimizer.schedule", self.schedule, SCHEDULES)
-        check_choice("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
         for name, value in (("b1", self.b1), ("b2", self.b2), ("momentum", self.momentum)):
             if not 0 <= value < 1:
                 raise ValueError(f"optimizer.{name}={value} must be at least 0 and below 1")

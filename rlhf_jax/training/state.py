@@ -8,10 +8,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from rlhf_jax.fields import documented
 from rlhf_jax.sharding import infer_shardings
 from rlhf_jax.types import Key, Params, Trees
 
 
+@documented
 class TrainState(NamedTuple):
     """Everything that training changes, in one pytree: donated to the step, saved as one
     checkpoint.
@@ -25,6 +27,7 @@ class TrainState(NamedTuple):
     params: Trees
     """What is trained, by role."""
     opt_state: optax.OptState
+    """Of the optimizer: moments and counts."""
     key: Key
     """Split once per step."""
     aux: Params

@@ -107,3 +107,26 @@ def test_an_algorithm_is_what_its_configuration_says(values, fields, message):
 def test_a_configuration_of_no_algorithm_is_one_line():
     with pytest.raises(ValueError, match="Made is not the configuration of an algorithm; known"):
         registry.algorithm_name(configuration()())
+
+
+def test_a_make_that_cannot_work_is_one_line():
+    cls = configuration()
+    for make, message in (
+        (lambda config: algorithm(), "<lambda> cannot be called so: too many positional arguments"),
+        (lambda *, config, model: algorithm(), "<lambda> cannot be called so"),
+        ("make", "'make' is no such function"),
+        (Algorithm, "the class Algorithm is no such function"),
+    ):
+        with pytest.raises(ValueError, match="^made: make is called as make") as caught:
+            registry.register("made", cls, make)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    registry.register("made", cls, lambda config, model, *, flag=False: None)
+    with pytest.raises(ValueError, match=r"^made: make returned None, not a rlhf_jax.Algorithm"):
+        registry.make_algorithm(cls(), model=None)
+
+
+def test_one_put_in_by_hand_harms_no_other():
+    ALGORITHMS["mine"] = lambda config, model: algorithm()
+    assert registry.algorithm_name(SFTConfig()) == "sft"
+    with pytest.raises(ValueError, match=r"by hand.*rlhf_jax.register\('mine', Config, make\)"):
+        registry.algorithm_config("mine")

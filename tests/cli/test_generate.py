@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import sys
 
 import jax
 import pytest
 
-from rlhf_jax import rollout
+import rlhf_jax.runs.complete  # noqa: F401  patched below
 from rlhf_jax.cli.main import main
 from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.models import ModelConfig, init_model
@@ -89,7 +90,8 @@ def test_writes_json_lines_and_a_run_is_its_export(capsys, folder, tmp_path):
 
 def test_chat_applies_the_template(capsys, folder, monkeypatch):
     seen = []
-    original = rollout.make_generator
+    module = sys.modules["rlhf_jax.runs.complete"]
+    original = module.make_generator
 
     def recording(*args, **options):
         generator = original(*args, **options)
@@ -100,7 +102,7 @@ def test_chat_applies_the_template(capsys, folder, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(rollout, "make_generator", recording)
+    monkeypatch.setattr(module, "make_generator", recording)
     assert main(["generate", str(folder), "--chat", "hi", "--greedy", "--max-new-tokens", "4"]) == 0
     assert seen == ["<|user|>\nhi\n<|assistant|>\n"]
 
@@ -185,5 +187,6 @@ def test_errors(capsys, folder, tmp_path):
     assert "its folder does not exist" in error_of(
         capsys, [folder, "x", "--output", tmp_path / "a" / "b.jsonl"], 2
     )
+    assert "step=3 chooses a checkpoint of a run" in error_of(capsys, [folder, "x", "--step", 3], 4)
     (tmp_path / "config.yaml").write_text("")
-    assert "without an export" in error_of(capsys, [tmp_path, "x"], 2)
+    assert "without an export and without a checkpoint" in error_of(capsys, [tmp_path, "x"], 4)

@@ -470,3 +470,10 @@ def test_trusted_and_built_in_rewards_are_not_refused():
     check_rewards_built_in(
         [RewardConfig(function="math"), RewardConfig(function="model")], pathlib.Path("run")
     )
+
+
+def test_a_function_that_a_program_handed_over_is_said():
+    given = RewardConfig(function="<callable grade>", name="grade")
+    message = r"^rewards.function=<callable grade> was handed over by the program"
+    with pytest.raises(ValueError, match=message):
+        check_rewards_built_in([given], pathlib.Path("run"))

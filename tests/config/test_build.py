@@ -9,7 +9,7 @@ import pytest
 from rlhf_jax.config.build import Context, build
 from rlhf_jax.config.document import parse_document
 from rlhf_jax.config.errors import ConfigError, nearest
-from rlhf_jax.config.fields import FieldDoc, describe_section
+from rlhf_jax.fields import FieldDoc, describe_section
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 from rlhf_jax.config import Config, load_config, make_config
 from rlhf_jax.config.compare import load_compare
 from rlhf_jax.config.document import parse_document, settled
-from rlhf_jax.config.fields import flat
 from rlhf_jax.data import load_examples
+from rlhf_jax.fields import flat
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 COMPARISONS = [

@@ -9,7 +9,7 @@ import pytest
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config, default_learning_rate, sft
 from rlhf_jax.cli.keys import describe_algorithm, describe_keys
 from rlhf_jax.config import load_config, make_config
-from rlhf_jax.config.fields import field_docs
+from rlhf_jax.fields import field_docs
 from rlhf_jax.training import OptimizerConfig
 from rlhf_jax.types import Models
 

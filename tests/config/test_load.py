@@ -21,9 +21,9 @@ from rlhf_jax.config import (
     make_config,
     trained_vocab_size,
 )
-from rlhf_jax.config.fields import all_keys, choices, settable
 from rlhf_jax.config.other_names import KEYS, REASONS
 from rlhf_jax.data import DataConfig
+from rlhf_jax.fields import all_keys, choices, settable
 from rlhf_jax.models import LAYERS, REMAT
 from rlhf_jax.models.attention import IMPLEMENTATIONS
 from rlhf_jax.rewards import RewardConfig

@@ -14,9 +14,9 @@ import pytest
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.config import CompareConfig, Config, StageConfig
 from rlhf_jax.config.build import Context
-from rlhf_jax.config.fields import all_keys, section_class, settable
 from rlhf_jax.config.sections import CheckpointConfig, ModelSection
 from rlhf_jax.data import DataConfig
+from rlhf_jax.fields import all_keys, section_class, settable
 from rlhf_jax.rewards import RewardConfig
 
 WRONG = {

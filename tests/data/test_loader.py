@@ -659,3 +659,18 @@ def test_tokens_before_a_step(text_path, pair_path) -> None:
         for step in range(2 * loader.batches_per_epoch + 2):
             assert loader.tokens_before(step) == seen
             seen += int(loader.batch(step).mask.sum())
+
+
+def test_a_loader_is_gone_through():
+    """One epoch in the order of training."""
+    loader = make_loader(
+        DataConfig(path="synthetic:arithmetic?size=20", max_length=16),
+        byte_tokenizer(),
+        kind="text",
+        batch_size=8,
+        seed=3,
+    )
+    batches = list(loader)
+    assert len(batches) == len(loader) == loader.batches_per_epoch == 3
+    for step, batch in enumerate(batches):
+        np.testing.assert_array_equal(batch.tokens, loader.batch(step).tokens)

@@ -10,7 +10,10 @@ from rlhf_jax.algorithms import ALGORITHMS
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "rlhf_jax"
 LAYERS = {
-    "batches": -1,  # a part of types, in a file of its own
+    "fields": -2,  # classes as such
+    "checked": -1,
+    "handed": -1,
+    "batches": -1,  # of types
     "errors": 0,
     "cloud": 1,
     "target": 0,

@@ -30,7 +30,7 @@ def _here(name):
         (lambda: PoolConfig(workers=0), "reward_pool.workers 0 must be at least 1"),
         (
             lambda: RewardConfig(function="f.py:g", on_timeout="zero"),
-            "rewards.on_timeout 'zero' of 'f.py:g' must be none or wrong",
+            "on_timeout='zero' of RewardConfig is not allowed; allowed: one of: none, wrong",
         ),
         (
             lambda: PoolConfig(batch_timeout=0.0),

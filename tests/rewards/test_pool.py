@@ -30,7 +30,7 @@ def _score(rewards, words):
 
 
 def _processes(rewards):
-    return [worker.pid for worker in rewards._pool._workers]
+    return [worker.pid for worker in rewards._rooms[0].pool._workers]
 
 
 def _gone(pid, seconds=5.0):
@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_a_usable_pool(by_word):
 def test_closing_ends_every_process():
     rewards = _open("by_word")
     _score(rewards, ["daemon", "x"])
-    pids = [*_processes(rewards), rewards._pool._fork_server._process.pid]
+    pids = [*_processes(rewards), rewards._rooms[0].pool._fork_server._process.pid]
     rewards.close()
     rewards.close()
     assert all(_gone(pid) for pid in pids)
@@ -191,8 +191,8 @@ def test_nothing_outlives_the_run(number):
 from rlhf_jax.rewards import PoolConfig, RewardConfig, make_rewards
 config = RewardConfig(function={f"{GRADERS}:by_word"!r}, batched=False)
 rewards = make_rewards([config], PoolConfig(timeout=60.0))
-workers = [worker.pid for worker in rewards._pool._workers]
-print(rewards._pool._fork_server._process.pid, *workers, flush=True)
+workers = [worker.pid for worker in rewards._rooms[0].pool._workers]
+print(rewards._rooms[0].pool._fork_server._process.pid, *workers, flush=True)
 rewards.score(["p"] * 2, ["loop", "hang"], [[1]] * 2, {{}})
 """
     with subprocess.Popen(
@@ -207,7 +207,7 @@ rewards.score(["p"] * 2, ["loop", "hang"], [[1]] * 2, {{}})
 
 
 def test_a_lost_fork_server_is_replaced(by_word):
-    os.kill(by_word._pool._fork_server._process.pid, signal.SIGKILL)
+    os.kill(by_word._rooms[0].pool._fork_server._process.pid, signal.SIGKILL)
     time.sleep(0.1)
     scores = _score(by_word, ["abc"] * 6)
     assert np.isin(scores.total, [3.0]).sum() >= 4, "at most the completions in work are lost"

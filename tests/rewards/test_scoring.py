@@ -24,7 +24,7 @@ BUILT_IN = [
 
 def test_built_ins_need_no_process():
     with make_rewards(BUILT_IN) as rewards:
-        assert rewards.names == ("exact_match", "overlong", "repeats") and rewards._pool is None
+        assert rewards.names == ("exact_match", "overlong", "repeats") and rewards._rooms == []
         scores = rewards.score(
             ["p"] * 3, ["7", "7 7", "8"], [[1] * 2, [1] * 3, [1] * 9], {"answer": ["7", "7", None]}
         )

@@ -90,7 +90,7 @@ def test_a_worker_that_stands_still_or_is_lost_costs_a_built_in_nothing(number):
         _score(rewards, ["aab"])
         result = {}
         thread = threading.Thread(target=lambda: result.update(scores=_score(rewards, words)))
-        before = [worker.pid for worker in rewards._pool._workers]
+        before = [worker.pid for worker in rewards._rooms[0].pool._workers]
         thread.start()
         time.sleep(0.1)
         for pid in before:

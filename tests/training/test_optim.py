@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from rlhf_jax.training import OptimizerConfig, make_optimizer, make_optimizers, make_schedule
-from rlhf_jax.training.optim import OPTIMIZERS
 from rlhf_jax.types import Trained
 
 
@@ -22,7 +21,7 @@ def _params():
     }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd"])
 def test_every_optimizer_descends(name):
     config = OptimizerConfig(name=name, learning_rate=0.05, schedule="constant")
     tx, params = make_optimizer(config), _params()
@@ -195,7 +194,7 @@ def test_adafactor_of_a_stack_keeps_small_moments():
     [
         (
             {"name": "adam"},
-            "optimizer.name='adam' is not known: use one of adamw.*did you mean 'adamw'",
+            "name='adam' of OptimizerConfig is not allowed.*did you mean 'adamw'",
         ),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"b1": 1.5}, "optimizer.b1=1.5"),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rlhf_jax.config import ConfigError
 from rlhf_jax.config.document import read_document, settled
 from rlhf_jax.config.errors import did_you_mean
-from rlhf_jax.config.fields import flat
+from rlhf_jax.fields import flat
 from rlhf_jax.io import salvage_metrics
 from rlhf_jax.io.workplace import LOCK
 from rlhf_jax.runs.clock import Cost, costs, knows_compiling

@@ -1,5 +1,5 @@
-"""Looking at dataclasses: keys, types in words, defaults and documentation. Nothing here knows a
-particular section."""
+"""Looking at dataclasses and named tuples: keys, types in words, defaults and documentation.
+Nothing here knows a particular class."""
 
 import ast
 import dataclasses
@@ -9,7 +9,9 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+
+T = TypeVar("T", bound=type)
 
 REQUIRED = "(required)"
 MAPPINGS = (dict, Mapping)
@@ -194,14 +196,87 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def field_docs(cls: type) -> dict[str, str]:
     """Field name -> its documentation, the string below it in the source of the class."""
-    try:
-        source = textwrap.dedent(inspect.getsource(cls))
-    except (OSError, TypeError):  # made in a session, without a file
-        return {}
+    body = _body(cls)
     docs = {}
-    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
     for field, below in zip(body, body[1:], strict=False):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
                 docs[name] = " ".join(text.split())
     return docs
+
+
+def documented(cls: T) -> T:
+    """Shows the documentation of the fields, the strings below them, in `help(cls)` and wherever
+    else `cls.__doc__` is read. It is the only copy: read from the source when somebody asks.
+
+    Args:
+        cls: a dataclass or a named tuple.
+    """
+    typing.cast(Any, cls).__doc__ = _WithFields(cls.__doc__)
+    return cls
+
+
+_LINES = textwrap.TextWrapper(
+    96,
+    initial_indent=" " * 4,
+    subsequent_indent=" " * 8,
+    break_on_hyphens=False,
+    break_long_words=False,
+)
+
+
+class _WithFields:
+    """The docstring of a class with a section "Attributes", made on demand: `type.__doc__` calls
+    `__get__`, and reading a source takes milliseconds that an import should not pay for."""
+
+    def __init__(self, text: str | None):
+        self._text = inspect.cleandoc(text or "")
+        self._whole: str | None = None
+
+    def __get__(self, instance: Any, cls: type) -> str:
+        if self._whole is None:
+            self._whole = self._made(cls)
+        return self._whole
+
+    def _made(self, cls: type) -> str:
+        docs = _sections(cls) | field_docs(cls)
+        lines = [self._text, "", "Attributes:"]
+        for name, annotation in _annotations(cls).items():
+            text = f"{name} ({annotation}): {docs.get(name, '')}".rstrip(": ")
+            lines += _LINES.wrap(text)
+            # of a named tuple, which says "Alias for field number 2" otherwise
+            if hasattr(cls, "_fields"):
+                typing.cast(Any, vars(cls)[name]).__doc__ = docs.get(name, annotation)
+        return "\n".join(lines)
+
+
+def _sections(cls: type) -> dict[str, str]:
+    """Field name -> what its section is for, the first sentence of the section's own docstring."""
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    sections = {name: section_class(tp) for name, tp in typing.get_type_hints(cls).items()}
+    return {
+        name: str(section.__doc__).partition("\n\n")[0].replace("\n", " ")
+        for name, section in sections.items()
+        if section is not None
+    }
+
+
+def _annotations(cls: type) -> dict[str, str]:
+    """Field name -> its type as the source has it; without class variables."""
+    return {
+        statement.target.id: ast.unparse(statement.annotation).replace("'", '"')
+        for statement in _body(cls)
+        if isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+        and not ast.unparse(statement.annotation).startswith("ClassVar")
+    }
+
+
+def _body(cls: type) -> list[ast.stmt]:
+    """The statements of a class; none where it was made without a file."""
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):
+        return []
+    return typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
