@@ -6,7 +6,6 @@ from trl import SFTConfig, SFTTrainer
 dataset = load_dataset("json", data_files="chats.jsonl", split="train")
 arguments = SFTConfig(
     output_dir="sft",
-    assistant_only_loss=True,
     max_length=128,
     per_device_train_batch_size=4,
     num_train_epochs=2,

@@ -95,12 +95,19 @@ def test_configuration_holds_differences_only(path):
     assert repeated == [], "these repeat the default"
 
 
+COMMAND = re.compile(r"command: .*\.yaml (.*data\.path=.*)$", re.MULTILINE)
+REAL = {"pairs.jsonl": "hh-rlhf/pairs.jsonl", "gsm8k": "gsm8k"}
+"""What the commands call their data -> where it lies beside the repository."""
+
+
 @pytest.mark.parametrize(
-    "path", [path for path in FILES if "../shared/" in path.read_text()], ids=lambda path: path.name
+    "path", [path for path in FILES if COMMAND.search(path.read_text())], ids=lambda path: path.name
 )
 def test_the_command_finds_its_data(path, shared_data):
-    (overrides,) = re.findall(r"command: .*\.yaml (.*)$", path.read_text(), re.MULTILINE)
-    config = load_config(path, overrides.replace("../shared/data", str(shared_data)).split())
+    (overrides,) = COMMAND.findall(path.read_text())
+    (name,) = re.findall(r"data\.path=(\S+)", overrides)
+    overrides = overrides.replace(f"path={name}", f"path={shared_data / REAL[name]}")
+    config = load_config(path, overrides.split())
     kind = config.algorithm.data
     train, held_out = (
         load_examples(config.data, kind=kind, split=split).rows for split in ("train", "eval")

@@ -48,11 +48,11 @@ def has_python(page: str) -> bool:
 
 
 EXECUTED = [
-    pytest.param(page, marks=[pytest.mark.slow] * (does_run(page) or page == "layers"))
+    pytest.param(page, marks=[pytest.mark.slow] * (does_run(page) or page in ("layers", "models")))
     for page in PAGES
     if does_run(page) or has_python(page)
 ]
-"""Whole runs, and the compiling on the page about layers, take seconds: they are slow."""
+"""Whole runs, and pages that compile models, take seconds: they are slow."""
 
 
 @pytest.fixture
