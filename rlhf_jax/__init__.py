@@ -66,10 +66,10 @@ if TYPE_CHECKING:
     from rlhf_jax.runs import Completions as Completions
     from rlhf_jax.runs import LoadedModel as LoadedModel
     from rlhf_jax.runs import RunResult as RunResult
-    from rlhf_jax.runs import complete as complete
-    from rlhf_jax.runs import evaluate as evaluate
-    from rlhf_jax.runs import load as load
-    from rlhf_jax.runs import train as train
+    from rlhf_jax.runs.complete import complete as complete
+    from rlhf_jax.runs.evaluate import evaluate as evaluate
+    from rlhf_jax.runs.load import load as load
+    from rlhf_jax.runs.train import train as train
     from rlhf_jax.sharding import make_mesh as make_mesh
     from rlhf_jax.training import OptimizerConfig as OptimizerConfig
     from rlhf_jax.training import TrainState as TrainState

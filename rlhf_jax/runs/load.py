@@ -86,7 +86,7 @@ def find_model(source: str | os.PathLike[str], step: int | None = None) -> Place
     if not (is_run or (is_checkpoint and path.is_dir())):
         if step is not None:
             raise CheckpointError(f"step={step} chooses a checkpoint of a run, {source} is no run")
-        return Place(local_folder(source))
+        return Place(local_folder(os.fspath(source)))
     if is_run and step is None:
         if (path / "export" / "config.json").is_file():
             return Place(path / "export")
