@@ -191,6 +191,23 @@ def test_every_section_of_the_configuration_is_on_a_page():
     assert not missing and "top" in shown
 
 
+def test_every_option_is_explained():
+    rows = [row for section in rows_by_section().values() for row in section]
+    rows += [row for name in ALGORITHMS for row in algorithm_rows(name)]
+    assert [row.key for row in rows if not row.doc] == []
+
+
+def test_every_guarantee_names_a_test():
+    found = 0
+    for line in PAGES["guarantees"].read_text().splitlines():
+        for name in re.findall(r"`(tests/[\w/.]+)`", line):
+            assert (REPO / name).exists(), name
+            found += 1
+            for test in re.findall(r"`(test_\w+)`", line):
+                assert f"def {test}(" in (REPO / name).read_text(), test
+    assert found > 15
+
+
 def test_all_python_is_tried():
     """A directive would hide code from these tests."""
     for page in PAGES.values():
