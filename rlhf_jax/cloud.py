@@ -227,8 +227,9 @@ def download(source: Place, folder: pathlib.Path) -> None:
     if not names:
         raise CloudError(f"{shown} holds no file")
     folder.mkdir(parents=True, exist_ok=True)
-    notes = folder / ".stamps.json"
-    known = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+    # not in it, where it would be taken for data
+    notes = folder.with_name(f".{folder.name}.stamps")
+    known = _noted(notes)
     stamps: dict[str, str] = {}
 
     def take(name: str) -> None:
@@ -238,11 +239,20 @@ def download(source: Place, folder: pathlib.Path) -> None:
             fetch_file(what, folder / name)
 
     together([lambda name=name: take(name) for name in names])  # type: ignore[misc]
-    for stale in set(files_below(folder)) - {*names, notes.name}:
+    for stale in set(files_below(folder)) - set(names):
         # what another process of this machine is about to rename
         if not stale.endswith(".tmp"):
             (folder / stale).unlink(missing_ok=True)
     notes.write_text(json.dumps(stamps), encoding="utf-8")
+
+
+def _noted(notes: pathlib.Path) -> dict[str, str]:
+    """What was kept; nothing where another process is just writing it."""
+    try:
+        found: dict[str, str] = json.loads(notes.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
 
 
 def fetch_file(source: Place, target: pathlib.Path) -> None:

@@ -284,7 +284,8 @@ class AlgorithmConfig(Protocol):
     """A frozen dataclass; its fields are the keys of the section `algorithm`.
 
     A class variable `learning_rate`, where there is one, is the default of
-    `optimizer.learning_rate`. Metadata of a field (`dataclasses.field`) that the configuration
+    `optimizer.learning_rate`; `presets` names options that belong together
+    (`algorithms.presets`). Metadata of a field (`dataclasses.field`) that the configuration
     reads: ``{"inherits": "section.key"}``, null is the value there; ``{"resumable": True}``, a run
     may go on with another value; ``{"rate_of": (role, rate)}``, the learning rate of a trained tree
     where neither it nor `optimizer.learning_rate` is given.

@@ -116,7 +116,8 @@ def test_copies_in_the_cache_are_made_once(tmp_path, monkeypatch):
     copied.clear()
     cloud.download(epath.Path(bucket), target)
     assert copied == []
-    assert set(json.loads((target / ".stamps.json").read_text())) == {"a.txt"}
+    assert cloud.files_below(target) == ["a.txt"]
+    assert set(json.loads((tmp_path / ".cache.stamps").read_text())) == {"a.txt"}
 
 
 def test_an_empty_folder_is_refused(tmp_path):

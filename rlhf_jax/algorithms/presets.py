@@ -79,8 +79,8 @@ def with_presets(cls: type[T]) -> type[T]:
         named = dict(zip(names, args, strict=False)) | given
         plain(self, **{**preset_options(cls, named.get("preset")), **named})
 
-    vars_of: Any = cls  # mypy takes __init__ for what nobody replaces
-    vars_of.__init__ = start
+    replaced: Any = cls  # mypy takes __init__ for what nobody replaces
+    replaced.__init__ = start
     return cls
 
 

@@ -166,6 +166,9 @@ def _store(place: Place) -> dict[str, Any]:
     # TensorStore does not read these itself, s3fs does.
     if endpoint:
         store["endpoint"] = endpoint
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        # without this it complains of each file that it does not find
+        store["aws_credentials"] = {"type": "environment"}
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region:
         store["aws_region"] = region

@@ -277,6 +277,7 @@ def write(found: Comparison, *, reach: float) -> None:
         metric=found.metric,
         level=found.target,
         reach=reach,
+        clock="seconds of training, without start, compilation and evaluations",
     )
 
 

@@ -20,6 +20,7 @@ from rlhf_jax.config import ConfigError
 from rlhf_jax.errors import RlhfError
 from rlhf_jax.rewards.config import RewardConfig
 from rlhf_jax.runs import answers
+from rlhf_jax.runs.budgets import Table
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TINY = """
@@ -117,7 +118,7 @@ def test_version(capsys):
         (
             [],
             "no command: train, evaluate, compare, data, export, generate, launch, models, "
-            "algorithms, bench, plan, quickstart (see rlhf-jax --help)",
+            "algorithms, bench, plan, quickstart, report, show, metrics (see rlhf-jax --help)",
         ),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),
         (["train"], "the following arguments are required: CONFIG"),
@@ -350,7 +351,18 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
         assert (config.run_dir, config.seeds, progress) == (str(tmp_path), (3,), False)
         rows = [["dpo", "dpo", "0.250"], ["grpo", "grpo", "0.750"]]
         columns, seconds = ["run", "algorithm", "after"], {"sft": 60.0, "dpo": 30.4}
-        return runs.Comparison("accuracy/mean@4", 0.7, [], columns, rows, seconds, tmp_path)
+        return runs.Comparison(
+            metric="accuracy/mean@4",
+            target=0.7,
+            runs=[],
+            columns=columns,
+            rows=rows,
+            best="grpo",
+            budgets=Table(["run", "10 steps"], [["dpo", "0.200"], ["grpo", "0.500"]]),
+            paired=Table(["run", "to grpo", "better in"], [["dpo", "-0.500", "0 of 1 seeds"]]),
+            seconds=seconds,
+            folder=tmp_path,
+        )
 
     found = answers.Answers(["1+2=", "3+4="], {"sft": [[("3", True), ("4", False)], [("7", None)]]})
     monkeypatch.setattr(runs, "compare", compare)
@@ -359,9 +371,11 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
     shown = capsys.readouterr().out
     assert shown.startswith("6 runs of a small model, about seven minutes on two CPU cores; ")
     assert re.search(r"│ sft │ 3 \[4\] │ 7 ", shown) and "wrong ones in [brackets]" in shown
-    assert re.search(r"┃ +dpo +┃ +grpo +┃", shown) and re.search(
+    assert re.search(r"┃ +dpo +┃ +grpo \(best\) +┃", shown) and re.search(
         r"after +│ +0.250 +│ +0.750", shown
     )
+    assert re.search(r"10 steps +│ +0.200 +│ +0.500", shown)
+    assert re.search(r"dpo +│ +-0.500 +│ +0 of 1 seeds", shown)
     assert "90 s: sft 60 s, dpo 30 s" in shown
     assert f"picture of the learning curves: {tmp_path}/compare.png" in shown
 

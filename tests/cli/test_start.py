@@ -107,3 +107,22 @@ def test_packages_are_attributes():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
+
+
+INTERRUPTED = """
+import sys, threading, time
+from rlhf_jax.cli import commands, start
+def models(options):
+    threading.Thread(target=time.sleep, args=(60,)).start()  # as a compiler's, which goes on
+    raise KeyboardInterrupt
+commands.COMMANDS["models"] = models
+sys.argv = ["rlhf-jax", "models"]
+start.start()
+"""
+
+
+def test_an_interrupted_process_waits_for_nobody():
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")

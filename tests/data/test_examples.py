@@ -100,7 +100,9 @@ def test_mapping_and_max_examples(tmp_path) -> None:
 
 
 def test_unknown_kind(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"^kind 'chat' is not one of text, pairs, prompts$"):
+    with pytest.raises(
+        DataError, match=r"^kind 'chat' is not one of text, pairs, unpaired, prompts$"
+    ):
         load_examples(DataConfig(path="x"), kind="chat")  # type: ignore[arg-type]
 
 

@@ -364,18 +364,18 @@ LOADER_ERRORS = [
     (
         {},
         {"kind": "prompts"},
-        "kind 'prompts' has no batches: text or pairs (prompts have make_prompt_loader)",
+        "kind 'prompts' has no batches: text, pairs, unpaired (prompts have make_prompt_loader)",
     ),
     ({}, {"batch_size": 0}, "batch_size 0 must be at least 1"),
     (
         {"packing": True},
         {"kind": "pairs"},
-        "data.packing is for SFT only: pairs are packed by training.pack",
+        "data.packing is for SFT only: answers are packed by training.pack",
     ),
     (
         {"train_on": "all"},
         {"kind": "pairs"},
-        "data.train_on 'all' is for SFT only: pairs are scored on their completions",
+        "data.train_on 'all' is for SFT only: answers are scored on their completions",
     ),
     (
         {"max_length": 3, "truncation": "drop"},

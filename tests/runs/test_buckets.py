@@ -9,6 +9,7 @@ import time
 
 import jax
 import numpy as np
+import pyarrow.parquet
 import pytest
 from safetensors.numpy import load_file
 
@@ -82,6 +83,11 @@ def export_of(config):
     return load_file(cloud.fetched(str(folder)) / "model.safetensors")
 
 
+def completions(folder):
+    """Rows of everything that was generated, in one order."""
+    return sorted(pyarrow.parquet.read_table(folder).to_pylist(), key=str)
+
+
 def assert_equal(ours, theirs):
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
@@ -93,11 +99,16 @@ def written(config, path):
     return str(path)
 
 
-@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
-def test_a_killed_run_goes_on_with_the_same_bits(bucket, tiny_config, host, tmp_path, algorithm):
-    options = {"training": TRAINING, "checkpoint": BEST, "logging": {"tensorboard": True}}
-    whole = tiny_config(algorithm, run_dir=tmp_path / "whole", **options)
-    broken = tiny_config(algorithm, run_dir=bucket.address(f"runs/{algorithm}"), **options)
+@pytest.mark.parametrize("algorithm", ["dpo", "grpo"])
+def test_a_killed_run_goes_on_with_the_same_bits(
+    bucket, tiny_config, online_config, host, tmp_path, algorithm
+):
+    options = {"training": TRAINING, "logging": {"tensorboard": True}}
+    if algorithm == "dpo":
+        options["checkpoint"] = BEST
+    build = online_config if algorithm == "grpo" else tiny_config
+    whole = build(algorithm, run_dir=tmp_path / "whole", **options)
+    broken = build(algorithm, run_dir=bucket.address(f"runs/{algorithm}"), **options)
     code, said = ended(*host("c", "train", written(whole, tmp_path / "whole.yaml")))
     assert code == 0, said
     path = written(broken, tmp_path / "broken.yaml")
@@ -110,6 +121,10 @@ def test_a_killed_run_goes_on_with_the_same_bits(bucket, tiny_config, host, tmp_
     assert "is locked by process" in said and "resume after step" in said
     assert rows_of(broken) == rows_of(whole)
     assert_equal(export_of(broken), load_file(tmp_path / "whole" / "export" / "model.safetensors"))
+    if algorithm == "grpo":
+        assert completions(cloud.fetched(f"{broken.run_dir}/completions")) == completions(
+            tmp_path / "whole" / "completions"
+        )
     names = {child.name for child in folder.iterdir()}
     assert {"config.yaml", "log.txt", "metrics.jsonl", "tokenizer", "tensorboard"} <= names
     assert ".lock" not in names
@@ -163,13 +178,15 @@ def test_two_hosts_train_and_one_takes_over(bucket, tiny_config, host, tmp_path)
 
 
 def test_what_a_run_reads_may_lie_in_a_bucket(bucket, tiny_config, host, tmp_path):
-    data = cloud.place(bucket.address("data/rows.jsonl"))
-    data.write_text("".join(f'{{"text": "{n} plus {n} is {2 * n}"}}\n' for n in range(40)))
+    data = cloud.place(bucket.address("data"))
+    (data / "train.jsonl").write_text(
+        "".join(f'{{"text": "{n} plus {n} is {2 * n}"}}\n' for n in range(40))
+    )
     first = tiny_config(
         "sft",
         run_dir=bucket.address("runs/first"),
         training={"max_steps": 1, "eval_every": 0},
-        data={"path": bucket.address("data/rows.jsonl"), "max_length": 32},
+        data={"path": bucket.address("data"), "eval_size": 8, "max_length": 32},
     )
     code, said = ended(*host("a", "train", written(first, tmp_path / "first.yaml")))
     assert code == 0, said

@@ -389,7 +389,8 @@
       const room = this.node.clientWidth;
       const beside = at + 12 + width <= room ? at + 12 : at - 12 - width;
       this.tip.style.left = `${Math.max(0, Math.min(beside, room - width))}px`;
-      this.tip.style.top = `${this.svg.getBoundingClientRect().top - this.node.getBoundingClientRect().top + 10}px`;
+      // Below the curves, so that it hides none of them.
+      this.tip.style.top = `${this.svg.getBoundingClientRect().bottom - this.node.getBoundingClientRect().top - 20}px`;
     }
 
     leave() {
