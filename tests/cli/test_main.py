@@ -281,7 +281,9 @@ def test_every_error_of_the_user_has_its_exit_code():
         found[cls.__name__] = exit_code(cls("x"))
     assert found == {
         "RlhfError": 1,
+        "CloudError": 1,
         "ConfigError": 2,
+        "AddressError": 2,
         "RunFolderError": 2,
         "MetricsError": 2,
         "DataError": 3,
