@@ -18,8 +18,6 @@ AS_SOURCE = {
     "02_ppo",
     "03_grpo",
     "04_dapo",
-    "05_your_model_and_reward",
-    "06_add_an_algorithm",
 }
 """Stored without outputs until somebody has run them (CONTRIBUTING says how)."""
 LARGEST = 400_000
