@@ -17,7 +17,7 @@ from rlhf_jax.algorithms import METRICS
 from rlhf_jax.cli.keys import algorithm_rows, rows_by_section
 from rlhf_jax.config import FieldDoc
 from rlhf_jax.config.other_names import REASONS
-from rlhf_jax.loops.metrics import RUN_METRICS
+from rlhf_jax.io.run_metrics import RUN_METRICS
 
 SECTION = re.compile(r"(Args|Returns|Raises|Example|Examples|Attributes|Yields|Note):")
 """Headings that napoleon reads; below them indentation is not an equation."""

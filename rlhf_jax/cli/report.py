@@ -63,7 +63,7 @@ def show(options: argparse.Namespace) -> int:
 
 def metrics(options: argparse.Namespace) -> int:
     """`rlhf-jax metrics [NAME]`."""
-    from rlhf_jax.loops.metrics import RUN_METRICS, meaning_of  # heavy
+    from rlhf_jax.io.run_metrics import RUN_METRICS, meaning_of  # heavy
 
     if options.name is not None:
         meaning = meaning_of(options.name)

@@ -91,6 +91,7 @@ class EarlyStoppingConfig:
             )
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How long to train, in which portions, and how often to look."""

@@ -327,7 +327,7 @@ def test_config_rejects_bad_values(name, field):
         return
     is_name = kind in (str, str | list[str] | tuple[str, ...])
     bad = "nothing" if is_name else -1 if kind in (int, int | None) else float("nan")
-    with pytest.raises(ValueError, match=f"^{field}={bad!r} is [^\n]*$"):
+    with pytest.raises(ValueError, match=f"^{field}={bad!r} (of {config.__name__} )?is [^\n]*$"):
         config(**{field: bad})
 
 

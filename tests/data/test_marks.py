@@ -241,7 +241,7 @@ def test_arguments_that_are_no_variables(name: str, instead: str) -> None:
 
 
 def test_names_of_variables_are_texts() -> None:
-    with pytest.raises(DataError, match="data.chat_template_kwargs has the name 1: names are text"):
+    with pytest.raises(ValueError, match="chat_template_kwargs={1: True} of DataConfig is not"):
         DataConfig(path="x", chat_template_kwargs={1: True})
 
 

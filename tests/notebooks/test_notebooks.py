@@ -13,13 +13,6 @@ import rlhf_jax
 from tests.conftest import REPO
 
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
-AS_SOURCE = {
-    "01_dpo",
-    "02_ppo",
-    "03_grpo",
-    "04_dapo",
-}
-"""Stored without outputs until somebody has run them (CONTRIBUTING says how)."""
 LARGEST = 400_000
 """Bytes of a notebook: pictures are small enough to be read on the web and to be kept in git."""
 
@@ -72,9 +65,6 @@ def test_is_a_notebook_for_readers(path):
 def test_is_stored_as_it_ran(path):
     """From top to bottom, once, without an error or a warning."""
     cells = code_cells(nbformat.read(path, as_version=4))
-    if path.stem in AS_SOURCE:
-        assert all(not cell.outputs and cell.execution_count is None for cell in cells)
-        return
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert {output.output_type for output in outputs} <= {
@@ -147,8 +137,6 @@ def test_runs_its_assertions_hold_and_its_outputs_are_like_those_stored(
         cell.outputs = []
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     for before, after in zip(stored, code_cells(notebook), strict=True):
-        if path.stem in AS_SOURCE:
-            continue
         assert kinds(after) == kinds(before), before.source
         for (width, height), other in zip(pictures(before), pictures(after), strict=True):
             assert other == (pytest.approx(width, rel=0.15), pytest.approx(height, rel=0.15))

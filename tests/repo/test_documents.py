@@ -18,7 +18,7 @@ from rlhf_jax.cli.main import main, read_arguments
 from rlhf_jax.config.document import parse_document
 from rlhf_jax.config.other_names import KEYS
 from rlhf_jax.data import byte_tokenizer
-from rlhf_jax.loops.metrics import meaning_of
+from rlhf_jax.io.run_metrics import meaning_of
 from rlhf_jax.models import ModelConfig, init_model, save_pretrained
 from tests.repo.documents import DOCS, FENCE, PAGES, REPO, blocks, commands
 

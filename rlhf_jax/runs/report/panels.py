@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rlhf_jax.loops.metrics import meaning_of
+from rlhf_jax.io.run_metrics import meaning_of
 from rlhf_jax.runs.report.headline import names_of
 from rlhf_jax.runs.report.reading import Run
 

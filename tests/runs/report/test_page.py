@@ -14,7 +14,7 @@ import tomllib
 import pytest
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.io.run_folder import LOCK
+from rlhf_jax.io.workplace import LOCK
 from rlhf_jax.runs.report import page, write_report
 from rlhf_jax.runs.report.completions import LONGEST, Limits
 from tests.runs.report.folders import GRPO, locked, make_run

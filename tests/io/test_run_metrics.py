@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf_jax.loops.metrics import meaning_of
+from rlhf_jax.io.run_metrics import meaning_of
 
 
 @pytest.mark.parametrize(
