@@ -12,7 +12,7 @@ from rlhf_jax.io import read_metrics
 from tests.processes.conftest import CALM, assert_same_run
 from tests.processes.test_failures import MINUTE, taught
 
-KILLS = int(os.environ.get("RLHF_JAX_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("RLHF_JAX_TEST_KILLS", "2"))
 """CI's; 50 take a quarter of an hour."""
 SPREAD = 2.0
 """Seconds within which a kill comes after a step has been written: several steps and a save."""
