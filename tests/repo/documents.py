@@ -14,7 +14,11 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 DOCS = REPO / "docs"
 PAGES = {
     "README": REPO / "README.md",
-    **{str(p.relative_to(DOCS).with_suffix("")): p for p in sorted(DOCS.rglob("*.md"))},
+    **{
+        str(path.relative_to(DOCS).with_suffix("")): path
+        for path in sorted(DOCS.rglob("*.md"))
+        if "_build" not in path.parts  # a site that somebody built holds copies
+    },
 }
 FENCE = re.compile(r"(?:`([\w./-]+\.\w+)`:\n\n)?^```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INCLUDED = re.compile(r"\{literalinclude\} (\S+)")
