@@ -36,7 +36,7 @@ def ended_after(running, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["sampling", "grading", "update", "save"])
+@pytest.mark.parametrize("phase", ["sampling", "grading", "save"])
 def test_a_killed_process_ends_the_other_and_the_run_goes_on(
     phase, online_config, mixed_task, start, tmp_path
 ):
