@@ -104,7 +104,7 @@ def test_it_resumes_with_the_same_bits_when_everything_is_given_again(tmp_path):
     assert dataclasses.asdict(load_config(config))["rewards"][0]["function"] == (
         "<callable first_even>"
     )
-    message = r"^data.path=<24 rows \w+> was handed over by the program .* train\(..., data=rows"
+    message = r"^data.path=<24 rows \w+> was handed over by the program .*train\(..., data=rows"
     with pytest.raises(ValueError, match=message):
         train(config)
     with pytest.raises(
