@@ -6,6 +6,7 @@ import pathlib
 import sys
 from typing import Any
 
+from rlhf_jax.cli.files import check_folder
 from rlhf_jax.cli.output import print_table, say
 from rlhf_jax.config import Config, ConfigError
 
@@ -28,7 +29,7 @@ def bench(options: argparse.Namespace, config: Config) -> int:
     Raises:
       ConfigError: the file of `--json` cannot be written where it is asked for.
     """
-    _check_folder("json", options.json)
+    check_folder("json", options.json)
     from rlhf_jax.runs.roofline import roofline  # heavy
 
     wanted = [name.strip() for name in options.programs.split(",") if name.strip()]
@@ -55,7 +56,7 @@ def compare_with_others(options: argparse.Namespace) -> int:
 
     names = [name for name in (options.config, *options.overrides) if name is not None]
     for option in ("json", "markdown", "chart"):
-        _check_folder(option, options.__dict__[option])
+        check_folder(option, options.__dict__[option])
     try:
         found = suite.run(
             suite.chosen(options.suite, names),
@@ -90,11 +91,6 @@ def list_suites() -> int:
         for each in benchmarks:
             say(f"  {each.name:16} {each.what}")
     return 0
-
-
-def _check_folder(option: str, path: str | None) -> None:
-    if path is not None and not pathlib.Path(path).absolute().parent.is_dir():
-        raise ConfigError(f"--{option}={path} lies in no folder that exists")
 
 
 def show(title: str, found: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any
 
+from rlhf_jax.cli.files import check_folder
 from rlhf_jax.cli.output import print_table, say
 from rlhf_jax.config import Config, ConfigError
 
@@ -33,8 +34,7 @@ def plan(options: argparse.Namespace, config: Config) -> int:
     Raises:
       ConfigError: `--mesh` cannot be read, or the file of `--output` cannot be written.
     """
-    if options.output is not None and not pathlib.Path(options.output).absolute().parent.is_dir():
-        raise ConfigError(f"--output={options.output} lies in no folder that exists")
+    check_folder("output", options.output)
     from rlhf_jax.runs.plan import plan as plan_run  # heavy
     from rlhf_jax.sharding import MeshConfig
 

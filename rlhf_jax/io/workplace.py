@@ -30,7 +30,7 @@ FIRST = ("config.yaml", "metrics.jsonl")
 """What tells whether a run may start."""
 EVERYBODY = ("tokenizer", "cache")
 """What every process of a run reads."""
-NOT_BROUGHT = ("tensorboard", "export", CHECKPOINTS, LOCK)
+NOT_BROUGHT = ("tensorboard", "export", "exports", CHECKPOINTS, LOCK)
 """What nobody reads again; each session writes its own TensorBoard events."""
 _SEEN_SECONDS = 30.0
 

@@ -102,7 +102,9 @@ def export(
     return export_model(target, model, params, tokenizer, dtype=dtype)
 
 
-def exporter(config: Config, model: Model, tokenizer: Tokenizer) -> Callable[[int, Params], None]:
+def exporter(
+    config: Config, run_dir: pathlib.Path, model: Model, tokenizer: Tokenizer
+) -> Callable[[int, Params], None]:
     """(step, policy) -> an export of `checkpoint.export_every`.
 
     A folder appears under its name only when it is complete: whoever watches for new ones may load
@@ -110,6 +112,7 @@ def exporter(config: Config, model: Model, tokenizer: Tokenizer) -> Callable[[in
 
     Args:
       config: a whole run.
+      run_dir: where its files are written; of a run in a bucket its working folder.
       model: functions of the policy.
       tokenizer: of the run.
 
@@ -122,7 +125,7 @@ def exporter(config: Config, model: Model, tokenizer: Tokenizer) -> Callable[[in
             f"checkpoint.export_every={every}: a model of one's own cannot be exported; set it to "
             "null (checkpoints hold its weights)"
         )
-    folder = pathlib.Path(config.run_dir) / "exports"
+    folder = run_dir / "exports"
 
     def write(step: int, policy: Params) -> None:
         unfinished = folder / f".step_{step}"

@@ -182,7 +182,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     session.start(total_steps=total_steps, start_step=start_step)
 
     with (
-        StopRequest(lambda: last_saved(session.run_dir)) as request,
+        StopRequest(lambda: last_saved(session.folder.address)) as request,
         prefetch(loader, now.step - first) as batches,
     ):
         stop = Stop(request, training.save_before, session.began)
@@ -213,7 +213,7 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
             evaluate=None if held_out is None else evaluate,
             watch=lambda now: movement.look(now.train.params["policy"], now.step - start_step),
             total_steps=total_steps,
-            export=exporter(config, loaded.model.role("policy"), parts.tokenizer),
+            export=exporter(config, session.run_dir, loaded.model.role("policy"), parts.tokenizer),
         )
         now, was_interrupted = train_offline(
             now,

@@ -126,7 +126,7 @@ def run_online(
     with (
         entered(parts.grader),
         accepted(session, parts, resumed, total_steps=total_steps, step=at) as completions,
-        StopRequest(lambda: last_saved(session.run_dir)) as request,
+        StopRequest(lambda: last_saved(session.folder.address)) as request,
     ):
         stop = Stop(request, training.save_before, session.began)
         collect = parts.collector(
@@ -147,7 +147,9 @@ def run_online(
             watch=lambda now: movement.look(now.train.params["policy"], (now.step - at) * updates),
             total_steps=total_steps,
             updates_per_step=updates,
-            export=exporter(config, parts.loaded.model.role("policy"), parts.tokenizer),
+            export=exporter(
+                config, session.run_dir, parts.loaded.model.role("policy"), parts.tokenizer
+            ),
             show=lambda step: show_latest(parts, collect, step),
         )
         score = parts.score()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from rlhf_jax import cloud
 from rlhf_jax.algorithms import algorithm_name
+from rlhf_jax.cloud import Place
 from rlhf_jax.config import Config
 from rlhf_jax.config.sections import seconds_of
 from rlhf_jax.io import Checkpointer, RunFolder
@@ -146,7 +147,7 @@ def open_session(
                 raise
 
 
-def last_saved(run_dir: pathlib.Path) -> str:
+def last_saved(run_dir: Place) -> str:
     """What a process that is ended at once leaves, in words."""
     steps = complete_steps(run_dir / "checkpoints")
     if not steps:

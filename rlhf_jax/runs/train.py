@@ -27,7 +27,6 @@ from rlhf_jax.runs.plan.microbatches import settled
 from rlhf_jax.runs.result import RunResult
 from rlhf_jax.runs.session import open_session
 from rlhf_jax.runs.trees import Given
-from rlhf_jax.sharding import make_mesh
 from rlhf_jax.sharding.processes import count, ending_together, join
 from rlhf_jax.training.allocator import retain_freed_memory
 
@@ -118,7 +117,7 @@ def train(
         open_session(config, began=began, progress=progress, callbacks=callbacks) as session,
         keep_programs(config.training.compilation_cache, busy=session.folder.busy),
     ):
-        session = session._replace(config=settled(session.config, make_mesh(config.mesh)))
+        session = session._replace(config=settled(session.config))
         if config.is_online:
             finished = run_online(session, given=given.model, sampler=sampler, grader=grader)
         else:

@@ -11,21 +11,10 @@ import pytest
 from rlhf_jax import ops
 from rlhf_jax.algorithms import DPOConfig, dpo, dpo_loss, grpo_loss, pairwise_reward_loss, sft_loss
 from rlhf_jax.types import Model, PairBatch
+from tests.golden.arrays import array, boolean, close
 
 HERE = pathlib.Path(__file__).parent
 TRL, VERL = (json.loads((HERE / f"{name}.json").read_text()) for name in ("trl", "verl"))
-
-
-def array(x):
-    return jnp.asarray(x, jnp.float32)
-
-
-def boolean(x):
-    return jnp.asarray(x, bool)
-
-
-def close(got, wanted, rtol=1e-5, atol=1e-6):
-    np.testing.assert_allclose(got, np.asarray(wanted), rtol=rtol, atol=atol)
 
 
 def test_versions_are_recorded():

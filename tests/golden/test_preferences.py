@@ -11,21 +11,10 @@ import pytest
 from rlhf_jax.algorithms import DPOConfig, KTOConfig, dpo, kto
 from rlhf_jax.algorithms.pair_losses import LOSS_TYPES
 from rlhf_jax.types import Model, PairBatch, UnpairedBatch
+from tests.golden.arrays import array, boolean, close
 
 HERE = pathlib.Path(__file__).parent
 TRL = json.loads((HERE / "trl_preferences.json").read_text())
-
-
-def array(x):
-    return jnp.asarray(x, jnp.float32)
-
-
-def boolean(x):
-    return jnp.asarray(x, bool)
-
-
-def close(got, wanted, rtol=1e-5, atol=1e-6):
-    np.testing.assert_allclose(got, np.asarray(wanted), rtol=rtol, atol=atol)
 
 
 def behind_a_prompt(x):

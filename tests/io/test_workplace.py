@@ -138,6 +138,7 @@ def test_something_else_under_the_name_of_the_lock_is_stale(tmp_path, quick, tex
     (tmp_path / ".lock").write_text(text)
     lock = BucketLock(epath.Path(tmp_path / ".lock"))
     lock.take()
+    assert lock.is_seen(lock.word)
     lock.release()
 
 

@@ -105,8 +105,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(
     """With completions in the one kind of bucket, with best checkpoints in the other."""
     algorithm = "grpo" if bucket.address("run").startswith("gs:") else "dpo"
     options = {"training": TRAINING, "logging": {"tensorboard": True}}
-    if algorithm == "dpo":
-        options["checkpoint"] = BEST
+    options["checkpoint"] = {"export_every": 4} | (BEST if algorithm == "dpo" else {})
     build = online_config if algorithm == "grpo" else tiny_config
     whole = build(algorithm, run_dir=tmp_path / "whole", **options)
     broken = build(algorithm, run_dir=bucket.address(f"runs/{algorithm}"), **options)
@@ -131,6 +130,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(
     assert ".lock" not in names
     assert (folder / "log.txt").read_text().count("run folder") == 2
     assert complete_steps(folder / "checkpoints")[-1] == 6
+    assert cloud.files_below(folder / "exports" / "step_4")
     for name in "abc":
         assert not list((tmp_path / "hosts" / name / "tmp").glob("rlhf_jax-*/config.yaml")) or (
             name == "a"  # which was killed

@@ -12,19 +12,14 @@ from rlhf_jax.io import CheckpointError
 from rlhf_jax.models import ModelConfig, init_model
 from rlhf_jax.runs import complete, load, train
 from rlhf_jax.runs.export import export_model
-from tests.models.tiny import hf_config, noisy
+from tests.exported import random_export
+from tests.models.tiny import hf_config
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A random model with the byte tokenizer."""
-    config = ModelConfig.from_hf(
-        hf_config("qwen2", vocab_size=320, num_hidden_layers=1, max_window_layers=1)
-    )
-    model, params = init_model(config, jax.random.key(0))
-    return export_model(
-        tmp_path_factory.mktemp("load") / "model", model, noisy(params), byte_tokenizer()
-    )
+    return random_export(tmp_path_factory.mktemp("load") / "model")
 
 
 @pytest.fixture(scope="module")

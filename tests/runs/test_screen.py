@@ -69,8 +69,8 @@ def test_an_online_run_tells_whether_it_learns(online_config, caplog):
     assert sum("docs/diagnosis.md#equal-groups" in text for text in told) == 1
 
 
-def test_a_model_of_ones_own_cannot_be_exported_on_the_way(tiny_config):
+def test_a_model_of_ones_own_cannot_be_exported_on_the_way(tiny_config, tmp_path):
     config = tiny_config("sft", checkpoint={"export_every": 4})
     own = SimpleNamespace(config=object())
     with pytest.raises(ValueError, match="^checkpoint.export_every=4: a model of one's own"):
-        exporter(config, own, None)
+        exporter(config, tmp_path, own, None)

@@ -13,7 +13,7 @@ from rlhf_jax.models.remat import device_memory
 from rlhf_jax.runs.footprint import footprint
 from rlhf_jax.runs.plan.phases import program_peak
 from rlhf_jax.runs.plan.programs import plan_programs
-from rlhf_jax.sharding import row_shards
+from rlhf_jax.sharding import make_mesh, row_shards
 
 ROOM = 0.85
 """Share of a device's memory that an update may take with all that a run holds: the rest is for
@@ -24,7 +24,7 @@ _MISSED = 1.5
 _log = logging.getLogger(__name__)
 
 
-def settled(config: Config, mesh: Mesh) -> Config:
+def settled(config: Config, mesh: Mesh | None = None) -> Config:
     """The configuration with a number in place of "auto".
 
     The update is compiled on shapes, with rows as long as the configuration allows, for the fewest
@@ -33,7 +33,7 @@ def settled(config: Config, mesh: Mesh) -> Config:
 
     Args:
       config: a whole run.
-      mesh: that it trains on.
+      mesh: that it trains on; None: the configuration's, made only where it is asked.
 
     Raises:
       ValueError: a model of one's own, which cannot be traced before it is given, or no number of
@@ -46,6 +46,7 @@ def settled(config: Config, mesh: Mesh) -> Config:
             "training.num_microbatches=auto asks the model of the configuration, and "
             "model.given=true says nothing about it: give a number"
         )
+    mesh = make_mesh(config.mesh) if mesh is None else mesh
     counts = microbatch_counts(config, mesh)
     room = device_memory(mesh)
     if math.isinf(room):

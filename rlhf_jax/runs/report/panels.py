@@ -4,7 +4,6 @@ First what is judged, then the health of the training, then the machine; what no
 comes last, a chart a metric.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -344,8 +343,3 @@ def _filled(
         )
     meanings = dict.fromkeys(f"{line.metric}: {meaning_of(line.metric) or '-'}" for line in lines)
     return panel._replace(lines=lines, only=only, help="; ".join(meanings))
-
-
-def is_finite(value: float | None) -> bool:
-    """Whether it can be drawn."""
-    return value is not None and math.isfinite(value)

@@ -23,7 +23,6 @@ from rlhf_jax.runs.roofline.offline import OfflineRounds
 from rlhf_jax.runs.roofline.online import OnlineRounds
 from rlhf_jax.runs.roofline.report import Rate, Roofline, Row, make_report
 from rlhf_jax.runs.roofline.rounds import Rounds, Sample
-from rlhf_jax.sharding import make_mesh
 from rlhf_jax.training.allocator import retain_freed_memory
 
 __all__ = ["Rate", "Roofline", "Row", "Sample", "roofline"]
@@ -77,7 +76,7 @@ def open_rounds(config: Config, folder: pathlib.Path, programs: Sequence[str]) -
       folder: takes the place of its `run_dir`.
       programs: to measure; none: all.
     """
-    config = settled(config, make_mesh(config.mesh))
+    config = settled(config)
     moved = dataclasses.replace(config, run_dir=str(folder), checkpoint=CheckpointConfig())
     if not config.is_online:
         yield OfflineRounds(moved, folder, programs)
