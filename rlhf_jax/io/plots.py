@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from rlhf_jax.cloud import Place, is_bucket
 from rlhf_jax.io.sinks import MetricsError, read_metrics
 from rlhf_jax.io.words import held_out_line
 
@@ -118,13 +119,17 @@ OWN = 4
 
 
 def plot_run(
-    path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    address: Place | None = None,
 ) -> pathlib.Path:
     """Draw the metrics of a run.
 
     Args:
         path: a metrics.jsonl or the run folder that holds it.
         out: the image; None: `metrics.png` beside the file.
+        address: that of the run, by whose name people know it; None: it is the folder.
 
     Returns:
         Where the image is.
@@ -146,7 +151,7 @@ def plot_run(
     heights = HEIGHTS[: len(named)]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.9), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title_of(folder, rows), fontsize=12, x=0.005, ha="left")
+    figure.suptitle(title_of(folder, rows, address), fontsize=12, x=0.005, ha="left")
     parts = figure.subfigures(len(named), 1, height_ratios=heights, squeeze=False)[:, 0]
     kinds: dict[str, Any] = {}
     for part, (name, panels) in zip(parts, named, strict=True):
@@ -312,9 +317,11 @@ def _percent(value: float, place: int) -> str:
     return f"{100 * value:.3g}%"
 
 
-def title_of(folder: pathlib.Path, rows: Rows) -> str:
+def title_of(folder: pathlib.Path, rows: Rows, address: Place | None = None) -> str:
     """Two lines: which run this is, and what its evaluations say."""
     place = folder.absolute()
+    if address is not None and is_bucket(address):
+        place = address
     is_seed = re.fullmatch(r"seed_\d+", place.name)  # of a run in a comparison
     parts = [f"{place.parent.name}/{place.name}" if is_seed else place.name]
     try:

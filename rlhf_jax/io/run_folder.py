@@ -276,7 +276,7 @@ class RunFolder:
                 and read_metrics(self.path / "metrics.jsonl")
             ):
                 with naming(self.path / "metrics.png"):
-                    plot_run(self.path)
+                    plot_run(self.path, address=self.address)
                 _log.info("plot of the metrics: %s", self.address / "metrics.png")
 
         failures = []

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from etils import epath
 
 from rlhf_jax.io import JsonlSink, MetricsError, plot_curves, plot_run
 from rlhf_jax.io import plots as pictures
@@ -112,6 +113,8 @@ def test_of_a_long_run_with_missing_values(tmp_path):
     assert image == tmp_path / "x.png" and image.stat().st_size > 20_000
     title = pictures.title_of(run, pictures.read_metrics(run))
     assert title.startswith("first · grpo · some/model · ") and " · 49 steps\n" in title
+    bucket = epath.Path("gs://pod/runs/second")
+    assert pictures.title_of(run, pictures.read_metrics(run), bucket).startswith("second · grpo · ")
     assert title.endswith("held-out, first and last: right sampled 30% · right greedy 40%")
     JsonlSink(run / "metrics.jsonl").close()
     with pytest.raises(MetricsError, match="nothing to draw"):
