@@ -1,6 +1,7 @@
 """Comparisons of generation and online iterations: sides, gate, our own side when small."""
 
 import argparse
+import re
 import subprocess
 import sys
 
@@ -151,7 +152,7 @@ def test_our_side_of_a_grpo_iteration(tiny, capsys):
     printed = capsys.readouterr().out
     assert (
         f"2 prompts x {grpo_sides.GROUP} completions" in printed
-        and "1.00 (1.00) x rlhf_jax   peak" in printed
+        and "x 1   peak" in printed
         and "GB   generation" in printed
     )
 
@@ -163,7 +164,7 @@ def test_our_side_of_a_ppo_iteration(tiny, capsys):
     assert (
         "loss/policy" in printed
         and "loss/value" in printed
-        and "1.00 (1.00) x rlhf_jax   peak" in printed
+        and "x 1   peak" in printed
         and "GB   generation" in printed
     )
 
@@ -172,4 +173,4 @@ def test_our_side_of_a_ppo_iteration(tiny, capsys):
 def test_our_side_of_generation(tiny, capsys):
     assert generation.main([*SMALL, "--rows", "4"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("tokens/s    1.00 (1.00) x rlhf_jax") == 2
+    assert len(re.findall(r"rlhf_jax .* x 1 .*tokens/s", printed)) == 2

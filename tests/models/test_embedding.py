@@ -173,4 +173,7 @@ def test_a_tied_table_gets_the_gradients_of_both_its_uses(sizes):
 
         return jax.jit(jax.grad(loss))(params)["embed"]["embedding"]
 
-    np.testing.assert_allclose(gradient(make_mesh(sizes)), gradient(None), rtol=1e-4, atol=1e-5)
+    alone = np.asarray(gradient(None))
+    # Sums over the whole batch: where terms cancel, their rounding is that of the largest.
+    bound = 1e-5 * np.abs(alone).max()
+    np.testing.assert_allclose(gradient(make_mesh(sizes)), alone, rtol=1e-4, atol=bound)

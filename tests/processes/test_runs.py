@@ -46,7 +46,12 @@ def test_sft(tiny_config, start, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_dpo(mesh, tiny_config, start, tmp_path):
-    config = tiny_config("dpo", mesh=MESHES[mesh], training={"max_steps": 3, "save_every": 2})
+    config = tiny_config(
+        "dpo",
+        mesh=MESHES[mesh],
+        optimizer=CALM,
+        training={"max_steps": 3, "save_every": 2},
+    )
     if mesh == "tensor across":
         config = dataclasses.replace(config, mesh=MeshConfig(**MESHES[mesh], replicate=("[kv]/",)))
     assert_same_run(*both(config, start, 2, 2, tmp_path))
