@@ -38,11 +38,12 @@ from rlhf_jax.algorithms.checks import require, weigh_pairs
 from rlhf_jax.algorithms.forward import completion_lengths, completion_logps
 from rlhf_jax.algorithms.pair_losses import (
     MATCHED,
-    PAIR_LOSSES,
     PER_TOKEN,
     Pair,
     as_tuple,
     check_losses,
+    find_loss,
+    is_own,
     match_quantiles,
 )
 from rlhf_jax.checked import checked
@@ -88,8 +89,8 @@ class DPOConfig:
     """Strength of the pull towards the reference (IPO: tau)."""
     loss_type: str | list[str] | tuple[str, ...] = "sigmoid"
     """sigmoid | hinge | ipo | exo_pair | nca_pair | robust | bco_pair | sppo_hard | aot |
-    aot_unpaired | apo_zero | apo_down | discopop | sft | sigmoid_norm; or several, which are
-    summed: [sigmoid, sft]."""
+    aot_unpaired | apo_zero | apo_down | discopop | sft | sigmoid_norm; FILE.py:FUNCTION for one of
+    your own, a function of a `pair_losses.Pair`; or several, which are summed: [sigmoid, sft]."""
     loss_weights: list[float] | tuple[float, ...] | None = None
     """Weight of each of several losses, such as [1.0, 0.1]; null: 1 each."""
     label_smoothing: float = 0.0
@@ -148,7 +149,8 @@ def dpo_loss(
       ref_rejected_logps: the same under the reference; not differentiated.
       weights: one a pair, 0 for a filler; sums to 1 over the optimizer step's batch.
       beta: > 0, 1/nats.
-      loss_type: one of `pair_losses.LOSS_TYPES`, or several.
+      loss_type: one of `pair_losses.LOSS_TYPES`, or several; or ``FILE.py:FUNCTION`` (see
+        `pair_losses.find_loss`).
       label_smoothing: e in [0, 0.5), for the losses that read it.
       loss_weights: one a loss; None: 1 each.
       lengths: tokens of chosen and rejected, which ipo and sigmoid_norm divide by; None: the caller
@@ -197,7 +199,7 @@ def dpo_loss(
     preference = jnp.zeros((), weights.dtype)
     for name in names:
         if name != "sft":
-            preference += scales[name] * weighted_sum(PAIR_LOSSES[name](pair), weights)
+            preference += scales[name] * weighted_sum(find_loss(name)(pair), weights)
     loss = preference
     metrics = _metrics(pair, chosen, rejected, ref_chosen, ref_rejected, weights)
     if token_weights is not None and "sft" in names:
@@ -221,6 +223,10 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
       quantiles need the policy's log-probabilities of the whole batch before the step.
     """
     names = as_tuple(config.loss_type)
+    by_token = any(name in PER_TOKEN or is_own(name) for name in names)
+    for name in names:
+        if is_own(name):
+            find_loss(name)  # what cannot be used is said before anything is compiled
     matched = bool(set(names) & set(MATCHED))
     score = completion_logps(model, "policy")
     ref_score = completion_logps(model, "ref")
@@ -252,7 +258,7 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
             loss_type=names,
             label_smoothing=config.label_smoothing,
             loss_weights=config.loss_weights,
-            lengths=completion_lengths(batch) if set(names) & set(PER_TOKEN) else None,
+            lengths=completion_lengths(batch) if by_token else None,
             token_weights=weights["tokens"] if "sft" in names else None,
             matches=require(batch, "matches")[0] if matched else None,
             discopop_tau=config.discopop_tau,

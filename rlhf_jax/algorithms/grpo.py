@@ -19,6 +19,7 @@ are outside the group's statistics and carry no weight. `entropy_coef` weighs an
 averaged like the loss (TRL: over tokens, whatever the loss).
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -39,6 +40,7 @@ from rlhf_jax.algorithms.metrics import (
     rollout_metrics,
     sampler_metrics,
 )
+from rlhf_jax.algorithms.named import Advantages, own_advantages
 from rlhf_jax.algorithms.presets import GRPO_PRESETS, Preset, with_presets
 from rlhf_jax.checked import checked
 from rlhf_jax.ops import (
@@ -71,6 +73,8 @@ from rlhf_jax.types import (
 
 SURROGATES = ("clip", "cispo")
 BASELINES = ("group_mean", "leave_one_out")
+BASELINE = ("group_mean", True)
+"""Defaults of `baseline` and `normalize_std`."""
 
 
 @checked
@@ -107,6 +111,9 @@ class GRPOConfig:
     normalize_std: bool | Literal["batch"] = True
     """Divide advantages by the standard deviation of their group; batch: by that of all rewards of
     the batch; false: by nothing."""
+    advantages: str | None = None
+    """FILE.py:FUNCTION of your own in place of baseline and normalize_std: rewards [prompts, group]
+    (NaN: could not be graded) -> advantages of the same shape, in jax.numpy; null: none."""
     aggregation: Literal["token", "sequence", "constant"] = "sequence"
     """How the loss is averaged: every token alike; every completion alike (the paper's); or a
     constant number of tokens per completion (Dr. GRPO)."""
@@ -177,6 +184,11 @@ class GRPOConfig:
             raise ValueError(
                 "surrogate='cispo' has a ratio per token and no clip to double: set level=token "
                 "and dual_clip=null"
+            )
+        if self.advantages is not None and (self.baseline, self.normalize_std) != BASELINE:
+            raise ValueError(
+                f"advantages={self.advantages!r} stands in place of baseline={self.baseline!r} and "
+                f"normalize_std={self.normalize_std!r}: leave those out"
             )
         if self.baseline == "leave_one_out" and self.normalize_std:
             raise ValueError(
@@ -320,6 +332,7 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
         needs["ref_logps"] = ref_logps(model, config.temperature)
     if config.sampling.num_updates > 1:
         needs["old_logps"] = old_logps(model, config.temperature)
+    compared = _advantages(config)
 
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         advantages, weights = require(batch, "advantages", "weights")
@@ -351,12 +364,9 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
         require(batch, *sorted(needs))
         rewards = grouped(batch.rewards, config.group_size)
-        if config.baseline == "leave_one_out":
-            advantages = leave_one_out_advantages(rewards)
-        else:
-            advantages = group_advantages(rewards, normalize_std=config.normalize_std)
+        advantages = on_tokens(compared(rewards).reshape(-1), batch)
         metrics = rollout_metrics(batch) | group_metrics(rewards)
-        return batch._replace(advantages=on_tokens(advantages.reshape(-1), batch)), aux, metrics
+        return batch._replace(advantages=advantages), aux, metrics
 
     def weigh(batch: PolicyBatch) -> PolicyBatch:
         trained = gradable_tokens(batch)
@@ -366,6 +376,15 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
         return batch._replace(weights=weights)
 
     return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs, sampling=config.sampling)
+
+
+def _advantages(config: GRPOConfig) -> Advantages:
+    """What a group's rewards are compared with."""
+    if config.advantages is not None:
+        return own_advantages(config.advantages, config.group_size)
+    if config.baseline == "leave_one_out":
+        return leave_one_out_advantages
+    return functools.partial(group_advantages, normalize_std=config.normalize_std)
 
 
 def _check_kl_kind(kl_kind: str) -> None:

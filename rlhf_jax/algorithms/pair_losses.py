@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from rlhf_jax.algorithms.named import check_shapes, load_function
 from rlhf_jax.ops import masked
 from rlhf_jax.ops.checks import check_choice, check_range
 from rlhf_jax.ops.precision import Scalar
@@ -85,6 +86,33 @@ def as_tuple(loss_type: str | Sequence[str]) -> tuple[str, ...]:
     return (loss_type,) if isinstance(loss_type, str) else tuple(loss_type)
 
 
+def is_own(name: str) -> bool:
+    """Whether a loss is a function of the user's, ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``."""
+    return ":" in name
+
+
+def find_loss(name: str) -> Callable[[Pair], Array]:
+    """A loss of pairs by its name.
+
+    Args:
+      name: one of `LOSS_TYPES` but "sft"; or ``FILE.py:FUNCTION``, a function of a `Pair` that
+        returns the loss of each, [B].
+
+    Raises:
+      ValueError: in one line, why a function of one's own cannot be used.
+    """
+    if not is_own(name):
+        return PAIR_LOSSES[name]
+    function = load_function("algorithm.loss_type", name)
+
+    def of_ratios(chosen: Array, rejected: Array, lengths: Array, matches: Array) -> Array:
+        return function(Pair(chosen, rejected, lengths, matches, 0.1, 0.0, 0.05))
+
+    shapes = ((4,), (4,), (4, 2), (4, 3))
+    check_shapes("algorithm.loss_type", name, of_ratios, *shapes, like=(4,))
+    return function
+
+
 def check_losses(
     loss_type: str | Sequence[str],
     loss_weights: Sequence[float] | None,
@@ -95,7 +123,8 @@ def check_losses(
     if not names:
         raise ValueError("loss_type=[] is no loss: name one or several")
     for name in names:
-        check_choice("loss_type", name, LOSS_TYPES)
+        if not is_own(name):
+            check_choice("loss_type", name, LOSS_TYPES)
         if names.count(name) > 1:
             raise ValueError(f"loss_type={list(names)}: {name!r} stands there twice")
     if loss_weights is not None:
@@ -109,7 +138,8 @@ def check_losses(
         if not sum(loss_weights) > 0:
             raise ValueError(f"loss_weights={list(loss_weights)} are all 0: nothing is trained")
     check_range("label_smoothing", label_smoothing, low=0, below=0.5)
-    if label_smoothing and not set(names) & set(SMOOTHED):
+    reads_it = any(name in SMOOTHED or is_own(name) for name in names)
+    if label_smoothing and not reads_it:
         raise ValueError(
             f"label_smoothing={label_smoothing!r} has no meaning for loss_type={loss_type!r}: use "
             f"one of {', '.join(SMOOTHED)}"

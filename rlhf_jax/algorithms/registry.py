@@ -1,15 +1,11 @@
 """Which algorithms there are: by name, by their configuration, or by the file that defines them."""
 
 import dataclasses
-import importlib
-import importlib.util
 import inspect
-import pathlib
-import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, TypeAlias, get_type_hints
 
+from rlhf_jax.algorithms.named import load_module
 from rlhf_jax.checked import shown
 from rlhf_jax.ops.checks import check_choice
 from rlhf_jax.types import Algorithm, Models, Sampling
@@ -84,7 +80,7 @@ def find_algorithm(name: str) -> str:
         return name
     where, _, own = name.rpartition(":")
     before = (ALGORITHMS.get(own), _CONFIGS.get(own))
-    _load(where)
+    load_module("algorithm", where)
     if own not in ALGORITHMS:
         raise ValueError(
             f"algorithm={name!r}: importing {where} registers no {own!r}; call "
@@ -101,22 +97,6 @@ def find_algorithm(name: str) -> str:
             table[own] = entry
     register(name, config, make)
     return name
-
-
-def _load(where: str) -> ModuleType:
-    """Imports a module by name, or a file by path."""
-    if not where.endswith(".py"):
-        return importlib.import_module(where)
-    path = pathlib.Path(where)
-    if not path.is_file():
-        raise ValueError(f"algorithm={where}:...: there is no file {path}")
-    name = f"rlhf_jax_algorithm_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def algorithm_config(name: str) -> type:

@@ -90,9 +90,13 @@ def test_the_one_that_dies_is_named_and_ends_the_others(programs, capfd, monkeyp
     assert started[0].returncode == -signal.SIGTERM
 
 
-def test_who_was_lost_is_named_not_who_noticed(programs, capfd):
-    wait_for_file = "import sys; sys.exit({})"
-    programs(wait_for_file.format(6), wait_for_file.format(1))
+def test_who_was_lost_is_named_not_who_noticed(programs, capfd, tmp_path):
+    # Process 0 reads until the other end of the pipe is closed by the death of process 1.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    notices = f"import sys; open({str(pipe)!r}).read(); sys.exit(6)"
+    dies = f"import sys; held = open({str(pipe)!r}, 'w'); sys.exit(1)"
+    programs(notices, dies)
     assert run() == 1
     assert "process 1 of 2 ended with exit code 1" in capfd.readouterr().err
 

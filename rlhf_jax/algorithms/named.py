@@ -1,0 +1,110 @@
+"""Functions and algorithms of a user's own, named in a configuration by the file or module that
+holds them."""
+
+import importlib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlhf_jax.checked import shown
+from rlhf_jax.ops import masked
+
+Advantages: TypeAlias = Callable[[Float[Array, "P G"]], Float[Array, "P G"]]
+"""Rewards of P prompts with G completions each -> advantages; NaN: could not be graded."""
+
+
+def load_module(key: str, where: str) -> ModuleType:
+    """Imports a module by name, or a file by path; a file anew at every call.
+
+    Args:
+      key: whose value it is, for the message.
+      where: ``MODULE`` or ``FILE.py``.
+
+    Raises:
+      ValueError: there is no such file.
+      ImportError: there is no such module.
+    """
+    if not where.endswith(".py"):
+        return importlib.import_module(where)
+    path = pathlib.Path(where)
+    if not path.is_file():
+        raise ValueError(f"{key}={where}:...: there is no file {path}")
+    name = f"rlhf_jax_algorithm_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_function(key: str, name: str) -> Callable[..., Any]:
+    """A user's function.
+
+    Args:
+      key: whose value it is, for the message.
+      name: ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    where, colon, own = name.rpartition(":")
+    if not colon:
+        raise ValueError(f"{key}={name!r} names no function: give FILE.py:FUNCTION")
+    function = getattr(load_module(key, where), own, None)
+    if not callable(function):
+        raise ValueError(f"{key}={name!r}: {where} holds no function {own!r}")
+    return function
+
+
+def check_shapes(
+    key: str, name: str, function: Callable[..., Any], *shapes: tuple[int, ...], like: tuple
+) -> None:
+    """Tries a function of float32 arrays on shapes alone, before anything is compiled.
+
+    Args:
+      key: whose value it is, for the message.
+      name: of the function.
+      function: of arrays.
+      *shapes: of its arguments.
+      like: the shape that it must return for them.
+
+    Raises:
+      ValueError: in one line, why it cannot be used.
+    """
+    try:
+        found = jax.eval_shape(function, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
+    except Exception as error:
+        text = str(error).split("\n", 1)[0]
+        problem = f"{type(error).__name__}: {text}"
+        raise ValueError(f"{key}={name!r} cannot be called so: {problem}") from error
+    is_array = isinstance(found, jax.ShapeDtypeStruct)
+    if not is_array or found.shape != like or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(f"{key}={name!r} must return floats of shape {like}, not {shown(found)}")
+
+
+def own_advantages(name: str, group_size: int) -> Advantages:
+    """A user's function of rewards, in place of a group's mean and deviation.
+
+    Args:
+      name: ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``; it is called on rewards [P, G] and returns
+        advantages [P, G].
+      group_size: G.
+
+    Returns:
+      The function, 0 where a completion could not be graded.
+
+    Raises:
+      ValueError: in one line, why it cannot be used.
+    """
+    own = load_function("algorithm.advantages", name)
+    check_shapes("algorithm.advantages", name, own, (2, group_size), like=(2, group_size))
+    # What could not be graded carries no weight, whatever a function makes of its NaN.
+    return lambda rewards: masked(own(rewards), ~jnp.isnan(rewards))

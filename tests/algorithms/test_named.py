@@ -1,0 +1,107 @@
+"""Losses and advantages of a user's own, named by file."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.algorithms.dpo import DPOConfig, dpo_loss
+from rlhf_jax.algorithms.grpo import GRPOConfig
+from rlhf_jax.algorithms.named import own_advantages
+from rlhf_jax.algorithms.pair_losses import find_loss
+from rlhf_jax.ops import group_advantages
+
+SOURCE = """
+import jax
+import jax.numpy as jnp
+
+
+def logistic(pair):
+    return -jax.nn.log_sigmoid(pair.beta * (pair.chosen - pair.rejected))
+
+
+def per_token(pair):
+    return (pair.chosen / pair.lengths[:, 0] - pair.rejected / pair.lengths[:, 1]) ** 2
+
+
+def branches(pair):
+    return pair.chosen if pair.smoothing > 0.1 else pair.rejected
+
+
+def centred(rewards):
+    return rewards - jnp.nanmean(rewards, axis=1, keepdims=True)
+
+
+def total(rewards):
+    return rewards.sum()
+
+
+def two(a, b):
+    return a
+
+
+def signs(rewards):
+    return rewards > 0
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_a_loss_of_pairs(file):
+    logps = jax.random.normal(jax.random.key(0), (4, 5))
+    weights = jnp.full(5, 0.2)
+    mine = dpo_loss(*logps, weights, loss_type=f"{file}:logistic")
+    its = dpo_loss(*logps, weights, loss_type="sigmoid")
+    np.testing.assert_allclose(mine[0], its[0], rtol=1e-6)
+    both = dpo_loss(*logps, weights, loss_type=[f"{file}:logistic", "hinge"], loss_weights=[2, 1])
+    hinge = dpo_loss(*logps, weights, loss_type="hinge")
+    np.testing.assert_allclose(both[0], 2 * mine[0] + hinge[0], rtol=1e-6)
+    lengths = jnp.full((5, 2), 4.0)
+    squares = dpo_loss(*logps, weights, loss_type=f"{file}:per_token", lengths=lengths)
+    ipo = jnp.mean(((logps[0] - logps[2] - logps[1] + logps[3]) / 4) ** 2)
+    np.testing.assert_allclose(squares[0], ipo, rtol=1e-5)
+    # Its options are numbers in Python, as they are for the losses of the library.
+    assert DPOConfig(loss_type=f"{file}:branches", label_smoothing=0.2).label_smoothing == 0.2
+    find_loss(f"{file}:branches")
+
+
+def test_advantages(file):
+    rewards = jnp.array([[1.0, 0.0, jnp.nan], [0.0, 0.0, 1.0]])
+    found = own_advantages(f"{file}:centred", 3)(rewards)
+    np.testing.assert_allclose(found, group_advantages(rewards, normalize_std=False), atol=1e-6)
+    assert found[0, 2] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("total", r"must return floats of shape \(2, 3\)"),
+        ("signs", r"must return floats of shape \(2, 3\)"),
+        ("two", "cannot be called so: TypeError: .*missing 1 required"),
+        ("nothing", "holds no function 'nothing'"),
+        ("number", "holds no function 'number'"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_is_compiled(file, name, problem):
+    with pytest.raises(ValueError, match=problem) as caught:
+        own_advantages(f"{file}:{name}", 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_stands_in_place_of_another_option_refuses_it():
+    with pytest.raises(ValueError, match="in place of baseline='leave_one_out'"):
+        GRPOConfig(advantages="a.py:f", baseline="leave_one_out", normalize_std=False)
+    with pytest.raises(ValueError, match="there is no file"):
+        own_advantages("absent.py:f", 3)
+    with pytest.raises(ValueError, match="names no function"):
+        own_advantages("absent", 3)
+    with pytest.raises(ValueError, match="label_smoothing=0.1 has no meaning"):
+        DPOConfig(loss_type="hinge", label_smoothing=0.1)
