@@ -26,6 +26,7 @@ def with_training(config, **fields):
     return dataclasses.replace(config, training=dataclasses.replace(config.training, **fields))
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_says_why_and_stays_ended(tiny_config, caplog):
     config = tiny_config("sft", training=LENGTH)
     with caplog.at_level(logging.INFO):

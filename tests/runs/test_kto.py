@@ -25,6 +25,7 @@ def labelled(path, count=40):
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_labels_and_goes_on_with_the_same_bits(tiny_config, tmp_path, caplog):
     path = labelled(tmp_path / "rows.jsonl")
     options = {"data": {"path": path, "eval_size": 8}, "training": TRAINING}

@@ -20,6 +20,7 @@ def dtypes(folder):
         return {file.get_slice(name).get_dtype() for name in file.keys()}
 
 
+@pytest.mark.slow
 def test_rows_between_are_means_and_every_checkpoint_and_the_end_have_one(tiny_config, tmp_path):
     common = {"training": {"max_steps": 8, "eval_every": 0, "save_every": 7}}
     every = train(tiny_config("sft", run_dir=tmp_path / "every", **common), progress=False)
@@ -35,6 +36,7 @@ def test_rows_between_are_means_and_every_checkpoint_and_the_end_have_one(tiny_c
         assert found[step]["epoch"] == whole[step]["epoch"]
 
 
+@pytest.mark.slow
 def test_checkpoints_that_stay_and_exports_on_the_way(tiny_config, caplog):
     caplog.set_level(logging.INFO, logger="rlhf_jax")
     config = tiny_config(

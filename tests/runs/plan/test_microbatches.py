@@ -69,6 +69,7 @@ def test_a_given_model_is_refused(tiny_config):
         settled(config, make_mesh(config.mesh))
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_chose_and_goes_on(tiny_config, tmp_path, caplog):
     config = tiny_config("sft")
     config = dataclasses.replace(
