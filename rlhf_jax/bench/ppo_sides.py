@@ -39,6 +39,25 @@ def load_models(folder: Any) -> tuple[Any, Any, Any]:
     return load(folder / "model", **options), load(folder / "reference", **options), critic
 
 
+def advantages_and_returns(rewards: Any, values: Any, mask: Any) -> tuple[Any, Any]:
+    """GAE, whitened over the tokens that are there, and what the critic learns, all [B, T]."""
+    import torch
+
+    last = torch.zeros(len(rewards))
+    following = torch.zeros(len(rewards))
+    columns = []
+    for t in reversed(range(rewards.shape[1])):
+        now = rewards[:, t] + following - values[:, t] + GAE_LAMBDA * last
+        # Nothing comes back from behind a completion's last token.
+        last = torch.where(mask[:, t], now, 0.0)
+        following = torch.where(mask[:, t], values[:, t], 0.0)
+        columns.append(last)
+    advantages = torch.stack(columns[::-1], 1)
+    present = advantages[mask]
+    whitened = (advantages - present.mean()) * torch.rsqrt(present.var() + 1e-8)
+    return whitened, advantages + values
+
+
 def run_plain(args: argparse.Namespace) -> None:
     """A plain PyTorch loop: `generate`, sdpa, AdamW, the head on completions only; no TRL.
 
@@ -95,19 +114,7 @@ def run_plain(args: argparse.Namespace) -> None:
         taken = tokens[:, width:].tolist()
         own = [ids[:length] for ids, length in zip(taken, lengths.tolist(), strict=True)]
         rewards[torch.arange(len(tokens)), lengths - 1] += torch.tensor(low_ids([], [], own))
-        last = torch.zeros(len(tokens))
-        following = torch.zeros(len(tokens))
-        columns = []
-        for t in reversed(range(rewards.shape[1])):
-            now = rewards[:, t] + following - values[:, t] + GAE_LAMBDA * last
-            # Nothing comes back from behind a completion's last token.
-            last = torch.where(mask[:, t], now, 0.0)
-            following = torch.where(mask[:, t], values[:, t], 0.0)
-            columns.append(last)
-        advantages = torch.stack(columns[::-1], 1)
-        present = advantages[mask]
-        whitened = (advantages - present.mean()) * torch.rsqrt(present.var() + 1e-8)
-        return whitened, advantages + values
+        return advantages_and_returns(rewards, values, mask)
 
     def backward(tokens: Any, old_logps: Any) -> dict[str, float]:
         ref_logps, values = score(tokens)
