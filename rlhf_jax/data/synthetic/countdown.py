@@ -40,6 +40,9 @@ class CountdownTask:
     """Targets are from 1 to this, both included."""
     ops: str = "+-*/"
     """Operators that solutions are made of: some of +-*/."""
+    ordered: bool = False
+    """Numbers stand in ascending order: problems that differ by their order alone are one prompt,
+    and none of them is held out while another is trained on."""
     noise: float = 0.5
     """Share of supervised answers that are wrong."""
     seed: int = 0
@@ -58,6 +61,8 @@ class CountdownTask:
         """The next problem."""
         for _ in range(MAX_TRIES):
             numbers = [draw.randint(1, self.max_number) for _ in range(self.numbers)]
+            if self.ordered:
+                numbers.sort()
             solution = _combine(numbers, self.ops, draw)
             target = None if solution is None else _value(solution)
             if solution is not None and target is not None and target <= self.max_target:
