@@ -107,6 +107,7 @@ TASK_PATHS = [
     "synthetic:long_sums?min_terms=2&max_terms=3&verbose_share=1",
     "synthetic:programs",
     "synthetic:programs?square_share=0&shown=2&max_number=20",
+    "synthetic:programs?first_inputs=true",
     "synthetic:safety",
 ]
 
@@ -266,10 +267,12 @@ def test_long_sums() -> None:
     assert 0.4 < sum(styles) / len(styles) < 0.6
 
 
-def test_programs() -> None:
+@pytest.mark.parametrize("first_inputs", ["false", "true"])
+def test_programs(first_inputs: str) -> None:
     """The shown pairs alone determine the program, and the hidden ones are others."""
     programs: dict[str, set[str]] = {}
-    for row in synthetic_rows("synthetic:programs?size=1000", "prompts"):
+    path = f"synthetic:programs?size=1000&first_inputs={first_inputs}"
+    for row in synthetic_rows(path, "prompts"):
         shown = [
             tuple(map(int, pair.split("->"))) for pair in row["prompt"].removesuffix(":").split(" ")
         ]
@@ -277,6 +280,7 @@ def test_programs() -> None:
         assert len(shown) == 3 and len(hidden) == 6
         inputs = [x for x, _ in shown + hidden]
         assert len(set(inputs)) == 9 and min(inputs) >= 0 and max(inputs) <= 9
+        assert inputs[:3] == [0, 1, 2] or first_inputs == "false"
         for x, y in shown + hidden:
             tree = ast.parse(row["answer"], mode="eval")
             assert eval(compile(tree, "program", "eval"), {}, {"x": x}) == y
@@ -285,6 +289,8 @@ def test_programs() -> None:
     assert len(set().union(*programs.values())) == len(programs), "and a prompt one program"
     assert 0.4 < sum("x*x" in program for program in programs) / len(programs)
     assert any(program.startswith("0-") for program in programs)
+    asked = {prompt.split("->")[0] for prompts in programs.values() for prompt in prompts}
+    assert len(asked) == (1 if first_inputs == "true" else 8), "first inputs differ"
 
 
 def test_safety_prompts_and_the_errors_of_its_judge() -> None:

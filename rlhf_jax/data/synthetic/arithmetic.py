@@ -18,10 +18,12 @@ from rlhf_jax.data.synthetic.problem import (
     check_options,
     check_share,
 )
+from rlhf_jax.fields import documented
 
 _RANGE = (0, 99)
 
 
+@documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArithmeticTask:
     """Sums, differences and products of whole numbers, worked out with the usual precedence."""

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.synthetic.problem import MAX_TRIES, Problem, check_operators, check_options
+from rlhf_jax.fields import documented
 
 Expression: TypeAlias = int | tuple[str, Any, Any]
 """A number, or (operator, left, right)."""
@@ -26,6 +27,7 @@ _WORK_OUT: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
 _RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
+@documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CountdownTask:
     """Reach a target from numbers. Intermediate results of `answer` are positive whole numbers."""

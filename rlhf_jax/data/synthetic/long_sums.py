@@ -11,8 +11,10 @@ import random
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.synthetic.problem import Problem, check_options, check_share
+from rlhf_jax.fields import documented
 
 
+@documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongSumsTask:
     """Sums of many one-digit numbers, worked out step by step in one of two styles."""

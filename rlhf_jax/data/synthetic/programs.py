@@ -12,25 +12,33 @@ import random
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.synthetic.problem import Problem, check_options, check_share
+from rlhf_jax.fields import documented
 
 
+@documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramsTask:
     """Find the expression in x behind pairs of input and output."""
 
     size: int = 4000
-    """Rows. There are 2 max_number (2 max_number + 1) programs without x*x, and about max_number
-    times as many with it; more rows repeat them."""
+    """Rows. There are 2 max_number (2 max_number + 1) programs without x*x, or max_number
+    (max_number + 1) without signs, and about max_number times as many with it; more rows repeat
+    them."""
     square_share: float = 0.5
     """Share of programs with x*x."""
     max_number: int = 9
     """Coefficients are from -max_number to max_number, that of x*x from 1."""
+    signed: bool = True
+    """false: no coefficient is negative."""
     max_input: int = 9
     """Inputs, shown and hidden, are from 0 to this, each once."""
     shown: int = 3
     """Pairs in the prompt: at least 3, or 2 where no program has x*x."""
     hidden: int = 6
     """Pairs that an answer is tried on and the prompt does not show."""
+    first_inputs: bool = False
+    """Show the inputs 0, 1, 2, .. of every program, which is easier: the output of 0 is the
+    constant, and slopes are differences. False: a program's own choice of inputs."""
     noise: float = 0.5
     """Share of supervised answers that are wrong."""
     seed: int = 0
@@ -58,7 +66,7 @@ class ProgramsTask:
 
     def problem(self, draw: random.Random) -> Problem:
         """The next problem."""
-        numbers = range(-self.max_number, self.max_number + 1)
+        numbers = range(-self.max_number if self.signed else 0, self.max_number + 1)
         has_square = draw.random() < self.square_share
         square = draw.randint(1, self.max_number) if has_square else 0
         slope = draw.choice([n for n in numbers if n or square])  # a constant is no program
@@ -67,7 +75,8 @@ class ProgramsTask:
         place = draw.randrange(0 if square else 1, 3)
         mistake[place] += draw.choice([-1, 1])
         inputs = list(range(self.max_input + 1))
-        random.Random(f"inputs of {program}").shuffle(inputs)
+        if not self.first_inputs:
+            random.Random(f"inputs of {program}").shuffle(inputs)
         shown = sorted(inputs[: self.shown])
         hidden = sorted(inputs[self.shown : self.shown + self.hidden])
         pairs = [f"{x}->{_output(program, x)}" for x in shown]

@@ -19,6 +19,7 @@ import random
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.synthetic.problem import Problem, check_options, check_share
+from rlhf_jax.fields import documented
 
 _STEPS = {
     "make": ("mix", "heat"),
@@ -68,6 +69,7 @@ MAX_FILLER = 6
 """Filler words of an answer at most."""
 
 
+@documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SafetyTask:
     """Questions of which some are harmful, and a judge of answers who errs."""
