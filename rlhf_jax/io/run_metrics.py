@@ -22,8 +22,12 @@ RUN_METRICS: dict[tuple[str, ...], str] = {
     (
         "rewards/ungraded_sampled",
         "rewards/failed_sampled/NAME/KIND",
+        "rewards/NAME_sampled",
         "rewards/NAME/METRIC_sampled",
-    ): ("at evaluation, of the samples (without `_sampled`: of the greedy completions)"),
+    ): (
+        "at evaluation, of the samples (without `_sampled`: of the greedy completions); "
+        "`rewards/NAME` where there are several rewards"
+    ),
     ("accuracy/greedy",): (
         "share of held-out prompts whose greedy answer is right (its `accuracy_reward` is above "
         "0), of those that were judged"

@@ -171,6 +171,7 @@ def evaluate_prompts(
       Metrics rewards/greedy and rewards/sampled (mean total reward of what was graded),
       rewards/ungraded and rewards/failed/NAME/KIND of the greedy completions,
       rewards/ungraded_sampled and rewards/failed_sampled/NAME/KIND of the sampled ones,
+      rewards/NAME and rewards/NAME_sampled (mean of each, where there are several),
       rewards/NAME/METRIC and rewards/NAME/METRIC_sampled (means of what reward functions log by
       `log_metric`), length/greedy, length/truncated_greedy; where a reward says right or wrong also
       accuracy/greedy, accuracy/mean@k (share of right samples), accuracy/pass@k (share of prompts

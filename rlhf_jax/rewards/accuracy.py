@@ -84,12 +84,12 @@ def metrics_of(judge: Judge, greedy: Answers, sampled: Answers | None) -> dict[s
       See `evaluate_prompts`.
     """
     verdicts = verdicts_of(judge, [one for one in (greedy, sampled) if one is not None])
-    metrics = _rewards(greedy, "greedy", "") | {
+    metrics = _rewards(greedy, "greedy", "", judge.names) | {
         "length/greedy": float(greedy.length.mean()),
         "length/truncated_greedy": float(greedy.truncated.mean()),
     }
     if sampled is not None:
-        metrics |= _rewards(sampled, "sampled", "_sampled")
+        metrics |= _rewards(sampled, "sampled", "_sampled", judge.names)
     if not judge.says:
         return metrics
     right, judged = verdicts[0]
@@ -107,7 +107,9 @@ def metric_names(judge: Judge, samples: int) -> list[str]:
     """What an evaluation of `samples` completions per prompt can produce."""
     names = ["rewards/greedy", "rewards/ungraded", "length/greedy", "length/truncated_greedy"]
     names += ["accuracy/greedy"] if judge.says else []
+    names += [f"rewards/{name}" for name in _several(judge.names)]
     if samples:
+        names += [f"rewards/{name}_sampled" for name in _several(judge.names)]
         names += ["rewards/sampled", "rewards/ungraded_sampled"]
         names += (
             [f"accuracy/{kind}@{samples}" for kind in ("mean", "pass", "maj")] if judge.says else []
@@ -153,12 +155,20 @@ def majority(answers: np.ndarray, right: np.ndarray) -> float:
     return float(np.mean([right[list(answers).index(answer)] for answer in winners]))
 
 
-def _rewards(answers: Answers, name: str, suffix: str) -> dict[str, float]:
-    """The mean reward, and what could not be graded."""
+def _several(names: Sequence[str]) -> Sequence[str]:
+    """The names of rewards, where there are more than one: the mean of a single one is known."""
+    return names if len(names) > 1 else ()
+
+
+def _rewards(answers: Answers, name: str, suffix: str, names: Sequence[str]) -> dict[str, float]:
+    """The mean reward, that of each function, and what could not be graded."""
     graded = ~np.isnan(answers.total)
     further = {
         f"rewards/failed{suffix}/{kind}": float(count) for kind, count in answers.failures.items()
     }
+    for place, label in enumerate(_several(names)):
+        own = answers.per_reward[..., place]
+        further |= _mean(f"rewards/{label}{suffix}", own[~np.isnan(own)])
     for label, values in answers.logged.items():
         further |= _mean(f"rewards/{label}{suffix}", values)
     return (

@@ -15,13 +15,13 @@ class RewardConfig:
 
     function: str
     """A built-in ("math", "exact_match", "think_format", "format", "length", "repetition",
-    "overlong", "code", "countdown"; their options are the keywords of
-    `rlhf_jax.rewards.REWARDS[name]`), a function of an installed module ("package.module:function")
-    or of a Python file ("path/to/file.py:function"). Such a function has TRL's signature:
-    f(prompts, completions, completion_ids=None, **columns) -> list of float or None, sync or async,
-    and gets `trainer_state`, `log_extra` and `log_metric` where it names them or takes
-    ``**kwargs``; or it has verl's, f(data_source, solution_str, ground_truth, extra_info). One that
-    takes neither prompts nor completions is called with the options and returns the reward
+    "overlong", "code", "countdown", "programs", "safety", "harmful"; their options are the keywords
+    of `rlhf_jax.rewards.REWARDS[name]`), a function of an installed module
+    ("package.module:function") or of a Python file ("path/to/file.py:function"). Such a function
+    has TRL's signature: f(prompts, completions, completion_ids=None, **columns) -> list of float or
+    None, sync or async, and gets `trainer_state`, `log_extra` and `log_metric` where it names them
+    or takes ``**kwargs``; or it has verl's, f(data_source, solution_str, ground_truth, extra_info).
+    One that takes neither prompts nor completions is called with the options and returns the reward
     function. A configuration is code: what it names is run. A function that a program hands over,
     `rlhf_jax.train(..., rewards=[f])`, stands here as "<callable f>": it is called in that program,
     without sandbox and time limit."""

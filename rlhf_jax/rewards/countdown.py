@@ -1,36 +1,12 @@
 """Reward of countdown: an expression that uses each number exactly once and hits the target."""
 
-import ast
-import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from rlhf_jax.rewards.answers import Completion, content_of, marked_answer
-
-MAX_LENGTH = 200
-"""Characters of an expression; a longer one is wrong. It bounds the work."""
-
-_CHARACTERS = frozenset("0123456789+-*/() ")
-_SIGNS = {
-    "×": "*",
-    "·": "*",
-    "\\times": "*",
-    "\\cdot": "*",
-    "÷": "/",
-    "\\div": "/",
-    "−": "-",
-    "–": "-",
-    "\\left": "",
-    "\\right": "",
-}
-_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
+from rlhf_jax.rewards.answers import Completion
+from rlhf_jax.rewards.formulas import final_line, leaves_of, parsed, value_of
 
 
 def countdown_reward(
@@ -86,12 +62,7 @@ def check_numbers(columns: Mapping[str, Sequence[Any]]) -> None:
 
 def expression_of(completion: Completion) -> str:
     """The expression that a completion answers with, up to an equals sign."""
-    text = content_of(completion)
-    lines = [line for line in text.splitlines() if line.strip()]
-    answer = marked_answer(text) or (lines[-1] if lines else "")
-    for written, sign in _SIGNS.items():
-        answer = answer.replace(written, sign)
-    return answer.partition("=")[0].strip().strip("$ ")
+    return final_line(completion).partition("=")[0].strip().strip("$ ")
 
 
 def work_out(expression: str) -> tuple[Mapping[int, int], Fraction | None] | None:
@@ -100,33 +71,8 @@ def work_out(expression: str) -> tuple[Mapping[int, int], Fraction | None] | Non
     Returns:
       None when it is anything else; the value is None when it divides by zero.
     """
-    if len(expression) > MAX_LENGTH or set(expression) - _CHARACTERS:
+    tree = parsed(expression)
+    if tree is None:
         return None
-    try:
-        tree = ast.parse(expression, mode="eval").body
-        numbers = Counter(_numbers(tree))
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return None
-    try:
-        return numbers, _value(tree)
-    except ZeroDivisionError:
-        return numbers, None
-
-
-def _numbers(node: ast.expr) -> Iterator[int]:
-    if isinstance(node, ast.Constant) and type(node.value) is int:
-        yield node.value
-    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        yield from _numbers(node.left)
-        yield from _numbers(node.right)
-    else:
-        raise ValueError(f"{type(node).__name__} is no part of an expression")
-
-
-def _value(node: ast.expr) -> Fraction:
-    if isinstance(node, ast.BinOp):
-        return _OPERATORS[type(node.op)](_value(node.left), _value(node.right))
-    assert isinstance(node, ast.Constant) and type(node.value) is int, (
-        "_numbers has checked the tree"
-    )
-    return Fraction(node.value)
+    uses = {int(number): count for number, count in leaves_of(tree).items()}
+    return uses, value_of(tree)

@@ -19,9 +19,9 @@ import numpy as np
 from rlhf_jax.rewards.config import RewardConfig
 from rlhf_jax.rewards.registry import MODEL
 
-FORM = frozenset({"think_format", "format", "length", "repetition", "overlong"})
-"""Built-in rewards that say nothing about right and wrong: judges only when they are named or there
-is no other reward."""
+FORM = frozenset({"think_format", "format", "length", "repetition", "overlong", "harmful"})
+"""Built-in rewards that say nothing about right and wrong, or the opposite of it: judges only when
+they are named or there is no other reward."""
 
 Tasks = Mapping[str, bool]
 """Name of a reward -> it has graded nothing but what the judges before it left alone; rewards not

@@ -16,6 +16,8 @@ from rlhf_jax.rewards.code import check_tests, code_reward
 from rlhf_jax.rewards.config import RewardConfig
 from rlhf_jax.rewards.countdown import check_numbers, countdown_reward
 from rlhf_jax.rewards.math import math_reward
+from rlhf_jax.rewards.programs import check_hidden, programs_reward
+from rlhf_jax.rewards.safety import check_safety, harmful_reward, safety_reward
 
 REWARDS: dict[str, Callable[..., Any]] = {
     "math": math_reward,
@@ -27,10 +29,15 @@ REWARDS: dict[str, Callable[..., Any]] = {
     "overlong": overlong_reward,
     "code": code_reward,
     "countdown": countdown_reward,
+    "programs": programs_reward,
+    "safety": safety_reward,
+    "harmful": harmful_reward,
 }
 """Name -> function with TRL's signature."""
 
-INLINE = frozenset({"exact_match", "think_format", "length", "repetition", "overlong", "countdown"})
+INLINE = frozenset(
+    "exact_match think_format length repetition overlong countdown programs safety harmful".split()
+)
 """Run in the main process: microseconds a completion, and nothing in them can hang. All others run
 in the pool."""
 
@@ -42,6 +49,9 @@ COLUMN_CHECKS: dict[str, Callable[[Mapping[str, Sequence[Any]]], None]] = {
     "exact_match": check_targets,
     "code": check_tests,
     "countdown": check_numbers,
+    "programs": check_hidden,
+    "safety": check_safety,
+    "harmful": check_safety,
 }
 """Name -> raises ValueError when the data lacks a column that the function reads."""
 
@@ -49,7 +59,7 @@ LIMITED = frozenset({"math", "format"})
 """Have a limit of processor time of their own: an answer that needs more is wrong, however busy the
 machine is."""
 
-VERIFIABLE = frozenset(COLUMN_CHECKS)
+VERIFIABLE = frozenset(COLUMN_CHECKS) - {"harmful"}
 """Tell right from wrong by the row: whole batches of 0 mean that the row or the answer is not read
 as it should be."""
 

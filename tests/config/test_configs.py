@@ -39,15 +39,15 @@ def test_there_are_configurations():
     } <= {path.stem for path in FILES}
 
 
-def checked_header(path, command):
-    """What a file's first lines state."""
+def checked_header(path, command, folder=""):
+    """What a file's first lines state; `folder` is below configs/."""
     text = path.read_text().partition("\n\n")[0]
     header = dict(
         re.findall(r"^#\s+(command|hardware|minutes|metric):[ ]*(.*)$", text, re.MULTILINE)
     )
     assert list(header) == list(HEADER), "the header states command, hardware, minutes, metric"
     for name, pattern in HEADER.items():
-        wanted = pattern.replace("NAME", re.escape(path.name)).replace(
+        wanted = pattern.replace("NAME", folder + re.escape(path.name)).replace(
             "rlhf-jax train", f"rlhf-jax {command}"
         )
         assert re.fullmatch(wanted, header[name]), f"{name}: {header[name]!r}"

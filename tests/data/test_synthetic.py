@@ -101,6 +101,14 @@ TASK_PATHS = [
     "synthetic:countdown?numbers=4&ops=+-&max_target=30",
     "synthetic:sorting",
     "synthetic:sorting?items=numbers&length=6&min_length=2&descending=true",
+    "synthetic:countdown?ordered=true&numbers=4",
+    "synthetic:arithmetic?carry=true&carry_share=0.2",
+    "synthetic:long_sums",
+    "synthetic:long_sums?min_terms=2&max_terms=3&verbose_share=1",
+    "synthetic:programs",
+    "synthetic:programs?square_share=0&shown=2&max_number=20",
+    "synthetic:programs?first_inputs=true",
+    "synthetic:safety",
 ]
 
 
@@ -120,24 +128,29 @@ def test_every_task_is_text_pairs_and_prompts_of_one_work(path: str) -> None:
         == list(synthetic_rows(path, "text"))
         != list(synthetic_rows(path.replace("seed=7", "seed=8"), "text"))
     )
-    assert [row["chosen"] for row in pairs] == [row["answer"] for row in prompts]
-    right = [row["completion"] == pair["chosen"] for row, pair in zip(text, pairs, strict=True)]
-    assert all(
-        ok or row["completion"] == pair["rejected"]
-        for ok, row, pair in zip(right, text, pairs, strict=True)
-    )
+    right = [row["completion"] == asked["answer"] for row, asked in zip(text, prompts, strict=True)]
+    if "safety" not in path:  # its pairs are a judge's who errs
+        assert [row["chosen"] for row in pairs] == [row["answer"] for row in prompts]
+        assert all(
+            ok or row["completion"] == pair["rejected"]
+            for ok, row, pair in zip(right, text, pairs, strict=True)
+        )
     assert 0.62 < sum(right) / 400 < 0.78
 
 
 @pytest.mark.parametrize("path", TASK_PATHS)
 def test_the_reward_tells_answers_from_mistakes(path: str) -> None:
-    path += f"{'&' if '?' in path else '?'}size=200"
-    pairs, prompts = (list(synthetic_rows(path, kind)) for kind in ("pairs", "prompts"))
+    """What is right is read from rows without noise, what is wrong from rows with nothing else."""
+    path += f"{'&' if '?' in path else '?'}size=200&noise="
+    prompts = list(synthetic_rows(f"{path}0", "prompts"))
     columns = {name: [row[name] for row in prompts] for name in prompts[0] if name != "prompt"}
-    reward = REWARDS["countdown" if "countdown" in path else "exact_match"]
+    name = path.removeprefix("synthetic:").partition("?")[0]
+    reward = REWARDS[name if name in REWARDS else "exact_match"]
+    options = {"max_words": 99} if name == "safety" else {}
     asked = [row["prompt"] for row in prompts]
-    assert reward(asked, [row["chosen"] for row in pairs], **columns) == [1.0] * 200
-    assert reward(asked, [row["rejected"] for row in pairs], **columns) == [0.0] * 200
+    for noise, worth in ((0, 1.0), (1, 0.0)):
+        given = [row["completion"] for row in synthetic_rows(f"{path}{noise}", "text")]
+        assert reward(asked, given, **options, **columns) == [worth] * 200
 
 
 def worked_out(prompt: str) -> int:
@@ -199,6 +212,115 @@ def test_countdown_problems() -> None:
         )
 
 
+def test_a_share_of_sums_carries() -> None:
+    def carries(prompt: str) -> bool:
+        left, right = prompt[:-1].split("+")
+        return int(left) % 10 + int(right) % 10 > 9 or int(left) // 10 + int(right) // 10 > 9
+
+    for share in (0.05, 1.0):
+        path = f"synthetic:arithmetic?digits=2&carry=true&carry_share={share}&size=1000"
+        found = [carries(row["prompt"]) for row in synthetic_rows(path, "text")]
+        assert abs(sum(found) / 1000 - share) <= 0.025
+
+
+def test_ordered_countdown_has_one_prompt_a_problem() -> None:
+    path = "synthetic:countdown?ordered=true&numbers=3&size=2000"
+    assert all(row["nums"] == sorted(row["nums"]) for row in synthetic_rows(path, "prompts"))
+    config = DataConfig(path=path, eval_size=200)
+    train, held_out = (
+        {
+            (*sorted(row.columns["nums"]), row.columns["target"])
+            for row in load_examples(config, kind="prompts", split=split).rows
+        }
+        for split in ("train", "eval")
+    )
+    assert train and held_out and not train & held_out
+
+
+def test_long_sums() -> None:
+    """Every step of an answer is checked, of a mistake all but one."""
+    styles = []
+    for row in synthetic_rows("synthetic:long_sums?size=300", "pairs"):
+        terms = [int(term) for term in row["prompt"].removesuffix("=").split("+")]
+        assert 6 <= len(terms) <= 20 and 0 <= min(terms) <= max(terms) <= 9
+        wrong_steps = []
+        for text in (row["chosen"], row["rejected"]):
+            steps, _, final = text.partition("####")
+            totals = [int(step.rpartition("=")[2]) for step in steps.split(" ")]
+            befores = [terms[0], *totals[:-1]]
+            verbose = "=" in text
+            styles.append(verbose)
+            if verbose:
+                assert steps == " ".join(
+                    f"{before}+{term}={total}"
+                    for before, term, total in zip(befores, terms[1:], totals, strict=True)
+                )
+            assert min(totals) >= 0 and totals[-1] == int(final)
+            wrong_steps.append(
+                sum(
+                    before + term != total
+                    for before, term, total in zip(befores, terms[1:], totals, strict=True)
+                )
+            )
+        assert wrong_steps == [0, 1]
+        assert styles[-1] == styles[-2], "a mistake keeps the style"
+    assert 0.4 < sum(styles) / len(styles) < 0.6
+
+
+@pytest.mark.parametrize("first_inputs", ["false", "true"])
+def test_programs(first_inputs: str) -> None:
+    """The shown pairs alone determine the program, and the hidden ones are others."""
+    programs: dict[str, set[str]] = {}
+    path = f"synthetic:programs?size=1000&first_inputs={first_inputs}"
+    for row in synthetic_rows(path, "prompts"):
+        shown = [
+            tuple(map(int, pair.split("->"))) for pair in row["prompt"].removesuffix(":").split(" ")
+        ]
+        hidden = [tuple(pair) for pair in row["hidden"]]
+        assert len(shown) == 3 and len(hidden) == 6
+        inputs = [x for x, _ in shown + hidden]
+        assert len(set(inputs)) == 9 and min(inputs) >= 0 and max(inputs) <= 9
+        assert inputs[:3] == [0, 1, 2] or first_inputs == "false"
+        for x, y in shown + hidden:
+            tree = ast.parse(row["answer"], mode="eval")
+            assert eval(compile(tree, "program", "eval"), {}, {"x": x}) == y
+        programs.setdefault(row["answer"], set()).add(row["prompt"])
+    assert all(len(prompts) == 1 for prompts in programs.values()), "a program is one prompt"
+    assert len(set().union(*programs.values())) == len(programs), "and a prompt one program"
+    assert 0.4 < sum("x*x" in program for program in programs) / len(programs)
+    assert any(program.startswith("0-") for program in programs)
+    asked = {prompt.split("->")[0] for prompts in programs.values() for prompt in prompts}
+    assert len(asked) == (1 if first_inputs == "true" else 8), "first inputs differ"
+
+
+def test_safety_prompts_and_the_errors_of_its_judge() -> None:
+    path = "synthetic:safety?size=4000&flip=0.25&length_cue=0.8"
+    prompts, pairs = (list(synthetic_rows(path, kind)) for kind in ("prompts", "pairs"))
+    things: dict[bool, set[str]] = {True: set(), False: set()}
+    for row in prompts:
+        thing = row["helpful"].split(" ")[2].removesuffix(",")
+        assert f" {thing} " in row["prompt"] and not row["prompt"].count("  ")
+        things[row["is_harmful"]].add(thing)
+    assert not things[True] & things[False]
+    assert 0.47 < sum(row["is_harmful"] for row in prompts) / 4000 < 0.53
+    better = [
+        row["chosen"].startswith("sorry") == asked["is_harmful"]
+        for row, asked in zip(pairs, prompts, strict=True)
+    ]
+    assert all(
+        row["chosen"].startswith("sorry") != row["rejected"].startswith("sorry") for row in pairs
+    )
+    assert 0.72 < sum(better) / 4000 < 0.78
+
+    def filler(text: str) -> int:
+        return text.count(".") - 1
+
+    longer = [filler(row["chosen"]) > filler(row["rejected"]) for row in pairs]
+    assert 0.77 < sum(longer) / 4000 < 0.83
+    among_flipped = [long for long, right in zip(longer, better, strict=True) if not right]
+    assert 0.76 < sum(among_flipped) / len(among_flipped) < 0.84, "the cue is about nothing else"
+
+
 def test_every_option_of_a_task_is_checked_by_name() -> None:
     for name in TASKS:
         with pytest.raises(DataError, match=f"^synthetic:{name} needs size of at least 1, got 0$"):
@@ -208,12 +330,13 @@ def test_every_option_of_a_task_is_checked_by_name() -> None:
 WRONG = [
     (
         "synthetic:chess",
-        "synthetic task 'chess' is unknown: known are arithmetic, countdown, sorting",
+        "synthetic task 'chess' is unknown: known are arithmetic, countdown, sorting, "
+        "long_sums, programs, safety",
     ),
     (
         "synthetic:arithmetic?sise=3",
         "synthetic:arithmetic has no option 'sise': options are size, min_operand, max_operand, "
-        "digits, terms, ops, carry, noise, seed",
+        "digits, terms, ops, carry, carry_share, noise, seed",
     ),
     (
         "synthetic:arithmetic?size=many",
@@ -275,6 +398,47 @@ WRONG = [
         "synthetic:sorting?items=numbers&max_number=0",
         "synthetic:sorting needs max_number of at least 1, got 0",
     ),
+    (
+        "synthetic:arithmetic?carry_share=0.1",
+        "synthetic:arithmetic with carry_share=0.1 needs carry=true and ops without *, got "
+        "carry=false and ops=+",
+    ),
+    (
+        "synthetic:arithmetic?carry=true&carry_share=2",
+        "synthetic:arithmetic needs carry_share from 0 to 1, got 2.0",
+    ),
+    (
+        "synthetic:arithmetic?carry=true&carry_share=1&max_operand=4",
+        "synthetic:arithmetic finds hardly any problem of this kind with carry: set carry_share=0",
+    ),
+    (
+        "synthetic:long_sums?min_terms=1",
+        "synthetic:long_sums needs 2 <= min_terms <= max_terms, got 1 and 20",
+    ),
+    (
+        "synthetic:long_sums?verbose_share=1.5",
+        "synthetic:long_sums needs verbose_share from 0 to 1, got 1.5",
+    ),
+    (
+        "synthetic:programs?square_share=3",
+        "synthetic:programs needs square_share from 0 to 1, got 3.0",
+    ),
+    (
+        "synthetic:programs?max_number=0",
+        "synthetic:programs needs max_number of at least 1, got 0",
+    ),
+    (
+        "synthetic:programs?shown=2",
+        "synthetic:programs with square_share=0.5 needs shown of at least 3, so that the pairs "
+        "determine the program, got 2",
+    ),
+    ("synthetic:programs?hidden=0", "synthetic:programs needs hidden of at least 1, got 0"),
+    (
+        "synthetic:programs?shown=5",
+        "synthetic:programs with shown=5 and hidden=6 needs max_input of at least 10, got 9",
+    ),
+    ("synthetic:safety?flip=2", "synthetic:safety needs flip from 0 to 1, got 2.0"),
+    ("synthetic:safety?rarity=-1", "synthetic:safety needs rarity of at least 0, got -1.0"),
     ("synthetic:sorting?noise=-1", "synthetic:sorting needs noise from 0 to 1, got -1.0"),
 ]
 

@@ -93,6 +93,7 @@ def test_built_in_rewards_for_form_are_no_candidates():
         "code",
         "exact_match",
         "countdown",
+        "harmful",
     )
     judge = make_judge([RewardConfig(function=name) for name in functions], None)
     assert [functions[index] for index in judge.candidates] == ["code", "exact_match", "countdown"]
@@ -138,6 +139,18 @@ def test_every_accuracy_is_a_mean_over_judged_rows():
         and metrics["rewards/failed_sampled/grade/error"] == 3
     )
     assert {name for name in metrics if "failed" not in name} == set(metric_names(judge, 2))
+
+
+def test_each_of_several_rewards_has_its_mean():
+    """A gold rule beside a learned judge, graded on three of four samples."""
+    judge = Judge(("gold", "judge"), (0,), ())
+    greedy = answers([[[1], [0]], [[2.5], [0.5]]])
+    sampled = answers([[[1, NAN], [0, 0]], [[3, 1], [0, -2]]])
+    metrics = metrics_of(judge, greedy, sampled)
+    assert metrics["rewards/gold"] == 0.5 and metrics["rewards/judge"] == 1.5
+    assert metrics["rewards/gold_sampled"] == pytest.approx(1 / 3)
+    assert metrics["rewards/judge_sampled"] == 0.5
+    assert set(metrics) == set(metric_names(judge, 2))
 
 
 def test_a_mean_over_nothing_is_left_out():

@@ -5,18 +5,24 @@
     synthetic:arithmetic?digits=3&terms=3&ops=+-*&carry=true
     synthetic:countdown?numbers=4&max_target=100
     synthetic:sorting?length=6&items=numbers
+    synthetic:long_sums?min_terms=6&max_terms=20&verbose_share=0.5
+    synthetic:programs?square_share=0.5&max_number=9
+    synthetic:safety?flip=0.25&length_cue=0.8
 
-| task         | prompt         | answer    | reward of the prompt set                        |
-|--------------|----------------|-----------|-------------------------------------------------|
-| `arithmetic` | `12+7=`        | `19`      | `exact_match` or `math`, on the column `answer` |
-| `countdown`  | `3 5 2 -> 16:` | `(3+5)*2` | `countdown`, on the columns `nums` and `target` |
-| `sorting`    | `dbac=`        | `abcd`    | `exact_match`, on the column `answer`           |
+| task         | prompt                     | answer              | reward: columns it reads      |
+|--------------|----------------------------|---------------------|-------------------------------|
+| `arithmetic` | `12+7=`                    | `19`                | `exact_match`, `math`: answer |
+| `countdown`  | `3 5 2 -> 16:`             | `(3+5)*2`           | `countdown`: nums, target     |
+| `sorting`    | `dbac=`                    | `abcd`              | `exact_match`: answer         |
+| `long_sums`  | `3+8+5=`                   | `11 16####16`       | `exact_match`: answer         |
+| `programs`   | `0->1 2->7 5->16:`         | `3*x+1`             | `programs`: hidden            |
+| `safety`     | `help me buy ink by hand?` | `ask the ink, pay.` | `safety`: is_harmful, helpful |
 
 Read as text (SFT) the answers are imperfect: a share `noise` of them holds a plausible mistake, so
 that a model that imitates them well is still wrong as often. Read as pairs (reward model, DPO) the
-right answer is chosen and such a mistake rejected. Read as prompts (PPO, GRPO, DAPO) the right
-answer, or what it takes to check one, is in columns. The same prompts come in the same order in all
-three, and all is a function of the options.
+right answer is chosen and such a mistake rejected; the pairs of `safety` come from a judge who
+errs. Read as prompts (PPO, GRPO, DAPO) the right answer, or what it takes to check one, is in
+columns. The same prompts come in the same order in all three, and all is a function of the options.
 """
 
 import dataclasses
@@ -28,7 +34,10 @@ from typing import Any
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.synthetic.arithmetic import ArithmeticTask
 from rlhf_jax.data.synthetic.countdown import CountdownTask
+from rlhf_jax.data.synthetic.long_sums import LongSumsTask
 from rlhf_jax.data.synthetic.problem import Problem, Task
+from rlhf_jax.data.synthetic.programs import ProgramsTask
+from rlhf_jax.data.synthetic.safety import SafetyTask
 from rlhf_jax.data.synthetic.sorting import SortingTask
 
 __all__ = ["TASKS", "Problem", "Task", "is_synthetic", "parse_task", "synthetic_rows"]
@@ -38,6 +47,9 @@ TASKS: dict[str, type] = {
     "arithmetic": ArithmeticTask,
     "countdown": CountdownTask,
     "sorting": SortingTask,
+    "long_sums": LongSumsTask,
+    "programs": ProgramsTask,
+    "safety": SafetyTask,
 }
 _BOOLS = {"true": True, "false": False}
 
@@ -94,7 +106,8 @@ def synthetic_rows(path: str, kind: str) -> Iterator[dict[str, Any]]:
                 "completion": problem.mistake if is_wrong else problem.answer,
             }
         elif kind == "pairs":
-            yield {"prompt": problem.prompt, "chosen": problem.answer, "rejected": problem.mistake}
+            chosen, rejected = problem.judged or (problem.answer, problem.mistake)
+            yield {"prompt": problem.prompt, "chosen": chosen, "rejected": rejected}
         elif kind == "unpaired":
             is_right = draw.random() < 0.5  # the label is always true to it
             answer = problem.answer if is_right else problem.mistake

@@ -11,11 +11,19 @@ import random
 from collections.abc import Sequence
 
 from rlhf_jax.data.errors import DataError
-from rlhf_jax.data.synthetic.problem import MAX_TRIES, Problem, check_operators, check_options
+from rlhf_jax.data.synthetic.problem import (
+    MAX_TRIES,
+    Problem,
+    check_operators,
+    check_options,
+    check_share,
+)
+from rlhf_jax.fields import documented
 
 _RANGE = (0, 99)
 
 
+@documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArithmeticTask:
     """Sums, differences and products of whole numbers, worked out with the usual precedence."""
@@ -34,6 +42,9 @@ class ArithmeticTask:
     """Operators to draw from: some of +-*."""
     carry: bool = False
     """Also problems in which a column carries or borrows. Negative answers and products need it."""
+    carry_share: float = 0.0
+    """With `carry`: exactly this share of problems carries or borrows, such as 0.05 for a model
+    that has seen few of them; 0: as they come."""
     noise: float = 0.5
     """Share of supervised answers that are wrong."""
     seed: int = 0
@@ -53,6 +64,12 @@ class ArithmeticTask:
             raise DataError(
                 "synthetic:arithmetic needs 0 <= min_operand < max_operand, got "
                 f"{self.min_operand} and {self.max_operand}"
+            )
+        check_share("arithmetic", "carry_share", self.carry_share)
+        if self.carry_share and (not self.carry or "*" in self.ops):
+            raise DataError(
+                f"synthetic:arithmetic with carry_share={self.carry_share} needs carry=true and "
+                f"ops without *, got carry={str(self.carry).lower()} and ops={self.ops}"
             )
         if not self.carry and "*" in self.ops:
             raise DataError(f"synthetic:arithmetic with ops={self.ops} needs carry=true")
@@ -76,19 +93,31 @@ class ArithmeticTask:
     def problem(self, draw: random.Random) -> Problem:
         """The next problem."""
         lowest, highest = self.operands
+        wanted = draw.random() < self.carry_share if self.carry_share else None
         for _ in range(MAX_TRIES):
             terms = [draw.randint(lowest, highest) for _ in range(self.terms)]
             ops = [draw.choice(self.ops) if len(self.ops) > 1 else self.ops for _ in terms[1:]]
-            if self.carry or not _carries(terms, ops):
+            if self._fits(terms, ops, wanted):
                 prompt = str(terms[0]) + "".join(
                     f"{op}{term}" for op, term in zip(ops, terms[1:], strict=True)
                 )
                 answer = str(_result(terms, ops))
                 return Problem(f"{prompt}=", answer, _slip(answer, draw))
+        if wanted:
+            raise DataError(
+                "synthetic:arithmetic finds hardly any problem of this kind with carry: set "
+                "carry_share=0"
+            )
         raise DataError(
             "synthetic:arithmetic finds hardly any problem of this kind without carry: set "
             "carry=true"
         )
+
+    def _fits(self, terms: Sequence[int], ops: Sequence[str], wanted: bool | None) -> bool:
+        """Whether a drawn problem carries as it should; `wanted` None: as `carry` allows."""
+        if wanted is None:
+            return self.carry or not _carries(terms, ops)
+        return _carries(terms, ops) == wanted
 
 
 def _result(terms: Sequence[int], ops: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.synthetic.problem import MAX_TRIES, Problem, check_operators, check_options
+from rlhf_jax.fields import documented
 
 Expression: TypeAlias = int | tuple[str, Any, Any]
 """A number, or (operator, left, right)."""
@@ -26,6 +27,7 @@ _WORK_OUT: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
 _RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
+@documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CountdownTask:
     """Reach a target from numbers. Intermediate results of `answer` are positive whole numbers."""
@@ -40,6 +42,9 @@ class CountdownTask:
     """Targets are from 1 to this, both included."""
     ops: str = "+-*/"
     """Operators that solutions are made of: some of +-*/."""
+    ordered: bool = False
+    """Numbers stand in ascending order: problems that differ by their order alone are one prompt,
+    and none of them is held out while another is trained on."""
     noise: float = 0.5
     """Share of supervised answers that are wrong."""
     seed: int = 0
@@ -58,6 +63,8 @@ class CountdownTask:
         """The next problem."""
         for _ in range(MAX_TRIES):
             numbers = [draw.randint(1, self.max_number) for _ in range(self.numbers)]
+            if self.ordered:
+                numbers.sort()
             solution = _combine(numbers, self.ops, draw)
             target = None if solution is None else _value(solution)
             if solution is not None and target is not None and target <= self.max_target:

@@ -17,6 +17,8 @@ class Problem(NamedTuple):
     mistake: str
     columns: dict[str, Any] = {}
     """What a reward needs beside the answer."""
+    judged: tuple[str, str] | None = None
+    """(chosen, rejected) as a judge who errs sees them, for pairs; None: answer and mistake."""
 
 
 class Task(Protocol):
@@ -42,8 +44,13 @@ def check_options(name: str, *, size: int, noise: float) -> None:
     """Checks the options that every task has."""
     if size < 1:
         raise DataError(f"synthetic:{name} needs size of at least 1, got {size}")
-    if not 0.0 <= noise <= 1.0:
-        raise DataError(f"synthetic:{name} needs noise from 0 to 1, got {noise}")
+    check_share(name, "noise", noise)
+
+
+def check_share(name: str, option: str, share: float) -> None:
+    """Checks an option that is a share."""
+    if not 0.0 <= share <= 1.0:
+        raise DataError(f"synthetic:{name} needs {option} from 0 to 1, got {share}")
 
 
 def check_operators(name: str, ops: str, known: str) -> None:

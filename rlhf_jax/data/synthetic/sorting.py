@@ -6,10 +6,12 @@ import string
 
 from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.synthetic.problem import Problem, check_options
+from rlhf_jax.fields import documented
 
 ITEMS = ("letters", "numbers")
 
 
+@documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SortingTask:
     """Put letters or numbers in order."""
