@@ -25,7 +25,7 @@ from rlhf_jax.config import Config, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig, FastTokenizer
 from rlhf_jax.loops.groups import from_rollout
 from rlhf_jax.rewards import RewardConfig, TrainerState
-from rlhf_jax.rollout import GenerationStats, RolloutConfig, Sampled
+from rlhf_jax.rollout import GenerationStats, RolloutConfig, Sampled, Sampler
 from rlhf_jax.runs.footprint import is_small
 from rlhf_jax.runs.offline import jitted
 from rlhf_jax.runs.online import entered
@@ -101,9 +101,13 @@ def _word(token: int) -> str:
     return f"<{token}>"  # no word is in another: special tokens are found anywhere in a text
 
 
-def without_eos(parts: OnlineParts) -> OnlineParts:
-    """The same run, whose completions no token ends: every one has its full length, as on the other
-    sides."""
+def with_lengths(parts: OnlineParts, lengths: np.ndarray) -> OnlineParts:
+    """The same run, whose completions no token ends, and which are cut as on the other sides.
+
+    Args:
+      parts: the run.
+      lengths: int [B], of the completions of every generation batch.
+    """
     endless = make_sampler(
         parts.config,
         parts.mesh,
@@ -113,15 +117,58 @@ def without_eos(parts: OnlineParts) -> OnlineParts:
         temperature=parts.sampling.temperature,
         stop_ids=(),
     )
-    return parts._replace(sampler=endless)
+    return parts._replace(sampler=CutSampler(endless, lengths, parts.tokenizer.pad_id))
 
 
-def given_batch(parts: OnlineParts, completions: np.ndarray) -> PolicyBatch:
+class CutSampler:
+    """A sampler whose completions are cut after given lengths, as if their end had come."""
+
+    def __init__(self, sampler: Sampler, lengths: np.ndarray, pad_id: int) -> None:
+        """Cuts what `sampler` returns.
+
+        Args:
+          sampler: whose completions have their full length.
+          lengths: int [B], of every row of a generation batch.
+          pad_id: takes the place of what is cut off.
+        """
+        self.sampler = sampler
+        self.lengths = lengths
+        self.pad_id = pad_id
+        self.width = sampler.width
+        self.max_scored = sampler.max_scored
+
+    def __call__(self, *args: Any, **options: Any) -> Sampled:
+        """As the sampler, cut."""
+        sampled = self.sampler(*args, **options)
+        return sampled._replace(rollout=cut(sampled.rollout, self.lengths, self.pad_id))
+
+
+def cut(rollout: Rollout, lengths: np.ndarray, pad_id: int) -> Rollout:
+    """Completions cut after given lengths.
+
+    Args:
+      rollout: NumPy arrays; no completion is shorter than its length.
+      lengths: int [B].
+      pad_id: takes the place of what is cut off.
+    """
+    place = np.cumsum(rollout.completion_mask, axis=1)
+    gone = rollout.completion_mask & (place > lengths[:, None])
+    return Rollout(
+        tokens=np.where(gone, pad_id, rollout.tokens),
+        mask=rollout.mask & ~gone,
+        completion_mask=rollout.completion_mask & ~gone,
+        logps=np.where(gone, 0, rollout.logps),
+        truncated=rollout.truncated & ~gone.any(1),
+    )
+
+
+def given_batch(parts: OnlineParts, completions: np.ndarray, lengths: np.ndarray) -> PolicyBatch:
     """The gate's completions, graded, as the loop's batch.
 
     Args:
       parts: the run.
       completions: int32 [B, T].
+      lengths: int [B], after which they are cut.
     """
     count = parts.prompts.num_examples
     prompts = parts.prompts.take(np.arange(count))
@@ -135,7 +182,7 @@ def given_batch(parts: OnlineParts, completions: np.ndarray) -> PolicyBatch:
         np.zeros(tokens.shape, np.float32),
         np.ones(len(tokens), bool),
     )
-    rollout = Rollout(*arrays)
+    rollout = cut(Rollout(*arrays), lengths, parts.tokenizer.pad_id)
     stats = GenerationStats(completions.size, completions.size, utilisation=1.0, seconds=0.0)
     grades = parts.grader(
         prompts,
@@ -202,14 +249,15 @@ def run(args: argparse.Namespace, parts: OnlineParts) -> None:
     step = 0
 
     def gate() -> dict[str, float]:
-        given, noise = (np.load(args.folder / name) for name in ("completions.npy", "noise.npy"))
-        batch = given_batch(parts, given)
+        names = ("completions.npy", "noise.npy", "lengths.npy")
+        given, noise, lengths = (np.load(args.folder / name) for name in names)
+        batch = given_batch(parts, given, lengths)
         old = old_logps(args, parts, state.params, batch, noise)
         batch = score(state.params, frozen, batch)._replace(old_logps=old)
         copy: TrainState = jax.tree.map(jnp.copy, state)
         metrics = train(copy, frozen, batch)[1]
-        names = ("loss/policy", "loss/value") if args.algorithm == "ppo" else ("loss/total",)
-        return {name: float(metrics[name]) for name in (*names, "grad_norm")}
+        losses = ("loss/policy", "loss/value") if args.algorithm == "ppo" else ("loss/total",)
+        return {name: float(metrics[name]) for name in (*losses, "grad_norm")}
 
     def iterate() -> dict[str, float]:
         nonlocal state, step, rollouts
@@ -241,7 +289,8 @@ def main() -> None:
     config = make_config(args, prompts=np.load(args.folder / "prompts.npy"), vocab=vocab)
     if is_small(config):  # as `train` decides, before JAX starts its backend
         retain_freed_memory()
-    run(args, without_eos(make_online_parts(config, pathlib.Path(config.run_dir))))
+    parts = make_online_parts(config, pathlib.Path(config.run_dir))
+    run(args, with_lengths(parts, np.load(args.folder / "lengths.npy")))
 
 
 if __name__ == "__main__":

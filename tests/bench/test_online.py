@@ -15,6 +15,7 @@ from rlhf_jax.bench import (
     grpo_sides,
     inputs,
     online_iteration,
+    online_ours,
     ppo_iteration,
     rollout_cost,
     sides,
@@ -22,6 +23,7 @@ from rlhf_jax.bench import (
 from rlhf_jax.bench.low_ids import VOCAB, low_ids
 from rlhf_jax.bench.outcome import show
 from rlhf_jax.models import ModelConfig, init_model
+from rlhf_jax.types import Rollout
 
 TINY = {
     **inputs.MODEL,
@@ -100,7 +102,7 @@ def test_no_ratio_when_the_gate_fails(capsys):
 
     def printed(norm):
         found = online_iteration.report("PPO", {"rlhf_jax": answers(1.0), "TRL": answers(norm)})
-        return show([found]), capsys.readouterr().out
+        return show(found), capsys.readouterr().out
 
     for norm in (1.0001, float("nan")):
         code, text = printed(norm)
@@ -108,6 +110,42 @@ def test_no_ratio_when_the_gate_fails(capsys):
     code, text = printed(1.000001)
     assert code == 0
     assert "TRL         3000.0 ms  (2000.0 .. 4000.0)   x none: 0.50 to 2.00, windows" in text
+
+
+def test_the_update_is_a_comparison_of_its_own():
+    window = {"seconds": 3.0, "peak": 10**9, "generation": 1.0, "score": 0.5, "update": 1.25}
+    answers = {
+        "rlhf_jax": [{"loss/total": 1.0}, *[window] * 3],
+        "plain": [{"loss/total": 1.0}, *[window | {"update": 2.5}] * 3],
+        "TRL": [{"loss/total": 1.0}, *[{"seconds": 9.0, "peak": 10**9}] * 3],
+    }
+    whole, update = online_iteration.report("PPO", answers)
+    assert [side.name for side in whole.sides] == list(answers)
+    assert whole.sides[0].note == "generation 1000.0 ms, score 500.0 ms, update 1250.0 ms"
+    assert [side.name for side in update.sides] == ["rlhf_jax", "plain"]
+    assert update.ratio(update.sides[1]) == 2.0
+
+
+def test_ragged_lengths():
+    whole = online_iteration.lengths_of(64, 48, ragged=False)
+    assert (whole == 48).all()
+    ragged = online_iteration.lengths_of(64, 48, ragged=True)
+    assert ragged.min() >= 1 and ragged.max() <= 48 and 8 < np.median(ragged) < 18
+    with pytest.raises(SystemExit):
+        ppo_iteration.main(["--ragged"])  # TRL is one of the sides
+
+
+def test_completions_are_cut_as_if_their_end_had_come():
+    present = np.ones((2, 5), bool)
+    chosen = np.broadcast_to(np.arange(5) >= 2, (2, 5))
+    logps = np.where(chosen, -1.5, 0).astype(np.float32)
+    whole = Rollout(np.arange(10).reshape(2, 5) + 1, present, chosen, logps, np.ones(2, bool))
+    found = online_ours.cut(whole, np.array([1, 3]), pad_id=0)
+    np.testing.assert_array_equal(found.tokens, [[1, 2, 3, 0, 0], [6, 7, 8, 9, 10]])
+    np.testing.assert_array_equal(found.mask.sum(1), [3, 5])
+    np.testing.assert_array_equal(found.completion_mask.sum(1), [1, 3])
+    np.testing.assert_array_equal(found.logps[0], [0, 0, -1.5, 0, 0])
+    np.testing.assert_array_equal(found.truncated, [False, True])
 
 
 def test_generation_gives_no_ratio_for_other_tokens(monkeypatch, capsys):
