@@ -153,13 +153,14 @@ def cut(rollout: Rollout, lengths: np.ndarray, pad_id: int) -> Rollout:
     """
     place = np.cumsum(rollout.completion_mask, axis=1)
     gone = rollout.completion_mask & (place > lengths[:, None])
-    return Rollout(
-        tokens=np.where(gone, pad_id, rollout.tokens),
-        mask=rollout.mask & ~gone,
-        completion_mask=rollout.completion_mask & ~gone,
-        logps=np.where(gone, 0, rollout.logps),
-        truncated=rollout.truncated & ~gone.any(1),
+    arrays: Any = (
+        np.where(gone, pad_id, rollout.tokens),
+        rollout.mask & ~gone,
+        rollout.completion_mask & ~gone,
+        np.where(gone, 0, rollout.logps),
+        rollout.truncated & ~gone.any(1),
     )
+    return Rollout(*arrays)
 
 
 def given_batch(parts: OnlineParts, completions: np.ndarray, lengths: np.ndarray) -> PolicyBatch:
