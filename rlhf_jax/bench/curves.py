@@ -58,7 +58,8 @@ class Curves(NamedTuple):
     @property
     def differences(self) -> np.ndarray:
         """Relative difference of every step's loss."""
-        ours, theirs = np.array(self.ours.losses), np.array(self.theirs.losses)
+        ours = np.array(self.ours.losses)
+        theirs = np.array(self.theirs.losses)
         scale = np.maximum(np.abs(theirs), 0.01 * np.mean(np.abs(theirs)))
         return np.abs(ours - theirs) / scale
 
