@@ -39,6 +39,23 @@ def load_models(folder: Any) -> tuple[Any, Any, Any]:
     return load(folder / "model", **options), load(folder / "reference", **options), critic
 
 
+def whitened_gae(rewards: Any, values: Any, mask: Any) -> tuple[Any, Any]:
+    """Advantages, whitened over the tokens of `mask`, and returns; all [B, T], values 0 off it."""
+    import torch
+
+    last = torch.zeros(len(rewards))
+    following = torch.zeros(len(rewards))
+    columns = []
+    for t in reversed(range(rewards.shape[1])):
+        last = (rewards[:, t] + following - values[:, t] + GAE_LAMBDA * last) * mask[:, t]
+        following = values[:, t]
+        columns.append(last)
+    advantages = torch.stack(columns[::-1], 1)
+    trained = advantages[mask.bool()]
+    whitened = (advantages - trained.mean()) * torch.rsqrt(trained.var() + 1e-8)
+    return whitened, advantages + values
+
+
 def run_plain(args: argparse.Namespace) -> None:
     """A plain PyTorch loop: `generate`, sdpa, AdamW, the head on completions only; no TRL.
 
@@ -101,17 +118,7 @@ def run_plain(args: argparse.Namespace) -> None:
         rewards[torch.arange(len(tokens)), lengths - 1] += torch.tensor(
             low_ids([], [], [ids[:length] for ids, length in completions])
         )
-        last = torch.zeros(len(tokens))
-        following = torch.zeros(len(tokens))
-        columns = []
-        for t in reversed(range(rewards.shape[1])):
-            last = (rewards[:, t] + following - values[:, t] + GAE_LAMBDA * last) * mask[:, t]
-            following = values[:, t]
-            columns.append(last)
-        advantages = torch.stack(columns[::-1], 1)
-        trained = advantages[mask.bool()]
-        whitened = (advantages - trained.mean()) * torch.rsqrt(trained.var() + 1e-8)
-        return whitened, advantages + values
+        return whitened_gae(rewards, values, mask)
 
     def backward(tokens: Any, old_logps: Any, ref_logps: Any, values: Any) -> dict[str, float]:
         advantages, returns = advantages_of(tokens, old_logps, ref_logps, values)
