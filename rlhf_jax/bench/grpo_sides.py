@@ -113,7 +113,7 @@ def run_plain(args: argparse.Namespace) -> None:
         backward(tokens, advantages_of(tokens), torch.zeros(len(tokens), 1))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        return {"generation": generated - start}
+        return {"generation": generated - start, "update": time.perf_counter() - generated}
 
     serve(gate, iterate, windows=args.windows)
 

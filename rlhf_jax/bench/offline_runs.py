@@ -18,6 +18,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,10 @@ class Run(NamedTuple):
     """Of every step after the warm-up."""
     peak: int
     """Largest resident set, bytes."""
+    margins: list[float] = []
+    """Chosen minus rejected reward of every step; SFT has none."""
+    held_out: dict[str, float] = {}
+    """Loss and, of pairs, accuracy on held-out rows after the last step."""
 
 
 def measure(argv: Sequence[str] | None = None) -> list[Outcome]:
@@ -108,10 +113,25 @@ def report(title: str, runs: Mapping[str, Sequence[Run]], *, same_start: bool) -
     return Outcome(title, gate, passed=True, sides=sides)
 
 
-def run_ours(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Run:
-    """`rlhf-jax train`, without evaluations; it writes its last checkpoint and the export."""
+def run_ours(
+    folder: pathlib.Path,
+    args: argparse.Namespace,
+    number: int,
+    *,
+    held_out: pathlib.Path | None = None,
+    overrides: Mapping[str, object] = MappingProxyType({}),
+) -> Run:
+    """`rlhf-jax train`; it writes its last checkpoint and the export.
+
+    Args:
+      folder: holds `rows.jsonl`; the run is written here.
+      args: of the command line.
+      number: of the run.
+      held_out: JSONL that is evaluated on after the last step.
+      overrides: of the configuration; they win.
+    """
     run_dir = folder / f"run{number}"
-    options = {
+    options: dict[str, object] = {
         "algorithm": args.algorithm,
         "run_dir": run_dir,
         "model.path": args.model,
@@ -128,18 +148,40 @@ def run_ours(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Run
         "logging.tensorboard": "false",
         "logging.plot": "false",
     }
+    if held_out is not None:
+        options |= {"data.eval_path": held_out, "training.eval_every": args.steps}
+    options |= overrides
     (folder / "run.yaml").write_text(f"algorithm: {{name: {options.pop('algorithm')}}}\n")
-    overrides = [f"{name}={value}" for name, value in options.items()]
+    words = [f"{name}={value}" for name, value in options.items()]
     command = command_of("rlhf_jax", python=None)
-    command += ["train", str(folder / "run.yaml"), "--no-progress", *overrides]
+    command += ["train", str(folder / "run.yaml"), "--no-progress", *words]
     peak = run_alone("rlhf_jax", command, threads=args.threads, log=folder / "ours.log")
-    rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["split"] == "train"]
-    seconds = [row["time/step"] for row in rows[WARM_UP:]]
-    return Run([row["loss/total"] for row in rows], seconds, peak)
+    every = list(read_metrics(run_dir / "metrics.jsonl"))
+    rows = [row for row in every if row["split"] == "train"]
+    evaluated = [row for row in every if row["split"] == "eval"]
+    return Run(
+        [row["loss/total"] for row in rows],
+        [row["time/step"] for row in rows[WARM_UP:]],
+        peak,
+        [row["rewards/margin"] for row in rows if "rewards/margin" in row],
+        _held_out(evaluated[-1], "loss/total", "rewards/accuracy") if evaluated else {},
+    )
 
 
-def run_trl(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Run:
-    """TRL's trainer, in a process of its own."""
+def _held_out(row: Mapping[str, float], loss: str, accuracy: str) -> dict[str, float]:
+    found = {"loss": row[loss]}
+    return found | ({"accuracy": row[accuracy]} if accuracy in row else {})
+
+
+def run_trl(folder: pathlib.Path, args: argparse.Namespace, number: int, **options: object) -> Run:
+    """TRL's trainer, in a process of its own.
+
+    Args:
+      folder: holds `rows.jsonl`; results are written here.
+      args: of the command line.
+      number: of the run.
+      options: further ones of `trl_offline`, such as ``schedule="constant"``.
+    """
     found = train_elsewhere(
         args.algorithm,
         args.model,
@@ -152,8 +194,9 @@ def run_trl(folder: pathlib.Path, args: argparse.Namespace, number: int) -> Run:
         max_length=args.max_length,
         learning_rate=args.learning_rate,
         reference="precomputed",
+        **options,
     )
-    return Run(found.losses, found.seconds[WARM_UP:], found.peak)
+    return Run(found.losses, found.seconds[WARM_UP:], found.peak, found.margins, found.held_out)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.bench.inputs import place_model, random_tokens
-from rlhf_jax.bench.lengths import LENGTHS, lognormal_lengths
 from rlhf_jax.bench.outcome import Outcome, Side
+from rlhf_jax.bench.rollout_cost import lognormal_lengths
 from rlhf_jax.bench.sides import OURS, RETAINED, add_arguments, start_side, take_turns
 from rlhf_jax.bench.timing import summarise
 
@@ -55,15 +55,15 @@ def measure(
     parser.add_argument("--microbatches", type=int, help="of the PyTorch sides")
     if algorithm == "ppo":
         parser.add_argument(
-            "--ragged",
-            action="store_true",
-            help="scores and update alone, of given completions: log-normal lengths, the median a "
-            "quarter of --new-tokens",
+            "--ragged", action="store_true", help="completions of log-normal lengths (not for TRL)"
         )
+    parser.set_defaults(ragged=False)
     args = parser.parse_args(argv)
-    ragged = algorithm == "ppo" and args.ragged
-    if ragged and any(name.startswith("TRL") for name in args.sides):
-        parser.error("--ragged: TRL's PPO takes no given completions; --sides without TRL")
+    if args.ragged and any(name.startswith("TRL") for name in args.sides):
+        parser.error(
+            "--ragged: TRL cannot be told where completions end; name the others, such as --sides "
+            'rlhf_jax "plain PyTorch"'
+        )
     rows = args.prompts * group_size
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
@@ -76,9 +76,8 @@ def measure(
         write_tokens(
             folder, prompts=args.prompts, rows=rows, width=args.prompt, new_tokens=args.new_tokens
         )
-        if ragged:
-            longest = args.new_tokens
-            np.save(folder / LENGTHS, lognormal_lengths(rows, median=longest / 4, longest=longest))
+        lengths = lengths_of(rows, args.new_tokens, ragged=args.ragged)
+        np.save(folder / "lengths.npy", lengths)
         common = {"python": args.python, "threads": args.threads}
         sizes = (algorithm, args.new_tokens, args.windows + 1, args.threads)
         processes = {
@@ -94,11 +93,31 @@ def measure(
         }
         answers = take_turns(processes, folder, rounds=args.windows + 2)
     title = (
-        f"{algorithm.upper()} {'update' if ragged else 'iteration'}, {args.prompts} prompts x "
-        f"{group_size} completions, {args.prompt} + {'up to ' * ragged}{args.new_tokens}"
+        f"{algorithm.upper()} iteration, {args.prompts} prompts x {group_size} completions, "
+        f"{args.prompt} + {_lengths_text(lengths)}"
         f" tokens, float32, {args.threads} threads, {args.windows} timed iterations per side"
     )
-    return [report(title, answers)]
+    return report(title, answers)
+
+
+def lengths_of(rows: int, longest: int, *, ragged: bool) -> np.ndarray:
+    """Where completions are cut, the same on all sides and in every iteration: int32 [rows].
+
+    Args:
+      rows: completions.
+      longest: tokens that are generated.
+      ragged: log-normal lengths with a median of a quarter of the longest; otherwise all are whole.
+    """
+    if not ragged:
+        return np.full(rows, longest, np.int32)
+    return lognormal_lengths(rows, median=longest / 4, longest=longest)
+
+
+def _lengths_text(lengths: np.ndarray) -> str:
+    if lengths.min() == lengths.max():
+        return str(lengths.max())
+    median = np.median(lengths)
+    return f"{lengths.min()} to {lengths.max()} (median {median:.0f}, mean {lengths.mean():.0f})"
 
 
 def write_tokens(
@@ -113,12 +132,15 @@ def write_tokens(
     )
 
 
-def report(title: str, answers: Mapping[str, list[Any]]) -> Outcome:
+def report(title: str, answers: Mapping[str, list[Any]]) -> list[Outcome]:
     """The gate, and where it is passed the times.
 
     Args:
       title: of the comparison.
       answers: per side: the gate, the warm-up iteration, the timed iterations.
+
+    Returns:
+      The iteration, and the update alone of the sides that time it.
     """
     first = next(iter(answers))
     gates = {name: windows[0] for name, windows in answers.items()}
@@ -131,17 +153,28 @@ def report(title: str, answers: Mapping[str, list[Any]]) -> Outcome:
         f"{TOLERANCE:g})"
     )
     if not worst <= TOLERANCE:
-        return Outcome(title, gate, passed=False)
+        return [Outcome(title, gate, passed=False)]
     sides = tuple(_side(name, windows) for name, windows in answers.items())
-    return Outcome(title, gate, passed=True, sides=sides)
+    found = [Outcome(title, gate, passed=True, sides=sides)]
+    updates = tuple(
+        Side(name, summarise([window["update"] for window in windows[2:]]))
+        for name, windows in answers.items()
+        if "update" in windows[-1]
+    )
+    if updates:
+        found.append(Outcome(f"the update alone of: {title}", gate, passed=True, sides=updates))
+    return found
 
 
 def _side(name: str, windows: list[Any]) -> Side:
     timed = windows[2:]
-    generation = [window["generation"] for window in timed if "generation" in window]
-    note = f"generation {summarise(generation).median * 1e3:.1f} ms" if generation else ""
+    parts = [
+        f"{part} {summarise([window[part] for window in timed]).median * 1e3:.1f} ms"
+        for part in ("generation", "score", "update")
+        if part in timed[0]
+    ]
     peak = max(window["peak"] for window in windows[1:])
-    return Side(name, summarise([window["seconds"] for window in timed]), peak, note)
+    return Side(name, summarise([window["seconds"] for window in timed]), peak, ", ".join(parts))
 
 
 def _microbatches(name: str, given: int | None) -> int:

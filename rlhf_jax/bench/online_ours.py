@@ -8,11 +8,9 @@ run folder is left out.
 """
 
 import argparse
-import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,13 +20,12 @@ import tokenizers
 
 from rlhf_jax.algorithms import GRPOConfig, PPOConfig, forward
 from rlhf_jax.bench import grpo_sides, ppo_sides
-from rlhf_jax.bench.lengths import given_mask, is_ragged
 from rlhf_jax.bench.low_ids import vocab_size
 from rlhf_jax.config import Config, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig, FastTokenizer
-from rlhf_jax.loops.groups import Groups, from_rollout
+from rlhf_jax.loops.groups import from_rollout
 from rlhf_jax.rewards import RewardConfig, TrainerState
-from rlhf_jax.rollout import GenerationStats, RolloutConfig, Sampled
+from rlhf_jax.rollout import GenerationStats, RolloutConfig, Sampled, Sampler
 from rlhf_jax.runs.footprint import is_small
 from rlhf_jax.runs.offline import jitted
 from rlhf_jax.runs.online import entered
@@ -104,9 +101,13 @@ def _word(token: int) -> str:
     return f"<{token}>"  # no word is in another: special tokens are found anywhere in a text
 
 
-def without_eos(parts: OnlineParts) -> OnlineParts:
-    """The same run, whose completions no token ends: every one has its full length, as on the other
-    sides."""
+def with_lengths(parts: OnlineParts, lengths: np.ndarray) -> OnlineParts:
+    """The same run, whose completions no token ends, and which are cut as on the other sides.
+
+    Args:
+      parts: the run.
+      lengths: int [B], of the completions of every generation batch.
+    """
     endless = make_sampler(
         parts.config,
         parts.mesh,
@@ -116,40 +117,81 @@ def without_eos(parts: OnlineParts) -> OnlineParts:
         temperature=parts.sampling.temperature,
         stop_ids=(),
     )
-    return parts._replace(sampler=endless)
+    return parts._replace(sampler=CutSampler(endless, lengths, parts.tokenizer.pad_id))
 
 
-def given_groups(parts: OnlineParts, completions: np.ndarray, present: np.ndarray) -> Groups:
-    """The given completions, graded, as the loop has them behind its sampler.
+class CutSampler:
+    """A sampler whose completions are cut after given lengths, as if their end had come."""
+
+    def __init__(self, sampler: Sampler, lengths: np.ndarray, pad_id: int) -> None:
+        """Cuts what `sampler` returns.
+
+        Args:
+          sampler: whose completions have their full length.
+          lengths: int [B], of every row of a generation batch.
+          pad_id: takes the place of what is cut off.
+        """
+        self.sampler = sampler
+        self.lengths = lengths
+        self.pad_id = pad_id
+        self.width = sampler.width
+        self.max_scored = sampler.max_scored
+
+    def __call__(self, *args: Any, **options: Any) -> Sampled:
+        """As the sampler, cut."""
+        sampled = self.sampler(*args, **options)
+        return sampled._replace(rollout=cut(sampled.rollout, self.lengths, self.pad_id))
+
+
+def cut(rollout: Rollout, lengths: np.ndarray, pad_id: int) -> Rollout:
+    """Completions cut after given lengths.
+
+    Args:
+      rollout: NumPy arrays; no completion is shorter than its length.
+      lengths: int [B].
+      pad_id: takes the place of what is cut off.
+    """
+    place = np.cumsum(rollout.completion_mask, axis=1)
+    gone = rollout.completion_mask & (place > lengths[:, None])
+    arrays: Any = (
+        np.where(gone, pad_id, rollout.tokens),
+        rollout.mask & ~gone,
+        rollout.completion_mask & ~gone,
+        np.where(gone, 0, rollout.logps),
+        rollout.truncated & ~gone.any(1),
+    )
+    return Rollout(*arrays)
+
+
+def given_batch(parts: OnlineParts, completions: np.ndarray, lengths: np.ndarray) -> PolicyBatch:
+    """The gate's completions, graded, as the loop's batch.
 
     Args:
       parts: the run.
       completions: int32 [B, T].
-      present: bool [B, T], their tokens.
+      lengths: int [B], after which they are cut.
     """
     count = parts.prompts.num_examples
     prompts = parts.prompts.take(np.arange(count))
     repeated = np.repeat(prompts.tokens, parts.sampling.group_size, axis=0)
-    tokens = np.concatenate([repeated, np.where(present, completions, 0)], axis=1)
-    chosen = np.concatenate([np.zeros(repeated.shape, bool), present], axis=1)
-    mask = np.concatenate([np.ones(repeated.shape, bool), present], axis=1)
+    tokens = np.concatenate([repeated, completions], axis=1)
+    chosen = np.broadcast_to(np.arange(tokens.shape[1]) >= prompts.tokens.shape[1], tokens.shape)
     arrays: Any = (
         tokens,
-        mask,
+        np.ones_like(chosen),
         chosen,
         np.zeros(tokens.shape, np.float32),
         np.ones(len(tokens), bool),
     )
-    rollout = Rollout(*arrays)
-    count_of = int(present.sum())
-    stats = GenerationStats(count_of, count_of, utilisation=1.0, seconds=0.0)
+    rollout = cut(Rollout(*arrays), lengths, parts.tokenizer.pad_id)
+    stats = GenerationStats(completions.size, completions.size, utilisation=1.0, seconds=0.0)
     grades = parts.grader(
         prompts,
         Sampled(rollout, stats),
         state=TrainerState(global_step=0, max_steps=STEPS, epoch=0.0, num_train_epochs=1),
         training=False,
     )
-    return from_rollout(
+    groups = from_rollout(
         rollout,
         prompt=np.arange(count),
         prompt_length=prompts.lengths,
@@ -158,6 +200,8 @@ def given_groups(parts: OnlineParts, completions: np.ndarray, present: np.ndarra
         per_reward=grades.per_reward,
         step=0,
     )
+    # Sampled by nobody: the ratio must be taken against the log-probabilities that are given.
+    return parts.to_device(groups, 0)._replace(on_policy=None)
 
 
 def old_logps(
@@ -191,65 +235,52 @@ def run(args: argparse.Namespace, parts: OnlineParts) -> None:
         mesh=parts.mesh,
         aux=dict(parts.algorithm.aux),
     )
-    step_function = make_step(
+    update = make_step(
         parts.algorithm,
         tx,
         num_microbatches=config.training.microbatches,
         mesh=parts.mesh,
         learning_rate=rate,
     )
-    train = jitted(step_function, shardings=(shardings, replicated(parts.mesh)))
+    train = jitted(update, shardings=(shardings, replicated(parts.mesh)))
     score = parts.score()
     collect = parts.collector(STEPS, lambda columns: None)
     frozen = parts.loaded.frozen
     rollouts = collect.begin()
     step = 0
 
-    def given() -> Groups:
-        completions = np.load(args.folder / "completions.npy")
-        return given_groups(parts, completions, given_mask(args.folder, completions))
-
     def gate() -> dict[str, float]:
-        noise = np.load(args.folder / "noise.npy")
-        # Sampled by nobody: the ratio must be taken against the log-probabilities that are given.
-        batch = parts.to_device(given(), 0)._replace(on_policy=None)
+        names = ("completions.npy", "noise.npy", "lengths.npy")
+        given, noise, lengths = (np.load(args.folder / name) for name in names)
+        batch = given_batch(parts, given, lengths)
         old = old_logps(args, parts, state.params, batch, noise)
         batch = score(state.params, frozen, batch)._replace(old_logps=old)
         copy: TrainState = jax.tree.map(jnp.copy, state)
         metrics = train(copy, frozen, batch)[1]
-        names = ("loss/policy", "loss/value") if args.algorithm == "ppo" else ("loss/total",)
-        return {name: float(metrics[name]) for name in (*names, "grad_norm")}
+        losses = ("loss/policy", "loss/value") if args.algorithm == "ppo" else ("loss/total",)
+        return {name: float(metrics[name]) for name in (*losses, "grad_norm")}
 
-    def update(groups: Groups) -> dict[str, float]:
-        nonlocal state, step
-        start = time.perf_counter()
-        batch = parts.to_device(groups, step)
-        laid = time.perf_counter()
+    def iterate() -> dict[str, float]:
+        nonlocal state, step, rollouts
+        policy = state.params["policy"]
+        collected = collect(policy, rollouts, step=step, stopped=lambda: False)
+        assert collected.groups is not None
+        batch = parts.to_device(collected.groups, step)
+        sampled = time.perf_counter()
         batch = jax.block_until_ready(score(state.params, frozen, batch))
         scored = time.perf_counter()
         state, metrics = train(state, frozen, batch)
         jax.device_get(metrics)
         step = step + 1
-        updated = time.perf_counter()
-        return {"batch": laid - start, "score": scored - laid, "update": updated - scored}
-
-    def iterate() -> dict[str, float]:
-        nonlocal rollouts
-        policy = state.params["policy"]
-        collected = collect(policy, rollouts, step=step, stopped=lambda: False)
-        assert collected.groups is not None
         rollouts = collected.rest
         seconds = {
             "generation": collected.metrics["time/generate"],
             "reward": collected.metrics["time/reward"],
         }
-        return seconds | update(collected.groups)
+        return seconds | {"score": scored - sampled, "update": time.perf_counter() - scored}
 
     with entered(parts.grader):
-        run_once: Callable[[], dict[str, float]] = iterate
-        if is_ragged(args.folder):
-            run_once = functools.partial(update, given())
-        grpo_sides.serve(gate, run_once, windows=args.windows)
+        grpo_sides.serve(gate, iterate, windows=args.windows)
 
 
 def main() -> None:
@@ -259,7 +290,8 @@ def main() -> None:
     config = make_config(args, prompts=np.load(args.folder / "prompts.npy"), vocab=vocab)
     if is_small(config):  # as `train` decides, before JAX starts its backend
         retain_freed_memory()
-    run(args, without_eos(make_online_parts(config, pathlib.Path(config.run_dir))))
+    parts = make_online_parts(config, pathlib.Path(config.run_dir))
+    run(args, with_lengths(parts, np.load(args.folder / "lengths.npy")))
 
 
 if __name__ == "__main__":

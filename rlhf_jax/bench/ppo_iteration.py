@@ -1,6 +1,7 @@
 """Time of one PPO iteration in one run: this library, plain PyTorch, and TRL's PPOTrainer.
 
     python -m rlhf_jax.bench.ppo_iteration [--python PYTHON_WITH_TRL_1.10]
+    python -m rlhf_jax.bench.ppo_iteration --ragged --sides rlhf_jax "plain PyTorch"
 
 TRL had PPO up to version 1.10 (`trl.experimental.ppo`); `pip install --no-deps --target FOLDER
 trl==1.10.0` and PYTHONPATH=FOLDER give it to an interpreter of the `bench` extra.
@@ -14,15 +15,16 @@ every side. Each side is a process; they take turns, iteration by iteration. Fir
 the gradient norm of the same completions (off-policy, so that the clip acts) must agree within 1e-5
 relative, or no ratio is printed. Ratios are of medians, and in brackets of the best iterations.
 
+With `--ragged` every completion is cut at a log-normal length (median a quarter of the longest, the
+same lengths on all sides), as if its end had come: all sides generate to the longest, grade, score
+and train on what is left. A microbatch of the plain loop is as wide as its longest row. The update
+is timed alone too: advantages, losses, gradients, AdamW.
+
 Our side is a step of the online loop, with its tokenisation, decoding to text and pool of reward
 processes; the plain loop has none of these. It scores the old log-probabilities with the trainer's
 own forward pass; the other two read them off the logits of the generation. `..., retained` are
 PyTorch sides under the malloc settings that this library's entry point makes for itself
 (`rlhf_jax.training.allocator`).
-
-With ``--ragged`` an iteration samples nothing: it scores and updates the given completions, whose
-lengths are log-normal. Our side packs them; the plain loop pads them to the longest of a microbatch
-in the update, and to the longest of all in its scores.
 """
 
 import pathlib

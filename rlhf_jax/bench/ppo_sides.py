@@ -1,9 +1,10 @@
 """PyTorch sides of the PPO iteration, a process each; `ppo_iteration` starts and drives them.
 
-FOLDER holds `model`, `reference`, `critic` (a reward model's folder), `prompts.npy` [B, Tp], and
-for the gate `completions.npy` [B, T] and `noise.npy` of that shape. The first line on stdin asks
-for losses and gradient norm of the given completions, with `noise` added to the old logit of every
-taken token; every further line lets one iteration run: generate, reward, score, update.
+FOLDER holds `model`, `reference`, `critic` (a reward model's folder), `prompts.npy` [B, Tp],
+`lengths.npy` [B] (tokens after which a completion is cut, as if its end had come), and for the gate
+`completions.npy` [B, T] and `noise.npy` of that shape. The first line on stdin asks for losses and
+gradient norm of the given completions, with `noise` added to the old logit of every taken token;
+every further line lets one iteration run: generate, reward, score, update.
 """
 
 import argparse
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.bench.grpo_sides import gradient_norm, main, serve, word_tokenizer
-from rlhf_jax.bench.lengths import given_mask, is_ragged
 from rlhf_jax.bench.low_ids import low_ids, vocab_size
 from rlhf_jax.bench.sides import answer, peak_bytes, wait
 from rlhf_jax.bench.trl_sides import trainer_options
@@ -39,22 +39,20 @@ def load_models(folder: Any) -> tuple[Any, Any, Any]:
     return load(folder / "model", **options), load(folder / "reference", **options), critic
 
 
-def advantages_and_returns(rewards: Any, values: Any, mask: Any) -> tuple[Any, Any]:
-    """GAE, whitened over the tokens that are there, and what the critic learns, all [B, T]."""
+def whitened_gae(rewards: Any, values: Any, mask: Any) -> tuple[Any, Any]:
+    """Advantages, whitened over the tokens of `mask`, and returns; all [B, T], values 0 off it."""
     import torch
 
     last = torch.zeros(len(rewards))
     following = torch.zeros(len(rewards))
     columns = []
     for t in reversed(range(rewards.shape[1])):
-        now = rewards[:, t] + following - values[:, t] + GAE_LAMBDA * last
-        # Nothing comes back from behind a completion's last token.
-        last = torch.where(mask[:, t], now, 0.0)
-        following = torch.where(mask[:, t], values[:, t], 0.0)
+        last = (rewards[:, t] + following - values[:, t] + GAE_LAMBDA * last) * mask[:, t]
+        following = values[:, t]
         columns.append(last)
     advantages = torch.stack(columns[::-1], 1)
-    present = advantages[mask]
-    whitened = (advantages - present.mean()) * torch.rsqrt(present.var() + 1e-8)
+    trained = advantages[mask.bool()]
+    whitened = (advantages - trained.mean()) * torch.rsqrt(trained.var() + 1e-8)
     return whitened, advantages + values
 
 
@@ -62,6 +60,7 @@ def run_plain(args: argparse.Namespace) -> None:
     """A plain PyTorch loop: `generate`, sdpa, AdamW, the head on completions only; no TRL.
 
     The log-probabilities before the update are read off the logits of the generation, as TRL does.
+    Every microbatch is as wide as its longest row, no wider.
     """
     import torch
 
@@ -71,6 +70,8 @@ def run_plain(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     prompts = torch.from_numpy(np.load(args.folder / "prompts.npy").astype(np.int64))
     width = prompts.shape[1]
+    lengths = torch.from_numpy(np.load(args.folder / "lengths.npy").astype(np.int64))
+    mask = (torch.arange(args.new_tokens) < lengths[:, None]).float()
     sampling = {
         "do_sample": True,
         "temperature": 1.0,
@@ -80,15 +81,14 @@ def run_plain(args: argparse.Namespace) -> None:
         "pad_token_id": 0,
     }
 
+    def part_of(number: int, *arrays: Any) -> list[Any]:
+        """Rows of a microbatch, with as many columns of completions as its longest row has."""
+        rows = slice(number, None, args.microbatches)
+        spare = args.new_tokens - int(lengths[rows].max())
+        return [x[rows, : x.shape[1] - spare] for x in arrays]
+
     def taken_logps(logits: Any, taken: Any) -> Any:
         return torch.gather(logits, 2, taken[..., None])[..., 0] - torch.logsumexp(logits, -1)
-
-    ragged = is_ragged(args.folder)
-    given = torch.from_numpy(np.load(args.folder / "completions.npy")).long()
-    given_tokens = torch.cat([prompts, given], 1)
-    mask = torch.from_numpy(given_mask(args.folder, given.numpy()))
-    lengths = mask.sum(1)
-    count = mask.sum()
 
     def logps_of(model: Any, tokens: Any) -> Any:
         taken = tokens[:, width:]
@@ -102,61 +102,57 @@ def run_plain(args: argparse.Namespace) -> None:
 
     @torch.no_grad()
     def score(tokens: Any) -> tuple[Any, Any]:
-        parts = [
-            (logps_of(reference, part), values_of(part)) for part in tokens.chunk(args.microbatches)
-        ]
-        ref_logps, values = (torch.cat(x) for x in zip(*parts, strict=True))
-        return ref_logps, values
+        ref_logps = torch.zeros_like(mask)
+        values = torch.zeros_like(mask)
+        for number in range(args.microbatches):
+            (part,) = part_of(number, tokens)
+            rows = slice(number, None, args.microbatches)
+            ref_logps[rows, : part.shape[1] - width] = logps_of(reference, part)
+            values[rows, : part.shape[1] - width] = values_of(part)
+        return ref_logps, values * mask
 
     @torch.no_grad()
     def advantages_of(tokens: Any, old_logps: Any, ref_logps: Any, values: Any) -> tuple[Any, Any]:
-        rewards = -KL_COEF * (old_logps - ref_logps)
-        taken = tokens[:, width:].tolist()
-        own = [ids[:length] for ids, length in zip(taken, lengths.tolist(), strict=True)]
-        rewards[torch.arange(len(tokens)), lengths - 1] += torch.tensor(low_ids([], [], own))
-        return advantages_and_returns(rewards, values, mask)
+        completions = zip(tokens[:, width:].tolist(), lengths.tolist(), strict=True)
+        rewards = -KL_COEF * (old_logps - ref_logps) * mask
+        rewards[torch.arange(len(tokens)), lengths - 1] += torch.tensor(
+            low_ids([], [], [ids[:length] for ids, length in completions])
+        )
+        return whitened_gae(rewards, values, mask)
 
-    def backward(tokens: Any, old_logps: Any) -> dict[str, float]:
-        ref_logps, values = score(tokens)
+    def backward(tokens: Any, old_logps: Any, ref_logps: Any, values: Any) -> dict[str, float]:
         advantages, returns = advantages_of(tokens, old_logps, ref_logps, values)
         optimizer.zero_grad()
         losses = np.zeros(2)
-        for i in range(args.microbatches):
-            every = (tokens, old_logps, advantages, returns, values, mask)
-            part = [x[i :: args.microbatches] for x in every]
-            # Columns that no completion of the part reaches are not computed.
-            reach = int(part[-1].sum(1).max())
-            part = [part[0][:, : width + reach]] + [x[:, :reach] for x in part[1:]]
-            losses += backward_part(*part)
+        for number in range(args.microbatches):
+            arrays = (tokens, mask / mask.sum(), old_logps, advantages, returns, values)
+            losses += backward_part(*part_of(number, *arrays))
         return {"loss/policy": losses[0], "loss/value": losses[1]}
 
     def backward_part(
-        tokens: Any, old_logps: Any, advantages: Any, returns: Any, old_values: Any, mask: Any
+        tokens: Any, weights: Any, old_logps: Any, advantages: Any, returns: Any, old_values: Any
     ) -> list[float]:
-        ratio = torch.exp(logps_of(policy, tokens) - old_logps)
+        ratio = torch.exp((logps_of(policy, tokens) - old_logps) * (weights > 0))
         gain = torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
-        policy_loss = -gain[mask].sum() / count
+        policy_loss = -(gain * weights).sum()
         values = values_of(tokens)
         clipped = old_values + (values - old_values).clamp(-VALUE_CLIP, VALUE_CLIP)
-        errors = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-        value_loss = 0.5 * errors[mask].sum() / count
+        error = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+        value_loss = 0.5 * (error * weights).sum()
         (policy_loss + VF_COEF * value_loss).backward()
         return [float(policy_loss.detach()), float(value_loss.detach())]
 
     def gate() -> dict[str, float]:
-        noise = torch.from_numpy(np.load(args.folder / "noise.npy"))
+        completions, noise = (
+            torch.from_numpy(np.load(args.folder / name))
+            for name in ("completions.npy", "noise.npy")
+        )
+        tokens = torch.cat([prompts, completions.long()], 1)
         with torch.no_grad():
-            logps = logps_of(policy, given_tokens)
+            logps = logps_of(policy, tokens)
         old_logps = logps + noise - torch.log1p(torch.exp(logps) * torch.expm1(noise))
-        losses = backward(given_tokens, old_logps)
+        losses = backward(tokens, old_logps, *score(tokens))
         return losses | {"grad_norm": gradient_norm(trained)}
-
-    def update_given() -> dict[str, float]:
-        with torch.no_grad():
-            parts = [logps_of(policy, part) for part in given_tokens.chunk(args.microbatches)]
-        backward(given_tokens, torch.cat(parts))
-        optimizer.step()
-        return {}
 
     def iterate() -> dict[str, float]:
         start = time.perf_counter()
@@ -173,11 +169,17 @@ def run_plain(args: argparse.Namespace) -> None:
             for step, taken in zip(out.logits, out.sequences[:, width:].unbind(1), strict=True)
         ]
         generated = time.perf_counter()
-        backward(out.sequences, torch.cat(logps, 1))
+        scores = score(out.sequences)
+        scored = time.perf_counter()
+        backward(out.sequences, torch.cat(logps, 1), *scores)
         optimizer.step()
-        return {"generation": generated - start}
+        return {
+            "generation": generated - start,
+            "score": scored - generated,
+            "update": time.perf_counter() - scored,
+        }
 
-    serve(gate, update_given if ragged else iterate, windows=args.windows)
+    serve(gate, iterate, windows=args.windows)
 
 
 def run_trl(args: argparse.Namespace) -> None:

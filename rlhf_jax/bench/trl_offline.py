@@ -3,9 +3,9 @@
     python start_side.py rlhf_jax.bench.trl_offline dpo MODEL_FOLDER ROWS_JSONL OUT_JSON \\
         --steps 20 --batch-size 8 --learning-rate 5e-4
 
-Float32, gradient checkpointing off, rows in file order, AdamW with linear decay and clipping at
-1.0. Needs torch and trl (extra `bench`). `train_elsewhere` belongs to the driver, the rest to the
-process that it starts. Standard library only at import (`start_side.py`).
+Float32, gradient checkpointing off, rows in file order, AdamW with linear decay (or a constant
+rate) and clipping at 1.0. Needs torch and trl (extra `bench`). `train_elsewhere` belongs to the
+driver, the rest to the process that it starts. Standard library only at import (`start_side.py`).
 """
 
 import argparse
@@ -31,6 +31,10 @@ class Trained(NamedTuple):
     """Of torch, transformers and trl."""
     peak: int
     """Largest resident set of its process, bytes."""
+    margins: list[float]
+    """Chosen minus rejected reward of every step; SFT has none."""
+    held_out: dict[str, float]
+    """Loss, and of pairs the accuracy, on held-out rows after the last step."""
 
 
 def train_elsewhere(
@@ -65,11 +69,12 @@ def train_elsewhere(
         "TRL", [*command, *map(str, words)], threads=threads, log=out.with_suffix(".log")
     )
     found = json.loads(out.read_text())
-    return Trained(found["loss"], found["seconds"], found["versions"], peak)
+    losses, seconds, versions = (found[name] for name in ("loss", "seconds", "versions"))
+    return Trained(losses, seconds, versions, peak, found["margin"], found["held_out"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains and writes {"loss": [...], "seconds": [...], "versions": {...}}."""
+    """Trains and writes lists of every step (loss, seconds, margin), versions and held_out."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--max-length", type=int, help="of a row, in tokens")
     parser.add_argument("--reference", choices=("online", "precomputed"), default="online")
+    parser.add_argument("--schedule", choices=("linear", "constant"), default="linear")
+    parser.add_argument("--loss-type", default="sigmoid", help="of DPO")
+    parser.add_argument("--label-smoothing", type=float, default=0.0, help="of DPO")
+    parser.add_argument("--held-out", help="JSONL that is evaluated on after the last step")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(argv)
     result = run(args)
@@ -99,6 +108,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(args.threads)
     losses: list[float] = []
     seconds: list[float] = []
+    margins: list[float] = []
 
     class Clock(transformers.TrainerCallback):
         """From the end of a step to the end of the next: the batch is part of it."""
@@ -113,6 +123,12 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             seconds.append(now - self.last)
             self.last = now
 
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
+            names = [name for name in ("rewards/margins", "margin") if name in logs]
+            margins.extend(logs[name] for name in names)
+
     trainers = {
         "sft": (trl.SFTTrainer, trl.SFTConfig),
         "reward_model": (trl.RewardTrainer, trl.RewardConfig),
@@ -123,7 +139,12 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
     own: dict[str, Any] = {}
     if args.algorithm == "dpo":
-        own = {"beta": args.beta, "precompute_ref_log_probs": args.reference == "precomputed"}
+        own = {
+            "beta": args.beta,
+            "precompute_ref_log_probs": args.reference == "precomputed",
+            "loss_type": args.loss_type,
+            "label_smoothing": args.label_smoothing,
+        }
     if args.algorithm == "reward_model":
         load: Any = transformers.AutoModelForSequenceClassification.from_pretrained
         model = load(args.model, dtype=torch.float32, num_labels=1)
@@ -135,25 +156,44 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         model.config.pad_token_id = tokenizer.pad_token_id
     rows = datasets.load_dataset("json", data_files=args.rows, split="train")
     rows = rows.select(range(min(len(rows), args.steps * args.batch_size)))
+    held_out = None
+    if args.held_out is not None:
+        held_out = datasets.load_dataset("json", data_files=args.held_out, split="train")
     with tempfile.TemporaryDirectory() as folder:
         config = config_class(
             output_dir=folder,
             max_steps=args.steps,
             per_device_train_batch_size=args.batch_size,
+            per_device_eval_batch_size=args.batch_size,
             learning_rate=args.learning_rate,
+            lr_scheduler_type=args.schedule,
             max_length=args.max_length,
             **trainer_options(logging_steps=1),
             **own,
         )
-        in_order(trainer_class, losses)(
+        trainer = in_order(trainer_class, losses)(
             model=model,
             args=config,
             train_dataset=rows,
+            eval_dataset=held_out,
             processing_class=tokenizer,
             callbacks=[Clock()],
-        ).train()
+        )
+        trainer.train()
+        trained = {"loss": losses[:], "seconds": seconds, "margin": margins[:]}
+        found = trainer.evaluate() if held_out is not None else {}
     versions = {library.__name__: library.__version__ for library in (torch, transformers, trl)}
-    return {"loss": losses, "seconds": seconds, "versions": versions}
+    return trained | {"versions": versions, "held_out": _held_out(found)}
+
+
+def _held_out(found: dict[str, float]) -> dict[str, float]:
+    """What TRL calls loss and accuracy, by our names."""
+    names = {
+        "eval_loss": "loss",
+        "eval_rewards/accuracies": "accuracy",
+        "eval_accuracy": "accuracy",
+    }
+    return {ours: found[name] for name, ours in names.items() if name in found}
 
 
 if __name__ == "__main__":

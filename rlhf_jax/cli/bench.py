@@ -82,9 +82,48 @@ def compare_with_others(options: argparse.Namespace) -> int:
     return 0 if all(each.passed for each in found.every()) else 1
 
 
+def draw_curves(options: argparse.Namespace) -> int:
+    """Trains here and with TRL; prints a table, and writes curves where it is asked to.
+
+    Returns:
+      Exit status: 1 when losses differ.
+
+    Raises:
+      ConfigError: a name that is not compared, too few rows, or no TRL to compare with.
+    """
+    from rlhf_jax.bench import curves, suite  # heavy
+
+    wanted = ("model", "rows", "steps", "learning_rate")
+    given: dict[str, Any] = {
+        name: options.__dict__[name] for name in wanted if options.__dict__[name] is not None
+    }
+    names = [name for name in (options.config, *options.overrides) if name is not None]
+    python = options.python or sys.executable
+    found = []
+    try:
+        say(", ".join(f"{name} {it}" for name, it in suite.partner_versions(python).items()))
+        for each in curves.measure(
+            names,
+            python=python,
+            threads=options.threads,
+            tell=say,
+            **given,
+        ):
+            found.append(each)
+            if options.output is not None:  # after each: a later one may fail
+                curves.write(found, pathlib.Path(options.output))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    print_table("curves", curves.HEADINGS, list(curves.rows_of(found)), numbers=0)
+    return 0 if all(each.passed for each in found) else 1
+
+
 def list_suites() -> int:
     """Prints the comparisons of every suite."""
+    from rlhf_jax.bench.curves import COMPARED  # heavy
     from rlhf_jax.bench.suite import SUITES  # heavy
+
+    say(f"curves: {', '.join(COMPARED)}")
 
     for name, benchmarks in SUITES.items():
         say(f"suite {name}:")

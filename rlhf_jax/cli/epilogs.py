@@ -146,6 +146,10 @@ examples:
   rlhf-jax bench configs/grpo_gsm8k.yaml --repeats 3 --programs generate,update --json bench.json
   rlhf-jax bench --suite cpu --python TORCH_VENV/bin/python --markdown suite.md --chart suite.png
   rlhf-jax bench --suite cpu dpo generation
+  rlhf-jax bench --curves dpo dpo-ipo --python TORCH_VENV/bin/python --output curves
+
+With --curves: both sides train from the same folder on the same rows in the same order, and the
+losses of every step are compared. --list names what there is.
 
 With a suite: this library, plain PyTorch and TRL, each side a process of its own; they take turns,
 window by window, after they have computed the same. Where the windows of a side differ by more than

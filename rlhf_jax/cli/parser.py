@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import importlib.metadata
+import pathlib
 from typing import Any, NoReturn, TypeAlias
 
 from rlhf_jax.cli import epilogs
@@ -126,6 +127,21 @@ def _add_bench(commands: _Commands) -> None:
         help="changes to it; with --suite further comparisons",
     )
     bench.add_argument("--suite", choices=("cpu",), help="compare with PyTorch, side by side")
+    bench.add_argument(
+        "--curves", action="store_true", help="train here and with TRL, and compare every loss"
+    )
+    bench.add_argument("--output", metavar="FOLDER", help="of curves.json and curves.png")
+    bench.add_argument(
+        "--model", type=pathlib.Path, metavar="FOLDER", help="for --curves (default: a small one)"
+    )
+    bench.add_argument(
+        "--rows",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="pairs for --curves (default: random words)",
+    )
+    bench.add_argument("--steps", type=int, metavar="N", help="of --curves (100)")
+    bench.add_argument("--learning-rate", type=float, metavar="RATE", help="of --curves (1e-4)")
     bench.add_argument("--list", action="store_true", help="list the suites' comparisons")
     bench.add_argument(
         "--python", help="interpreter with torch, transformers and trl (default: this one)"

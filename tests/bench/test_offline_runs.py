@@ -26,6 +26,7 @@ if {fails}:
     sys.exit("ModuleNotFoundError: No module named 'trl'")
 steps = int(given["--steps"])
 found = {{"loss": [{loss}] * steps, "seconds": [9.0, 9.0] + [2.0] * (steps - 2)}}
+found |= {{"margin": [0.25] * steps, "held_out": {{"loss": 0.5, "accuracy": 0.75}}}}
 pathlib.Path(out).write_text(json.dumps(found | {{"versions": {{"trl": "1.16"}}}}))
 """
 
@@ -139,7 +140,8 @@ def test_the_command_line_of_trls_side_takes_what_is_asked(monkeypatch, tmp_path
 
     def run(args):
         given = [args.steps, args.batch_size, args.max_length, args.threads]
-        return {"loss": given, "seconds": [1.0], "versions": {"trl": args.algorithm}}
+        found = {"loss": given, "seconds": [1.0], "versions": {"trl": args.algorithm}}
+        return found | {"margin": [args.schedule], "held_out": {"loss": args.label_smoothing}}
 
     monkeypatch.setattr(trl_offline, "run_alone", run_alone)
     monkeypatch.setattr(trl_offline, "run", run)
@@ -155,8 +157,12 @@ def test_the_command_line_of_trls_side_takes_what_is_asked(monkeypatch, tmp_path
         max_length=32,
         learning_rate=1e-3,
         reference="online",
+        schedule="constant",
+        label_smoothing=0.25,
     )
-    assert found == trl_offline.Trained([5, 4, 32, 3], [1.0], {"trl": "sft"}, 7)
+    assert found == trl_offline.Trained(
+        [5, 4, 32, 3], [1.0], {"trl": "sft"}, 7, ["constant"], {"loss": 0.25}
+    )
     assert asked[0][0] == "python-with-trl"
 
 

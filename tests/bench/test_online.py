@@ -15,14 +15,15 @@ from rlhf_jax.bench import (
     grpo_sides,
     inputs,
     online_iteration,
+    online_ours,
     ppo_iteration,
     rollout_cost,
     sides,
 )
-from rlhf_jax.bench.lengths import LENGTHS, given_mask, lognormal_lengths
 from rlhf_jax.bench.low_ids import VOCAB, low_ids
 from rlhf_jax.bench.outcome import show
 from rlhf_jax.models import ModelConfig, init_model
+from rlhf_jax.types import Rollout
 
 TINY = {
     **inputs.MODEL,
@@ -101,7 +102,7 @@ def test_no_ratio_when_the_gate_fails(capsys):
 
     def printed(norm):
         found = online_iteration.report("PPO", {"rlhf_jax": answers(1.0), "TRL": answers(norm)})
-        return show([found]), capsys.readouterr().out
+        return show(found), capsys.readouterr().out
 
     for norm in (1.0001, float("nan")):
         code, text = printed(norm)
@@ -109,6 +110,42 @@ def test_no_ratio_when_the_gate_fails(capsys):
     code, text = printed(1.000001)
     assert code == 0
     assert "TRL         3000.0 ms  (2000.0 .. 4000.0)   x none: 0.50 to 2.00, windows" in text
+
+
+def test_the_update_is_a_comparison_of_its_own():
+    window = {"seconds": 3.0, "peak": 10**9, "generation": 1.0, "score": 0.5, "update": 1.25}
+    answers = {
+        "rlhf_jax": [{"loss/total": 1.0}, *[window] * 3],
+        "plain": [{"loss/total": 1.0}, *[window | {"update": 2.5}] * 3],
+        "TRL": [{"loss/total": 1.0}, *[{"seconds": 9.0, "peak": 10**9}] * 3],
+    }
+    whole, update = online_iteration.report("PPO", answers)
+    assert [side.name for side in whole.sides] == list(answers)
+    assert whole.sides[0].note == "generation 1000.0 ms, score 500.0 ms, update 1250.0 ms"
+    assert [side.name for side in update.sides] == ["rlhf_jax", "plain"]
+    assert update.ratio(update.sides[1]) == 2.0
+
+
+def test_ragged_lengths():
+    whole = online_iteration.lengths_of(64, 48, ragged=False)
+    assert (whole == 48).all()
+    ragged = online_iteration.lengths_of(64, 48, ragged=True)
+    assert ragged.min() >= 1 and ragged.max() <= 48 and 8 < np.median(ragged) < 18
+    with pytest.raises(SystemExit):
+        ppo_iteration.main(["--ragged"])  # TRL is one of the sides
+
+
+def test_completions_are_cut_as_if_their_end_had_come():
+    present = np.ones((2, 5), bool)
+    chosen = np.broadcast_to(np.arange(5) >= 2, (2, 5))
+    logps = np.where(chosen, -1.5, 0).astype(np.float32)
+    whole = Rollout(np.arange(10).reshape(2, 5) + 1, present, chosen, logps, np.ones(2, bool))
+    found = online_ours.cut(whole, np.array([1, 3]), pad_id=0)
+    np.testing.assert_array_equal(found.tokens, [[1, 2, 3, 0, 0], [6, 7, 8, 9, 10]])
+    np.testing.assert_array_equal(found.mask.sum(1), [3, 5])
+    np.testing.assert_array_equal(found.completion_mask.sum(1), [1, 3])
+    np.testing.assert_array_equal(found.logps[0], [0, 0, -1.5, 0, 0])
+    np.testing.assert_array_equal(found.truncated, [False, True])
 
 
 def test_generation_gives_no_ratio_for_other_tokens(monkeypatch, capsys):
@@ -120,7 +157,7 @@ def test_generation_gives_no_ratio_for_other_tokens(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_continuous_batching_wastes_less(model_params):
-    lengths = lognormal_lengths(24, median=12, longest=64)
+    lengths = rollout_cost.lognormal_lengths(24, median=12, longest=64)
     assert lengths.min() >= 1 and lengths.max() <= 64 and 8 < np.median(lengths) < 18
     found = rollout_cost.batching(*model_params, lengths, slots=4, width=4, longest=64, repeats=1)
     assert found["continuous"].tokens == found["static"].tokens == lengths.sum()
@@ -168,27 +205,6 @@ def test_our_side_of_a_ppo_iteration(tiny, capsys):
         and "x 1   peak" in printed
         and "GB   generation" in printed
     )
-
-
-@pytest.mark.slow
-def test_our_side_of_a_ragged_ppo_update(tiny, capsys):
-    assert ppo_iteration.main([*SMALL, "--prompts", "4", "--ragged"]) == 0
-    printed = capsys.readouterr().out
-    assert "PPO update, 4 prompts" in printed and "8 + up to 8 tokens" in printed
-    assert "generation" not in printed and "x 1   peak" in printed
-    with pytest.raises(SystemExit):
-        ppo_iteration.main(["--ragged", "--sides", "rlhf_jax", "TRL"])
-    assert "TRL's PPO takes no given completions" in capsys.readouterr().err
-
-
-def test_the_given_completions_have_their_lengths(tmp_path):
-    completions = np.zeros((2, 4), np.int32)
-    assert given_mask(tmp_path, completions).all()
-    np.save(tmp_path / LENGTHS, [1, 3])
-    assert given_mask(tmp_path, completions).tolist() == [
-        [True] + [False] * 3,
-        [True] * 3 + [False],
-    ]
 
 
 @pytest.mark.slow

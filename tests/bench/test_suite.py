@@ -103,7 +103,7 @@ def test_the_command_fails_where_a_gate_does(partner, monkeypatch, capsys):
         (["--suite", "cpu", "nothing"], "has no 'nothing'"),
         (["--suite", "cpu", "--threads", "0"], "--threads=0: this process may use"),
         (["--suite", "cpu", "--json", "no/such/file"], "lies in no folder that exists"),
-        ([], "needs a configuration, --suite cpu, or --list"),
+        ([], "needs a configuration, --suite cpu, --curves, or --list"),
     ],
 )
 def test_mistakes_are_one_line(words, message, capsys):

@@ -12,12 +12,10 @@ from rlhf_jax.data import load_examples
 from rlhf_jax.fields import flat
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
-COMPARISONS = [
-    path
-    for path in sorted((REPO / "configs").glob("*.yaml"))
-    if "rlhf-jax compare" in path.read_text()
-]
-FILES = [path for path in sorted((REPO / "configs").glob("*.yaml")) if path not in COMPARISONS]
+CONFIGS = REPO / "configs"
+EVERY = [*sorted(CONFIGS.glob("*.yaml")), *sorted(CONFIGS.glob("smollm2/*.yaml"))]
+COMPARISONS = [path for path in EVERY if "rlhf-jax compare" in path.read_text()]
+FILES = [path for path in EVERY if path not in COMPARISONS]
 HEADER = {
     "command": r"rlhf-jax train configs/NAME( [\w.]+=\S+)*",
     "hardware": r".+",
@@ -37,43 +35,47 @@ def test_there_are_configurations():
         "grpo_gsm8k",
         "dapo_gsm8k",
     } <= {path.stem for path in FILES}
+    assert {path.stem for path in CONFIGS.glob("smollm2/*.yaml")} == {
+        *("sft", "reward_model", "dpo", "ppo", "grpo", "dapo")
+    }
 
 
-def checked_header(path, command, folder=""):
-    """What a file's first lines state; `folder` is below configs/."""
+def checked_header(path, command):
+    """What a file's first lines state."""
     text = path.read_text().partition("\n\n")[0]
     header = dict(
         re.findall(r"^#\s+(command|hardware|minutes|metric):[ ]*(.*)$", text, re.MULTILINE)
     )
     assert list(header) == list(HEADER), "the header states command, hardware, minutes, metric"
     for name, pattern in HEADER.items():
-        wanted = pattern.replace("NAME", folder + re.escape(path.name)).replace(
+        name_of = str(path.relative_to(CONFIGS))
+        wanted = pattern.replace("NAME", re.escape(name_of)).replace(
             "rlhf-jax train", f"rlhf-jax {command}"
         )
         assert re.fullmatch(wanted, header[name]), f"{name}: {header[name]!r}"
     return header
 
 
-@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_comparison(path):
     checked_header(path, "compare")
     config = load_compare(path)
     assert config.run_dir == f"runs/{path.stem}" and len(config.runs) >= 2
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_configuration(path, tmp_path):
     header = checked_header(path, "train")
     overrides = re.findall(r"[\w.]+=\S+", header["command"])
     config = load_config(path, overrides)
     assert isinstance(config, Config)
-    assert config.run_dir == f"runs/{path.stem}"
+    assert config.run_dir == f"runs/{path.relative_to(CONFIGS).with_suffix('')}"
     assert config.data.has_eval, "every example measures on held-out rows"
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert load_config(tmp_path / "config.yaml") == config
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_configuration_holds_differences_only(path):
     tree = settled(parse_document(path.read_text(), path.name).tree)
     config = load_config(path)
@@ -101,7 +103,9 @@ REAL = {"pairs.jsonl": "hh-rlhf/pairs.jsonl", "gsm8k": "gsm8k"}
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in FILES if COMMAND.search(path.read_text())], ids=lambda path: path.name
+    "path",
+    [path for path in FILES if COMMAND.search(path.read_text())],
+    ids=lambda path: str(path.relative_to(CONFIGS)),
 )
 def test_the_command_finds_its_data(path, shared_data):
     (overrides,) = COMMAND.findall(path.read_text())

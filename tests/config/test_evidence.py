@@ -27,7 +27,7 @@ def test_there_are_four():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_what_each_states(path):
-    checked_header(path, "compare", folder="evidence/")
+    checked_header(path, "compare")
     tree = tree_of(path)
     assert tree["run_dir"] == f"runs/evidence/{path.stem}"
     assert {run["name"] for run in tree["runs"]} >= RUNS
