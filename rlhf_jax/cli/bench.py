@@ -23,6 +23,30 @@ COLUMNS = (
 )
 
 
+OF_CURVES = ("output", "model", "rows", "steps", "learning_rate")
+OF_SUITES = ("windows", "markdown", "chart")
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuses options of another of the command's three kinds of measurement.
+
+    Raises:
+      ConfigError: the first of them.
+    """
+    kind = "bench CONFIG"
+    foreign: tuple[str, ...] = (*OF_CURVES, *OF_SUITES)
+    if options.curves:
+        kind = "--curves"
+        foreign = (*OF_SUITES, "json")
+    elif options.suite is not None:
+        kind = "--suite"
+        foreign = OF_CURVES
+    for name in foreign:
+        if options.__dict__[name] is not None:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{option}={options.__dict__[name]} has no meaning for {kind}")
+
+
 def bench(options: argparse.Namespace, config: Config) -> int:
     """Measures and prints; with `--json` writes too.
 

@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_jax import cloud
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.cli.bench import bench as bench_command
-from rlhf_jax.cli.bench import compare_with_others, draw_curves, list_suites
+from rlhf_jax.cli.bench import check_options, compare_with_others, draw_curves, list_suites
 from rlhf_jax.cli.compare import compare as compare_command
 from rlhf_jax.cli.compare import quickstart as quickstart_command
 from rlhf_jax.cli.data import data
@@ -197,11 +197,9 @@ def bench(options: argparse.Namespace) -> int:
     """`rlhf-jax bench CONFIG [section.key=value ...]`, `rlhf-jax bench --suite cpu [NAME ...]`."""
     if options.list:
         return list_suites()
+    check_options(options)
     if options.curves:
         return draw_curves(options)
-    for name in ("output", "model", "rows", "steps", "learning_rate"):
-        if options.__dict__[name] is not None:
-            raise ConfigError(f"--{name.replace('_', '-')} belongs to --curves: add it")
     if options.suite is not None:
         return compare_with_others(options)
     if options.config is None:

@@ -119,7 +119,7 @@ def test_the_command_fails_where_losses_differ(sides, monkeypatch, start):
         (["--curves", "kto"], "--curves has no 'kto'; it has sft, "),
         (["--curves", "sft", "--steps", "0"], "--steps=0 must be at least 1"),
         (["--curves", "sft", "--rows", "few.jsonl"], "has 1 rows; 100 steps of 4 need 400"),
-        (["--steps", "3"], "--steps belongs to --curves"),
+        (["--steps", "3"], "--steps=3 has no meaning for"),
     ],
 )
 def test_mistakes_are_one_line(words, message, sides, tmp_path, monkeypatch, capsys):

@@ -101,6 +101,9 @@ def test_the_command_fails_where_a_gate_does(partner, monkeypatch, capsys):
     ("words", "message"),
     [
         (["--suite", "cpu", "nothing"], "has no 'nothing'"),
+        (["--curves", "sft", "--chart", "a.png"], "--chart=a.png has no meaning for --curves"),
+        (["--suite", "cpu", "--steps", "3"], "--steps=3 has no meaning for --suite"),
+        (["run.yaml", "--windows", "3"], "--windows=3 has no meaning for bench CONFIG"),
         (["--suite", "cpu", "--threads", "0"], "--threads=0: this process may use"),
         (["--suite", "cpu", "--json", "no/such/file"], "lies in no folder that exists"),
         ([], "needs a configuration, --suite cpu, --curves, or --list"),
