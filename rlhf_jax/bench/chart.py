@@ -5,6 +5,7 @@ import pathlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rlhf_jax.bench.outcome import ratio_text
 from rlhf_jax.bench.suite import Found, environment_line
 
 _OURS = "#0072b2"
@@ -18,14 +19,14 @@ def draw(found: Found, path: str | pathlib.Path) -> None:
       found: a suite.
       path: of the picture; its ending says of what kind.
     """
-    outcomes = [each for many in found.outcomes.values() for each in many if each.sides]
+    outcomes = [each for each in found.every() if each.sides]
     count = sum(len(each.sides) + 1 for each in outcomes)
     figure = Figure(figsize=(9, 1.2 + 0.32 * count), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     place = 0.0
     for outcome in outcomes:
-        axes.text(0, place, outcome.title.partition(", float32")[0], fontsize=9, weight="bold")
+        axes.text(0, place, outcome.title, fontsize=8, weight="bold")
         place += 1
         base = outcome.sides[0].timing.median
         for side in outcome.sides:
@@ -34,7 +35,8 @@ def draw(found: Found, path: str | pathlib.Path) -> None:
             colour = _OURS if side is outcome.sides[0] else _OTHERS
             axes.barh(place, times, color=colour, height=0.8)
             axes.plot([low, high], [place, place], color="black", linewidth=1)
-            axes.text(max(times, high) + 0.03, place, f"{side.name}, {times:.2f}", va="center")
+            shown = ratio_text(outcome, side).removeprefix("none: ")
+            axes.text(max(times, high) + 0.03, place, f"{side.name}, {shown}", va="center")
             place += 1
     axes.set_ylim(place, -1)
     axes.set_yticks([])

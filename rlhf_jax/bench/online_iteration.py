@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.bench.inputs import place_model, random_tokens
+from rlhf_jax.bench.lengths import LENGTHS, lognormal_lengths
 from rlhf_jax.bench.outcome import Outcome, Side
 from rlhf_jax.bench.sides import OURS, RETAINED, add_arguments, start_side, take_turns
 from rlhf_jax.bench.timing import summarise
@@ -52,7 +53,17 @@ def measure(
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--model", type=pathlib.Path, help="folder of another policy (GRPO only)")
     parser.add_argument("--microbatches", type=int, help="of the PyTorch sides")
+    if algorithm == "ppo":
+        parser.add_argument(
+            "--ragged",
+            action="store_true",
+            help="scores and update alone, of given completions: log-normal lengths, the median a "
+            "quarter of --new-tokens",
+        )
     args = parser.parse_args(argv)
+    ragged = algorithm == "ppo" and args.ragged
+    if ragged and any(name.startswith("TRL") for name in args.sides):
+        parser.error("--ragged: TRL's PPO takes no given completions; --sides without TRL")
     rows = args.prompts * group_size
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
@@ -65,6 +76,9 @@ def measure(
         write_tokens(
             folder, prompts=args.prompts, rows=rows, width=args.prompt, new_tokens=args.new_tokens
         )
+        if ragged:
+            longest = args.new_tokens
+            np.save(folder / LENGTHS, lognormal_lengths(rows, median=longest / 4, longest=longest))
         common = {"python": args.python, "threads": args.threads}
         sizes = (algorithm, args.new_tokens, args.windows + 1, args.threads)
         processes = {
@@ -80,8 +94,8 @@ def measure(
         }
         answers = take_turns(processes, folder, rounds=args.windows + 2)
     title = (
-        f"{algorithm.upper()} iteration, {args.prompts} prompts x {group_size} completions, "
-        f"{args.prompt} + {args.new_tokens}"
+        f"{algorithm.upper()} {'update' if ragged else 'iteration'}, {args.prompts} prompts x "
+        f"{group_size} completions, {args.prompt} + {'up to ' * ragged}{args.new_tokens}"
         f" tokens, float32, {args.threads} threads, {args.windows} timed iterations per side"
     )
     return [report(title, answers)]

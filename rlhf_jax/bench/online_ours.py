@@ -8,9 +8,11 @@ run folder is left out.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,10 +22,11 @@ import tokenizers
 
 from rlhf_jax.algorithms import GRPOConfig, PPOConfig, forward
 from rlhf_jax.bench import grpo_sides, ppo_sides
+from rlhf_jax.bench.lengths import given_mask, is_ragged
 from rlhf_jax.bench.low_ids import vocab_size
 from rlhf_jax.config import Config, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig, FastTokenizer
-from rlhf_jax.loops.groups import from_rollout
+from rlhf_jax.loops.groups import Groups, from_rollout
 from rlhf_jax.rewards import RewardConfig, TrainerState
 from rlhf_jax.rollout import GenerationStats, RolloutConfig, Sampled
 from rlhf_jax.runs.footprint import is_small
@@ -116,34 +119,37 @@ def without_eos(parts: OnlineParts) -> OnlineParts:
     return parts._replace(sampler=endless)
 
 
-def given_batch(parts: OnlineParts, completions: np.ndarray) -> PolicyBatch:
-    """The gate's completions, graded, as the loop's batch.
+def given_groups(parts: OnlineParts, completions: np.ndarray, present: np.ndarray) -> Groups:
+    """The given completions, graded, as the loop has them behind its sampler.
 
     Args:
       parts: the run.
       completions: int32 [B, T].
+      present: bool [B, T], their tokens.
     """
     count = parts.prompts.num_examples
     prompts = parts.prompts.take(np.arange(count))
     repeated = np.repeat(prompts.tokens, parts.sampling.group_size, axis=0)
-    tokens = np.concatenate([repeated, completions], axis=1)
-    chosen = np.broadcast_to(np.arange(tokens.shape[1]) >= prompts.tokens.shape[1], tokens.shape)
+    tokens = np.concatenate([repeated, np.where(present, completions, 0)], axis=1)
+    chosen = np.concatenate([np.zeros(repeated.shape, bool), present], axis=1)
+    mask = np.concatenate([np.ones(repeated.shape, bool), present], axis=1)
     arrays: Any = (
         tokens,
-        np.ones_like(chosen),
+        mask,
         chosen,
         np.zeros(tokens.shape, np.float32),
         np.ones(len(tokens), bool),
     )
     rollout = Rollout(*arrays)
-    stats = GenerationStats(completions.size, completions.size, utilisation=1.0, seconds=0.0)
+    count_of = int(present.sum())
+    stats = GenerationStats(count_of, count_of, utilisation=1.0, seconds=0.0)
     grades = parts.grader(
         prompts,
         Sampled(rollout, stats),
         state=TrainerState(global_step=0, max_steps=STEPS, epoch=0.0, num_train_epochs=1),
         training=False,
     )
-    groups = from_rollout(
+    return from_rollout(
         rollout,
         prompt=np.arange(count),
         prompt_length=prompts.lengths,
@@ -152,8 +158,6 @@ def given_batch(parts: OnlineParts, completions: np.ndarray) -> PolicyBatch:
         per_reward=grades.per_reward,
         step=0,
     )
-    # Sampled by nobody: the ratio must be taken against the log-probabilities that are given.
-    return parts.to_device(groups, 0)._replace(on_policy=None)
 
 
 def old_logps(
@@ -187,23 +191,28 @@ def run(args: argparse.Namespace, parts: OnlineParts) -> None:
         mesh=parts.mesh,
         aux=dict(parts.algorithm.aux),
     )
-    update = make_step(
+    step_function = make_step(
         parts.algorithm,
         tx,
         num_microbatches=config.training.microbatches,
         mesh=parts.mesh,
         learning_rate=rate,
     )
-    train = jitted(update, shardings=(shardings, replicated(parts.mesh)))
+    train = jitted(step_function, shardings=(shardings, replicated(parts.mesh)))
     score = parts.score()
     collect = parts.collector(STEPS, lambda columns: None)
     frozen = parts.loaded.frozen
     rollouts = collect.begin()
     step = 0
 
+    def given() -> Groups:
+        completions = np.load(args.folder / "completions.npy")
+        return given_groups(parts, completions, given_mask(args.folder, completions))
+
     def gate() -> dict[str, float]:
-        given, noise = (np.load(args.folder / name) for name in ("completions.npy", "noise.npy"))
-        batch = given_batch(parts, given)
+        noise = np.load(args.folder / "noise.npy")
+        # Sampled by nobody: the ratio must be taken against the log-probabilities that are given.
+        batch = parts.to_device(given(), 0)._replace(on_policy=None)
         old = old_logps(args, parts, state.params, batch, noise)
         batch = score(state.params, frozen, batch)._replace(old_logps=old)
         copy: TrainState = jax.tree.map(jnp.copy, state)
@@ -211,27 +220,36 @@ def run(args: argparse.Namespace, parts: OnlineParts) -> None:
         names = ("loss/policy", "loss/value") if args.algorithm == "ppo" else ("loss/total",)
         return {name: float(metrics[name]) for name in (*names, "grad_norm")}
 
-    def iterate() -> dict[str, float]:
-        nonlocal state, step, rollouts
-        policy = state.params["policy"]
-        collected = collect(policy, rollouts, step=step, stopped=lambda: False)
-        assert collected.groups is not None
-        batch = parts.to_device(collected.groups, step)
-        sampled = time.perf_counter()
+    def update(groups: Groups) -> dict[str, float]:
+        nonlocal state, step
+        start = time.perf_counter()
+        batch = parts.to_device(groups, step)
+        laid = time.perf_counter()
         batch = jax.block_until_ready(score(state.params, frozen, batch))
         scored = time.perf_counter()
         state, metrics = train(state, frozen, batch)
         jax.device_get(metrics)
         step = step + 1
+        updated = time.perf_counter()
+        return {"batch": laid - start, "score": scored - laid, "update": updated - scored}
+
+    def iterate() -> dict[str, float]:
+        nonlocal rollouts
+        policy = state.params["policy"]
+        collected = collect(policy, rollouts, step=step, stopped=lambda: False)
+        assert collected.groups is not None
         rollouts = collected.rest
         seconds = {
             "generation": collected.metrics["time/generate"],
             "reward": collected.metrics["time/reward"],
         }
-        return seconds | {"score": scored - sampled, "update": time.perf_counter() - scored}
+        return seconds | update(collected.groups)
 
     with entered(parts.grader):
-        grpo_sides.serve(gate, iterate, windows=args.windows)
+        run_once: Callable[[], dict[str, float]] = iterate
+        if is_ragged(args.folder):
+            run_once = functools.partial(update, given())
+        grpo_sides.serve(gate, run_once, windows=args.windows)
 
 
 def main() -> None:

@@ -66,6 +66,9 @@ class Outcome(NamedTuple):
         return {"title": self.title, "gate": self.gate, "passed": self.passed, "sides": sides}
 
 
+NO_TIMES = "the sides do not compute the same: there are no times"
+
+
 def ratio_text(outcome: Outcome, side: Side) -> str:
     """A ratio, or why there is none."""
     if side is outcome.sides[0]:
@@ -87,7 +90,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
     yield outcome.title
     yield outcome.gate
     if not outcome.passed:
-        yield "the sides do not compute the same: there are no times"
+        yield NO_TIMES
         return
     width = max(len(side.name) for side in outcome.sides)
     for side in outcome.sides:

@@ -19,6 +19,10 @@ processes; the plain loop has none of these. It scores the old log-probabilities
 own forward pass; the other two read them off the logits of the generation. `..., retained` are
 PyTorch sides under the malloc settings that this library's entry point makes for itself
 (`rlhf_jax.training.allocator`).
+
+With ``--ragged`` an iteration samples nothing: it scores and updates the given completions, whose
+lengths are log-normal. Our side packs them; the plain loop pads them to the longest of a microbatch
+in the update, and to the longest of all in its scores.
 """
 
 import pathlib

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.bench.grpo_sides import gradient_norm, main, serve, word_tokenizer
+from rlhf_jax.bench.lengths import given_mask, is_ragged
 from rlhf_jax.bench.low_ids import low_ids, vocab_size
 from rlhf_jax.bench.sides import answer, peak_bytes, wait
 from rlhf_jax.bench.trl_sides import trainer_options
@@ -36,6 +37,25 @@ def load_models(folder: Any) -> tuple[Any, Any, Any]:
         folder / "critic", num_labels=1, **options
     )
     return load(folder / "model", **options), load(folder / "reference", **options), critic
+
+
+def advantages_and_returns(rewards: Any, values: Any, mask: Any) -> tuple[Any, Any]:
+    """GAE, whitened over the tokens that are there, and what the critic learns, all [B, T]."""
+    import torch
+
+    last = torch.zeros(len(rewards))
+    following = torch.zeros(len(rewards))
+    columns = []
+    for t in reversed(range(rewards.shape[1])):
+        now = rewards[:, t] + following - values[:, t] + GAE_LAMBDA * last
+        # Nothing comes back from behind a completion's last token.
+        last = torch.where(mask[:, t], now, 0.0)
+        following = torch.where(mask[:, t], values[:, t], 0.0)
+        columns.append(last)
+    advantages = torch.stack(columns[::-1], 1)
+    present = advantages[mask]
+    whitened = (advantages - present.mean()) * torch.rsqrt(present.var() + 1e-8)
+    return whitened, advantages + values
 
 
 def run_plain(args: argparse.Namespace) -> None:
@@ -63,6 +83,13 @@ def run_plain(args: argparse.Namespace) -> None:
     def taken_logps(logits: Any, taken: Any) -> Any:
         return torch.gather(logits, 2, taken[..., None])[..., 0] - torch.logsumexp(logits, -1)
 
+    ragged = is_ragged(args.folder)
+    given = torch.from_numpy(np.load(args.folder / "completions.npy")).long()
+    given_tokens = torch.cat([prompts, given], 1)
+    mask = torch.from_numpy(given_mask(args.folder, given.numpy()))
+    lengths = mask.sum(1)
+    count = mask.sum()
+
     def logps_of(model: Any, tokens: Any) -> Any:
         taken = tokens[:, width:]
         return taken_logps(
@@ -84,17 +111,10 @@ def run_plain(args: argparse.Namespace) -> None:
     @torch.no_grad()
     def advantages_of(tokens: Any, old_logps: Any, ref_logps: Any, values: Any) -> tuple[Any, Any]:
         rewards = -KL_COEF * (old_logps - ref_logps)
-        rewards[:, -1] += torch.tensor(low_ids([], [], tokens[:, width:].tolist()))
-        last = torch.zeros(len(tokens))
-        following = torch.zeros(len(tokens))
-        columns = []
-        for t in reversed(range(rewards.shape[1])):
-            last = rewards[:, t] + following - values[:, t] + GAE_LAMBDA * last
-            following = values[:, t]
-            columns.append(last)
-        advantages = torch.stack(columns[::-1], 1)
-        whitened = (advantages - advantages.mean()) * torch.rsqrt(advantages.var() + 1e-8)
-        return whitened, advantages + values
+        taken = tokens[:, width:].tolist()
+        own = [ids[:length] for ids, length in zip(taken, lengths.tolist(), strict=True)]
+        rewards[torch.arange(len(tokens)), lengths - 1] += torch.tensor(low_ids([], [], own))
+        return advantages_and_returns(rewards, values, mask)
 
     def backward(tokens: Any, old_logps: Any) -> dict[str, float]:
         ref_logps, values = score(tokens)
@@ -102,41 +122,41 @@ def run_plain(args: argparse.Namespace) -> None:
         optimizer.zero_grad()
         losses = np.zeros(2)
         for i in range(args.microbatches):
-            part = (
-                x[i :: args.microbatches] for x in (tokens, old_logps, advantages, returns, values)
-            )
+            every = (tokens, old_logps, advantages, returns, values, mask)
+            part = [x[i :: args.microbatches] for x in every]
+            # Columns that no completion of the part reaches are not computed.
+            reach = int(part[-1].sum(1).max())
+            part = [part[0][:, : width + reach]] + [x[:, :reach] for x in part[1:]]
             losses += backward_part(*part)
         return {"loss/policy": losses[0], "loss/value": losses[1]}
 
     def backward_part(
-        tokens: Any, old_logps: Any, advantages: Any, returns: Any, old_values: Any
+        tokens: Any, old_logps: Any, advantages: Any, returns: Any, old_values: Any, mask: Any
     ) -> list[float]:
         ratio = torch.exp(logps_of(policy, tokens) - old_logps)
-        policy_loss = (
-            -torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages).mean()
-            / args.microbatches
-        )
+        gain = torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
+        policy_loss = -gain[mask].sum() / count
         values = values_of(tokens)
         clipped = old_values + (values - old_values).clamp(-VALUE_CLIP, VALUE_CLIP)
-        value_loss = (
-            0.5
-            * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
-            / args.microbatches
-        )
+        errors = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+        value_loss = 0.5 * errors[mask].sum() / count
         (policy_loss + VF_COEF * value_loss).backward()
         return [float(policy_loss.detach()), float(value_loss.detach())]
 
     def gate() -> dict[str, float]:
-        completions, noise = (
-            torch.from_numpy(np.load(args.folder / name))
-            for name in ("completions.npy", "noise.npy")
-        )
-        tokens = torch.cat([prompts, completions.long()], 1)
+        noise = torch.from_numpy(np.load(args.folder / "noise.npy"))
         with torch.no_grad():
-            logps = logps_of(policy, tokens)
+            logps = logps_of(policy, given_tokens)
         old_logps = logps + noise - torch.log1p(torch.exp(logps) * torch.expm1(noise))
-        losses = backward(tokens, old_logps)
+        losses = backward(given_tokens, old_logps)
         return losses | {"grad_norm": gradient_norm(trained)}
+
+    def update_given() -> dict[str, float]:
+        with torch.no_grad():
+            parts = [logps_of(policy, part) for part in given_tokens.chunk(args.microbatches)]
+        backward(given_tokens, torch.cat(parts))
+        optimizer.step()
+        return {}
 
     def iterate() -> dict[str, float]:
         start = time.perf_counter()
@@ -157,7 +177,7 @@ def run_plain(args: argparse.Namespace) -> None:
         optimizer.step()
         return {"generation": generated - start}
 
-    serve(gate, iterate, windows=args.windows)
+    serve(gate, update_given if ragged else iterate, windows=args.windows)
 
 
 def run_trl(args: argparse.Namespace) -> None:

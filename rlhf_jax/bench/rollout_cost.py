@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from rlhf_jax.bench.inputs import MODEL, random_tokens
+from rlhf_jax.bench.lengths import lognormal_lengths
 from rlhf_jax.bench.timing import Timing, interleave, summarise
 from rlhf_jax.models import ModelConfig, init_model
 from rlhf_jax.rollout import Generator, SamplingParams, make_generator
@@ -69,14 +70,6 @@ def prefill_times(
             params, *arguments, row_length=width + new_tokens
         )
     return interleave(sides, repeats=repeats, warmup=2)
-
-
-def lognormal_lengths(
-    count: int, *, median: float, longest: int, sigma: float = 0.8, seed: int = 0
-) -> np.ndarray:
-    """int32 [count] lengths in 1 .. longest."""
-    drawn = np.exp(np.random.default_rng(seed).normal(np.log(median), sigma, count))
-    return np.clip(np.round(drawn), 1, longest).astype(np.int32)
 
 
 def batching(

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.bench.outcome import Outcome, ratio_text
+from rlhf_jax.bench.outcome import NO_TIMES, Outcome, ratio_text
 
 PARTNERS = ("torch", "transformers", "trl")
 INSTALL = (
@@ -79,6 +79,10 @@ class Found(NamedTuple):
     environment: dict[str, Any]
     outcomes: dict[str, list[Outcome]]
     """By the name of the comparison."""
+
+    def every(self) -> list[Outcome]:
+        """All outcomes, in the order in which they were found."""
+        return [each for many in self.outcomes.values() for each in many]
 
     def plain(self) -> dict[str, Any]:
         """What JSON holds."""
@@ -184,25 +188,20 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-HEADINGS = ("comparison", "side", "median (range), ms", "times as long", "peak GB", "note")
+HEADINGS = ("side", "median (range), ms", "times as long", "peak GB", "note")
 
 
-def rows_of(found: Found) -> Iterator[list[str]]:
-    """The table of a suite, a row for each side."""
-    for many in found.outcomes.values():
-        for outcome in many:
-            for side in outcome.sides:
-                low, high = (1e3 * value for value in side.timing[1:])
-                yield [
-                    outcome.title,
-                    side.name,
-                    f"{1e3 * side.timing.median:.1f} ({low:.1f} .. {high:.1f})",
-                    ratio_text(outcome, side),
-                    "-" if side.peak is None else f"{side.peak / 1e9:.2f}",
-                    side.note,
-                ]
-            if not outcome.passed:
-                yield [outcome.title, "-", "-", "the sides do not compute the same", "-", "-"]
+def rows_of(outcome: Outcome) -> Iterator[list[str]]:
+    """The table of a comparison, a row for each side."""
+    for side in outcome.sides:
+        low, high = (1e3 * value for value in side.timing[1:])
+        yield [
+            side.name,
+            f"{1e3 * side.timing.median:.1f} ({low:.1f} .. {high:.1f})",
+            ratio_text(outcome, side),
+            "-" if side.peak is None else f"{side.peak / 1e9:.2f}",
+            side.note,
+        ]
 
 
 def environment_line(found: Found) -> str:
@@ -217,10 +216,13 @@ def environment_line(found: Found) -> str:
 
 
 def markdown_of(found: Found) -> str:
-    """The table and the gates as Markdown."""
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *rows_of(found)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    gates = "\n".join(
-        f"- {outcome.title}: {outcome.gate}" for many in found.outcomes.values() for outcome in many
-    )
-    return f"{environment_line(found)}\n\n{table}\n\n{gates}\n"
+    """Every comparison as Markdown: what was compared, that the sides agree, their times."""
+    parts = [environment_line(found)]
+    for outcome in found.every():
+        parts += [f"### {outcome.title}", outcome.gate]
+        if not outcome.passed:
+            parts.append(NO_TIMES)
+            continue
+        table = [HEADINGS, ["---"] * len(HEADINGS), *rows_of(outcome)]
+        parts.append("\n".join("| " + " | ".join(line) + " |" for line in table))
+    return "\n\n".join(parts) + "\n"

@@ -53,6 +53,7 @@ def compare_with_others(options: argparse.Namespace) -> int:
     """
     from rlhf_jax.bench import suite  # heavy
     from rlhf_jax.bench.chart import draw  # heavy
+    from rlhf_jax.bench.outcome import lines  # heavy
 
     names = [name for name in (options.config, *options.overrides) if name is not None]
     for option in ("json", "markdown", "chart"):
@@ -67,10 +68,9 @@ def compare_with_others(options: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    print_table(f"suite {options.suite}", suite.HEADINGS, list(suite.rows_of(found)), numbers=0)
-    for many in found.outcomes.values():
-        for outcome in many:
-            say(f"{outcome.title}: {outcome.gate}")
+    for outcome in found.every():
+        for line in lines(outcome):
+            say(line)
     say(suite.environment_line(found))
     if options.chart is not None:
         draw(found, options.chart)
@@ -79,7 +79,7 @@ def compare_with_others(options: argparse.Namespace) -> int:
     if options.json is not None:
         text = json.dumps(found.plain(), indent=2) + "\n"
         pathlib.Path(options.json).write_text(text, encoding="utf-8")
-    return 0 if all(each.passed for many in found.outcomes.values() for each in many) else 1
+    return 0 if all(each.passed for each in found.every()) else 1
 
 
 def list_suites() -> int:

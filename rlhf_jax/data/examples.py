@@ -21,7 +21,7 @@ from rlhf_jax.data.kinds import (
     TokenExample,
 )
 from rlhf_jax.data.messages import Content
-from rlhf_jax.data.raw_rows import read_rows
+from rlhf_jax.data.raw_rows import read_rows, source_fingerprint
 from rlhf_jax.data.sources import RawRow, Source, eval_source, train_source
 from rlhf_jax.data.transcripts import as_conversation
 from rlhf_jax.data.unpaired import taken_apart, with_unrelated
@@ -102,21 +102,30 @@ def iterate_texts(config: DataConfig, *, kind: Kind, split: Split = "train") -> 
 
 
 def _read_split(config: DataConfig, kind: Kind, split: Split) -> ExampleSet:
-    if split == "train":
-        examples = _read_examples(train_source(config), config, kind)
-        return (
-            examples if not _is_cut(config) else examples._replace(rows=_cut(examples, config)[0])
-        )
-    source = eval_source(config)
+    source = None if split == "train" else eval_source(config)
     if source is not None:
         return _read_examples(source, config, kind)
     if not _is_cut(config):
+        if split == "train":
+            return _read_examples(train_source(config), config, kind)
         raise DataError(
             "no held-out rows: set one of data.eval_path, data.eval_split, data.eval_fraction, "
             "data.eval_size"
         )
+    content = (config, kind, source_fingerprint(train_source(config), kind))
+    if split == "eval" and _held_out and _held_out[0][0] == content:
+        return _held_out.pop()[1]
     examples = _read_examples(train_source(config), config, kind)
-    return examples._replace(rows=_cut(examples, config)[1])
+    train, held_out = (examples._replace(rows=rows) for rows in _cut(examples, config))
+    if split == "eval":
+        return held_out
+    _held_out[:] = [(content, held_out)]
+    return train
+
+
+_held_out: list[tuple[tuple[DataConfig, Kind, str], ExampleSet]] = []
+"""Held-out rows of the training rows that were read last, until they are asked for: a run reads
+both splits, one behind the other, from the same rows."""
 
 
 def _read_transcripts(examples: ExampleSet, config: DataConfig) -> ExampleSet:

@@ -196,7 +196,9 @@ def sections(rows: Rows) -> list[tuple[str, list[Panel]]]:
     known = {"step", "split", "epoch", "lr", "grad_norm", "tokens_per_second"}
     own = [name for name in names if "/" not in name and name not in known]
     health = [*HEALTH, *(Panel(name, (Line(name),)) for name in own[:OWN])]
-    first = "what is judged (pale: each step, bold: smoothed)"
+    first = "what is judged"
+    if sum(row["split"] == "train" for row in rows) > SMOOTHED:
+        first += " (pale: each step, bold: smoothed)"
     return [(first, judged), ("health", health), ("machine", list(MACHINE))]
 
 

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.algorithms import dpo, grpo
 from rlhf_jax.algorithms.dpo import DPOConfig, dpo_loss
 from rlhf_jax.algorithms.grpo import GRPOConfig
 from rlhf_jax.algorithms.named import own_advantages
 from rlhf_jax.algorithms.pair_losses import find_loss
 from rlhf_jax.ops import group_advantages
+from tests.contract.fakes import make_batch, make_model, make_params
 
 SOURCE = """
 import jax
@@ -105,3 +107,29 @@ def test_what_stands_in_place_of_another_option_refuses_it():
         own_advantages("absent", 3)
     with pytest.raises(ValueError, match="label_smoothing=0.1 has no meaning"):
         DPOConfig(loss_type="hinge", label_smoothing=0.1)
+
+
+def test_an_algorithm_takes_them(file):
+    config = GRPOConfig(group_size=4, advantages=f"{file}:centred")
+    own = grpo.make(config, make_model()).prepare(make_batch("prompts", 1), {})
+    plain = GRPOConfig(group_size=4, normalize_std=False)
+    its = grpo.make(plain, make_model()).prepare(make_batch("prompts", 1), {})
+    np.testing.assert_allclose(own[0].advantages, its[0].advantages, atol=1e-6)
+    assert float(jnp.abs(own[0].advantages).max()) > 0
+
+    def gradients(loss_type):
+        config = DPOConfig(loss_type=loss_type, reference="none")
+        algorithm = dpo.make(config, make_model())
+        batch = algorithm.weigh(make_batch("pairs", 1))
+
+        def loss(params):
+            return algorithm.loss({"policy": params}, batch, jax.random.key(0))[0]
+
+        return jax.grad(loss)(make_params(0))
+
+    logistic = gradients("sigmoid")
+    own = gradients(f"{file}:logistic")
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), own, logistic)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(own))
+    with pytest.raises(ValueError, match="holds no function 'absent'"):
+        dpo.make(DPOConfig(loss_type=f"{file}:absent"), make_model())

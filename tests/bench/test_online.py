@@ -19,6 +19,7 @@ from rlhf_jax.bench import (
     rollout_cost,
     sides,
 )
+from rlhf_jax.bench.lengths import LENGTHS, given_mask, lognormal_lengths
 from rlhf_jax.bench.low_ids import VOCAB, low_ids
 from rlhf_jax.bench.outcome import show
 from rlhf_jax.models import ModelConfig, init_model
@@ -119,7 +120,7 @@ def test_generation_gives_no_ratio_for_other_tokens(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_continuous_batching_wastes_less(model_params):
-    lengths = rollout_cost.lognormal_lengths(24, median=12, longest=64)
+    lengths = lognormal_lengths(24, median=12, longest=64)
     assert lengths.min() >= 1 and lengths.max() <= 64 and 8 < np.median(lengths) < 18
     found = rollout_cost.batching(*model_params, lengths, slots=4, width=4, longest=64, repeats=1)
     assert found["continuous"].tokens == found["static"].tokens == lengths.sum()
@@ -167,6 +168,27 @@ def test_our_side_of_a_ppo_iteration(tiny, capsys):
         and "x 1   peak" in printed
         and "GB   generation" in printed
     )
+
+
+@pytest.mark.slow
+def test_our_side_of_a_ragged_ppo_update(tiny, capsys):
+    assert ppo_iteration.main([*SMALL, "--prompts", "4", "--ragged"]) == 0
+    printed = capsys.readouterr().out
+    assert "PPO update, 4 prompts" in printed and "8 + up to 8 tokens" in printed
+    assert "generation" not in printed and "x 1   peak" in printed
+    with pytest.raises(SystemExit):
+        ppo_iteration.main(["--ragged", "--sides", "rlhf_jax", "TRL"])
+    assert "TRL's PPO takes no given completions" in capsys.readouterr().err
+
+
+def test_the_given_completions_have_their_lengths(tmp_path):
+    completions = np.zeros((2, 4), np.int32)
+    assert given_mask(tmp_path, completions).all()
+    np.save(tmp_path / LENGTHS, [1, 3])
+    assert given_mask(tmp_path, completions).tolist() == [
+        [True] + [False] * 3,
+        [True] * 3 + [False],
+    ]
 
 
 @pytest.mark.slow

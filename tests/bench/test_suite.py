@@ -80,8 +80,10 @@ def test_the_command_prints_and_writes(partner, monkeypatch, tmp_path, capsys):
     assert asked[0][-6:] == ["--python", partner, "--threads", "1", "--windows", "2"]
     printed = capsys.readouterr().out
     assert "1 of 2: dpo: a DPO step" in printed and "torch 9.9" in printed
+    assert "x 2.00   peak 3.00 GB   a note" in printed
     table = paths["md"].read_text()
-    assert "| a step, float32 | TRL | 2000.0 (1900.0 .. 2100.0) | 2.00 | 3.00 | a note |" in table
+    assert "### a step, float32" in table
+    assert "| TRL | 2000.0 (1900.0 .. 2100.0) | 2.00 | 3.00 | a note |" in table
     found = json.loads(paths["json"].read_text())
     assert found["comparisons"]["dpo"][0]["sides"][1]["ratio"] == 2.0
     assert {"cpu", "cores", "date", "load_before", "load_after"} <= found["environment"].keys()

@@ -234,3 +234,30 @@ def test_real_questions(shared_data) -> None:
     assert len(load_examples(config, kind="text", split="eval").rows) == 600
     prompts = load_examples(config, kind="prompts", split="eval").rows
     assert all("####" in row.columns["completion"] for row in prompts)
+
+
+def test_both_splits_are_read_once_and_a_changed_file_anew(tmp_path, caplog):
+    caplog.set_level("INFO", logger="rlhf_jax.data.examples")
+    file = tmp_path / "rows.jsonl"
+
+    def write(count):
+        file.write_text("".join(f'{{"text": "row {number}"}}\n' for number in range(count)))
+
+    def read(split, **options):
+        caplog.clear()
+        config = DataConfig(path=str(file), eval_size=3, **options)
+        found = load_examples(config, kind="text", split=split)
+        return {example.completion for example in found.rows}, len(caplog.records)
+
+    write(20)
+    train, times = read("train")
+    assert (len(train), times) == (17, 1)
+    held_out, times = read("eval")
+    assert (len(held_out), times, train & held_out) == (3, 0, set())
+    assert read("eval") == (held_out, 1)  # they are not kept longer
+    read("train")
+    assert read("eval", eval_seed=5)[1] == 1
+    read("train")
+    write(30)
+    changed, times = read("eval")
+    assert times == 1 and len(changed | train) >= 20
