@@ -68,7 +68,8 @@ def test_the_rewards_grade_the_answers_of_the_task(path):
             [row.prompt for row in rows], columns["answer"], **reward.get("options", {}), **columns
         )
         right = sum(found) / len(found)
-        assert right == 0 if reward["function"] == "harmful" else right > 0.9
+        low, high = {"harmful": (0, 0), "safety": (0.8, 0.95)}.get(reward["function"], (1, 1))
+        assert low <= right <= high, "an eighth of the safe answers is padded"
 
 
 def test_the_judge_learns_from_two_thousand_pairs_on_no_held_out_prompt():

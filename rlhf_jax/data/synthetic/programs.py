@@ -105,6 +105,8 @@ def _text(program: tuple[int, int, int]) -> str:
     for number, power in terms:
         sign = "-" if number < 0 else "+"
         size = abs(number)
-        factor = power if power and size == 1 else (f"{size}*{power}" if power else str(size))
+        factor = f"{size}*{power}" if power else str(size)
+        if power and size == 1:
+            factor = power
         text += factor if not text else f"{sign}{factor}"
     return text
