@@ -39,6 +39,7 @@ from rlhf_jax.algorithms.forward import completion_lengths, completion_logps
 from rlhf_jax.algorithms.pair_losses import (
     MATCHED,
     PER_TOKEN,
+    LossName,
     Pair,
     as_tuple,
     check_losses,
@@ -125,7 +126,7 @@ def dpo_loss(
     weights: Float[Array, " B"],
     *,
     beta: Scalar = 0.1,
-    loss_type: str | Sequence[str] = "sigmoid",
+    loss_type: LossName | Sequence[LossName] = "sigmoid",
     label_smoothing: float = 0.0,
     loss_weights: Sequence[float] | None = None,
     lengths: Float[Array, "B 2"] | None = None,
@@ -149,8 +150,8 @@ def dpo_loss(
       ref_rejected_logps: the same under the reference; not differentiated.
       weights: one a pair, 0 for a filler; sums to 1 over the optimizer step's batch.
       beta: > 0, 1/nats.
-      loss_type: one of `pair_losses.LOSS_TYPES`, or several; or ``FILE.py:FUNCTION`` (see
-        `pair_losses.find_loss`).
+      loss_type: one of `pair_losses.LOSS_TYPES`, or several; or a function of a
+        `pair_losses.Pair`, itself or as ``FILE.py:FUNCTION``.
       label_smoothing: e in [0, 0.5), for the losses that read it.
       loss_weights: one a loss; None: 1 each.
       lengths: tokens of chosen and rejected, which ipo and sigmoid_norm divide by; None: the caller
@@ -222,11 +223,9 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
       With "precomputed" `batch.ref_logps` (sums) is cached from "ref" once. Losses that compare
       quantiles need the policy's log-probabilities of the whole batch before the step.
     """
-    names = as_tuple(config.loss_type)
+    # A user's function is loaded once: a file that is edited meanwhile changes nothing.
+    names = tuple(find_loss(x) if is_own(x) else x for x in as_tuple(config.loss_type))
     by_token = any(name in PER_TOKEN or is_own(name) for name in names)
-    for name in names:
-        if is_own(name):
-            find_loss(name)  # what cannot be used is said before anything is compiled
     matched = bool(set(names) & set(MATCHED))
     score = completion_logps(model, "policy")
     ref_score = completion_logps(model, "ref")

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -13,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlhf_jax.checked import shown
 from rlhf_jax.ops import masked
 
 Advantages: TypeAlias = Callable[[Float[Array, "P G"]], Float[Array, "P G"]]
@@ -28,14 +28,18 @@ def load_module(key: str, where: str) -> ModuleType:
       where: ``MODULE`` or ``FILE.py``.
 
     Raises:
-      ValueError: there is no such file.
-      ImportError: there is no such module.
+      ValueError: in one line, why it cannot be imported.
     """
-    if not where.endswith(".py"):
-        return importlib.import_module(where)
     path = pathlib.Path(where)
-    if not path.is_file():
+    if where.endswith(".py") and not path.is_file():
         raise ValueError(f"{key}={where}:...: there is no file {path}")
+    try:
+        return _import_file(path) if where.endswith(".py") else importlib.import_module(where)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{key}={where}:...: its import fails: {_told(error, where)}") from error
+
+
+def _import_file(path: pathlib.Path) -> ModuleType:
     name = f"rlhf_jax_algorithm_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -43,6 +47,19 @@ def load_module(key: str, where: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def _told(error: BaseException, where: str) -> str:
+    """An error in one line, with the line of the user's file that raised it."""
+    text = str(error).split("\n", 1)[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename.endswith(where)]
+    place = f" (line {lines[-1]})" if lines else ""
+    hint = ""
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        text = "NumPy cannot take arrays that are being compiled"
+        hint = ": use jax.numpy"
+    return f"{type(error).__name__}{place}{': ' if text else ''}{text}{hint}"
 
 
 def load_function(key: str, name: str) -> Callable[..., Any]:
@@ -56,7 +73,7 @@ def load_function(key: str, name: str) -> Callable[..., Any]:
       ValueError: there is none of that name.
     """
     where, colon, own = name.rpartition(":")
-    if not colon:
+    if not colon or not where or not own:
         raise ValueError(f"{key}={name!r} names no function: give FILE.py:FUNCTION")
     function = getattr(load_module(key, where), own, None)
     if not callable(function):
@@ -79,15 +96,17 @@ def check_shapes(
     Raises:
       ValueError: in one line, why it cannot be used.
     """
+    where = name.rpartition(":")[0]
     try:
         found = jax.eval_shape(function, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
-    except Exception as error:
-        text = str(error).split("\n", 1)[0]
-        problem = f"{type(error).__name__}: {text}"
-        raise ValueError(f"{key}={name!r} cannot be called so: {problem}") from error
+    except (Exception, SystemExit) as error:
+        told = _told(error, where)
+        of = ", ".join(map(str, shapes))
+        raise ValueError(f"{key}={name!r} cannot be called on shapes {of}: {told}") from error
     is_array = isinstance(found, jax.ShapeDtypeStruct)
     if not is_array or found.shape != like or not jnp.issubdtype(found.dtype, jnp.floating):
-        raise ValueError(f"{key}={name!r} must return floats of shape {like}, not {shown(found)}")
+        got = f"{found.dtype} of shape {found.shape}" if is_array else type(found).__name__
+        raise ValueError(f"{key}={name!r} must return floats of shape {like}, not {got}")
 
 
 def own_advantages(name: str, group_size: int) -> Advantages:
@@ -105,6 +124,8 @@ def own_advantages(name: str, group_size: int) -> Advantages:
       ValueError: in one line, why it cannot be used.
     """
     own = load_function("algorithm.advantages", name)
-    check_shapes("algorithm.advantages", name, own, (2, group_size), like=(2, group_size))
+    for count in (2, 3):  # a function must not know by heart how many prompts there are
+        shape = (count, group_size)
+        check_shapes("algorithm.advantages", name, own, shape, like=shape)
     # What could not be graded carries no weight, whatever a function makes of its NaN.
     return lambda rewards: masked(own(rewards), ~jnp.isnan(rewards))

@@ -6,7 +6,7 @@ Equations and papers stand in `PAPERS`, names are TRL's.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -81,26 +81,36 @@ class Pair(NamedTuple):
         return self.chosen / self.lengths[:, 0] - self.rejected / self.lengths[:, 1]
 
 
-def as_tuple(loss_type: str | Sequence[str]) -> tuple[str, ...]:
-    """One name or several as several."""
-    return (loss_type,) if isinstance(loss_type, str) else tuple(loss_type)
+PairLoss: TypeAlias = Callable[[Pair], Array]
+"""The loss of each pair, [B]."""
+LossName: TypeAlias = str | PairLoss
+"""A name of `LOSS_TYPES` or of a user's function; or the function."""
 
 
-def is_own(name: str) -> bool:
+def as_tuple(loss_type: LossName | Sequence[LossName]) -> tuple[LossName, ...]:
+    """One loss or several as several."""
+    if isinstance(loss_type, str) or callable(loss_type):
+        return (loss_type,)
+    return tuple(loss_type)
+
+
+def is_own(name: LossName) -> bool:
     """Whether a loss is a function of the user's, ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``."""
-    return ":" in name
+    return not isinstance(name, str) or ":" in name
 
 
-def find_loss(name: str) -> Callable[[Pair], Array]:
+def find_loss(name: LossName) -> PairLoss:
     """A loss of pairs by its name.
 
     Args:
       name: one of `LOSS_TYPES` but "sft"; or ``FILE.py:FUNCTION``, a function of a `Pair` that
-        returns the loss of each, [B].
+        returns the loss of each, [B]; or that function.
 
     Raises:
       ValueError: in one line, why a function of one's own cannot be used.
     """
+    if not isinstance(name, str):
+        return name
     if not is_own(name):
         return PAIR_LOSSES[name]
     function = load_function("algorithm.loss_type", name)
@@ -108,13 +118,14 @@ def find_loss(name: str) -> Callable[[Pair], Array]:
     def of_ratios(chosen: Array, rejected: Array, lengths: Array, matches: Array) -> Array:
         return function(Pair(chosen, rejected, lengths, matches, 0.1, 0.0, 0.05))
 
-    shapes = ((4,), (4,), (4, 2), (4, 3))
-    check_shapes("algorithm.loss_type", name, of_ratios, *shapes, like=(4,))
+    for count in (2, 3):  # a function must not know by heart how many pairs there are
+        shapes = ((count,), (count,), (count, 2), (count, 3))
+        check_shapes("algorithm.loss_type", name, of_ratios, *shapes, like=(count,))
     return function
 
 
 def check_losses(
-    loss_type: str | Sequence[str],
+    loss_type: LossName | Sequence[LossName],
     loss_weights: Sequence[float] | None,
     label_smoothing: float,
 ) -> None:
@@ -133,7 +144,7 @@ def check_losses(
         if len(loss_weights) != len(names):
             raise ValueError(
                 f"loss_weights={list(loss_weights)} has {len(loss_weights)} numbers for "
-                f"{len(names)} losses ({', '.join(names)}): give one each"
+                f"{len(names)} losses ({', '.join(map(str, names))}): give one each"
             )
         if not sum(loss_weights) > 0:
             raise ValueError(f"loss_weights={list(loss_weights)} are all 0: nothing is trained")
@@ -259,7 +270,7 @@ def _discopop(pair: Pair) -> Array:
     return logistic * (1 - jnp.exp(modulation)) + exponential
 
 
-PAIR_LOSSES: dict[str, Callable[[Pair], Array]] = {
+PAIR_LOSSES: dict[str, PairLoss] = {
     "sigmoid": lambda pair: _smoothed(pair.logit, pair.smoothing),
     "hinge": lambda pair: jax.nn.relu(1 - pair.logit),
     "ipo": _ipo,

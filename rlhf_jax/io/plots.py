@@ -279,7 +279,10 @@ def _draw(axes: Any, panel: Panel, rows: Rows, *, small: bool) -> dict[str, Any]
             if noisy:
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             smooth = smoothed(values) if noisy else values
-            handle = axes.plot(steps, smooth, color=colour, linewidth=1.6)[0]
+            marker = "o" if len(values) == 1 else ""  # a line of one point is not seen
+            handle = axes.plot(
+                steps, smooth, color=colour, linewidth=1.6, marker=marker, markersize=4
+            )[0]
             ends.append((line, colour, steps[-1], smooth[-1]))
         if line.kind in COLOURS:
             kinds[line.kind] = handle

@@ -6,18 +6,22 @@ or was killed.
 """
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 import pathlib
 import platform
+import re
 import subprocess
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
 from rlhf_jax import __version__
+from rlhf_jax.config.document import parse_document, settled
 from rlhf_jax.io.disk import naming
 from rlhf_jax.sharding.processes import count
 
@@ -59,7 +63,44 @@ def note_session(run_dir: pathlib.Path, resumed_after: int | None) -> None:
         and what an earlier start without a checkpoint left is replaced.
     """
     earlier = [] if resumed_after is None else read_sessions(run_dir)
-    _write(run_dir, [*earlier, describe_environment() | {"resumed_after": resumed_after}])
+    files = own_files(run_dir)
+    before = earlier[-1].get("files", {}) if earlier else {}
+    for name, digest in files.items():
+        if before.get(name, digest) != digest:
+            _log.warning(
+                "%s has changed since the session before: this one goes on with what it says now",
+                name,
+            )
+    now = describe_environment() | {"resumed_after": resumed_after, "files": files}
+    _write(run_dir, [*earlier, now])
+
+
+def own_files(run_dir: pathlib.Path) -> dict[str, str]:
+    """Files of the user's that the run's configuration names for their functions (rewards, an
+    algorithm, a loss, advantages), as it writes them -> SHA-256 of their content.
+
+    Args:
+      run_dir: the run folder.
+    """
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        return {}
+    tree = settled(parse_document(path.read_text(encoding="utf-8"), path.name).tree)
+    names = [re.fullmatch(r"(.+\.py):\w+", text) for text in _texts(tree)]
+    files = sorted({name[1] for name in names if name and pathlib.Path(name[1]).is_file()})
+    return {name: hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest() for name in files}
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    """All text values of nested mappings and lists."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _texts(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _texts(value)
 
 
 def note_end(run_dir: pathlib.Path, how: str) -> None:

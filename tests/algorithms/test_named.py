@@ -10,6 +10,7 @@ from rlhf_jax.algorithms.dpo import DPOConfig, dpo_loss
 from rlhf_jax.algorithms.grpo import GRPOConfig
 from rlhf_jax.algorithms.named import own_advantages
 from rlhf_jax.algorithms.pair_losses import find_loss
+from rlhf_jax.algorithms.registry import find_algorithm
 from rlhf_jax.ops import group_advantages
 from tests.contract.fakes import make_batch, make_model, make_params
 
@@ -47,6 +48,28 @@ def signs(rewards):
 
 
 number = 3
+
+
+def two_prompts(rewards):
+    return rewards * jnp.array([[1.0], [2.0]])
+
+
+def stops(rewards):
+    raise SystemExit(3)
+
+
+def in_numpy(rewards):
+    import numpy as np
+
+    return np.asarray(rewards) - 1
+
+
+def unlucky(rewards):
+    raise RuntimeError("no luck")
+
+
+def a_list(rewards):
+    return [rewards]
 """
 
 
@@ -87,7 +110,12 @@ def test_advantages(file):
     [
         ("total", r"must return floats of shape \(2, 3\)"),
         ("signs", r"must return floats of shape \(2, 3\)"),
-        ("two", "cannot be called so: TypeError: .*missing 1 required"),
+        ("two", r"cannot be called on shapes \(2, 3\): TypeError: .*missing 1 required"),
+        ("two_prompts", r"cannot be called on shapes \(3, 3\): TypeError.* \(line 38\)"),
+        ("stops", r"SystemExit \(line 42\): 3$"),
+        ("in_numpy", r"TracerArrayConversionError \(line 48\): NumPy cannot .*: use jax.numpy"),
+        ("unlucky", r"RuntimeError \(line 52\): no luck"),
+        ("a_list", r"must return floats of shape \(2, 3\), not list"),
         ("nothing", "holds no function 'nothing'"),
         ("number", "holds no function 'number'"),
     ],
@@ -133,3 +161,36 @@ def test_an_algorithm_takes_them(file):
     assert any(np.any(leaf) for leaf in jax.tree.leaves(own))
     with pytest.raises(ValueError, match="holds no function 'absent'"):
         dpo.make(DPOConfig(loss_type=f"{file}:absent"), make_model())
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("def f(:", "its import fails: SyntaxError"),
+        ("import nothing_of_that_name", r"its import fails: ModuleNotFoundError \(line 1\)"),
+        ("from . import other", r"its import fails: ImportError \(line 1\)"),
+        ("\nraise SystemExit(0)", r"its import fails: SystemExit \(line 2\): 0"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_one_line(tmp_path, source, problem):
+    (tmp_path / "bad.py").write_text(source)
+    with pytest.raises(ValueError, match=problem) as caught:
+        own_advantages(f"{tmp_path / 'bad.py'}:f", 3)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=problem):
+        find_algorithm(f"{tmp_path / 'bad.py'}:f")
+
+
+def test_a_name_without_a_file_or_a_function_is_one_line():
+    for name in (":f", "mine.py:", ".:f"):
+        with pytest.raises(ValueError, match="names no function|its import fails"):
+            own_advantages(name, 3)
+
+
+def test_a_file_edited_while_a_run_goes_on_changes_nothing(file):
+    algorithm = dpo.make(DPOConfig(loss_type=f"{file}:logistic", reference="none"), make_model())
+    batch = algorithm.weigh(make_batch("pairs", 1))
+    trees = {"policy": make_params(0)}
+    before = algorithm.loss(trees, batch, jax.random.key(0))[0]
+    file.write_text(SOURCE.replace("-jax.nn.log_sigmoid", "-100 * jax.nn.log_sigmoid"))
+    assert algorithm.loss(trees, batch, jax.random.key(0))[0] == before

@@ -6,6 +6,7 @@ import subprocess
 
 import jax
 import pytest
+import yaml
 
 import rlhf_jax
 from rlhf_jax.runs import provenance
@@ -78,3 +79,20 @@ def test_the_commit_is_that_of_the_package_not_of_whatever_is_around_it(tmp_path
     assert len(commit) == 40 and is_changed is False
     (package / "x.py").write_text("2\n")
     assert source_state(package) == (commit, True)
+
+
+def test_a_changed_file_of_ones_own_is_named_on_resume(tmp_path, caplog):
+    loss = tmp_path / "mine.py"
+    loss.write_text("def f(pair): ...\n")
+    tree = {
+        "algorithm": {"loss_type": [f"{loss}:f", "sft"]},
+        "rewards": [{"function": "absent.py:g"}],
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    note_session(tmp_path, None)
+    assert list(read_sessions(tmp_path)[0]["files"]) == [str(loss)]
+    note_session(tmp_path, 2)
+    assert not caplog.records
+    loss.write_text("def f(pair): return 2 * pair\n")
+    note_session(tmp_path, 4)
+    assert f"{loss} has changed since the session before" in caplog.text
