@@ -54,7 +54,8 @@ def draw(config: CompareConfig, stage: StageConfig, seed: int) -> dict[str, floa
     found = _sampled(
         dataclasses.replace(measured, evaluation=evaluation, rollout=rollout), split="train"
     )
-    columns, right = found.samples[-1], found.right[-1]
+    columns = found.samples[-1]
+    right = found.right[-1]
     correct, pairs = sorted_out(columns["prompt"], columns["completion"], right, wanted.samples)
     if not correct or not pairs:
         raise TrainingError(

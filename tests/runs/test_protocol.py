@@ -2,9 +2,12 @@
 again."""
 
 import json
+import pathlib
+import shlex
 
 import pytest
 
+from rlhf_jax.cli.main import main
 from rlhf_jax.config import ConfigError, StageConfig, make_compare
 from rlhf_jax.io import read_metrics
 from rlhf_jax.runs import compare
@@ -165,16 +168,12 @@ def test_a_cell_that_is_there_is_not_made_again(config, found):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["best_of_4", "sft_own", "grpo"])
 def test_the_command_of_a_cell_gives_the_same_numbers_to_the_bit(found, name):
-    import shlex
-
-    from rlhf_jax.cli.main import main
-
     first = cells(found.folder)[1][name, 1]
     words = shlex.split(first["command"])
     assert words[:2] == ["rlhf-jax", "compare"]
     assert main([*words[1:], "--no-progress"]) == 0
     (folder,) = (word.removeprefix("run_dir=") for word in words if word.startswith("run_dir="))
-    again = cells(found.folder.__class__(folder))[1]
+    again = cells(pathlib.Path(folder))[1]
     assert list(again) == [(name, 1)]
     assert numbers(again[name, 1]) == numbers(first)
 
@@ -255,7 +254,7 @@ def test_a_start_whose_seed_is_fixed_is_made_once():
         (["preparations[0].draw.samples=1"], "samples=1 must be at least 2"),
         (["preparations[0].draw.temperature=0"], "temperature=0.0 must be above 0"),
         (["preparations[0].config={seed: 1}"], "draw and best_of train nothing"),
-        (["runs[1].config.data.path={other}/pairs.jsonl"], "names no earlier run"),
+        (["runs[1].config.data.path='{other}/pairs.jsonl'"], "names no earlier run"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_trained(overrides, message):
