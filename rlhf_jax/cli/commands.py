@@ -243,6 +243,8 @@ NO_RESULT = re.compile(r"step|split|loss/weight|time/.*")
 STORY = (
     "rlhf_jax.runs.story",
     "rlhf_jax.runs.compare",
+    "rlhf_jax.runs.making",
+    "rlhf_jax.runs.draws",
     "rlhf_jax.io.progress",
     "rlhf_jax.io.interrupt",
 )

@@ -17,7 +17,20 @@ def compare(options: argparse.Namespace, *, live: bool) -> int:
             f"{options.config} is a folder, and compare trains what a configuration file says; to "
             f"compare runs that are there: rlhf-jax report {folders}"
         )
-    return run(load_compare(options.config, options.overrides), live=live)
+    config = load_compare(options.config, options.overrides)
+    return run(config, live=live, cell=None if options.cell is None else read_cell(options.cell))
+
+
+def read_cell(text: str) -> tuple[str, int]:
+    """`grpo:3` as a run and a seed.
+
+    Raises:
+      ConfigError: it is something else.
+    """
+    name, _, seed = text.rpartition(":")
+    if not name or not seed.isdecimal():
+        raise ConfigError(f"--cell={text}: write RUN:SEED, for example grpo:3")
+    return name, int(seed)
 
 
 def quickstart(options: argparse.Namespace, *, live: bool) -> int:
@@ -58,11 +71,11 @@ def _answer(answer: tuple[str, bool | None]) -> str:
     return text if right or right is None else f"[{text}]"
 
 
-def run(config: CompareConfig, *, live: bool) -> int:
+def run(config: CompareConfig, *, live: bool, cell: tuple[str, int] | None = None) -> int:
     """Compares and prints the table."""
     from rlhf_jax import runs  # heavy, and not needed for a mistake in the configuration
 
-    found = runs.compare(config, progress=live)
+    found = runs.compare(config, progress=live, cell=cell)
     show(found)
     return 0
 
@@ -88,5 +101,6 @@ def show(found: Any) -> None:
         f"{total:.0f} s: "
         + ", ".join(f"{stage} {value:.0f} s" for stage, value in found.seconds.items())
     )
+    say(f"cells, and the command of each: {pathlib.Path(found.folder) / 'results.json'}")
     say(f"table and every figure: {pathlib.Path(found.folder) / 'compare.md'} and compare.json")
     say(f"picture of the learning curves: {pathlib.Path(found.folder) / 'compare.png'}")

@@ -134,10 +134,11 @@ COMPARE = """\
 examples:
   rlhf-jax compare configs/compare_arithmetic.yaml
   rlhf-jax compare configs/compare_arithmetic.yaml run_dir=runs/three 'seeds=[0, 1, 2]'
+  rlhf-jax compare configs/compare_arithmetic.yaml run_dir=runs/one --cell grpo:0
 
 Every run starts from the same model and is measured on the same held-out prompts. The run folder
-then holds compare.md, compare.json and compare.png. Starting the same command again goes on where
-it stopped.
+then holds compare.md, compare.json, compare.png and results.json (a cell per run and seed, with the
+command that makes it again). Starting the same command again goes on where it stopped.
 
 """
 BENCH = """\

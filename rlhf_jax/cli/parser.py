@@ -79,6 +79,9 @@ def _add_compare(commands: _Commands) -> None:
     text = "train several algorithms from one model, and compare them"
     compare = _add(commands, "compare", text, epilogs.COMPARE)
     _add_config(compare, "configs/compare_arithmetic.yaml")
+    compare.add_argument(
+        "--cell", metavar="RUN:SEED", help="make this run of this seed only, and what it needs"
+    )
     _add_no_progress(compare)
 
 

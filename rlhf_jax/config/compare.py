@@ -12,13 +12,15 @@
 
 A run's tree is laid over `prompts` (online algorithms only) and those over `common`; lists replace
 lists. A text value `export:NAME` is the exported folder of an earlier run of the comparison, such
-as the reward model that PPO needs.
+as the reward model that PPO needs; `{NAME}/correct.jsonl` is a file in the folder of an earlier
+one, such as the samples of a preparation with `draw`.
 """
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +31,13 @@ from rlhf_jax.config.document import parse_document, read_document, render
 from rlhf_jax.config.errors import ConfigError
 from rlhf_jax.config.load import apply_override, make_config
 from rlhf_jax.config.measure import MeasureConfig
+from rlhf_jax.config.protocol import DrawConfig, TuningConfig
 from rlhf_jax.config.schema import Config
 from rlhf_jax.fields import plain
 
 EXPORT = "export:"
+FILE_OF = re.compile(r"\{(?P<name>[^{}/]+)\}/(?P<file>.+)")
+"""A file in the folder of an earlier run."""
 ONLINE = ("rollout", "rewards", "reward_pool", "evaluation")
 """Sections that `prompts` may hold."""
 
@@ -48,6 +53,34 @@ class StageConfig:
     """Its configuration, as far as it differs from `common` and `prompts`."""
     title: str | None = None
     """One line about it, shown when it begins; null: its name and what its algorithm is."""
+    accept: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Of `start` alone: metric of its answers to the held-out prompts -> lowest and highest value
+    with which the comparison goes on."""
+    draw: DrawConfig | None = None
+    """Of a preparation, in place of `config`: nothing is trained, the start is sampled. Writes
+    correct.jsonl (prompt, completion) and pairs.jsonl (prompt, chosen, rejected)."""
+    best_of: int | None = None
+    """Of a run, in place of `config`: nothing is trained, the start answers each held-out prompt so
+    often, and the answer with the highest reward counts."""
+
+    def __post_init__(self) -> None:
+        if self.best_of is not None and self.best_of < 1:
+            raise ValueError(f"{self.name}: best_of={self.best_of} must be at least 1")
+        for metric, (low, high) in self.accept.items():
+            if not low <= high:
+                raise ValueError(
+                    f"accept: {metric}=[{low}, {high}] must be the lowest and the highest value, "
+                    "in this order"
+                )
+        if not self.is_trained and self.config:
+            raise ValueError(
+                f"{self.name}: draw and best_of train nothing, so leave config={self.config} out"
+            )
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is a run of `train`."""
+        return self.draw is None and self.best_of is None
 
 
 @checked
@@ -69,8 +102,11 @@ class CompareConfig:
     """The run whose exported model the others start from; null: all start from
     common.model.path."""
     preparations: tuple[StageConfig, ...] = ()
-    """Runs from the same start that are not compared but needed, such as a reward model; made with
-    the first seed."""
+    """Runs from the same start that are not compared but needed, such as a reward model. Like the
+    start they are made once per seed, and once in all where there is no `start` or its `config`
+    gives the seed."""
+    tuning: TuningConfig | None = None
+    """An option that is chosen on seeds of its own before the runs are made; null: none is."""
     seeds: tuple[int, ...] = (0,)
     """Every compared run is made once per seed; the table shows mean and standard deviation."""
     reach: float = 0.9
@@ -97,9 +133,42 @@ class CompareConfig:
                 raise ValueError(f"runs: name={name!r} must be the name of a folder")
             if names.count(name) > 1:
                 raise ValueError(f"runs: {name!r} names two runs; give each its own name")
+        self._check_protocol()
         unknown = next((section for section in self.prompts if section not in ONLINE), None)
         if unknown is not None:
             raise ValueError(f"prompts: unknown section {unknown!r}; allowed: {', '.join(ONLINE)}")
+
+    def _check_protocol(self) -> None:
+        """Keys of the protocol stand where they mean something."""
+        for stage in (*self.preparations, *self.runs):
+            if stage.accept:
+                raise ValueError(f"{stage.name}: accept belongs to start; give it there")
+        for stage in (*(() if self.start is None else (self.start,)), *self.runs):
+            if stage.draw is not None:
+                raise ValueError(f"{stage.name}: draw belongs to preparations; give it there")
+        for stage in (*(() if self.start is None else (self.start,)), *self.preparations):
+            if stage.best_of is not None:
+                raise ValueError(f"{stage.name}: best_of belongs to runs; give it there")
+        if self.tuning is None:
+            return
+        both = sorted(set(self.tuning.seeds) & set(self.seeds))
+        if both:
+            raise ValueError(
+                f"tuning.seeds={list(self.tuning.seeds)} holds {both[0]}, which is reported too; "
+                "tune on other seeds than those of the comparison"
+            )
+        trained = [stage.name for stage in self.runs if stage.is_trained]
+        for name in self.tuning.runs:
+            if name not in trained:
+                raise ValueError(
+                    f"tuning.runs: {name!r} is no run that trains; those are {', '.join(trained)}"
+                )
+
+    def is_shared(self, stage: StageConfig) -> bool:
+        """Whether a stage is made once for all seeds: before the runs, from a start whose seed is
+        fixed."""
+        is_fixed = self.start is None or "seed" in self.start.config
+        return is_fixed and stage not in self.runs
 
     @property
     def stages(self) -> tuple[StageConfig, ...]:
@@ -109,7 +178,7 @@ class CompareConfig:
     def folder(self, stage: StageConfig, seed: int) -> pathlib.Path:
         """Run folder of a stage."""
         return pathlib.Path(self.run_dir) / (
-            f"{stage.name}/seed_{seed}" if stage in self.runs else stage.name
+            stage.name if self.is_shared(stage) else f"{stage.name}/seed_{seed}"
         )
 
     def run_config(self, stage: StageConfig, seed: int) -> Config:
@@ -120,13 +189,11 @@ class CompareConfig:
               makes.
         """
         earlier = self.stages[: self.stages.index(stage)]
-        exports = {other.name: str(self.folder(other, seed) / "export") for other in earlier}
+        folders = {other.name: str(self.folder(other, seed)) for other in earlier}
         try:
             tree = self._tree(stage.config, is_start=stage is self.start)
-            tree = _with_exports(
-                {"seed": seed} | tree | {"run_dir": str(self.folder(stage, seed))}, exports
-            )
-            return make_config(tree)
+            own = {"seed": seed} | tree | {"run_dir": str(self.folder(stage, seed))}
+            return make_config(_with_folders(own, folders))
         except ConfigError as error:
             raise ConfigError(f"{stage.name}: {error}") from None
 
@@ -143,13 +210,68 @@ class CompareConfig:
         known = {option.name for option in dataclasses.fields(MeasureConfig)}
         own = {"seed": seed} | {name: value for name, value in tree.items() if name in known}
         try:
-            filled = _with_exports(own, self._exports(seed))
+            filled = _with_folders(own, self._folders(seed))
             return build(MeasureConfig, parse_document(render(filled), "config").tree)
         except ConfigError as error:
             raise ConfigError(f"held-out prompts: {error}") from None
 
-    def _exports(self, seed: int) -> dict[str, str]:
-        return {stage.name: str(self.folder(stage, seed) / "export") for stage in self.stages}
+    def tuned(self, name: str, value: Any) -> "CompareConfig":
+        """The comparison with a value of `tuning.key` in one of its runs."""
+        assert self.tuning is not None
+        above: Any = value
+        for part in reversed(self.tuning.key.split(".")):
+            above = {part: above}
+        runs = tuple(
+            dataclasses.replace(run, config=merged(run.config, above)) if run.name == name else run
+            for run in self.runs
+        )
+        return dataclasses.replace(self, runs=runs)
+
+    def trial(self, name: str, value: Any) -> tuple["CompareConfig", StageConfig]:
+        """The comparison in which a run with a value of `tuning.key` has a folder of its own, and
+        that run."""
+        renamed = f"{name}.tuning_{value}"
+        changed = self.tuned(name, value)
+        runs = tuple(
+            dataclasses.replace(run, name=renamed) if run.name == name else run
+            for run in changed.runs
+        )
+        whole = dataclasses.replace(changed, runs=runs, tuning=None)
+        return whole, whole.run(renamed)
+
+    def run(self, name: str) -> StageConfig:
+        """The compared run with a name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = next((run for run in self.runs if run.name == name), None)
+        if found is None:
+            known = ", ".join(run.name for run in self.runs)
+            raise ConfigError(f"{name!r} is no run of the comparison; runs: {known}")
+        return found
+
+    def needed(self, stage: StageConfig) -> list[StageConfig]:
+        """The earlier stages that a stage or the measurement reads, and those that they read, in
+        the order in which they are made; the start of all is one of them."""
+        return self.needed_by(stage, self.stages[: self.stages.index(stage)])
+
+    def needed_by(self, stage: StageConfig, earlier: Sequence[StageConfig]) -> list[StageConfig]:
+        """`needed` of a stage that stands behind some others."""
+        texts = [*_texts(merged(self.common, self.prompts)), *_texts(stage.config)]
+        direct = [
+            other
+            for other in earlier
+            if other is self.start
+            or f"{EXPORT}{other.name}" in texts
+            or any(text.startswith(f"{{{other.name}}}/") for text in texts)
+        ]
+        found = {one.name for one in direct}
+        found |= {below.name for other in direct for below in self.needed(other)}
+        return [other for other in earlier if other.name in found]
+
+    def _folders(self, seed: int) -> dict[str, str]:
+        return {stage.name: str(self.folder(stage, seed)) for stage in self.stages}
 
     def _tree(self, own: dict[str, Any], *, is_start: bool) -> dict[str, Any]:
         tree = self.common
@@ -193,7 +315,13 @@ def _assemble(
     for seed in config.seeds:
         config.measuring_config(seed)
         for stage in config.stages:
-            config.run_config(stage, seed)
+            if stage.is_trained:
+                config.run_config(stage, seed)
+    if config.tuning is not None:
+        for name in config.tuning.runs:
+            for value in config.tuning.values:
+                whole, stage = config.trial(name, value)
+                whole.run_config(stage, config.tuning.seeds[0])
     return config
 
 
@@ -220,17 +348,32 @@ def samples(tree: dict[str, Any]) -> bool:
     return bool(chosen.data == "prompts")
 
 
-def _with_exports(value: Any, exports: dict[str, str]) -> Any:
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a tree."""
     if isinstance(value, dict):
-        return {name: _with_exports(item, exports) for name, item in value.items()}
+        value = list(value.values())
     if isinstance(value, list | tuple):
-        return [_with_exports(item, exports) for item in value]
-    if isinstance(value, str) and value.startswith(EXPORT):
-        name = value.removeprefix(EXPORT)
-        if name not in exports:
-            known = ", ".join(exports) or "none"
-            raise ConfigError(
-                f"{value!r} names no earlier run of the comparison; earlier runs: {known}"
-            )
-        return exports[name]
-    return value
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _with_folders(value: Any, folders: dict[str, str]) -> Any:
+    """`export:NAME` and `{NAME}/...` as paths."""
+    if isinstance(value, dict):
+        return {name: _with_folders(item, folders) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_folders(item, folders) for item in value]
+    if not isinstance(value, str):
+        return value
+    inside = FILE_OF.match(value)
+    name = value.removeprefix(EXPORT) if value.startswith(EXPORT) else inside and inside["name"]
+    if name is None:
+        return value
+    if name not in folders:
+        known = ", ".join(folders) or "none"
+        raise ConfigError(
+            f"{value!r} names no earlier run of the comparison; earlier runs: {known}"
+        )
+    return f"{folders[name]}/export" if inside is None else f"{folders[name]}/{inside['file']}"

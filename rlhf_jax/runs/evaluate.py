@@ -6,7 +6,7 @@ import functools
 import pathlib
 import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -217,16 +217,19 @@ class Measuring(NamedTuple):
 
 
 @contextlib.contextmanager
-def measuring(config: MeasureConfig) -> Iterator[Measuring]:
+def measuring(
+    config: MeasureConfig, *, split: Literal["train", "eval"] = "eval"
+) -> Iterator[Measuring]:
     """Loads the model at hand, and whoever samples and grades.
 
     Args:
       config: what is measured; its `model.path` is the model at hand.
+      split: whose prompts are asked.
 
     Raises:
       ValueError: no held-out prompts, or anything that cannot be loaded.
     """
-    if not config.data.has_eval:
+    if split == "eval" and not config.data.has_eval:
         raise ValueError(
             "there are no held-out prompts: give data.eval_path, eval_split, eval_fraction or "
             "eval_size"
@@ -234,7 +237,7 @@ def measuring(config: MeasureConfig) -> Iterator[Measuring]:
     mesh = make_mesh(config.mesh)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_tokenizer(config, pathlib.Path(folder), "prompts")
-    prompts = make_prompts(config, tokenizer, "eval")
+    prompts = make_prompts(config, tokenizer, split)
     model, params = load_policy(config, mesh, None)
     check_vocabulary(model, tokenizer)
     temperature = config.evaluation.temperature

@@ -1,0 +1,90 @@
+"""What a comparison found, and its files."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from rlhf_jax.fields import documented
+from rlhf_jax.io import plot_curves
+from rlhf_jax.runs.budgets import OVER, Measured, Table
+from rlhf_jax.runs.cells import finite
+
+AT_BUDGETS = (
+    "Held-out accuracy at equal budgets of generated tokens, steps and seconds of training "
+    "(without start, compilation and evaluations): the last measurement within the budget "
+    f"(or up to {OVER:.0%} over it); "
+    "interquartile mean over seeds, with a 95 % bootstrap interval from 3 seeds on"
+)
+PAIRED = "Difference to the best row after training, seed by seed"
+
+
+@documented
+class Comparison(NamedTuple):
+    """What a comparison found."""
+
+    metric: str
+    """The held-out metric compared."""
+    target: float
+    """`reach` of the best value that any run had."""
+    runs: list[Measured]
+    columns: list[str]
+    rows: list[list[str]]
+    """The table: one row per name, mean ± standard deviation over seeds."""
+    best: str
+    """Name of the best row after training, by interquartile mean."""
+    budgets: Table
+    """What each row had reached at equal budgets."""
+    paired: Table
+    """How the others differ from the best row, seed by seed."""
+    seconds: dict[str, float]
+    """Wall time of every stage."""
+    folder: pathlib.Path
+
+
+def write(found: Comparison, *, reach: float) -> None:
+    """compare.json (everything), compare.md (the table) and compare.png (learning curves)."""
+    runs = [run._asdict() for run in found.runs]
+    document = {
+        "metric": found.metric,
+        "target": found.target,
+        "seconds": found.seconds,
+        "best": found.best,
+        "budgets": found.budgets._asdict(),
+        "paired": found.paired._asdict(),
+        "runs": runs,
+    }
+    text = json.dumps(finite(document), indent=1)
+    (found.folder / "compare.json").write_text(text, encoding="utf-8")
+    (found.folder / "compare.md").write_text(as_markdown(found), encoding="utf-8")
+    curves: dict[str, list[Any]] = {}
+    for run in found.runs:
+        points = [(point["step"], point["seconds"], point[found.metric]) for point in run.curve]
+        curves.setdefault(run.name, []).append(points)
+    plot_curves(
+        curves,
+        found.folder / "compare.png",
+        metric=found.metric,
+        level=found.target,
+        reach=reach,
+        clock="seconds of training, without start, compilation and evaluations",
+    )
+
+
+def as_markdown(found: Comparison) -> str:
+    """The tables, each below a sentence that says what it holds; the best row is bold."""
+    first = Table(found.columns, found.rows)
+    parts = [
+        f"Held-out {found.metric.removeprefix('accuracy/')} and what it took. Mean and standard "
+        f"deviation over seeds; the best row is bold.\n\n{_rows(first, found.best)}",
+        f"{AT_BUDGETS}\n\n{_rows(found.budgets, found.best)}",
+    ]
+    if found.paired.rows:
+        parts.append(f"{PAIRED}\n\n{_rows(found.paired, found.best)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(shown: Table, best: str) -> str:
+    """A table of Markdown."""
+    bold = [[f"**{cell}**" for cell in row] if row[0] == best else row for row in shown.rows]
+    lines = [shown.columns, ["---"] * len(shown.columns), *bold]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

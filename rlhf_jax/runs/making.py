@@ -1,0 +1,239 @@
+"""Makes the stages of a comparison: starts, preparations, draws, and runs with their curves."""
+
+import logging
+import pathlib
+import time
+from typing import Any
+
+from rlhf_jax.algorithms import algorithm_name
+from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
+from rlhf_jax.errors import TrainingError
+from rlhf_jax.io import Checkpointer, read_metrics
+from rlhf_jax.models import abstract_params, local_folder, read_config
+from rlhf_jax.runs.budgets import Measured
+from rlhf_jax.runs.clock import Cost, costs, knows_compiling
+from rlhf_jax.runs.draws import best_of, draw
+from rlhf_jax.runs.evaluate import evaluate_checkpoints, evaluate_folder
+from rlhf_jax.runs.footprint import run_bytes, tree_bytes
+from rlhf_jax.runs.result import RunResult
+from rlhf_jax.runs.story import Story
+from rlhf_jax.runs.train import train
+
+_log = logging.getLogger(__name__)
+
+
+class Making:
+    """What was made of a comparison in this process, so that nothing is asked for twice."""
+
+    def __init__(self, progress: bool | None, story: Story) -> None:
+        """Nothing is made yet.
+
+        Args:
+          progress: as for `train`.
+          story: told of every stage.
+        """
+        self.seconds: dict[str, float] = {}
+        """Wall time by name of the stage."""
+        self._progress = progress
+        self._story = story
+        self._tokens: dict[pathlib.Path, float] = {}
+        self._before: dict[int, dict[str, float]] = {}
+
+    def start(self, config: CompareConfig, seed: int) -> dict[str, float]:
+        """The held-out metrics of a seed's start, which is made where it is not there.
+
+        Raises:
+          ValueError: a metric is outside of `start.accept`, or is not measured.
+        """
+        if seed in self._before:
+            return self._before[seed]
+        # Whatever grades the answers must be there to measure them.
+        asked = StageConfig(name="held-out")
+        for stage in config.needed_by(asked, config.stages):
+            self._make(config, stage, seed)
+        found = evaluate_folder(config.measuring_config(seed))
+        check_accepted(config, seed, found)
+        self._before[seed] = found
+        return found
+
+    def prepare(self, config: CompareConfig, stage: StageConfig, seed: int) -> float:
+        """Makes what a run needs.
+
+        Returns:
+          Tokens that the draws among it have generated.
+        """
+        self.start(config, seed)
+        needed = config.needed(stage)
+        return sum(self._make(config, one, seed) for one in needed)
+
+    def measure(self, config: CompareConfig, stage: StageConfig, seed: int) -> Measured:
+        """Makes a compared run, and its curve."""
+        clock = time.perf_counter()
+        several = f" (seed {seed})" if len(config.seeds) > 1 else ""
+        with self._story.chapter(f"{stage.name}{several}", f"{_title(config, stage)}{several}"):
+            if stage.best_of is None:
+                found = self._measure(config, stage, seed)
+            else:
+                found = self._best(config, stage, seed)
+        self._took(stage.name, clock)
+        return found
+
+    def _make(self, config: CompareConfig, stage: StageConfig, seed: int) -> float:
+        """Makes a stage before the runs; tokens that it generated as a draw."""
+        place = config.folder(stage, seed)
+        if place in self._tokens:
+            return self._tokens[place]
+        # A stage that all seeds share is made with the first, whichever seed asks for it.
+        made_with = config.seeds[0] if config.is_shared(stage) else seed
+        clock = time.perf_counter()
+        several = "" if config.is_shared(stage) or len(config.seeds) == 1 else f" (seed {seed})"
+        tokens = 0.0
+        with self._story.chapter(f"{stage.name}{several}", f"{_title(config, stage)}{several}"):
+            if stage.draw is None:
+                _train(config.run_config(stage, made_with), self._progress)
+            else:
+                tokens = draw(config, stage, made_with)["tokens"]
+        self._took(stage.name, clock)
+        self._tokens[place] = tokens
+        return tokens
+
+    def _took(self, name: str, clock: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - clock
+
+    def _best(self, config: CompareConfig, stage: StageConfig, seed: int) -> Measured:
+        clock = time.perf_counter()
+        before = self.start(config, seed)
+        nothing = Cost(0.0, 0.0, 0.0, 0.0)
+        metrics = best_of(config, stage, seed)
+        section = config.measuring_config(seed).model
+        path = section.path
+        architecture = read_config(local_folder(path)) if path is not None else None
+        if architecture is None:
+            raise ValueError(f"{stage.name}: best_of needs a start or common.model.path")
+        return Measured(
+            name=stage.name,
+            algorithm=f"best of {stage.best_of}",
+            seed=seed,
+            curve=[_point(before, 0, nothing), _point(metrics, 0, nothing)],
+            seconds=time.perf_counter() - clock,
+            compiling=float("nan"),
+            bytes=tree_bytes(abstract_params(architecture, None, section.dtype)),
+            samples=0,
+            entropy=float("nan"),
+        )
+
+    def _measure(self, compared: CompareConfig, stage: StageConfig, seed: int) -> Measured:
+        config = compared.run_config(stage, seed)
+        name = algorithm_name(config.algorithm)
+        if config.training.log_every != 1:
+            raise ValueError(
+                f"{stage.name}: training.log_every={config.training.log_every} must be 1, so that "
+                "samples can be counted"
+            )
+        result = _train(config, self._progress)
+        rows = read_metrics(result.run_dir)
+        training = [row for row in rows if row["split"] == "train"]
+        measuring = compared.measuring_config(seed)
+        curve = (
+            _online_curve(rows)
+            if config.is_online
+            else _offline_curve(measuring, result.run_dir, rows, self.start(compared, seed))
+        )
+        groups = sum(row.get("data/groups_generated", 0.0) for row in training)
+        if not curve:
+            raise TrainingError(f"{stage.name}: the run was never measured on held-out prompts")
+        return Measured(
+            name=stage.name,
+            algorithm=name,
+            seed=seed,
+            curve=curve,
+            seconds=rows[-1]["time/elapsed"],
+            compiling=costs(rows)[-1].compiling if knows_compiling(rows) else float("nan"),
+            bytes=run_bytes(config),
+            samples=int(groups * config.algorithm.sampling.group_size) if config.is_online else 0,
+            entropy=training[-1].get("policy/entropy", float("nan")),
+        )
+
+
+def accuracy_metric(measuring: MeasureConfig) -> str:
+    """The share of right samples, or of right greedy answers when none are sampled."""
+    samples = measuring.evaluation.samples
+    return f"accuracy/mean@{samples}" if samples else "accuracy/greedy"
+
+
+def check_accepted(config: CompareConfig, seed: int, found: dict[str, float]) -> None:
+    """Refuses a start outside of its band.
+
+    Raises:
+      ValueError: with the value and the band.
+    """
+    start = config.start
+    for metric, (low, high) in {} if start is None else start.accept.items():
+        if metric not in found:
+            known = ", ".join(sorted(found))
+            raise ValueError(f"start.accept: {metric} is not measured; measured are {known}")
+        if not low <= found[metric] <= high:
+            raise ValueError(
+                f"the start of seed {seed} has {metric}={found[metric]:.4g}, outside of "
+                f"start.accept [{low:g}, {high:g}]: change its training, or the band"
+            )
+
+
+def _title(config: CompareConfig, stage: StageConfig) -> str:
+    """What is said of a stage when it begins."""
+    if stage.title:
+        return stage.title
+    if stage.draw is not None:
+        return f"{stage.name}: samples of the start"
+    if stage.best_of is not None:
+        return f"{stage.name}: the best of {stage.best_of} samples of the start"
+    made = config.run_config(stage, config.seeds[0])
+    return f"{stage.name}: {made.algorithm.summary}"
+
+
+def _train(config: Config, progress: bool | None) -> RunResult:
+    result = train(config, progress=progress)
+    if result.interrupted:
+        raise KeyboardInterrupt(f"its step {result.steps} is saved")
+    return result
+
+
+def _online_curve(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Evaluations made while training, at what was spent until then."""
+    return [
+        _point(row, row["step"], cost)
+        for row, cost in zip(rows, costs(rows), strict=True)
+        if row["split"] == "eval"
+    ]
+
+
+def _offline_curve(
+    measuring: MeasureConfig,
+    run_dir: pathlib.Path,
+    rows: list[dict[str, Any]],
+    before: dict[str, float],
+) -> list[dict[str, float]]:
+    """The start, and the checkpoints that the run kept, measured now."""
+    with Checkpointer(run_dir / "checkpoints") as checkpointer:
+        steps = checkpointer.all_steps()
+    _log.info("measuring %d checkpoints on held-out prompts", len(steps))
+    spent = {
+        row["step"]: cost
+        for row, cost in zip(rows, costs(rows), strict=True)
+        if row["split"] == "train"
+    }
+    curve = [_point(before, 0, Cost(0.0, 0.0, 0.0, 0.0))]
+    for step, metrics in zip(
+        steps, evaluate_checkpoints(measuring, run_dir, list(steps)), strict=True
+    ):
+        curve.append(_point(metrics, step, spent[step]))
+    return curve
+
+
+def _point(metrics: dict[str, Any], step: float, cost: Cost) -> dict[str, float]:
+    values = {
+        name: value
+        for name, value in metrics.items()
+        if name.startswith(("accuracy/", "rewards/", "length/", "answer/"))
+    }
+    return {"step": float(step), "seconds": cost.seconds, "tokens": cost.tokens, **values}
