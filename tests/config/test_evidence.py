@@ -1,0 +1,65 @@
+"""configs/evidence/: the comparisons load, and ask for what their tasks give."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from rlhf_jax.config.compare import load_compare
+from rlhf_jax.config.document import parse_document, settled
+from rlhf_jax.data import DataConfig, byte_tokenizer, load_examples
+from rlhf_jax.data.synthetic import parse_task, synthetic_rows
+from rlhf_jax.rewards import REWARDS
+from tests.config.test_configs import checked_header
+
+FILES = sorted(
+    (pathlib.Path(__file__).resolve().parents[2] / "configs" / "evidence").glob("*.yaml")
+)
+RUNS = {"best_of_8", "sft_own", "dpo", "ppo", "grpo", "dapo"}
+
+
+def tree_of(path):
+    return settled(parse_document(path.read_text(), path.name).tree)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_each_states(path):
+    checked_header(path, "compare")
+    assert {run.name for run in load_compare(path).runs} >= RUNS
+    tree = tree_of(path)
+    assert tree["run_dir"] == f"runs/evidence/{path.stem}"
+    assert not set(tree["seeds"]) & set(tree["tuning"]["seeds"])
+    assert len(tree["seeds"]) == 10 and len(tree["tuning"]["values"]) == 4
+    for low, high in tree["start"]["accept"].values():
+        assert 0 < low < high < 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_prompts_and_right_answers_fit(path):
+    """No prompt is left out, and no right answer is cut."""
+    tree = tree_of(path)
+    rollout, data = tree["prompts"]["rollout"], tree["common"]["data"]
+    tokenizer = byte_tokenizer()
+    task = dataclasses.replace(parse_task(data["path"]), size=2000)
+    for number, row in enumerate(synthetic_rows(data["path"], "prompts")):
+        if number == task.size:
+            break
+        prompt, answer = len(tokenizer.encode(row["prompt"])), len(tokenizer.encode(row["answer"]))
+        assert prompt <= rollout["max_prompt_len"], row
+        assert prompt + answer + 1 <= data["max_length"], row
+        assert answer + 1 <= rollout["max_new_tokens"], row
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_rewards_grade_the_answers_of_the_task(path):
+    tree = tree_of(path)
+    data = DataConfig(**{key: tree["common"]["data"][key] for key in ("path", "eval_size")})
+    rows = load_examples(data, kind="prompts", split="eval").rows[:200]
+    columns = {name: [row.columns[name] for row in rows] for name in rows[0].columns}
+    for reward in tree["prompts"]["rewards"]:
+        if reward["function"] == "model":
+            continue
+        found = REWARDS[reward["function"]](
+            [row.prompt for row in rows], columns["answer"], **reward.get("options", {}), **columns
+        )
+        assert sum(found) == len(found)
