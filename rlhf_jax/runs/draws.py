@@ -1,6 +1,7 @@
 """Own samples of the start: as data for SFT and DPO, and as the best of several answers."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -10,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from rlhf_jax.config import CompareConfig, MeasureConfig, StageConfig
+from rlhf_jax.config.document import render
 from rlhf_jax.errors import TrainingError
+from rlhf_jax.fields import plain
 from rlhf_jax.loops.held_out import HeldOut
 from rlhf_jax.runs.evaluate import measuring
 
@@ -20,7 +23,7 @@ DRAWN = "draw.json"
 """What a draw cost; written last, so that one without it is made again."""
 
 
-def draw(config: CompareConfig, stage: StageConfig, seed: int) -> dict[str, float]:
+def draw(config: CompareConfig, stage: StageConfig, seed: int) -> dict[str, Any]:
     """Samples the start on training prompts and writes what is right, and pairs of right and wrong.
 
     Of a prompt with r right and w wrong samples, min(r, w) pairs are written, in the order drawn.
@@ -31,15 +34,14 @@ def draw(config: CompareConfig, stage: StageConfig, seed: int) -> dict[str, floa
       seed: of the start and of the samples.
 
     Returns:
-      Counts: prompts, samples, tokens (generated), correct, pairs.
+      Counts: prompts, samples, tokens (generated), correct, pairs; and asked, a digest of what was
+      asked for.
 
     Raises:
+      ValueError: what is there was drawn with another configuration.
       TrainingError: there is no right sample, or no prompt with a right and a wrong one.
     """
     folder = config.folder(stage, seed)
-    if (folder / DRAWN).exists():
-        kept: dict[str, float] = json.loads((folder / DRAWN).read_text(encoding="utf-8"))
-        return kept
     wanted = stage.draw
     assert wanted is not None
     measured = config.measuring_config(seed)
@@ -51,9 +53,17 @@ def draw(config: CompareConfig, stage: StageConfig, seed: int) -> dict[str, floa
     )
     limit = wanted.max_new_tokens or measured.rollout.max_new_tokens
     rollout = dataclasses.replace(measured.rollout, max_new_tokens=limit)
-    found = _sampled(
-        dataclasses.replace(measured, evaluation=evaluation, rollout=rollout), split="train"
-    )
+    measured = dataclasses.replace(measured, evaluation=evaluation, rollout=rollout)
+    asked = hashlib.sha256(render(plain(measured)).encode()).hexdigest()[:16]
+    if (folder / DRAWN).exists():
+        kept: dict[str, Any] = json.loads((folder / DRAWN).read_text(encoding="utf-8"))
+        if kept["asked"] != asked:
+            raise ValueError(
+                f"{folder} was drawn with another configuration; give another run_dir, or delete "
+                "it to draw anew"
+            )
+        return kept
+    found = _sampled(measured, split="train")
     columns = found.samples[-1]
     right = found.right[-1]
     correct, pairs = sorted_out(columns["prompt"], columns["completion"], right, wanted.samples)
@@ -62,7 +72,8 @@ def draw(config: CompareConfig, stage: StageConfig, seed: int) -> dict[str, floa
             f"{stage.name}: {len(right)} samples of the start gave {len(correct)} right ones and "
             f"{len(pairs)} pairs; raise draw.prompts or train the start differently"
         )
-    counts = {
+    counts: dict[str, Any] = {
+        "asked": asked,
         "prompts": len(right) // wanted.samples,
         "samples": len(right),
         "tokens": float(np.sum(columns["tokens"])),

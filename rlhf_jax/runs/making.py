@@ -92,7 +92,7 @@ class Making:
             if stage.draw is None:
                 _train(config.run_config(stage, made_with), self._progress)
             else:
-                tokens = draw(config, stage, made_with)["tokens"]
+                tokens = float(draw(config, stage, made_with)["tokens"])
         self._took(stage.name, clock)
         self._tokens[place] = tokens
         return tokens

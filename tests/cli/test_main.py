@@ -348,9 +348,17 @@ def test_an_interrupted_run_saves_and_exits_with_130(capsys, config, tmp_path):
     assert not (run_dir / "export").exists()
 
 
+@pytest.mark.parametrize("text", ["grpo", ":3", "grpo:", "grpo:three"])
+def test_a_cell_is_a_run_and_a_seed(capsys, text):
+    file = str(pathlib.Path(__file__).parents[2] / "configs" / "compare_arithmetic.yaml")
+    assert main(["compare", file, "--cell", text]) == 2
+    assert f"--cell={text}: write RUN:SEED, for example grpo:3" in capsys.readouterr().err
+
+
 def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
-    def compare(config, *, progress):
+    def compare(config, *, progress, cell):
         assert (config.run_dir, config.seeds, progress) == (str(tmp_path), (3,), False)
+        assert cell is None
         rows = [["dpo", "dpo", "0.250"], ["grpo", "grpo", "0.750"]]
         columns, seconds = ["run", "algorithm", "after"], {"sft": 60.0, "dpo": 30.4}
         return runs.Comparison(

@@ -11,7 +11,7 @@ from rlhf_jax.cli.main import main
 from rlhf_jax.config import ConfigError, StageConfig, make_compare
 from rlhf_jax.io import read_metrics
 from rlhf_jax.runs import compare
-from rlhf_jax.runs.draws import best_places, sorted_out
+from rlhf_jax.runs.draws import best_places, draw, sorted_out
 from rlhf_jax.runs.making import check_accepted
 from rlhf_jax.runs.quickstart import MODEL
 from rlhf_jax.runs.tuning import best_value
@@ -184,6 +184,14 @@ def test_a_cell_of_another_configuration_is_refused(config, found):
     changed["prompts"]["evaluation"]["max_prompts"] = 4
     with pytest.raises(ValueError, match="was made with another configuration"):
         compare(make_compare(changed | {"tuning": None}), progress=False)
+
+
+@pytest.mark.slow
+def test_a_draw_of_another_configuration_is_refused(config, found):
+    assert draw(config, config.preparations[0], 0)["samples"] == 64 * 8
+    changed = make_compare(tree(found.folder), ["preparations[0].draw.temperature=0.5"])
+    with pytest.raises(ValueError, match="was drawn with another configuration"):
+        draw(changed, changed.preparations[0], 0)
 
 
 def test_a_start_is_accepted_up_to_the_bounds_of_its_band():
