@@ -194,6 +194,20 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def texts_of(tree: Any) -> Iterator[str]:
+    """All text values of nested mappings and lists, in their order; keys are none of them."""
+    if isinstance(tree, str):
+        yield tree
+        return
+    below: Any = ()
+    if isinstance(tree, Mapping):
+        below = tree.values()
+    elif isinstance(tree, list | tuple):
+        below = tree
+    for value in below:
+        yield from texts_of(value)
+
+
 def field_docs(cls: type) -> dict[str, str]:
     """Field name -> its documentation, the string below it in the source of the class."""
     body = _body(cls)

@@ -82,20 +82,33 @@ def load_function(key: str, name: str) -> Callable[..., Any]:
 
 
 def check_shapes(
-    key: str, name: str, function: Callable[..., Any], *shapes: tuple[int, ...], like: tuple
+    key: str, name: str, function: Callable[..., Any], *rest: tuple[int, ...], like: tuple
 ) -> None:
-    """Tries a function of float32 arrays on shapes alone, before anything is compiled.
+    """Tries a function of float32 arrays of B rows on shapes alone, before anything is compiled.
+
+    With two numbers of rows: it must not know by heart how many there are.
 
     Args:
       key: whose value it is, for the message.
       name: of the function.
       function: of arrays.
-      *shapes: of its arguments.
-      like: the shape that it must return for them.
+      *rest: shapes of its arguments behind their first axis.
+      like: the shape that it must return, behind the first axis.
 
     Raises:
       ValueError: in one line, why it cannot be used.
     """
+    for count in (2, 3):
+        _check_rows(key, name, function, [(count, *shape) for shape in rest], (count, *like))
+
+
+def _check_rows(
+    key: str,
+    name: str,
+    function: Callable[..., Any],
+    shapes: list[tuple[int, ...]],
+    like: tuple[int, ...],
+) -> None:
     where = name.rpartition(":")[0]
     try:
         found = jax.eval_shape(function, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
@@ -124,8 +137,6 @@ def own_advantages(name: str, group_size: int) -> Advantages:
       ValueError: in one line, why it cannot be used.
     """
     own = load_function("algorithm.advantages", name)
-    for count in (2, 3):  # a function must not know by heart how many prompts there are
-        shape = (count, group_size)
-        check_shapes("algorithm.advantages", name, own, shape, like=shape)
+    check_shapes("algorithm.advantages", name, own, (group_size,), like=(group_size,))
     # What could not be graded carries no weight, whatever a function makes of its NaN.
     return lambda rewards: masked(own(rewards), ~jnp.isnan(rewards))

@@ -47,6 +47,11 @@ def check_options(options: argparse.Namespace) -> None:
             raise ConfigError(f"{option}={options.__dict__[name]} has no meaning for {kind}")
 
 
+def names_of(options: argparse.Namespace) -> list[str]:
+    """The comparisons that the command line names, where it names no configuration."""
+    return [name for name in (options.config, *options.overrides) if name is not None]
+
+
 def bench(options: argparse.Namespace, config: Config) -> int:
     """Measures and prints; with `--json` writes too.
 
@@ -79,7 +84,7 @@ def compare_with_others(options: argparse.Namespace) -> int:
     from rlhf_jax.bench.chart import draw  # heavy
     from rlhf_jax.bench.outcome import lines  # heavy
 
-    names = [name for name in (options.config, *options.overrides) if name is not None]
+    names = names_of(options)
     for option in ("json", "markdown", "chart"):
         check_folder(option, options.__dict__[option])
     try:
@@ -121,7 +126,7 @@ def draw_curves(options: argparse.Namespace) -> int:
     given: dict[str, Any] = {
         name: options.__dict__[name] for name in wanted if options.__dict__[name] is not None
     }
-    names = [name for name in (options.config, *options.overrides) if name is not None]
+    names = names_of(options)
     python = options.python or sys.executable
     found = []
     try:
@@ -148,7 +153,6 @@ def list_suites() -> int:
     from rlhf_jax.bench.suite import SUITES  # heavy
 
     say(f"curves: {', '.join(COMPARED)}")
-
     for name, benchmarks in SUITES.items():
         say(f"suite {name}:")
         for each in benchmarks:

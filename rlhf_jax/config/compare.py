@@ -20,7 +20,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ from rlhf_jax.config.load import apply_override, make_config
 from rlhf_jax.config.measure import MeasureConfig
 from rlhf_jax.config.protocol import DrawConfig, TuningConfig
 from rlhf_jax.config.schema import Config
-from rlhf_jax.fields import plain
+from rlhf_jax.fields import plain, texts_of
 
 EXPORT = "export:"
 FILE_OF = re.compile(r"\{(?P<name>[^{}/]+)\}/(?P<file>.+)")
@@ -258,7 +258,7 @@ class CompareConfig:
 
     def needed_by(self, stage: StageConfig, earlier: Sequence[StageConfig]) -> list[StageConfig]:
         """`needed` of a stage that stands behind some others."""
-        texts = [*_texts(merged(self.common, self.prompts)), *_texts(stage.config)]
+        texts = [*texts_of(merged(self.common, self.prompts)), *texts_of(stage.config)]
         direct = [
             other
             for other in earlier
@@ -346,17 +346,6 @@ def samples(tree: dict[str, Any]) -> bool:
         return False
     chosen: Any = algorithm_config(name)
     return bool(chosen.data == "prompts")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a tree."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, str):
-        yield value
 
 
 def _with_folders(value: Any, folders: dict[str, str]) -> Any:

@@ -57,6 +57,18 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """A file appears under its name only when it is complete, whoever else writes it.
+
+    Raises:
+      OSError: it names the file.
+    """
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with naming(path):
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)
+
+
 def _system_number(error: BaseException) -> int | None:
     """The system's number of an error, also where only its words are left; None: another kind."""
     if isinstance(error, OSError) and error.errno is not None:

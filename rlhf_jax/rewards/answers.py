@@ -25,6 +25,7 @@ __all__ = [
     "marked_answer",
     "normal_form",
     "opens_reasoning",
+    "require_columns",
     "target_of",
     "targets_of",
     "unmarked_answer",
@@ -42,6 +43,28 @@ there. bool."""
 
 _OPENED = re.compile(r"<think>\s*\Z")
 _ARITHMETIC = re.compile(r"[0-9\s.,+*/()−×÷·$-]+")
+
+
+def require_columns(
+    who_needs: str, names: Sequence[str], columns: Mapping[str, Sequence[Any]]
+) -> None:
+    """Refuses data that lacks a column which a reward reads.
+
+    Args:
+      who_needs: how the message begins, such as "reward countdown needs".
+      names: of the columns.
+      columns: of the data.
+
+    Raises:
+      ValueError: one is missing.
+    """
+    for name in names:
+        if name not in columns:
+            present = ", ".join(sorted(columns)) or "none"
+            raise ValueError(
+                f"{who_needs} a column {name!r}, the data has {present}: rename it with "
+                "data.columns"
+            )
 
 
 def content_of(completion: Completion) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from rlhf_jax.rewards.answers import Completion
+from rlhf_jax.rewards.answers import Completion, require_columns
 from rlhf_jax.rewards.formulas import final_line, leaves_of, parsed, value_of
 
 
@@ -51,13 +51,7 @@ def countdown_reward(
 
 def check_numbers(columns: Mapping[str, Sequence[Any]]) -> None:
     """Raises ValueError unless the columns `nums` and `target` are there."""
-    for name in ("nums", "target"):
-        if name not in columns:
-            present = ", ".join(sorted(columns)) or "none"
-            raise ValueError(
-                f"reward countdown needs a column {name!r}, the data has {present}: rename it with "
-                "data.columns"
-            )
+    require_columns("reward countdown needs", ("nums", "target"), columns)
 
 
 def expression_of(completion: Completion) -> str:

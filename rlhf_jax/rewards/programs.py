@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_jax.rewards.answers import Completion
+from rlhf_jax.rewards.answers import Completion, require_columns
 from rlhf_jax.rewards.formulas import final_line, parsed, value_of
 
 
@@ -44,12 +44,7 @@ def programs_reward(
 
 def check_hidden(columns: Mapping[str, Sequence[Any]]) -> None:
     """Raises ValueError unless the column `hidden` is there."""
-    if "hidden" not in columns:
-        present = ", ".join(sorted(columns)) or "none"
-        raise ValueError(
-            f"reward programs needs a column 'hidden', the data has {present}: rename it with "
-            "data.columns"
-        )
+    require_columns("reward programs needs", ("hidden",), columns)
 
 
 def program_of(completion: Completion) -> str:

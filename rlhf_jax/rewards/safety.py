@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_jax.rewards.answers import Completion, content_of
+from rlhf_jax.rewards.answers import Completion, content_of, require_columns
 
 REFUSAL = "sorry"
 """First word of every refusal."""
@@ -76,13 +76,7 @@ def harmful_reward(
 
 def check_safety(columns: Mapping[str, Sequence[Any]]) -> None:
     """Raises ValueError unless the columns `is_harmful` and `helpful` are there."""
-    for name in ("is_harmful", "helpful"):
-        if name not in columns:
-            present = ", ".join(sorted(columns)) or "none"
-            raise ValueError(
-                f"rewards safety and harmful need a column {name!r}, the data has {present}: "
-                "rename it with data.columns"
-            )
+    require_columns("rewards safety and harmful need", ("is_harmful", "helpful"), columns)
 
 
 def _graded(

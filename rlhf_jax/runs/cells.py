@@ -15,8 +15,8 @@ from typing import Any
 from rlhf_jax.config import CompareConfig, StageConfig
 from rlhf_jax.config.document import render
 from rlhf_jax.fields import plain
+from rlhf_jax.io.disk import write_whole
 from rlhf_jax.runs.budgets import Measured
-from rlhf_jax.runs.draws import write_whole
 from rlhf_jax.runs.provenance import describe_environment
 
 CELL = "cell.json"

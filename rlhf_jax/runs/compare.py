@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from rlhf_jax.cloud import is_address
 from rlhf_jax.config import CompareConfig, StageConfig
 from rlhf_jax.errors import TrainingError
+from rlhf_jax.io.disk import write_whole
 from rlhf_jax.io.interrupt import ending_in_order
 from rlhf_jax.io.words import held_out_line
 from rlhf_jax.runs.budgets import Measured, best_name, budget_table, paired_table, table
 from rlhf_jax.runs.cells import CELL, measured_of, read_cell, write_cell, write_results
 from rlhf_jax.runs.compared import Comparison, write
 from rlhf_jax.runs.compilation import keep_programs
-from rlhf_jax.runs.draws import write_whole
 from rlhf_jax.runs.making import Making, accuracy_metric
 from rlhf_jax.runs.story import Story
 from rlhf_jax.runs.tuning import trials_file, tune

@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-import pathlib
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +12,7 @@ from rlhf_jax.config import CompareConfig, MeasureConfig, StageConfig
 from rlhf_jax.config.document import render
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.fields import plain
+from rlhf_jax.io.disk import write_whole
 from rlhf_jax.loops.held_out import HeldOut
 from rlhf_jax.runs.evaluate import measuring
 
@@ -165,10 +164,3 @@ def _mean(values: list[float], places: list[int]) -> float:
 def _sampled(measured: MeasureConfig, *, split: Literal["train", "eval"]) -> HeldOut:
     with measuring(measured, split=split) as parts:
         return parts.answers(parts.params)
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """A file appears under its name only when it is complete."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)

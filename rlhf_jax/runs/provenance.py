@@ -15,14 +15,14 @@ import pathlib
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
 from rlhf_jax import __version__
 from rlhf_jax.config.document import parse_document, settled
-from rlhf_jax.io.disk import naming
+from rlhf_jax.fields import texts_of
+from rlhf_jax.io.disk import write_whole
 from rlhf_jax.sharding.processes import count
 
 _log = logging.getLogger(__name__)
@@ -86,21 +86,9 @@ def own_files(run_dir: pathlib.Path) -> dict[str, str]:
     if not path.exists():
         return {}
     tree = settled(parse_document(path.read_text(encoding="utf-8"), path.name).tree)
-    names = [re.fullmatch(r"(.+\.py):\w+", text) for text in _texts(tree)]
+    names = [re.fullmatch(r"(.+\.py):\w+", text) for text in texts_of(tree)]
     files = sorted({name[1] for name in names if name and pathlib.Path(name[1]).is_file()})
     return {name: hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest() for name in files}
-
-
-def _texts(tree: Any) -> Iterator[str]:
-    """All text values of nested mappings and lists."""
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from _texts(value)
-    elif isinstance(tree, list | tuple):
-        for value in tree:
-            yield from _texts(value)
 
 
 def note_end(run_dir: pathlib.Path, how: str) -> None:
@@ -120,11 +108,7 @@ def note_end(run_dir: pathlib.Path, how: str) -> None:
 
 
 def _write(run_dir: pathlib.Path, sessions: list[dict[str, Any]]) -> None:
-    path = run_dir / FILE
-    fresh = path.with_name(path.name + ".tmp")
-    with naming(path):
-        fresh.write_text(json.dumps(sessions, indent=1) + "\n", encoding="utf-8")
-        os.replace(fresh, path)
+    write_whole(run_dir / FILE, json.dumps(sessions, indent=1) + "\n")
 
 
 def read_sessions(run_dir: pathlib.Path) -> list[dict[str, Any]]:

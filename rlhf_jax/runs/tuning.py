@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.config import CompareConfig, StageConfig
+from rlhf_jax.io.disk import write_whole
 from rlhf_jax.runs.cells import fingerprint
-from rlhf_jax.runs.draws import write_whole
 
 TUNED = "tuning.json"
 """In the folder of a run's trials; all of them are finished."""
