@@ -33,7 +33,8 @@ METRICS: dict[str, str] = {
         "estimator of the loss)"
     ),
     "kl/ref_sequence": (
-        "the same summed over a completion, nats per completion; the adaptive controller's input"
+        "the same summed over a completion, nats per completion; the adaptive controller's input. "
+        "At evaluations: of the samples, to `evaluation.reference`"
     ),
     "kl/baseline": (
         "KTO: KL(policy || reference) on answers to other prompts, at least 0, nats per "

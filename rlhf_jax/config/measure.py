@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rlhf_jax.checked import checked
-from rlhf_jax.config.schema import Config, check_judges, check_rewards
+from rlhf_jax.config.graded import check_judges, check_rewards, check_whole_distribution
+from rlhf_jax.config.schema import Config
 from rlhf_jax.config.sections import EvaluationConfig, ModelSection, TrainingConfig
 from rlhf_jax.data.config import DataConfig
 from rlhf_jax.rewards.config import PoolConfig, RewardConfig
@@ -38,6 +39,7 @@ class MeasureConfig:
             raise ValueError("rewards is empty: nothing says what an answer is worth")
         check_rewards(self.rewards)
         check_judges("evaluation.accuracy_reward", self.evaluation.accuracy_reward, self.rewards)
+        check_whole_distribution(self.evaluation, self.rollout)
 
 
 def measure_config(config: Config) -> MeasureConfig:
@@ -54,6 +56,7 @@ def measure_config(config: Config) -> MeasureConfig:
         temperature=evaluation.temperature or sampling.temperature,
         top_p=evaluation.top_p,
         accuracy_reward=evaluation.accuracy_reward or sampling.accuracy_reward,
+        reference=evaluation.reference,
     )
     return MeasureConfig(
         data=config.data,

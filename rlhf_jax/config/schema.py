@@ -10,7 +10,6 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +21,7 @@ from rlhf_jax.algorithms import (
 )
 from rlhf_jax.checked import check_types, checked
 from rlhf_jax.config.document import read_document, render, settled
-from rlhf_jax.config.errors import did_you_mean
+from rlhf_jax.config.graded import check_judges, check_rewards, check_whole_distribution
 from rlhf_jax.config.sections import (
     CheckpointConfig,
     EvaluationConfig,
@@ -62,13 +61,7 @@ RESUMABLE = (
 runs, not what is learnt; or they are the way on from a batch that dynamic sampling cannot fill. The
 number of steps may grow too, which the loops judge in steps. So may fields of an algorithm whose
 metadata says "resumable"."""
-TAKEN_LABELS = frozenset(
-    "mean std ungraded group_std zero_std_groups overlong_penalty greedy sampled chosen rejected "
-    "margin accuracy failed "
-    "ungraded_sampled failed_sampled step split sample kept trained_step generation_batch "
-    "reward prompt completion prompt_index tokens truncated".split()
-)
-"""Names that a reward cannot have: metrics `rewards/NAME` and columns of the completion files."""
+
 MAX_SEED = 2**32 - 1
 _ONLINE_SECTIONS = {
     "rollout": RolloutConfig(),
@@ -189,6 +182,7 @@ class Config:
         check_rewards(self.rewards)
         check_judges("algorithm.accuracy_reward", sampling.accuracy_reward, self.rewards)
         check_judges("evaluation.accuracy_reward", self.evaluation.accuracy_reward, self.rewards)
+        check_whole_distribution(self.evaluation, self.rollout)
         if sampling.group_size < sampling.least_group:
             raise ValueError(
                 f"algorithm.group_size={sampling.group_size} compares nothing: advantages are "
@@ -326,65 +320,6 @@ def with_default_rates(algorithm: Any) -> Any:
         if role in algorithm.models.trained and vars(algorithm)[option.name] is None:
             rates[option.name] = rate
     return dataclasses.replace(algorithm, **rates)
-
-
-def check_rewards(rewards: Sequence[RewardConfig]) -> None:
-    """Refuses rewards that share a name, or whose name is that of a metric or column.
-
-    Args:
-        rewards: all of a run.
-
-    Raises:
-        ValueError: in one line.
-    """
-    labels = [reward.label for reward in rewards]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise ValueError(
-            f"rewards: {twice!r} names two of them; give each its own name, for example "
-            f"name={twice}_2"
-        )
-    taken = next((label for label in labels if label in TAKEN_LABELS), None)
-    if taken is not None:
-        raise ValueError(
-            f"rewards: the name {taken!r} is taken by a metric or column; give another one "
-            "with name="
-        )
-
-
-def check_judges(
-    key: str, named: str | Sequence[str] | None, rewards: Sequence[RewardConfig]
-) -> None:
-    """Refuses names of rewards that say right or wrong which are no rewards, stand twice, or cannot
-    say it.
-
-    Args:
-        key: where they stand, for the error.
-        named: one name, several, or None.
-        rewards: all of the run.
-
-    Raises:
-        ValueError: in one line.
-    """
-    names = [named] if isinstance(named, str) else list(named or ())
-    labels = {reward.label: reward for reward in rewards}
-    if named is not None and not names:
-        raise ValueError(
-            f"{key}=[] names nothing; leave it null, or name one of {', '.join(labels)}"
-        )
-    for name in names:
-        if name not in labels:
-            raise ValueError(
-                f"{key}={name!r} is not among the rewards, which are "
-                f"{', '.join(labels)}{did_you_mean(name, labels)}"
-            )
-        if names.count(name) > 1:
-            raise ValueError(f"{key}: {name!r} stands there twice")
-        if labels[name].function == "model" and len(names) > 1:
-            raise ValueError(
-                f"{key}: {name!r} is a reward model, which grades everything: name it alone, or "
-                "leave it out"
-            )
 
 
 def _samples(name: str) -> bool:

@@ -211,6 +211,10 @@ class EvaluationConfig:
     `algorithm.accuracy_reward`, or else the first of `rewards` (built-in ones for form, such as
     `format` and `length`, come last) and, of the others, each that grades nothing but what those
     before it leave ungraded: the verifier of another task."""
+    reference: str | None = None
+    """Hugging Face folder or hub id of a model, mostly the one the run starts from: the samples are
+    scored by it too, and `kl/ref_sequence` says how far the policy has gone from it (nats per
+    answer). It takes the memory of one more model. null: it is not measured."""
 
     def __post_init__(self) -> None:
         if self.samples < 0:
@@ -230,6 +234,11 @@ class EvaluationConfig:
         if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
             raise ValueError(
                 f"evaluation.top_p={self.top_p} must be above 0 and at most 1 (1 is off)"
+            )
+        if self.reference is not None and not self.samples:
+            raise ValueError(
+                f"evaluation.reference={self.reference} scores samples, and evaluation.samples=0 "
+                "makes none"
             )
 
 

@@ -43,6 +43,7 @@ HELD_OUT = (
     Shown("rewards/greedy", "reward greedy", "value"),
     Shown("rewards/accuracy", "pairs right", "share"),
     Shown("rewards/margin", "margin", "value"),
+    Shown("kl/ref_sequence", "kl an answer", "small"),
     Shown("length/greedy", "length", "count"),
     Shown("length/truncated_greedy", "cut off", "share"),
 )

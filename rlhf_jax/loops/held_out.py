@@ -25,6 +25,10 @@ from rlhf_jax.training.update import over_parts
 from rlhf_jax.types import Algorithm, Key, Metrics, Params, Rollout, Trees
 
 EvalStep = Callable[[Trees, Trees, Any], tuple[Metrics, Any]]
+SEQUENCE_KL = "kl/ref_sequence"
+LogRatios = Callable[[Rollout], np.ndarray]
+"""Completions -> log-probability under the policy that sampled them less that under a fixed model,
+nats each."""
 
 
 def make_eval_step(algorithm: Algorithm, *, assemble: Assemble = union) -> EvalStep:
@@ -146,6 +150,8 @@ class HeldOutPrompts(NamedTuple):
     """Of the samples. What is drawn depends on it, the prompt's place in the split and the number
     of the sample alone: evaluations of a run differ by the policy, and neither batch size nor mesh
     nor the number of samples changes them."""
+    log_ratios: LogRatios | None = None
+    """Of sampled completions under the policy and a fixed model; None: no KL is measured."""
 
 
 def evaluate_prompts(
@@ -176,17 +182,19 @@ def evaluate_prompts(
       `log_metric`), length/greedy, length/truncated_greedy; where a reward says right or wrong also
       accuracy/greedy, accuracy/mean@k (share of right samples), accuracy/pass@k (share of prompts
       with a right sample) and accuracy/maj@k (share whose most frequent answer is right), each over
-      what was judged; nothing when stopped.
+      what was judged; with `log_ratios` also kl/ref_sequence, their mean over the sampled
+      completions, which estimates the KL from the fixed model; nothing when stopped.
     """
     greedy: list[Answers] = []
     sampled: list[Answers] = []
+    ratios: list[np.ndarray] = []
     shown: list[Any] = []
     key = jax.random.fold_in(jax.random.key(held_out.seed), 4)
     greedy_params = SamplingParams(temperature=0.0)
 
     def asked(
         prompts: PromptBatch, key: Key, size: int, params_of: SamplingParams, real: int
-    ) -> Answers:
+    ) -> tuple[Rollout, Answers]:
         found = sampler(params, prompts, key, group_size=size, sampling=params_of)
         # The repeated prompts only completed a shape: they are neither graded nor counted.
         own = first_prompts(prompts, real)
@@ -194,7 +202,7 @@ def evaluate_prompts(
         grades = grader(own, kept, state=state, training=False)
         # By them each process decides which checkpoint is best.
         check_agreement(kept.rollout, grades)
-        return answers(grades, kept, real)
+        return kept.rollout, answers(grades, kept, real)
 
     for start in range(0, held_out.number, held_out.per_batch):
         indices = np.arange(start, min(start + held_out.per_batch, held_out.number))
@@ -203,21 +211,27 @@ def evaluate_prompts(
         prompts = held_out.prompts.take(np.resize(indices, held_out.per_batch))
         if stopped():
             return HeldOut({})
-        greedy.append(asked(prompts, jax.random.key(0), 1, greedy_params, real))
+        greedy.append(asked(prompts, jax.random.key(0), 1, greedy_params, real)[1])
         if stopped():
             return HeldOut({})
         if held_out.samples:
             keys = sample_keys(key, prompts.indices, held_out.samples)
-            sampled.append(asked(prompts, keys, held_out.samples, held_out.sampling, real))
+            rollout, found = asked(prompts, keys, held_out.samples, held_out.sampling, real)
+            sampled.append(found)
+            if held_out.log_ratios is not None:
+                ratios.append(held_out.log_ratios(rollout))
         shown += [content_of(prompt) for prompt in prompts.prompts[:real]]
     first = join_answers(greedy)
     several = join_answers(sampled) if sampled else None
     samples = [answer_columns(grader.names, shown, first, greedy=True)]
     if several is not None:
         samples.append(answer_columns(grader.names, shown, several, greedy=False))
-    found = [one for one in (first, several) if one is not None]
-    right = tuple(verdict.told() for verdict in verdicts_of(grader.held_out, found))
-    return HeldOut(metrics_of(grader.held_out, first, several), tuple(samples), right)
+    judged = [one for one in (first, several) if one is not None]
+    right = tuple(verdict.told() for verdict in verdicts_of(grader.held_out, judged))
+    metrics = metrics_of(grader.held_out, first, several)
+    if ratios:
+        metrics[SEQUENCE_KL] = float(np.concatenate(ratios).mean(dtype=np.float64))
+    return HeldOut(metrics, tuple(samples), right)
 
 
 def sample_keys(key: Key, indices: np.ndarray, samples: int) -> Key:

@@ -1,5 +1,6 @@
 """Scores of a reward model, on the device."""
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.programs import jitted, named, times
-from rlhf_jax.sharding import fetch, place_batch, row_shards
+from rlhf_jax.sharding import in_parts
 from rlhf_jax.types import Model, Params
 
 ModelRewards = Callable[[Int[Array, "B T"], Bool[Array, "B T"]], Float[np.ndarray, " B"]]
@@ -73,24 +74,4 @@ def make_model_rewards(
         jitted(make_last_score(model)),
         lambda params, tokens, mask: f"{times(*tokens.shape)} tokens",
     )
-    shards = row_shards(mesh)
-    if rows_at_once is not None and (rows_at_once < 1 or rows_at_once % shards):
-        raise ValueError(
-            f"rows_at_once={rows_at_once} must be a positive multiple of {shards} (mesh data x "
-            "fsdp)"
-        )
-
-    def rewards(tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[np.ndarray, " B"]:
-        rows = len(tokens)
-        part = rows if rows_at_once is None else min(rows, rows_at_once)
-        part += -part % shards
-        filler = ((0, -rows % part), (0, 0))
-        padded = np.pad(np.asarray(tokens), filler), np.pad(np.asarray(mask), filler)
-        found = []
-        for start in range(0, len(padded[0]), part):
-            microbatch = tuple(array[start : start + part] for array in padded)
-            # read before the next one starts: two under way would hold the temporaries of two
-            found.append(fetch(score(params, *place_batch(microbatch, mesh))))
-        return np.concatenate(found)[:rows]
-
-    return rewards
+    return in_parts(functools.partial(score, params), mesh=mesh, rows_at_once=rows_at_once)

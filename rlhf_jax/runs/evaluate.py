@@ -34,6 +34,7 @@ from rlhf_jax.runs.cached import cached_scores, jitted_scores, precision_of
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.export import architecture_of, find_run, load_checkpoint
 from rlhf_jax.runs.footprint import device_bytes
+from rlhf_jax.runs.log_ratios import load_log_ratios
 from rlhf_jax.runs.offline import jitted_evaluation
 from rlhf_jax.runs.parts import (
     check_batch,
@@ -263,6 +264,14 @@ def measuring(
     options = "rollout.max_prompt_len or rollout.max_new_tokens"
     check_positions(model, sampler.width, options=options)
     asked = held_out_prompts(config, prompts, mesh, group_size=max(config.evaluation.samples, 1))
+    log_ratios = load_log_ratios(
+        config,
+        tokenizer,
+        mesh=mesh,
+        rows_at_once=asked.per_batch,
+        max_scored=sampler.max_scored,
+    )
+    asked = asked._replace(log_ratios=log_ratios)
     grader = make_grader(config, tokenizer, mesh=mesh, rows_at_once=asked.per_batch)
     with grader:
         yield Measuring(mesh, params, asked, sampler, grader)

@@ -47,6 +47,8 @@ class Shapes(NamedTuple):
     """By label of the reward."""
     moments: Any
     """The optimizer's state."""
+    compared: Params
+    """The model of `evaluation.reference`; empty where there is none."""
 
 
 class Work(NamedTuple):
@@ -128,9 +130,10 @@ def run_bytes(config: Config) -> int:
     """Bytes of parameters, optimizer state, reference model, critic and reward models, over all
     devices.
 
-    Activations, generation caches and buffers of the compiler are not in it.
+    Activations, generation caches, buffers of the compiler and what evaluations alone read are not
+    in it.
     """
-    return tree_bytes(run_shapes(config))
+    return tree_bytes(run_shapes(config)._replace(compared={}))
 
 
 def _most_temporaries(config: Config) -> int:
@@ -176,7 +179,11 @@ def run_shapes(config: Config, given: Given | None = None) -> Shapes:
         if reward.function == MODEL
     }
     tx = make_optimizers(config.optimizer, config.algorithm.models.trained, total_steps=MANY)
-    return Shapes(trained, frozen, rewards, jax.eval_shape(tx.init, trained))
+    compared: Params = {}
+    if config.is_online and config.data.has_eval and config.evaluation.reference is not None:
+        architecture = read_config(local_folder(config.evaluation.reference))
+        compared = abstract_params(architecture, None, section.dtype)
+    return Shapes(trained, frozen, rewards, jax.eval_shape(tx.init, trained), compared)
 
 
 def footprint(config: Config, mesh: Mesh, work: Work, given: Given | None = None) -> Footprint:
@@ -288,6 +295,8 @@ def _held(config: Config, mesh: Mesh, shapes: Shapes) -> list[Part]:
 
     trees = {**shapes.trained, **{_ROLES.get(role, role): t for role, t in shapes.frozen.items()}}
     trees |= {f"reward model {label}": tree for label, tree in shapes.rewards.items()}
+    if shapes.compared:
+        trees["reference of evaluations"] = shapes.compared
     parts = [Part(f"parameters: {name}", "held", size(tree)) for name, tree in trees.items()]
     return [*parts, Part(MOMENTS, "held", size(shapes.moments, shapes.trained))]
 

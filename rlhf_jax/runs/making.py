@@ -234,6 +234,6 @@ def _point(metrics: dict[str, Any], step: float, cost: Cost) -> dict[str, float]
     values = {
         name: value
         for name, value in metrics.items()
-        if name.startswith(("accuracy/", "rewards/", "length/", "answer/"))
+        if name.startswith(("accuracy/", "rewards/", "length/", "answer/", "kl/"))
     }
     return {"step": float(step), "seconds": cost.seconds, "tokens": cost.tokens, **values}

@@ -11,7 +11,7 @@ from rlhf_jax.io.interrupt import StopRequest
 from rlhf_jax.loops.collect import Collector
 from rlhf_jax.loops.grading import Grader
 from rlhf_jax.loops.groups import Cursor, Rollouts, RunState
-from rlhf_jax.loops.held_out import evaluate_prompts
+from rlhf_jax.loops.held_out import SEQUENCE_KL, evaluate_prompts
 from rlhf_jax.loops.online import train_online
 from rlhf_jax.loops.resume import Begun, Source, begin, rollouts_of, save
 from rlhf_jax.rewards.accuracy import metric_names
@@ -192,7 +192,8 @@ def evaluated(parts: OnlineParts) -> Collection[str]:
     """Names of the metrics that an evaluation gives; none without held-out prompts."""
     if parts.held_out is None:
         return ()
-    return metric_names(parts.grader.held_out, parts.config.evaluation.samples)
+    names = metric_names(parts.grader.held_out, parts.config.evaluation.samples)
+    return names if parts.log_ratios is None else [*names, SEQUENCE_KL]
 
 
 def taken_rollouts(
@@ -270,7 +271,11 @@ def evaluator(
     if parts.held_out is None or parts.measure is None:
         return None
     asked = held_out_prompts(
-        parts.measure, parts.held_out, parts.mesh, group_size=parts.sampling.group_size
+        parts.measure,
+        parts.held_out,
+        parts.mesh,
+        group_size=parts.sampling.group_size,
+        log_ratios=parts.log_ratios,
     )
 
     def add(columns: dict[str, list[Any]]) -> None:

@@ -14,11 +14,13 @@ from rlhf_jax.data.rooms import Sequences, parted_room, worth_parts
 from rlhf_jax.loops.collect import Collector
 from rlhf_jax.loops.grading import Divided, Grader, RewardGrader
 from rlhf_jax.loops.groups import make_batch, widths
+from rlhf_jax.loops.held_out import LogRatios
 from rlhf_jax.loops.online import Score
 from rlhf_jax.programs import jitted, last_batch, named
 from rlhf_jax.rewards.judging import make_judge
 from rlhf_jax.rollout import Sampler, Watch
 from rlhf_jax.runs.footprint import held_bytes
+from rlhf_jax.runs.log_ratios import load_log_ratios
 from rlhf_jax.runs.parts import (
     check_online_batch,
     check_positions,
@@ -61,6 +63,8 @@ class OnlineParts(NamedTuple):
     """None: there are no rewards to measure with."""
     room: Room | None = None
     """Completions are packed into this much; None: a row each."""
+    log_ratios: LogRatios | None = None
+    """Of held-out samples against the model of `evaluation.reference`."""
 
     @property
     def sampling(self) -> Sampling:
@@ -198,13 +202,19 @@ def make_online_parts(
     # elsewhere accuracy is only reported, as at evaluation.
     decides = sampling.decides or sampling.accuracy_reward is not None
     judge = make_judge(config.rewards, sampling.accuracy_reward) if decides else None
+    at_once = rows // (sampling.num_minibatches * config.training.microbatches)
     graded: Grader = make_grader(
         config if measure is None else measure,
         tokenizer,
         mesh=mesh,
-        rows_at_once=rows // (sampling.num_minibatches * config.training.microbatches),
+        rows_at_once=at_once,
         judge=judge,
     )
+    log_ratios = None
+    if measure is not None and held_out is not None:
+        log_ratios = load_log_ratios(
+            measure, tokenizer, mesh=mesh, rows_at_once=at_once, max_scored=chosen.max_scored
+        )
     if grader is not None:
         graded = grader if isinstance(grader, Grader) else grader(graded)
         is_divided = isinstance(graded, RewardGrader) and graded.divided
@@ -222,6 +232,7 @@ def make_online_parts(
         graded,
         measure,
         online_room(config, mesh, width=chosen.width, completion=chosen.max_scored),
+        log_ratios,
     )
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from rlhf_jax.config import Config, MeasureConfig
 from rlhf_jax.data import FastTokenizer, PromptLoader, make_prompt_loader
 from rlhf_jax.loops.grading import RewardGrader
-from rlhf_jax.loops.held_out import HeldOutPrompts
+from rlhf_jax.loops.held_out import HeldOutPrompts, LogRatios
 from rlhf_jax.models import load_pretrained
 from rlhf_jax.programs import jitted
 from rlhf_jax.rewards import RewardConfig
@@ -169,7 +169,12 @@ def make_grader(
 
 
 def held_out_prompts(
-    config: MeasureConfig, prompts: PromptLoader, mesh: Mesh, *, group_size: int
+    config: MeasureConfig,
+    prompts: PromptLoader,
+    mesh: Mesh,
+    *,
+    group_size: int,
+    log_ratios: LogRatios | None = None,
 ) -> HeldOutPrompts:
     """What an evaluation asks, and how many at a time.
 
@@ -178,6 +183,7 @@ def held_out_prompts(
       prompts: of the held-out split.
       mesh: its rows must be divided evenly.
       group_size: completions per prompt while training, whose number of rows fits.
+      log_ratios: from `load_log_ratios`.
     """
     evaluation = config.evaluation
     count = prompts.num_examples
@@ -197,6 +203,7 @@ def held_out_prompts(
         samples=evaluation.samples,
         sampling=SamplingParams(temperature, top_p, rollout.top_k, rollout.min_p),
         seed=config.seed,
+        log_ratios=log_ratios,
     )
 
 

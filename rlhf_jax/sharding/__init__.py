@@ -9,6 +9,7 @@ from rlhf_jax.sharding.mesh import (
     mesh_over,
     row_shards,
 )
+from rlhf_jax.sharding.parts import in_parts
 from rlhf_jax.sharding.place import (
     fetch,
     needs_blocking,
@@ -37,6 +38,7 @@ __all__ = [
     "batch_sharding",
     "constrain",
     "fetch",
+    "in_parts",
     "infer_shardings",
     "make_mesh",
     "mesh_over",

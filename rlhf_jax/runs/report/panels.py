@@ -107,6 +107,9 @@ PANELS = (
     ),
     Panel("health", "Entropy of the policy", "nats per token", _both("policy/entropy")),
     Panel("health", "KL to the reference", "nats per token", _both("kl/ref")),
+    Panel(
+        "health", "KL to the reference, whole answers", "nats per answer", _both("kl/ref_sequence")
+    ),
     Panel("health", "KL of one update", "nats per token", _both("policy/approx_kl")),
     Panel(
         "health",
