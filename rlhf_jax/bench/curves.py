@@ -1,4 +1,4 @@
-"""Loss curves of SFT, reward model and DPO beside TRL's: same folder, same rows in the same order.
+"""Curves of SFT, reward model, DPO and GRPO beside TRL's: same folder, same rows in the same order.
 
     rlhf-jax bench --curves --python PYTHON_WITH_TRL --output FOLDER
     rlhf-jax bench --curves sft dpo --model MODEL_FOLDER --rows PAIRS_JSONL --steps 50
@@ -8,6 +8,10 @@ beforehand, beta 0.1. The rows are pairs (`prompt`, `chosen`, `rejected`), of wh
 chosen answer; those that are left after the training rows are held out. A reward model's head is
 drawn once and both sides load it. Without `--model` and `--rows`: a model of 0.9M parameters and
 pairs of random words.
+
+GRPO and its relatives are compared on the completions that ours sampled (`online_runs`), by the
+norm of the gradient: their loss is about 0 whatever is learnt. They sample from random letters;
+`--rows` is not read.
 
 The difference of a step is |ours - TRL's| by |TRL's|, or by a hundredth of the mean of TRL's curve
 where a loss is smaller than that (hinge may be 0).
@@ -26,8 +30,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rlhf_jax.bench import online_runs
 from rlhf_jax.bench.dpo_equivalence import export_start, write_pairs
 from rlhf_jax.bench.offline_runs import Run, run_ours, run_trl
+from rlhf_jax.bench.online_runs import FAMILY
 from rlhf_jax.models import load_pretrained, save_pretrained
 
 TOLERANCE = 1e-3
@@ -44,6 +50,7 @@ COMPARED: dict[str, dict[str, object]] = {
     "dpo-robust": {"loss_type": "robust", "label_smoothing": 0.1},
     "dpo-apo_zero": {"loss_type": "apo_zero"},
     "dpo-sppo_hard": {"loss_type": "sppo_hard"},
+    **dict.fromkeys(FAMILY, {}),
 }
 """Name -> options of DPO; the name begins with the algorithm."""
 
@@ -56,8 +63,13 @@ class Curves(NamedTuple):
     theirs: Run
 
     @property
+    def quantity(self) -> str:
+        """What is compared."""
+        return "gradient norm" if self.name in FAMILY else "loss"
+
+    @property
     def differences(self) -> np.ndarray:
-        """Relative difference of every step's loss."""
+        """Relative difference of every step."""
         ours = np.array(self.ours.losses)
         theirs = np.array(self.theirs.losses)
         scale = np.maximum(np.abs(theirs), 0.01 * np.mean(np.abs(theirs)))
@@ -65,12 +77,13 @@ class Curves(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether every loss agrees; NaN does not."""
+        """Whether every step agrees; NaN does not."""
         return bool(np.max(self.differences) <= TOLERANCE)
 
     def plain(self) -> dict[str, Any]:
         """What JSON holds."""
         return {
+            "quantity": self.quantity,
             "largest_difference": float(np.max(self.differences)),
             "passed": self.passed,
             "rlhf_jax": self.ours._asdict(),
@@ -145,6 +158,11 @@ def measure(
 
 
 def _compare(name: str, folder: pathlib.Path, args: argparse.Namespace) -> Curves:
+    if name in FAMILY:
+        ours = online_runs.run_ours(folder, args, FAMILY[name].ours)
+        theirs = online_runs.run_trl(folder, args, FAMILY[name].theirs)
+        shutil.rmtree(folder)
+        return Curves(name, ours, theirs)
     options = COMPARED[name]
     held_out = folder / "held_out.jsonl"
     overrides: dict[str, object] = {f"algorithm.{key}": value for key, value in options.items()}
@@ -180,7 +198,8 @@ def _write_rows(path: pathlib.Path, pairs: list[dict[str, Any]], algorithm: str)
 HEADINGS = (
     "comparison",
     "side",
-    "first and last loss",
+    "compared",
+    "first and last",
     "last margin",
     "held out",
     "s a step",
@@ -197,6 +216,7 @@ def rows_of(found: Sequence[Curves]) -> Iterator[list[str]]:
             yield [
                 each.name,
                 side,
+                each.quantity,
                 f"{run.losses[0]:.4f}, {run.losses[-1]:.4f}",
                 f"{run.margins[-1]:.4f}" if run.margins else "-",
                 held_out,
@@ -231,10 +251,10 @@ def draw(found: Sequence[Curves], path: pathlib.Path) -> None:
         losses.plot(steps, each.theirs.losses, color="#999999", linewidth=3, label="TRL")
         losses.plot(steps, each.ours.losses, color="#0072b2", linewidth=1, label="rlhf_jax")
         losses.set_title(each.name)
+        losses.set_ylabel(each.quantity)
         losses.legend(fontsize=7)
         differences.semilogy(steps, np.maximum(each.differences, 1e-9), color="#d55e00")
         differences.axhline(TOLERANCE, color="black", linewidth=0.5)
         differences.set_xlabel("step")
-    panels[0, 0].set_ylabel("loss")
     panels[1, 0].set_ylabel("relative difference")
     figure.savefig(path, dpi=120)
