@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.runs.intervals import FEWEST, Estimate, estimate
+from rlhf_jax.runs.by_prompt import ByPrompt
+from rlhf_jax.runs.intervals import FEWEST, Estimate, estimate, estimate_crossed
 
 COLUMNS = {
     "before": "accuracy before",
@@ -63,6 +64,8 @@ class Measured(NamedTuple):
     entropy: float
     """Of the policy at the last step, nats per token; NaN where the algorithm does not report
     it."""
+    by_prompt: ByPrompt = {}
+    """Of the last measurement, by metric."""
 
 
 class Table(NamedTuple):
@@ -166,23 +169,40 @@ def within(run: Measured, kind: str, budget: float, metric: str) -> float:
 
 
 def paired_table(runs: list[Measured], metric: str, best: str) -> Table:
-    """Differences to the best row after training, seed by seed: what two runs of one seed share
-    (data order, start) does not blur them."""
-    after = {
-        name: {run.seed: run.curve[-1][metric] for run in seeds}
-        for name, seeds in by_name(runs).items()
-    }
+    """Differences to the best row after training, seed by seed and prompt by prompt: what two runs
+    of one seed share (data order, start, held-out prompts) does not blur them."""
+    seeds_of = by_name(runs)
     rows = []
-    for name, values in after.items():
+    for name, seeds in seeds_of.items():
         if name == best:
             continue
-        pairs = [values[seed] - after[best][seed] for seed in values if seed in after[best]]
-        known = [difference for difference in pairs if difference == difference]
-        above = sum(difference > 0 for difference in known)
-        rows.append(
-            [name, describe(estimate(known), signed=True), f"{above} of {len(known)} seeds"]
-        )
+        known = [gap for gap in differences(seeds, seeds_of[best], metric) if np.isfinite(gap)]
+        above = sum(gap > 0 for gap in known)
+        found = estimate_difference(seeds, seeds_of[best], metric)
+        rows.append([name, describe(found, signed=True), f"{above} of {len(known)} seeds"])
     return Table(["run", f"difference to {best}", "better in"], rows)
+
+
+def differences(runs: list[Measured], others: list[Measured], metric: str) -> list[float]:
+    """A metric after training less that of another run, of every seed that both have."""
+    theirs = {run.seed: run.curve[-1][metric] for run in others}
+    return [run.curve[-1][metric] - theirs[run.seed] for run in runs if run.seed in theirs]
+
+
+def estimate_difference(runs: list[Measured], others: list[Measured], metric: str) -> Estimate:
+    """The difference of two runs, over the seeds that both have.
+
+    Where both know what they reached on each prompt, the interval is over seeds and prompts: other
+    held-out prompts would have given another difference too. Else it is over seeds alone.
+    """
+    theirs = {run.seed: run.by_prompt.get(metric, []) for run in others}
+    pairs = [
+        (run.by_prompt.get(metric, []), theirs[run.seed]) for run in runs if run.seed in theirs
+    ]
+    sizes = {len(side) for pair in pairs for side in pair}
+    if len(sizes) != 1 or sizes == {0}:
+        return estimate(differences(runs, others, metric))
+    return estimate_crossed(np.array([np.subtract(*pair) for pair in pairs]))
 
 
 def describe(found: Estimate, *, signed: bool = False) -> str:

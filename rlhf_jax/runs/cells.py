@@ -81,6 +81,10 @@ def write_cell(
         "samples": measured.samples,
         "entropy": measured.entropy,
         "evaluations": measured.curve,
+        "by_prompt": {
+            name: [round(value, 6) for value in values]
+            for name, values in measured.by_prompt.items()
+        },
         "environment": describe_environment(),
     }
     folder = config.folder(stage, measured.seed)
@@ -106,6 +110,10 @@ def measured_of(cell: dict[str, Any]) -> Measured:
         bytes=cell["bytes"],
         samples=cell["samples"],
         entropy=nan if cell["entropy"] is None else cell["entropy"],
+        by_prompt={
+            name: [nan if value is None else value for value in values]
+            for name, values in cell["by_prompt"].items()
+        },
     )
 
 
@@ -127,10 +135,12 @@ def write_results(config: CompareConfig, metric: str, tuning: dict[str, Any]) ->
         "environment": environment,
         "tuning": tuning,
         "config": plain(config),
-        "cells": cells,
     }
     path = pathlib.Path(config.run_dir) / RESULTS
-    write_whole(path, json.dumps(finite(document), indent=1) + "\n")
+    # A cell a line: the numbers of all prompts would be thousands of them.
+    lines = ",\n".join(json.dumps(finite(cell)) for cell in cells)
+    head = json.dumps(finite(document), indent=1).removesuffix("\n}")
+    write_whole(path, f'{head},\n "cells": [\n{lines}\n]\n}}\n')
     return path
 
 

@@ -14,6 +14,7 @@ from rlhf_jax.errors import TrainingError
 from rlhf_jax.fields import plain
 from rlhf_jax.io.disk import write_whole
 from rlhf_jax.loops.held_out import HeldOut
+from rlhf_jax.runs.by_prompt import ByPrompt, means_by_prompt
 from rlhf_jax.runs.evaluate import measuring
 
 _log = logging.getLogger(__name__)
@@ -115,14 +116,16 @@ def sorted_out(
     return correct, pairs
 
 
-def best_of(config: CompareConfig, stage: StageConfig, seed: int) -> dict[str, float]:
+def best_of(
+    config: CompareConfig, stage: StageConfig, seed: int
+) -> tuple[dict[str, float], ByPrompt]:
     """Metrics of the start where of several answers to each held-out prompt the one with the
     highest reward counts (of equal ones the first).
 
     Returns:
-      accuracy/mean@k and accuracy/greedy (of the answers that count), rewards/sampled,
-      rewards/NAME_sampled of each reward, length/sampled, and answer/tokens: generated for one
-      answer, all samples together.
+      (metrics, what was reached on each prompt). Metrics are accuracy/mean@k and accuracy/greedy
+      (of the answers that count), rewards/sampled, rewards/NAME_sampled of each reward,
+      length/sampled, and answer/tokens: generated for one answer, all samples together.
     """
     number = stage.best_of
     assert number is not None
@@ -143,7 +146,11 @@ def best_of(config: CompareConfig, stage: StageConfig, seed: int) -> dict[str, f
         "answer/tokens": float(np.mean(columns["tokens"])) * number,
     }
     metrics |= {f"rewards/{name}_sampled": _mean(columns[name], chosen) for name in names}
-    return metrics | ({f"accuracy/mean@{samples}": accuracy} if samples else {})
+    if samples:
+        metrics[f"accuracy/mean@{samples}"] = accuracy
+    kept = {name: [columns[name][place] for place in chosen] for name in names}
+    by_prompt = means_by_prompt(kept, judged, names, samples=samples, size=1)
+    return metrics, by_prompt
 
 
 def best_places(rewards: list[float], number: int) -> list[int]:

@@ -309,12 +309,19 @@ def evaluate_checkpoints(
     Returns:
       Metrics of each.
     """
+    return [found.metrics for found in answers_of_checkpoints(config, checkpoint, steps)]
+
+
+def answers_of_checkpoints(
+    config: MeasureConfig, checkpoint: str | pathlib.Path, steps: list[int | None]
+) -> list[HeldOut]:
+    """What the metrics of `evaluate_checkpoints` are made of; arguments as there."""
     found = [find_run(str(checkpoint), step) for step in steps]
     run_dir, first = found[0]
     architecture = architecture_of(run_dir, first)
     section: ModelSection = dataclasses.replace(config.model, path=None, config=architecture)
     tokenizer = str(run_dir / "tokenizer")
-    metrics = []
+    answers = []
     with measuring(dataclasses.replace(config, model=section, tokenizer=tokenizer)) as parts:
         for _, step in found:
             _, params = load_checkpoint(
@@ -322,5 +329,5 @@ def evaluate_checkpoints(
             )
             # without a shared value head
             policy = {name: leaves for name, leaves in params.items() if name in parts.params}
-            metrics.append(parts.metrics(policy))
-    return metrics
+            answers.append(parts.answers(policy))
+    return answers

@@ -77,3 +77,29 @@ def estimate(values: list[float]) -> Estimate:
     if len(known) < FEWEST:
         return Estimate(middle, np.nan, np.nan, len(known))
     return Estimate(middle, *stratified_bootstrap(known[:, None]), len(known))
+
+
+def estimate_crossed(scores: np.ndarray) -> Estimate:
+    """Interquartile mean over seeds of the mean over prompts, with an interval over both: seeds and
+    prompts are drawn anew, each by itself, as every seed is measured on the same prompts.
+
+    Args:
+      scores: [N seeds, P prompts]; a prompt that some seed knows nothing of (NaN) is left out.
+    """
+    scores = np.asarray(scores, np.float64)
+    scores = scores[:, np.isfinite(scores).all(axis=0)]
+    seeds, prompts = scores.shape
+    if not scores.size:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    middle = interquartile_mean(scores.mean(axis=1))
+    if seeds < FEWEST:
+        return Estimate(middle, np.nan, np.nan, seeds)
+    random = np.random.default_rng(0)
+    found = np.empty(REPEATS)
+    for place in range(REPEATS):
+        # How often each prompt is drawn: the weights of a mean over drawn prompts.
+        weights = random.multinomial(prompts, np.full(prompts, 1 / prompts)) / prompts
+        drawn = scores[random.integers(seeds, size=seeds)]
+        found[place] = interquartile_mean(drawn @ weights)
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(middle, float(low), float(high), seeds)

@@ -9,11 +9,13 @@ from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import Checkpointer, read_metrics
+from rlhf_jax.loops.held_out import HeldOut
 from rlhf_jax.models import abstract_params, local_folder, read_config
 from rlhf_jax.runs.budgets import Measured
+from rlhf_jax.runs.by_prompt import ByPrompt, means_by_prompt
 from rlhf_jax.runs.clock import Cost, costs, knows_compiling
 from rlhf_jax.runs.draws import best_of, draw
-from rlhf_jax.runs.evaluate import evaluate_checkpoints, evaluate_folder
+from rlhf_jax.runs.evaluate import answers_of_checkpoints, evaluate_folder
 from rlhf_jax.runs.footprint import run_bytes, tree_bytes
 from rlhf_jax.runs.result import RunResult
 from rlhf_jax.runs.story import Story
@@ -104,7 +106,7 @@ class Making:
         clock = time.perf_counter()
         before = self.start(config, seed)
         nothing = Cost(0.0, 0.0, 0.0, 0.0)
-        metrics = best_of(config, stage, seed)
+        metrics, by_prompt = best_of(config, stage, seed)
         section = config.measuring_config(seed).model
         path = section.path
         architecture = read_config(local_folder(path)) if path is not None else None
@@ -120,6 +122,7 @@ class Making:
             bytes=tree_bytes(abstract_params(architecture, None, section.dtype)),
             samples=0,
             entropy=float("nan"),
+            by_prompt=by_prompt,
         )
 
     def _measure(self, compared: CompareConfig, stage: StageConfig, seed: int) -> Measured:
@@ -134,11 +137,13 @@ class Making:
         rows = read_metrics(result.run_dir)
         training = [row for row in rows if row["split"] == "train"]
         measuring = compared.measuring_config(seed)
-        curve = (
-            _online_curve(rows)
-            if config.is_online
-            else _offline_curve(measuring, result.run_dir, rows, self.start(compared, seed))
-        )
+        if config.is_online:
+            curve = _online_curve(rows)
+            # Of the last measurement the run has kept the metrics alone.
+            last = answers_of_checkpoints(measuring, result.run_dir, [None])[0]
+        else:
+            before = self.start(compared, seed)
+            curve, last = _offline_curve(measuring, result.run_dir, rows, before)
         groups = sum(row.get("data/groups_generated", 0.0) for row in training)
         if not curve:
             raise TrainingError(f"{stage.name}: the run was never measured on held-out prompts")
@@ -152,6 +157,7 @@ class Making:
             bytes=run_bytes(config),
             samples=int(groups * config.algorithm.sampling.group_size) if config.is_online else 0,
             entropy=training[-1].get("policy/entropy", float("nan")),
+            by_prompt=_by_prompt(measuring, last),
         )
 
 
@@ -212,8 +218,9 @@ def _offline_curve(
     run_dir: pathlib.Path,
     rows: list[dict[str, Any]],
     before: dict[str, float],
-) -> list[dict[str, float]]:
-    """The start, and the checkpoints that the run kept, measured now."""
+) -> tuple[list[dict[str, float]], HeldOut]:
+    """The start and the checkpoints that the run kept, measured now; and the answers of the
+    last."""
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         steps = checkpointer.all_steps()
     _log.info("measuring %d checkpoints on held-out prompts", len(steps))
@@ -223,11 +230,18 @@ def _offline_curve(
         if row["split"] == "train"
     }
     curve = [_point(before, 0, Cost(0.0, 0.0, 0.0, 0.0))]
-    for step, metrics in zip(
-        steps, evaluate_checkpoints(measuring, run_dir, list(steps)), strict=True
-    ):
-        curve.append(_point(metrics, step, spent[step]))
-    return curve
+    answers = answers_of_checkpoints(measuring, run_dir, list(steps))
+    for step, found in zip(steps, answers, strict=True):
+        curve.append(_point(found.metrics, step, spent[step]))
+    return curve, answers[-1]
+
+
+def _by_prompt(measuring: MeasureConfig, found: HeldOut) -> ByPrompt:
+    names = [reward.label for reward in measuring.rewards]
+    samples = measuring.evaluation.samples
+    return means_by_prompt(
+        found.samples[-1], found.right[-1], names, samples=samples, size=samples or 1
+    )
 
 
 def _point(metrics: dict[str, Any], step: float, cost: Cost) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from rlhf_jax.runs.budgets import (
     Measured,
     best_name,
     budget_table,
+    estimate_difference,
     figures,
     outcome,
     paired_table,
@@ -111,3 +113,28 @@ def test_differences_are_taken_seed_by_seed():
     columns, rows = paired_table(runs, METRIC, "a")
     assert columns == ["run", "difference to a", "better in"]
     assert rows == [["b", "-0.050 (-0.050 to -0.050)", "0 of 3 seeds"]]
+
+
+def test_a_difference_is_over_prompts_too_where_both_sides_know_them():
+    """Seeds differ by the same 0.1 each: only the prompts are left to differ."""
+    draw = np.random.default_rng(1)
+    prompts = draw.random((4, 50))
+    low = [
+        measured("a", seed, [0.1, row.mean()])._replace(by_prompt={METRIC: row.tolist()})
+        for seed, row in enumerate(prompts)
+    ]
+    high = [
+        measured("b", seed, [0.1, (row + 0.1).mean()])._replace(
+            by_prompt={METRIC: (row + np.where(np.arange(50) % 2, 0.2, 0.0)).tolist()}
+        )
+        for seed, row in enumerate(prompts)
+    ]
+    alone = [run._replace(by_prompt={}) for run in high]
+    over_seeds = estimate_difference(alone, low, METRIC)
+    assert (over_seeds.value, over_seeds.low) == pytest.approx((0.1, 0.1))
+    over_both = estimate_difference(high, low, METRIC)
+    assert over_both.value == pytest.approx(0.1)
+    # sd of 0.1 over 50 prompts
+    assert over_both.high - over_both.low == pytest.approx(2 * 1.96 * 0.1 / 50**0.5, rel=0.15)
+    fewer = [run._replace(by_prompt={METRIC: [0.5]}) for run in high]
+    assert estimate_difference(fewer, low, METRIC) == over_seeds

@@ -6,7 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_jax.runs.intervals import estimate, interquartile_mean, stratified_bootstrap
+from rlhf_jax.runs.intervals import (
+    estimate,
+    estimate_crossed,
+    interquartile_mean,
+    stratified_bootstrap,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +60,37 @@ def test_an_interval_needs_three_seeds():
     found = estimate([0.1, math.nan, 0.2, 0.3])
     assert found.seeds == 3 and 0.1 <= found.low < found.value < found.high <= 0.3
     assert math.isnan(estimate([math.nan]).value)
+
+
+def test_the_crossed_interval_is_that_of_all_resamples_of_seeds_and_prompts():
+    """27 draws of the seeds by 4 of the prompts, all equally likely."""
+    scores = np.array([[0.0, 0.6], [0.3, 0.1], [0.9, 0.5]])
+    means = [
+        np.mean([scores[seed, prompt] for seed in seeds for prompt in prompts])
+        for seeds in itertools.product(range(3), repeat=3)
+        for prompts in itertools.product(range(2), repeat=2)
+    ]
+    found = estimate_crossed(scores)
+    assert found.value == pytest.approx(scores.mean(), abs=1e-12) and found.seeds == 3
+    # Between two of the 108 means, whichever of them the 10,000 draws end at.
+    ordered = np.sort(means)
+    assert ordered[1] <= found.low <= ordered[4]
+    assert ordered[-5] <= found.high <= ordered[-2]
+
+
+def test_prompts_widen_an_interval_that_seeds_alone_would_have_at_a_point():
+    """All seeds alike: what is left is that other prompts could have been asked."""
+    draw = np.random.default_rng(0)
+    prompts = (draw.random(200) < 0.3).astype(float)
+    found = estimate_crossed(np.tile(prompts, (5, 1)))
+    error = prompts.std() / math.sqrt(200)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert estimate([prompts.mean()] * 5).low == estimate([prompts.mean()] * 5).high
+
+
+def test_a_prompt_that_a_seed_knows_nothing_of_is_left_out():
+    scores = np.array([[0.2, math.nan, 0.4], [0.1, 0.9, 0.3], [0.3, 0.9, 0.5]])
+    assert estimate_crossed(scores) == estimate_crossed(scores[:, [0, 2]])
+    assert math.isnan(estimate_crossed(np.full((3, 2), math.nan)).value)
+    two = estimate_crossed(scores[1:])
+    assert two.seeds == 2 and math.isnan(two.low)

@@ -110,6 +110,10 @@ def test_every_run_and_seed_has_a_cell_and_tuning_seeds_have_none(config, found)
     assert made["best_of_4", 0]["learning_rate"] is None
     assert {run.seed for run in found.runs} == {0, 1}
     assert document["config"]["seeds"] == [0, 1] and document["commit"]
+    for cell in made.values():
+        shares = cell["by_prompt"]["accuracy/mean@2"]
+        assert len(shares) == 8
+        assert sum(shares) / 8 == pytest.approx(cell["metrics"]["accuracy/mean@2"], abs=1e-5)
 
 
 @pytest.mark.slow
