@@ -237,12 +237,15 @@ def test_ordered_countdown_has_one_prompt_a_problem() -> None:
     assert train and held_out and not train & held_out
 
 
-def test_long_sums() -> None:
+@pytest.mark.parametrize("largest", [9, 3])
+def test_long_sums(largest) -> None:
     """Every step of an answer is checked, of a mistake all but one."""
     styles = []
-    for row in synthetic_rows("synthetic:long_sums?size=300", "pairs"):
+    seen = set()
+    for row in synthetic_rows(f"synthetic:long_sums?size=300&max_digit={largest}", "pairs"):
         terms = [int(term) for term in row["prompt"].removesuffix("=").split("+")]
-        assert 6 <= len(terms) <= 20 and 0 <= min(terms) <= max(terms) <= 9
+        assert 6 <= len(terms) <= 20
+        seen.update(terms)
         wrong_steps = []
         for text in (row["chosen"], row["rejected"]):
             steps, _, final = text.partition("####")
@@ -264,6 +267,7 @@ def test_long_sums() -> None:
             )
         assert wrong_steps == [0, 1]
         assert styles[-1] == styles[-2], "a mistake keeps the style"
+    assert seen == set(range(largest + 1))
     assert 0.4 < sum(styles) / len(styles) < 0.6
 
 
@@ -414,6 +418,10 @@ WRONG = [
     (
         "synthetic:long_sums?min_terms=1",
         "synthetic:long_sums needs 2 <= min_terms <= max_terms, got 1 and 20",
+    ),
+    (
+        "synthetic:long_sums?max_digit=0",
+        "synthetic:long_sums needs max_digit from 1 to 9, got 0",
     ),
     (
         "synthetic:long_sums?verbose_share=1.5",

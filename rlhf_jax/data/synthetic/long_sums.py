@@ -24,6 +24,8 @@ class LongSumsTask:
     min_terms: int = 6
     max_terms: int = 20
     """Terms of a sum are from `min_terms` to `max_terms`, both included."""
+    max_digit: int = 9
+    """Largest term: with small ones there are few additions to learn, however long the sum is."""
     verbose_share: float = 0.5
     """Share of answers in the verbose style."""
     noise: float = 0.5
@@ -37,12 +39,16 @@ class LongSumsTask:
                 "synthetic:long_sums needs 2 <= min_terms <= max_terms, got "
                 f"{self.min_terms} and {self.max_terms}"
             )
+        if not 1 <= self.max_digit <= 9:
+            raise DataError(
+                f"synthetic:long_sums needs max_digit from 1 to 9, got {self.max_digit}"
+            )
         check_share("long_sums", "verbose_share", self.verbose_share)
 
     def problem(self, draw: random.Random) -> Problem:
         """The next problem."""
         count = draw.randint(self.min_terms, self.max_terms)
-        terms = [draw.randint(0, 9) for _ in range(count)]
+        terms = [draw.randint(0, self.max_digit) for _ in range(count)]
         verbose = draw.random() < self.verbose_share
         slip = draw.randrange(1, count)
         off = draw.choice([-10, -2, -1, 1, 2, 10])
