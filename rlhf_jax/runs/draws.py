@@ -97,16 +97,18 @@ def sorted_out(
     """(right samples, pairs of a right and a wrong one) as rows of a data file.
 
     Args:
-      prompts, completions, right: of every sample, those of one prompt behind each other; not
-        judged ones (None) are left out.
+      prompts, completions, right: of every sample, those of one prompt behind each other; empty
+        ones and those that were not judged (None) are left out.
       samples: of each prompt.
     """
     correct: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     for first in range(0, len(right), samples):
         of_prompt = range(first, first + samples)
-        good = [completions[place] for place in of_prompt if right[place] is True]
-        bad = [completions[place] for place in of_prompt if right[place] is False]
+        # An empty answer, which ended at once, is no row to learn from.
+        told = [place for place in of_prompt if completions[place].strip()]
+        good = [completions[place] for place in told if right[place] is True]
+        bad = [completions[place] for place in told if right[place] is False]
         prompt = prompts[first]
         correct += [{"prompt": prompt, "completion": text} for text in good]
         pairs += [

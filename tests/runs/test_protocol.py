@@ -231,6 +231,14 @@ def test_samples_become_right_ones_and_pairs():
     assert pairs == [{"prompt": "p", "chosen": "a", "rejected": "b"}]
 
 
+def test_an_empty_sample_becomes_no_row():
+    """The reader of the rows would refuse it."""
+    texts, right = ["", "a", " ", "b"], [False, True, True, False]
+    correct, pairs = sorted_out(["p"] * 4, texts, right, 4)
+    assert correct == [{"prompt": "p", "completion": "a"}]
+    assert pairs == [{"prompt": "p", "chosen": "a", "rejected": "b"}]
+
+
 def test_the_best_place_is_the_first_of_the_highest_reward():
     nan = float("nan")
     assert best_places([0.0, 1.0, 1.0, nan, -2.0, nan, nan, nan, nan], 3) == [1, 4, 6]
