@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="interpreter that has trl")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "reward.py").write_text(REWARD)
     found: dict[str, list[Trained]] = {side: [] for side in SIDES}
