@@ -1,4 +1,4 @@
-"""configs/evidence/: the comparisons load, and ask for what their tasks give."""
+"""configs/evidence/: the four comparisons ask for what their tasks give."""
 
 import dataclasses
 import pathlib
@@ -22,12 +22,16 @@ def tree_of(path):
     return settled(parse_document(path.read_text(), path.name).tree)
 
 
+def test_there_are_four():
+    assert [path.stem for path in FILES] == ["countdown", "long_sums", "programs", "safety"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_what_each_states(path):
     checked_header(path, "compare")
-    assert {run.name for run in load_compare(path).runs} >= RUNS
     tree = tree_of(path)
     assert tree["run_dir"] == f"runs/evidence/{path.stem}"
+    assert {run.name for run in load_compare(path).runs} >= RUNS
     assert not set(tree["seeds"]) & set(tree["tuning"]["seeds"])
     assert len(tree["seeds"]) == 10 and len(tree["tuning"]["values"]) == 4
     for low, high in tree["start"]["accept"].values():
@@ -36,18 +40,20 @@ def test_what_each_states(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_prompts_and_right_answers_fit(path):
-    """No prompt is left out, and no right answer is cut."""
+    """No prompt is left out, and no right answer is cut, but for the longest of one task."""
     tree = tree_of(path)
     rollout, data = tree["prompts"]["rollout"], tree["common"]["data"]
     tokenizer = byte_tokenizer()
     task = dataclasses.replace(parse_task(data["path"]), size=2000)
+    cut = 0
     for number, row in enumerate(synthetic_rows(data["path"], "prompts")):
         if number == task.size:
             break
         prompt, answer = len(tokenizer.encode(row["prompt"])), len(tokenizer.encode(row["answer"]))
         assert prompt <= rollout["max_prompt_len"], row
         assert prompt + answer + 1 <= data["max_length"], row
-        assert answer + 1 <= rollout["max_new_tokens"], row
+        cut += answer + 1 > rollout["max_new_tokens"]
+    assert (0.1 < cut / task.size < 0.5) if path.stem == "long_sums" else cut == 0
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -62,4 +68,21 @@ def test_the_rewards_grade_the_answers_of_the_task(path):
         found = REWARDS[reward["function"]](
             [row.prompt for row in rows], columns["answer"], **reward.get("options", {}), **columns
         )
-        assert sum(found) == len(found)
+        right = sum(found) / len(found)
+        low, high = {"harmful": (0, 0), "safety": (0.8, 0.95)}.get(reward["function"], (1, 1))
+        assert low <= right <= high, "an eighth of the safe answers is padded"
+
+
+def test_the_judge_learns_from_two_thousand_pairs_on_no_held_out_prompt():
+    (path,) = [path for path in FILES if path.stem == "safety"]
+    tree = tree_of(path)
+    common = tree["common"]["data"]
+    held_out = load_examples(
+        DataConfig(path=common["path"], eval_size=common["eval_size"]), kind="prompts", split="eval"
+    ).rows
+    learning = [*tree["preparations"], *tree["runs"]]
+    for name in ("reward_model", "dpo"):
+        (config,) = [stage["config"] for stage in learning if stage["name"] == name]
+        pairs = load_examples(DataConfig(path=common["path"], **config["data"]), kind="pairs").rows
+        assert abs(len(pairs) - 2000) < 5
+        assert not {row.prompt for row in pairs} & {row.prompt for row in held_out}
