@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from rlhf_jax.algorithms import try_functions
 from rlhf_jax.cloud import is_address
 from rlhf_jax.config import CompareConfig, StageConfig
 from rlhf_jax.errors import TrainingError
@@ -80,6 +81,9 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
         if not (config.folder(stage, seed) / CELL).exists()
     ]
     tuning_of = config.tuning
+    for stage, seed in missing:
+        if stage.is_trained:
+            try_functions(config.run_config(stage, seed).resolved_algorithm)
     names = () if tuning_of is None else tuning_of.runs
     tuned = [stage for stage in stages if stage.name in names]
     untried = [stage for stage in tuned if not trials_file(config, stage).exists()]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rlhf_jax.algorithms import try_functions
 from rlhf_jax.cloud import Place
 from rlhf_jax.config import Config
 from rlhf_jax.handed import handing
@@ -109,6 +110,7 @@ def train(
     join(config.distributed)
     if given.is_temporary and count() > 1:
         raise ValueError("run_dir is not given: several processes need one that all of them see")
+    try_functions(config.resolved_algorithm)
     if is_small(config):
         retain_freed_memory()
     with (
