@@ -165,7 +165,7 @@ def default_learning_rate(cls: type) -> float | None:
 
 
 def try_functions(config: Any) -> None:
-    """Loads the functions of a user's own that an algorithm's configuration names, and tries them on
+    """Loads the functions of one's own that an algorithm's configuration names, and tries them on
     shapes (metadata "tried" of a field): a mistake in them need not wait for data and model.
 
     Args:

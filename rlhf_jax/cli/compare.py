@@ -42,8 +42,8 @@ def quickstart(options: argparse.Namespace, *, live: bool) -> int:
         return 0
     config = quickstart_config(options.run_dir, seeds=(options.seed,))
     say(
-        f"{len(config.stages)} runs of a small model, about seven minutes on two CPU cores; "
-        f"everything is written to {options.run_dir}"
+        f"{len(config.stages)} runs of a small model, three minutes on two idle CPU cores, "
+        f"into {options.run_dir}"
     )
     run(config, live=live)
     from rlhf_jax.runs.answers import ask  # heavy

@@ -78,7 +78,9 @@ def train(
       grader: one of one's own (`loops.grading.Grader`); or a function of the built-in one.
       callbacks: called as (step, metrics) after every step; one that returns True ends the run as
         after its last step.
-      progress: show a live display; None: when standard error is a terminal.
+      progress: show a live display; None: when standard error is a terminal, and lines elsewhere,
+        as in a notebook; False: warnings alone. A program that has set up logging itself, for the
+        root logger or for "rlhf_jax", decides what becomes of the lines.
 
     A run of several processes (`distributed`) is this same call in each of them. It must come
     before anything that touches a device; they stay together until the program ends.

@@ -50,7 +50,7 @@ class Panel(NamedTuple):
     """Steps in which something was compiled are left out."""
     kind: str = ""
     """"offline" or "online" where only such runs are drawn: the loss of a policy gradient says
-    nothing of how good the policy is."""
+    nothing of how good the policy is, and the mean score of a reward model is no reward."""
     only: tuple[int, ...] | None = None
     """Numbers of the runs that are drawn; None: all. Follows from `kind`."""
 
@@ -70,6 +70,7 @@ PANELS = (
             Line("eval", "rewards/greedy", "held out, greedy", DASHED),
             Line("eval", "rewards/mean", "held out"),
         ),
+        kind="online",
     ),
     Panel(
         "judged",
@@ -158,6 +159,7 @@ PANELS = (
             Line("eval", "rewards/rejected", "rejected, held out", DASHED),
         ),
     ),
+    Panel("health", "Mean score", "score", _both("rewards/mean"), kind="offline"),
     Panel(
         "health",
         "Log-probability of chosen and rejected",
