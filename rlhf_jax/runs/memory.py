@@ -94,7 +94,7 @@ class MemoryAccount:
             beside = held - self._before - arrays
             rest = f", {describe_bytes(beside)} beside them (compiler, libraries, freed memory)"
             _log.info(
-                "memory: the process held %s at most: %s before the run, %s expected for its arrays%s",
+                "memory: the process held %s at most: %s before the run, %s expected for arrays%s",
                 *map(describe_bytes, (held, self._before, arrays)),
                 rest if beside > 0 else "",
             )
