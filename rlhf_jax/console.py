@@ -5,6 +5,7 @@ said itself what is to become of logs.
 """
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ STEPS = "rlhf_jax.io.progress.steps"
 """Logger of lines that a live display shows in its own way."""
 DETAILS = ".details"
 """Loggers whose names end so write for log.txt alone."""
+YELLOW = "\x1b[33m"
+PLAIN = "\x1b[0m"
 _COMMANDS = re.compile(
     # control characters but tab and line feed: colours, cursor, title, bell
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"
@@ -41,6 +44,18 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
+class ScreenFormatter(PrintableFormatter):
+    """Plain lines; on a terminal warnings stand out, a diagnosis among them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        line = super().format(record)
+        is_coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        return (
+            f"{YELLOW}{line}{PLAIN}" if is_coloured and record.levelno >= logging.WARNING else line
+        )
+
+
 class CurrentStderr:
     """Writes to whatever `sys.stderr` is now: the live display replaces it, lines come above."""
 
@@ -60,7 +75,7 @@ def stderr_handler(*, live: bool) -> logging.Handler:
       live: there is a live display, which shows the steps itself.
     """
     handler = logging.StreamHandler(CurrentStderr())
-    handler.setFormatter(PrintableFormatter("%(message)s"))
+    handler.setFormatter(ScreenFormatter("%(message)s"))
     handler.addFilter(lambda record: not record.name.endswith(DETAILS))
     handler.addFilter(lambda record: not (live and record.name == STEPS))
     return handler

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from rlhf_jax.console import CurrentStderr, show_in_program
+from rlhf_jax.console import CurrentStderr, ScreenFormatter, show_in_program
 
 _log = logging.getLogger("rlhf_jax.some.where")
 
@@ -87,6 +87,20 @@ def test_a_program_that_has_decided_is_left_alone(plain_root, capsys, tmp_path, 
     end()
     own.close()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_on_a_terminal_warnings_stand_out(monkeypatch, no_color):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    lines = {
+        level: ScreenFormatter("%(message)s").format(
+            logging.LogRecord("x", level, "", 0, "\x1b[2J", None, None)
+        )
+        for level in (logging.INFO, logging.WARNING)
+    }
+    assert lines[logging.INFO] == "\\x1b[2J"
+    assert lines[logging.WARNING] == ("\\x1b[2J" if no_color else "\x1b[33m\\x1b[2J\x1b[0m")
 
 
 def test_it_writes_to_whatever_standard_error_is_now(monkeypatch):

@@ -91,7 +91,7 @@ def show(found: Any) -> None:
     )
     print_table(title, ["", *names], [list(line) for line in figures], numbers=len(names))
     budgets = zip(found.budgets.columns[1:], *(row[1:] for row in found.budgets.rows), strict=True)
-    title = "held-out accuracy at equal budgets: tokens generated, steps, seconds of training"
+    title = "held-out accuracy at equal budgets (of each run its last measurement within it)"
     print_table(title, ["", *names], [list(line) for line in budgets], numbers=len(names))
     if found.paired.rows:
         title = "difference to the best after training, seed by seed"
