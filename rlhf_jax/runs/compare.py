@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.algorithms import try_functions
 from rlhf_jax.cloud import is_address
 from rlhf_jax.config import CompareConfig, StageConfig
 from rlhf_jax.errors import TrainingError
@@ -19,6 +18,7 @@ from rlhf_jax.runs.compared import Comparison, write
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.making import Making, accuracy_metric
 from rlhf_jax.runs.story import Story
+from rlhf_jax.runs.tried import try_own
 from rlhf_jax.runs.tuning import trials_file, tune
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
     tuning_of = config.tuning
     for stage, seed in missing:
         if stage.is_trained:
-            try_functions(config.run_config(stage, seed).resolved_algorithm)
+            try_own(config.run_config(stage, seed))
     names = () if tuning_of is None else tuning_of.runs
     tuned = [stage for stage in stages if stage.name in names]
     untried = [stage for stage in tuned if not trials_file(config, stage).exists()]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_jax.algorithms import try_functions
 from rlhf_jax.cloud import Place
 from rlhf_jax.config import Config
 from rlhf_jax.handed import handing
@@ -28,6 +27,7 @@ from rlhf_jax.runs.plan.microbatches import settled
 from rlhf_jax.runs.result import RunResult
 from rlhf_jax.runs.session import open_session
 from rlhf_jax.runs.trees import Given
+from rlhf_jax.runs.tried import try_own
 from rlhf_jax.sharding.processes import count, ending_together, join
 from rlhf_jax.training.allocator import retain_freed_memory
 
@@ -112,7 +112,7 @@ def train(
     join(config.distributed)
     if given.is_temporary and count() > 1:
         raise ValueError("run_dir is not given: several processes need one that all of them see")
-    try_functions(config.resolved_algorithm)
+    try_own(config)
     if is_small(config):
         retain_freed_memory()
     with (

@@ -154,6 +154,14 @@ def test_a_run_tries_them_before_it_reads_data(file, tmp_path, data):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_looks_for_rewards_before_it_reads_data(file, tmp_path):
+    tree = {"algorithm": {"name": "grpo"}, "run_dir": str(tmp_path / "run")} | RUN
+    for name, problem in ((f"{file}:absent", "has no 'absent'"), ("no.py:f", "there is no file")):
+        with pytest.raises(ValueError, match=problem):
+            train(tree | {"rewards": [{"function": name}]})
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_stands_in_place_of_another_option_refuses_it():
     with pytest.raises(ValueError, match="in place of baseline='leave_one_out'"):
         GRPOConfig(advantages="a.py:f", baseline="leave_one_out", normalize_std=False)
