@@ -142,8 +142,8 @@ def plot_run(
         columns = len(panels) if part is parts[0] else max(len(panels), COLUMNS)
         places = list(part.subplots(1, columns, squeeze=False)[0])
         for axes, panel in zip(places, panels, strict=False):
-            drawn = {line: points(panel, line, rows) for line in panel.lines}
-            kinds |= draw(axes, panel, drawn, small=columns > 5)
+            lines = {line: points(panel, line, rows) for line in panel.lines}
+            kinds |= draw(axes, panel, lines, small=columns > 5)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
     if zeros := silent(rows):

@@ -89,13 +89,13 @@ class MemoryAccount:
                 share=1 / jax.process_count(),
                 temporaries=self._temporaries,
             )
-            held = peak_resident_bytes()
+            peak = peak_resident_bytes()
             # Of a small model this is nearly all: it does not grow with the model.
-            beside = held - self._before - arrays
+            beside = peak - self._before - arrays
             rest = f", {describe_bytes(beside)} beside them (compiler, libraries, freed memory)"
             _log.info(
                 "memory: the process held %s at most: %s before the run, %s expected for arrays%s",
-                *map(describe_bytes, (held, self._before, arrays)),
+                *map(describe_bytes, (peak, self._before, arrays)),
                 rest if beside > 0 else "",
             )
             return

@@ -211,6 +211,8 @@
       end: end === begin ? begin + 1 : end,
       low: low === 0 ? 0 : low - room,
       high: isWhole && high === 1 ? 1.02 : high + room,
+      // The room above 100% is for the width of a line.
+      marked: isWhole && high <= 1 ? Math.min(high + room, 1) : high + room,
     };
   }
 
@@ -260,7 +262,7 @@
         return;
       }
       const range = extent(this.lines, this.panel);
-      const marks = ticks(range.low, range.high, 5);
+      const marks = ticks(range.low, range.marked, 5);
       // As many digits as it takes to tell neighbours apart.
       const size = Math.max(Math.abs(range.low), Math.abs(range.high));
       const digits = marks.length > 1 ? Math.max(3, Math.ceil(Math.log10(size / (marks[1] - marks[0]))) + 1) : 3;

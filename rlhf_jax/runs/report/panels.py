@@ -4,6 +4,7 @@ First what is judged, then the health of the training, then the machine; what no
 comes last, a chart a metric.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -314,13 +315,23 @@ def _with_rewards(names: dict[str, list[str]], runs: Sequence[Run]) -> list[Pane
         for name in dict.fromkeys(names["train"] + names["eval"])
         if name not in known
         and (match := _OWN_REWARD.fullmatch(name))
-        and any(run.values("train", name) != run.values("train", "rewards/mean") for run in runs)
+        and any(_differs(run, name) for run in runs)
     ]
     extra = [
         Panel("judged", f"Reward function {label}", "mean of its values", _both(f"rewards/{label}"))
         for label in own
     ]
     return [*PANELS[:3], *extra, *PANELS[3:]]
+
+
+def _differs(run: Run, name: str) -> bool:
+    """Whether a reward function is not the whole reward, to rounding."""
+    own = run.values("train", name)
+    whole = run.values("train", "rewards/mean")
+    return len(own) != len(whole) or not all(
+        math.isclose(x, y, rel_tol=1e-5, abs_tol=1e-7)
+        for (_, x), (_, y) in zip(own, whole, strict=True)
+    )
 
 
 def _filled(
