@@ -12,6 +12,8 @@ GREEDY = "held-out, greedy"
 HELD_OUT = "held-out"
 COLOURS = {TRAINING: "C0", SAMPLED: "C1", GREEDY: "C2", HELD_OUT: "C1"}
 """What a line is -> its colour, the same in every panel."""
+LEAST_SHARE = 0.1
+"""An axis of percents spans ten of them at least."""
 SMOOTHED = 20
 """Points from which on a noisy line is smoothed: a mean over a fifteenth of the run, centred."""
 
@@ -82,7 +84,7 @@ def draw(axes: Any, panel: Panel, drawn: Mapping[Line, Points], *, small: bool) 
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.tick_params(labelsize=7 if small else 8)
     axes.grid(alpha=0.3)
-    spread(axes, panel.least)
+    spread(axes, max(panel.least, LEAST_SHARE if panel.is_share else 0.0))
     if panel.is_share:
         as_share(axes)
     return kinds
