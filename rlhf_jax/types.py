@@ -288,7 +288,9 @@ class AlgorithmConfig(Protocol):
     (`algorithms.presets`). Metadata of a field (`dataclasses.field`) that the configuration
     reads: ``{"inherits": "section.key"}``, null is the value there; ``{"resumable": True}``, a run
     may go on with another value; ``{"rate_of": (role, rate)}``, the learning rate of a trained tree
-    where neither it nor `optimizer.learning_rate` is given.
+    where neither it nor `optimizer.learning_rate` is given; ``{"tried": f}``, f(configuration)
+    raises ValueError where a function of the user's that the field names cannot be used. It is
+    called when a run starts, before any data is read.
     """
 
     data: ClassVar[Literal["text", "pairs", "unpaired", "prompts"]]

@@ -19,6 +19,7 @@ from rlhf_jax.algorithms.registry import (
     find_algorithm,
     make_algorithm,
     register,
+    try_functions,
 )
 from rlhf_jax.algorithms.reward_model import RewardModelConfig, pairwise_reward_loss
 from rlhf_jax.algorithms.sft import SFTConfig, sft_loss
@@ -55,4 +56,5 @@ __all__ = [
     "ppo_loss",
     "register",
     "sft_loss",
+    "try_functions",
 ]

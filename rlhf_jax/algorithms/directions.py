@@ -7,7 +7,7 @@ Mode = Literal["max", "min"]
 
 _MEANINGS: tuple[tuple[str, Mode | None], ...] = (
     # What is known by its whole name stands before what is known by its kind.
-    (r"loss/weight|kl/coef|rewards/(rejected|std|group_std)|logps/rejected", None),
+    (r"time/.*|loss/weight|kl/coef|rewards/(rejected|std|group_std)|logps/rejected", None),
     (r"rewards/(ungraded|failed|zero_std_groups).*", "min"),
     (
         r"(.*[/_])?(nll|perplexity|ppl|bpb|bits_per_byte|errors?|error_rate|cross_entropy)"

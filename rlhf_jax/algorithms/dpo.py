@@ -27,7 +27,7 @@ sums, for every loss type, as in TRL.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
@@ -88,7 +88,9 @@ class DPOConfig:
 
     beta: float = 0.1
     """Strength of the pull towards the reference (IPO: tau)."""
-    loss_type: str | list[str] | tuple[str, ...] = "sigmoid"
+    loss_type: str | list[str] | tuple[str, ...] = field(
+        default="sigmoid", metadata={"tried": lambda config: _losses(config)}
+    )
     """sigmoid | hinge | ipo | exo_pair | nca_pair | robust | bco_pair | sppo_hard | aot |
     aot_unpaired | apo_zero | apo_down | discopop | sft | sigmoid_norm; FILE.py:FUNCTION for one of
     your own, a function of a `pair_losses.Pair`; or several, which are summed: [sigmoid, sft]."""
@@ -224,7 +226,7 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
       quantiles need the policy's log-probabilities of the whole batch before the step.
     """
     # A user's function is loaded once: a file that is edited meanwhile changes nothing.
-    names = tuple(find_loss(x) if is_own(x) else x for x in as_tuple(config.loss_type))
+    names = _losses(config)
     by_token = any(name in PER_TOKEN or is_own(name) for name in names)
     matched = bool(set(names) & set(MATCHED))
     score = completion_logps(model, "policy")
@@ -284,6 +286,11 @@ def make(config: DPOConfig, model: Model) -> Algorithm:
     is_cached = config.reference == "precomputed"
     cached = {"ref_logps": ref_score} if is_cached else {}
     return Algorithm(loss=loss, prepare=prepare, weigh=weigh, needs=needs, cached=cached)
+
+
+def _losses(config: DPOConfig) -> tuple[LossName, ...]:
+    """The names of the losses, functions in place of those of one's own."""
+    return tuple(find_loss(x) if is_own(x) else x for x in as_tuple(config.loss_type))
 
 
 def _metrics(

@@ -111,7 +111,9 @@ class GRPOConfig:
     normalize_std: bool | Literal["batch"] = True
     """Divide advantages by the standard deviation of their group; batch: by that of all rewards of
     the batch; false: by nothing."""
-    advantages: str | None = None
+    advantages: str | None = field(
+        default=None, metadata={"tried": lambda config: _advantages(config)}
+    )
     """FILE.py:FUNCTION of your own in place of baseline and normalize_std: rewards [prompts, group]
     (NaN: could not be graded) -> advantages of the same shape, in jax.numpy; null: none."""
     aggregation: Literal["token", "sequence", "constant"] = "sequence"

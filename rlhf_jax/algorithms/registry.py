@@ -164,6 +164,22 @@ def default_learning_rate(cls: type) -> float | None:
     return None if rate is None else float(rate)
 
 
+def try_functions(config: Any) -> None:
+    """Loads the functions of one's own that an algorithm's configuration names, and tries them on
+    shapes (metadata "tried" of a field): a mistake in them need not wait for data and model.
+
+    Args:
+      config: of the algorithm, with its defaults worked out.
+
+    Raises:
+      ValueError: in one line, why one of them cannot be used.
+    """
+    for option in dataclasses.fields(config):
+        attempt = option.metadata.get("tried")
+        if attempt is not None:
+            attempt(config)
+
+
 def make_algorithm(config: Any, model: Any) -> Algorithm:
     """The algorithm of a configuration, checked against what the configuration says of itself.
 

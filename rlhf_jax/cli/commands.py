@@ -18,11 +18,12 @@ from rlhf_jax.cli.data import data
 from rlhf_jax.cli.generate import generate
 from rlhf_jax.cli.keys import describe_algorithm
 from rlhf_jax.cli.launch import launch
-from rlhf_jax.cli.output import PrintableFormatter, print_metrics, print_table, say
+from rlhf_jax.cli.output import print_metrics, print_table, say
 from rlhf_jax.cli.plan import plan as plan_command
 from rlhf_jax.cli.report import metrics, report, show
 from rlhf_jax.config import ConfigError, load_config
 from rlhf_jax.config.errors import did_you_mean
+from rlhf_jax.console import stderr_handler
 from rlhf_jax.fields import in_yaml
 from rlhf_jax.handed import handed, is_handed
 from rlhf_jax.rewards import RewardConfig, untrusted
@@ -262,9 +263,7 @@ def show_logs(*, live: bool, story: bool = False) -> bool:
         Whether there is one: it also needs a terminal.
     """
     live = live and sys.stderr.isatty()
-    handler = logging.StreamHandler(CurrentStderr())
-    handler.setFormatter(PrintableFormatter("%(message)s"))
-    handler.addFilter(lambda record: not (live and record.name == "rlhf_jax.io.progress.steps"))
+    handler = stderr_handler(live=live)
     if story:
         handler.addFilter(
             lambda record: record.levelno >= logging.WARNING or record.name.startswith(STORY)
@@ -278,16 +277,6 @@ def show_logs(*, live: bool, story: bool = False) -> bool:
     # some libraries configure the root logger, which would show every line twice
     logger.propagate = False
     return live
-
-
-class CurrentStderr:
-    """Writes to whatever `sys.stderr` is now: the live display replaces it, lines come above."""
-
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -42,8 +42,8 @@ def quickstart(options: argparse.Namespace, *, live: bool) -> int:
         return 0
     config = quickstart_config(options.run_dir, seeds=(options.seed,))
     say(
-        f"{len(config.stages)} runs of a small model, about seven minutes on two CPU cores; "
-        f"everything is written to {options.run_dir}"
+        f"{len(config.stages)} runs of a small model, three minutes on two idle CPU cores, "
+        f"into {options.run_dir}"
     )
     run(config, live=live)
     from rlhf_jax.runs.answers import ask  # heavy
@@ -91,7 +91,7 @@ def show(found: Any) -> None:
     )
     print_table(title, ["", *names], [list(line) for line in figures], numbers=len(names))
     budgets = zip(found.budgets.columns[1:], *(row[1:] for row in found.budgets.rows), strict=True)
-    title = "held-out accuracy at equal budgets: tokens generated, steps, seconds of training"
+    title = "held-out accuracy at equal budgets (of each run its last measurement within it)"
     print_table(title, ["", *names], [list(line) for line in budgets], numbers=len(names))
     if found.paired.rows:
         title = "difference to the best after training, seed by seed"

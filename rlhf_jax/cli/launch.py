@@ -18,8 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO, NamedTuple
 
-from rlhf_jax.cli.output import complain, printable
+from rlhf_jax.cli.output import complain
 from rlhf_jax.config import ConfigError
+from rlhf_jax.console import printable
 from rlhf_jax.sharding.channel import LOST
 from rlhf_jax.sharding.cluster import VARIABLES
 

@@ -6,8 +6,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from rlhf_jax.cli.output import complain, printable
+from rlhf_jax.cli.output import complain
 from rlhf_jax.cli.parser import make_parser, refuse_usage
+from rlhf_jax.console import printable
 from rlhf_jax.errors import LostError, PeerError, exit_code
 
 

@@ -1,38 +1,13 @@
 """What commands print: tables and summaries on standard output."""
 
-import logging
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rlhf_jax.console import printable
+
 WIDTH = 120
 """Columns when the output is no terminal."""
-_COMMANDS = re.compile(
-    # control characters but tab and line feed: colours, cursor, title, bell
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"
-    # line separators, and what turns the direction of text round
-    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-    "\ud800-\udfff\ufeff\U000e0000-\U000e007f]"  # what cannot be encoded, and what no font shows
-)
-"""Characters that a terminal obeys, or shows as another text, instead of printing them."""
-
-
-def printable(text: str) -> str:
-    """Text with every character that a terminal would obey written out (``\\x1b``, ``\\u202e``).
-
-    What a model, a data file or a reward function says may be anyone's: it must not move the
-    cursor, set the window's title or hide part of itself.
-    """
-    return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
-class PrintableFormatter(logging.Formatter):
-    """Formats log records as printable text."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
-        return printable(super().format(record))
 
 
 def print_table(

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_jax.io.axes import as_share
+
 Curve = Sequence[tuple[float, float, float]]
 """(step, seconds, value) of every measurement of one run."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -82,7 +84,8 @@ def plot_curves(
         )
     panels[0].set_ylabel(words_of(metric), fontsize=10)
     if metric.startswith("accuracy/"):
-        panels[0].yaxis.set_major_formatter(lambda value, place: f"{100 * value:.3g}%")
+        for axes in panels:
+            as_share(axes)
     known = {name: handle for name, handle in handles.items() if handle is not None}
     figure.legend(
         list(known.values()),

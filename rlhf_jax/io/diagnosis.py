@@ -192,6 +192,9 @@ def _kl(rows: Rows) -> Diagnosis | None:
 
 
 def _flat_reward(rows: Rows) -> Diagnosis | None:
+    if not any("data/groups_generated" in row for row in rows):
+        # A reward model reports the mean of its scores under the same name, which nothing raises.
+        return None
     dropped = _mean(rows, "data/sampling_waste") or 0.0
     # Of dynamic sampling the batch holds groups with right and wrong answers, whose mean stays.
     name = "data/accuracy" if dropped > 0 else "rewards/mean"

@@ -10,25 +10,28 @@ import math
 import os
 import pathlib
 import re
+import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from rlhf_jax.cloud import Place, is_bucket
+from rlhf_jax.io.axes import (
+    COLOURS,
+    GREEDY,
+    HELD_OUT,
+    SAMPLED,
+    SMOOTHED,
+    Line,
+    Panel,
+    Points,
+    draw,
+)
 from rlhf_jax.io.sinks import MetricsError, read_metrics
 from rlhf_jax.io.words import held_out_line
 
 Rows = Sequence[dict[str, Any]]
-Points = list[tuple[float, float]]
-TRAINING = "training"
-SAMPLED = "held-out, sampled"
-GREEDY = "held-out, greedy"
-HELD_OUT = "held-out"
-COLOURS = {TRAINING: "C0", SAMPLED: "C1", GREEDY: "C2", HELD_OUT: "C1"}
-"""What a line is -> its colour, the same in every panel."""
-SMOOTHED = 20
-"""Points from which on a noisy line is smoothed: a mean over a fifteenth of the run, centred."""
 WIDTH = 14.0
 """Inches."""
 COLUMNS = 3
@@ -37,26 +40,6 @@ JOINED = 5
 """Panels at most of the two rows below the first that share one."""
 HEIGHTS = (3.3, 2.3, 2.3)
 """Inches of the rows: the first is what to look at."""
-
-
-class Line(NamedTuple):
-    """One metric in a panel."""
-
-    metric: str
-    """A name that ends in @ stands for any number of samples."""
-    kind: str = TRAINING
-    """A key of `COLOURS`; another text: it stands at the end of the line."""
-
-
-class Panel(NamedTuple):
-    """Some metrics of one meaning and unit."""
-
-    title: str
-    lines: tuple[Line, ...]
-    is_share: bool = False
-    is_noisy: bool = True
-    is_timed: bool = False
-    """Compilation counts in it: steps that compiled are left out."""
 
 
 LOSS = Panel("loss (lower is better)", (Line("loss/total"), Line("loss/total", HELD_OUT)))
@@ -94,7 +77,7 @@ HEALTH = (
         (Line("length/truncated"), Line("length/truncated_greedy", GREEDY)),
         is_share=True,
     ),
-    Panel("length, tokens", (Line("length/mean"), Line("length/greedy", GREEDY))),
+    Panel("length, tokens", (Line("length/mean"), Line("length/greedy", GREEDY)), least=2.0),
     Panel("completions not graded", (Line("rewards/ungraded"),), is_share=True),
     Panel("variance explained by critic", (Line("value/explained_variance"),)),
     Panel("skipped updates", (Line("update/skipped"),), is_share=True),
@@ -159,9 +142,13 @@ def plot_run(
         columns = len(panels) if part is parts[0] else max(len(panels), COLUMNS)
         places = list(part.subplots(1, columns, squeeze=False)[0])
         for axes, panel in zip(places, panels, strict=False):
-            kinds |= _draw(axes, panel, rows, small=columns > 5)
+            lines = {line: points(panel, line, rows) for line in panel.lines}
+            kinds |= draw(axes, panel, lines, small=columns > 5)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
+    if zeros := silent(rows):
+        text = textwrap.fill(f"0 throughout, and not drawn: {', '.join(zeros)}", 200)
+        figure.supxlabel(text, fontsize=8, x=0.005, ha="left", color="0.35")
     order = [kind for kind in COLOURS if kind in kinds]
     figure.legend(
         [kinds[kind] for kind in order],
@@ -236,6 +223,18 @@ def shown(panels: Sequence[Panel], rows: Rows) -> list[Panel]:
     ]
 
 
+def silent(rows: Rows) -> list[str]:
+    """Titles of the panels that `shown` leaves out because they are 0 throughout: nobody must guess
+    whether it was 0 or was not measured."""
+    panels = [panel for _, several in sections(rows) for panel in several]
+    kept = {panel.title for panel in shown(panels, rows)}
+    return [
+        panel.title
+        for panel in panels
+        if panel.title not in kept and any(points(panel, line, rows) for line in panel.lines)
+    ]
+
+
 def points(panel: Panel, line: Line, rows: Rows) -> Points:
     """(step, value) of a line, where it is a number."""
     split = "eval" if line.kind in (SAMPLED, GREEDY, HELD_OUT) else "train"
@@ -256,70 +255,6 @@ def _found(row: dict[str, Any], metric: str) -> str | None:
     if metric.endswith("@"):
         return next((name for name in row if name.startswith(metric)), None)
     return metric if metric in row else None
-
-
-def _draw(axes: Any, panel: Panel, rows: Rows, *, small: bool) -> dict[str, Any]:
-    """Draws a panel; returns a line of every kind in it, for the legend."""
-    kinds = {}
-    ends = []
-    for number, line in enumerate(panel.lines):
-        found = points(panel, line, rows)
-        if not found:
-            continue
-        steps, values = (list(axis) for axis in zip(*found, strict=True))
-        colour = COLOURS.get(line.kind, f"C{number}")
-        if line.kind in (SAMPLED, GREEDY, HELD_OUT):
-            # Two evaluations are two points: a line between them would look like a curve.
-            style = ":" if len(values) > 3 else "none"
-            handle = axes.plot(
-                steps, values, color=colour, marker="o", markersize=4, linestyle=style, linewidth=1
-            )[0]
-        else:
-            noisy = panel.is_noisy and len(values) > SMOOTHED
-            if noisy:
-                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            smooth = smoothed(values) if noisy else values
-            marker = "o" if len(values) == 1 else ""  # a line of one point is not seen
-            handle = axes.plot(
-                steps, smooth, color=colour, linewidth=1.6, marker=marker, markersize=4
-            )[0]
-            ends.append((line, colour, steps[-1], smooth[-1]))
-        if line.kind in COLOURS:
-            kinds[line.kind] = handle
-    _label_ends(axes, [end for end in ends if end[0].kind not in COLOURS])
-    axes.set_title(panel.title, fontsize=8 if small else 10)
-    axes.set_xlabel("step", fontsize=8)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.tick_params(labelsize=7 if small else 8)
-    axes.grid(alpha=0.3)
-    if panel.is_share:
-        axes.yaxis.set_major_formatter(_percent)
-    return kinds
-
-
-def _label_ends(axes: Any, ends: list[tuple[Line, str, float, float]]) -> None:
-    """Names beside the ends of lines, none over another."""
-    if not ends:
-        return
-    left, right = axes.get_xlim()
-    axes.set_xlim(left, right + 0.2 * (right - left))
-    low, high = axes.get_ylim()
-    place = -math.inf
-    for line, colour, step, value in sorted(ends, key=lambda end: end[3]):
-        place = max(value, place + 0.09 * (high - low))
-        axes.annotate(
-            line.kind,
-            (step, place),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            fontsize=8,
-        )
-
-
-def _percent(value: float, place: int) -> str:
-    return f"{100 * value:.3g}%"
 
 
 def title_of(folder: pathlib.Path, rows: Rows, address: Place | None = None) -> str:
@@ -350,15 +285,3 @@ def title_of(folder: pathlib.Path, rows: Rows, address: Place | None = None) -> 
         return title
     told = held_out_line(evaluations[-1], evaluations[0]).split(" · ")[:3]
     return f"{title}\nheld-out, first and last: {' · '.join(told)}"
-
-
-def smoothed(values: Sequence[float]) -> list[float]:
-    """Means over a fifteenth of the values, centred: a curve does not lag behind its points.
-    Towards the ends over fewer, so that it begins and ends where they do."""
-    reach = max(1, len(values) // 30)
-    means = []
-    for place in range(len(values)):
-        near = max(min(place, len(values) - 1 - place), reach // 3)
-        window = values[max(0, place - min(reach, near)) : place + min(reach, near) + 1]
-        means.append(math.fsum(window) / len(window))
-    return means

@@ -22,11 +22,12 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from rlhf_jax.cloud import CloudError
+from rlhf_jax.console import show_in_program
 from rlhf_jax.io.disk import is_disk_full, naming
 from rlhf_jax.io.earlier_sessions import log_every, seconds_until, warn_of_lost_rows
 from rlhf_jax.io.errors import RunFolderError
@@ -57,7 +58,8 @@ class RunFolder:
         config: the run's configuration.
         resume_step: step of the checkpoint that the run goes on from, None to start. Rows after it
           are dropped.
-        progress: show the live display; None: when standard error is a terminal.
+        progress: show the live display; None: when standard error is a terminal. False: nor lines
+          in its place, in a program that leaves logging alone (`show_in_program`).
 
     Raises:
         RunFolderError: the folder is not empty and `checkpoint.resume` is `never`; or holds
@@ -84,6 +86,7 @@ class RunFolder:
         self._progress: Progress | None = None
         self._log_file: logging.Handler | None = None
         self._level = _package_log.level
+        self._hide: Callable[[], None] = lambda: None
         self._began = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -308,6 +311,7 @@ class RunFolder:
         if _package_log.getEffectiveLevel() > logging.INFO and is_leader():
             _package_log.setLevel(logging.INFO)
         _package_log.addHandler(self._log_file)
+        self._hide = show_in_program(self._live)
 
     def _note_in_file(self, text: str) -> None:
         """A line in log.txt alone: whoever catches the error shows it elsewhere."""
@@ -318,6 +322,7 @@ class RunFolder:
 
     def _close_log(self) -> None:
         if self._log_file is not None:
+            self._hide()
             _package_log.removeHandler(self._log_file)
             _package_log.setLevel(self._level)
             with naming(self.path / self._log_name):

@@ -1,5 +1,6 @@
 """From the name of a reward function to something that can be called."""
 
+import ast
 import dataclasses
 import difflib
 import functools
@@ -9,7 +10,7 @@ import inspect
 import pathlib
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rlhf_jax.handed import handed, is_handed
@@ -87,6 +88,40 @@ def check_name(config: RewardConfig) -> None:
         raise ValueError(f"rewards.function {name!r}: there is no file {place}")
     if _in_standard_library(place):
         raise ValueError(_STANDARD.format(name=name))
+    if place.endswith(".py"):
+        _check_written(name, pathlib.Path(place), attribute.partition(".")[0])
+
+
+def _check_written(name: str, path: pathlib.Path, wanted: str) -> None:
+    """Raises ValueError when a file cannot be compiled, or binds the name nowhere."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError, OSError) as error:
+        raise ValueError(
+            f"rewards.function {name!r} cannot be imported: {_one_line(error)}"
+        ) from error
+    bound: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).partition(".")[0])
+    # A file may also make names as it runs: these are seen when it is imported.
+    dynamic = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if wanted in bound or "*" in bound or "__getattr__" in bound or dynamic & _MAKERS:
+        return
+    raise ValueError(_absent(name, str(path), wanted, bound))
+
+
+_MAKERS = frozenset({"globals", "vars", "locals", "setattr", "exec"})
+
+
+def _absent(name: str, place: str, wanted: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(wanted, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f"rewards.function {name!r}: {place} has no {wanted!r}{meant}"
 
 
 def load_reward(config: RewardConfig) -> LoadedReward:
@@ -163,9 +198,7 @@ def _import(name: str) -> Callable[..., Any]:
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            near = difflib.get_close_matches(part, dir(found), n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"rewards.function {name!r}: {place} has no {part!r}{meant}")
+            raise ValueError(_absent(name, place, part, dir(found)))
         found = getattr(found, part)
     if not callable(found):
         raise ValueError(f"rewards.function {name!r} is {type(found).__name__}, not a function")

@@ -18,6 +18,7 @@ from rlhf_jax.runs.compared import Comparison, write
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.making import Making, accuracy_metric
 from rlhf_jax.runs.story import Story
+from rlhf_jax.runs.tried import try_own
 from rlhf_jax.runs.tuning import trials_file, tune
 
 _log = logging.getLogger(__name__)
@@ -80,6 +81,9 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
         if not (config.folder(stage, seed) / CELL).exists()
     ]
     tuning_of = config.tuning
+    for stage, seed in missing:
+        if stage.is_trained:
+            try_own(config.run_config(stage, seed))
     names = () if tuning_of is None else tuning_of.runs
     tuned = [stage for stage in stages if stage.name in names]
     untried = [stage for stage in tuned if not trials_file(config, stage).exists()]

@@ -27,6 +27,8 @@ from rlhf_jax.training import TrainState
 from rlhf_jax.types import Metrics, Trees
 
 _log = logging.getLogger(__name__)
+_details = logging.getLogger(f"{__name__}.details")
+"""For log.txt: a screen has other things to show first."""
 
 
 class MemoryAccount:
@@ -37,7 +39,7 @@ class MemoryAccount:
     """
 
     def __init__(self, expected: Footprint, mesh: Mesh, *, before: int) -> None:
-        """Writes the table.
+        """Writes the table into log.txt, and its sum on the screen.
 
         Args:
           expected: of the run.
@@ -50,7 +52,10 @@ class MemoryAccount:
         self._temporaries = 0
         self._before = before
         for line in table(expected, mesh.size, self._room):
-            _log.info("%s", line)
+            _details.info("%s", line)
+        peak = expected.peak()
+        has = "" if math.isinf(self._room) else f", which has {describe_bytes(round(self._room))}"
+        _log.info("memory: %s expected on each device%s", describe_bytes(peak), has)
         self._warn()
 
     def watched(self, step: Step) -> Step:
@@ -79,14 +84,19 @@ class MemoryAccount:
         """Writes what was measured beside what was expected."""
         expected = self._expected
         if self._local[0].platform == "cpu":
-            whole = self._before + expected.process_peak(
+            arrays = expected.process_peak(
                 len(self._local),
                 share=1 / jax.process_count(),
                 temporaries=self._temporaries,
             )
+            peak = peak_resident_bytes()
+            # Of a small model this is nearly all: it does not grow with the model.
+            beside = peak - self._before - arrays
+            rest = f", {describe_bytes(beside)} beside them (compiler, libraries, freed memory)"
             _log.info(
-                "memory: the process held %s at most (%s of it before the run), expected were %s",
-                *map(describe_bytes, (peak_resident_bytes(), self._before, whole)),
+                "memory: the process held %s at most: %s before the run, %s expected for arrays%s",
+                *map(describe_bytes, (peak, self._before, arrays)),
+                rest if beside > 0 else "",
             )
             return
         held = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in self._local]
@@ -101,7 +111,7 @@ class MemoryAccount:
         if sizes is None:  # a backend that does not say
             return
         temporaries = int(sizes.temp_size_in_bytes)
-        _log.info(
+        _details.info(
             "memory of the update (%s): arguments %s, temporaries %s a device; gradients and "
             "activations among them were expected to take %s",
             shape,

@@ -27,6 +27,7 @@ from rlhf_jax.runs.plan.microbatches import settled
 from rlhf_jax.runs.result import RunResult
 from rlhf_jax.runs.session import open_session
 from rlhf_jax.runs.trees import Given
+from rlhf_jax.runs.tried import try_own
 from rlhf_jax.sharding.processes import count, ending_together, join
 from rlhf_jax.training.allocator import retain_freed_memory
 
@@ -77,7 +78,9 @@ def train(
       grader: one of one's own (`loops.grading.Grader`); or a function of the built-in one.
       callbacks: called as (step, metrics) after every step; one that returns True ends the run as
         after its last step.
-      progress: show a live display; None: when standard error is a terminal.
+      progress: show a live display; None: when standard error is a terminal, and lines elsewhere,
+        as in a notebook; False: warnings alone. A program that has set up logging itself, for the
+        root logger or for "rlhf_jax", decides what becomes of the lines.
 
     A run of several processes (`distributed`) is this same call in each of them. It must come
     before anything that touches a device; they stay together until the program ends.
@@ -109,6 +112,7 @@ def train(
     join(config.distributed)
     if given.is_temporary and count() > 1:
         raise ValueError("run_dir is not given: several processes need one that all of them see")
+    try_own(config)
     if is_small(config):
         retain_freed_memory()
     with (

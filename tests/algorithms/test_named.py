@@ -10,8 +10,10 @@ from rlhf_jax.algorithms.dpo import DPOConfig, dpo_loss
 from rlhf_jax.algorithms.grpo import GRPOConfig
 from rlhf_jax.algorithms.named import own_advantages
 from rlhf_jax.algorithms.pair_losses import find_loss
-from rlhf_jax.algorithms.registry import find_algorithm
+from rlhf_jax.algorithms.registry import find_algorithm, try_functions
+from rlhf_jax.config import make_config
 from rlhf_jax.ops import group_advantages
+from rlhf_jax.runs import train
 from tests.contract.fakes import make_batch, make_model, make_params
 
 SOURCE = """
@@ -72,6 +74,11 @@ def a_list(rewards):
     return [rewards]
 """
 
+RUN = {
+    "model": {"path": "a/model/that/is/not/there"},
+    "data": {"path": "absent.jsonl"},
+}
+
 
 @pytest.fixture
 def file(tmp_path):
@@ -124,6 +131,35 @@ def test_what_cannot_be_used_is_said_before_anything_is_compiled(file, name, pro
     with pytest.raises(ValueError, match=problem) as caught:
         own_advantages(f"{file}:{name}", 3)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", ["pairs", "prompts"])
+def test_a_run_tries_them_before_it_reads_data(file, tmp_path, data):
+    """Whatever file of one's own a configuration names, and however the data is read."""
+
+    def algorithm(name):
+        if data == "pairs":
+            return {"name": "dpo", "loss_type": ["sigmoid", f"{file}:{name}"]}
+        return {"name": "grpo", "group_size": 4, "advantages": f"{file}:{name}"}
+
+    run = {"run_dir": str(tmp_path / "run")} | RUN
+    if data == "prompts":
+        run["rewards"] = [{"function": "exact_match"}]
+    fine, key = {"pairs": ("logistic", "loss_type"), "prompts": ("centred", "advantages")}[data]
+    try_functions(make_config({"algorithm": algorithm(fine)} | run).resolved_algorithm)
+    for name in ("absent", "total"):
+        with pytest.raises(ValueError, match=rf"^algorithm\.{key}=.*{name}") as caught:
+            train({"algorithm": algorithm(name)} | run)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_looks_for_rewards_before_it_reads_data(file, tmp_path):
+    tree = {"algorithm": {"name": "grpo"}, "run_dir": str(tmp_path / "run")} | RUN
+    for name, problem in ((f"{file}:absent", "has no 'absent'"), ("no.py:f", "there is no file")):
+        with pytest.raises(ValueError, match=problem):
+            train(tree | {"rewards": [{"function": name}]})
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_stands_in_place_of_another_option_refuses_it():

@@ -379,7 +379,7 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(answers, "ask", lambda config: found)
     assert main(["quickstart", str(tmp_path), "--seed", "3"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("6 runs of a small model, about seven minutes on two CPU cores; ")
+    assert shown.startswith("6 runs of a small model, three minutes on two idle CPU cores, into ")
     assert re.search(r"│ sft │ 3 \[4\] │ 7 ", shown) and "wrong ones in [brackets]" in shown
     assert re.search(r"┃ +dpo +┃ +grpo \(best\) +┃", shown) and re.search(
         r"after +│ +0.250 +│ +0.750", shown

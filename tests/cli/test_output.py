@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from rlhf_jax.cli.output import PrintableFormatter, complain, print_table, printable, say
+from rlhf_jax.cli.output import complain, print_table, say
+from rlhf_jax.console import PrintableFormatter, printable
 
 HOSTILE = {
     "\x1b[31mred": "\\x1b[31mred",

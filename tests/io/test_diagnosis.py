@@ -32,6 +32,14 @@ def rows(count=20, **changed):
     return [HEALTHY | names for _ in range(count)]
 
 
+def test_the_scores_of_a_reward_model_need_not_rise():
+    scores = np.random.default_rng(0).normal(-1.0, 0.1, 120)
+    ranked = [{"rewards/mean": x, "rewards/accuracy": 0.7, "lr": 1e-4} for x in scores]
+    assert diagnose(ranked) == []
+    sampled = [row | {"data/groups_generated": 8.0} for row in ranked]
+    assert [found.name for found in diagnose(sampled)] == ["flat-reward"]
+
+
 def test_a_healthy_run_hears_nothing():
     assert diagnose(rows()) == [] and diagnose([]) == [] and diagnose(rows(), moved=1.0) == []
 

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 from etils import epath
+from matplotlib.figure import Figure
 
 from rlhf_jax.io import JsonlSink, MetricsError, plot_curves, plot_run
 from rlhf_jax.io import plots as pictures
+from rlhf_jax.io.axes import as_share, smoothed, spread
 from rlhf_jax.io.curves import _mean, words_of
 
 ONLINE = {
@@ -97,7 +99,44 @@ def test_only_what_is_noisy_is_smoothed():
     assert {panel.title for panel in pictures.MACHINE if not panel.is_noisy} == {"learning rate"}
     values = list(np.arange(90.0))
     # a centred mean does not lag
-    np.testing.assert_allclose(pictures.smoothed(values)[3:-3], values[3:-3])
+    np.testing.assert_allclose(smoothed(values)[3:-3], values[3:-3])
+
+
+def test_what_is_0_throughout_is_named_and_what_is_not_measured_is_not():
+    rows = rows_of(1, 2, 3)
+    assert pictures.silent(rows) == ["groups dropped by sampling", "completions not graded"]
+    moved = rows_of(1, 2, data__sampling_waste=0.1, rewards__ungraded=0.1)
+    assert pictures.silent(moved) == []
+
+
+def drawn_axes(values):
+    axes = Figure().subplots()
+    axes.plot(range(len(values)), values, marker="o")
+    return axes
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"), [([0.2, 1.0], (None, 1.0)), ([0.0, 0.4], (0.0, None)), ([1, 1], (None, 1))]
+)
+def test_no_share_is_above_100_or_below_0(values, ends):
+    axes = drawn_axes(values)
+    as_share(axes)
+    low, high = axes.get_ylim()
+    assert low >= 0 and high <= 1 and low < high
+    assert ends[0] in (None, low) and ends[1] in (None, high)
+    assert not any(line.get_clip_on() for line in axes.get_lines())  # points on the frame are whole
+    assert axes.yaxis.get_major_formatter()(0.25, 0) == "25%"
+
+
+def test_a_movement_of_less_than_a_token_is_not_drawn_as_one():
+    axes = drawn_axes([3.99, 4.0])
+    spread(axes, 2.0)
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(2.0) and low < 3.99 < 4.0 < high
+    spread(axes, 1.0)
+    assert axes.get_ylim() == (low, high)
+    (length,) = [panel for panel in pictures.HEALTH if panel.title.startswith("length")]
+    assert length.least == 2.0
 
 
 def test_of_a_long_run_with_missing_values(tmp_path):

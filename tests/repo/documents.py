@@ -5,9 +5,11 @@ run with what the ones before it on the page have defined. A line `rlhf-jax ...`
 is run where its configuration is a file of the page, and read by the argument parser elsewhere.
 """
 
+import html.parser
 import pathlib
 import re
 import shlex
+import urllib.parse
 from typing import NamedTuple
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -71,3 +73,41 @@ def commands(page: pathlib.Path) -> list[tuple[str, bool]]:
 
 def _text(page: pathlib.Path, name: str) -> str:
     return next(block.text for block in blocks(page) if block.name == name)
+
+
+class _Page(html.parser.HTMLParser):
+    """Where a page leads, and where one may come in."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.ids |= {found[name] for name in ("id", "name") if found.get(name)}
+        self.targets += [found[name] for name in ("href", "src") if found.get(name)]
+
+
+def links(site: pathlib.Path) -> tuple[int, list[str]]:
+    """How many links inside of a built site there are, and those that lead nowhere."""
+    files = [file for file in site.rglob("*.html") if "_static" not in file.parts]
+    pages = {file.resolve(): _Page(file.read_text(encoding="utf-8")) for file in files}
+    count = 0
+    dead = []
+    for file, page in pages.items():
+        for target in page.targets:
+            parts = urllib.parse.urlparse(target)
+            if parts.scheme or parts.netloc:
+                continue
+            count += 1
+            path = urllib.parse.unquote(parts.path)
+            place = (file.parent / path).resolve() if path else file
+            anchor = urllib.parse.unquote(parts.fragment)
+            is_there = place.exists() and (
+                not anchor or place not in pages or anchor in pages[place].ids
+            )
+            if not is_there:
+                dead.append(f"{file.relative_to(site.resolve())}: {target}")
+    return count, dead

@@ -20,7 +20,7 @@ from rlhf_jax.config.other_names import KEYS
 from rlhf_jax.data import byte_tokenizer
 from rlhf_jax.io.run_metrics import meaning_of
 from rlhf_jax.models import ModelConfig, init_model, save_pretrained
-from tests.repo.documents import DOCS, FENCE, PAGES, REPO, blocks, commands
+from tests.repo.documents import DOCS, FENCE, PAGES, REPO, blocks, commands, links
 
 CHAT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The model that examples name. Tests put a small one under this name into the working folder,
@@ -231,6 +231,14 @@ def test_readme_is_a_front_page():
     assert "<!-- tests -->" in text and "<!-- /tests -->" in text
 
 
+def test_a_dead_link_is_seen(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here"></a><a href="#no"></a><img src="c.png">'
+    )
+    (tmp_path / "b.html").write_text('<p id="here"></p><a href="https://elsewhere.org/x"></a>')
+    assert links(tmp_path) == (3, ["a.html: #no", "a.html: c.png"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_site_builds_without_a_warning(tmp_path):
@@ -246,3 +254,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert found.returncode == 0, found.stderr[-4000:]
     page = (tmp_path / "site" / "algorithms" / "dpo.html").read_text()
     assert "algorithm.label_smoothing" in page
+    count, dead = links(tmp_path / "site")
+    assert count > 1000 and dead == []

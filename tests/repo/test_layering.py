@@ -13,6 +13,7 @@ LAYERS = {
     "fields": -2,  # classes as such
     "checked": -1,
     "handed": -1,
+    "console": -1,
     "batches": -1,  # of types
     "errors": 0,
     "cloud": 1,

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from rlhf_jax.rewards import PoolConfig, RewardConfig
-from rlhf_jax.rewards.loading import load_reward
+from rlhf_jax.rewards.loading import check_name, load_reward
 
 GRADERS = pathlib.Path(__file__).with_name("graders.py")
 
@@ -89,10 +89,36 @@ def test_mistakes_in_functions(function, options, message):
 def test_a_module_that_raises_is_one_line(tmp_path):
     bad = tmp_path / "bad.py"
     for code in ("raise SystemExit(3)", "def f(:", "1 / 0"):
-        bad.write_text(code)
+        bad.write_text(f"{code}\nf = print")
         with pytest.raises(ValueError, match="cannot be imported: ") as raised:
             _load(f"{bad}:f")
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("def letters(completions): ...", "has no 'leters'; did you mean 'letters'?"),
+        ("def letters(:", "cannot be imported: SyntaxError"),
+        ("def leters(completions): ...", None),
+        ("async def leters(completions): ...", None),
+        ("if True:\n    leters = print", None),
+        ("from elsewhere import letters as leters", None),
+        ("from elsewhere import *", None),
+        ("globals()['leters'] = print", None),
+        ("def __getattr__(name): ...", None),
+    ],
+)
+def test_a_name_that_a_file_never_binds_is_seen_before_it_is_imported(tmp_path, source, problem):
+    file = tmp_path / "mine.py"
+    file.write_text(source)
+    config = RewardConfig(function=f"{file}:leters")
+    if problem is None:
+        check_name(config)
+    else:
+        with pytest.raises(ValueError) as raised:
+            check_name(config)
+        assert problem in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_file_may_import_its_neighbours(tmp_path, monkeypatch):

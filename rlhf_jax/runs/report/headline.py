@@ -91,6 +91,11 @@ def _describe(run: Run, split: str, name: str, beginning: str) -> Headline:
     )
 
 
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of prompts, completions or pairs, which is shown in percent."""
+    return metric.startswith("accuracy/") or metric.endswith("/accuracy")
+
+
 def is_lower_better(run: Run, name: str) -> bool:
     """By the metric's meaning; `checkpoint.best_mode` decides for `checkpoint.best_metric`."""
     chosen = run.config.get("checkpoint.best_mode")

@@ -61,6 +61,8 @@
     return String(Number(value.toPrecision(digits)));
   }
 
+  const percent = (value) => (value === null || value === undefined ? number(value) : `${number(100 * value)}%`);
+
   function duration(seconds) {
     if (seconds === null || seconds === undefined) return "not known";
     if (seconds < 60) return `${number(seconds)} s`;
@@ -189,6 +191,12 @@
       if (high > 0.6) high = 1;
       if (low < 0.4) low = 0;
     } else if (low > 0 && low < 0.5 * high) low = 0;
+    // Less than a token is no change of a length.
+    if (panel.axis === "tokens" && high - low < 2) {
+      const room = (2 - (high - low)) / 2;
+      low = Math.max(low - room, 0);
+      high += room;
+    }
     // A constant that smoothing has rounded is one still.
     if (high - low <= 1e-9 * Math.max(Math.abs(low), Math.abs(high))) {
       const room = Math.abs(low) * 0.1 || 1;
@@ -203,6 +211,8 @@
       end: end === begin ? begin + 1 : end,
       low: low === 0 ? 0 : low - room,
       high: isWhole && high === 1 ? 1.02 : high + room,
+      // The room above 100% is for the width of a line.
+      marked: isWhole && high <= 1 ? Math.min(high + room, 1) : high + room,
     };
   }
 
@@ -213,6 +223,7 @@
   class Chart {
     constructor(panel) {
       this.panel = panel;
+      this.isShare = panel.axis.startsWith("share");
       this.svg = shape("svg", { role: "img", tabindex: "0" });
       this.tip = element("div", { class: "tip", hidden: true });
       this.axis = element("p", { class: "axis" });
@@ -251,11 +262,11 @@
         return;
       }
       const range = extent(this.lines, this.panel);
-      const marks = ticks(range.low, range.high, 5);
+      const marks = ticks(range.low, range.marked, 5);
       // As many digits as it takes to tell neighbours apart.
       const size = Math.max(Math.abs(range.low), Math.abs(range.high));
       const digits = marks.length > 1 ? Math.max(3, Math.ceil(Math.log10(size / (marks[1] - marks[0]))) + 1) : 3;
-      const labels = marks.map((mark) => number(mark, digits));
+      const labels = marks.map((mark) => (this.isShare ? `${number(100 * mark, digits)}%` : number(mark, digits)));
       const left = Math.max(...labels.map((label) => label.length)) * 7.2 + 10;
       const box = { left, right: width - 12, top: 8, bottom: height - 40 };
       const toX = (x) => box.left + ((x - range.begin) / (range.end - range.begin)) * (box.right - box.left);
@@ -304,7 +315,9 @@
         for (const curve of each.raw) shape("path", { ...ink, d: path(curve, toX, toY), "stroke-width": 1, opacity: 0.28 }, this.plot);
       }
       const mean = each.all.map((point) => [point.x, point.mean]);
-      shape("path", { ...ink, d: path(mean, toX, toY), "stroke-width": held ? 2.2 : 1.8 }, this.plot);
+      // Two or three evaluations are points: a line between them would look like a curve.
+      const isCurve = !held || mean.length > 3;
+      shape("path", { ...ink, d: path(mean, toX, toY), ...(isCurve ? { "stroke-width": held ? 2.2 : 1.8 } : { "stroke-width": 1, opacity: 0.35 }) }, this.plot);
       if (held || mean.length === 1) {
         for (const [x, y] of mean) shape("circle", { cx: toX(x), cy: toY(y), r: held ? 3.2 : 2.6, fill: colour(each.group), stroke: "var(--back)", "stroke-width": 1 }, this.plot);
       }
@@ -376,9 +389,10 @@
       const shown = rows.filter(({ best }) => Math.abs(best.x - place) <= near);
       this.tip.replaceChildren(element("div", { text: `${data.axes[state.axis].split(" (")[0]} ${number(place, 4)}` }),
         ...shown.map(({ each, best }) => {
-          const range = each.curves.length > 1 ? ` (${number(best.low)} to ${number(best.high)})` : "";
+          const text = this.isShare ? percent : number;
+          const range = each.curves.length > 1 ? ` (${text(best.low)} to ${text(best.high)})` : "";
           const what = [data.groups.length > 1 ? each.name : "", isSeveral || data.groups.length === 1 ? each.line.label : ""].filter(Boolean).join(", ");
-          return element("div", {}, swatch(each.group), element("span", { class: "what", text: what }), element("b", { text: `${number(best.mean)}${range}` }));
+          return element("div", {}, swatch(each.group), element("span", { class: "what", text: what }), element("b", { text: `${text(best.mean)}${range}` }));
         }));
       this.tip.hidden = false;
       const at = this.toX(place);
@@ -433,12 +447,13 @@
         }))));
     if (heads.length) {
       const best = heads.map((head) => head.best);
+      const text = heads[0].is_share ? percent : number;
       made.append(
-        element("p", { class: "big" }, number(mean(heads.map((head) => head.first))), element("span", { class: "arrow", text: " → " }), element("b", { text: number(mean(heads.map((head) => head.last))) })),
+        element("p", { class: "big" }, text(mean(heads.map((head) => head.first))), element("span", { class: "arrow", text: " → " }), element("b", { text: text(mean(heads.map((head) => head.last))) })),
         element("p", { class: "muted small", text: `${heads[0].words}${heads.length > 1 ? `, mean of ${heads.length} seeds` : ""}` }),
         facts([
-          [heads[0].lower_is_better ? "lowest" : "highest", `${ranged(best)} at step ${ranged(heads.map((head) => head.best_step))}`],
-          ["last", heads.length > 1 ? ranged(heads.map((head) => head.last)) : null],
+          [heads[0].lower_is_better ? "lowest" : "highest", `${ranged(best, text)} at step ${ranged(heads.map((head) => head.best_step))}`],
+          ["last", heads.length > 1 ? ranged(heads.map((head) => head.last), text) : null],
         ]));
     } else made.append(element("p", { class: "muted", text: "no metrics yet" }));
     made.append(facts([
@@ -470,7 +485,8 @@
     const heading = ["run", "state", "steps", "first", "last", "best"].map((text) => element("th", { text }));
     const rows = data.runs.map((run) => {
       const head = run.headline || {};
-      const cells = [visible(run.name), STATES[run.state], number(run.step), number(head.first), number(head.last), `${number(head.best)} at step ${number(head.best_step)}`];
+      const text = head.is_share ? percent : number;
+      const cells = [visible(run.name), STATES[run.state], number(run.step), text(head.first), text(head.last), `${text(head.best)} at step ${number(head.best_step)}`];
       return element("tr", {}, ...cells.map((text, column) => element(column ? "td" : "th", { text })));
     });
     place.append(element("details", { class: "more" }, element("summary", { text: "Each run by itself" }),
@@ -737,7 +753,10 @@
     const kindList = [...kinds.values()];
     const names = [...new Set(kindList.flatMap((kind) => kind.facts.map(([key]) => key)))];
     const heading = kindList.map((_, place) => (kindList.length > 1 ? `environment ${place + 1}` : "value"));
-    const value = (kind, name) => (kind.facts.find(([key]) => key === name) || [null, "-"])[1];
+    const value = (kind, name) => {
+      const found = (kind.facts.find(([key]) => key === name) || [null, "-"])[1];
+      return found === "null" ? "not known" : found;
+    };
     place.append(table(["what", ...heading], names.map((name) => [name.replace(/_/g, " "), ...kindList.map((kind) => value(kind, name))])));
     kindList.forEach((kind, number) => {
       const label = kindList.length > 1 ? `Sessions in environment ${number + 1}` : "Sessions";

@@ -19,7 +19,7 @@ from rlhf_jax.io.disk import naming
 from rlhf_jax.runs.clock import knows_compiling
 from rlhf_jax.runs.report.completions import Limits, extra_columns, read_completions
 from rlhf_jax.runs.report.grouping import Group, differences, group_runs, show_value
-from rlhf_jax.runs.report.headline import headline_of
+from rlhf_jax.runs.report.headline import headline_of, is_share
 from rlhf_jax.runs.report.panels import SECTIONS, panels_of
 from rlhf_jax.runs.report.reading import Run, find_runs, read_run
 from rlhf_jax.runs.report.series import compiled_steps, series_of, throughput
@@ -159,7 +159,9 @@ def _describe(run: Run) -> dict[str, Any]:
         "compiling": last.compiling if last is not None and knows else None,
         "tokens": None if last is None else last.tokens,
         "throughput": throughput(run),
-        "headline": None if headline is None else headline._asdict(),
+        "headline": None
+        if headline is None
+        else headline._asdict() | {"is_share": is_share(headline.metric)},
         "notes": run.notes,
         "compiled": [mark._asdict() for mark in compiled_steps(run)],
         "train": series_of(run, "train")._asdict(),

@@ -4,6 +4,7 @@ First what is judged, then the health of the training, then the machine; what no
 comes last, a chart a metric.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -50,7 +51,7 @@ class Panel(NamedTuple):
     """Steps in which something was compiled are left out."""
     kind: str = ""
     """"offline" or "online" where only such runs are drawn: the loss of a policy gradient says
-    nothing of how good the policy is."""
+    nothing of how good the policy is, and the mean score of a reward model is no reward."""
     only: tuple[int, ...] | None = None
     """Numbers of the runs that are drawn; None: all. Follows from `kind`."""
 
@@ -70,6 +71,7 @@ PANELS = (
             Line("eval", "rewards/greedy", "held out, greedy", DASHED),
             Line("eval", "rewards/mean", "held out"),
         ),
+        kind="online",
     ),
     Panel(
         "judged",
@@ -161,6 +163,7 @@ PANELS = (
             Line("eval", "rewards/rejected", "rejected, held out", DASHED),
         ),
     ),
+    Panel("health", "Mean score", "score", _both("rewards/mean"), kind="offline"),
     Panel(
         "health",
         "Log-probability of chosen and rejected",
@@ -315,13 +318,23 @@ def _with_rewards(names: dict[str, list[str]], runs: Sequence[Run]) -> list[Pane
         for name in dict.fromkeys(names["train"] + names["eval"])
         if name not in known
         and (match := _OWN_REWARD.fullmatch(name))
-        and any(run.values("train", name) != run.values("train", "rewards/mean") for run in runs)
+        and any(_differs(run, name) for run in runs)
     ]
     extra = [
         Panel("judged", f"Reward function {label}", "mean of its values", _both(f"rewards/{label}"))
         for label in own
     ]
     return [*PANELS[:3], *extra, *PANELS[3:]]
+
+
+def _differs(run: Run, name: str) -> bool:
+    """Whether a reward function is not the whole reward, to rounding."""
+    own = run.values("train", name)
+    whole = run.values("train", "rewards/mean")
+    return len(own) != len(whole) or not all(
+        math.isclose(x, y, rel_tol=1e-5, abs_tol=1e-7)
+        for (_, x), (_, y) in zip(own, whole, strict=True)
+    )
 
 
 def _filled(

@@ -110,7 +110,9 @@ def steps_words(run: Run) -> str:
 
 def _metric_row(run: Run, split: str, metric: str) -> list[str]:
     points = [(step, value) for step, value in run.values(split, metric) if math.isfinite(value)]
-    mode = better(metric)
+    # The loss of a policy gradient says nothing of how good the policy is.
+    says_nothing = run.is_online and metric in ("loss/total", "loss/policy")
+    mode = None if says_nothing else better(metric)
     best = "-"
     if mode is not None:
         step, value = (max if mode == "max" else min)(points, key=lambda point: point[1])

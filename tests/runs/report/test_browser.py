@@ -99,6 +99,20 @@ def test_everything_stands_inside_of_the_page(opened, size, theme):
     keep(opened, f"{size}-{theme}")
 
 
+def test_shares_are_percents_and_none_is_above_100(opened):
+    script = """
+      const figure = [...document.querySelectorAll('figure')].find((each) =>
+        each.querySelector('h3').textContent === arguments[0]);
+      const labels = [...figure.querySelectorAll('svg text')].map((text) => text.textContent);
+      return labels.filter((label) => label.endsWith('%'));
+    """
+    right = opened.run(script, "Right answers")
+    assert right[-1] == "100%" and len(right) >= 3
+    assert max(float(label.rstrip("%")) for label in right) == 100
+    assert opened.run(script, "Entropy of the policy") == []
+    assert "%" in opened.run("return document.querySelector('.card .big').innerText")
+
+
 def test_text_of_a_run_runs_nothing(opened):
     assert opened.run("return document.title") == "dapo, grpo (2 seeds) · training report"
     search = opened.find("#pick-text")[0]

@@ -17,6 +17,7 @@ from rlhf_jax.config import ConfigError
 from rlhf_jax.io.workplace import LOCK
 from rlhf_jax.runs.report import page, write_report
 from rlhf_jax.runs.report.completions import LONGEST, Limits
+from rlhf_jax.runs.report.headline import is_share
 from tests.runs.report.folders import GRPO, locked, make_run
 
 REPO = pathlib.Path(__file__).resolve().parents[3]
@@ -181,6 +182,42 @@ def test_what_is_judged_comes_first_and_compiling_is_no_throughput(tmp_path):
     assert run["compiled"] == [{"step": 1, "seconds": 3.0}]
     assert run["train"]["metrics"]["tokens_per_second"][:2] == [None, 400]
     assert run["throughput"] == 400 and run["compiling"] == 3.0
+
+
+def test_the_scores_of_a_reward_model_are_no_reward(tmp_path):
+    online = make_run(tmp_path / "grpo")
+    offline = make_run(tmp_path / "judge", DPO | {"algorithm": {"name": "reward_model"}}, steps=0)
+    rows = [{"step": step, "split": "train", "rewards/mean": -3.0 + step} for step in (1, 2)]
+    (offline / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = data_of(written(tmp_path, online, offline))
+    drawn = {
+        panel["title"]: [data["runs"][run]["name"] for run in panel["only"]]
+        for panel in data["panels"]
+        if any(line["metric"] == "rewards/mean" for line in panel["lines"])
+    }
+    assert drawn == {"Reward": ["grpo"], "Mean score": ["judge"]}
+
+
+def test_a_function_that_is_the_whole_reward_to_rounding_is_drawn_once(tmp_path):
+    run = make_run(tmp_path / "run", steps=0, evaluations=False)
+    rows = [
+        {"step": step, "split": "train", "rewards/mean": step / 7}
+        | {"rewards/own": step / 7 * (1 + 3e-7), "data/groups_generated": 8.0}
+        for step in (1, 2, 3)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    titles = [panel["title"] for panel in data_of(written(tmp_path, run))["panels"]]
+    assert "Reward" in titles and "Reward function own" not in titles
+
+
+def test_shares_are_told_as_such(tmp_path):
+    data = data_of(written(tmp_path, make_run(tmp_path / "run")))
+    assert data["runs"][0]["headline"]["is_share"] is True
+    assert [is_share(name) for name in ("accuracy/mean@4", "data/accuracy", "loss/total")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_offline_runs(tmp_path):
