@@ -89,17 +89,20 @@ def make_model(
         return state, params[unembedding[0]][unembedding[1]].astype(state.dtype)
 
     def logits(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
-        return unembed(*state_and_unembedding(params, tokens, mask, **documents))
+        return unembed(*state_and_unembedding(params, tokens, mask, **documents), None)
 
-    def unembed(state: Float[Array, "B T D"], kernel: Array) -> Float[Array, "B T V"]:
+    def unembed(
+        state: Float[Array, "B T D"], kernel: Array, over: str | None
+    ) -> Float[Array, "B T V"]:
         wide = jnp.promote_types(state.dtype, jnp.float32)
         raw = jnp.einsum("btd,vd->btv", state, kernel, preferred_element_type=wide)
-        raw = constrain(raw, mesh, ("batch", "seq", None))
+        raw = constrain(raw, mesh, ("batch", "seq", over))
         cap = config.logits_softcap
         return raw if cap is None else cap * jnp.tanh(raw / cap)
 
     def unembed_with(params: Params, state: Array) -> Float[Array, "B T V"]:
-        return unembed(state, params[unembedding[0]][unembedding[1]].astype(state.dtype))
+        kernel = params[unembedding[0]][unembedding[1]].astype(state.dtype)
+        return unembed(state, kernel, "logits")
 
     def token_logps(
         params: Params,
