@@ -133,7 +133,7 @@ def test_logits_are_exchanged_not_gathered(decode):
 
 
 def test_prompts_stay_where_they_are_read():
-    case = Case(model="qwen-small", mesh=(("data", 16), ("tensor", 4)), slots=256)
+    case = Case(model="qwen-small", mesh=(("data", 16), ("tensor", 4)))
     found = traffic(lower_rollout(case, "prefill").compile().as_text(), 64)
     keys = [s for c in found.collectives for s in c.arrays if case.prompt in s.dims]
     assert all(s.dims[-1] == config_of(case).hidden_size for s in keys), "states, not keys"
