@@ -86,7 +86,13 @@ def make_model(
                 "or head='value'"
             )
         state = hidden(params, tokens, mask, **documents)
-        return state, params[unembedding[0]][unembedding[1]].astype(state.dtype)
+        return state, table(params, state.dtype)
+
+    def table(params: Params, dtype: jnp.dtype) -> Float[Array, "V D"]:
+        cast = params[unembedding[0]][unembedding[1]].astype(dtype)
+        # Pinned as it is stored: it is gathered in the type that is computed in. Compilers for GPUs
+        # else gather first and cast then.
+        return constrain(cast, mesh, ("vocab", None)) if _divides(config, mesh) else cast
 
     def logits(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
         return unembed(*state_and_unembedding(params, tokens, mask, **documents), None)
@@ -101,8 +107,7 @@ def make_model(
         return raw if cap is None else cap * jnp.tanh(raw / cap)
 
     def unembed_with(params: Params, state: Array) -> Float[Array, "B T V"]:
-        kernel = params[unembedding[0]][unembedding[1]].astype(state.dtype)
-        return unembed(state, kernel, "logits")
+        return unembed(state, table(params, state.dtype), "logits")
 
     def token_logps(
         params: Params,
@@ -145,6 +150,11 @@ def make_model(
     head_scores = None if head is None else scores
     functions = (config, hidden, logits, token_logps, head_scores, prefill, decode)
     return Model(*functions, lay_out=lay_out, tells_top=True)
+
+
+def _divides(config: ModelConfig, mesh: Mesh | None) -> bool:
+    """Whether the vocabulary is divided over a mesh as rules have it."""
+    return mesh is not None and config.vocab_size % (mesh.shape["tensor"] * mesh.shape["fsdp"]) == 0
 
 
 def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "float32") -> Params:

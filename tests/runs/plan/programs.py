@@ -27,7 +27,7 @@ from rlhf_jax.training import (
     make_step,
 )
 from rlhf_jax.types import PairBatch, TokenBatch
-from tests.topologies import tpu_devices
+from tests.topologies import absent_devices
 
 _QWEN = dict(model_type="qwen2", rms_norm_eps=1e-6, rope_theta=1e6, max_position_embeddings=32768)
 _LLAMA = dict(model_type="llama", rms_norm_eps=1e-5, rope_theta=5e5, max_position_embeddings=8192)
@@ -82,7 +82,7 @@ class Case:
 
 
 def mesh_of(case):
-    return make_mesh(dict(case.mesh), devices=tpu_devices(case.topology))
+    return make_mesh(dict(case.mesh), devices=absent_devices(case.topology))
 
 
 def config_of(case):
