@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from rlhf_jax.runs.plan import plan
 from rlhf_jax.runs.plan.collectives import by_kind, traffic
 from rlhf_jax.runs.plan.hlo import read
 from rlhf_jax.target import Target, compiling_for
@@ -57,3 +58,9 @@ def test_gradients_are_scattered(update):
     table = config_of(case).vocab_size * config_of(case).hidden_size
     assert moved["reduce-scatter"].bytes > case.micro * table
     assert all(c.bytes <= MB for c in found.collectives if c.kind == "all-reduce")
+
+
+def test_a_plan_says_what_the_compiler_does_not_know(tiny_config):
+    found = plan(tiny_config("sft"), "h100x8")
+    assert found.compiler == "XLA's GPU compiler" and found.fits
+    assert "the compiler of h100 estimates no time" in found.warnings[0]
