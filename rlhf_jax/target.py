@@ -35,6 +35,11 @@ def platform() -> str:
     return jax.default_backend() if target is None else target.platform
 
 
+def is_at_hand() -> bool:
+    """Whether programs are made for the devices of this process, which can be asked."""
+    return _target.get() is None
+
+
 def target_memory() -> int | None:
     """Bytes of a device that is compiled for; None: the devices at hand can be asked."""
     target = _target.get()

@@ -117,9 +117,10 @@ class Model(NamedTuple):
     prefill: Callable[..., Any] | None = None
     """``prefill(params, tokens[P, Tp], lengths[P], *, row_length) -> (logits[P, V],
     prompt_cache)``: reads right-padded prompts; the logits are those after each prompt's last
-    token. The cache is a pytree of keys and values; `cache.take(rows)`, `cache.empty(rows, slots)`
-    and `cache.grown(slots)` make others of it. `row_length` (static) is the width of prompt and
-    completion together: more than the learned positions of a model that has such is refused."""
+    token. The cache is a pytree of keys and values; `cache.empty(rows, slots)` and
+    `cache.grown(slots)` make others of it; slots that are refilled need the other functions of
+    `rlhf_jax.models.cache.KVCache` too. `row_length` (static) is the width of prompt and completion
+    together: more than the learned positions of a model that has such is refused."""
     decode: Callable[..., Any] | None = None
     """``decode(params, tokens[B], cache, prompt_cache, *, prompt_lengths[B], num_generated[B],
     slot, row_length) -> (logits[B, V], cache)``: reads one more token of every completion. `cache`

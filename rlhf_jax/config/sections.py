@@ -47,9 +47,9 @@ class ModelSection:
     attention: Literal["auto", "blocked", "splash", "cudnn", "dot_product", "xla"] = "auto"
     """Attention implementation. blocked: for CPUs; splash: kernels for TPUs (rows a multiple of 128
     tokens); cudnn: flash attention for NVIDIA GPUs (compute_dtype=bfloat16); dot_product, xla:
-    everywhere, all scores of a row in memory. auto: blocked on CPU, splash on TPU where it can,
-    else dot_product, or xla for a model with a softcap. One that is named and cannot is an
-    error."""
+    everywhere, all scores of a row in memory. auto: blocked on CPU, splash on TPU and cudnn on GPU
+    where they can, else dot_product, or xla for a model with a softcap, and the log says why. One
+    that is named and cannot is an error."""
     context: int | None = None
     """Longest row in tokens that longrope and dynamic NTK scalings are set for, the same for every
     row and width (vLLM's max_model_len); null: the run's longest row (data.max_length, online

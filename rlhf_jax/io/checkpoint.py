@@ -7,6 +7,10 @@ only when it is complete, so a run killed in the middle of a save resumes from t
 it. `meta` also holds digests of all values (`fingerprint`, `seal`), taken on the device while
 saving and compared after reading: a checkpoint is read as it was written, or refused in one line
 that names a whole one.
+
+Orbax's newer API (`orbax.checkpoint.v1`) is not used: in orbax-checkpoint 0.12.8 it still lives in
+the package's `experimental` folder, "subject to change without notice", and its `Checkpointer`
+drives this same `CheckpointManager`, so that nothing would be saved or read differently.
 """
 
 import contextlib

@@ -86,20 +86,28 @@ def make_model(
                 "or head='value'"
             )
         state = hidden(params, tokens, mask, **documents)
-        return state, params[unembedding[0]][unembedding[1]].astype(state.dtype)
+        return state, table(params, state.dtype)
+
+    def table(params: Params, dtype: jnp.dtype) -> Float[Array, "V D"]:
+        cast = params[unembedding[0]][unembedding[1]].astype(dtype)
+        # Pinned as it is stored: it is gathered in the type that is computed in. Compilers for GPUs
+        # else gather first and cast then.
+        return constrain(cast, mesh, ("vocab", None)) if _divides(config, mesh) else cast
 
     def logits(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
-        return unembed(*state_and_unembedding(params, tokens, mask, **documents))
+        return unembed(*state_and_unembedding(params, tokens, mask, **documents), None)
 
-    def unembed(state: Float[Array, "B T D"], kernel: Array) -> Float[Array, "B T V"]:
+    def unembed(
+        state: Float[Array, "B T D"], kernel: Array, over: str | None
+    ) -> Float[Array, "B T V"]:
         wide = jnp.promote_types(state.dtype, jnp.float32)
         raw = jnp.einsum("btd,vd->btv", state, kernel, preferred_element_type=wide)
-        raw = constrain(raw, mesh, ("batch", "seq", None))
+        raw = constrain(raw, mesh, ("batch", "seq", over))
         cap = config.logits_softcap
         return raw if cap is None else cap * jnp.tanh(raw / cap)
 
     def unembed_with(params: Params, state: Array) -> Float[Array, "B T V"]:
-        return unembed(state, params[unembedding[0]][unembedding[1]].astype(state.dtype))
+        return unembed(state, table(params, state.dtype), "logits")
 
     def token_logps(
         params: Params,
@@ -142,6 +150,11 @@ def make_model(
     head_scores = None if head is None else scores
     functions = (config, hidden, logits, token_logps, head_scores, prefill, decode)
     return Model(*functions, lay_out=lay_out, tells_top=True)
+
+
+def _divides(config: ModelConfig, mesh: Mesh | None) -> bool:
+    """Whether the vocabulary is divided over a mesh as rules have it."""
+    return mesh is not None and config.vocab_size % (mesh.shape["tensor"] * mesh.shape["fsdp"]) == 0
 
 
 def abstract_params(config: ModelConfig, head: str | None = None, dtype: str = "float32") -> Params:

@@ -33,9 +33,25 @@ class KVCache(NamedTuple):
         """S."""
         return self.keys[0].shape[-1]
 
-    def take(self, rows: Int[Array, " N"]) -> "KVCache":
-        """These rows, in this order; a row may come more than once."""
-        return jax.tree.map(lambda x: jnp.take(x, rows, axis=x.ndim - 4, mode="clip"), self)
+    def take(self, rows: Int[Array, " N"], *, parts: int = 1) -> "KVCache":
+        """These rows, in this order; a row may come more than once.
+
+        Args:
+          rows: numbers of rows.
+          parts: runs of equal length that both the cache's rows and `rows` consist of; each gives
+            rows of its own, and `rows` counts within it. Parts that lie on different devices then
+            send each other nothing.
+        """
+        own = jnp.asarray(rows).reshape(parts, -1)
+
+        def of_parts(leaf: Array) -> Array:
+            axis = leaf.ndim - 4
+            taken = jax.vmap(
+                lambda part, rows: jnp.take(part, rows, axis=axis, mode="clip"), (axis, 0), axis
+            )(_in_parts(leaf, parts), own)
+            return taken.reshape(*leaf.shape[:axis], own.size, *leaf.shape[axis + 1 :])
+
+        return jax.tree.map(of_parts, self)
 
     def empty(self, rows: int, slots: int) -> "KVCache":
         """A cache for the same model with other sizes, all zeros."""
@@ -82,13 +98,29 @@ class KVCache(NamedTuple):
 
         return jax.tree.map(where, self)
 
-    def put(self, rows: "KVCache", first: int | Int[Array, ""]) -> "KVCache":
-        """The same with consecutive rows replaced, the first at index `first`."""
-        return jax.tree.map(
-            lambda x, new: lax.dynamic_update_slice_in_dim(x, new, first, axis=x.ndim - 4),
-            self,
-            rows,
-        )
+    def put(self, rows: "KVCache", first: int | Int[Array, ""], *, parts: int = 1) -> "KVCache":
+        """The same with consecutive rows replaced.
+
+        Args:
+          rows: the new ones.
+          first: index of the first one that is replaced.
+          parts: as for `take`: each part has as many rows replaced by those of the same part of
+            `rows`, and `first` counts within it.
+        """
+
+        def of_parts(leaf: Array, new: Array) -> Array:
+            whole = lax.dynamic_update_slice_in_dim(
+                _in_parts(leaf, parts), _in_parts(new, parts), first, axis=leaf.ndim - 3
+            )
+            return whole.reshape(leaf.shape)
+
+        return jax.tree.map(of_parts, self, rows)
+
+
+def _in_parts(leaf: Array, parts: int) -> Array:
+    """Rows as [parts, rows of a part]."""
+    axis = leaf.ndim - 4
+    return leaf.reshape(*leaf.shape[:axis], parts, -1, *leaf.shape[axis + 1 :])
 
 
 def _axes(leaf: Array) -> tuple[str | None, ...]:

@@ -68,8 +68,15 @@ class _Parts(NamedTuple):
     def logits(
         self, params: Params, outer: EmbeddingAndHead, x: Float[Array, "B 1 D"]
     ) -> Float[Array, "B V"]:
-        state = constrain(outer.final_norm(x), self.execution.mesh, RESIDUAL)
-        return self.unembed(params, state)[:, 0]
+        mesh = self.execution.mesh
+        state = constrain(outer.final_norm(x), mesh, RESIDUAL)
+        logits = self.unembed(params, state)[:, 0]
+        # Each device of `tensor` has the logits of a part of the vocabulary for all rows of its
+        # shard. They are exchanged so that it has whole rows, a part of them: what is drawn of a
+        # row is then what one device draws, to the bit, and 1 / tensor of the bytes move and of the
+        # work is done, against whole rows everywhere.
+        divides = mesh is not None and len(logits) % mesh.size == 0
+        return constrain(logits, mesh, ("draws" if divides else "batch", None))
 
 
 def make_prefill(
@@ -176,6 +183,12 @@ def make_decode(
     ) -> tuple[Float[Array, "B V"], KVCache]:
         check_positions(config, execution, row_length)
         outer = merge_outer(outer_graph, params)
+        # What was drawn lies as the rows that it was drawn of: pinned here, as numbers, so that
+        # masks and rotations made of them need not be sent.
+        tokens, prompt_lengths, num_generated = (
+            constrain(x, execution.mesh, ("batch",))
+            for x in (tokens, prompt_lengths, num_generated)
+        )
         # Rows are at different places, but write at one slot: the position is a row's own number.
         positions = (prompt_lengths + num_generated)[:, None]
         x = embed(config, execution, outer, tokens[:, None], positions)

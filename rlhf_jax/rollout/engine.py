@@ -72,7 +72,8 @@ def make_generator(
     per completion [P * G].
 
     With `slots`, that many completions decode at a time, in programs of `chunk` tokens. Between two
-    of them finished completions leave and waiting ones take their places, in order. The cache of
+    of them finished completions leave and waiting ones take their places, in order; on a mesh those
+    whose prompts lie on the same shard of rows, so that no keys of prompts move. The cache of
     the completions is a ring that all slots write at one common index; it grows when some
     completion needs it. Once none waits, the slots are halved as they empty.
 
@@ -156,10 +157,7 @@ def make_generator(
         if string_end is None and (slots is None or slots >= rows):
             out, slot_steps = _run_whole(programs, params, job, settings)
         else:
-            at_once = settings._replace(
-                slots=min(slots or padded_count(rows, shards), padded_count(rows, shards))
-            )
-            done, slot_steps = run_slots(programs, params, job, at_once)
+            done, slot_steps = run_slots(programs, params, job, _with_slots(job, settings))
             repeated = (
                 np.repeat(job.prompts, group_size, axis=0),
                 np.repeat(job.lengths, group_size),
@@ -224,6 +222,18 @@ def _own_keys(key: Key, rows: int, settings: Settings) -> Key:
         )
     padded = padded_count(rows // settings.group_size, settings.shards) * settings.group_size
     return key[np.minimum(np.arange(padded), rows - 1)]
+
+
+def _with_slots(job: Job, settings: Settings) -> Settings:
+    """As many slots as were asked for, or where that is all completions, one for each."""
+    shards = settings.shards
+    rows = len(job.limits)
+    if settings.slots is not None and settings.slots < rows:
+        return settings
+    # A completion decodes where its prompt is, and a shard holds whole prompts.
+    prompts = padded_count(len(job.prompts), shards) // shards
+    most = min(rows, prompts * settings.group_size)
+    return settings._replace(slots=padded_count(most * shards, shards))
 
 
 def _run_whole(

@@ -53,7 +53,7 @@ class Slots(NamedTuple):
     row: Int[np.ndarray, " S"]
     """Number of the completion."""
     prompt: Int[np.ndarray, " S"]
-    """Its prompt's row in the pool."""
+    """Its prompt's row in the pool, counted from the first one of the slot's shard."""
     length: Int[np.ndarray, " S"]
     limit: Int[np.ndarray, " S"]
     token: Int[np.ndarray, " S"]
@@ -84,7 +84,7 @@ class Programs(NamedTuple):
     grow: Callable[..., Cache]
     """(ring, size, oldest) -> a larger ring."""
     narrow: Callable[..., Cache]
-    """(ring, rows) -> a ring of fewer rows."""
+    """(ring, rows) -> a ring of fewer rows: as many of every shard, counted within it."""
 
 
 Watch = Callable[[Programs], Programs]
@@ -104,6 +104,7 @@ def make_programs(model: Model, settings: Settings) -> Programs:
     mesh = settings.mesh
     eos_ids = settings.eos_ids
     limit = settings.max_new_tokens
+    shards = settings.shards
     make_static(model, (), eos_ids, 0)
 
     def for_host(*arrays: Array) -> tuple[Array, ...]:
@@ -146,13 +147,15 @@ def make_programs(model: Model, settings: Settings) -> Programs:
             key, first * settings.group_size + jnp.arange(prompts.shape[0] * settings.group_size)
         )
         cache, token, logp = start(static, params, prompts, lengths, keys, sampling=sampling)
-        return pool.put(cache, first).pinned(mesh), *for_host(token, logp)
+        # Every shard reads prompts, and keeps those that it has read.
+        pool = pool.put(cache, first // shards, parts=shards).pinned(mesh)
+        return pool, *for_host(token, logp)
 
     def decode(params, pool, ring, slot, slots, key, sampling, *, steps):
         static = make_static(model, steps, eos_ids, pool.slots + limit, settings.missing_ids)
         state = Decoding(ring, slots.token, slots.produced, slots.active)
         rows = Rows(slots.length, slots.limit, keys_of_rows(key, slots.row))
-        prompts = pool.take(slots.prompt).pinned(mesh)
+        prompts = pool.take(slots.prompt, parts=shards).pinned(mesh)
         state, tokens, logps = decode_chunk(
             static, params, state, prompts, rows, slot=slot, sampling=sampling, chunk=settings.chunk
         )
@@ -178,7 +181,7 @@ def make_programs(model: Model, settings: Settings) -> Programs:
         grow=jax.jit(
             lambda ring, size, oldest: ring.grown(size, oldest).pinned(mesh), static_argnums=1
         ),
-        narrow=jax.jit(lambda ring, rows: ring.take(rows).pinned(mesh)),
+        narrow=jax.jit(lambda ring, rows: ring.take(rows, parts=shards).pinned(mesh)),
     )
 
 

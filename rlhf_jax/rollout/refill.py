@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from rlhf_jax.rollout.generate import Cache, windows
 from rlhf_jax.rollout.programs import Programs, Settings, Slots
+from rlhf_jax.rollout.queues import Pool, Waiting, make_pool
 from rlhf_jax.rollout.sampling import SamplingParams
 from rlhf_jax.types import Key, Params
 
@@ -56,7 +57,8 @@ def run_slots(
     assert settings.slots is not None
     params = programs.lay_out(params)
     # All prompts are read first: their keys and values wait in a pool that slots point into.
-    pool, first_tokens, first_logps = _fill_pool(programs, params, job, settings)
+    places = _places(job, settings)
+    pool, first_tokens, first_logps = _fill_pool(programs, params, job, places, settings)
     sizes = windows(settings.max_new_tokens, settings.chunk)
     rows = len(job.limits)
     shape = (rows, settings.max_new_tokens)
@@ -68,8 +70,12 @@ def run_slots(
     for row in range(rows):
         _end_at_string(done, row, 0, settings)
     ended = stopped | np.isin(first_tokens, settings.eos_ids)
-    # Reversed, to be popped from the end: completions start in order, which refilling keeps.
-    waiting = [row for row in range(rows) if job.limits[row] > 1 and not ended[row]][::-1]
+    waiting = Waiting(
+        np.flatnonzero((job.limits > 1) & ~ended).tolist(),
+        places,
+        group_size=settings.group_size,
+        shards=settings.shards,
+    )
     held = Slots(
         *(np.ones(settings.slots, np.int32) for _ in range(6)), np.zeros(settings.slots, bool)
     )  # type: ignore[call-arg]
@@ -77,7 +83,7 @@ def run_slots(
     slot_steps = rows
     ring = None
     while waiting or held.active.any():
-        _refill(held, waiting, job, first_tokens, settings.group_size)
+        _refill(held, waiting, job, first_tokens, settings)
         # The ring must hold the longest active completion after this chunk, and no more.
         needed = min(int(held.produced[held.active].max()) + settings.chunk - 1, sizes[-1])
         size = next(size for size in sizes if size >= needed)
@@ -85,8 +91,9 @@ def run_slots(
             ring = programs.empty(pool, settings.slots, size)
         # Nobody waits for the empty slots any more: half as many cost half as much a step.
         while not waiting and (keep := _half(held, settings)) is not None:
+            within = keep % (len(held.row) // settings.shards)
             held = Slots(*(x[keep] for x in held))
-            ring = programs.narrow(ring, keep)
+            ring = programs.narrow(ring, within)
         if size > ring.slots:
             # Grown, the ring begins with its oldest entry: the next one goes behind the newest.
             old_slots = ring.slots
@@ -113,21 +120,27 @@ def pad_rows(x: np.ndarray, rows: int, fill: int) -> np.ndarray:
     return np.concatenate([x, np.full((rows - len(x), *x.shape[1:]), fill, x.dtype)])
 
 
-def _fill_pool(
-    programs: Programs, params: Params, job: Job, settings: Settings
-) -> tuple[Cache, np.ndarray, np.ndarray]:
-    """Keys and values of all prompts; first token of every completion, and its log-prob."""
+def _places(job: Job, settings: Settings) -> Pool:
+    """Where the prompts are kept, and how many are read at a time."""
     assert settings.slots is not None
-    count = len(job.prompts)
-    rows = len(job.limits)
     # As many prompts at a time as the slots hold groups, which bounds the memory of reading them;
     # the last part is filled up, so that one shape is compiled.
+    count = len(job.prompts)
     at_once = padded_count(
         min(count, max(1, settings.slots // settings.group_size)), settings.shards
     )
-    pool_rows = -(-count // at_once) * at_once
-    prompts = pad_rows(job.prompts, pool_rows, 0)
-    lengths = pad_rows(job.lengths, pool_rows, 1)
+    return make_pool(count, at_once=at_once, shards=settings.shards)
+
+
+def _fill_pool(
+    programs: Programs, params: Params, job: Job, places: Pool, settings: Settings
+) -> tuple[Cache, np.ndarray, np.ndarray]:
+    """Keys and values of all prompts; first token of every completion, and its log-prob."""
+    rows = len(job.limits)
+    prompts = job.prompts[places.prompt]
+    lengths = job.lengths[places.prompt]
+    pool_rows = len(prompts)
+    at_once = places.at_once
     pool = programs.empty_pool(params, prompts[:at_once], pool_rows)
     tokens = []
     logps = []
@@ -142,34 +155,33 @@ def _fill_pool(
 
 
 def _refill(
-    held: Slots, waiting: list[int], job: Job, first_tokens: np.ndarray, group_size: int
+    held: Slots, waiting: Waiting, job: Job, first_tokens: np.ndarray, settings: Settings
 ) -> None:
-    """Gives free slots to waiting completions, in order. `waiting` is reversed."""
-    for slot in np.flatnonzero(~held.active):
-        if not waiting:
-            return
-        row = waiting.pop()
-        prompt = row // group_size
-        values = (row, prompt, job.lengths[prompt], job.limits[row], first_tokens[row], 1, True)
+    """Gives free slots to waiting completions of their shard, in order."""
+    per_shard = len(held.row) // settings.shards
+    for slot in np.flatnonzero(~held.active).tolist():
+        taken = waiting.next_of(slot // per_shard)
+        if taken is None:
+            continue
+        row, place = taken
+        prompt = row // settings.group_size
+        values = (row, place, job.lengths[prompt], job.limits[row], first_tokens[row], 1, True)
         for field, value in zip(held, values, strict=True):
             field[slot] = value
 
 
 def _half(held: Slots, settings: Settings) -> np.ndarray | None:
-    """Half of the slots, with all active ones; None: they do not fit, or slots are few."""
+    """Half of the slots of every shard, with all active ones; None: they do not fit, or slots are
+    few."""
     assert settings.slots is not None
-    active = np.flatnonzero(held.active)
-    half = len(held.row) // 2
-    if (
-        len(held.row) % 2
-        or half % settings.shards
-        or half < max(len(active), settings.slots / _NARROWEST)
-    ):
+    slots = np.arange(len(held.row)).reshape(settings.shards, -1)
+    half = slots.shape[1] // 2
+    most = int(held.active.reshape(slots.shape).sum(axis=1).max())
+    if slots.shape[1] % 2 or half < most or half * settings.shards < settings.slots / _NARROWEST:
         return None
-    # Active slots move to the front; idle ones fill up the half.
-    return np.concatenate([active, np.flatnonzero(~held.active)[: half - len(active)]]).astype(
-        np.int32
-    )
+    # Active slots move to the front of their shard; idle ones fill up the half.
+    order = np.argsort(~held.active.reshape(slots.shape), axis=1, kind="stable")
+    return np.take_along_axis(slots, order[:, :half], axis=1).reshape(-1).astype(np.int32)
 
 
 def _end_at_string(done: Completions, row: int, before: int, settings: Settings) -> bool:

@@ -50,9 +50,12 @@ AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
     "head_dim": None,
     "layers": None,
     "norm": None,
+    "logits": "tensor",
+    "draws": (*BATCH_AXES, "tensor"),
 }
 """Logical axis -> mesh axes; None is replicated. Vectors (`norm`) are replicated: they are too
-small to gather."""
+small to gather. `logits` is the vocabulary beside rows, which have taken `fsdp`; `draws` are rows
+from each of which one token is drawn."""
 
 _REPLICATED = re.compile(r"(^|/)(v_row|v_col)/")
 """Adafactor's factored moments have other ranks than their parameters and are small: whole on every

@@ -132,24 +132,3 @@ def test_auto_is_splash_on_a_tpu(monkeypatch):
     q, k, v, _ = inputs()
     np.testing.assert_array_equal(attention(q, k, v, scale=0.25), q + 1)
     assert refusal(q, k, documents(1, 256), None) is None
-
-
-def test_cudnn_is_asked_for_by_name(monkeypatch):
-    """There is no GPU here: what cuDNN would be asked is computed by XLA."""
-    asked = []
-    whole = jax.nn.dot_product_attention
-
-    def stand_in(*args, implementation, **options):
-        asked.append(implementation)
-        return whole(*args, **options)
-
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-    q, k, v, _ = inputs(length=64, dtype=jnp.bfloat16)
-    ids = documents(1, 64)
-    out = attention(*(q, k, v), segment_ids=ids.ids, window=20, scale=0.25, implementation="cudnn")
-    exact = plain(*(x.astype(jnp.float32) for x in (q, k, v)), ids, Static(20, 20, None, 0.25))
-    assert asked == ["cudnn"]
-    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=1e-2)
-    with pytest.raises(ValueError, match=r"bfloat16 and float16, not float32"):
-        attention(*(x.astype(jnp.float32) for x in (q, k, v)), scale=1.0, implementation="cudnn")

@@ -9,6 +9,7 @@ import pytest
 from rlhf_jax.data.stops import make_string_end
 from rlhf_jax.models import init_model
 from rlhf_jax.rollout import SamplingParams, make_generator
+from rlhf_jax.sharding import infer_shardings, make_mesh
 from tests.models.tiny import noisy, ragged, tiny
 
 PIECES = [text * (1 + index // 40) for index, text in enumerate("abcdefghij" * 6 + "abcd")]
@@ -24,12 +25,16 @@ def text_of(ids):
 
 
 @functools.cache
-def rollouts(stops, slots, chunk):
+def rollouts(stops, slots, chunk, fsdp=None):
     config = tiny("qwen2", max_position_embeddings=64, num_hidden_layers=1, max_window_layers=0)
-    model, params = init_model(config, jax.random.key(0))
+    mesh = None if fsdp is None else make_mesh({"fsdp": fsdp})
+    params = noisy(init_model(config, jax.random.key(0))[1])
+    model, _ = init_model(config, jax.random.key(0), mesh=mesh)
+    if mesh is not None:
+        params = jax.device_put(params, infer_shardings(params, mesh))
     engine = make_generator(
         model,
-        mesh=None,
+        mesh=mesh,
         max_new_tokens=30,
         eos_ids=(EOS,),
         pad_id=0,
@@ -39,9 +44,7 @@ def rollouts(stops, slots, chunk):
         chunk=chunk,
         string_end=make_string_end(stops, text_of),
     )
-    return engine(
-        noisy(params), PROMPTS, MASK.sum(1), jax.random.key(3), SamplingParams(), limits=LIMITS
-    )
+    return engine(params, PROMPTS, MASK.sum(1), jax.random.key(3), SamplingParams(), limits=LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,17 @@ def test_a_completion_ends_where_the_string_is_complete(slots, chunk):
         assert out.truncated[row] == (count is None and (not whole or whole[-1] != EOS))
         assert (out.logps[row][out.completion_mask[row]] != 0).all()
     assert 4 <= ends < len(LIMITS) - 1 and stats.tokens == out.completion_mask.sum()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", [None, 8])
+def test_a_mesh_ends_them_there_too(slots):
+    """Of 8 shards 5 hold a prompt only to help with its completions."""
+    out, stats = rollouts(STOPS, slots, 4, fsdp=8)
+    expected, _ = rollouts(STOPS, 5, 4)
+    for name in ("tokens", "mask", "completion_mask", "truncated"):
+        assert (out._asdict()[name] == expected._asdict()[name]).all(), name
+    assert stats.tokens == expected.completion_mask.sum()
 
 
 def test_the_search_looks_at_every_way_a_string_can_come():

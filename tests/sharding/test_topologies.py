@@ -6,7 +6,7 @@ import math
 import pytest
 
 from rlhf_jax.sharding import MESH_AXES, make_mesh, mesh_over
-from tests.topologies import TPU_COMPILER, tpu_devices
+from tests.topologies import TPU_COMPILER, absent_devices
 
 pytestmark = TPU_COMPILER
 
@@ -15,7 +15,7 @@ pytestmark = TPU_COMPILER
     "name", ["v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:4x4x4", "v6e:4x4", "v6e:8x8", "v6e:16x16"]
 )
 def test_every_factorisation_gives_a_mesh(name):
-    devices = tpu_devices(name)
+    devices = absent_devices(name)
     divisors = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
     tried = 0
     for shape in itertools.product(divisors, repeat=3):
@@ -29,9 +29,9 @@ def test_every_factorisation_gives_a_mesh(name):
 
 
 def test_a_rollout_mesh_has_the_training_meshs_order():
-    trained = make_mesh({"fsdp": 64}, devices=tpu_devices("v6e:8x8"))
+    trained = make_mesh({"fsdp": 64}, devices=absent_devices("v6e:8x8"))
     mesh = mesh_over(trained, {"data": 8, "tensor": 8})
     assert list(mesh.devices.flat) == list(trained.devices.flat)
     # Arranged for itself it has another order: that is why it is laid over the other one.
-    own = make_mesh({"data": 8, "tensor": 8}, devices=tpu_devices("v6e:8x8"))
+    own = make_mesh({"data": 8, "tensor": 8}, devices=absent_devices("v6e:8x8"))
     assert list(own.devices.flat) != list(trained.devices.flat)

@@ -3,21 +3,24 @@
 import functools
 import logging
 
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.attention.blocked import blocked
+from rlhf_jax.models.attention.cudnn import cudnn
+from rlhf_jax.models.attention.cudnn import refusal as refusal_of_cudnn
 from rlhf_jax.models.attention.plain import Static, dot_product, plain
-from rlhf_jax.models.attention.splash import refusal, splash
+from rlhf_jax.models.attention.splash import refusal as refusal_of_splash
+from rlhf_jax.models.attention.splash import splash
 from rlhf_jax.models.documents import Documents
 from rlhf_jax.target import platform
 
 IMPLEMENTATIONS = ("auto", "blocked", "splash", "cudnn", "dot_product", "xla")
 _PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}
 """Where an implementation runs that does not run everywhere."""
-_OF_CUDNN = (jnp.dtype("bfloat16"), jnp.dtype("float16"))
+_KERNELS = {target: name for name, target in _PLATFORMS.items()}
+"""Platform -> the implementation that "auto" takes there where it can."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,11 +56,13 @@ def attention(
       Never holds ``[B, N, T, T]``.
     * ``"splash"``: Pallas kernels for TPUs, forward and backward; rows a multiple of 128 tokens,
       whose packed completions do not share prompts.
-    * ``"cudnn"``: cuDNN's flash attention for NVIDIA GPUs, in bfloat16 or float16. No softcap.
+    * ``"cudnn"``: cuDNN's flash attention for NVIDIA GPUs (A100 and later), in bfloat16 or float16,
+      heads of a multiple of 8 numbers up to 128 (256 on H100 and later). No softcap; packed rows
+      hold a mask ``[B, T, T]``. Compiled for H100s, never run on a device by this library's tests.
     * ``"dot_product"``: `jax.nn.dot_product_attention` as the compiler likes it. No softcap.
     * ``"xla"``: plain products and softmax; the reference that the others are tested against.
-    * ``"auto"``: "blocked" on CPU; "splash" on TPU where it can; elsewhere "dot_product", or "xla"
-      when there is a softcap.
+    * ``"auto"``: "blocked" on CPU; "splash" on TPU and "cudnn" on GPU where they can; elsewhere
+      "dot_product", or "xla" when there is a softcap, and the log says once why.
 
     Args:
         q: queries; gradients flow to q, k and v.
@@ -108,34 +113,37 @@ def attention(
     static = Static(columns, window, softcap, scale)
     name = implementation
     if name == "auto":
-        name = _choose(q, k, documents, softcap, mesh)
-    elif reason := _refusal(name, q, k, documents, softcap, mesh):
+        name = _choose(q, k, documents, static, mesh)
+    elif reason := _refusal(name, q, k, documents, static, mesh):
         raise ValueError(f"attention={name!r} cannot do this: {reason}; use attention='auto'")
     if name == "blocked":
         return blocked(q, k, v, documents, static)
     if name == "splash":
         return splash(q, k, v, documents, static, mesh=mesh)
-    if name == "xla":
+    if name == "cudnn":
+        out = cudnn(q, k, v, documents, static, mesh=mesh)
+    elif name == "xla":
         out = plain(q, k, v, documents, static)
     else:
-        out = dot_product(q, k, v, documents, static, on_cudnn=name == "cudnn")
+        out = dot_product(q, k, v, documents, static)
     return checkpoint_name(out, "attention")
 
 
 def _choose(
-    q: Array, k: Array, documents: Documents | None, softcap: float | None, mesh: Mesh | None
+    q: Array, k: Array, documents: Documents | None, static: Static, mesh: Mesh | None
 ) -> str:
     """What "auto" means for these arrays."""
     target = platform()
     if target == "cpu":
         return "blocked"
-    plain_form = "dot_product" if softcap is None else "xla"
-    if target != "tpu":
+    plain_form = "dot_product" if static.softcap is None else "xla"
+    kernel = _KERNELS.get(target)
+    if kernel is None:  # a platform of which nothing is known
         return plain_form
-    reason = _refusal("splash", q, k, documents, softcap, mesh)
+    reason = _refusal(kernel, q, k, documents, static, mesh)
     if reason is None:
-        return "splash"
-    _tell(plain_form, reason)
+        return kernel
+    _tell(kernel, plain_form, reason)
     return plain_form
 
 
@@ -144,20 +152,25 @@ def _refusal(
     q: Array,
     k: Array,
     documents: Documents | None,
-    softcap: float | None,
+    static: Static,
     mesh: Mesh | None,
 ) -> str | None:
     """Why an implementation cannot take these arrays; None: it can."""
     needed = _PLATFORMS.get(name)
     if needed is not None and platform() != needed:
         return f"it runs on a {needed.upper()}, and this is a {platform().upper()}"
-    if name in ("dot_product", "cudnn") and softcap is not None:
-        return f"it cannot apply softcap={softcap}"
-    if name == "cudnn" and q.dtype not in _OF_CUDNN:
-        return f"it computes in bfloat16 and float16, not {q.dtype} (model.compute_dtype)"
-    return refusal(q, k, documents, mesh) if name == "splash" else None
+    if name == "splash":
+        return refusal_of_splash(q, k, documents, mesh)
+    if name == "cudnn":
+        return refusal_of_cudnn(q, k, documents, static, mesh)
+    if name == "dot_product" and static.softcap is not None:
+        return f"it cannot apply softcap={static.softcap}"
+    return None
 
 
 @functools.cache  # a model is traced for many purposes: once is enough
-def _tell(name: str, reason: str) -> None:
-    _log.info("attention=auto: %s, which holds all scores of a row, because %s", name, reason)
+def _tell(kernel: str, name: str, reason: str) -> None:
+    _log.info(
+        "attention=auto: %s, which holds all scores of a row, in place of %s: %s",
+        *(name, kernel, reason),
+    )

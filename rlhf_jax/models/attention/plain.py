@@ -47,22 +47,13 @@ def plain(q: Array, k: Array, v: Array, documents: Documents | None, static: Sta
     return mixed.reshape(q.shape).astype(q.dtype)
 
 
-def dot_product(
-    q: Array,
-    k: Array,
-    v: Array,
-    documents: Documents | None,
-    static: Static,
-    *,
-    on_cudnn: bool = False,
-) -> Array:
+def dot_product(q: Array, k: Array, v: Array, documents: Documents | None, static: Static) -> Array:
     """`jax.nn.dot_product_attention`, which compilers for GPU and TPU recognise. No softcap.
 
     Args:
       q, k, v: as for `attention`.
       documents: of packed rows: a mask ``[B, 1, T, T]``.
       static: what else scores depend on.
-      on_cudnn: by cuDNN's kernels and nothing else; False: as JAX likes.
     """
     mask = None
     if documents is not None:
@@ -76,7 +67,6 @@ def dot_product(
         scale=static.scale,
         is_causal=True,
         local_window_size=local,
-        implementation="cudnn" if on_cudnn else None,
     )
 
 

@@ -30,6 +30,7 @@ def warnings_of(
     """
     return (
         *(_compiler(machine) if not is_own and machine.chip.platform != "cpu" else ()),
+        *(_no_estimate(machine) if is_own and machine.chip.clock is None else ()),
         *_room(machine, phases),
         *_mesh(planned, machine),
         *_rows(planned),
@@ -45,6 +46,13 @@ def _compiler(machine: Machine) -> Iterator[str]:
         f"compiled for CPUs, as the compiler of {machine.kind} is not installed (pip install "
         f"'{extra}'): bytes of temporaries and collectives are those of another compiler, and "
         "compute is useful operations at the peak rate"
+    )
+
+
+def _no_estimate(machine: Machine) -> Iterator[str]:
+    yield (
+        f"the compiler of {machine.kind} estimates no time: compute is useful operations at the "
+        "peak rate, so that the step takes longer and its MFU is lower"
     )
 
 

@@ -27,8 +27,9 @@ from rlhf_jax.training import (
     make_step,
 )
 from rlhf_jax.types import PairBatch, TokenBatch
-from tests.topologies import tpu_devices
+from tests.topologies import absent_devices
 
+_QWEN = dict(model_type="qwen2", rms_norm_eps=1e-6, rope_theta=1e6, max_position_embeddings=32768)
 _LLAMA = dict(model_type="llama", rms_norm_eps=1e-5, rope_theta=5e5, max_position_embeddings=8192)
 
 
@@ -48,6 +49,8 @@ def _shape(family, width, layers, heads, kv_heads, inner, vocabulary, **more):
 MODELS = {
     # Two layers of the 8B model: of much smaller ones gradients are summed whole, several in one.
     "llama-small": _shape(_LLAMA, 4096, 2, 32, 8, 14336, 32768),
+    # Two layers of Qwen2.5-7B, with its whole vocabulary.
+    "qwen-small": _shape(_QWEN, 3584, 2, 28, 4, 18944, 152064),
 }
 ALGORITHMS = {
     "sft": SFTConfig(),
@@ -79,7 +82,7 @@ class Case:
 
 
 def mesh_of(case):
-    return make_mesh(dict(case.mesh), devices=tpu_devices(case.topology))
+    return make_mesh(dict(case.mesh), devices=absent_devices(case.topology))
 
 
 def config_of(case):
@@ -163,8 +166,9 @@ def lower_update(case):
     return step.lower(state, {}, _batch(case, mesh))
 
 
-def lower_rollout(case):
-    """Sixteen tokens of every slot."""
+def lower_rollout(case, part="chunk"):
+    """A program of a rollout: "chunk", sixteen tokens of every slot; "prefill", a quarter of the
+    prompts; "whole", the completions from start to end."""
     mesh = mesh_of(case)
     model = _model(case, mesh)
     params = placed(abstract_params(config_of(case), None, "bfloat16"), mesh)
@@ -193,10 +197,16 @@ def lower_rollout(case):
 
     prompts = case.slots // 8
     key = jax.eval_shape(lambda: jax.random.key(0))
-    sampling = SamplingParams(1.0, 1.0, 0, 0.0)
-    tokens = host(prompts, case.prompt)
-    pool = pinned(jax.eval_shape(lambda p, t: programs.empty_pool(p, t, prompts), params, tokens))
+    draws = (key, SamplingParams(1.0, 1.0, 0, 0.0))
     steps = ("sample",)
+    tokens = host(prompts, case.prompt)
+    if part == "whole":
+        limits = host(case.slots)
+        return programs.whole.lower(params, tokens, host(prompts), limits, *draws, steps=steps)
+    pool = pinned(jax.eval_shape(lambda p, t: programs.empty_pool(p, t, prompts), params, tokens))
+    if part == "prefill":
+        read = (host(prompts // 4, case.prompt), host(prompts // 4))
+        return programs.prefill.lower(params, pool, *read, 0, *draws, steps=steps)
     ring = pinned(jax.eval_shape(lambda pool: programs.empty(pool, case.slots, case.new), pool))
     slots = Slots(*(host(case.slots) for _ in range(6)), host(case.slots, dtype=bool))
-    return programs.chunk.lower(params, pool, ring, 0, slots, key, sampling, steps=steps)
+    return programs.chunk.lower(params, pool, ring, 0, slots, *draws, steps=steps)

@@ -99,9 +99,16 @@ def test_an_update_holds_no_scores(update):
     assert 'custom_call_target="tpu_custom_call"' in text
 
 
-def test_a_decode_step_moves_no_weights():
+@pytest.fixture(scope="module")
+def decode():
+    """(case, what sixteen tokens move) at data=8, tensor=8."""
     case = Case(model=MODEL, mesh=(("data", 8), ("tensor", 8)))
-    found = traffic(lower_rollout(case).compile().as_text(), 64)
+    with compiling_for(Target("tpu")):
+        return case, traffic(lower_rollout(case).compile().as_text(), 64)
+
+
+def test_a_decode_step_moves_no_weights(decode):
+    case, found = decode
     assert sum(each.total for each in found.collectives) / case.chunk < 0.2e9
     config = config_of(case)
     parts = {size // 8 for size in kernel_shapes(config)}
@@ -109,6 +116,28 @@ def test_a_decode_step_moves_no_weights():
     # Weights are bfloat16; logits, which are not, may have as many entries.
     moved = [s for c in found.collectives for s in c.arrays if s.dtype == "bf16"]
     assert not [shape for shape in moved if entries(shape) in parts]
+
+
+def test_decoding_moves_no_keys_of_prompts(decode):
+    """Slots read prompts of their own shard. What is gathered is what the host reads."""
+    _, found = decode
+    assert [c for c in found.collectives if c.kind != "all-to-all" and c.bytes > MB] == []
+
+
+def test_logits_are_exchanged_not_gathered(decode):
+    """Each of the 8 devices of a row shard draws for an eighth of its rows."""
+    case, found = decode
+    exchanged = by_kind(found.collectives)["all-to-all"]
+    rows = case.slots // 8
+    assert exchanged.bytes == case.chunk * rows // 8 * config_of(case).vocab_size * 4
+
+
+def test_prompts_stay_where_they_are_read():
+    case = Case(model="qwen-small", mesh=(("data", 16), ("tensor", 4)))
+    found = traffic(lower_rollout(case, "prefill").compile().as_text(), 64)
+    keys = [s for c in found.collectives for s in c.arrays if case.prompt in s.dims]
+    assert all(s.dims[-1] == config_of(case).hidden_size for s in keys), "states, not keys"
+    assert sum(c.total for c in found.collectives if c.kind != "all-reduce") < MB
 
 
 def test_half_a_pair_a_shard_is_refused_before_the_compiler():
