@@ -70,10 +70,24 @@ def stratified_bootstrap(
 def estimate(values: list[float]) -> Estimate:
     """Interquartile mean over seeds of one number a seed, with its interval; of values that are
     known. Without one: NaN."""
-    known = np.array([value for value in values if np.isfinite(value)])
+    return estimate_of(np.asarray(values, np.float64)[:, None], interquartile_mean)
+
+
+def estimate_of(
+    scores: np.ndarray, statistic: Callable[[np.ndarray], float], *, level: float = LEVEL
+) -> Estimate:
+    """A statistic over seeds, with its interval; of the seeds whose scores are all known. Without
+    one: NaN.
+
+    Args:
+      scores: [N seeds, M]; the columns are drawn anew apart from each other.
+      statistic: of an array of that shape, of N' seeds.
+      level: share of the draws that lie inside of the interval.
+    """
+    known = scores[np.isfinite(scores).all(axis=1)]
     if not len(known):
         return Estimate(np.nan, np.nan, np.nan, 0)
-    middle = interquartile_mean(known)
+    middle = statistic(known)
     if len(known) < FEWEST:
         return Estimate(middle, np.nan, np.nan, len(known))
-    return Estimate(middle, *stratified_bootstrap(known[:, None]), len(known))
+    return Estimate(middle, *stratified_bootstrap(known, statistic, level=level), len(known))
