@@ -132,8 +132,9 @@ class MatchedKLConfig:
     """Of the evaluations; null: the one that the comparison compares."""
     kl: tuple[float, ...] = (2.0, 5.0, 10.0)
     """Distances from the start, nats per answer; each is told."""
-    kl_metric: str = "kl/start"
-    """Of the evaluations: how far the policy has gone, nats per answer."""
+    kl_metric: str = "kl/ref_sequence"
+    """Of the evaluations: how far the policy has gone from `evaluation.reference`, nats per
+    answer."""
 
     def __post_init__(self) -> None:
         _check_several("kl", self.kl)

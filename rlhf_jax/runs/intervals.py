@@ -91,3 +91,36 @@ def estimate_of(
     if len(known) < FEWEST:
         return Estimate(middle, np.nan, np.nan, len(known))
     return Estimate(middle, *stratified_bootstrap(known, statistic, level=level), len(known))
+
+
+def estimate_crossed(
+    scores: np.ndarray,
+    statistic: Callable[[np.ndarray], float] = interquartile_mean,
+    *,
+    level: float = LEVEL,
+) -> Estimate:
+    """A statistic over seeds of the mean over prompts, with an interval over both: seeds and
+    prompts are drawn anew, each by itself, as every seed is measured on the same prompts.
+
+    Args:
+      scores: [N seeds, P prompts]; a prompt that some seed knows nothing of (NaN) is left out.
+      statistic: of an array of N' numbers, one a seed.
+      level: share of the draws that lie inside of the interval.
+    """
+    scores = np.asarray(scores, np.float64)
+    scores = scores[:, np.isfinite(scores).all(axis=0)]
+    seeds, prompts = scores.shape
+    if not scores.size:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    middle = statistic(scores.mean(axis=1))
+    if seeds < FEWEST:
+        return Estimate(middle, np.nan, np.nan, seeds)
+    random = np.random.default_rng(0)
+    found = np.empty(REPEATS)
+    for place in range(REPEATS):
+        # How often each prompt is drawn: the weights of a mean over drawn prompts.
+        weights = random.multinomial(prompts, np.full(prompts, 1 / prompts)) / prompts
+        drawn = scores[random.integers(seeds, size=seeds)]
+        found[place] = statistic(drawn @ weights)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(middle, float(low), float(high), seeds)

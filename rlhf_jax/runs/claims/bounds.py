@@ -4,7 +4,8 @@ import math
 from statistics import NormalDist
 
 from rlhf_jax.config import BoundConfig, ClaimsConfig
-from rlhf_jax.runs.claims.finding import Finding, Form, found, over_seeds, seeds_text
+from rlhf_jax.runs.claims.differences import OVER_PROMPTS, behind
+from rlhf_jax.runs.claims.finding import Finding, Form, found, over_prompts, over_seeds
 from rlhf_jax.runs.claims.results import Results
 from rlhf_jax.runs.intervals import Estimate
 
@@ -14,10 +15,10 @@ def bounds(
 ) -> list[Finding]:
     """A metric after training against a bound: one row.
 
-    A share of answers has two sources of chance, seeds and answers. The interval covers both: it
-    reaches from the lower of two ends to the higher, of the bootstrap over seeds and of Wilson's
-    interval for all answers together. Without the second one, no harmful answer in every seed would
-    be an interval of no width.
+    The interval is over seeds, and over prompts too where cells know what was reached on each. That
+    of a share of answers also covers their number: it reaches from the lower of two ends to the
+    higher, of the bootstrap and of Wilson's interval for all answers together. Without the second
+    one, no harmful answer in every seed would be an interval of no width.
 
     Args:
       claimed: the bound.
@@ -28,17 +29,15 @@ def bounds(
     runs = list(results.of(asked.run).values())
     metric = results.asked(asked.metric, *runs)
     values = [run.curve[-1][metric] for run in runs]
-    estimate = over_seeds(values, config)
-    behind = seeds_text(estimate.seeds, len(results.seeds))
-    note = ""
+    crossed = results.of_prompts(metric, runs)
+    estimate = over_seeds(values, config) if crossed is None else over_prompts(crossed, config)
+    notes = [] if crossed is None else [OVER_PROMPTS]
     answers = results.answers(metric)
-    if answers is not None:
-        behind += f", {answers:,} answers each"
     if asked.share and estimate.low == estimate.low:
         known = [value for value in values if value == value]
-        note = f"seeds from {_percent(min(known))} to {_percent(max(known))}"
+        notes.append(f"seeds from {_percent(min(known))} to {_percent(max(known))}")
         if answers is None:
-            note += "; the number of answers is not known, so the interval is that of the seeds"
+            notes.append("the number of answers is not known, and not in the interval")
         else:
             whole = wilson(sum(known) / len(known), answers * len(known), config.confidence)
             estimate = Estimate(
@@ -53,8 +52,8 @@ def bounds(
             claimed,
             estimate,
             form=Form(is_share=asked.share),
-            behind=behind,
-            note=note,
+            behind=behind(results, metric, estimate.seeds),
+            note="; ".join(notes),
             side=asked.side,
         )
     ]

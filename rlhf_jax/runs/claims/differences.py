@@ -10,11 +10,13 @@ from rlhf_jax.runs.claims.finding import (
     difference,
     found,
     over_pairs,
+    over_prompts,
     relative_difference,
     seeds_text,
 )
 from rlhf_jax.runs.claims.results import Missing, Results
 
+OVER_PROMPTS = "interval over seeds and prompts"
 BUDGETS = {"tokens": "generated tokens", "step": "steps", "seconds": "seconds of training"}
 
 
@@ -22,6 +24,10 @@ def differences(
     claimed: float, asked: DifferenceConfig, results: Results, config: ClaimsConfig
 ) -> list[Finding]:
     """The metric of one run less that of another: a row for each time that is asked for.
+
+    After training, where cells know what was reached on each prompt, the interval is over seeds and
+    prompts: other held-out prompts would have given another difference too. Elsewhere, and for what
+    is not a mean of paired differences, it is over seeds alone.
 
     Args:
       claimed: the figure; its sign is the direction.
@@ -33,8 +39,15 @@ def differences(
     metric = results.asked(asked.metric, *(run for pair in pairs for run in pair))
     rows = []
     for when in asked.at:
-        values = [_at(when, metric, *pair) for pair in pairs]
-        estimate = over_pairs(values, relative_difference if asked.relative else difference, config)
+        crossed = None
+        if when == "end" and not asked.relative and config.pairing == "seed":
+            crossed = _by_prompt(results, metric, pairs)
+        if crossed is None:
+            values = [_at(when, metric, *pair) for pair in pairs]
+            combine = relative_difference if asked.relative else difference
+            estimate = over_pairs(values, combine, config)
+        else:
+            estimate = over_prompts(crossed, config)
         moment = "after training" if when == "end" else f"at equal {BUDGETS[when]}"
         rows.append(
             found(
@@ -42,7 +55,8 @@ def differences(
                 claimed,
                 estimate,
                 form=Form(is_share=asked.relative, is_signed=True),
-                behind=_behind(results, metric, estimate.seeds),
+                behind=behind(results, metric, estimate.seeds),
+                note="" if crossed is None else OVER_PROMPTS,
             )
         )
     return rows
@@ -93,7 +107,7 @@ def at_matched_kl(
                 claimed,
                 estimate,
                 form=Form(is_signed=True),
-                behind=_behind(results, metric, estimate.seeds),
+                behind=behind(results, metric, estimate.seeds),
                 note="; ".join(short),
             )
         )
@@ -143,7 +157,20 @@ def common_budget(cost: str, first: Measured, second: Measured) -> float:
     return min((value for value in spent if value > 0), default=0.0)
 
 
-def _behind(results: Results, metric: str, seeds: int) -> str:
+def _by_prompt(
+    results: Results, metric: str, pairs: list[tuple[Measured, Measured]]
+) -> np.ndarray | None:
+    """[seeds, prompts] of differences; None where cells do not keep the metric by prompt."""
+    first, second = (
+        results.of_prompts(metric, [pair[place] for pair in pairs]) for place in (0, 1)
+    )
+    if first is None or second is None or first.shape != second.shape:
+        return None
+    return first - second
+
+
+def behind(results: Results, metric: str, seeds: int) -> str:
+    """Seeds, and answers of each where their number is known."""
     answers = results.answers(metric)
     each = "" if answers is None else f", {answers:,} answers each"
     return seeds_text(seeds, len(results.seeds)) + each

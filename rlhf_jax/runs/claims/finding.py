@@ -7,7 +7,7 @@ import numpy as np
 
 from rlhf_jax.config import ClaimsConfig
 from rlhf_jax.runs.claims.verdict import Side, is_excluded, verdict
-from rlhf_jax.runs.intervals import Estimate, estimate_of, interquartile_mean
+from rlhf_jax.runs.intervals import Estimate, estimate_crossed, estimate_of, interquartile_mean
 
 STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "interquartile_mean": interquartile_mean,
@@ -141,6 +141,17 @@ def over_pairs(
     return estimate_of(
         np.asarray(pairs, np.float64).reshape(-1, 2), statistic, level=config.confidence
     )
+
+
+def over_prompts(scores: np.ndarray, config: ClaimsConfig) -> Estimate:
+    """A number for each seed and prompt as the statistic over seeds of the mean over prompts, with
+    an interval over both.
+
+    Args:
+      scores: [seeds, prompts].
+      config: says the statistic.
+    """
+    return estimate_crossed(scores, STATISTICS[config.statistic], level=config.confidence)
 
 
 def difference(first: float, second: float) -> float:

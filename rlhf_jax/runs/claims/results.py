@@ -2,7 +2,10 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from rlhf_jax.config import ComparisonSource, EvaluationConfig
 from rlhf_jax.config.compare import merged
@@ -34,6 +37,9 @@ class Results(NamedTuple):
     here."""
     samples: int
     """Completions of each that are sampled there."""
+    by_prompt: dict[tuple[str, int], dict[str, list[float]]]
+    """(run, seed) -> metric -> what the last evaluation gave for each held-out prompt; NaN where
+    nothing could be judged. Empty for metrics that cells do not keep by prompt."""
 
     def of(self, name: str) -> dict[int, Measured]:
         """The seeds of a run.
@@ -80,6 +86,13 @@ class Results(NamedTuple):
                 )
         return name
 
+    def of_prompts(self, metric: str, runs: Sequence[Measured]) -> np.ndarray | None:
+        """[runs, prompts] of the last evaluations; None where some run does not know it, or they
+        were asked different numbers of prompts."""
+        rows = [self.by_prompt.get((run.name, run.seed), {}).get(metric, []) for run in runs]
+        sizes = {len(row) for row in rows}
+        return np.array(rows, np.float64) if len(sizes) == 1 and sizes != {0} else None
+
     def answers(self, metric: str) -> int | None:
         """Answers behind a metric in one evaluation: greedy ones, one a prompt, or sampled ones;
         None: not known. Of pass@k and maj@k a prompt gives one verdict."""
@@ -105,8 +118,10 @@ def read_results(source: ComparisonSource) -> Results:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         runs: dict[str, dict[int, Measured]] = {}
+        by_prompt: dict[tuple[str, int], dict[str, list[float]]] = {}
         for cell in document["cells"]:
             runs.setdefault(cell["run"], {})[cell["seed"]] = _whole(measured_of(cell))
+            by_prompt[cell["run"], cell["seed"]] = cell.get("by_prompt", {})
         config = document["config"]
         held_out = merged(config["common"], config["prompts"])
         return Results(
@@ -118,6 +133,7 @@ def read_results(source: ComparisonSource) -> Results:
             runs=runs,
             prompts=_prompts(held_out),
             samples=held_out.get("evaluation", {}).get("samples", EvaluationConfig().samples),
+            by_prompt=by_prompt,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -68,6 +68,41 @@ def test_the_statistic_is_an_option(tmp_path, statistic, value):
     assert found.findings[0].value == pytest.approx(value)
 
 
+def by_prompt(name, seed, gain):
+    """Half of 64 prompts have the gain, and those that do are the same in every seed."""
+    rows = [0.2 + seed / 100 + gain * (place % 2) for place in range(64)]
+    return cell(name, seed, [0.0, sum(rows) / 64], by_prompt={METRIC: rows})
+
+
+def test_a_difference_is_over_prompts_too_where_cells_know_them(tmp_path):
+    cells = [by_prompt("dapo", seed, 0.4) for seed in SEEDS]
+    cells += [by_prompt("ppo", seed, 0.0) for seed in SEEDS]
+    (row,) = judged(tmp_path, cells, "difference", {}).findings
+    assert row.value == pytest.approx(0.2) and row.note == "interval over seeds and prompts"
+    # all seeds alike: what is left is a deviation of 0.2 over 64 prompts
+    assert row.high - row.low == pytest.approx(2 * 1.96 * 0.2 / 8, rel=0.1)
+    for options, asked in (({"pairing": "none"}, {}), ({}, {"at": ["tokens"]})):
+        (row,) = judged(tmp_path, cells, "difference", asked, **options).findings
+        assert row.note == "" and row.high - row.low < 0.05
+    del cells[0]["by_prompt"]
+    (row,) = judged(tmp_path, cells, "difference", {}).findings
+    assert row.note == "" and row.high - row.low < 1e-9
+
+
+def test_a_bound_is_over_prompts_too(tmp_path):
+    cells = [by_prompt("dapo", seed, 0.4) for seed in SEEDS]
+    results = write(tmp_path / "results.json", cells)
+    tree = claims_tree(results, "bound", {}, claimed=0.5)
+    tree["claims"][0]["bound"] = {"comparison": "sums", "run": "dapo"}
+    rows = {}
+    for share in ("true", "false"):
+        (found,) = judge(make_claims(tree, [f"claims[0].bound.share={share}"])).judged
+        rows[share] = found.findings[0]
+    assert rows["true"].note == "interval over seeds and prompts; seeds from 40.0 % to 43.0 %"
+    assert rows["false"].value == pytest.approx(0.415)
+    assert 0.08 < rows["false"].high - rows["false"].low < 0.12
+
+
 def test_a_relative_difference_is_a_share_of_the_other_run(tmp_path):
     cells = both([[0.1, 0.6]] * 4, [[0.1, 0.4]] * 4)
     found = judged(tmp_path, cells, "difference", {"relative": True})
@@ -198,7 +233,7 @@ def test_wilson_by_hand():
 def curve(kls, values):
     run = measured("a", 0, values)
     points = [
-        point if kl is None else point | {"kl/start": kl}
+        point if kl is None else point | {"kl/ref_sequence": kl}
         for point, kl in zip(run.curve, kls, strict=True)
     ]
     return run._replace(curve=points)
@@ -218,7 +253,7 @@ def curve(kls, values):
     ],
 )
 def test_a_metric_at_a_kl_is_interpolated_where_it_first_passes(kls, values, kl, expected):
-    found = at_kl(curve(kls, values), METRIC.replace("4", "2"), kl, kl_metric="kl/start")
+    found = at_kl(curve(kls, values), METRIC.replace("4", "2"), kl, kl_metric="kl/ref_sequence")
     assert found == pytest.approx(expected, nan_ok=True)
 
 
@@ -240,7 +275,7 @@ def test_at_matched_kl_runs_that_do_not_get_there_are_told(tmp_path):
 def test_without_a_kl_it_is_not_measured(tmp_path):
     found = judged(tmp_path, both([[0.1, 0.5]] * 4, [[0.1, 0.5]] * 4), "matched_kl", {})
     assert found.verdict == "not measured"
-    assert "kl/start: give evaluation.reference" in found.missing
+    assert "kl/ref_sequence: give evaluation.reference" in found.missing
     assert found.command == "rlhf-jax compare sums.yaml"
 
 

@@ -7,7 +7,7 @@ HARMFUL = "rewards/harmful_sampled"
 SEEDS = (0, 1, 2, 3)
 
 
-def cell(run, seed, values, *, cost=1.0, tokens=100.0, kl=None, harmful=None):
+def cell(run, seed, values, *, cost=1.0, tokens=100.0, kl=None, harmful=None, by_prompt=None):
     """One cell; an evaluation for each value, whose step is ten times its place."""
     points = []
     for place, value in enumerate(values):
@@ -19,7 +19,7 @@ def cell(run, seed, values, *, cost=1.0, tokens=100.0, kl=None, harmful=None):
             "accuracy/greedy": value,
         }
         if kl is not None and place:
-            point["kl/start"] = kl[place]
+            point["kl/ref_sequence"] = kl[place]
         if harmful is not None:
             point[HARMFUL] = harmful[place]
         points.append(point)
@@ -33,6 +33,7 @@ def cell(run, seed, values, *, cost=1.0, tokens=100.0, kl=None, harmful=None):
         "bytes": 1000,
         "samples": 64,
         "entropy": None,
+        "by_prompt": by_prompt or {},
     }
 
 
