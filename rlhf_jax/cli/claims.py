@@ -34,8 +34,7 @@ def claims(options: argparse.Namespace, config: ClaimsConfig) -> int:
         say("")
     if found.memory:
         headings, sizes = tables.memory_rows(found.memory)
-        title = "memory by set-up: bytes a parameter of the policy, and MB"
-        print_table(title, headings, sizes, numbers=len(headings) - 1)
+        print_table(tables.MEMORY, headings, sizes, numbers=len(headings) - 1)
     say(tables.how(found))
     say(f"Rule. {tables.RULE}")
     say(

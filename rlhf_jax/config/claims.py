@@ -228,11 +228,13 @@ class SetupsConfig:
     """Sections of every set-up; the model's is one of them."""
     prompts: dict[str, Any] = field(default_factory=dict)
     """Sections of those that sample."""
-    runs: tuple[SetupConfig, ...] = ()
+    runs: tuple[SetupConfig, ...]
     """The set-ups."""
 
     def __post_init__(self) -> None:
         names = [setup.name for setup in self.runs]
+        if not names:
+            raise ValueError("runs is empty; give at least one set-up")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"runs: {twice!r} names two set-ups; give each its own name")

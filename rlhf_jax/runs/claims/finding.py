@@ -32,7 +32,7 @@ class Form(NamedTuple):
         sign = "+" if self.is_signed else ""
         if self.is_share:
             # Below 1 % one decimal place would hide what is claimed.
-            digits = 2 if abs(value) < 0.01 and value else 1
+            digits = 2 if 0.00005 <= abs(value) < 0.01 else 1
             return f"{100 * value:{sign}.{digits}f} %"
         return f"{value:{sign}.3f}"
 

@@ -19,6 +19,7 @@ from rlhf_jax.io.disk import describe_bytes
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.runs.claims.finding import Finding, Form, found
 from rlhf_jax.runs.claims.verdict import CONFIRMED
+from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.footprint import gradients, run_shapes, tree_bytes
 from rlhf_jax.runs.intervals import Estimate
 from rlhf_jax.runs.plan.microbatches import settled, update_peak
@@ -56,7 +57,8 @@ class SetupMemory(NamedTuple):
 
 
 def measure_setups(setups: SetupsConfig) -> list[SetupMemory]:
-    """Compiles an update of every set-up, and counts its bytes.
+    """Compiles an update of every set-up, and counts its bytes. Compiled programs are kept as those
+    of runs are, so that the second time takes less.
 
     Args:
       setups: with the model that all have.
@@ -66,7 +68,10 @@ def measure_setups(setups: SetupsConfig) -> list[SetupMemory]:
     """
     with tempfile.TemporaryDirectory() as folder:
         model = _model_folder(setups, pathlib.Path(folder))
-        return [measure(setup.name, setups.run_config(setup, model)) for setup in setups.runs]
+        configs = {setup.name: setups.run_config(setup, model) for setup in setups.runs}
+        kept = next(iter(configs.values())).training.compilation_cache
+        with keep_programs(kept):
+            return [measure(name, config) for name, config in configs.items()]
 
 
 def measure(name: str, config: Config) -> SetupMemory:
@@ -139,11 +144,10 @@ def by_setup(asked: MemoryConfig, rows: list[Finding]) -> str:
     verdicts = dict(zip(asked.against, (row.verdict for row in rows), strict=True))
     holds = [name for name, verdict in verdicts.items() if verdict == CONFIRMED]
     fails = [f"{name} ({verdict})" for name, verdict in verdicts.items() if verdict != CONFIRMED]
-    if not fails:
-        return f"holds against all of {', '.join(holds)}"
-    if not holds:
-        return f"holds against none: {', '.join(fails)}"
-    return f"holds against {', '.join(holds)}; not against {', '.join(fails)}"
+    # Names may have commas in them.
+    parts = [f"holds against {'; '.join(holds) or 'none'}"]
+    parts += [f"Not against {'; '.join(fails)}"] if fails else []
+    return ". ".join(parts)
 
 
 def _quantity(quantity: str, own: int, other: int) -> float:

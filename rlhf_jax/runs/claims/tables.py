@@ -14,6 +14,10 @@ from rlhf_jax.runs.claims.verdict import RULE
 from rlhf_jax.runs.provenance import describe_environment
 
 COLUMNS = ("claim", "measured by", "claimed", "measured", "interval", "verdict", "behind it")
+MEMORY = (
+    "Bytes a parameter of the policy by what they are for, and their sum; and the MB that a device "
+    "holds at most while a compiled update runs."
+)
 MARKDOWN = "claims.md"
 JSON = "claims.json"
 
@@ -50,8 +54,8 @@ def claimed_text(judged: Judged) -> str:
 
 
 def memory_rows(measured: list[SetupMemory]) -> tuple[list[str], list[list[str]]]:
-    """(headings, rows) of the table of memory: bytes a parameter by what they are for, and the
-    bytes of a compiled update."""
+    """(headings, rows) of the table of memory: bytes a parameter by what they are for, and what a
+    device holds at most while a compiled update runs."""
     columns = [
         "set-up",
         "policy",
@@ -60,9 +64,8 @@ def memory_rows(measured: list[SetupMemory]) -> tuple[list[str], list[list[str]]
         "moments",
         "reference",
         "reward model",
-        "bytes a parameter",
-        "MB by arithmetic",
-        "MB of a compiled update",
+        "sum",
+        "MB in an update",
     ]
 
     def row(one: SetupMemory) -> list[str]:
@@ -78,8 +81,7 @@ def memory_rows(measured: list[SetupMemory]) -> tuple[list[str], list[list[str]]
             one.name,
             *(f"{part / one.parameters:.1f}" if part else "" for part in parts),
             f"{one.bytes_a_parameter:.1f}",
-            f"{one.arithmetic / 1e6:,.1f}",
-            f"{one.measured / 1e6:,.1f}",
+            f"{one.measured / 1e6:,.0f}",
         ]
 
     return columns, [row(one) for one in measured]
@@ -117,7 +119,7 @@ def as_markdown(found: Judgement) -> str:
     rows = [row for judged in found.judged for row in claim_rows(judged)]
     parts = ["# Claims", _table(list(COLUMNS), rows), how(found), f"Rule. {RULE}"]
     if found.memory:
-        parts += ["## Memory by set-up", _table(*memory_rows(found.memory))]
+        parts += ["## Memory by set-up", MEMORY, _table(*memory_rows(found.memory))]
         parts += [
             f"- {judged.claim.name}: {judged.verdict}"
             for judged in found.judged

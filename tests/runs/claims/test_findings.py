@@ -281,7 +281,7 @@ def test_without_a_kl_it_is_not_measured(tmp_path):
 
 def test_figures_are_written_as_what_they_are():
     share = Form(is_share=True)
-    assert [share.text(value) for value in (0.0071, 0.4, 0.0, NAN)] == [
+    assert [share.text(value) for value in (0.0071, 0.4, 1e-7, NAN)] == [
         "0.71 %",
         "40.0 %",
         "0.0 %",

@@ -84,7 +84,7 @@ def test_a_claim_about_memory_is_judged_by_set_up():
     found = judge(config)
     (judged,) = found.judged
     assert judged.findings[0].value == pytest.approx(1 - 16 / 24, rel=0.02)
-    assert judged.verdict == "holds against all of ppo shared"
+    assert judged.verdict == "holds against ppo shared"
     assert "| ppo shared | 4.0 |  | 4.0 | 8.0 | 4.0 | 4.0 | 24.0 |" in tables.as_markdown(found)
 
 
@@ -104,7 +104,7 @@ def test_the_verdict_names_the_set_ups_with_which_it_holds():
     assert [row.verdict for row in rows] == ["direction only", "confirmed", "refuted"]
     assert {row.interval for row in rows} == {"exact"}
     assert by_setup(asked.memory, rows) == (
-        "holds against ppo separate; not against ppo shared (direction only), grpo (refuted)"
+        "holds against ppo separate. Not against ppo shared (direction only); grpo (refuted)"
     )
 
 
