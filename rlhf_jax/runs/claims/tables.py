@@ -65,7 +65,7 @@ def memory_rows(measured: list[SetupMemory]) -> tuple[list[str], list[list[str]]
         "reference",
         "reward model",
         "sum",
-        "MB in an update",
+        "MB",
     ]
 
     def row(one: SetupMemory) -> list[str]:
