@@ -145,7 +145,7 @@ CLAIMS = """\
 examples:
   rlhf-jax claims configs/evidence/claims.yaml
   rlhf-jax claims configs/evidence/claims.yaml statistic=mean pairing=none --output runs/mine
-  rlhf-jax claims configs/evidence/claims.yaml 'claims[6].claimed=0.05' \\
+  rlhf-jax claims configs/evidence/claims.yaml 'claims[7].claimed=0.05' \\
       comparisons.programs.results=other/results.json
 
 Reads what rlhf-jax compare has written, trains nothing, and counts the memory of set-ups by shapes
