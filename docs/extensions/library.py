@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from rlhf_jax.algorithms import METRICS
-from rlhf_jax.cli.keys import algorithm_rows, rows_by_section
+from rlhf_jax.cli.keys import algorithm_rows, claims_rows, rows_by_section
 from rlhf_jax.config import FieldDoc
 from rlhf_jax.config.other_names import REASONS
 from rlhf_jax.io.run_metrics import RUN_METRICS
@@ -24,7 +24,8 @@ SECTION = re.compile(r"(Args|Returns|Raises|Example|Examples|Attributes|Yields|N
 
 
 class ConfigKeys(SphinxDirective):
-    """The keys of a section: `data`, `algorithm.dpo`, `top` for those outside of sections."""
+    """The keys of a section: `data`, `algorithm.dpo`, `top` for those outside of sections; `claims`
+    for those of a file of claims."""
 
     required_arguments = 1
 
@@ -42,6 +43,8 @@ def rows_of(section: str, error: Any) -> list[FieldDoc]:
     group, _, name = section.partition(".")
     if group == "algorithm":
         return algorithm_rows(name)
+    if section == "claims":
+        return claims_rows()
     sections = rows_by_section()
     rows = sections.get("" if section == "top" else section)
     if rows is None:

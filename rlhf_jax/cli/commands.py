@@ -12,6 +12,7 @@ from rlhf_jax import cloud
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.cli.bench import bench as bench_command
 from rlhf_jax.cli.bench import check_options, compare_with_others, draw_curves, list_suites
+from rlhf_jax.cli.claims import claims as claims_command
 from rlhf_jax.cli.compare import compare as compare_command
 from rlhf_jax.cli.compare import quickstart as quickstart_command
 from rlhf_jax.cli.data import data
@@ -21,7 +22,7 @@ from rlhf_jax.cli.launch import launch
 from rlhf_jax.cli.output import print_metrics, print_table, say
 from rlhf_jax.cli.plan import plan as plan_command
 from rlhf_jax.cli.report import metrics, report, show
-from rlhf_jax.config import ConfigError, load_config
+from rlhf_jax.config import ConfigError, load_claims, load_config
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.console import stderr_handler
 from rlhf_jax.fields import in_yaml
@@ -189,6 +190,13 @@ def compare(options: argparse.Namespace) -> int:
     return compare_command(options, live=show_logs(live=not options.no_progress, story=True))
 
 
+def claims(options: argparse.Namespace) -> int:
+    """`rlhf-jax claims FILE [key=value ...]`."""
+    config = load_claims(options.config, options.overrides)
+    show_logs(live=False)
+    return claims_command(options, config)
+
+
 def quickstart(options: argparse.Namespace) -> int:
     """`rlhf-jax quickstart [RUN_DIR]`."""
     return quickstart_command(options, live=show_logs(live=not options.no_progress, story=True))
@@ -283,6 +291,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "claims": claims,
     "data": data,
     "export": export,
     "generate": generate,

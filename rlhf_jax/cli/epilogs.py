@@ -141,6 +141,24 @@ then holds compare.md, compare.json, compare.png and results.json (a cell per ru
 command that makes it again). Starting the same command again goes on where it stopped.
 
 """
+CLAIMS = """\
+examples:
+  rlhf-jax claims configs/evidence/claims.yaml
+  rlhf-jax claims configs/evidence/claims.yaml statistic=mean pairing=none --output runs/mine
+  rlhf-jax claims configs/evidence/claims.yaml 'claims[7].claimed=0.05' \\
+      comparisons.programs.results=other/results.json
+
+Reads what rlhf-jax compare has written, trains nothing, and counts the memory of set-ups by shapes
+and by compiling an update of each. What is not measured yet is listed with the command that
+measures it.
+
+  confirmed               the whole interval is at least the claim
+  direction only          it is not, but the whole interval lies on the claim's side of no effect;
+                          the figure is then excluded, or open
+  refuted                 the whole interval falls short of the claim, and shows no such direction
+  undecided at this size  all else, and fewer than three seeds
+
+"""
 BENCH = """\
 examples:
   rlhf-jax bench configs/dpo_hh.yaml data.path=pairs.jsonl

@@ -1,13 +1,26 @@
-"""Text about configuration keys, made from the dataclasses: `train --help`, `algorithms NAME`."""
+"""Text about configuration keys, made from the dataclasses: `train --help`, `claims --help`,
+`algorithms NAME`."""
 
 import textwrap
 from collections.abc import Sequence
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config, default_learning_rate
-from rlhf_jax.config import Config, FieldDoc, describe_section
+from rlhf_jax.config import ClaimsConfig, Config, FieldDoc, describe_section
 from rlhf_jax.training import DEFAULT_LEARNING_RATE
 
 WIDTH = 118
+
+
+def keys_of(command: str) -> dict[str, str]:
+    """Every key of the file that a command reads, described, under the name of the command."""
+    if command == "claims":
+        return {command: f"keys of the file (type, default):\n{describe_rows(claims_rows())}\n"}
+    return {command: describe_keys()}
+
+
+def claims_rows() -> list[FieldDoc]:
+    """The keys of a file of claims."""
+    return describe_section(ClaimsConfig)
 
 
 def describe_keys() -> str:

@@ -6,8 +6,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from rlhf_jax.cli.arguments import refuse_usage
 from rlhf_jax.cli.output import complain
-from rlhf_jax.cli.parser import make_parser, refuse_usage
+from rlhf_jax.cli.parser import make_parser
 from rlhf_jax.console import printable
 from rlhf_jax.errors import LostError, PeerError, exit_code
 
@@ -48,11 +49,12 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         SystemExit: it cannot be understood (2, after a line that says why), or asked for help (0).
     """
-    wants_keys = arguments[:1] == ["train"] and not {"-h", "--help"}.isdisjoint(arguments)
-    keys = importlib.import_module("rlhf_jax.cli.keys").describe_keys() if wants_keys else ""
+    keys: dict[str, str] = {}
+    if arguments[:1] in (["train"], ["claims"]) and not {"-h", "--help"}.isdisjoint(arguments):
+        keys = importlib.import_module("rlhf_jax.cli.keys").keys_of(arguments[0])
     options, unknown = make_parser(keys).parse_known_args(arguments)
     # argparse takes no overrides behind an option
-    if options.command in ("train", "evaluate", "compare", "data", "bench", "plan"):
+    if options.command in ("train", "evaluate", "compare", "claims", "data", "bench", "plan"):
         options.overrides += [argument for argument in unknown if _is_override(argument)]
         unknown = [argument for argument in unknown if not _is_override(argument)]
     if options.command == "generate":  # nor prompts
@@ -62,7 +64,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         refuse_usage(_describe_unknown(unknown))
     if options.command is None:
         refuse_usage(
-            "no command: train, evaluate, compare, data, export, generate, launch, models, "
+            "no command: train, evaluate, compare, claims, data, export, generate, launch, models, "
             "algorithms, bench, plan, quickstart, report, show, metrics"
         )
     return options

@@ -4,21 +4,30 @@ import argparse
 import importlib
 import importlib.metadata
 import pathlib
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from rlhf_jax.cli import epilogs
-from rlhf_jax.cli.output import complain
+from rlhf_jax.cli.arguments import (
+    Commands,
+    add,
+    add_choice_of_step,
+    add_config,
+    add_no_progress,
+    make_empty,
+)
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
 
-def make_parser(keys: str = "") -> argparse.ArgumentParser:
+def make_parser(keys: Mapping[str, str] = NO_KEYS) -> argparse.ArgumentParser:
     """The whole command line.
 
     Args:
-        keys: all configuration keys described, for `train --help` (it takes imports to know them).
+        keys: command -> all its configuration keys described, for its help (it takes imports to
+          know them).
     """
-    parser = _make_parser(
+    parser = make_empty(
         prog="rlhf-jax",
         description="Align language models in JAX: SFT, DPO, KTO, PPO, GRPO, DAPO.",
         epilog=epilogs.TOP + epilogs.EXIT_CODES,
@@ -27,38 +36,39 @@ def make_parser(keys: str = "") -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command",
         metavar="COMMAND",
-        parser_class=_make_parser,  # type: ignore[call-overload]
+        parser_class=make_empty,  # type: ignore[call-overload]
     )
 
-    _add_train(commands, keys)
+    _add_train(commands, keys.get("train", ""))
     _add_evaluate(commands)
     _add_compare(commands)
+    _add_claims(commands, keys.get("claims", ""))
     _add_data(commands)
     _add_export(commands)
     _add_generate(commands)
     _add_launch(commands)
-    _add(commands, "models", "list supported model families", epilogs.MODELS)
+    add(commands, "models", "list supported model families", epilogs.MODELS)
     text = "list algorithms, or the options of one"
-    algorithms = _add(commands, "algorithms", text, epilogs.ALGORITHMS)
+    algorithms = add(commands, "algorithms", text, epilogs.ALGORITHMS)
     algorithms.add_argument("name", metavar="NAME", nargs="?", help="an algorithm")
     _add_bench(commands)
     _add_plan(commands)
     _add_quickstart(commands)
     _add_report(commands)
     _add_show(commands)
-    metrics = _add(commands, "metrics", "say what every metric means", epilogs.METRICS)
+    metrics = add(commands, "metrics", "say what every metric means", epilogs.METRICS)
     metrics.add_argument("name", metavar="NAME", nargs="?", help="one metric")
     return parser
 
 
-def _add_train(commands: _Commands, keys: str) -> None:
-    train = _add(commands, "train", "train as a configuration file says", epilogs.TRAIN + keys)
-    _add_config(train, "configs/dpo_hh.yaml")
-    _add_no_progress(train)
+def _add_train(commands: Commands, keys: str) -> None:
+    train = add(commands, "train", "train as a configuration file says", epilogs.TRAIN + keys)
+    add_config(train, "configs/dpo_hh.yaml")
+    add_no_progress(train)
 
 
-def _add_evaluate(commands: _Commands) -> None:
-    evaluate = _add(commands, "evaluate", "measure a model on the held-out split", epilogs.EVALUATE)
+def _add_evaluate(commands: Commands) -> None:
+    evaluate = add(commands, "evaluate", "measure a model on the held-out split", epilogs.EVALUATE)
     evaluate.add_argument(
         "target",
         metavar="CONFIG_OR_RUN",
@@ -72,23 +82,35 @@ def _add_evaluate(commands: _Commands) -> None:
         action="store_true",
         help="run reward functions that a run folder names and that are not built in",
     )
-    _add_choice_of_step(evaluate)
+    add_choice_of_step(evaluate)
 
 
-def _add_compare(commands: _Commands) -> None:
+def _add_compare(commands: Commands) -> None:
     text = "train several algorithms from one model, and compare them"
-    compare = _add(commands, "compare", text, epilogs.COMPARE)
-    _add_config(compare, "configs/compare_arithmetic.yaml")
+    compare = add(commands, "compare", text, epilogs.COMPARE)
+    add_config(compare, "configs/compare_arithmetic.yaml")
     compare.add_argument(
         "--cell", metavar="RUN:SEED", help="make this run of this seed only, and what it needs"
     )
-    _add_no_progress(compare)
+    add_no_progress(compare)
 
 
-def _add_data(commands: _Commands) -> None:
+def _add_claims(commands: Commands, keys: str) -> None:
+    text = "say what comparisons and memory say about claims: claimed, measured, interval, verdict"
+    claims = add(commands, "claims", text, epilogs.CLAIMS + keys)
+    add_config(claims, "configs/evidence/claims.yaml")
+    claims.add_argument(
+        "--output",
+        metavar="DIR",
+        default="runs/claims",
+        help="folder for claims.md and claims.json (%(default)s)",
+    )
+
+
+def _add_data(commands: Commands) -> None:
     text = "show rows as they are trained on, their lengths, and what is left out"
-    data = _add(commands, "data", text, epilogs.DATA)
-    _add_config(data, "configs/sft_hh.yaml")
+    data = add(commands, "data", text, epilogs.DATA)
+    add_config(data, "configs/sft_hh.yaml")
     data.add_argument("--rows", type=int, default=3, metavar="N", help="rows shown (%(default)s)")
     data.add_argument(
         "--split",
@@ -98,8 +120,8 @@ def _add_data(commands: _Commands) -> None:
     )
 
 
-def _add_export(commands: _Commands) -> None:
-    export = _add(commands, "export", "write a checkpoint as a Hugging Face folder", epilogs.EXPORT)
+def _add_export(commands: Commands) -> None:
+    export = add(commands, "export", "write a checkpoint as a Hugging Face folder", epilogs.EXPORT)
     export.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="run folder, or one checkpoint in it"
     )
@@ -111,12 +133,12 @@ def _add_export(commands: _Commands) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="of the weights (default: as they were trained)",
     )
-    _add_choice_of_step(export)
+    add_choice_of_step(export)
 
 
-def _add_bench(commands: _Commands) -> None:
+def _add_bench(commands: Commands) -> None:
     text = "measure a run's programs against what the machine can do, or against PyTorch"
-    bench = _add(commands, "bench", text, epilogs.BENCH)
+    bench = add(commands, "bench", text, epilogs.BENCH)
     bench.add_argument(
         "config",
         metavar="CONFIG",
@@ -169,10 +191,10 @@ def _add_bench(commands: _Commands) -> None:
     bench.add_argument("--json", metavar="FILE", help="write every figure there too")
 
 
-def _add_plan(commands: _Commands) -> None:
+def _add_plan(commands: Commands) -> None:
     text = "say what a run would need and take on a machine that is not there"
-    plan = _add(commands, "plan", text, epilogs.PLAN)
-    _add_config(plan, "configs/grpo_gsm8k.yaml")
+    plan = add(commands, "plan", text, epilogs.PLAN)
+    add_config(plan, "configs/grpo_gsm8k.yaml")
     plan.add_argument(
         "--device",
         required=True,
@@ -189,9 +211,9 @@ def _add_plan(commands: _Commands) -> None:
     plan.add_argument("--output", metavar="FILE", help="write every figure as JSON too")
 
 
-def _add_quickstart(commands: _Commands) -> None:
+def _add_quickstart(commands: Commands) -> None:
     text = "SFT, DPO, PPO, GRPO and DAPO of a small model, compared"
-    quickstart = _add(commands, "quickstart", text, epilogs.QUICKSTART)
+    quickstart = add(commands, "quickstart", text, epilogs.QUICKSTART)
     quickstart.add_argument(
         "run_dir",
         metavar="RUN_DIR",
@@ -205,21 +227,21 @@ def _add_quickstart(commands: _Commands) -> None:
     quickstart.add_argument(
         "--show-config", action="store_true", help="print the configuration instead of running it"
     )
-    _add_no_progress(quickstart)
+    add_no_progress(quickstart)
 
 
-def _add_report(commands: _Commands) -> None:
+def _add_report(commands: Commands) -> None:
     text = "draw runs as one HTML file: curves, completions, what differs"
-    report = _add(commands, "report", text, epilogs.REPORT)
+    report = add(commands, "report", text, epilogs.REPORT)
     report.add_argument("runs", metavar="RUN", nargs="+", help="run folder, or a folder of runs")
     report.add_argument(
         "--output", metavar="FILE", default="report.html", help="where to write (%(default)s)"
     )
 
 
-def _add_show(commands: _Commands) -> None:
+def _add_show(commands: Commands) -> None:
     text = "show runs, or their completions, in the terminal"
-    show = _add(commands, "show", text, epilogs.SHOW)
+    show = add(commands, "show", text, epilogs.SHOW)
     show.add_argument(
         "runs", metavar="RUN", nargs="+", help="run folder, or a folder of runs (lists them)"
     )
@@ -244,8 +266,8 @@ def _add_show(commands: _Commands) -> None:
     )
 
 
-def _add_generate(commands: _Commands) -> None:
-    generate = _add(commands, "generate", "complete prompts with a model", epilogs.GENERATE)
+def _add_generate(commands: Commands) -> None:
+    generate = add(commands, "generate", "complete prompts with a model", epilogs.GENERATE)
     generate.add_argument(
         "model", metavar="MODEL_OR_RUN", help="model folder, hub id, or run folder"
     )
@@ -316,10 +338,8 @@ def _add_generate(commands: _Commands) -> None:
     )
 
 
-def _add_launch(commands: _Commands) -> None:
-    launch = _add(
-        commands, "launch", "train with several processes of this machine", epilogs.LAUNCH
-    )
+def _add_launch(commands: Commands) -> None:
+    launch = add(commands, "launch", "train with several processes of this machine", epilogs.LAUNCH)
     launch.add_argument(
         "--processes", type=int, required=True, metavar="N", help="processes to start"
     )
@@ -339,55 +359,6 @@ def _add_launch(commands: _Commands) -> None:
     launch.add_argument(
         "arguments", metavar="-- train CONFIG ...", nargs=argparse.REMAINDER, help="what to run"
     )
-
-
-def _make_parser(**options: Any) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
-    )
-    parser.error = refuse_usage  # type: ignore[method-assign]
-    return parser
-
-
-def _add(
-    commands: _Commands,
-    name: str,
-    text: str,
-    examples: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=examples + epilogs.EXIT_CODES,
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def _add_config(parser: argparse.ArgumentParser, example: str) -> None:
-    parser.add_argument("config", metavar="CONFIG", help=f"YAML file, such as {example}")
-    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="changes to it")
-
-
-def _add_no_progress(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--no-progress", action="store_true", help="plain lines instead of the live display"
-    )
-
-
-def _add_choice_of_step(parser: argparse.ArgumentParser) -> None:
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--step", type=int, help="checkpoint of this step (default: the newest)")
-    choice.add_argument(
-        "--best", action="store_true", help="the best checkpoint by checkpoint.best_metric"
-    )
-
-
-def refuse_usage(message: str) -> NoReturn:
-    """Ends the program: the command line cannot be understood."""
-    complain(f"{message} (see rlhf-jax --help)")
-    raise SystemExit(2)
 
 
 def _version() -> str:

@@ -17,6 +17,7 @@ from rlhf_jax.config.document import render
 from rlhf_jax.fields import plain
 from rlhf_jax.io.disk import write_whole
 from rlhf_jax.runs.budgets import Measured
+from rlhf_jax.runs.convergence import convergence
 from rlhf_jax.runs.provenance import describe_environment
 
 CELL = "cell.json"
@@ -118,7 +119,8 @@ def measured_of(cell: dict[str, Any]) -> Measured:
 
 
 def write_results(config: CompareConfig, metric: str, tuning: dict[str, Any]) -> pathlib.Path:
-    """results.json from all cells that are there, in the order of the configuration."""
+    """results.json from all cells that are there, in the order of the configuration, each with how
+    soon it got to its own final level and to the lowest one of its seed."""
     cells = [
         cell
         for stage in config.runs
@@ -126,6 +128,8 @@ def write_results(config: CompareConfig, metric: str, tuning: dict[str, Any]) ->
         if (path := config.folder(stage, seed) / CELL).exists()
         for cell in [json.loads(path.read_text(encoding="utf-8"))]
     ]
+    soon = convergence([measured_of(cell) for cell in cells], metric)
+    cells = [cell | {"convergence": soon.get((cell["run"], cell["seed"]))} for cell in cells]
     environment = {
         name: value for name, value in describe_environment().items() if name not in _OF_SESSION
     }

@@ -70,28 +70,49 @@ def stratified_bootstrap(
 def estimate(values: list[float]) -> Estimate:
     """Interquartile mean over seeds of one number a seed, with its interval; of values that are
     known. Without one: NaN."""
-    known = np.array([value for value in values if np.isfinite(value)])
+    return estimate_of(np.asarray(values, np.float64)[:, None], interquartile_mean)
+
+
+def estimate_of(
+    scores: np.ndarray, statistic: Callable[[np.ndarray], float], *, level: float = LEVEL
+) -> Estimate:
+    """A statistic over seeds, with its interval; of the seeds whose scores are all known. Without
+    one: NaN.
+
+    Args:
+      scores: [N seeds, M]; the columns are drawn anew apart from each other.
+      statistic: of an array of that shape, of N' seeds.
+      level: share of the draws that lie inside of the interval.
+    """
+    known = scores[np.isfinite(scores).all(axis=1)]
     if not len(known):
         return Estimate(np.nan, np.nan, np.nan, 0)
-    middle = interquartile_mean(known)
+    middle = statistic(known)
     if len(known) < FEWEST:
         return Estimate(middle, np.nan, np.nan, len(known))
-    return Estimate(middle, *stratified_bootstrap(known[:, None]), len(known))
+    return Estimate(middle, *stratified_bootstrap(known, statistic, level=level), len(known))
 
 
-def estimate_crossed(scores: np.ndarray) -> Estimate:
-    """Interquartile mean over seeds of the mean over prompts, with an interval over both: seeds and
+def estimate_crossed(
+    scores: np.ndarray,
+    statistic: Callable[[np.ndarray], float] = interquartile_mean,
+    *,
+    level: float = LEVEL,
+) -> Estimate:
+    """A statistic over seeds of the mean over prompts, with an interval over both: seeds and
     prompts are drawn anew, each by itself, as every seed is measured on the same prompts.
 
     Args:
       scores: [N seeds, P prompts]; a prompt that some seed knows nothing of (NaN) is left out.
+      statistic: of an array of N' numbers, one a seed.
+      level: share of the draws that lie inside of the interval.
     """
     scores = np.asarray(scores, np.float64)
     scores = scores[:, np.isfinite(scores).all(axis=0)]
     seeds, prompts = scores.shape
     if not scores.size:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    middle = interquartile_mean(scores.mean(axis=1))
+    middle = statistic(scores.mean(axis=1))
     if seeds < FEWEST:
         return Estimate(middle, np.nan, np.nan, seeds)
     random = np.random.default_rng(0)
@@ -100,6 +121,6 @@ def estimate_crossed(scores: np.ndarray) -> Estimate:
         # How often each prompt is drawn: the weights of a mean over drawn prompts.
         weights = random.multinomial(prompts, np.full(prompts, 1 / prompts)) / prompts
         drawn = scores[random.integers(seeds, size=seeds)]
-        found[place] = interquartile_mean(drawn @ weights)
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        found[place] = statistic(drawn @ weights)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(middle, float(low), float(high), seeds)

@@ -73,8 +73,13 @@ def tree_specs(config: Config) -> tuple[TreeSpec, ...]:
             specs.append(TreeSpec(role, start, path, tree.head, True))
     if models.reference == "always":
         start = "policy" if section.reference is None else "folder"
-        specs.append(TreeSpec("ref", start, section.reference, None, False))
+        specs.append(TreeSpec("ref", start, section.reference, reference_head(models), False))
     return tuple(specs)
+
+
+def reference_head(models: Models) -> Literal["reward", "value"] | None:
+    """The head of the reference: the policy's, whose functions read it, unless it has its own."""
+    return None if models.own_reference else models.trained["policy"].head
 
 
 def load_trees(config: Config, mesh: Mesh, *, given: Given | None = None) -> Loaded:
@@ -201,6 +206,7 @@ def load_reference(config: Config, mesh: Mesh, policy: Model) -> Given:
         dtype=section.dtype,
         mesh=mesh,
         replicate=config.mesh.replicate,
+        head=reference_head(config.algorithm.models),
         **execution(config),
     )
     if config.algorithm.models.own_reference:

@@ -75,6 +75,7 @@ def error_of(capsys, arguments, code):
         ["train"],
         ["evaluate"],
         ["compare"],
+        ["claims"],
         ["data"],
         ["export"],
         ["generate"],
@@ -117,7 +118,7 @@ def test_version(capsys):
     [
         (
             [],
-            "no command: train, evaluate, compare, data, export, generate, launch, models, "
+            "no command: train, evaluate, compare, claims, data, export, generate, launch, models, "
             "algorithms, bench, plan, quickstart, report, show, metrics (see rlhf-jax --help)",
         ),
         (["trian"], "argument COMMAND: invalid choice: 'trian' (choose from "),

@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
-from rlhf_jax.cli.keys import algorithm_rows, rows_by_section
+from rlhf_jax.cli.keys import algorithm_rows, claims_rows, rows_by_section
 from rlhf_jax.cli.main import main, read_arguments
 from rlhf_jax.config.document import parse_document
 from rlhf_jax.config.other_names import KEYS
@@ -111,8 +111,11 @@ def test_commands_parse(page, line, can_run):
         assert caught.value.code == 0
         return
     options = read_arguments(words)
-    for key in getattr(options, "overrides", []):
-        assert "=" not in key or key.partition("=")[0] in every_key(), key
+    known = {row.key for row in claims_rows()} if words[0] == "claims" else every_key()
+    for override in getattr(options, "overrides", []):
+        key = re.sub(r"\[\d+\]", "[]", override.partition("=")[0])
+        key = re.sub(r"^comparisons\.\w+", "comparisons[]", key)
+        assert "=" not in override or key in known, override
     for word in words:
         if word.startswith("configs/"):
             assert (REPO / word).is_file(), word
@@ -186,6 +189,7 @@ def test_every_algorithm_has_a_page():
 def test_every_section_of_the_configuration_is_on_a_page():
     text = "".join(path.read_text() for path in DOCS.rglob("*.md"))
     shown = set(re.findall(r"config-keys\} (\S+)", text))
+    assert "claims" in shown
     # rollout.mesh has the keys of mesh
     missing = set(rows_by_section()) - shown - {"", "rollout.mesh"}
     assert not missing and "top" in shown
@@ -194,6 +198,7 @@ def test_every_section_of_the_configuration_is_on_a_page():
 def test_every_option_is_explained():
     rows = [row for section in rows_by_section().values() for row in section]
     rows += [row for name in ALGORITHMS for row in algorithm_rows(name)]
+    rows += claims_rows()
     assert [row.key for row in rows if not row.doc] == []
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import rlhf_jax.runs.footprint as footprint_module
 from rlhf_jax import train
+from rlhf_jax.algorithms import PPOConfig
 from rlhf_jax.models import init_model, save_pretrained
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.runs.footprint import (
@@ -106,6 +107,22 @@ def test_a_reward_model_and_a_reference_are_in_the_table(online_config, tiny_con
     assert sizes(found)[name] == sizes(found)["parameters: policy"] == tree_bytes(params)
     # It is gone when gradients come.
     assert found.peak() == found.of("held") + found.of("update")
+
+
+@pytest.mark.parametrize("where", ["start", "folder"])
+def test_a_reference_has_the_head_of_a_policy_with_a_shared_critic(online_config, tmp_path, where):
+    """The policy's functions read it, and they expect a value head."""
+    section = {}
+    if where == "folder":
+        model, params = init_model(ModelConfig.from_hf(MODEL), jax.random.key(0))
+        save_pretrained(tmp_path / "ref", model, params)
+        section = {"reference": str(tmp_path / "ref")}
+    config = online_config("ppo", algorithm=PPOConfig(critic="shared"), model=section)
+    loaded = load_trees(config, make_mesh(config.mesh))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, loaded.frozen["ref"])
+    assert shapes == jax.tree.map(lambda leaf: leaf.shape, run_shapes(config).frozen["ref"])
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    loaded.model.logits(loaded.frozen["ref"], tokens, tokens == 0)
 
 
 def test_phases_do_not_add_up():

@@ -108,6 +108,8 @@ def test_every_run_and_seed_has_a_cell_and_tuning_seeds_have_none(config, found)
     assert [(one["value"], one["seed"]) for one in tuning["trials"]] == [(1e-4, 100), (1e-3, 100)]
     assert all(made["grpo", seed]["learning_rate"] == tuning["value"] for seed in (0, 1))
     assert made["best_of_4", 0]["learning_rate"] is None
+    assert made["best_of_4", 0]["convergence"] is None
+    assert set(made["grpo", 1]["convergence"]) == {"own", "common"}
     assert {run.seed for run in found.runs} == {0, 1}
     assert document["config"]["seeds"] == [0, 1] and document["commit"]
     for cell in made.values():
