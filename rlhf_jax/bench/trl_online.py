@@ -29,8 +29,11 @@ def read_rows(folder: pathlib.Path, step: int) -> dict[str, list[Any]]:
       step: steps made before the batch.
     """
     with np.load(folder / f"batch_{step:08d}.npz", allow_pickle=False) as held:
-        tokens, mask, chosen = held["tokens"], held["mask"], held["completion_mask"]
-        logps, rewards = held["sampler_logps"], held["rewards"]
+        tokens = held["tokens"]
+        mask = held["mask"]
+        chosen = held["completion_mask"]
+        logps = held["sampler_logps"]
+        rewards = held["rewards"]
     rows = range(len(tokens))
     return {
         "prompt_ids": [tokens[row][mask[row] & ~chosen[row]].tolist() for row in rows],
@@ -105,6 +108,9 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             scale_rewards=args.scale_rewards,
             importance_sampling_level=args.level,
             beta=args.beta,
+            # Its default weighs the KL by the importance ratio, which is another gradient than the
+            # paper's, even where the ratio is 1.
+            use_bias_correction_kl=False,
             epsilon=args.epsilon,
             epsilon_high=args.epsilon_high,
             learning_rate=args.learning_rate,

@@ -8,7 +8,7 @@ fresh weights, each from a key that its name decides.
 import dataclasses
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -75,7 +75,7 @@ def make_model(
     config = _with_head(config, head)
     outer_graph, block = _graphs(config, head is not None)
     hidden = make_hidden(config, execution, outer_graph, block)
-    unembedding = ("embed", "embedding") if config.tie_embeddings else ("unembed", "kernel")
+    table = _make_table(config, mesh)
 
     def state_and_unembedding(
         params: Params, tokens: Array, mask: Array, **documents: Any
@@ -87,12 +87,6 @@ def make_model(
             )
         state = hidden(params, tokens, mask, **documents)
         return state, table(params, state.dtype)
-
-    def table(params: Params, dtype: jnp.dtype) -> Float[Array, "V D"]:
-        cast = params[unembedding[0]][unembedding[1]].astype(dtype)
-        # Pinned as it is stored: it is gathered in the type that is computed in. Compilers for GPUs
-        # else gather first and cast then.
-        return constrain(cast, mesh, ("vocab", None)) if _divides(config, mesh) else cast
 
     def logits(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
         return unembed(*state_and_unembedding(params, tokens, mask, **documents), None)
@@ -150,6 +144,21 @@ def make_model(
     head_scores = None if head is None else scores
     functions = (config, hidden, logits, token_logps, head_scores, prefill, decode)
     return Model(*functions, lay_out=lay_out, tells_top=True)
+
+
+def _make_table(
+    config: ModelConfig, mesh: Mesh | None
+) -> Callable[[Params, jnp.dtype], Float[Array, "V D"]]:
+    """(parameters, dtype) -> the table that states are multiplied with."""
+    name, leaf = ("embed", "embedding") if config.tie_embeddings else ("unembed", "kernel")
+
+    def table(params: Params, dtype: jnp.dtype) -> Float[Array, "V D"]:
+        cast = params[name][leaf].astype(dtype)
+        # Pinned as it is stored: it is gathered in the type that is computed in. Compilers for GPUs
+        # else gather first and cast then.
+        return constrain(cast, mesh, ("vocab", None)) if _divides(config, mesh) else cast
+
+    return table
 
 
 def _divides(config: ModelConfig, mesh: Mesh | None) -> bool:

@@ -105,14 +105,8 @@ def make_programs(model: Model, settings: Settings) -> Programs:
     eos_ids = settings.eos_ids
     limit = settings.max_new_tokens
     shards = settings.shards
+    for_host = functools.partial(_for_host, mesh)
     make_static(model, (), eos_ids, 0)
-
-    def for_host(*arrays: Array) -> tuple[Array, ...]:
-        return (
-            arrays
-            if mesh is None
-            else tuple(jax.lax.with_sharding_constraint(x, replicated(mesh)) for x in arrays)
-        )
 
     def whole(params, prompts, lengths, limits, key, sampling, *, steps):
         out = generate(
@@ -183,6 +177,13 @@ def make_programs(model: Model, settings: Settings) -> Programs:
         ),
         narrow=jax.jit(lambda ring, rows: ring.take(rows, parts=shards).pinned(mesh)),
     )
+
+
+def _for_host(mesh: Mesh | None, *arrays: Array) -> tuple[Array, ...]:
+    """Arrays that the host reads: whole on every device."""
+    if mesh is None:
+        return arrays
+    return tuple(jax.lax.with_sharding_constraint(x, replicated(mesh)) for x in arrays)
 
 
 def _whole_shape(

@@ -113,7 +113,7 @@ def measured_of(cell: dict[str, Any]) -> Measured:
         entropy=nan if cell["entropy"] is None else cell["entropy"],
         by_prompt={
             name: [nan if value is None else value for value in values]
-            for name, values in cell["by_prompt"].items()
+            for name, values in cell.get("by_prompt", {}).items()
         },
     )
 

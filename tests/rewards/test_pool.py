@@ -217,7 +217,7 @@ def test_a_lost_fork_server_is_replaced(by_word):
 @pytest.mark.parametrize("preload", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_module_that_kills_its_process_is_an_error_not_a_loop(tmp_path, preload):
     bad = tmp_path / "bad.py"
-    bad.write_text("import os\nos._exit(7)")
+    bad.write_text("import os\nos._exit(7)\ndef f(): ...")
     with pytest.raises(
         RewardProcessError, match="reward processes ended before they graded anything"
     ) as raised:

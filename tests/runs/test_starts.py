@@ -143,7 +143,7 @@ def test_a_refused_resume_changes_nothing_on_disk(tiny_config, monkeypatch):
 def test_a_refused_start_leaves_no_run(online_config, tiny_config, tmp_path):
     """A reward function that cannot be imported is known when the grader starts: the last thing to
     refuse a run."""
-    (tmp_path / "judge.py").write_text("import nothing_of_that_name")
+    (tmp_path / "judge.py").write_text("import nothing_of_that_name\ndef f(): ...")
     config = online_config("grpo", rewards=(RewardConfig(function=f"{tmp_path / 'judge.py'}:f"),))
     with pytest.raises(ValueError, match="cannot be imported"):
         train(config)

@@ -96,7 +96,8 @@ def found(
     """
     where: Side = side or ("above" if claimed > 0 else "below")
     nothing = 0.0 if side is None else None
-    low, high = estimate.low, estimate.high
+    low = estimate.low
+    high = estimate.high
     return Finding(
         what,
         estimate.value,

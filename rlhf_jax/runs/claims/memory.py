@@ -123,9 +123,11 @@ def memory_findings(
     for name in asked.against:
         measure_of = _quantity(asked.quantity, own.measured, by_name[name].measured)
         counted = _quantity(asked.quantity, own.arithmetic, by_name[name].arithmetic)
-        value, note = measure_of, f"by arithmetic {_percent(counted)}"
+        value = measure_of
+        note = f"by arithmetic {_percent(counted)}"
         if asked.bytes == "arithmetic":
-            value, note = counted, f"as compiled {_percent(measure_of)}"
+            value = counted
+            note = f"as compiled {_percent(measure_of)}"
         rows.append(
             found(
                 f"{asked.setup} {word} {name}",
