@@ -304,8 +304,7 @@ def load_claims(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
       ConfigError: anything wrong, in one line with key, value, what is allowed and the place.
     """
     document = read_document(pathlib.Path(path))
-    sources = {key: f"{path} line {line}" for key, line in document.lines.items()}
-    return _assemble(document.tree, sources, overrides)
+    return _assemble(document.tree, document.places(path), overrides)
 
 
 def make_claims(tree: dict[str, Any], overrides: Sequence[str] = ()) -> ClaimsConfig:

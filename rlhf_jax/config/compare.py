@@ -294,11 +294,7 @@ def load_compare(path: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
         ConfigError: anything wrong, in one line.
     """
     document = read_document(pathlib.Path(path))
-    return _assemble(
-        document.tree,
-        {key: f"{path} line {line}" for key, line in document.lines.items()},
-        overrides,
-    )
+    return _assemble(document.tree, document.places(path), overrides)
 
 
 def make_compare(tree: dict[str, Any], overrides: Sequence[str] = ()) -> CompareConfig:

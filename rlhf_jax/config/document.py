@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -45,6 +46,10 @@ class Document(NamedTuple):
     tree: dict[str, Any]
     lines: dict[str, int]
     """Dotted key -> line, counted from 1."""
+
+    def places(self, path: str | os.PathLike[str]) -> dict[str, str]:
+        """Dotted key -> where it stands, for errors: FILE line N."""
+        return {key: f"{path} line {line}" for key, line in self.lines.items()}
 
 
 def read_scalar(text: str) -> Plain:

@@ -56,7 +56,7 @@ def load_config(
           and the place.
     """
     document = read_document(pathlib.Path(path))
-    sources = {key: f"{path} line {line}" for key, line in document.lines.items()}
+    sources = document.places(path)
     return _assemble(document.tree, sources, overrides, given=given, trusted=trusted)
 
 

@@ -6,17 +6,15 @@ GPU compiler alone has seen it.
 """
 
 import importlib.util
-import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from rlhf_jax.models.attention.plain import Static, near
+from rlhf_jax.models.attention.shards import on_shards, undivided
 from rlhf_jax.models.documents import Documents, together
-from rlhf_jax.sharding import BATCH_AXES, row_shards
 from rlhf_jax.target import is_at_hand
 
 _DTYPES = (jnp.dtype("bfloat16"), jnp.dtype("float16"))
@@ -24,7 +22,6 @@ _OLDEST = 8.0
 """Compute capability of the first GPUs that the kernels are for (A100)."""
 _WIDE_HEADS = 9.0
 """Of the first that take heads of up to 256 numbers (H100); others take 128."""
-_HEADS = "tensor"
 
 
 def refusal(
@@ -39,7 +36,7 @@ def refusal(
       static: what else scores depend on.
       mesh: that rows and heads are divided over.
     """
-    rows, length, heads, width = q.shape
+    _, length, _, width = q.shape
     if static.softcap is not None:
         return f"it cannot apply softcap={static.softcap}"
     if q.dtype not in _DTYPES:
@@ -51,14 +48,7 @@ def refusal(
         return f"heads of {width} numbers are no multiple of 8 up to {widest}"
     if documents is not None and length % 2:
         return f"packed rows of {length} tokens are no multiple of 2"
-    if mesh is None:
-        return None
-    if rows % row_shards(mesh):
-        return f"{rows} rows do not divide over mesh data x fsdp = {row_shards(mesh)}"
-    tensor = mesh.shape[_HEADS]
-    if math.gcd(heads, k.shape[2]) % tensor:
-        return f"{k.shape[2]} key/value heads do not divide over mesh tensor = {tensor}"
-    return None
+    return undivided(q, k, mesh)
 
 
 def cudnn(
@@ -103,18 +93,7 @@ def cudnn(
             implementation="cudnn",
         )
 
-    run: Callable[..., Array] = local
-    if mesh is not None and mesh.size > 1:
-        heads = PartitionSpec(BATCH_AXES, None, _HEADS, None)
-        of_rows = PartitionSpec(BATCH_AXES, None)
-        run = jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=(heads, heads, heads, jax.tree.map(lambda _: of_rows, documents)),
-            out_specs=heads,
-            check_vma=False,  # the kernels' outputs do not say over which axes they vary
-        )
-    return run(q, k, v, documents)
+    return on_shards(local, mesh, documents, heads_axis=2)(q, k, v, documents)
 
 
 def _gpu() -> tuple[int, str | None]:

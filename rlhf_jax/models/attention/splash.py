@@ -5,7 +5,6 @@ size ``[T, T]`` exists (Dao et al. 2022, arXiv 2205.14135). Blocks that the caus
 window hides are not computed; those that only packed documents hide are.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -18,20 +17,18 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     SegmentIds,
     make_splash_mha,
 )
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from rlhf_jax.models.attention.plain import Static
+from rlhf_jax.models.attention.shards import on_shards, undivided
 from rlhf_jax.models.documents import Documents
-from rlhf_jax.sharding import BATCH_AXES, row_shards
 
 LANES = 128
 """Of a TPU's vector unit: rows must be a multiple of it."""
 _BLOCKS = (512, 384, 256, 128)
 """Queries and keys of a block: the first that divides a row."""
 _DTYPES = (jnp.dtype("float32"), jnp.dtype("bfloat16"))
-
-_HEADS = "tensor"
 
 
 def refusal(q: Array, k: Array, documents: Documents | None, mesh: Mesh | None) -> str | None:
@@ -43,21 +40,14 @@ def refusal(q: Array, k: Array, documents: Documents | None, mesh: Mesh | None) 
       documents: of packed rows.
       mesh: that rows and heads are divided over.
     """
-    rows, length, heads, _ = q.shape
+    length = q.shape[1]
     if length % LANES:
         return f"rows of {length} tokens are no multiple of {LANES}"
     if q.dtype not in _DTYPES:
         return f"it computes in bfloat16 and float32, not {q.dtype}"
     if documents is not None and documents.prefix_ids is not None:
         return "packed completions share a prompt (training.share_prompt)"
-    if mesh is None:
-        return None
-    if rows % row_shards(mesh):
-        return f"{rows} rows do not divide over mesh data x fsdp = {row_shards(mesh)}"
-    tensor = mesh.shape[_HEADS]
-    if math.gcd(heads, k.shape[2]) % tensor:
-        return f"{k.shape[2]} key/value heads do not divide over mesh tensor = {tensor}"
-    return None
+    return undivided(q, k, mesh)
 
 
 def splash(
@@ -96,16 +86,7 @@ def splash(
 
         return jax.vmap(of_row)(q, k, v, *ids)
 
-    run: Callable[..., Array] = local
-    if mesh is not None and mesh.size > 1:
-        heads = PartitionSpec(BATCH_AXES, _HEADS, None, None)
-        run = jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=(heads, heads, heads, *(PartitionSpec(BATCH_AXES, None) for _ in ids)),
-            out_specs=heads,
-            check_vma=False,  # the kernels' outputs do not say over which axes they vary
-        )
+    run = on_shards(local, mesh, *ids, heads_axis=1)
     return run(*arrays, *ids).swapaxes(1, 2)
 
 

@@ -1,6 +1,5 @@
 """What must hold of the programs on eight H100s, asked of XLA's GPU compiler, without them."""
 
-import jax
 import pytest
 
 from rlhf_jax.runs.plan import plan
@@ -10,22 +9,18 @@ from rlhf_jax.target import Target, compiling_for
 from tests.runs.plan.programs import Case, config_of, lower_update
 from tests.topologies import GPU_COMPILER
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), GPU_COMPILER]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.usefixtures("no_cache"),
+    GPU_COMPILER,
+]
 
 MB = 10**6
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_cache():
-    """A program for a GPU that is not there is kept, and cannot be read again without one."""
-    folder = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", None)
-    yield
-    jax.config.update("jax_compilation_cache_dir", folder)
-
-
 @pytest.fixture(scope="module")
-def update():
+def update(no_cache):
     """(case, compiled update, what it moves) of SFT at fsdp=8."""
     case = Case(
         topology="h100x8", mesh=(("fsdp", 8),), model="qwen-small", rows=16, length=1152, micro=2

@@ -6,7 +6,6 @@ that are not there.
 
 import math
 
-import jax
 import pytest
 
 from rlhf_jax.runs.plan.collectives import by_kind, traffic
@@ -21,19 +20,15 @@ from tests.runs.plan.programs import (
 )
 from tests.topologies import TPU_COMPILER
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), TPU_COMPILER]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.usefixtures("no_cache"),
+    TPU_COMPILER,
+]
 
 MODEL = "llama-small"
 MB = 10**6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_cache():
-    """A program for a TPU that is not there is kept, and cannot be read again without one."""
-    folder = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", None)
-    yield
-    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +49,7 @@ def entries(shape):
 
 
 @pytest.fixture(scope="module")
-def update():
+def update(no_cache):
     """(case, compiled update, what it moves) of SFT at data=4, fsdp=16."""
     case = Case(model=MODEL, rows=128, length=1152, micro=2)
     with compiling_for(Target("tpu")):
@@ -100,7 +95,7 @@ def test_an_update_holds_no_scores(update):
 
 
 @pytest.fixture(scope="module")
-def decode():
+def decode(no_cache):
     """(case, what sixteen tokens move) at data=8, tensor=8."""
     case = Case(model=MODEL, mesh=(("data", 8), ("tensor", 8)))
     with compiling_for(Target("tpu")):
