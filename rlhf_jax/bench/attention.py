@@ -3,6 +3,8 @@
     # B=16, T=256, 8/2 heads of 32: the DPO comparison
     python -m rlhf_jax.bench.attention
     python -m rlhf_jax.bench.attention --batch 2 --length 2048
+    # On a GPU, in bfloat16
+    python -m rlhf_jax.bench.attention --batch 8 --length 2048 --heads 12 --head-dim 128
 
 All sides run in one process, in turns. `--retain` first keeps freed memory
 (`rlhf_jax.training.allocator`), which acts on all of them alike; without it a large part of the
@@ -23,7 +25,11 @@ from rlhf_jax.bench.timing import interleave
 from rlhf_jax.models.attention import attention
 from rlhf_jax.training.allocator import retain_freed_memory
 
-IMPLEMENTATIONS = ("blocked", "dot_product", "xla")
+IMPLEMENTATIONS = {
+    "cpu": ("blocked", "dot_product", "xla"),
+    "gpu": ("cudnn", "dot_product", "xla"),
+}
+"""Those that run on a platform."""
 
 
 def jax_side(
@@ -54,8 +60,12 @@ def torch_side(arrays: Sequence[np.ndarray], threads: int) -> dict[str, Callable
     import torch
 
     torch.set_num_threads(threads)
+    where: dict[str, Any] = {"device": "cpu"}
+    if on_gpu():
+        where = {"device": "cuda", "dtype": torch.bfloat16}
     q, k, v, cotangent = (
-        torch.from_numpy(x).transpose(1, 2).contiguous().requires_grad_() for x in arrays
+        torch.from_numpy(x).to(**where).transpose(1, 2).contiguous().requires_grad_()
+        for x in arrays
     )
     group = q.shape[1] // k.shape[1]
 
@@ -66,11 +76,22 @@ def torch_side(arrays: Sequence[np.ndarray], threads: int) -> dict[str, Callable
     def fast() -> None:
         with torch.no_grad():
             forward()
+        finish()
 
     def full() -> None:
         torch.autograd.grad(forward(), (q, k, v), cotangent.detach())
+        finish()
+
+    def finish() -> None:
+        if on_gpu():
+            torch.cuda.synchronize()
 
     return {"torch sdpa forward": fast, "torch sdpa forward+backward": full}
+
+
+def on_gpu() -> bool:
+    """Whether JAX computes on a GPU, and with it the other side."""
+    return jax.default_backend() == "gpu"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,10 +119,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     sides: dict[str, Callable[[], Any]] = {}
     print(
         f"causal attention, B={args.batch} T={args.length} heads {args.heads}/{args.kv_heads} of "
-        f"{args.head_dim}, float32"
+        f"{args.head_dim}, {'bfloat16, GPU' if on_gpu() else 'float32'}"
     )
-    for name in IMPLEMENTATIONS:
-        runs, temp = jax_side(name, [jnp.asarray(x) for x in arrays])
+    dtype = jnp.bfloat16 if on_gpu() else jnp.float32
+    for name in IMPLEMENTATIONS[jax.default_backend()]:
+        runs, temp = jax_side(name, [jnp.asarray(x, dtype) for x in arrays])
         sides |= runs
         print(f"  {name}: temporary memory of forward+backward {temp / 1e6:.1f} MB")
     if importlib.util.find_spec("torch") is not None:

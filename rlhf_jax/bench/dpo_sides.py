@@ -1,53 +1,68 @@
 """One side of the DPO step comparison, in a process of its own; `dpo_step` starts and drives it.
 
-    python start_side.py rlhf_jax.bench.dpo_sides \\
-        SIDE FOLDER REFERENCE STEPS_PER_WINDOW WINDOWS THREADS
-
-FOLDER holds `model` (a Hugging Face folder) and `tokens.npy` [N, 2, T], of which the first `prompt`
-tokens of every row are not trained. A line on stdin lets one window of steps run; its losses and
+FOLDER holds `model` (a Hugging Face folder) and `tokens.npy` [N, 2, T], of which the first half of
+every row, the prompt, is not trained. A line on stdin lets one window of steps run; its losses and
 seconds come back (`sides`).
 """
 
+import argparse
 import pathlib
-import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.bench.sides import answer, wait
+from rlhf_jax.bench import torch_sides
+from rlhf_jax.bench.sides import OURS, answer, compute_dtype, peak_bytes, wait
 from rlhf_jax.bench.trl_sides import in_order, trainer_options
 
-PAIRS = 8
-PROMPT = 128
 BETA = 0.1
-LEARNING_RATE = 5e-4
 
 
-def serve(step: Callable[[int], float], *, steps: int, windows: int) -> None:
-    """Runs `step(i)` (which returns the loss) in windows, each when asked."""
+class Work(NamedTuple):
+    """What every side does."""
+
+    tokens: np.ndarray
+    """int [N, 2, T] ids, chosen before rejected."""
+    pairs: int
+    """Of a step."""
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of every row that are not trained."""
+        return self.tokens.shape[2] // 2
+
+    @property
+    def batches(self) -> int:
+        """Before they come again."""
+        return len(self.tokens) // self.pairs
+
+    def batch(self, step: int) -> np.ndarray:
+        """[pairs, 2, T] of step `step`."""
+        first = step % self.batches * self.pairs
+        return self.tokens[first : first + self.pairs]
+
+
+def serve(
+    step: Callable[[int], float],
+    *,
+    steps: int,
+    windows: int,
+    finish: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs `step(i)` (which returns the loss) in windows, each when asked; `finish` waits for what
+    the last step left to do."""
     for window in range(windows):
         wait()
         start = time.perf_counter()
         losses = [step(window * steps + i) for i in range(steps)]
-        answer({"losses": losses, "seconds": time.perf_counter() - start})
+        finish()
+        seconds = time.perf_counter() - start
+        answer({"losses": losses, "seconds": seconds, "peak": peak_bytes()})
 
 
-def batch_of(tokens: np.ndarray, step: int) -> np.ndarray:
-    """[PAIRS, 2, T] of step `step`; starts over at the end."""
-    return tokens[np.arange(step * PAIRS, (step + 1) * PAIRS) % len(tokens)]
-
-
-def run_ours(
-    folder: pathlib.Path,
-    tokens: np.ndarray,
-    reference: str,
-    *,
-    steps: int,
-    windows: int,
-    whole_head: bool,
-) -> None:
+def run_ours(args: argparse.Namespace, work: Work) -> None:
     """This library: its model, algorithm and update step. Imports jax late: settings first."""
     from rlhf_jax.training.allocator import retain_freed_memory
 
@@ -66,100 +81,79 @@ def run_ours(
     )
     from rlhf_jax.types import PairBatch
 
-    model, params = load_pretrained(folder / "model")
-    config = DPOConfig(beta=BETA, reference=reference)
+    model, params = load_pretrained(args.folder / "model", compute_dtype=compute_dtype())
+    config = DPOConfig(beta=BETA, reference=args.reference)
     algorithm = ALGORITHMS["dpo"](config, model)
-    optimizer = OptimizerConfig(learning_rate=LEARNING_RATE, schedule="constant")
+    optimizer = OptimizerConfig(learning_rate=args.learning_rate, schedule="constant")
     tx = make_optimizers(optimizer, config.models.trained)
     update = jax.jit(make_step(algorithm, tx), donate_argnums=0)
-    frozen = {"ref": jax.tree.map(lambda x: x.copy(), params)} if reference == "online" else {}
-    trained = np.broadcast_to(np.arange(tokens.shape[2]) >= PROMPT, (PAIRS, *tokens.shape[1:]))
-    scored = (
-        None
-        if whole_head
-        else np.broadcast_to(
-            np.arange(PROMPT, tokens.shape[2], dtype=np.int32), trained[..., PROMPT:].shape
-        )
-    )
+    online = args.reference == "online"
+    frozen = {"ref": jax.tree.map(lambda x: x.copy(), params)} if online else {}
+    shape = work.batch(0).shape
+    trained = np.broadcast_to(np.arange(shape[2]) >= work.prompt, shape)
+    places = np.arange(work.prompt, shape[2], dtype=np.int32)
+    scored = np.broadcast_to(places, trained[..., work.prompt :].shape)
 
     def batch(step: int) -> PairBatch:
-        ids = batch_of(tokens, step)
-        fields = (ids, np.ones_like(trained), trained, np.ones(PAIRS, bool), scored)
-        return PairBatch(*jax.tree.map(jnp.asarray, fields))
+        whole_head = args.side.endswith("whole head")
+        fields = (work.batch(step), np.ones_like(trained), trained, np.ones(work.pairs, bool))
+        return PairBatch(*jax.tree.map(jnp.asarray, (*fields, None if whole_head else scored)))
 
-    count = len(tokens) // PAIRS
     score = jax.jit(make_score(algorithm.cached))
-    cached = [score({}, {"ref": params}, batch(step)) for step in range(count)]
+    cached = [score({}, {"ref": params}, batch(step)) for step in range(work.batches)]
     state = make_train_state({"policy": params}, tx, jax.random.key(0))
     key = jax.random.key(1)
 
     def one(step: int) -> float:
         nonlocal state
-        now = batch(step)._replace(**cached[step % count])
+        now = batch(step)._replace(**cached[step % work.batches])
         state, metrics = update(state, frozen, now, key)
         return float(metrics["loss/total"])
 
-    serve(one, steps=steps, windows=windows)
+    serve(one, steps=args.steps, windows=args.windows)
 
 
-def run_plain(
-    folder: pathlib.Path,
-    tokens: np.ndarray,
-    reference: str,
-    *,
-    steps: int,
-    windows: int,
-    threads: int,
-) -> None:
+def run_plain(args: argparse.Namespace, work: Work) -> None:
     """A plain PyTorch loop: transformers with sdpa, AdamW, clipping; no TRL."""
     import torch
-    import transformers
 
-    torch.set_num_threads(threads)
-    load = transformers.AutoModelForCausalLM.from_pretrained
-    model, ref = (
-        load(folder / "model", dtype=torch.float32, attn_implementation="sdpa") for _ in range(2)
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    torch.set_num_threads(args.threads)
+    model = torch_sides.load(args.folder / "model")
+    ref = torch_sides.load(args.folder / "model", compute_only=True)
+    optimizer = torch_sides.adamw(model.parameters(), args.learning_rate)
 
     def sums(model: Any, ids: Any) -> Any:
-        logits = model(ids, use_cache=False).logits[:, :-1]
-        logps = torch.gather(logits, 2, ids[:, 1:, None])[..., 0] - torch.logsumexp(logits, -1)
-        return logps[:, PROMPT - 1 :].sum(1)
+        with torch_sides.products():
+            logits = model(ids, use_cache=False).logits[:, work.prompt - 1 : -1].float()
+        taken = ids[:, work.prompt :, None]
+        return (torch.gather(logits, 2, taken)[..., 0] - torch.logsumexp(logits, -1)).sum(1)
 
     def ids_of(step: int) -> Any:
-        chosen_first = batch_of(tokens, step).swapaxes(0, 1).reshape(2 * PAIRS, -1)
-        return torch.from_numpy(chosen_first.astype(np.int64))
+        chosen_first = work.batch(step).swapaxes(0, 1).reshape(2 * work.pairs, -1)
+        return torch.from_numpy(chosen_first.astype(np.int64)).to(torch_sides.device())
 
     @torch.no_grad()
     def reference_of(step: int) -> Any:
         return sums(ref, ids_of(step))
 
-    count = len(tokens) // PAIRS
-    cached = [reference_of(step) for step in range(count)] if reference == "precomputed" else None
+    online = args.reference == "online"
+    cached = None if online else [reference_of(step) for step in range(work.batches)]
 
     def one(step: int) -> float:
-        base = reference_of(step) if cached is None else cached[step % count]
+        base = reference_of(step) if cached is None else cached[step % work.batches]
         ratio = sums(model, ids_of(step)) - base
-        loss = -torch.nn.functional.logsigmoid(BETA * (ratio[:PAIRS] - ratio[PAIRS:])).mean()
+        gain = BETA * (ratio[: work.pairs] - ratio[work.pairs :])
+        loss = -torch.nn.functional.logsigmoid(gain).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         return float(loss)
 
-    serve(one, steps=steps, windows=windows)
+    serve(one, steps=args.steps, windows=args.windows, finish=torch_sides.finish)
 
 
-def run_trl(
-    folder: pathlib.Path,
-    tokens: np.ndarray,
-    reference: str,
-    *,
-    steps: int,
-    windows: int,
-    threads: int,
-) -> None:
+def run_trl(args: argparse.Namespace, work: Work) -> None:
     """TRL's DPOTrainer with gradient checkpointing off, on token ids."""
     import datasets
     import tokenizers
@@ -167,7 +161,9 @@ def run_trl(
     import transformers
     import trl
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(args.threads)
+    steps = args.steps
+    tokens = work.tokens
     losses: list[float] = []
 
     class Trainer(in_order(trl.DPOTrainer, losses)):  # type: ignore[misc]
@@ -188,32 +184,36 @@ def run_trl(
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step % steps == 0:
-                answer({"losses": losses[-steps:], "seconds": time.perf_counter() - self.start})
+                torch_sides.finish()
+                seconds = time.perf_counter() - self.start
+                answer({"losses": losses[-steps:], "seconds": seconds, "peak": peak_bytes()})
 
     words = {str(i): i for i in range(int(tokens.max()) + 1)}
     word_level = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="0"))
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=word_level, pad_token="0", eos_token="1"
     )
-    passes = -(-steps * windows * PAIRS // len(tokens))
+    passes = -(-steps * args.windows // work.batches)
     rows = [
         {
-            "prompt_ids": pair[0, :PROMPT].tolist(),
-            "chosen_ids": pair[0, PROMPT:].tolist(),
-            "rejected_ids": pair[1, PROMPT:].tolist(),
+            "prompt_ids": pair[0, : work.prompt].tolist(),
+            "chosen_ids": pair[0, work.prompt :].tolist(),
+            "rejected_ids": pair[1, work.prompt :].tolist(),
         }
         for pair in tokens
     ]
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        args.folder / "model", dtype=torch.float32
+    )
     config = trl.DPOConfig(
-        output_dir=str(folder / "trl"),
-        max_steps=steps * windows,
-        per_device_train_batch_size=PAIRS,
-        learning_rate=LEARNING_RATE,
+        output_dir=str(args.folder / args.side),
+        max_steps=steps * args.windows,
+        per_device_train_batch_size=work.pairs,
+        learning_rate=args.learning_rate,
         lr_scheduler_type="constant",
         beta=BETA,
         max_length=None,
-        precompute_ref_log_probs=reference == "precomputed",
+        precompute_ref_log_probs=args.reference == "precomputed",
         **trainer_options(),
     )
     data = datasets.Dataset.from_list(rows * passes)
@@ -228,16 +228,19 @@ def run_trl(
 
 def main() -> None:
     """Runs one side; commands come on standard input, timings go to standard output."""
-    side, folder, reference, steps, windows, threads = sys.argv[1:7]
-    root = pathlib.Path(folder)
-    tokens = np.load(root / "tokens.npy")
-    sizes = {"steps": int(steps), "windows": int(windows)}
-    if side.startswith("rlhf_jax"):
-        run_ours(root, tokens, reference, whole_head=side.endswith("whole head"), **sizes)
-    elif side.startswith("plain"):
-        run_plain(root, tokens, reference, threads=int(threads), **sizes)
-    else:
-        run_trl(root, tokens, reference, threads=int(threads), **sizes)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("side")
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("reference", choices=("online", "precomputed"))
+    parser.add_argument("steps", type=int)
+    parser.add_argument("windows", type=int)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("pairs", type=int)
+    parser.add_argument("learning_rate", type=float)
+    args = parser.parse_args()
+    work = Work(np.load(args.folder / "tokens.npy"), args.pairs)
+    runs = {OURS: run_ours, "plain": run_plain, "TRL": run_trl}
+    next(run for name, run in runs.items() if args.side.startswith(name))(args, work)
 
 
 if __name__ == "__main__":

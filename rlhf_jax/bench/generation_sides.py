@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.bench.sides import OURS, answer, wait
+from rlhf_jax.bench import torch_sides
+from rlhf_jax.bench.sides import OURS, answer, compute_dtype, on_gpu, wait
 
 
 def serve(generate: Callable[[bool], np.ndarray], out: pathlib.Path, *, windows: int) -> None:
@@ -51,7 +52,8 @@ def run_ours(folder: pathlib.Path, out: pathlib.Path, *, new_tokens: int, window
     prompts = np.load(folder / "prompts.npy")
     rows, width = prompts.shape
     mesh = make_mesh(MeshConfig())
-    model, params = load_pretrained(folder / "model", mesh=mesh)
+    # On a GPU in bfloat16 as a whole: a run casts its weights once before it samples.
+    model, params = load_pretrained(folder / "model", mesh=mesh, dtype=compute_dtype())
     sizes: dict[str, Any] = {
         "max_new_tokens": new_tokens,
         "eos_ids": (),
@@ -82,18 +84,17 @@ def run_transformers(
 ) -> None:
     """transformers' `generate`, defaults apart from the length; `static`: with its static cache."""
     import torch
-    import transformers
 
     torch.set_num_threads(threads)
-    load = transformers.AutoModelForCausalLM.from_pretrained
-    model = load(folder / "model", dtype=torch.float32, attn_implementation="sdpa").eval()
-    ids = torch.from_numpy(np.load(folder / "prompts.npy").astype(np.int64))
+    model = torch_sides.load(folder / "model", compute_only=True).eval()
+    ids = torch.from_numpy(np.load(folder / "prompts.npy").astype(np.int64)).to(model.device)
     options: dict[str, Any] = {
         "max_new_tokens": new_tokens,
         "eos_token_id": None,
         "pad_token_id": 0,
     }
-    options |= {"cache_implementation": "static", "disable_compile": True} if static else {}
+    if static:  # transformers compiles its static cache's decoding, on a GPU alone
+        options |= {"cache_implementation": "static", "disable_compile": not on_gpu()}
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
     @torch.inference_mode()
@@ -102,9 +103,34 @@ def run_transformers(
         tokens = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), **options, **how
         )
-        return tokens[:, ids.shape[1] :].numpy()
+        return tokens[:, ids.shape[1] :].cpu().numpy()
 
     serve(generate, out, windows=windows)
+
+
+def judge(folder: pathlib.Path, *names: str) -> None:
+    """Writes FOLDER/SIDE.regret for sides: how much less likely each greedy token is than the best
+    one, in nats, mean over all; by the whole forward pass in float32."""
+    import jax
+    import jax.numpy as jnp
+
+    from rlhf_jax.models import load_pretrained
+
+    model, params = load_pretrained(folder / "model")
+    prompts = np.load(folder / "prompts.npy")
+
+    @jax.jit
+    def regret(tokens: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            logits = model.logits(params, tokens, jnp.ones_like(tokens, bool))
+        before = logits[:, prompts.shape[1] - 1 : -1].astype(jnp.float32)
+        taken = tokens[:, prompts.shape[1] :, None]
+        return (before.max(-1) - jnp.take_along_axis(before, taken, 2)[..., 0]).mean()
+
+    for name in names:
+        tokens = np.concatenate([prompts, np.load(folder / f"{name}.npy")], axis=1)
+        parts = [float(regret(part)) for part in np.split(tokens, range(8, len(tokens), 8))]
+        (folder / f"{name}.regret").write_text(repr(float(np.mean(parts))))
 
 
 def main() -> None:
@@ -117,7 +143,11 @@ def main() -> None:
     parser.add_argument("new_tokens", type=int)
     parser.add_argument("windows", type=int)
     parser.add_argument("threads", type=int)
+    parser.add_argument("--judge", nargs="*", help="judge the tokens of these sides instead")
     args = parser.parse_args()
+    if args.judge is not None:
+        judge(args.folder, *args.judge)
+        return
     out = args.folder / f"{args.side}.npy"
     sizes = {"new_tokens": args.new_tokens, "windows": args.windows}
     if args.side.startswith(OURS):

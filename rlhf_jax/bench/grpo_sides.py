@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_jax.bench import torch_sides
 from rlhf_jax.bench.low_ids import low_ids, vocab_size
-from rlhf_jax.bench.sides import answer, peak_bytes, wait
+from rlhf_jax.bench.sides import answer, on_gpu, peak_bytes, wait
 from rlhf_jax.bench.trl_sides import trainer_options
 
 GROUP = 8
@@ -53,15 +54,16 @@ def gradient_norm(parameters: Any) -> float:
 def run_plain(args: argparse.Namespace) -> None:
     """A plain PyTorch loop: `generate`, sdpa, AdamW, clipping; the head on completions; no TRL."""
     import torch
-    import transformers
 
     torch.set_num_threads(args.threads)
-    load = transformers.AutoModelForCausalLM.from_pretrained
-    model = load(args.folder / "model", dtype=torch.float32, attn_implementation="sdpa").eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    model = torch_sides.load(args.folder / "model").eval()
+    # A GPU samples from a copy in bfloat16, filled anew in every iteration.
+    sampler = torch_sides.load(args.folder / "model", compute_only=True) if on_gpu() else model
+    optimizer = torch_sides.adamw(model.parameters(), LEARNING_RATE)
     prompts = torch.from_numpy(
         np.load(args.folder / "prompts.npy").astype(np.int64)
     ).repeat_interleave(GROUP, 0)
+    prompts = prompts.to(model.device)
     width = prompts.shape[1]
     sampling = {
         "do_sample": True,
@@ -73,7 +75,9 @@ def run_plain(args: argparse.Namespace) -> None:
     }
 
     def advantages_of(tokens: Any) -> Any:
-        rewards = torch.tensor(low_ids([], [], tokens[:, width:].tolist())).view(-1, GROUP)
+        rewards = torch.tensor(
+            low_ids([], [], tokens[:, width:].tolist()), device=model.device
+        ).view(-1, GROUP)
         spread = rewards.std(1, keepdim=True) + EPS
         return ((rewards - rewards.mean(1, keepdim=True)) / spread).view(-1, 1)
 
@@ -86,7 +90,12 @@ def run_plain(args: argparse.Namespace) -> None:
 
     def backward_part(tokens: Any, advantages: Any, noise: Any) -> float:
         taken = tokens[:, width:]
-        logits = model(tokens, use_cache=False, logits_to_keep=taken.shape[1] + 1).logits[:, :-1]
+        with torch_sides.products():
+            logits = (
+                model(tokens, use_cache=False, logits_to_keep=taken.shape[1] + 1)
+                .logits[:, :-1]
+                .float()
+            )
         logps = torch.gather(logits, 2, taken[..., None])[..., 0] - torch.logsumexp(logits, -1)
         ratio = torch.exp(logps - (logps.detach() + noise))
         gain = torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
@@ -96,7 +105,7 @@ def run_plain(args: argparse.Namespace) -> None:
 
     def gate() -> dict[str, float]:
         completions, noise = (
-            torch.from_numpy(np.load(args.folder / name))
+            torch.from_numpy(np.load(args.folder / name)).to(model.device)
             for name in ("completions.npy", "noise.npy")
         )
         tokens = torch.cat([prompts, completions.long()], 1)
@@ -106,13 +115,18 @@ def run_plain(args: argparse.Namespace) -> None:
     def iterate() -> dict[str, float]:
         start = time.perf_counter()
         attended = torch.ones_like(prompts)
-        tokens = model.generate(
+        if sampler is not model:
+            for mine, trained in zip(sampler.parameters(), model.parameters(), strict=True):
+                mine.data.copy_(trained.data)
+        tokens = sampler.generate(
             input_ids=prompts, attention_mask=attended, max_new_tokens=args.new_tokens, **sampling
         )
+        torch_sides.finish()
         generated = time.perf_counter()
-        backward(tokens, advantages_of(tokens), torch.zeros(len(tokens), 1))
+        backward(tokens, advantages_of(tokens), torch.zeros(len(tokens), 1, device=model.device))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        torch_sides.finish()
         return {"generation": generated - start, "update": time.perf_counter() - generated}
 
     serve(gate, iterate, windows=args.windows)
@@ -162,15 +176,18 @@ def run_trl(args: argparse.Namespace) -> None:
             self.start = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            torch_sides.finish()
             answer({"seconds": time.perf_counter() - self.start, "peak": peak_bytes()})
 
     def gate() -> dict[str, float]:
         completions, noise = (
             np.load(args.folder / name) for name in ("completions.npy", "noise.npy")
         )
-        ids = torch.from_numpy(prompts.astype(np.int64)).repeat_interleave(GROUP, 0)
-        given = torch.from_numpy(completions.astype(np.int64))
-        rewards = torch.tensor(low_ids([], [], completions.tolist())).view(-1, GROUP)
+        where = torch_sides.device()
+        ids = torch.from_numpy(prompts.astype(np.int64)).repeat_interleave(GROUP, 0).to(where)
+        given = torch.from_numpy(completions.astype(np.int64)).to(where)
+        graded = low_ids([], [], completions.tolist())
+        rewards = torch.tensor(graded, device=where).view(-1, GROUP)
         advantages = (
             (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + EPS)
         ).view(-1)
@@ -183,8 +200,8 @@ def run_trl(args: argparse.Namespace) -> None:
         batch = {"prompt_ids": ids, "prompt_mask": torch.ones_like(ids), "completion_ids": given}
         batch |= {"completion_mask": torch.ones_like(given), "advantages": advantages}
         batch |= {
-            "old_per_token_logps": logps + torch.from_numpy(noise),
-            "num_items_in_batch": torch.tensor(given.numel()),
+            "old_per_token_logps": logps + torch.from_numpy(noise).to(where),
+            "num_items_in_batch": torch.tensor(given.numel(), device=where),
         }
         loss = trainer._compute_loss(model, batch)
         loss.backward()

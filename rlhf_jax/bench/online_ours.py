@@ -19,7 +19,7 @@ import numpy as np
 import tokenizers
 
 from rlhf_jax.algorithms import GRPOConfig, PPOConfig, forward
-from rlhf_jax.bench import grpo_sides, ppo_sides
+from rlhf_jax.bench import grpo_sides, ppo_sides, sides
 from rlhf_jax.bench.low_ids import vocab_size
 from rlhf_jax.config import Config, ModelSection, TrainingConfig
 from rlhf_jax.data import DataConfig, FastTokenizer
@@ -85,7 +85,9 @@ def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) ->
         run_dir=str(folder / args.side),
         data=DataConfig(path=str(folder / "prompts.jsonl"), shuffle=False),
         tokenizer=str(folder / "tokenizer"),
-        model=ModelSection(path=str(folder / "model"), **models),
+        model=ModelSection(
+            path=str(folder / "model"), compute_dtype=sides.compute_dtype(), **models
+        ),
         rollout=RolloutConfig(max_prompt_len=width, max_new_tokens=args.new_tokens),
         rewards=(RewardConfig(function="rlhf_jax.bench.low_ids:low_ids"),),
         training=TrainingConfig(

@@ -13,8 +13,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 OURS = "rlhf_jax"
 """Names of our own sides begin so; all others run in the interpreter with PyTorch."""
@@ -27,6 +26,8 @@ _RETAIN = {
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
 _MARK = "@@"
+_PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu"}
+"""--device -> `JAX_PLATFORMS` of every side's process, which also tells the PyTorch sides."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, names: tuple[str, ...], *, windows: int) -> None:
@@ -43,10 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser, names: tuple[str, ...], *, wi
     parser.add_argument("--sides", nargs="+", choices=names, default=list(names))
     parser.add_argument("--windows", type=int, default=windows, help="timed windows per side")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--device",
+        choices=tuple(_PLATFORMS),
+        default="cpu",
+        help="gpu: weights in float32 and products in bfloat16 on every side, as TRL's default is",
+    )
 
 
 def start_side(
-    name: str, module: str, folder: pathlib.Path, *arguments: object, python: str, threads: int
+    name: str,
+    module: str,
+    folder: pathlib.Path,
+    *arguments: object,
+    python: str,
+    threads: int,
+    device: str = "cpu",
 ) -> subprocess.Popen[str]:
     """Starts one side's process; it waits for its first line.
 
@@ -58,6 +71,7 @@ def start_side(
       arguments: further ones.
       python: interpreter of the PyTorch sides.
       threads: that the process may use; it is pinned to as many cores.
+      device: "cpu" or "gpu".
 
     Returns:
       The process.
@@ -65,7 +79,9 @@ def start_side(
     ours = name.startswith(OURS)
     command = [*command_of(module, python=None if ours else python), name, str(folder)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    settings = _RETAIN if name.endswith(RETAINED) else {}
+    settings = {"JAX_PLATFORMS": _PLATFORMS[device]}
+    if name.endswith(RETAINED):
+        settings |= _RETAIN
     with (folder / f"{name}.log").open("w") as log:
         return _start(
             [*command, *map(str, arguments)], threads, settings=settings, stderr=log, **pipes
@@ -84,7 +100,9 @@ def command_of(module: str, *, python: str | None) -> list[str]:
     return [python, str(pathlib.Path(__file__).with_name("start_side.py")), module]
 
 
-def run_alone(name: str, command: list[str], *, threads: int, log: pathlib.Path) -> int:
+def run_alone(
+    name: str, command: list[str], *, threads: int, log: pathlib.Path, device: str = "cpu"
+) -> int:
     """Runs a whole process to its end, and nothing beside it.
 
     Args:
@@ -92,6 +110,7 @@ def run_alone(name: str, command: list[str], *, threads: int, log: pathlib.Path)
       command: what is run.
       threads: that it may use; it is pinned to as many cores.
       log: everything that it prints.
+      device: "cpu" or "gpu".
 
     Returns:
       Its largest resident set, bytes. The system counts what this process held when it started the
@@ -101,7 +120,9 @@ def run_alone(name: str, command: list[str], *, threads: int, log: pathlib.Path)
       SystemExit: it failed; with the end of its log.
     """
     with log.open("w") as out:
-        process = _start(command, threads, stdout=out, stderr=subprocess.STDOUT)
+        settings = {"JAX_PLATFORMS": _PLATFORMS[device]}
+        pipes: dict[str, Any] = {"stdout": out, "stderr": subprocess.STDOUT}
+        process = _start(command, threads, settings=settings, **pipes)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -113,11 +134,13 @@ def _start(
     command: list[str],
     threads: int,
     *,
-    settings: Mapping[str, str] = MappingProxyType({}),
+    settings: Mapping[str, str],
     **pipes: Any,
 ) -> subprocess.Popen[str]:
     """Starts a process on as many cores as it may have threads."""
-    own = {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
+    own = {"OMP_NUM_THREADS": str(threads)}
+    # The sides share a GPU: none may take most of its memory at once, and peaks must be its own.
+    own["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     process = subprocess.Popen(command, env={**os.environ, **own, **settings}, **pipes)
     os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:threads])
     return process
@@ -178,9 +201,28 @@ def take_turns(
     return answers
 
 
+def on_gpu() -> bool:
+    """In a side: whether it is to compute on the GPU."""
+    return os.environ.get("JAX_PLATFORMS") == _PLATFORMS["gpu"]
+
+
+def compute_dtype() -> Literal["float32", "bfloat16"]:
+    """In a side: dtype of products; weights are float32."""
+    return "bfloat16" if on_gpu() else "float32"
+
+
 def peak_bytes() -> int:
-    """In a side: its largest resident set so far."""
+    """In a side: its largest resident set so far, on a GPU the most of the GPU's memory."""
+    if on_gpu():
+        return _peak_of_gpu()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _peak_of_gpu() -> int:
+    if "jax" in sys.modules:
+        stats = sys.modules["jax"].local_devices()[0].memory_stats()
+        return stats["peak_bytes_in_use"]
+    return sys.modules["torch"].cuda.max_memory_allocated()
 
 
 def wait() -> None:

@@ -3,18 +3,20 @@ that need not have JAX (`start_side.py`), and torch is imported where it is used
 
 from typing import Any
 
+from rlhf_jax.bench.sides import on_gpu
+
 
 def trainer_options(**own: Any) -> dict[str, Any]:
-    """Options of every TRL trainer that is compared: float32 on CPUs, no gradient checkpointing,
-    nothing written and nothing shown.
+    """Options of every TRL trainer that is compared: float32 on CPUs, products in bfloat16 on a
+    GPU, no gradient checkpointing, nothing written and nothing shown.
 
     Args:
       own: of the trainer at hand; they win.
     """
     return {
-        "bf16": False,
+        "bf16": on_gpu(),
         "gradient_checkpointing": False,
-        "use_cpu": True,
+        "use_cpu": not on_gpu(),
         "logging_steps": 10**6,
         "save_strategy": "no",
         "report_to": [],
