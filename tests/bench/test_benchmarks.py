@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rlhf_jax.bench import attention, dpo_step, fused_logps, sides
+from rlhf_jax.bench import attention, dpo_step, fused_logps, inputs, sides
 from rlhf_jax.bench.timing import interleave
 
 
@@ -37,7 +37,7 @@ def test_fused_logps_reports_memory_time_and_agreement(capsys):
 def test_attention_times_every_implementation(capsys):
     attention.main(["--batch", "1", "--length", "16", "--repeats", "1"])
     printed = capsys.readouterr().out
-    for name in attention.IMPLEMENTATIONS:
+    for name in attention.IMPLEMENTATIONS["cpu"]:
         assert f"{name} forward+backward" in printed
 
 
@@ -50,7 +50,7 @@ def tiny(monkeypatch):
         "num_key_value_heads": 1,
         "intermediate_size": 24,
     }
-    monkeypatch.setattr(dpo_step, "MODEL", dpo_step.MODEL | sizes | {"vocab_size": 64})
+    monkeypatch.setattr(inputs, "MODEL", inputs.MODEL | sizes | {"vocab_size": 64})
 
 
 @pytest.mark.slow
@@ -73,8 +73,8 @@ def test_dpo_step_compares_our_own_two_heads(tiny, capsys):
 
 def test_dpo_step_gives_no_ratio_when_losses_disagree(monkeypatch, capsys):
     results = {
-        "rlhf_jax": dpo_step.Result([1.0, 0.5], [0.1]),
-        "TRL": dpo_step.Result([1.0, 0.51], [0.1]),
+        "rlhf_jax": dpo_step.Result([1.0, 0.5], [0.1], 10**9),
+        "TRL": dpo_step.Result([1.0, 0.51], [0.1], 10**9),
     }
     monkeypatch.setattr(dpo_step, "compare", lambda args: results)
     assert dpo_step.main(["--sides", "rlhf_jax", "TRL"]) == 1

@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rlhf_jax.bench import (
     generation,
+    generation_sides,
     grpo_iteration,
     grpo_sides,
     inputs,
@@ -22,7 +24,7 @@ from rlhf_jax.bench import (
 )
 from rlhf_jax.bench.low_ids import VOCAB, low_ids
 from rlhf_jax.bench.outcome import show
-from rlhf_jax.models import ModelConfig, init_model
+from rlhf_jax.models import ModelConfig, init_model, load_pretrained
 from rlhf_jax.types import Rollout
 
 TINY = {
@@ -101,7 +103,8 @@ def test_no_ratio_when_the_gate_fails(capsys):
         ]
 
     def printed(norm):
-        found = online_iteration.report("PPO", {"rlhf_jax": answers(1.0), "TRL": answers(norm)})
+        both = {"rlhf_jax": answers(1.0), "TRL": answers(norm)}
+        found = online_iteration.report("PPO", both, tolerance=1e-5)
         return show(found), capsys.readouterr().out
 
     for norm in (1.0001, float("nan")):
@@ -119,7 +122,7 @@ def test_the_update_is_a_comparison_of_its_own():
         "plain": [{"loss/total": 1.0}, *[window | {"update": 2.5}] * 3],
         "TRL": [{"loss/total": 1.0}, *[{"seconds": 9.0, "peak": 10**9}] * 3],
     }
-    whole, update = online_iteration.report("PPO", answers)
+    whole, update = online_iteration.report("PPO", answers, tolerance=1e-5)
     assert [side.name for side in whole.sides] == list(answers)
     assert whole.sides[0].note == "generation 1000.0 ms, score 500.0 ms, update 1250.0 ms"
     assert [side.name for side in update.sides] == ["rlhf_jax", "plain"]
@@ -148,11 +151,40 @@ def test_completions_are_cut_as_if_their_end_had_come():
     np.testing.assert_array_equal(found.truncated, [False, True])
 
 
-def test_generation_gives_no_ratio_for_other_tokens(monkeypatch, capsys):
-    tokens = {"rlhf_jax": np.zeros((3, 2)), "transformers": np.array([[0, 0], [0, 1], [0, 0]])}
-    monkeypatch.setattr(generation, "compare", lambda args: (tokens, {}))
+def test_generation_gives_no_ratio_for_other_tokens(monkeypatch, capsys, tmp_path):
+    np.save(tmp_path / "rlhf_jax.npy", np.zeros((3, 2)))
+    np.save(tmp_path / "transformers.npy", np.array([[0, 0], [0, 1], [0, 0]]))
+
+    def compare(args):
+        return generation.Found(*generation.equal(tmp_path, args), {})
+
+    monkeypatch.setattr(generation, "compare", compare)
     assert generation.main(["--sides", "rlhf_jax", "transformers"]) == 1
     assert "(required: 0): 0, 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("side", ["best", "random"])
+def test_greedy_tokens_in_bfloat16_are_judged_by_the_float32_model(tmp_path, monkeypatch, side):
+    inputs.save_model(tmp_path / "model", model=TINY | {"vocab_size": 64, "initializer_range": 0.5})
+    model, params = load_pretrained(tmp_path / "model")
+    prompts = inputs.random_tokens(11, 5, seed=0, vocab=64)
+    np.save(tmp_path / "prompts.npy", prompts)
+    tokens = prompts
+    for _ in range(4):
+        logits = model.logits(params, jnp.asarray(tokens), jnp.ones_like(tokens, bool))[:, -1]
+        best = np.argmax(logits, axis=1)[:, None]
+        drawn = np.random.default_rng(1).integers(0, 64, (11, 1))
+        tokens = np.concatenate([tokens, {"best": best, "random": drawn}[side]], axis=1)
+    np.save(tmp_path / "rlhf_jax.npy", tokens[:, 5:])
+    alone = argparse.Namespace(sides=["rlhf_jax"], threads=1, device="cpu")
+
+    def run_alone(name, command, **options):
+        generation_sides.judge(tmp_path, *command[command.index("--judge") + 1 :])
+
+    monkeypatch.setattr(generation, "run_alone", run_alone)
+    said, passed = generation.near_best(tmp_path, alone)
+    regret = float(said.rpartition(" ")[2])
+    assert passed == (side == "best") == (regret < 1e-6)
 
 
 @pytest.mark.slow
@@ -176,6 +208,7 @@ def test_sides_are_pinned_and_told_their_threads(tmp_path):
     sides.add_arguments(parser, ("rlhf_jax", "TRL"), windows=7)
     args = parser.parse_args(["--sides", "TRL"])
     assert (args.sides, args.windows, args.threads, args.python) == (["TRL"], 7, 2, sys.executable)
+    assert args.device == "cpu"
     with pytest.raises(SystemExit, match="the side 'TRL' failed"):
         process = sides.start_side(
             "TRL", "rlhf_jax.bench.grpo_sides", tmp_path, python=sys.executable, threads=1
