@@ -1,6 +1,6 @@
 """What only a device can show. Skipped where JAX sees no GPU; there:
 
-JAX_PLATFORMS=cuda,cpu python -m pytest tests/gpu -p no:xdist
+JAX_PLATFORMS=cuda,cpu python -m pytest tests/gpu -p no:xdist -o addopts=
 """
 
 import jax
