@@ -201,6 +201,8 @@ def _train(config: Config, progress: bool | None) -> RunResult:
     result = train(config, progress=progress)
     if result.interrupted:
         raise KeyboardInterrupt(f"its step {result.steps} is saved")
+    if result.asked_to_stop:
+        raise KeyboardInterrupt("it was complete")
     return result
 
 

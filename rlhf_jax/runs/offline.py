@@ -79,6 +79,8 @@ class Finished(NamedTuple):
 
     now: RunState
     was_interrupted: bool
+    was_asked: bool
+    """A signal came, if only when nothing was left to do."""
     model: Model
     tokenizer: FastTokenizer
 
@@ -232,7 +234,8 @@ def run_offline(session: Session, *, given: Given | None = None) -> Finished:
     if not was_interrupted:
         recorder.finish()
     account.ended()
-    return Finished(now, was_interrupted, loaded.model, parts.tokenizer)
+    was_asked = request.signum is not None
+    return Finished(now, was_interrupted, was_asked, loaded.model, parts.tokenizer)
 
 
 def make_loaders(

@@ -172,7 +172,8 @@ def run_online(
     if not was_interrupted:
         recorder.finish()
     account.ended()
-    return Finished(now, was_interrupted, parts.loaded.model, parts.tokenizer)
+    was_asked = request.signum is not None
+    return Finished(now, was_interrupted, was_asked, parts.loaded.model, parts.tokenizer)
 
 
 def shared(work: SharedT) -> SharedT:

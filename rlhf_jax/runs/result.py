@@ -28,6 +28,9 @@ class RunResult:
     """The last evaluation, and the last training metrics under the prefix "train/"."""
     interrupted: bool
     """A signal ended the run; starting it again goes on from here."""
+    asked_to_stop: bool
+    """A signal came while it trained, if only when nothing was left to do: the run may be complete,
+    and whoever has more to do after it should not begin."""
     export_dir: Place | None
     """Hugging Face folder with the final weights; None when interrupted, and for a model of one's
     own."""

@@ -134,7 +134,12 @@ def train(
     with ending_together():
         metrics = session.folder.last_metrics()
     return RunResult(
-        session.folder.address, finished.now.step, metrics, finished.was_interrupted, exported
+        run_dir=session.folder.address,
+        steps=finished.now.step,
+        metrics=metrics,
+        interrupted=finished.was_interrupted,
+        asked_to_stop=finished.was_asked,
+        export_dir=exported,
     )
 
 

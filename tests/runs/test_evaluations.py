@@ -12,7 +12,7 @@ import pytest
 from rlhf_jax.config import ConfigError
 from rlhf_jax.io import read_metrics
 from rlhf_jax.rewards import RewardConfig
-from rlhf_jax.runs import export, offline, online, train
+from rlhf_jax.runs import export, making, offline, online, train
 from rlhf_jax.runs.export import best_step
 from rlhf_jax.runs.online import OnlineParts
 from tests.loops.conftest import ONLINE
@@ -274,6 +274,30 @@ def test_a_signal_during_an_offline_evaluation(tiny_config, tmp_path):
     assert stopped.interrupted and stopped.steps == 2
     assert [row["step"] for row in evaluations_of(broken.run_dir)] == [0]
     assert not train(broken).interrupted and values(broken.run_dir) == values(whole.run_dir)
+
+
+def test_a_signal_after_the_last_evaluation_ends_what_is_around_a_complete_run(
+    tiny_config, tmp_path, monkeypatch
+):
+    """`train` has nothing left to do; a comparison must not begin its next run."""
+    options = {"training": {"max_steps": 2, "eval_every": 2, "save_every": 2, "eval_batch_size": 4}}
+    config = tiny_config("sft", run_dir=tmp_path / "run", **options)
+    inner = offline.evaluate_loader
+    found = []
+
+    def evaluate_loader(*args, **kwargs):
+        found.append(inner(*args, **kwargs))
+        if len(found) == 2:  # that of the last step
+            signal.raise_signal(signal.SIGTERM)
+        return found[-1]
+
+    monkeypatch.setattr(offline, "evaluate_loader", evaluate_loader)
+    with pytest.raises(KeyboardInterrupt, match="it was complete"):
+        making._train(config, progress=False)
+    monkeypatch.undo()
+    result = train(config)
+    assert (result.steps, result.interrupted, result.asked_to_stop) == (2, False, False)
+    assert [row["step"] for row in evaluations_of(config.run_dir)] == [0, 2]
 
 
 @pytest.mark.slow
