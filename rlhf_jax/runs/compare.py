@@ -17,9 +17,10 @@ from rlhf_jax.runs.cells import CELL, measured_of, read_cell, write_cell, write_
 from rlhf_jax.runs.compared import Comparison, write
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.making import Making, accuracy_metric
+from rlhf_jax.runs.share import share, taking
 from rlhf_jax.runs.story import Story
 from rlhf_jax.runs.tried import try_own
-from rlhf_jax.runs.tuning import trials_file, tune
+from rlhf_jax.runs.tuning import tune, tuned_before
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def compare(
     picture.
 
     Every run goes through `train`, so that one that was interrupted goes on, and a finished one is
-    not made again.
+    not made again. Several processes with the same call share the work: each makes what none of the
+    others is at, and all end with the whole table.
 
     Args:
       config: from `load_compare` or `make_compare`.
@@ -86,7 +88,7 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
             try_own(config.run_config(stage, seed))
     names = () if tuning_of is None else tuning_of.runs
     tuned = [stage for stage in stages if stage.name in names]
-    untried = [stage for stage in tuned if not trials_file(config, stage).exists()]
+    untried = [stage for stage in tuned if tuned_before(config, stage) is None]
     pairs = [
         (stage, seed)
         for stage in untried
@@ -94,8 +96,8 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
     ]
     making = Making(progress, Story(_chapters(config, missing, pairs)))
     metric = accuracy_metric(config.measuring_config(seeds[0]))
-    # Starts first, all of them: one that is refused must not cost the runs of another seed.
-    for seed in dict.fromkeys(seed for _, seed in (*missing, *pairs)):
+
+    def begin(seed: int) -> None:
         before = making.start(config, seed)
         if metric not in before:
             raise ValueError(
@@ -103,6 +105,9 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
                 "one first"
             )
         _log.info("all of seed %d go on from here, held-out: %s", seed, held_out_line(before))
+
+    # Starts first, all of them: one that is refused must not cost the runs of another seed.
+    share(list(dict.fromkeys(seed for _, seed in (*missing, *pairs))), begin)
 
     def reached(whole: CompareConfig, stage: StageConfig, seed: int) -> float:
         making.prepare(whole, stage, seed)
@@ -112,11 +117,11 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
     for name, found in tuning.items():
         _log.info("%s: %s=%s is taken", name, found["asked"]["key"], found["value"])
         config = config.tuned(name, found["value"])
-    runs = [
-        _cell(making, config, config.run(stage.name), seed, tuning)
-        for stage in stages
-        for seed in seeds
-    ]
+    whole = config
+    runs = share(
+        [(whole.run(stage.name), seed) for stage in stages for seed in seeds],
+        lambda piece: _cell(making, whole, *piece, tuning),
+    )
     write_results(config, metric, tuning)
     return _found(config, runs, metric, making.seconds)
 
@@ -128,6 +133,17 @@ def _cell(
     kept = read_cell(config, stage, seed)
     if kept is not None:
         return measured_of(kept)
+    with taking(config, stage, seed):
+        kept = read_cell(config, stage, seed)
+        if kept is None:  # no other process has made it in the meantime
+            return _made(making, config, stage, seed, tuning)
+    return measured_of(kept)
+
+
+def _made(
+    making: Making, config: CompareConfig, stage: StageConfig, seed: int, tuning: dict[str, Any]
+) -> Measured:
+    """One run of one seed, made and kept."""
     drawn = making.prepare(config, stage, seed)
     measured = making.measure(config, stage, seed)
     points = [

@@ -1,5 +1,7 @@
 """Makes the stages of a comparison: starts, preparations, draws, and runs with their curves."""
 
+import hashlib
+import json
 import logging
 import pathlib
 import time
@@ -7,21 +9,28 @@ from typing import Any
 
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
+from rlhf_jax.config.document import render
 from rlhf_jax.errors import TrainingError
+from rlhf_jax.fields import plain
 from rlhf_jax.io import Checkpointer, read_metrics
+from rlhf_jax.io.disk import write_whole
 from rlhf_jax.loops.held_out import HeldOut
 from rlhf_jax.models import abstract_params, local_folder, read_config
 from rlhf_jax.runs.budgets import Measured
 from rlhf_jax.runs.by_prompt import ByPrompt, means_by_prompt
+from rlhf_jax.runs.cells import finite
 from rlhf_jax.runs.clock import Cost, costs, knows_compiling
 from rlhf_jax.runs.draws import best_of, draw
 from rlhf_jax.runs.evaluate import answers_of_checkpoints, evaluate_folder
 from rlhf_jax.runs.footprint import run_bytes, tree_bytes
 from rlhf_jax.runs.result import RunResult
+from rlhf_jax.runs.share import taking
 from rlhf_jax.runs.story import Story
 from rlhf_jax.runs.train import train
 
 _log = logging.getLogger(__name__)
+HELD_OUT = "held_out.{seed}.json"
+"""In the folder of a start: its answers to the held-out prompts of a seed, measured."""
 
 
 class Making:
@@ -46,6 +55,7 @@ class Making:
 
         Raises:
           ValueError: a metric is outside of `start.accept`, or is not measured.
+          Taken: another process is at it.
         """
         if seed in self._before:
             return self._before[seed]
@@ -53,7 +63,7 @@ class Making:
         asked = StageConfig(name="held-out")
         for stage in config.needed_by(asked, config.stages):
             self._make(config, stage, seed)
-        found = evaluate_folder(config.measuring_config(seed))
+        found = measured_start(config, seed)
         check_accepted(config, seed, found)
         self._before[seed] = found
         return found
@@ -90,7 +100,10 @@ class Making:
         clock = time.perf_counter()
         several = "" if config.is_shared(stage) or len(config.seeds) == 1 else f" (seed {seed})"
         tokens = 0.0
-        with self._story.chapter(f"{stage.name}{several}", f"{_title(config, stage)}{several}"):
+        with (
+            taking(config, stage, made_with),
+            self._story.chapter(f"{stage.name}{several}", f"{_title(config, stage)}{several}"),
+        ):
             if stage.draw is None:
                 _train(config.run_config(stage, made_with), self._progress)
             else:
@@ -165,6 +178,31 @@ def accuracy_metric(measuring: MeasureConfig) -> str:
     """The share of right samples, or of right greedy answers when none are sampled."""
     samples = measuring.evaluation.samples
     return f"accuracy/mean@{samples}" if samples else "accuracy/greedy"
+
+
+def measured_start(config: CompareConfig, seed: int) -> dict[str, float]:
+    """Held-out metrics of a start, measured once for all processes and sessions.
+
+    Args:
+      config: the comparison.
+      seed: of the start, which is made.
+    """
+    measuring = config.measuring_config(seed)
+    if config.start is None:
+        return evaluate_folder(measuring)
+    path = config.folder(config.start, seed) / HELD_OUT.format(seed=seed)
+    asked = hashlib.sha256(render(plain(measuring)).encode()).hexdigest()[:16]
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if kept["asked"] == asked:
+            return {
+                name: float("nan") if value is None else value
+                for name, value in kept["metrics"].items()
+            }
+    with taking(config, config.start, seed):
+        found = evaluate_folder(measuring)
+        write_whole(path, json.dumps({"asked": asked, "metrics": finite(found)}, indent=1) + "\n")
+    return found
 
 
 def check_accepted(config: CompareConfig, seed: int, found: dict[str, float]) -> None:

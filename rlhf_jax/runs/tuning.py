@@ -9,10 +9,13 @@ import numpy as np
 
 from rlhf_jax.config import CompareConfig, StageConfig
 from rlhf_jax.io.disk import write_whole
-from rlhf_jax.runs.cells import fingerprint
+from rlhf_jax.runs.cells import fingerprint, finite
+from rlhf_jax.runs.share import share, taking
 
 TUNED = "tuning.json"
-"""In the folder of a run's trials; all of them are finished."""
+"""In the folder of a run; all of its trials are finished."""
+TRIAL = "trial.json"
+"""In the folder of a trial: what it reached."""
 
 
 def tune(
@@ -26,40 +29,82 @@ def tune(
       config: the comparison.
       stage: the run that is tuned.
       measure: (comparison, run in it, seed) -> what it reached after training; makes the start and
-        the preparations of that seed too.
+        the preparations of that seed too, and raises `Taken` where another process is at one.
 
     Returns:
       {"asked" (what was tried), "value" (the best), "trials": [{"value", "seed", "reached"}]}.
     """
     tuning = config.tuning
     assert tuning is not None
-    # Of the untuned configuration: a changed one is tuned anew.
-    asked = {
-        "key": tuning.key,
-        "values": list(tuning.values),
-        "seeds": list(tuning.seeds),
-        "configuration": fingerprint(config, stage, tuning.seeds[0]),
-    }
-    path = trials_file(config, stage)
-    if path.exists():
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if kept["asked"] == asked:
-            return kept
-    trials = []
-    for value in tuning.values:
+    kept = tuned_before(config, stage)
+    if kept is not None:
+        return kept
+
+    def reached(piece: tuple[Any, int]) -> dict[str, Any]:
+        value, seed = piece
         whole, trial = config.trial(stage.name, value)
-        trials += [
-            {"value": value, "seed": seed, "reached": measure(whole, trial, seed)}
-            for seed in tuning.seeds
-        ]
-    found = {"asked": asked, "value": best_value(trials), "trials": trials}
+        with taking(whole, trial, seed):
+            level = kept_trial(whole, trial, seed, lambda: measure(whole, trial, seed))
+        return {"value": value, "seed": seed, "reached": level}
+
+    trials = share([(value, seed) for value in tuning.values for seed in tuning.seeds], reached)
+    found = {"asked": _asked(config, stage), "value": best_value(trials), "trials": trials}
+    path = _file(config, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(found, indent=1) + "\n")
     return found
 
 
-def trials_file(config: CompareConfig, stage: StageConfig) -> pathlib.Path:
-    """Where the trials of a run are kept."""
+def tuned_before(config: CompareConfig, stage: StageConfig) -> dict[str, Any] | None:
+    """What `tune` has found, if all of it was tried before.
+
+    Args:
+      config: the comparison.
+      stage: the run that is tuned.
+    """
+    path = _file(config, stage)
+    if not path.exists():
+        return None
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept if kept["asked"] == _asked(config, stage) else None
+
+
+def kept_trial(
+    config: CompareConfig, trial: StageConfig, seed: int, measure: Callable[[], float]
+) -> float:
+    """What a trial reached; kept in its folder, and measured where it is not there.
+
+    Args:
+      config: the comparison that the trial is a run of.
+      trial: the run.
+      seed: a tuning seed.
+      measure: makes the trial.
+    """
+    path = config.folder(trial, seed) / TRIAL
+    configuration = fingerprint(config, trial, seed)
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["configuration"] == configuration:
+            return float("nan") if kept["reached"] is None else kept["reached"]
+    level = measure()
+    document = finite({"configuration": configuration, "reached": level})
+    write_whole(path, json.dumps(document, indent=1) + "\n")
+    return level
+
+
+def _asked(config: CompareConfig, stage: StageConfig) -> dict[str, Any]:
+    """What is tried. Of the untuned configuration: a changed one is tuned anew."""
+    tuning = config.tuning
+    assert tuning is not None
+    return {
+        "key": tuning.key,
+        "values": list(tuning.values),
+        "seeds": list(tuning.seeds),
+        "configuration": fingerprint(config, stage, tuning.seeds[0]),
+    }
+
+
+def _file(config: CompareConfig, stage: StageConfig) -> pathlib.Path:
     return pathlib.Path(config.run_dir) / stage.name / TUNED
 
 
