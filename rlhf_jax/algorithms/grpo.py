@@ -34,6 +34,7 @@ from rlhf_jax.algorithms.checks import (
     sampler_correction,
 )
 from rlhf_jax.algorithms.forward import behaviour_logps, old_logps, ref_logps, token_logps
+from rlhf_jax.algorithms.kl_loss import check_kl_loss, kl_loss
 from rlhf_jax.algorithms.metrics import (
     entropy_bonus,
     group_metrics,
@@ -49,12 +50,9 @@ from rlhf_jax.ops import (
     cispo_loss,
     clipped_surrogate_loss,
     group_advantages,
-    kl_estimate,
     leave_one_out_advantages,
     loss_weights,
-    masked,
     overlong_filter,
-    weighted_sum,
 )
 from rlhf_jax.ops.checks import check_choice, check_range, is_zero
 from rlhf_jax.ops.precision import Scalar
@@ -106,6 +104,9 @@ class GRPOConfig:
     """Weight of the KL loss (the paper's beta); 0 needs no reference model."""
     kl_kind: str = "k3"
     """Estimator of the KL loss: k3 | k2."""
+    kl_unbiased: bool = False
+    """Weigh the KL loss of each token by its importance ratio: its expected gradient is then that
+    of KL(policy || reference) (DeepSeek-V3.2; the default of TRL); false: the paper's."""
     baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
     """What a reward is compared with; leave_one_out is RLOO."""
     normalize_std: bool | Literal["batch"] = True
@@ -170,7 +171,12 @@ class GRPOConfig:
             check_choice("preset", self.preset, tuple(GRPO_PRESETS))
         if self.clip_high is None:
             object.__setattr__(self, "clip_high", self.clip_low)
-        _check_kl_kind(self.kl_kind)
+        check_kl_loss(self.kl_kind, unbiased=self.kl_unbiased)
+        if self.kl_unbiased and is_zero(self.kl_coef):
+            raise ValueError(
+                "kl_unbiased=True weighs a KL loss, and kl_coef=0 has none: set kl_coef, or leave "
+                "it out"
+            )
         if self.normalize_std not in (True, False):
             check_choice("normalize_std", self.normalize_std, ("true", "false", "batch"))
         check_choice("baseline", self.baseline, BASELINES)
@@ -229,6 +235,7 @@ def grpo_loss(
     ref_logps: Float[Array, "B T"] | None = None,
     kl_coef: Scalar = 0.0,
     kl_kind: str = "k3",
+    kl_unbiased: bool = False,
     clip_low: Scalar = 0.2,
     clip_high: Scalar = 0.2,
     dual_clip: Scalar | None = None,
@@ -253,6 +260,7 @@ def grpo_loss(
       ref_logps: the same tokens under the reference, nats; None: no KL.
       kl_coef: weight of the KL loss.
       kl_kind: "k3" or "k2".
+      kl_unbiased: weigh KL_t by the importance ratio of its token (`kl_loss`).
       clip_low: eps_low.
       clip_high: eps_high.
       dual_clip: c > 1 or None.
@@ -267,10 +275,10 @@ def grpo_loss(
       policy/entropy (with entropy) and those of the surrogate.
 
     Raises:
-      ValueError: kl_kind "k1" or unknown; unknown level or surrogate; kl_coef is set but ref_logps
-        is missing; entropy_coef is set but entropy is missing.
+      ValueError: kl_kind "k1" or unknown, or not "k3" with kl_unbiased; unknown level or surrogate;
+        kl_coef is set but ref_logps is missing; entropy_coef is set but entropy is missing.
     """
-    _check_kl_kind(kl_kind)
+    check_kl_loss(kl_kind, unbiased=kl_unbiased)
     check_choice("surrogate", surrogate, SURROGATES)
     if surrogate == "cispo":
         policy_loss, metrics = cispo_loss(
@@ -289,10 +297,7 @@ def grpo_loss(
         )
     loss = policy_loss
     if ref_logps is not None:
-        keep = weights != 0
-        kl = weighted_sum(
-            kl_estimate(masked(logps, keep), masked(ref_logps, keep), kl_kind), weights
-        )
+        kl = kl_loss(logps, old_logps, ref_logps, weights, kind=kl_kind, unbiased=kl_unbiased)
         metrics["kl/ref"] = kl
         loss = loss + kl_coef * kl
     elif not is_zero(kl_coef):
@@ -352,6 +357,7 @@ def make(config: GRPOConfig, model: Model) -> Algorithm:
             ref_logps=reference,
             kl_coef=config.kl_coef,
             kl_kind=config.kl_kind,
+            kl_unbiased=config.kl_unbiased,
             clip_low=config.clip_low,
             clip_high=config.upper_clip,
             dual_clip=config.dual_clip,
@@ -387,13 +393,3 @@ def _advantages(config: GRPOConfig) -> Advantages:
     if config.baseline == "leave_one_out":
         return leave_one_out_advantages
     return functools.partial(group_advantages, normalize_std=config.normalize_std)
-
-
-def _check_kl_kind(kl_kind: str) -> None:
-    """k1 is refused with the reason, anything unknown with the list."""
-    if kl_kind == "k1":
-        raise ValueError(
-            "kl_kind='k1' as a loss has zero expected gradient on-policy and only adds noise:"
-            " use 'k3' or 'k2' (k1 is right inside the reward, as in PPO)"
-        )
-    check_choice("kl_kind", kl_kind, ("k2", "k3"))

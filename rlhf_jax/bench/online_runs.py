@@ -45,6 +45,9 @@ class Sides(NamedTuple):
 FAMILY = {
     "grpo": Sides({}, {}),
     "grpo-kl": Sides({"kl_coef": 0.04}, {"beta": 0.04}),
+    "grpo-kl_unbiased": Sides(
+        {"kl_coef": 0.04, "kl_unbiased": True}, {"beta": 0.04, "bias_correction_kl": "true"}
+    ),
     "grpo-dapo_loss": Sides(
         {"preset": "dapo_loss", "clip_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}
     ),

@@ -60,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale-rewards", default="group")
     parser.add_argument("--level", default="token", help="importance_sampling_level")
     parser.add_argument("--beta", type=float, default=0.0)
+    parser.add_argument(
+        "--bias-correction-kl",
+        choices=("true", "false"),
+        default="false",
+        help="use_bias_correction_kl, true by default in TRL: the KL times the importance ratio",
+    )
     parser.add_argument("--epsilon", type=float, default=0.2)
     parser.add_argument("--epsilon-high", type=float)
     parser.add_argument("--threads", type=int, default=2)
@@ -108,9 +114,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             scale_rewards=args.scale_rewards,
             importance_sampling_level=args.level,
             beta=args.beta,
-            # Its default weighs the KL by the importance ratio, which is another gradient than the
-            # paper's, even where the ratio is 1.
-            use_bias_correction_kl=False,
+            use_bias_correction_kl=args.bias_correction_kl == "true",
             epsilon=args.epsilon,
             epsilon_high=args.epsilon_high,
             learning_rate=args.learning_rate,

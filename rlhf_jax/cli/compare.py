@@ -94,8 +94,14 @@ def show(found: Any) -> None:
     title = "held-out accuracy at equal budgets (of each run its last measurement within it)"
     print_table(title, ["", *names], [list(line) for line in budgets], numbers=len(names))
     if found.paired.rows:
-        title = "difference to the best after training, seed by seed"
-        print_table(title, found.paired.columns, found.paired.rows, numbers=2)
+        title = "difference to the best after training, " + (
+            "of one seed: another may give another, and 3 give an interval"
+            if found.num_seeds == 1
+            else "seed by seed"
+        )
+        print_table(
+            title, found.paired.columns, found.paired.rows, numbers=len(found.paired.columns) - 1
+        )
     total = sum(found.seconds.values())
     say(
         f"{total:.0f} s: "

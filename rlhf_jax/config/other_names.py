@@ -18,6 +18,7 @@ _KEYS = {
     "algorithm.kl_horizon": "horizon",
     "algorithm.kl_kind": "kl_loss_type kl_loss_mode kl_estimator",
     "algorithm.kl_target": "target_kl",
+    "algorithm.kl_unbiased": "use_bias_correction_kl",
     "algorithm.level": "importance_sampling_level loss_algo",
     "algorithm.loss_weights": "rpo_alpha",
     "algorithm.mask_truncated": "mask_truncated_completions overlong_filtering",

@@ -167,12 +167,13 @@ def _is_cut(config: DataConfig) -> bool:
 
 def _read_examples(source: Source, config: DataConfig, kind: Kind) -> ExampleSet:
     raw = itertools.islice(read_rows(source, kind), config.max_examples)
-    renamed = (_rename(row, config.columns) for row in raw)
-    head = list(itertools.islice(renamed, _SAMPLE))
-    if not head:
+    first = list(itertools.islice(raw, _SAMPLE))
+    if not first:
         raise DataError(f"{source.name} is empty: it holds no rows")
+    _check_mapping(first, config.columns, source.name)
+    head = [_rename(row, config.columns) for row in first]
+    renamed = (_rename(row, config.columns) for row in raw)
     readable = [row.columns for row in head if row.columns is not None]
-    _check_mapping(readable, config.columns, source.name)
     form = detect_format(readable, kind, config, source.name) if readable else ""
 
     def read(row: RawRow) -> Example:
@@ -195,13 +196,14 @@ def _rename(row: RawRow, mapping: Mapping[str, str]) -> RawRow:
     )
 
 
-def _check_mapping(rows: list[dict], mapping: Mapping[str, str], name: str) -> None:
+def _check_mapping(rows: list[RawRow], mapping: Mapping[str, str], name: str) -> None:
+    there = [row.columns for row in rows if row.columns is not None]
     for ours, theirs in mapping.items():
-        if rows and not any(ours in row for row in rows):
-            found = ", ".join(dict.fromkeys(column for row in rows for column in row)) or "none"
+        if there and not any(ours in rename_columns(row, {ours: theirs}) for row in there):
+            found = ", ".join(dict.fromkeys(column for row in there for column in row)) or "none"
             raise DataError(
-                f"data.columns maps {ours} to {theirs!r}, which {name} does not have: other "
-                f"columns are {found}"
+                f"data.columns maps {ours} to {theirs!r}, which {name} does not have: its columns "
+                f"are {found}"
             )
 
 

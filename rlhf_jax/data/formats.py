@@ -60,8 +60,10 @@ READABLE: dict[str, tuple[str, ...]] = {
 
 
 def rename_columns(columns: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    """Applies `{ours: theirs}`; "a.b" reads field b of the object in column a. Missing: omitted."""
-    renamed = {key: value for key, value in columns.items() if key not in mapping.values()}
+    """Applies `{ours: theirs}`; "a.b" reads field b of the object in column a. Missing: omitted,
+    and a column of the row that has our name does not stand in for it."""
+    taken = {*mapping, *mapping.values()}
+    renamed = {key: value for key, value in columns.items() if key not in taken}
     for ours, theirs in mapping.items():
         value: Any = columns
         for part in [theirs] if theirs in columns else theirs.split("."):

@@ -5,13 +5,10 @@ worker processes. Per chunk `tokenize_chunk` renders the examples (`encode.rende
 into the length (`_fit`) and counts what is left out; `_join` puts the chunks together.
 """
 
-import concurrent.futures
-import concurrent.futures.process
 import dataclasses
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import pathlib
 import shutil
@@ -49,6 +46,7 @@ from rlhf_jax.data.kinds import (
 from rlhf_jax.data.marks import check_marks, message_notes
 from rlhf_jax.data.messages import Message
 from rlhf_jax.data.notes import count_notes, warn, warn_shortened
+from rlhf_jax.data.processes import WorkerDiedError, map_in_processes
 from rlhf_jax.data.raw_rows import source_fingerprint
 from rlhf_jax.data.shorten import shorten_chat
 from rlhf_jax.data.sources import eval_source, train_source
@@ -316,19 +314,16 @@ def _tokenize_chunks(
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
     num_proc = min(config.num_proc, len(chunks))
     if num_proc > 1:
-        # spawn, not fork: forking a process in which JAX has threads can deadlock
-        context = multiprocessing.get_context("spawn")
-        setup = _worker_setup(tokenizer, config)
-        with concurrent.futures.ProcessPoolExecutor(
-            num_proc, context, _start_worker, setup
-        ) as pool:
-            try:
-                yield from _progress(pool.map(_work, chunks), len(chunks))
-            except concurrent.futures.process.BrokenProcessPool:
-                raise DataError(
-                    "a tokenisation process died: guard the script with if __name__ == '__main__', "
-                    "or set data.num_proc=1"
-                ) from None
+        done = map_in_processes(
+            _work, chunks, num_proc, start=_start_worker, setup=_worker_setup(tokenizer, config)
+        )
+        try:
+            yield from _progress(done, len(chunks))
+        except WorkerDiedError as how:
+            raise DataError(
+                f"a tokenisation process died ({how}): guard the script with if __name__ == "
+                "'__main__', see that the memory suffices, or set data.num_proc=1"
+            ) from None
     else:
         yield from _progress(
             (tokenize_chunk(chunk, tokenizer, config) for chunk in chunks), len(chunks)

@@ -187,7 +187,8 @@ def _check_rope(rope: RopeConfig | None, head_dim: int) -> None:
     dim = rope.rotary_dim(head_dim)
     if dim < 2 or dim % 2:
         raise ModelConfigError(
-            f"the rotary dimension {dim} of head_dim={head_dim} must be even and positive"
+            f"head_dim={head_dim} has {dim} rotated dimensions, which must be an even number, 2 at "
+            "least: give an even head_dim; without the key it is the width over the number of heads"
         )
     for key, value in rope.scaling:
         if key in ("short_factor", "long_factor") and (

@@ -37,6 +37,11 @@ def _layer_types(
     given = reader.get("layer_types")
     if given is None:
         return tuple("sliding" if default(i) else "full" for i in range(num_layers))
+    if len(given) != num_layers:
+        raise ModelConfigError(
+            f"layer_types names {len(given)} layers, but num_hidden_layers={num_layers}: leave it "
+            "out, or name as many"
+        )
     return tuple(_LAYER_TYPES.get(name, name) for name in given)
 
 
@@ -47,8 +52,8 @@ def _one_rope(
     scaling = reader.mapping("rope_scaling")
     parameters = reader.mapping("rope_parameters")
     rope = dict(scaling or parameters)
-    theta = reader.number("rope_theta", parameters.get("rope_theta", 10_000.0))
-    fraction = reader.get("partial_rotary_factor", 1.0)
+    theta = reader.positive("rope_theta", parameters.get("rope_theta", 10_000.0))
+    fraction = reader.positive("partial_rotary_factor", 1.0)
     rope.setdefault("partial_rotary_factor", fraction)
     if rope["partial_rotary_factor"] != 1.0 and not partial:
         raise ModelConfigError(
@@ -83,10 +88,19 @@ def _rms_decoder(reader: Reader, **specific: Any) -> dict[str, Any]:
         **reader.tokens(),
         **specific,
     }
-    config["num_kv_heads"] = reader.integer("num_key_value_heads", config["num_heads"])
+    heads = config["num_heads"]
+    config["num_kv_heads"] = kv_heads = reader.size("num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise ModelConfigError(
+            f"num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}: every "
+            "key/value head serves the same number of heads"
+        )
     if config.get("head_dim") is None:
-        config["head_dim"] = reader.get("head_dim") or config["hidden_size"] // max(
-            config["num_heads"], 1
+        given = reader.get("head_dim")
+        config["head_dim"] = (
+            reader.share("hidden_size", "num_attention_heads")
+            if given is None
+            else reader.size("head_dim", given)
         )
     return config
 
@@ -95,7 +109,7 @@ def read_llama(config: Mapping[str, Any]) -> dict[str, Any]:
     """Llama 2 and 3.x: fields of `ModelConfig` from the keys of a config.json."""
     reader = Reader(config)
     bias = bool(reader.get("attention_bias", False))
-    max_position = reader.integer("max_position_embeddings", 2048)
+    max_position = reader.size("max_position_embeddings", 2048)
     fields = _rms_decoder(
         reader,
         max_position=max_position,
@@ -114,7 +128,7 @@ def read_qwen(config: Mapping[str, Any]) -> dict[str, Any]:
     reader = Reader(config)
     third = reader.model_type == "qwen3"
     bias = bool(reader.get("attention_bias", False)) if third else False
-    max_position = reader.integer("max_position_embeddings", 32768)
+    max_position = reader.size("max_position_embeddings", 32768)
     fields = _rms_decoder(
         reader,
         max_position=max_position,
@@ -122,7 +136,7 @@ def read_qwen(config: Mapping[str, Any]) -> dict[str, Any]:
         qkv_bias=bias or not third,
         o_bias=bias,
         qk_norm=third,
-        head_dim=reader.integer("head_dim", 128) if third else None,
+        head_dim=reader.size("head_dim", 128) if third else None,
         tie_embeddings=bool(reader.get("tie_word_embeddings", False)),
         rope=_one_rope(reader, max_position),
     )
@@ -145,8 +159,8 @@ def read_windowed(config: Mapping[str, Any]) -> dict[str, Any]:
     if phi:
         reader.expect("full_attn_mod", 1)
         reader.expect("interpolate_factor", 1)
-    max_position = reader.integer("max_position_embeddings", 4096 if phi else 131072)
-    original = reader.integer("original_max_position_embeddings", 4096) if phi else None
+    max_position = reader.size("max_position_embeddings", 4096 if phi else 131072)
+    original = reader.size("original_max_position_embeddings", 4096) if phi else None
     window = reader.nullable("sliding_window", None if phi else 4096)
     eps = {"norm_eps": reader.number("rms_norm_eps", 1e-5)} if phi else {}
     fields = _rms_decoder(
@@ -178,8 +192,8 @@ def _gemma(reader: Reader, **specific: Any) -> dict[str, Any]:
         o_bias=bias,
         post_norms=True,
         scale_embeddings=True,
-        head_dim=reader.integer("head_dim", 256),
-        query_scalar=reader.get("query_pre_attn_scalar", 256),
+        head_dim=reader.size("head_dim", 256),
+        query_scalar=reader.positive("query_pre_attn_scalar", 256),
         sliding_window=reader.nullable("sliding_window", 4096),
         tie_embeddings=bool(reader.get("tie_word_embeddings", True)),
         **specific,
@@ -189,12 +203,12 @@ def _gemma(reader: Reader, **specific: Any) -> dict[str, Any]:
 def read_gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
     """Gemma 2: alternating windows, soft-capping, norms around both sublayers."""
     reader = Reader(config)
-    max_position = reader.integer("max_position_embeddings", 8192)
+    max_position = reader.size("max_position_embeddings", 8192)
     fields = _gemma(
         reader,
         max_position=max_position,
-        attention_softcap=reader.nullable("attn_logit_softcapping", 50.0),
-        logits_softcap=reader.nullable("final_logit_softcapping", 30.0),
+        attention_softcap=reader.cap("attn_logit_softcapping", 50.0),
+        logits_softcap=reader.cap("final_logit_softcapping", 30.0),
         rope=_one_rope(reader, max_position),
     )
     fields["layer_types"] = _layer_types(reader, fields["num_layers"], lambda i: i % 2 == 0)
@@ -213,7 +227,7 @@ def read_gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
     reader = Reader(config, defaults={**sizes, **heads})
-    max_position = reader.integer("max_position_embeddings", 131_072)
+    max_position = reader.size("max_position_embeddings", 131_072)
     parameters = reader.mapping("rope_parameters")
     unknown = sorted(set(parameters) - set(_LAYER_TYPES))
     if unknown:
@@ -233,15 +247,17 @@ def read_gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
         reader,
         max_position=max_position,
         qk_norm=True,
-        logits_softcap=reader.nullable("final_logit_softcapping", None),
+        logits_softcap=reader.cap("final_logit_softcapping", None),
         rope=_rope(
-            whole, theta=reader.number("rope_theta", 1_000_000.0), max_position=max_position
+            whole, theta=reader.positive("rope_theta", 1_000_000.0), max_position=max_position
         ),
         local_rope=_rope(
-            local, theta=reader.number("rope_local_base_freq", 10_000.0), max_position=max_position
+            local,
+            theta=reader.positive("rope_local_base_freq", 10_000.0),
+            max_position=max_position,
         ),
     )
-    every = reader.integer("sliding_window_pattern", reader.integer("_sliding_window_pattern", 6))
+    every = reader.size("sliding_window_pattern", reader.size("_sliding_window_pattern", 6))
     fields["layer_types"] = _layer_types(
         reader, fields["num_layers"], lambda i: bool((i + 1) % every)
     )
@@ -283,9 +299,9 @@ def read_gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_layers": reader.require("n_layer"),
         "num_heads": heads,
         "num_kv_heads": heads,
-        "head_dim": hidden // max(heads, 1),
-        "intermediate_size": reader.integer("n_inner", 4 * hidden),
-        "max_position": reader.get("n_positions", 1024),
+        "head_dim": reader.share("n_embd", "n_head"),
+        "intermediate_size": reader.size("n_inner", 4 * hidden),
+        "max_position": reader.size("n_positions", 1024),
         "activation": _activation(reader, "activation_function", "gelu_new"),
         "gated_mlp": False,
         "norm": "layer",

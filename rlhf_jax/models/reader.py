@@ -63,7 +63,7 @@ class Reader:
         return self._config.get(key, default)
 
     def require(self, key: str) -> int:
-        """The integer; an error when there is none."""
+        """The size; an error when there is none."""
         value = self.get(key, self._defaults.get(key))
         if value is None:
             raise ModelConfigError(
@@ -72,7 +72,31 @@ class Reader:
         # a tuple is made of it
         if key in _LAYER_COUNTS and isinstance(value, int) and value > MAX_LAYERS:
             raise ModelConfigError(f"{key}={_short(value)} must be at most {MAX_LAYERS}")
-        return self._checked(key, value, int)
+        return self._positive(key, value, int)
+
+    def size(self, key: str, default: int) -> int:
+        """`get` of a count or a width: 1 at least."""
+        return self._positive(key, self.get(key, default), int)
+
+    def positive(self, key: str, default: float) -> float:
+        """`get` of a number above 0."""
+        return self._positive(key, self.get(key, default), int | float)
+
+    def cap(self, key: str, default: float | None) -> float | None:
+        """`nullable` of a number above 0."""
+        value = self.nullable(key, default)
+        return None if value is None else self._positive(key, value, int | float)
+
+    def share(self, whole: str, parts: str) -> int:
+        """How much of the size `whole` each of `parts` has; an error when that is no integer."""
+        size = self.require(whole)
+        count = self.require(parts)
+        if size % count:
+            raise ModelConfigError(
+                f"{whole}={size} is not a multiple of {parts}={count}: {whole}="
+                f"{count * -(-size // count)} would be"
+            )
+        return size // count
 
     def integer(self, key: str, default: int) -> int:
         """`get` of an integer."""
@@ -112,6 +136,12 @@ class Reader:
         if not isinstance(value, kind) or isinstance(value, bool):
             expected = {int: "an integer", Mapping: "an object"}.get(kind, "a number")
             raise ModelConfigError(f"{key}={_short(value)} must be {expected}")
+        return value
+
+    def _positive(self, key: str, value: Any, kind: Any) -> Any:
+        # not `value <= 0`: NaN; as a float: an integer that is beyond all of them is an error too
+        if not float(self._checked(key, value, kind)) > 0:
+            raise ModelConfigError(f"{key}={_short(value)} must be positive")
         return value
 
     def finish(self, fields: dict[str, Any]) -> dict[str, Any]:

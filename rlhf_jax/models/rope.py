@@ -121,11 +121,18 @@ class RopeConfig:
             key: tuple(value) if isinstance(value, list | tuple) else value
             for key, value in given.items()
         }
+        base = theta if rope.get("rope_theta") is None else rope["rope_theta"]
+        if not base > 0:
+            raise RopeError(f"rope_theta={base!r} must be positive")
+        fraction = rope.get("partial_rotary_factor")
+        fraction = 1.0 if fraction is None else float(fraction)
+        if not 0 < fraction <= 1:
+            raise RopeError(f"partial_rotary_factor={fraction!r} must be above 0 and at most 1")
         return cls(
-            theta=float(theta if rope.get("rope_theta") is None else rope["rope_theta"]),
+            theta=float(base),
             kind=kind,
             scaling=tuple(sorted(scaling.items())),
-            rotary_fraction=float(rope.get("partial_rotary_factor") or 1.0),
+            rotary_fraction=fraction,
             max_position=max_position,
         )
 

@@ -170,8 +170,10 @@ def within(run: Measured, kind: str, budget: float, metric: str) -> float:
 
 def paired_table(runs: list[Measured], metric: str, best: str) -> Table:
     """Differences to the best row after training, seed by seed and prompt by prompt: what two runs
-    of one seed share (data order, start, held-out prompts) does not blur them."""
+    of one seed share (data order, start, held-out prompts) does not blur them. With one seed there
+    is nothing to count, and no column that counts."""
     seeds_of = by_name(runs)
+    counts = len({run.seed for run in runs}) > 1
     rows = []
     for name, seeds in seeds_of.items():
         if name == best:
@@ -179,8 +181,9 @@ def paired_table(runs: list[Measured], metric: str, best: str) -> Table:
         known = [gap for gap in differences(seeds, seeds_of[best], metric) if np.isfinite(gap)]
         above = sum(gap > 0 for gap in known)
         found = estimate_difference(seeds, seeds_of[best], metric)
-        rows.append([name, describe(found, signed=True), f"{above} of {len(known)} seeds"])
-    return Table(["run", f"difference to {best}", "better in"], rows)
+        counted = [f"{above} of {len(known)} seeds"] if counts else []
+        rows.append([name, describe(found, signed=True), *counted])
+    return Table(["run", f"difference to {best}", *(["better in"] if counts else [])], rows)
 
 
 def differences(runs: list[Measured], others: list[Measured], metric: str) -> list[float]:

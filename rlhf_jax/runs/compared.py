@@ -12,12 +12,16 @@ from rlhf_jax.runs.cells import finite
 AT_BUDGETS = (
     "Held-out accuracy at equal budgets of generated tokens, steps and seconds of training "
     "(without start, compilation and evaluations): the last measurement within the budget "
-    f"(or up to {OVER:.0%} over it); "
-    "interquartile mean over seeds, with a 95 % bootstrap interval from 3 seeds on"
+    f"(or up to {OVER:.0%} over it)"
 )
+MEAN_AT_BUDGETS = "interquartile mean over seeds, with a 95 % bootstrap interval from 3 seeds on"
 PAIRED = (
     "Difference to the best row after training, seed by seed; from 3 seeds on with a 95 % "
     "bootstrap interval over seeds and held-out prompts"
+)
+PAIRED_ONE = (
+    "Difference to the best row after training. It is of one seed, and another may give another: "
+    "from 3 seeds on there is an interval"
 )
 
 
@@ -42,6 +46,11 @@ class Comparison(NamedTuple):
     seconds: dict[str, float]
     """Wall time of every stage."""
     folder: pathlib.Path
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds of the runs."""
+        return len({run.seed for run in self.runs})
 
 
 def write(found: Comparison, *, reach: float) -> None:
@@ -80,13 +89,17 @@ def write(found: Comparison, *, reach: float) -> None:
 def as_markdown(found: Comparison) -> str:
     """The tables, each below a sentence that says what it holds; the best row is bold."""
     first = Table(found.columns, found.rows)
+    is_one = found.num_seeds == 1
+    over = "One seed" if is_one else "Mean and standard deviation over seeds"
+    at_budgets = AT_BUDGETS if is_one else f"{AT_BUDGETS}; {MEAN_AT_BUDGETS}"
     parts = [
-        f"Held-out {found.metric.removeprefix('accuracy/')} and what it took. Mean and standard "
-        f"deviation over seeds; the best row is bold.\n\n{_rows(first, found.best)}",
-        f"{AT_BUDGETS}\n\n{_rows(found.budgets, found.best)}",
+        f"Held-out {found.metric.removeprefix('accuracy/')} and what it took. {over}; the best row "
+        f"is bold.\n\n{_rows(first, found.best)}",
+        f"{at_budgets}\n\n{_rows(found.budgets, found.best)}",
     ]
     if found.paired.rows:
-        parts.append(f"{PAIRED}\n\n{_rows(found.paired, found.best)}")
+        paired = PAIRED_ONE if is_one else PAIRED
+        parts.append(f"{paired}\n\n{_rows(found.paired, found.best)}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -228,10 +228,11 @@ def test_a_constant_needs_the_limit():
         {"level": "sequence"},
         {"surrogate": "cispo"},
         {"kl_coef": 0.1, "kl_kind": "k2"},
+        {"kl_coef": 0.1, "kl_unbiased": True},
         {"dual_clip": 3.0},
         {"entropy_coef": 0.1, "entropy_metric": False},
     ],
-    ids=["gspo", "cispo", "kl", "dual", "entropy"],
+    ids=["gspo", "cispo", "kl", "unbiased", "dual", "entropy"],
 )
 def test_variants_train(rollout, options):
     """Each option reaches the loss: it differs from plain GRPO, off policy."""
@@ -293,6 +294,8 @@ def test_groups_must_be_whole(rollout):
         ({"group_size": 0}, "group_size=0 is out of range"),
         ({"max_ratio": 0.2}, "max_ratio=0.2 is out of range"),
         ({"kl_kind": "k9"}, "kl_kind='k9' is not known: use one of k2, k3"),
+        ({"kl_unbiased": True, "kl_coef": 0.1, "kl_kind": "k2"}, "kl_unbiased=True is for kl_kind"),
+        ({"kl_unbiased": True}, "kl_unbiased=True weighs a KL loss, and kl_coef=0 has none"),
         ({"importance_cap": 0.0}, "importance_cap=0.0 is out of range"),
     ],
 )

@@ -1,6 +1,7 @@
 """The command line: parsing, help, exit codes, errors in one line."""
 
 import importlib
+import math
 import os
 import pathlib
 import re
@@ -20,7 +21,7 @@ from rlhf_jax.config import ConfigError
 from rlhf_jax.errors import RlhfError
 from rlhf_jax.rewards.config import RewardConfig
 from rlhf_jax.runs import answers
-from rlhf_jax.runs.budgets import Table
+from rlhf_jax.runs.budgets import Measured, Table
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TINY = """
@@ -365,12 +366,14 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
         return runs.Comparison(
             metric="accuracy/mean@4",
             target=0.7,
-            runs=[],
+            runs=[
+                Measured(name, name, 3, [], 1.0, 0.0, 1, 1, math.nan) for name in ("dpo", "grpo")
+            ],
             columns=columns,
             rows=rows,
             best="grpo",
             budgets=Table(["run", "10 steps"], [["dpo", "0.200"], ["grpo", "0.500"]]),
-            paired=Table(["run", "to grpo", "better in"], [["dpo", "-0.500", "0 of 1 seeds"]]),
+            paired=Table(["run", "to grpo"], [["dpo", "-0.500"]]),
             seconds=seconds,
             folder=tmp_path,
         )
@@ -386,7 +389,8 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
         r"after +│ +0.250 +│ +0.750", shown
     )
     assert re.search(r"10 steps +│ +0.200 +│ +0.500", shown)
-    assert re.search(r"dpo +│ +-0.500 +│ +0 of 1 seeds", shown)
+    assert re.search(r"dpo +│ +-0.500 ", shown)
+    assert "difference to the best after training, of one seed" in " ".join(shown.split())
     assert "90 s: sft 60 s, dpo 30 s" in shown
     assert f"picture of the learning curves: {tmp_path}/compare.png" in shown
 

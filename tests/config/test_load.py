@@ -649,6 +649,7 @@ def test_every_option_is_documented():
         ("dpo", "training.loss_type", "algorithm.loss_type"),
         ("grpo", "algorithm.delta", "algorithm.dual_clip"),
         ("grpo", "algorithm.importance_sampling_level", "algorithm.level"),
+        ("grpo", "algorithm.use_bias_correction_kl", "algorithm.kl_unbiased"),
         ("grpo", "algorithm.steps_per_generation", "algorithm.num_minibatches"),
         ("grpo", "reward_funcs", "rewards"),
         ("grpo", "evaluation.num_generations_eval", "evaluation.samples"),

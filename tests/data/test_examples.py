@@ -80,12 +80,14 @@ def test_no_usable_row(tmp_path) -> None:
         load_examples(DataConfig(path=broken, on_error="skip"), kind="pairs")
 
 
-def test_mapping_of_an_absent_column(tmp_path) -> None:
+@pytest.mark.parametrize("ours", ["completion", "chosen"])
+def test_mapping_of_an_absent_column(tmp_path, ours: str) -> None:
+    """Whether or not the file has a column with the name that is asked for."""
     path = write(tmp_path / "p.jsonl", LINES[:1])
     with pytest.raises(DataError) as caught:
-        load_examples(DataConfig(path=path, columns={"completion": "answer"}), kind="text")
+        load_examples(DataConfig(path=path, columns={ours: "reply"}), kind="pairs")
     assert str(caught.value) == (
-        f"data.columns maps completion to 'answer', which {path} does not have: other columns are "
+        f"data.columns maps {ours} to 'reply', which {path} does not have: its columns are "
         "prompt, chosen, rejected"
     )
 

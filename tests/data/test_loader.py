@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pathlib
 import threading
 
@@ -18,7 +17,6 @@ from rlhf_jax.data import (
     byte_tokenizer,
     make_loader,
     prefetch,
-    tokenize,
 )
 from tests.data.shapes import CHATML, PHI3, QWEN3, R1, shaped_tokenizer
 
@@ -337,17 +335,6 @@ def test_processes_give_the_same_tokens(tmp_path) -> None:
     assert one.num_examples == two.num_examples == 700
     for step in (0, 50, one.batches_per_epoch - 1):
         assert_same(one.batch(step), two.batch(step))
-
-
-def test_a_dead_process_is_one_line(tmp_path, monkeypatch) -> None:
-    path = write(tmp_path / "t.jsonl", text_rows(600))
-    monkeypatch.setattr(tokenize, "_start_worker", os._exit)
-    monkeypatch.setattr(tokenize, "_worker_setup", lambda *_: (3,))
-    with pytest.raises(
-        DataError,
-        match=r"^a tokenisation process died: guard the script with if __name__ == '__main__', or",
-    ):
-        text_loader(path, num_proc=2)
 
 
 def test_held_out_split(text_path: str) -> None:

@@ -187,6 +187,8 @@ def grpo_cases():
             "epsilon_low": 0.03,
             "epsilon_high": 0.04,
         },
+        {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": True},
+        {"loss_type": "cispo", "epsilon_high": 1.2, "beta": 0.04, "use_bias_correction_kl": True},
     ]
     for setting in settings:
         options = {
@@ -199,7 +201,9 @@ def grpo_cases():
         me = trainer(
             **options,
             args=types.SimpleNamespace(
-                delta=None, use_bias_correction_kl=False, steps_per_generation=1
+                delta=None,
+                use_bias_correction_kl=setting.get("use_bias_correction_kl", False),
+                steps_per_generation=1,
             ),
             top_entropy_quantile=1.0,
             off_policy_mask_threshold=None,

@@ -99,7 +99,8 @@ def test_trl_reward(case):
 
 def grpo_name(case):
     options = case["options"]
-    return f"{options['loss_type']}-{options['importance_sampling_level']}-kl{options['beta']}"
+    kl = "unbiased_kl" if options.get("use_bias_correction_kl") else "kl"
+    return f"{options['loss_type']}-{options['importance_sampling_level']}-{kl}{options['beta']}"
 
 
 @pytest.mark.parametrize("case", TRL["grpo"], ids=grpo_name)
@@ -117,6 +118,7 @@ def test_trl_grpo(case):
             weights,
             ref_logps=array(case["ref"]) if options["beta"] else None,
             kl_coef=options["beta"],
+            kl_unbiased=options.get("use_bias_correction_kl", False),
             clip_low=options["epsilon_low"],
             clip_high=options["epsilon_high"],
             level=options["importance_sampling_level"],

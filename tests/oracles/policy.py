@@ -67,6 +67,17 @@ def kl(logp, ref, kind):
     return math.exp(-d) - 1 + d
 
 
+def kl_loss(logps, old, ref, weights, kind, unbiased):
+    """GRPO eq. 4, token by token; unbiased: DeepSeek-V3.2 eq. 7."""
+    total = 0.0
+    for index in np.ndindex(*logps.shape):
+        if weights[index] != 0:
+            ratio = math.exp(min(max(logps[index] - old[index], -20.0), 20.0))
+            term = kl(logps[index], ref[index], kind)
+            total += weights[index] * term * (ratio if unbiased else 1.0)
+    return total
+
+
 def surrogate(logps, old, advantages, weights, *, low=0.2, high=0.2, dual=None, level="token"):
     """Clipped loss and the share of binding clips, token by token."""
     loss = clipped = 0.0

@@ -16,6 +16,7 @@ from rlhf_jax.runs.budgets import (
     table,
     within,
 )
+from rlhf_jax.runs.compared import Comparison, as_markdown
 
 METRIC = "accuracy/mean@2"
 
@@ -113,6 +114,27 @@ def test_differences_are_taken_seed_by_seed():
     columns, rows = paired_table(runs, METRIC, "a")
     assert columns == ["run", "difference to a", "better in"]
     assert rows == [["b", "-0.050 (-0.050 to -0.050)", "0 of 3 seeds"]]
+
+
+def test_one_seed_has_a_difference_and_nothing_to_count(tmp_path):
+    runs = [measured("a", 0, [0.0, 0.9]), measured("b", 0, [0.0, 0.7])]
+    paired = paired_table(runs, METRIC, "a")
+    assert paired == (["run", "difference to a"], [["b", "-0.200"]])
+    assert "of one seed" in markdown(runs, paired, tmp_path)
+    assert "over seeds" not in markdown(runs, paired, tmp_path)
+    more = [*runs, measured("a", 1, [0.0, 0.5]), measured("b", 1, [0.0, 0.6])]
+    paired = paired_table(more, METRIC, "a")
+    assert paired.rows == [["b", "-0.050", "1 of 2 seeds"]]
+    assert "seed by seed" in markdown(more, paired, tmp_path)
+    assert "of one seed" not in markdown(more, paired, tmp_path)
+
+
+def markdown(runs, paired, folder):
+    budgets = budget_table(runs, METRIC)
+    found = Comparison(
+        METRIC, 0.9, runs, *table(runs, METRIC, 0.9, reach=0.9), "a", budgets, paired, {}, folder
+    )
+    return as_markdown(found)
 
 
 def test_a_difference_is_over_prompts_too_where_both_sides_know_them():
