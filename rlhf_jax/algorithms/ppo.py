@@ -347,12 +347,7 @@ def _before_update(config: PPOConfig, model: Model, role: str) -> dict[str, Scor
     """What is scored of policy and critic before they change.
 
     Log-probabilities only where there are several updates: those after the first divide by them;
-    the first divides by its own (`forward.behaviour_logps`).
-
-    Args:
-      config: options.
-      model: functions of all roles.
-      role: whose scalar head.
+    the first divides by its own (`forward.behaviour_logps`). `role`: whose scalar head.
     """
     needs: dict[str, Score] = {"values": values(model, role)}
     if config.sampling.num_updates == 1:

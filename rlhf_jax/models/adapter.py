@@ -77,15 +77,8 @@ def make_model(
     hidden = make_hidden(config, execution, outer_graph, block)
     table = _make_table(config, mesh)
 
-    def check_predicts() -> None:
-        if not config.lm_head:
-            raise ValueError(
-                "this model has a scalar head and no language-model head; load it with head=None "
-                "or head='value'"
-            )
-
     def logits(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
-        check_predicts()
+        _check_predicts(config)
         return unembed_with(params, hidden(params, tokens, mask, **documents), None)
 
     def unembed(
@@ -102,6 +95,46 @@ def make_model(
     ) -> Float[Array, "B T V"]:
         return unembed(state, table(params, state.dtype), over)
 
+    read = _make_read(config, mesh, outer_graph, hidden, table)
+
+    def token_logps(
+        params: Params, tokens: Array, mask: Array, *, top: bool = False, **options: Any
+    ) -> tuple[Any, ...]:
+        found = read(params, tokens, mask, top=top, **options)
+        return found[:3] if top else found[:2]
+
+    def scores(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
+        state = hidden(params, tokens, mask, **documents)
+        return merge_outer(outer_graph, params).score(state)
+
+    prefill = decode = lay_out = None
+    if config.lm_head:
+        parts = (config, execution, outer_graph, block, unembed_with)
+        prefill = make_prefill(*parts)
+        decode = make_decode(*parts)
+        lay_out = make_lay_out(config, execution)
+    head_scores = None if head is None else scores
+    functions = (config, hidden, logits, token_logps, head_scores, prefill, decode)
+    return Model(*functions, lay_out=lay_out, tells_top=True, read=read)
+
+
+def _check_predicts(config: ModelConfig) -> None:
+    if not config.lm_head:
+        raise ValueError(
+            "this model has a scalar head and no language-model head; load it with head=None or "
+            "head='value'"
+        )
+
+
+def _make_read(
+    config: ModelConfig,
+    mesh: Mesh | None,
+    outer_graph: nnx.GraphDef,
+    hidden: Callable[..., Array],
+    table: Callable[[Params, jnp.dtype], Float[Array, "V D"]],
+) -> Callable[..., Reading]:
+    """Builds `Model.read`, one pass for both heads."""
+
     def read(
         params: Params,
         tokens: Array,
@@ -117,7 +150,7 @@ def make_model(
     ) -> Reading:
         tokens, mask = map(jnp.asarray, (tokens, mask))
         if logps:
-            check_predicts()
+            _check_predicts(config)
         # No more is computed than is scored; where that is everything, nothing needs to be picked.
         picked = None
         if scored is not None and scored.shape[1] < tokens.shape[1]:
@@ -150,25 +183,7 @@ def make_model(
             }
         )
 
-    def token_logps(
-        params: Params, tokens: Array, mask: Array, *, top: bool = False, **options: Any
-    ) -> tuple[Any, ...]:
-        found = read(params, tokens, mask, top=top, **options)
-        return found[:3] if top else found[:2]
-
-    def scores(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
-        state = hidden(params, tokens, mask, **documents)
-        return merge_outer(outer_graph, params).score(state)
-
-    prefill = decode = lay_out = None
-    if config.lm_head:
-        parts = (config, execution, outer_graph, block, unembed_with)
-        prefill = make_prefill(*parts)
-        decode = make_decode(*parts)
-        lay_out = make_lay_out(config, execution)
-    head_scores = None if head is None else scores
-    functions = (config, hidden, logits, token_logps, head_scores, prefill, decode)
-    return Model(*functions, lay_out=lay_out, tells_top=True, read=read)
+    return read
 
 
 def _make_table(
