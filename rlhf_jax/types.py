@@ -60,6 +60,21 @@ class TokenStats(NamedTuple):
     """1 where no token was likelier; None: nothing reads it, or the model does not tell."""
 
 
+@documented
+class Reading(NamedTuple):
+    """What one pass through a model says of the tokens that were taken, aligned to them. None is
+    what was not asked for."""
+
+    logps: Float[Array, "B T"] | None = None
+    """Nats."""
+    entropy: Float[Array, "B T"] | None = None
+    """Of the distribution that each was taken from, nats."""
+    top: Float[Array, "B T"] | None = None
+    """1 where no token was likelier."""
+    values: Float[Array, "B T"] | None = None
+    """The scalar head read one token earlier, before the token was chosen."""
+
+
 @runtime_checkable
 class TokenLogpsFn(Protocol):
     """Log-probability and entropy of taken tokens without logits. Batches with `room` also give
@@ -133,6 +148,10 @@ class Model(NamedTuple):
     """What `prefill` and `decode` read faster than `params`; who replaces them, replaces it."""
     tells_top: bool = False
     """`token_logps` takes ``top=True``, and then returns a third array: `TokenStats.top`."""
+    read: Callable[..., Reading] | None = None
+    """``read(params, tokens[B, T], mask[B, T], *, logps, values, scored, temperature, entropy,
+    top)`` -> `Reading`: log-probabilities and values of one pass, 0 off the scored columns. None:
+    whoever wants both asks `token_logps` and `scores`, a pass each."""
 
     def role(self, name: str) -> "Model":
         """The functions for the tree of a role: its own where it has some, else these."""
@@ -146,6 +165,21 @@ is the adapter, and what the loss sees is base and adapter together (`training.m
 
 Score: TypeAlias = Callable[[Trees, Any], Array]
 """(trees, batch) -> one field of the batch, leading with its rows. In microbatches, no gradient."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A `Score` that shares its pass with others: scores that hold the same function are computed
+    by one call of it (`training.make_score`)."""
+
+    several: Callable[[Trees, Any], Mapping[str, Array]]
+    """(trees, batch) -> field -> array."""
+    field: str
+    """Which of them this is."""
+
+    def __call__(self, trees: Trees, batch: Any) -> Array:
+        """This field alone."""
+        return self.several(trees, batch)[self.field]
 
 
 @runtime_checkable

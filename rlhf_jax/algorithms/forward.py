@@ -5,6 +5,7 @@ Every function takes trees by role, so that a loss and a score cannot disagree a
 parameters they read.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -105,12 +106,22 @@ def old_logps(model: Model, temperature: float) -> Score:
     """
 
     def score(trees: Trees, batch: PolicyBatch) -> Float[Array, "B T"]:
-        logps = token_logps(model, trees, batch, temperature=temperature).logps
-        if batch.on_policy is None or batch.sampler_logps is None:
-            return logps
-        return jnp.where(batch.on_policy[:, None], logps, batch.sampler_logps)
+        return before_update(batch, token_logps(model, trees, batch, temperature=temperature).logps)
 
     return score
+
+
+def before_update(batch: PolicyBatch, logps: Float[Array, "B T"]) -> Float[Array, "B T"]:
+    """The trainer's log-probabilities where it is the parameters of now that sampled, elsewhere the
+    sampler's.
+
+    Args:
+      batch: rollout.
+      logps: of the current policy, nats.
+    """
+    if batch.on_policy is None or batch.sampler_logps is None:
+        return logps
+    return jnp.where(batch.on_policy[:, None], logps, batch.sampler_logps)
 
 
 def ref_logps(model: Model, temperature: float) -> Score:
@@ -130,20 +141,65 @@ def values(model: Model, role: str = "critic") -> Score:
       role: whose scalar head: "critic", or "policy" where it shares the trunk.
 
     Returns:
-      (trees, batch) -> values [B, T], reward units, aligned like log-probabilities; column 0 is 0.
-      Gradients flow.
+      (trees, batch) -> values [B, T], reward units, aligned like log-probabilities; column 0 is 0,
+      and so may be columns that are not scored. Gradients flow.
 
     Raises:
       ValueError: the model has no scalar head.
     """
     head = scalar_head(model.role(role), "value")
+    read: Any = model.role(role).read
 
     def score(trees: Trees, batch: PolicyBatch) -> Float[Array, "B T"]:
-        read = rows_of(batch)
-        scores = unpacked(batch, head(trees[role], read.tokens, read.mask, **read.documents))
+        rows = rows_of(batch)
+        if read is not None:
+            asked: dict[str, Any] = {"logps": False, "values": True, "scored": rows.scored}
+            found = read(trees[role], rows.tokens, rows.mask, **asked, **rows.documents)
+            return unpacked(batch, found.values)
+        scores = unpacked(batch, head(trees[role], rows.tokens, rows.mask, **rows.documents))
         return jnp.pad(scores[:, :-1], ((0, 0), (1, 0)))
 
     return score
+
+
+class LogpsAndValues(NamedTuple):
+    """What PPO reads of the tokens that were taken."""
+
+    logps: Float[Array, "B T"]
+    entropy: Float[Array, "B T"] | None
+    values: Float[Array, "B T"]
+
+
+def logps_and_values(model: Model, role: str, temperature: float) -> Callable[..., LogpsAndValues]:
+    """Log-probabilities of the policy, and values: of a tree that has both heads in one pass.
+
+    Args:
+      model: functions of all roles. One of one's own without `Model.read` is read twice.
+      role: whose scalar head: "critic", or "policy" where it shares the trunk.
+      temperature: of the distribution.
+
+    Returns:
+      (trees, batch, *, entropy) -> what `token_logps` and `values` say. Gradients flow.
+
+    Raises:
+      ValueError: the model has no scalar head.
+    """
+    value_of = values(model, role)
+    at_once: Any = model.role("policy").read if role == "policy" else None
+
+    def read(trees: Trees, batch: PolicyBatch, *, entropy: bool) -> LogpsAndValues:
+        options: dict[str, Any] = {"temperature": temperature, "entropy": entropy}
+        if at_once is None:
+            return LogpsAndValues(
+                *token_logps(model, trees, batch, **options), value_of(trees, batch)
+            )
+        rows = rows_of(batch)
+        place = (trees[role], rows.tokens, rows.mask)
+        found = at_once(*place, values=True, scored=rows.scored, **options, **rows.documents)
+        spread = None if found.entropy is None else unpacked(batch, found.entropy)
+        return LogpsAndValues(unpacked(batch, found.logps), spread, unpacked(batch, found.values))
+
+    return read
 
 
 def completion_logps(

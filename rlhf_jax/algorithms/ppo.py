@@ -27,10 +27,11 @@ from jaxtyping import Array, Float
 
 from rlhf_jax.algorithms.checks import gradable_tokens, require
 from rlhf_jax.algorithms.forward import (
+    before_update,
     behaviour_logps,
+    logps_and_values,
     old_logps,
     ref_logps,
-    token_logps,
     values,
 )
 from rlhf_jax.algorithms.metrics import entropy_bonus, rollout_metrics, sampler_metrics
@@ -55,6 +56,7 @@ from rlhf_jax.types import (
     Metrics,
     Model,
     Models,
+    OneOf,
     Params,
     PolicyBatch,
     Sampling,
@@ -264,30 +266,26 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
     """
     has_entropy = config.entropy_metric or not is_zero(config.entropy_coef)
     has_reference = config.models.reference == "always"
-    value_of = values(model, "critic" if "critic" in config.models.trained else "policy")
-    needs: dict[str, Score] = {
-        "old_logps": old_logps(model, config.temperature),
-        "values": value_of,
-    }
+    role = "critic" if "critic" in config.models.trained else "policy"
+    read = logps_and_values(model, role, config.temperature)
+    needs = _before_update(config, model, role)
     if has_reference:
         needs["ref_logps"] = ref_logps(model, config.temperature)
 
     def loss(trees: Trees, batch: PolicyBatch, key: Key) -> tuple[Float[Array, ""], Metrics]:
-        (old_values,) = require(batch, "values")
-        advantages, returns, weights = require(batch, "advantages", "returns", "weights")
-        logps, entropy = token_logps(
-            model, trees, batch, temperature=config.temperature, entropy=has_entropy
-        )
-        old = behaviour_logps(batch, logps)
+        old_values, advantages = require(batch, "values", "advantages")
+        returns, weights = require(batch, "returns", "weights")
+        found = read(trees, batch, entropy=has_entropy)
+        old = behaviour_logps(batch, found.logps)
         total, metrics = ppo_loss(
-            logps,
+            found.logps,
             old,
             advantages,
             weights,
-            value_of(trees, batch),
+            found.values,
             old_values,
             returns,
-            entropy=entropy,
+            entropy=found.entropy,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             dual_clip=config.dual_clip,
@@ -298,12 +296,17 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
         return total, metrics | sampler_metrics(batch, old, weights)
 
     def prepare(batch: PolicyBatch, aux: Params) -> tuple[PolicyBatch, Params, Metrics]:
-        old, state_values = require(batch, "old_logps", "values")
-        (reference,) = require(batch, "ref_logps") if has_reference else (old,)
+        require(batch, *needs)
+        state_values = require(batch, "values")[0]
         kl_coef = config.kl_coef if config.kl_target is None else aux["kl_coef"]
-        kl = kl_estimate(
-            masked(old, batch.completion_mask), masked(reference, batch.completion_mask), "k1"
-        )
+        kl = jnp.zeros_like(state_values)
+        if has_reference:
+            # Of one update, only this reads them: the sampler's say the same to rounding, and cost
+            # no pass.
+            field = "sampler_logps" if batch.old_logps is None else "old_logps"
+            before, reference = require(batch, field, "ref_logps")
+            seen = batch.completion_mask
+            kl = kl_estimate(masked(before, seen), masked(reference, seen), "k1")
         rewards = shaped_rewards(config, batch, kl, kl_coef)
         trained = gradable_tokens(batch)
         advantages, returns = gae(
@@ -338,6 +341,26 @@ def make(config: PPOConfig, model: Model) -> Algorithm:
     return Algorithm(
         loss=loss, prepare=prepare, weigh=weigh, needs=needs, aux=aux, sampling=config.sampling
     )
+
+
+def _before_update(config: PPOConfig, model: Model, role: str) -> dict[str, Score]:
+    """What is scored of policy and critic before they change.
+
+    Log-probabilities only where there are several updates: those after the first divide by them;
+    the first divides by its own (`forward.behaviour_logps`). `role`: whose scalar head.
+    """
+    needs: dict[str, Score] = {"values": values(model, role)}
+    if config.sampling.num_updates == 1:
+        return needs
+    if role != "policy":
+        return {"old_logps": old_logps(model, config.temperature)} | needs
+    read = logps_and_values(model, role, config.temperature)
+
+    def both(trees: Trees, batch: PolicyBatch) -> dict[str, Array]:
+        found = read(trees, batch, entropy=False)
+        return {"old_logps": before_update(batch, found.logps), "values": found.values}
+
+    return {field: OneOf(both, field) for field in ("old_logps", "values")}
 
 
 def shaped_rewards(

@@ -21,10 +21,9 @@ and train on what is left. A microbatch of the plain loop is as wide as its long
 is timed alone too: advantages, losses, gradients, AdamW.
 
 Our side is a step of the online loop, with its tokenisation, decoding to text and pool of reward
-processes; the plain loop has none of these. It scores the old log-probabilities with the trainer's
-own forward pass; the other two read them off the logits of the generation. `..., retained` are
-PyTorch sides under the malloc settings that this library's entry point makes for itself
-(`rlhf_jax.training.allocator`).
+processes; the plain loop has none of these. All sides read the log-probabilities before the update
+off the logits of the generation. `..., retained` are PyTorch sides under the malloc settings that
+this library's entry point makes for itself (`rlhf_jax.training.allocator`).
 """
 
 import pathlib

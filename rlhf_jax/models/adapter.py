@@ -23,7 +23,7 @@ from rlhf_jax.models.modules import Block, EmbeddingAndHead
 from rlhf_jax.models.transformer import Execution, make_hidden, merge_outer
 from rlhf_jax.ops.fused import fused_token_stats
 from rlhf_jax.sharding import constrain, infer_shardings
-from rlhf_jax.types import Key, Model, Params
+from rlhf_jax.types import Key, Model, Params, Reading
 
 HEADS = (None, "reward", "value")
 
@@ -77,19 +77,9 @@ def make_model(
     hidden = make_hidden(config, execution, outer_graph, block)
     table = _make_table(config, mesh)
 
-    def state_and_unembedding(
-        params: Params, tokens: Array, mask: Array, **documents: Any
-    ) -> tuple[Array, Array]:
-        if not config.lm_head:
-            raise ValueError(
-                "this model has a scalar head and no language-model head; load it with head=None "
-                "or head='value'"
-            )
-        state = hidden(params, tokens, mask, **documents)
-        return state, table(params, state.dtype)
-
     def logits(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
-        return unembed(*state_and_unembedding(params, tokens, mask, **documents), None)
+        _check_predicts(config)
+        return unembed_with(params, hidden(params, tokens, mask, **documents), None)
 
     def unembed(
         state: Float[Array, "B T D"], kernel: Array, over: str | None
@@ -100,36 +90,18 @@ def make_model(
         cap = config.logits_softcap
         return raw if cap is None else cap * jnp.tanh(raw / cap)
 
-    def unembed_with(params: Params, state: Array) -> Float[Array, "B T V"]:
-        return unembed(state, table(params, state.dtype), "logits")
+    def unembed_with(
+        params: Params, state: Array, over: str | None = "logits"
+    ) -> Float[Array, "B T V"]:
+        return unembed(state, table(params, state.dtype), over)
+
+    read = _make_read(config, mesh, outer_graph, hidden, table)
 
     def token_logps(
-        params: Params,
-        tokens: Array,
-        mask: Array,
-        *,
-        scored: Array | None = None,
-        temperature: float = 1.0,
-        entropy: bool = True,
-        top: bool = False,
-        **documents: Any,
+        params: Params, tokens: Array, mask: Array, *, top: bool = False, **options: Any
     ) -> tuple[Any, ...]:
-        tokens, mask = map(jnp.asarray, (tokens, mask))
-        state, kernel = state_and_unembedding(params, tokens, mask, **documents)
-        found = fused_token_stats(
-            state,
-            kernel,
-            tokens,
-            temperature=temperature,
-            softcap=config.logits_softcap,
-            scored=scored,
-            mesh=mesh,
-            entropy=entropy,
-            top=top,
-        )
-        known = _predictable(mask, documents.get("segment_ids"))
-        values = tuple(None if each is None else jnp.where(known, each, 0.0) for each in found)
-        return values if top else values[:2]
+        found = read(params, tokens, mask, top=top, **options)
+        return found[:3] if top else found[:2]
 
     def scores(params: Params, tokens: Array, mask: Array, **documents: Any) -> Array:
         state = hidden(params, tokens, mask, **documents)
@@ -143,7 +115,75 @@ def make_model(
         lay_out = make_lay_out(config, execution)
     head_scores = None if head is None else scores
     functions = (config, hidden, logits, token_logps, head_scores, prefill, decode)
-    return Model(*functions, lay_out=lay_out, tells_top=True)
+    return Model(*functions, lay_out=lay_out, tells_top=True, read=read)
+
+
+def _check_predicts(config: ModelConfig) -> None:
+    if not config.lm_head:
+        raise ValueError(
+            "this model has a scalar head and no language-model head; load it with head=None or "
+            "head='value'"
+        )
+
+
+def _make_read(
+    config: ModelConfig,
+    mesh: Mesh | None,
+    outer_graph: nnx.GraphDef,
+    hidden: Callable[..., Array],
+    table: Callable[[Params, jnp.dtype], Float[Array, "V D"]],
+) -> Callable[..., Reading]:
+    """Builds `Model.read`, one pass for both heads."""
+
+    def read(
+        params: Params,
+        tokens: Array,
+        mask: Array,
+        *,
+        logps: bool = True,
+        values: bool = False,
+        scored: Array | None = None,
+        temperature: float = 1.0,
+        entropy: bool = True,
+        top: bool = False,
+        **documents: Any,
+    ) -> Reading:
+        tokens, mask = map(jnp.asarray, (tokens, mask))
+        if logps:
+            _check_predicts(config)
+        # No more is computed than is scored; where that is everything, nothing needs to be picked.
+        picked = None
+        if scored is not None and scored.shape[1] < tokens.shape[1]:
+            picked = scored
+        columns = None if picked is None else jnp.maximum(picked - 1, 0)
+        state = hidden(params, tokens, mask, columns=columns, **documents)
+        found: dict[str, Array | None] = {}
+        if logps:
+            stats = fused_token_stats(
+                state,
+                table(params, state.dtype),
+                tokens,
+                temperature=temperature,
+                softcap=config.logits_softcap,
+                scored=scored,
+                mesh=mesh,
+                entropy=entropy,
+                top=top,
+                gathered=picked is not None,
+            )
+            found = stats._asdict()
+        if values:
+            scores = merge_outer(outer_graph, params).score(state)
+            found["values"] = _one_later(scores, picked, tokens.shape[1])
+        known = _predictable(mask, documents.get("segment_ids"))
+        return Reading(
+            **{
+                name: each if each is None else jnp.where(known, each, 0.0)
+                for name, each in found.items()
+            }
+        )
+
+    return read
 
 
 def _make_table(
@@ -262,6 +302,20 @@ def _normal(
     """One parameter; one small program per shape compiles far faster than one program for all."""
     drawn = (deviation * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
     return drawn if sharding is None else jax.lax.with_sharding_constraint(drawn, sharding)
+
+
+def _one_later(scores: Array, scored: Array | None, width: int) -> Float[Array, "B T"]:
+    """What was read at a token, in the column of the token after it.
+
+    Args:
+      scores: [B, T], or [B, S] of the tokens before `scored`.
+      scored: columns [B, S]; -1 is filler.
+      width: T.
+    """
+    if scored is None:
+        return jnp.pad(scores[:, :-1], ((0, 0), (1, 0)))
+    spread = jax.vmap(lambda v, c: jnp.zeros(width, v.dtype).at[c].set(v, mode="drop"))
+    return spread(scores, jnp.where(scored >= 1, scored, width))
 
 
 def _predictable(mask: Array, segment_ids: Array | None) -> Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.rope import apply_rope
@@ -103,8 +103,13 @@ class Attention(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Float[Array, "B T D"], *, rope: Rope, attend: AttentionFn
-    ) -> tuple[Float[Array, "B T D"], Any]:
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        rope: Rope,
+        attend: AttentionFn,
+        columns: Int[Array, "B S"] | None = None,
+    ) -> tuple[Float[Array, "B W D"], Any]:
         q = self.q(x)
         k = self.k(x)
         v = self.v(x)
@@ -115,7 +120,7 @@ class Attention(nnx.Module):
             q = apply_rope(q, rope)
             k = apply_rope(k, rope)
         mixed, kept = attend(q, k, v)
-        return self.o(mixed), kept
+        return self.o(at_columns(mixed, columns)), kept
 
 
 class Mlp(nnx.Module):
@@ -138,7 +143,11 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One decoder layer: attention and MLP, each with a norm before and, in Gemma, one after."""
+    """One decoder layer: attention and MLP, each with a norm before and, in Gemma, one after.
+
+    With `columns` it returns the states of those alone (W = S, else T): all are seen, and only what
+    is asked for is computed behind attention.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         def norm() -> Norm:
@@ -154,9 +163,15 @@ class Block(nnx.Module):
         self.post_norms = config.post_norms
 
     def __call__(
-        self, x: Float[Array, "B T D"], *, rope: Rope, attend: AttentionFn
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        mixed, kept = self.attn(self.attn_norm(x), rope=rope, attend=attend)
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        rope: Rope,
+        attend: AttentionFn,
+        columns: Int[Array, "B S"] | None = None,
+    ) -> tuple[Float[Array, "B W D"], Any]:
+        mixed, kept = self.attn(self.attn_norm(x), rope=rope, attend=attend, columns=columns)
+        x = at_columns(x, columns)
         x = x + (self.attn_post_norm(mixed) if self.post_norms else mixed)
         inner = self.mlp(self.mlp_norm(x))
         return x + (self.mlp_post_norm(inner) if self.post_norms else inner), kept
@@ -199,6 +214,19 @@ class EmbeddingAndHead(nnx.Module):
             self.unembed = Unembedding(config.vocab_size, config.hidden_size)
         if scalar_head:
             self.score = ScalarHead(config.hidden_size)
+
+
+def at_columns(x: Float[Array, "B T *R"], columns: Int[Array, "B S"] | None) -> Array:
+    """Some columns of each row.
+
+    Args:
+      x: [B, T, ...]. Gradients flow.
+      columns: in [0, T); None: all as they are.
+
+    Returns:
+      [B, S, ...].
+    """
+    return x if columns is None else jax.vmap(lambda row, at: row[at])(x, columns)
 
 
 def _broadcast(vector: Array, ndim: int) -> Array:

@@ -21,7 +21,7 @@ from rlhf_jax.models.attention import IMPLEMENTATIONS, attention
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.documents import document_positions
 from rlhf_jax.models.embedding import lookup
-from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope
+from rlhf_jax.models.modules import AttentionFn, EmbeddingAndHead, Rope, at_columns
 from rlhf_jax.models.remat import POLICIES, REMAT, choose
 from rlhf_jax.models.rope import rope_tables
 from rlhf_jax.sharding import constrain
@@ -101,8 +101,9 @@ class Execution:
 def make_hidden(
     config: ModelConfig, execution: Execution, outer_graph: nnx.GraphDef, block: nnx.GraphDef
 ) -> Callable[..., Float[Array, "B T D"]]:
-    """Builds ``hidden(params, tokens, mask, *, segment_ids=None, longest=None, reach=None,
-    prefix_ids=None, positions=None)``, the state after the final norm.
+    """Builds ``hidden(params, tokens, mask, *, columns=None, segment_ids=None, longest=None,
+    reach=None, prefix_ids=None, positions=None)``, the state after the final norm: of all tokens,
+    or with `columns` [B, S] of those of each row, [B, S, D].
 
     Args:
       config: the architecture.
@@ -120,12 +121,13 @@ def make_hidden(
         tokens: Int[Array, "B T"],
         mask: Array,
         *,
+        columns: Int[Array, "B S"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
         longest: int | None = None,
         reach: int | None = None,
         prefix_ids: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[Array, "B W D"]:
         del mask
         outer = merge_outer(outer_graph, params)
         width = tokens.shape[1]
@@ -138,16 +140,19 @@ def make_hidden(
         x = embed(config, execution, outer, tokens, positions)
         ropes = make_ropes(config, execution, positions)
 
-        def layer(kind: str, layer_params: Params, x: Array, shared: Shared) -> Array:
+        def layer(
+            kind: str, layer_params: Params, x: Array, shared: Shared, columns: Array | None
+        ) -> Array:
             ropes, documents = shared
             x = constrain(x, execution.mesh, RESIDUAL)
             attend = full_attention(config, execution, kind, documents=documents, reach=reach)
             x, _ = nnx.merge(block, layer_params)(
-                x, rope=ropes.get(kind, ropes.get("full")), attend=attend
+                x, rope=ropes.get(kind, ropes.get("full")), attend=attend, columns=columns
             )
             return constrain(x, execution.mesh, RESIDUAL)
 
-        x = _run_layers(config, execution, layer, params["layers"], x, (ropes, documents))
+        shared = (ropes, documents)
+        x = _run_layers(config, execution, layer, params["layers"], x, shared, columns)
         return constrain(outer.final_norm(x), execution.mesh, RESIDUAL)
 
     return hidden
@@ -285,6 +290,7 @@ def _run_layers(
     params: Params,
     x: Array,
     shared: Shared,
+    columns: Array | None,
 ) -> Array:
     unrolled = execution.unrolled(config.num_layers)
     remat = execution.remat
@@ -295,8 +301,10 @@ def _run_layers(
         )
 
     def checkpointed(kind: str, in_scan: bool) -> Callable[..., Array]:
-        def run(layer_params: Params, x: Array, shared: Shared) -> Array:
-            return layer(kind, layer_params, x, shared)
+        def run(
+            layer_params: Params, x: Array, shared: Shared, columns: Array | None = None
+        ) -> Array:
+            return layer(kind, layer_params, x, shared, columns)
 
         if remat == "none":
             return run
@@ -309,7 +317,12 @@ def _run_layers(
         return x
 
     if unrolled:
-        return in_order(config.layer_types, unstack(params, config.num_layers), x, False)
+        *before, last = unstack(params, config.num_layers)
+        *kinds_before, kind = config.layer_types
+        x = in_order(tuple(kinds_before), before, x, False)
+        # Behind the last layer's attention nothing looks at other columns: what nobody reads of
+        # them is not computed. Layers of a scan are all of one shape.
+        return checkpointed(kind, False)(last, x, shared, columns)
     for start, kinds, repeats in layer_plan(config.layer_types):
         count = len(kinds) * repeats
         part = slice_layers(params, start, count, config.num_layers)
@@ -325,7 +338,7 @@ def _run_layers(
 
         grouped = part if len(kinds) == 1 else by_period(part, repeats, len(kinds))
         x, _ = jax.lax.scan(body, x, grouped)
-    return x
+    return at_columns(x, columns)
 
 
 def slice_layers(params: Params, start: int, count: int, total: int) -> Params:

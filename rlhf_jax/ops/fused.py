@@ -27,6 +27,7 @@ class _Static(NamedTuple):
     block: int | None
     entropy: bool
     top: bool
+    gathered: bool
 
 
 def fused_token_logps(
@@ -96,14 +97,14 @@ def fused_token_logps(
         [0.0, 1.3863, 1.3863]
     """
     _check(hidden, unembed, tokens, scored, mesh)
-    static = _Static(_divided(mesh), block, entropy, False)
+    static = _Static(_divided(mesh), block, entropy, top=False, gathered=False)
     return _fused(hidden, unembed, tokens, scored, _scale(temperature), _scalar(softcap), static)[
         :2
     ]
 
 
 def fused_token_stats(
-    hidden: Float[Array, "B T D"],
+    hidden: Float[Array, "B W D"],
     unembed: Float[Array, "V D"],
     tokens: Int[Array, "B T"],
     *,
@@ -114,18 +115,24 @@ def fused_token_stats(
     block: int | None = None,
     entropy: bool = True,
     top: bool = False,
+    gathered: bool = False,
 ) -> TokenStats:
     """`fused_token_logps`, and whether each token is the likeliest.
 
     Args:
-        hidden, unembed, tokens, temperature, softcap, scored, mesh, block, entropy: as there.
+        hidden: as there, W = T; with `gathered` W = S.
+        unembed, tokens, temperature, softcap, scored, mesh, block, entropy: as there.
         top: whether it is wanted; a comparison with the largest logit, which is known anyway.
+        gathered: ``hidden[:, s]`` is the state that predicts column ``scored[:, s]``, and there are
+            no others.
 
     Returns:
         `types.TokenStats`; `top` has no gradient, and column 0 is 0.
     """
-    _check(hidden, unembed, tokens, scored, mesh)
-    static = _Static(_divided(mesh), block, entropy, top)
+    if gathered and scored is None:
+        raise ValueError("gathered=True needs scored: the columns that the states predict")
+    _check(hidden, unembed, tokens if scored is None or not gathered else scored, scored, mesh)
+    static = _Static(_divided(mesh), block, entropy, top, gathered)
     logps, spread, first = _fused(
         hidden, unembed, tokens, scored, _scale(temperature), _scalar(softcap), static
     )
@@ -210,7 +217,9 @@ def _fused_bwd(static, saved, cotangents):
         )
 
     def local(saved, dlogps, dentropy, axis=None):
-        dhidden, dunembed = backward(saved, dlogps, dentropy, static.block, axis)
+        dhidden, dunembed = backward(
+            saved, dlogps, dentropy, static.block, axis, gathered=static.gathered
+        )
         if axis is not None:
             dhidden = lax.psum(dhidden, _VOCAB_AXIS)
             dunembed = _sum_over_rows(dunembed, scatter)
@@ -249,18 +258,19 @@ def _run_forward(
     inputs: Inputs, static: _Static
 ) -> tuple[Array, Array | None, Array | None, Array, Array | None]:
     """`forward` on one device or over the mesh."""
+    run = functools.partial(
+        forward,
+        block=static.block,
+        entropy=static.entropy,
+        top=static.top,
+        gathered=static.gathered,
+    )
     if static.mesh is None:
-        return forward(inputs, static.block, None, entropy=static.entropy, top=static.top)
+        return run(inputs, axis=None)
     rows = P(_ROW_AXES)
     specs: Any = (rows, P(_VOCAB_AXIS), rows, rows, P(), P())
     return jax.shard_map(
-        functools.partial(
-            forward,
-            block=static.block,
-            axis=_VOCAB_AXIS,
-            entropy=static.entropy,
-            top=static.top,
-        ),
+        functools.partial(run, axis=_VOCAB_AXIS),
         mesh=static.mesh,
         in_specs=(Inputs(*specs),),
         out_specs=rows,

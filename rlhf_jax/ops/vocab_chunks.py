@@ -50,12 +50,15 @@ class Saved(NamedTuple):
     entropy: Array | None
 
 
-def _rows(hidden: Array, tokens: Array, scored: Array | None) -> tuple[Array, Array]:
+def _rows(
+    hidden: Array, tokens: Array, scored: Array | None, gathered: bool
+) -> tuple[Array, Array]:
     """The rows to compute: states ``[N, D]`` and the tokens they predict ``[N]``."""
     if scored is None:
         taken = jnp.roll(tokens, -1, axis=1)
     else:
-        hidden = jax.vmap(lambda h, c: h[c])(hidden, jnp.maximum(scored - 1, 0))
+        if not gathered:
+            hidden = jax.vmap(lambda h, c: h[c])(hidden, jnp.maximum(scored - 1, 0))
         taken = jax.vmap(lambda t, c: t[c])(tokens, jnp.maximum(scored, 0))
     return hidden.reshape(-1, hidden.shape[2]), taken.reshape(-1)
 
@@ -76,9 +79,11 @@ def _pick(columns: Array, scored: Array | None) -> Array:
     return jnp.where(scored >= 1, picked, 0).reshape(-1)
 
 
-def _return_rows(drows: Array, scored: Array | None, shape: tuple[int, int, int]) -> Array:
-    """Gradient of the rows ``[N, D]`` to the gradient of the states ``[B, T, D]``."""
-    if scored is None:
+def _return_rows(
+    drows: Array, scored: Array | None, gathered: bool, shape: tuple[int, int, int]
+) -> Array:
+    """Gradient of the rows ``[N, D]`` to the gradient of the states, ``[B, T or S, D]``."""
+    if scored is None or gathered:
         return drows.reshape(shape)
     spread = jax.vmap(lambda d, c: jnp.zeros(shape[1:], d.dtype).at[c].set(d, mode="drop"))
     return spread(
@@ -133,7 +138,13 @@ def _local_tokens(tokens: Array, vocab: int, axis: str | None) -> Array:
 
 
 def forward(
-    inputs: Inputs, block: int | None, axis: str | None, *, entropy: bool, top: bool
+    inputs: Inputs,
+    block: int | None,
+    axis: str | None,
+    *,
+    entropy: bool,
+    top: bool,
+    gathered: bool,
 ) -> tuple[Array, Array | None, Array | None, Array, Array | None]:
     """Values of this device's rows: logps, entropy and top [B,T], logsumexp and entropy [B,S].
 
@@ -145,9 +156,10 @@ def forward(
         axis: mesh axis that divides the vocabulary, or None.
         entropy: whether it is wanted.
         top: whether it is wanted: 1 where no other token is likelier, else 0.
+        gathered: the states are those of `scored` alone.
     """
     hidden, unembed, tokens, scored, temperature, softcap = inputs
-    rows, taken = _rows(hidden, tokens, scored)
+    rows, taken = _rows(hidden, tokens, scored, gathered)
     taken = _local_tokens(taken, unembed.shape[0], axis)
     exact = jnp.promote_types(jnp.result_type(hidden, unembed), jnp.float32)
     operand = jnp.result_type(hidden, unembed)
@@ -224,7 +236,13 @@ def _combine(stats: _Stats, axis: str) -> _Stats:
 
 
 def backward(
-    saved: Saved, dlogps: Array | None, dentropy: Array | None, block: int | None, axis: str | None
+    saved: Saved,
+    dlogps: Array | None,
+    dentropy: Array | None,
+    block: int | None,
+    axis: str | None,
+    *,
+    gathered: bool,
 ):
     """Gradients of this device's rows and part of the vocabulary, summed chunk by chunk.
 
@@ -232,7 +250,7 @@ def backward(
     logsumexp + entropy). Everything is laid out ``[C, N]``: all three products then have their
     operands in the order that CPU kernels are fastest at.
     """
-    rows, taken = _rows(saved.inputs.hidden, saved.inputs.tokens, saved.inputs.scored)
+    rows, taken = _rows(saved.inputs.hidden, saved.inputs.tokens, saved.inputs.scored, gathered)
     taken = _local_tokens(taken, saved.inputs.unembed.shape[0], axis)
     operand = jnp.result_type(saved.inputs.hidden, saved.inputs.unembed)
     exact = saved.log_total.dtype
@@ -282,4 +300,5 @@ def backward(
         step, carry, saved.inputs.unembed, _block_size(*_sizes(rows, saved.inputs.unembed), block)
     )
     batch, length, width = saved.inputs.hidden.shape
-    return _return_rows(drows_t.T, saved.inputs.scored, (batch, length, width)), dunembed
+    dhidden = _return_rows(drows_t.T, saved.inputs.scored, gathered, (batch, length, width))
+    return dhidden, dunembed

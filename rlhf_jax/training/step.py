@@ -20,7 +20,7 @@ from rlhf_jax.training.update import (
     make_update_step,
     split_microbatches,
 )
-from rlhf_jax.types import Algorithm, Key, Metrics, Params, Sampling, Score, Trees
+from rlhf_jax.types import Algorithm, Key, Metrics, OneOf, Params, Sampling, Score, Trees
 
 Assemble: TypeAlias = Callable[[Trees, Trees], Trees]
 """(trained, frozen) -> what loss and scores see. With adapters "policy" is base and adapter
@@ -165,7 +165,7 @@ def make_score(
         trees = assemble(trained, frozen)
 
         def part(rows: Any) -> dict[str, Array]:
-            return {field: score(trees, rows) for field, score in scores.items()}
+            return _in_few_passes(scores, trees, rows)
 
         if getattr(batch, "room", None) is not None:
             return jax.lax.stop_gradient(score_parts(part, batch))
@@ -181,3 +181,17 @@ def make_score(
         )
 
     return fill
+
+
+def _in_few_passes(scores: Mapping[str, Score], trees: Trees, rows: Any) -> dict[str, Array]:
+    """Every score; those that share a pass by one call."""
+    passes: dict[Any, Mapping[str, Array]] = {}
+    found = {}
+    for field, score in scores.items():
+        if not isinstance(score, OneOf):
+            found[field] = score(trees, rows)
+            continue
+        if score.several not in passes:
+            passes[score.several] = score.several(trees, rows)
+        found[field] = passes[score.several][score.field]
+    return found

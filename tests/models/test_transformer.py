@@ -145,6 +145,38 @@ def test_scored_columns_agree_with_all_columns(gemma):
     )
 
 
+@pytest.mark.parametrize("layers", ["unroll", "scan"])
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_what_is_read_of_scored_columns_is_what_is_read_of_all(layers, remat):
+    """Log-probabilities and values of one pass, and their gradients; unrolled, the last layer
+    computes the scored columns alone."""
+    config = tiny("gemma3_text", num_hidden_layers=2)
+    model, params = init_model(config, jax.random.key(0), layers=layers, remat=remat, head="value")
+    params = noisy(params)
+    tokens, mask = ragged()
+    scored = np.full((3, 4), -1, np.int32)
+    scored[:, 0], scored[0, 1:] = 2, (5, 9, 19)
+    wanted = np.zeros(tokens.shape, bool)
+    for row, columns in enumerate(scored):
+        wanted[row, columns[columns > 0]] = True
+    wanted &= mask
+    cotangents = np.random.default_rng(0).normal(size=(2, *tokens.shape)).astype(np.float32)
+
+    def both(params, **options):
+        found = model.read(params, tokens, mask, values=True, entropy=False, **options)
+        pair = jnp.where(wanted, jnp.stack([found.logps, found.values]), 0)
+        return (pair * cotangents).sum(), pair
+
+    run = jax.value_and_grad(both, has_aux=True)
+    every = jax.jit(run)(params)
+    some = jax.jit(lambda params: run(params, scored=jnp.asarray(scored)))(params)
+    np.testing.assert_allclose(every[0][1], some[0][1], rtol=1e-5, atol=1e-6)
+    assert max_difference(every[1], some[1]) < 1e-5
+    scores = np.asarray(jax.jit(model.scores)(params, tokens, mask))
+    before = np.where(wanted[:, 1:], scores[:, :-1], 0)
+    np.testing.assert_allclose(some[0][1][1][:, 1:], before, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("family", ["gemma3_text", "gpt2"])
 def test_packed_documents_are_isolated_exactly(family):
     model, params = init_model(

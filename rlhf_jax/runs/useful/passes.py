@@ -14,7 +14,7 @@ from rlhf_jax.algorithms import make_algorithm
 from rlhf_jax.models import ModelConfig
 from rlhf_jax.training import union
 from rlhf_jax.training.step import make_filled
-from rlhf_jax.types import Algorithm, Model, Params, Trees
+from rlhf_jax.types import Algorithm, Model, Params, Reading, Trees
 
 
 class Pass(NamedTuple):
@@ -120,6 +120,22 @@ def _noting(model: Model, reads: _Reads) -> Model:
         found = (zeros, zeros if options.get("entropy", True) else None)
         return (*found, zeros) if options.get("top") else found
 
+    def read(
+        params: Params,
+        tokens: Any,
+        mask: Any,
+        *,
+        logps: bool = True,
+        values: bool = False,
+        entropy: bool = True,
+        top: bool = False,
+        **options: Any,
+    ) -> Reading:
+        reads.note(params, config, predicts=logps)
+        zeros = jnp.zeros(tokens.shape)
+        asked = (logps, logps and entropy, logps and top, values)
+        return Reading(*(zeros if each else None for each in asked))
+
     def logits(params: Params, tokens: Any, mask: Any, **documents: Any) -> Any:
         reads.note(params, config, predicts=True)
         return jnp.zeros((*tokens.shape, config.vocab_size))
@@ -137,5 +153,6 @@ def _noting(model: Model, reads: _Reads) -> Model:
         logits=logits,
         token_logps=token_logps,
         scores=None if model.scores is None else scores,
+        read=None if model.read is None else read,
         roles=tuple((role, _noting(own, reads)) for role, own in model.roles),
     )
