@@ -79,6 +79,7 @@ def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) ->
             num_epochs=1,
             **clip,
         )
+    is_ragged = bool((np.load(folder / "lengths.npy") < args.new_tokens).any())
     clip_norm = None if is_ppo else 1.0  # TRL's PPO clips no gradient
     return Config(
         algorithm=algorithm,
@@ -91,7 +92,11 @@ def make_config(args: argparse.Namespace, *, prompts: np.ndarray, vocab: int) ->
         rollout=RolloutConfig(max_prompt_len=width, max_new_tokens=args.new_tokens),
         rewards=(RewardConfig(function="rlhf_jax.bench.low_ids:low_ids"),),
         training=TrainingConfig(
-            batch_size=count, num_microbatches=args.microbatches, max_steps=STEPS
+            batch_size=count,
+            num_microbatches=args.microbatches,
+            max_steps=STEPS,
+            # Rows that are full by construction and share no prompt leave nothing to pack.
+            pack=False if is_ppo and not is_ragged else None,
         ),
         optimizer=OptimizerConfig(
             learning_rate=grpo_sides.LEARNING_RATE, schedule="constant", max_grad_norm=clip_norm
