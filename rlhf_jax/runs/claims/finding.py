@@ -33,8 +33,12 @@ class Form(NamedTuple):
         if self.is_share:
             # Below 1 % one decimal place would hide what is claimed.
             digits = 2 if 0.00005 <= abs(value) < 0.01 else 1
-            return f"{100 * value:{sign}.{digits}f} %"
-        return f"{value:{sign}.3f}"
+            return f"{_rounded(100 * value, digits):{sign}.{digits}f} %"
+        return f"{_rounded(value, 3):{sign}.3f}"
+
+
+def _rounded(value: float, digits: int) -> float:
+    return round(value, digits) + 0.0  # never -0.0, which would be written as "-0.0"
 
 
 class Finding(NamedTuple):

@@ -288,3 +288,9 @@ def test_figures_are_written_as_what_they_are():
         "-",
     ]
     assert Form(is_signed=True).text(0.0921) == "+0.092"
+
+
+def test_nothing_is_written_without_a_sign_of_its_own():
+    share, number = Form(is_share=True, is_signed=True), Form(is_signed=True)
+    assert [share.text(x) for x in (-1e-9, 0.0, -0.002)] == ["+0.0 %", "+0.0 %", "-0.20 %"]
+    assert [number.text(x) for x in (-1e-9, 0.0, -0.002)] == ["+0.000", "+0.000", "-0.002"]
