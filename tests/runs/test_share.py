@@ -116,5 +116,5 @@ def test_two_processes_share_a_comparison(tmp_path):
         assert first.get("resumed_after") is None and first["ended"] == "finished"
         steps = max(row["step"] for row in read_metrics(place.parent))
         assert all(session.get("resumed_after") == steps for session in again)
-    (document,) = {text[text.index("|") :] for text in texts if "|" in text} or {""}
-    assert all(stage.name in document for stage in config.runs)
+    for text in texts:
+        assert all(stage.name in text for stage in config.runs), "each ends with the whole table"
