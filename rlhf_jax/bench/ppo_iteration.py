@@ -22,9 +22,9 @@ is timed alone too: advantages, losses, gradients, AdamW.
 
 Our side is a step of the online loop, with its tokenisation, decoding to text and pool of reward
 processes; the plain loop has none of these. It packs ragged completions (`training.pack`), and not
-rows that are all full. All sides read the log-probabilities before the update
-off the logits of the generation. `..., retained` are PyTorch sides under the malloc settings that
-this library's entry point makes for itself (`rlhf_jax.training.allocator`).
+rows that are all full. All sides read the log-probabilities before the update off the logits of the
+generation. `..., retained` are PyTorch sides under the malloc settings that this library's entry
+point makes for itself (`rlhf_jax.training.allocator`).
 """
 
 import pathlib

@@ -5,19 +5,17 @@ Each cell is a file in its run's folder, so that several processes can make diff
 comparison; results.json is put together from them.
 """
 
-import hashlib
 import json
-import math
 import pathlib
 import shlex
 from typing import Any
 
 from rlhf_jax.config import CompareConfig, StageConfig
-from rlhf_jax.config.document import render
 from rlhf_jax.fields import plain
 from rlhf_jax.io.disk import write_whole
 from rlhf_jax.runs.budgets import Measured
 from rlhf_jax.runs.convergence import convergence
+from rlhf_jax.runs.kept import digest, finite, known
 from rlhf_jax.runs.provenance import describe_environment
 
 CELL = "cell.json"
@@ -96,25 +94,17 @@ def write_cell(
 
 def measured_of(cell: dict[str, Any]) -> Measured:
     """The figures of a cell, for tables."""
-    nan = float("nan")
-    curve = [
-        {name: nan if value is None else value for name, value in point.items()}
-        for point in cell["evaluations"]
-    ]
     return Measured(
         name=cell["run"],
         algorithm=cell["algorithm"],
         seed=cell["seed"],
-        curve=curve,
+        curve=known(cell["evaluations"]),
         seconds=cell["seconds"],
-        compiling=nan if cell["compiling_seconds"] is None else cell["compiling_seconds"],
+        compiling=known(cell["compiling_seconds"]),
         bytes=cell["bytes"],
         samples=cell["samples"],
-        entropy=nan if cell["entropy"] is None else cell["entropy"],
-        by_prompt={
-            name: [nan if value is None else value for value in values]
-            for name, values in cell.get("by_prompt", {}).items()
-        },
+        entropy=known(cell["entropy"]),
+        by_prompt=known(cell.get("by_prompt", {})),
     )
 
 
@@ -174,13 +164,4 @@ def fingerprint(config: CompareConfig, stage: StageConfig, seed: int) -> str:
     # Made with the first seed, whichever that is.
     if any(config.is_shared(one) for one in stages):
         parts["first_seed"] = config.seeds[0]
-    return hashlib.sha256(render(parts).encode()).hexdigest()[:16]
-
-
-def finite(value: Any) -> Any:
-    """NaN as null: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return digest(parts)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rlhf_jax.fields import documented
 from rlhf_jax.io import plot_curves
 from rlhf_jax.runs.budgets import OVER, Measured, Table
-from rlhf_jax.runs.cells import finite
+from rlhf_jax.runs.kept import finite
 
 AT_BUDGETS = (
     "Held-out accuracy at equal budgets of generated tokens, steps and seconds of training "

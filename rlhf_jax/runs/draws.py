@@ -1,7 +1,6 @@
 """Own samples of the start: as data for SFT and DPO, and as the best of several answers."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 from typing import Any, Literal
@@ -9,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 
 from rlhf_jax.config import CompareConfig, MeasureConfig, StageConfig
-from rlhf_jax.config.document import render
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.fields import plain
 from rlhf_jax.io.disk import write_whole
 from rlhf_jax.loops.held_out import HeldOut
 from rlhf_jax.runs.by_prompt import ByPrompt, means_by_prompt
 from rlhf_jax.runs.evaluate import measuring
+from rlhf_jax.runs.kept import digest
 
 _log = logging.getLogger(__name__)
 FILES = ("correct.jsonl", "pairs.jsonl")
@@ -54,7 +53,7 @@ def draw(config: CompareConfig, stage: StageConfig, seed: int) -> dict[str, Any]
     limit = wanted.max_new_tokens or measured.rollout.max_new_tokens
     rollout = dataclasses.replace(measured.rollout, max_new_tokens=limit)
     measured = dataclasses.replace(measured, evaluation=evaluation, rollout=rollout)
-    asked = hashlib.sha256(render(plain(measured)).encode()).hexdigest()[:16]
+    asked = digest(plain(measured))
     if (folder / DRAWN).exists():
         kept: dict[str, Any] = json.loads((folder / DRAWN).read_text(encoding="utf-8"))
         if kept["asked"] != asked:

@@ -1,7 +1,5 @@
 """Makes the stages of a comparison: starts, preparations, draws, and runs with their curves."""
 
-import hashlib
-import json
 import logging
 import pathlib
 import time
@@ -9,20 +7,18 @@ from typing import Any
 
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
-from rlhf_jax.config.document import render
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.fields import plain
 from rlhf_jax.io import Checkpointer, read_metrics
-from rlhf_jax.io.disk import write_whole
 from rlhf_jax.loops.held_out import HeldOut
 from rlhf_jax.models import abstract_params, local_folder, read_config
 from rlhf_jax.runs.budgets import Measured
 from rlhf_jax.runs.by_prompt import ByPrompt, means_by_prompt
-from rlhf_jax.runs.cells import finite
 from rlhf_jax.runs.clock import Cost, costs, knows_compiling
 from rlhf_jax.runs.draws import best_of, draw
 from rlhf_jax.runs.evaluate import answers_of_checkpoints, evaluate_folder
 from rlhf_jax.runs.footprint import run_bytes, tree_bytes
+from rlhf_jax.runs.kept import digest, kept
 from rlhf_jax.runs.result import RunResult
 from rlhf_jax.runs.share import taking
 from rlhf_jax.runs.story import Story
@@ -190,19 +186,14 @@ def measured_start(config: CompareConfig, seed: int) -> dict[str, float]:
     measuring = config.measuring_config(seed)
     if config.start is None:
         return evaluate_folder(measuring)
-    path = config.folder(config.start, seed) / HELD_OUT.format(seed=seed)
-    asked = hashlib.sha256(render(plain(measuring)).encode()).hexdigest()[:16]
-    if path.exists():
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if kept["asked"] == asked:
-            return {
-                name: float("nan") if value is None else value
-                for name, value in kept["metrics"].items()
-            }
-    with taking(config, config.start, seed):
-        found = evaluate_folder(measuring)
-        write_whole(path, json.dumps({"asked": asked, "metrics": finite(found)}, indent=1) + "\n")
-    return found
+    start = config.start
+
+    def measure() -> dict[str, float]:
+        with taking(config, start, seed):
+            return evaluate_folder(measuring)
+
+    path = config.folder(start, seed) / HELD_OUT.format(seed=seed)
+    return kept(path, digest(plain(measuring)), measure)
 
 
 def check_accepted(config: CompareConfig, seed: int, found: dict[str, float]) -> None:

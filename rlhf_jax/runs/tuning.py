@@ -9,7 +9,8 @@ import numpy as np
 
 from rlhf_jax.config import CompareConfig, StageConfig
 from rlhf_jax.io.disk import write_whole
-from rlhf_jax.runs.cells import fingerprint, finite
+from rlhf_jax.runs.cells import fingerprint
+from rlhf_jax.runs.kept import kept
 from rlhf_jax.runs.share import share, taking
 
 TUNED = "tuning.json"
@@ -36,9 +37,9 @@ def tune(
     """
     tuning = config.tuning
     assert tuning is not None
-    kept = tuned_before(config, stage)
-    if kept is not None:
-        return kept
+    before = tuned_before(config, stage)
+    if before is not None:
+        return before
 
     def reached(piece: tuple[Any, int]) -> dict[str, Any]:
         value, seed = piece
@@ -65,8 +66,8 @@ def tuned_before(config: CompareConfig, stage: StageConfig) -> dict[str, Any] | 
     path = _file(config, stage)
     if not path.exists():
         return None
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return kept if kept["asked"] == _asked(config, stage) else None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found if found["asked"] == _asked(config, stage) else None
 
 
 def kept_trial(
@@ -81,15 +82,7 @@ def kept_trial(
       measure: makes the trial.
     """
     path = config.folder(trial, seed) / TRIAL
-    configuration = fingerprint(config, trial, seed)
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["configuration"] == configuration:
-            return float("nan") if kept["reached"] is None else kept["reached"]
-    level = measure()
-    document = finite({"configuration": configuration, "reached": level})
-    write_whole(path, json.dumps(document, indent=1) + "\n")
-    return level
+    return kept(path, fingerprint(config, trial, seed), measure)
 
 
 def _asked(config: CompareConfig, stage: StageConfig) -> dict[str, Any]:

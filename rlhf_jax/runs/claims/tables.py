@@ -6,11 +6,11 @@ from typing import Any
 
 from rlhf_jax.fields import plain
 from rlhf_jax.io.disk import write_whole
-from rlhf_jax.runs.cells import finite
 from rlhf_jax.runs.claims import Judged, Judgement
 from rlhf_jax.runs.claims.finding import Finding, Form
 from rlhf_jax.runs.claims.memory import SetupMemory
 from rlhf_jax.runs.claims.verdict import RULE
+from rlhf_jax.runs.kept import finite
 from rlhf_jax.runs.provenance import describe_environment
 
 COLUMNS = ("claim", "measured by", "claimed", "measured", "interval", "verdict", "behind it")
