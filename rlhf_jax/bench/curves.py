@@ -7,7 +7,8 @@ Float32, AdamW at a constant rate, clipping at norm 1.0, no dropout; DPO's refer
 beforehand, beta 0.1. The rows are pairs (`prompt`, `chosen`, `rejected`), of which SFT learns the
 chosen answer; those that are left after the training rows are held out. A reward model's head is
 drawn once and both sides load it. Without `--model` and `--rows`: a model of 0.9M parameters and
-pairs of random words.
+pairs of random words. Of a given model both sides load a copy whose rows end alike on both
+(`ending_alike`).
 
 GRPO and its relatives are compared on the completions that ours sampled (`online_runs`), by the
 norm of the gradient: their loss is about 0 whatever is learnt. They sample from random letters;
@@ -34,6 +35,7 @@ from rlhf_jax.bench import online_runs
 from rlhf_jax.bench.dpo_equivalence import export_start, write_pairs
 from rlhf_jax.bench.offline_runs import Run, run_ours, run_trl
 from rlhf_jax.bench.online_runs import FAMILY
+from rlhf_jax.data import load_tokenizer
 from rlhf_jax.models import load_pretrained, save_pretrained
 
 TOLERANCE = 1e-3
@@ -136,7 +138,11 @@ def measure(
                 f"--rows={rows} has {len(pairs)} rows; {steps} steps of {BATCH_SIZE} need {count}, "
                 "and at least one more that is held out"
             )
-        start = model or export_start(folder / "start")
+        start = folder / "start"
+        if model is None:
+            export_start(start)
+        else:
+            ending_alike(model, start)
         for name in names or COMPARED:
             tell(f"{name}: {steps} steps of {BATCH_SIZE}, rlhf_jax, then TRL")
             own = folder / name
@@ -171,6 +177,47 @@ def _compare(name: str, folder: pathlib.Path, args: argparse.Namespace) -> Curve
     theirs = run_trl(folder, args, 0, held_out=held_out, schedule="constant", **options)
     shutil.rmtree(folder)  # a checkpoint of every comparison would fill the disk
     return Curves(name, ours, theirs)
+
+
+def ending_alike(model: pathlib.Path, folder: pathlib.Path) -> None:
+    """A copy of a model's folder with which TRL's rows end where ours do.
+
+    Of a conversation TRL trains what the template writes behind the last stop token (for many a
+    newline), which no sampled answer has; here nothing is trained there, so the copy's template
+    writes nothing there. And transformers' reward models read the last token that is not the
+    padding, which is not the stop token where that is the padding too, as many folders have it: the
+    copy pads with the unknown token.
+
+    Args:
+      model: Hugging Face folder, with a chat template.
+      folder: to be made; the weights are linked.
+
+    Raises:
+      ValueError: there is no token to pad with.
+    """
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file.resolve())
+    template = model / "chat_template.jinja"
+    if template.exists():
+        whole = "{% set whole %}" + template.read_text(encoding="utf-8") + "{% endset %}"
+        end = "{{ whole if add_generation_prompt else whole.rstrip('\\n') }}"
+        _replace(folder / template.name, whole + end)
+    options = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if options.get("pad_token") != options.get("eos_token"):
+        return
+    other = options.get("unk_token")
+    if other in (None, options["eos_token"]):
+        raise ValueError(f"{model}: padding and stop are one token, and there is no unknown token")
+    _replace(folder / "tokenizer_config.json", json.dumps(options | {"pad_token": other}))
+    shape = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    number = load_tokenizer(model).backend.token_to_id(other)
+    _replace(folder / "config.json", json.dumps(shape | {"pad_token_id": number}))
+
+
+def _replace(link: pathlib.Path, text: str) -> None:
+    link.unlink()
+    link.write_text(text, encoding="utf-8")
 
 
 def with_head(model: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:

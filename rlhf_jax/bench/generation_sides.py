@@ -90,7 +90,6 @@ def run_transformers(
     ids = torch.from_numpy(np.load(folder / "prompts.npy").astype(np.int64)).to(model.device)
     options: dict[str, Any] = {
         "max_new_tokens": new_tokens,
-        "eos_token_id": None,
         "pad_token_id": 0,
     }
     if static:  # transformers compiles its static cache's decoding, on a GPU alone

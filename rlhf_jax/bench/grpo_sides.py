@@ -70,7 +70,6 @@ def run_plain(args: argparse.Namespace) -> None:
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,
-        "eos_token_id": None,
         "pad_token_id": 0,
     }
 
@@ -232,6 +231,7 @@ def run_trl(args: argparse.Namespace) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         args.folder / "model", dtype=torch.float32
     )
+    torch_sides.never_stop(model)
     trainer = trl.GRPOTrainer(
         model=model,
         reward_funcs=low_ids,

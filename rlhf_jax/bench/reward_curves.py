@@ -8,7 +8,7 @@ prompts, lengths and options; its rewards are replaced by one function that both
 where the answer is exactly the column `answer`. TRL's GRPOTrainer gets the options that it has too;
 it has no dynamic sampling, so DAPO is compared without it. The held-out answers of TRL's model are
 measured by `rlhf_jax.evaluate`, as ours are. What is finished is kept in FOLDER, and the same
-command goes on from there. Float32 on both sides.
+command goes on from there. Float32 on both sides; with `--device gpu` products in bfloat16.
 """
 
 import argparse
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="interpreter that has trl")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     args = parser.parse_intermixed_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "reward.py").write_text(REWARD)
@@ -101,7 +102,9 @@ def config_of(args: argparse.Namespace, seed: int, run_dir: pathlib.Path) -> Con
 
 def overrides_of(args: argparse.Namespace, seed: int, run_dir: pathlib.Path) -> list[str]:
     """What the comparison changes in the configuration."""
+    on_gpu = ["model.compute_dtype=bfloat16"] if args.device == "gpu" else []
     return [
+        *on_gpu,
         f"model.path={args.model}",
         f"seed={seed}",
         f"run_dir={run_dir}",
@@ -120,7 +123,8 @@ def run_ours(folder: pathlib.Path, args: argparse.Namespace, seed: int) -> Train
     config_of(args, seed, run_dir)
     command = [*command_of("rlhf_jax", python=None), "train", str(args.config), "--no-progress"]
     command += [*overrides_of(args, seed, run_dir), *args.overrides]
-    peak = run_alone("rlhf_jax", command, threads=args.threads, log=folder / "log.txt")
+    alone = {"threads": args.threads, "device": args.device}
+    peak = run_alone("rlhf_jax", command, log=folder / "log.txt", **alone)
     rows = read_metrics(run_dir / "metrics.jsonl")
     trained = [row for row in rows if row["split"] == "train"]
     first, *_, last = [row for row in rows if row["split"] == "eval"]
@@ -156,7 +160,8 @@ def run_trl(folder: pathlib.Path, args: argparse.Namespace, seed: int) -> Traine
         words += ["--loss-type", "dapo", "--epsilon-high", config.algorithm.clip_high]
         words += ["--mask-truncated"] if config.algorithm.overlong_filtering else []
     command = [*command_of("rlhf_jax.bench.trl_reward", python=args.python), *map(str, words)]
-    peak = run_alone("TRL", command, threads=args.threads, log=folder / "log.txt")
+    alone = {"threads": args.threads, "device": args.device}
+    peak = run_alone("TRL", command, log=folder / "log.txt", **alone)
     found = json.loads((folder / "steps.json").read_text())
     measured = [
         held_out(evaluate(dataclasses.replace(config, model=section)))

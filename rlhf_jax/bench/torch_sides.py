@@ -26,7 +26,16 @@ def load(folder: pathlib.Path, *, compute_only: bool = False) -> Any:
     dtype = torch.bfloat16 if compute_only and on_gpu() else torch.float32
     load_model = transformers.AutoModelForCausalLM.from_pretrained
     model: Any = load_model(folder, dtype=dtype, attn_implementation="sdpa")
+    never_stop(model)
     return model.to(device())
+
+
+def never_stop(model: Any) -> None:
+    """No token ends a completion: all sides sample as many tokens.
+
+    `generate(eos_token_id=None)` would fall back on what the model's own files name.
+    """
+    model.generation_config.eos_token_id = None
 
 
 def products() -> Any:

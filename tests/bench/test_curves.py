@@ -9,7 +9,7 @@ import pytest
 from rlhf_jax.bench import curves, suite
 from rlhf_jax.bench.offline_runs import Run
 from rlhf_jax.cli.main import main
-from rlhf_jax.data import byte_tokenizer
+from rlhf_jax.data import byte_tokenizer, load_tokenizer
 from rlhf_jax.models import ModelConfig, init_model, load_pretrained
 from rlhf_jax.runs.export import export_model
 
@@ -96,6 +96,35 @@ def test_a_reward_model_starts_from_one_head(start, tmp_path):
     np.testing.assert_array_equal(first, again)
     assert float(np.abs(first).max()) > 0
     assert (folder / "tokenizer.json").read_text() == (start / "tokenizer.json").read_text()
+
+
+def test_of_a_given_model_rows_end_at_the_stop_token_and_padding_is_another(start, tmp_path):
+    turn = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+    prompt = "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+    (start / "chat_template.jinja").write_text(turn + prompt)
+    options = json.loads((start / "tokenizer_config.json").read_text())
+    options |= {"pad_token": options["eos_token"], "unk_token": "a"}
+    (start / "tokenizer_config.json").write_text(json.dumps(options))
+    curves.ending_alike(start, tmp_path / "copy")
+    before, after = map(load_tokenizer, (start, tmp_path / "copy"))
+    asked = [{"role": "user", "content": "q"}]
+    talk = [*asked, {"role": "assistant", "content": "a"}]
+    whole = before.apply_chat_template(talk)
+    assert whole.endswith("\n") and whole.count("\n") == 2
+    assert after.apply_chat_template(talk) == whole.removesuffix("\n")
+    for tokenizer in (before, after):
+        opened = tokenizer.apply_chat_template(asked, add_generation_prompt=True)
+        assert opened.endswith("<assistant>\n")
+    assert after.special_tokens["pad_token"] == "a"
+    shape = json.loads((tmp_path / "copy" / "config.json").read_text())
+    assert shape["pad_token_id"] == after.encode("a")[0]
+    weights = "model.safetensors"
+    assert (tmp_path / "copy" / weights).read_bytes() == (start / weights).read_bytes()
+
+    options |= {"unk_token": None}
+    (start / "tokenizer_config.json").write_text(json.dumps(options))
+    with pytest.raises(ValueError, match="padding and stop are one token"):
+        curves.ending_alike(start, tmp_path / "other")
 
 
 def test_the_command_writes_both_curves(sides, tmp_path, start, capsys):

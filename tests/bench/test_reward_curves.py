@@ -41,6 +41,7 @@ def arguments(tmp_path):
         overrides=[],
         model=random_export(tmp_path / "model"),
         steps=3,
+        device="cpu",
         output=tmp_path,
     )
 
