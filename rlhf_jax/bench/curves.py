@@ -8,7 +8,7 @@ beforehand, beta 0.1. The rows are pairs (`prompt`, `chosen`, `rejected`), of wh
 chosen answer; those that are left after the training rows are held out. A reward model's head is
 drawn once and both sides load it. Without `--model` and `--rows`: a model of 0.9M parameters and
 pairs of random words. Of a given model both sides load a copy whose rows end alike on both
-(`ending_alike`).
+(`ending_alike`), and pairs of more than 256 tokens are left out: TRL's reward model skips them.
 
 GRPO and its relatives are compared on the completions that ours sampled (`online_runs`), by the
 norm of the gradient: their loss is about 0 whatever is learnt. They sample from random letters;
@@ -23,7 +23,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +36,7 @@ from rlhf_jax.bench.dpo_equivalence import export_start, write_pairs
 from rlhf_jax.bench.offline_runs import Run, run_ours, run_trl
 from rlhf_jax.bench.online_runs import FAMILY
 from rlhf_jax.data import load_tokenizer
+from rlhf_jax.data.tokenizer import FastTokenizer
 from rlhf_jax.models import load_pretrained, save_pretrained
 
 TOLERANCE = 1e-3
@@ -132,17 +133,19 @@ def measure(
         folder = pathlib.Path(temporary)
         if rows is None:
             rows = write_pairs(folder / "pairs.jsonl", count + HELD_OUT)
-        pairs = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-        if len(pairs) <= count:
-            raise ValueError(
-                f"--rows={rows} has {len(pairs)} rows; {steps} steps of {BATCH_SIZE} need {count}, "
-                "and at least one more that is held out"
-            )
         start = folder / "start"
         if model is None:
             export_start(start)
         else:
             ending_alike(model, start)
+        pairs = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+        tokenizer = load_tokenizer(start)
+        pairs = [pair for pair in pairs if longest(tokenizer, pair) <= MAX_LENGTH]
+        if len(pairs) <= count:
+            raise ValueError(
+                f"--rows={rows} has {len(pairs)} pairs of at most {MAX_LENGTH} tokens; {steps} "
+                f"steps of {BATCH_SIZE} need {count}, and at least one more that is held out"
+            )
         for name in names or COMPARED:
             tell(f"{name}: {steps} steps of {BATCH_SIZE}, rlhf_jax, then TRL")
             own = folder / name
@@ -213,6 +216,16 @@ def ending_alike(model: pathlib.Path, folder: pathlib.Path) -> None:
     shape = json.loads((model / "config.json").read_text(encoding="utf-8"))
     number = load_tokenizer(model).backend.token_to_id(other)
     _replace(folder / "config.json", json.dumps(shape | {"pad_token_id": number}))
+
+
+def longest(tokenizer: FastTokenizer, pair: Mapping[str, Any]) -> int:
+    """Tokens of the longer answer of a pair with its prompt and a stop token."""
+    wholes = [pair["prompt"] + pair[answer] for answer in ("chosen", "rejected")]
+    texts = [
+        whole if isinstance(whole, str) else tokenizer.apply_chat_template(whole)
+        for whole in wholes
+    ]
+    return max(len(ids) for ids in tokenizer.encode_batch(texts)) + 1
 
 
 def _replace(link: pathlib.Path, text: str) -> None:

@@ -127,6 +127,21 @@ def test_of_a_given_model_rows_end_at_the_stop_token_and_padding_is_another(star
         curves.ending_alike(start, tmp_path / "other")
 
 
+def test_long_pairs_are_left_out(sides, start, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    talk = [{"role": "user", "content": "p"}]
+    answers = {"chosen": "c", "rejected": "r"}, {"chosen": "c", "rejected": "r" * 300}
+    texts = [{"prompt": "p", **answer} for answer in answers]
+    talks = [
+        {"prompt": talk}
+        | {name: [{"role": "assistant", "content": text}] for name, text in answer.items()}
+        for answer in answers
+    ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (*texts * 3, *talks * 2)))
+    list(curves.measure(["dpo"], python="python", model=start, rows=rows, steps=1))
+    assert sides["rows"] == [texts[0], texts[0], texts[0], talks[0]] and sides["held_out"] == 1
+
+
 def test_the_command_writes_both_curves(sides, tmp_path, start, capsys):
     command = ["bench", "--curves", "sft", "dpo", "--model", str(start), "--steps", "2"]
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
@@ -147,7 +162,10 @@ def test_the_command_fails_where_losses_differ(sides, monkeypatch, start):
     [
         (["--curves", "kto"], "--curves has no 'kto'; it has sft, "),
         (["--curves", "sft", "--steps", "0"], "--steps=0 must be at least 1"),
-        (["--curves", "sft", "--rows", "few.jsonl"], "has 1 rows; 100 steps of 4 need 400"),
+        (
+            ["--curves", "sft", "--rows", "few.jsonl"],
+            "few.jsonl has 1 pairs of at most 256",
+        ),
         (["--steps", "3"], "--steps=3 has no meaning for"),
     ],
 )
