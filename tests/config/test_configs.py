@@ -36,7 +36,7 @@ def test_there_are_configurations():
         "dapo_gsm8k",
     } <= {path.stem for path in FILES}
     assert {path.stem for path in CONFIGS.glob("smollm2/*.yaml")} == {
-        *("sft", "reward_model", "dpo", "ppo", "grpo", "dapo")
+        *("sft", "reward_model", "dpo", "ppo", "sums", "grpo", "dapo")
     }
 
 
