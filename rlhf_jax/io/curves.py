@@ -100,7 +100,9 @@ def plot_curves(
 
 
 def words_of(metric: str) -> str:
-    """`accuracy/mean@4` in words."""
+    """`accuracy/mean@4` in words; what is no metric's name is said already."""
+    if "/" not in metric:
+        return metric
     kind = re.fullmatch(r"accuracy/(\w+?)(?:@(\d+))?", metric)
     if kind is None:
         return f"held-out {metric}"

@@ -181,3 +181,4 @@ def test_words():
     assert words_of("accuracy/mean@4") == "right answers of 4 samples per prompt"
     assert words_of("accuracy/greedy") == "right greedy answers"
     assert words_of("rewards/greedy") == "held-out rewards/greedy"
+    assert words_of("mean reward of a step") == "mean reward of a step"
