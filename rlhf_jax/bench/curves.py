@@ -192,30 +192,30 @@ def ending_alike(model: pathlib.Path, folder: pathlib.Path) -> None:
     copy pads with the unknown token.
 
     Args:
-      model: Hugging Face folder, with a chat template.
+      model: Hugging Face folder.
       folder: to be made; the weights are linked.
 
     Raises:
       ValueError: there is no token to pad with.
     """
-    folder.mkdir()
-    for file in model.iterdir():
+    given = load_tokenizer(model)
+    template = "{% set whole %}" + given.chat_template + "{% endset %}"
+    template += "{{ whole if add_generation_prompt else whole.rstrip('\\n') }}"
+    options = {**given.config, "chat_template": template}
+    if given.pad_id == given.eos_id:
+        other = given.special_tokens.get("unk_token")
+        if other in (None, given.special_tokens["eos_token"]):
+            raise ValueError(
+                f"{model}: padding and stop are one token, and there is no unknown token"
+            )
+        options["pad_token"] = other
+    tokenizer = FastTokenizer(given.backend, options, given.generation)
+    tokenizer.save(folder)
+    for file in model.glob("model*"):
         (folder / file.name).symlink_to(file.resolve())
-    template = model / "chat_template.jinja"
-    if template.exists():
-        whole = "{% set whole %}" + template.read_text(encoding="utf-8") + "{% endset %}"
-        end = "{{ whole if add_generation_prompt else whole.rstrip('\\n') }}"
-        _replace(folder / template.name, whole + end)
-    options = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if options.get("pad_token") != options.get("eos_token"):
-        return
-    other = options.get("unk_token")
-    if other in (None, options["eos_token"]):
-        raise ValueError(f"{model}: padding and stop are one token, and there is no unknown token")
-    _replace(folder / "tokenizer_config.json", json.dumps(options | {"pad_token": other}))
     shape = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    number = load_tokenizer(model).backend.token_to_id(other)
-    _replace(folder / "config.json", json.dumps(shape | {"pad_token_id": number}))
+    shape["pad_token_id"] = tokenizer.pad_id
+    (folder / "config.json").write_text(json.dumps(shape), encoding="utf-8")
 
 
 def longest(tokenizer: FastTokenizer, pair: Mapping[str, Any]) -> int:
@@ -226,11 +226,6 @@ def longest(tokenizer: FastTokenizer, pair: Mapping[str, Any]) -> int:
         for whole in wholes
     ]
     return max(len(ids) for ids in tokenizer.encode_batch(texts)) + 1
-
-
-def _replace(link: pathlib.Path, text: str) -> None:
-    link.unlink()
-    link.write_text(text, encoding="utf-8")
 
 
 def with_head(model: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:

@@ -228,12 +228,8 @@ def run_trl(args: argparse.Namespace) -> None:
         shuffle_dataset=False,
         **trainer_options(),
     )
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        args.folder / "model", dtype=torch.float32
-    )
-    torch_sides.never_stop(model)
     trainer = trl.GRPOTrainer(
-        model=model,
+        model=torch_sides.load(args.folder / "model"),
         reward_funcs=low_ids,
         args=config,
         train_dataset=datasets.Dataset.from_list(rows),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_jax.bench import torch_sides
 from rlhf_jax.bench.grpo_sides import gradient_norm, main, serve, word_tokenizer
 from rlhf_jax.bench.low_ids import low_ids, vocab_size
 from rlhf_jax.bench.sides import answer, peak_bytes, wait
@@ -31,12 +32,10 @@ def load_models(folder: Any) -> tuple[Any, Any, Any]:
     import torch
     import transformers
 
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
-    load = transformers.AutoModelForCausalLM.from_pretrained
     critic = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder / "critic", num_labels=1, **options
+        folder / "critic", num_labels=1, dtype=torch.float32, attn_implementation="sdpa"
     )
-    return load(folder / "model", **options), load(folder / "reference", **options), critic
+    return torch_sides.load(folder / "model"), torch_sides.load(folder / "reference"), critic
 
 
 def whitened_gae(rewards: Any, values: Any, mask: Any) -> tuple[Any, Any]:
@@ -77,7 +76,6 @@ def run_plain(args: argparse.Namespace) -> None:
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,
-        "eos_token_id": None,
         "pad_token_id": 0,
     }
 

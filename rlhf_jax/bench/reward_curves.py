@@ -23,7 +23,7 @@ import numpy as np
 
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.bench.offline_runs import WARM_UP
-from rlhf_jax.bench.sides import command_of, run_alone
+from rlhf_jax.bench.sides import add_device, command_of, run_alone
 from rlhf_jax.config import Config, load_config
 from rlhf_jax.io import plot_curves, read_metrics
 from rlhf_jax.runs import evaluate
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="interpreter that has trl")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    add_device(parser)
     args = parser.parse_intermixed_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "reward.py").write_text(REWARD)
@@ -123,8 +123,8 @@ def run_ours(folder: pathlib.Path, args: argparse.Namespace, seed: int) -> Train
     config_of(args, seed, run_dir)
     command = [*command_of("rlhf_jax", python=None), "train", str(args.config), "--no-progress"]
     command += [*overrides_of(args, seed, run_dir), *args.overrides]
-    alone = {"threads": args.threads, "device": args.device}
-    peak = run_alone("rlhf_jax", command, log=folder / "log.txt", **alone)
+    log = folder / "log.txt"
+    peak = run_alone("rlhf_jax", command, threads=args.threads, log=log, device=args.device)
     rows = read_metrics(run_dir / "metrics.jsonl")
     trained = [row for row in rows if row["split"] == "train"]
     first, *_, last = [row for row in rows if row["split"] == "eval"]
@@ -160,8 +160,8 @@ def run_trl(folder: pathlib.Path, args: argparse.Namespace, seed: int) -> Traine
         words += ["--loss-type", "dapo", "--epsilon-high", config.algorithm.clip_high]
         words += ["--mask-truncated"] if config.algorithm.overlong_filtering else []
     command = [*command_of("rlhf_jax.bench.trl_reward", python=args.python), *map(str, words)]
-    alone = {"threads": args.threads, "device": args.device}
-    peak = run_alone("TRL", command, log=folder / "log.txt", **alone)
+    log = folder / "log.txt"
+    peak = run_alone("TRL", command, threads=args.threads, log=log, device=args.device)
     found = json.loads((folder / "steps.json").read_text())
     measured = [
         held_out(evaluate(dataclasses.replace(config, model=section)))

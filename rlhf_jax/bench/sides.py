@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser, names: tuple[str, ...], *, wi
     parser.add_argument("--sides", nargs="+", choices=names, default=list(names))
     parser.add_argument("--windows", type=int, default=windows, help="timed windows per side")
     parser.add_argument("--threads", type=int, default=2)
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device, for `start_side` and `run_alone`."""
     parser.add_argument(
         "--device",
         choices=tuple(_PLATFORMS),

@@ -14,7 +14,7 @@ def device() -> str:
 
 
 def load(folder: pathlib.Path, *, compute_only: bool = False) -> Any:
-    """A causal language model with sdpa on the side's device.
+    """A causal language model with sdpa on the side's device; no token ends its completions.
 
     Args:
       folder: Hugging Face folder.
@@ -26,16 +26,9 @@ def load(folder: pathlib.Path, *, compute_only: bool = False) -> Any:
     dtype = torch.bfloat16 if compute_only and on_gpu() else torch.float32
     load_model = transformers.AutoModelForCausalLM.from_pretrained
     model: Any = load_model(folder, dtype=dtype, attn_implementation="sdpa")
-    never_stop(model)
-    return model.to(device())
-
-
-def never_stop(model: Any) -> None:
-    """No token ends a completion: all sides sample as many tokens.
-
-    `generate(eos_token_id=None)` would fall back on what the model's own files name.
-    """
+    # `generate(eos_token_id=None)` would fall back on what the folder names.
     model.generation_config.eos_token_id = None
+    return model.to(device())
 
 
 def products() -> Any:

@@ -98,11 +98,15 @@ def test_a_reward_model_starts_from_one_head(start, tmp_path):
     assert (folder / "tokenizer.json").read_text() == (start / "tokenizer.json").read_text()
 
 
-def test_of_a_given_model_rows_end_at_the_stop_token_and_padding_is_another(start, tmp_path):
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
+def test_of_a_given_model_rows_end_at_the_stop_token_and_padding_is_another(start, tmp_path, place):
     turn = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
     prompt = "{% if add_generation_prompt %}<assistant>\n{% endif %}"
-    (start / "chat_template.jinja").write_text(turn + prompt)
     options = json.loads((start / "tokenizer_config.json").read_text())
+    if place == "chat_template.jinja":
+        (start / place).write_text(turn + prompt)
+    else:
+        options |= {"chat_template": turn + prompt}
     options |= {"pad_token": options["eos_token"], "unk_token": "a"}
     (start / "tokenizer_config.json").write_text(json.dumps(options))
     curves.ending_alike(start, tmp_path / "copy")
