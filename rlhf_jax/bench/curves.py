@@ -219,13 +219,15 @@ def ending_alike(model: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def longest(tokenizer: FastTokenizer, pair: Mapping[str, Any]) -> int:
-    """Tokens of the longer answer of a pair with its prompt and a stop token."""
-    wholes = [pair["prompt"] + pair[answer] for answer in ("chosen", "rejected")]
-    texts = [
-        whole if isinstance(whole, str) else tokenizer.apply_chat_template(whole)
-        for whole in wholes
-    ]
-    return max(len(ids) for ids in tokenizer.encode_batch(texts)) + 1
+    """Tokens of the longer answer of a pair with its prompt and one stop token."""
+
+    def count(whole: Any) -> int:
+        if isinstance(whole, str):
+            return len(tokenizer.encode(whole)) + 1
+        # The template has written the stop token.
+        return len(tokenizer.encode(tokenizer.apply_chat_template(whole)))
+
+    return max(count(pair["prompt"] + pair[answer]) for answer in ("chosen", "rejected"))
 
 
 def with_head(model: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:

@@ -236,7 +236,8 @@ def write(found: dict[str, list[Trained]], folder: pathlib.Path) -> None:
     plot_curves(
         curves,
         folder / "curves.png",
-        metric="mean reward of a step's completions",
+        metric="rewards/mean",
+        values="mean reward of a step's completions",
         title="rlhf_jax and TRL on the same prompts and reward",
         clock="seconds of steps (the median step times their number)",
     )

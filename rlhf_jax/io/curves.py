@@ -26,6 +26,7 @@ def plot_curves(
     level: float | None = None,
     reach: float | None = None,
     title: str | None = None,
+    values: str | None = None,
     clock: str = "seconds of the run, loading and compiling included",
 ) -> pathlib.Path:
     """Draw what runs reached, over steps and seconds: a thin line a seed, a thick one their mean.
@@ -37,10 +38,11 @@ def plot_curves(
         curves: name -> a curve per seed. Curves of one name are averaged over steps where they have
           the same ones.
         out: the image.
-        metric: what the values are.
+        metric: name of what the values are, such as `accuracy/mean@4`.
         level: a value to mark by a dashed line.
         reach: share of the best value that `level` is; None: it is named by its value alone.
         title: above the picture; None: what is compared.
+        values: what the values are, in words; None: the metric in words, measured on held-out rows.
         clock: what the seconds are.
 
     Returns:
@@ -82,7 +84,7 @@ def plot_curves(
             fontsize=8,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1.0},
         )
-    panels[0].set_ylabel(words_of(metric), fontsize=10)
+    panels[0].set_ylabel(values or held_out_in_words(metric), fontsize=10)
     if metric.startswith("accuracy/"):
         for axes in panels:
             as_share(axes)
@@ -99,10 +101,8 @@ def plot_curves(
     return out
 
 
-def words_of(metric: str) -> str:
-    """`accuracy/mean@4` in words; what is no metric's name is said already."""
-    if "/" not in metric:
-        return metric
+def held_out_in_words(metric: str) -> str:
+    """`accuracy/mean@4` in words."""
     kind = re.fullmatch(r"accuracy/(\w+?)(?:@(\d+))?", metric)
     if kind is None:
         return f"held-out {metric}"

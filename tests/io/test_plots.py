@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rlhf_jax.io import JsonlSink, MetricsError, plot_curves, plot_run
 from rlhf_jax.io import plots as pictures
 from rlhf_jax.io.axes import as_share, smoothed, spread
-from rlhf_jax.io.curves import _mean, words_of
+from rlhf_jax.io.curves import _mean, held_out_in_words
 
 ONLINE = {
     "loss/total": 1e-8,
@@ -178,7 +178,6 @@ def test_seeds_are_averaged_at_equal_times():
 
 
 def test_words():
-    assert words_of("accuracy/mean@4") == "right answers of 4 samples per prompt"
-    assert words_of("accuracy/greedy") == "right greedy answers"
-    assert words_of("rewards/greedy") == "held-out rewards/greedy"
-    assert words_of("mean reward of a step") == "mean reward of a step"
+    assert held_out_in_words("accuracy/mean@4") == "right answers of 4 samples per prompt"
+    assert held_out_in_words("accuracy/greedy") == "right greedy answers"
+    assert held_out_in_words("rewards/greedy") == "held-out rewards/greedy"
