@@ -5,6 +5,7 @@ Each cell is a file in its run's folder, so that several processes can make diff
 comparison; results.json is put together from them.
 """
 
+import dataclasses
 import json
 import pathlib
 import shlex
@@ -153,13 +154,17 @@ def command(config: CompareConfig, stage: StageConfig, seed: int, tuned: Any) ->
 
 
 def fingerprint(config: CompareConfig, stage: StageConfig, seed: int) -> str:
-    """Of everything that a cell depends on; the folder and the other seeds are not part of it."""
+    """Of everything that a cell depends on; the folder and the other seeds are not part of it.
+
+    Nor is the band of the start: whoever widens it after a refusal keeps what was made before.
+    """
     stages = [*config.needed(stage), stage]
+    bare = [dataclasses.replace(one, title=None, accept={}) for one in stages]
     parts = {
         "seed": seed,
         "common": config.common,
         "prompts": config.prompts,
-        "stages": [plain(one) for one in stages],
+        "stages": [plain(one) for one in bare],
     }
     # Made with the first seed, whichever that is.
     if any(config.is_shared(one) for one in stages):

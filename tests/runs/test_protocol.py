@@ -11,6 +11,7 @@ from rlhf_jax.cli.main import main
 from rlhf_jax.config import ConfigError, StageConfig, make_compare
 from rlhf_jax.io import read_metrics
 from rlhf_jax.runs import compare
+from rlhf_jax.runs.cells import fingerprint
 from rlhf_jax.runs.draws import best_places, draw, sorted_out
 from rlhf_jax.runs.making import check_accepted
 from rlhf_jax.runs.quickstart import MODEL
@@ -190,6 +191,15 @@ def test_a_cell_of_another_configuration_is_refused(config, found):
     changed["prompts"]["evaluation"]["max_prompts"] = 4
     with pytest.raises(ValueError, match="was made with another configuration"):
         compare(make_compare(changed | {"tuning": None}), progress=False)
+
+
+def test_a_cell_does_not_depend_on_the_band_of_its_start_nor_on_titles(config):
+    grpo = config.run("grpo")
+    changed = tree(config.run_dir)
+    changed["start"] |= {"accept": {"accuracy/greedy": [0.0, 0.9]}, "title": "another"}
+    assert fingerprint(make_compare(changed), grpo, 0) == fingerprint(config, grpo, 0)
+    changed["start"]["config"]["training"]["max_steps"] += 1
+    assert fingerprint(make_compare(changed), grpo, 0) != fingerprint(config, grpo, 0)
 
 
 @pytest.mark.slow
