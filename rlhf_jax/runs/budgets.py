@@ -130,11 +130,21 @@ def table(
     return columns, rows
 
 
+def to_judge_by(runs: list[Measured]) -> list[Measured]:
+    """The runs of which one is best: those that train, where there are any.
+
+    The best of several answers of the start, picked by the reward, is no model that anyone could
+    take away.
+    """
+    return [run for run in runs if run.curve[-1]["step"] > 0] or runs
+
+
 def best_name(runs: list[Measured], metric: str) -> str:
-    """The row with the highest interquartile mean after training; of equal ones the first."""
+    """The row with the highest interquartile mean after training (`to_judge_by`); of equal ones the
+    first."""
     after = {
         name: estimate([run.curve[-1][metric] for run in seeds]).value
-        for name, seeds in by_name(runs).items()
+        for name, seeds in by_name(to_judge_by(runs)).items()
     }
     known = {name: value for name, value in after.items() if value == value}
     return max(known, key=lambda name: known[name], default=next(iter(after)))

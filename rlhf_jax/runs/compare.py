@@ -12,10 +12,18 @@ from rlhf_jax.errors import TrainingError
 from rlhf_jax.io.disk import write_whole
 from rlhf_jax.io.interrupt import ending_in_order
 from rlhf_jax.io.words import held_out_line
-from rlhf_jax.runs.budgets import Measured, best_name, budget_table, paired_table, table
+from rlhf_jax.runs.budgets import (
+    Measured,
+    best_name,
+    budget_table,
+    paired_table,
+    table,
+    to_judge_by,
+)
 from rlhf_jax.runs.cells import CELL, measured_of, read_cell, write_cell, write_results
 from rlhf_jax.runs.compared import Comparison, write
 from rlhf_jax.runs.compilation import keep_programs
+from rlhf_jax.runs.ended import ended_table, tuning_table
 from rlhf_jax.runs.making import Making, accuracy_metric
 from rlhf_jax.runs.share import share, taking
 from rlhf_jax.runs.story import Story
@@ -123,7 +131,7 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
         lambda piece: _cell(making, whole, *piece, tuning),
     )
     write_results(config, metric, tuning)
-    return _found(config, runs, metric, making.seconds)
+    return _found(config, runs, metric, tuning, making.seconds)
 
 
 def _cell(
@@ -178,16 +186,18 @@ def _chapters(config: CompareConfig, missing: Pairs, tuned: Pairs) -> int:
 
 
 def _found(
-    config: CompareConfig, runs: list[Measured], metric: str, seconds: dict[str, float]
+    config: CompareConfig,
+    runs: list[Measured],
+    metric: str,
+    tuning: dict[str, Any],
+    seconds: dict[str, float],
 ) -> Comparison:
     """The tables of all runs, written too."""
     for point in (point for run in runs for point in run.curve):
         for name in (metric, "accuracy/greedy"):  # nothing of that evaluation could be judged
             point.setdefault(name, float("nan"))
-    best = max(
-        (point[metric] for run in runs for point in run.curve if point[metric] == point[metric]),
-        default=None,
-    )
+    reached = [point[metric] for run in to_judge_by(runs) for point in run.curve]
+    best = max((value for value in reached if value == value), default=None)
     if best is None:
         raise TrainingError(
             f"no evaluation of the compared runs could be judged: none has {metric}"
@@ -202,6 +212,8 @@ def _found(
         columns=columns,
         rows=rows,
         best=leading,
+        ended=ended_table(runs, metric, tuning),
+        tuning=tuning_table(tuning),
         budgets=budget_table(runs, metric),
         paired=paired_table(runs, metric, leading),
         seconds=seconds,

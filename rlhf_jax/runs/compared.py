@@ -15,6 +15,12 @@ AT_BUDGETS = (
     f"(or up to {OVER:.0%} over it)"
 )
 MEAN_AT_BUDGETS = "interquartile mean over seeds, with a 95 % bootstrap interval from 3 seeds on"
+ENDED = (
+    "Held-out metrics after training, and of the model that all go on from: interquartile mean "
+    "over seeds, with a 95 % bootstrap interval from 3 seeds on"
+)
+ENDED_ONE = "Held-out metrics after training, and of the model that all go on from"
+TUNED = "What each value reached on the tuning seeds, which are in no other table; the bold one is taken"
 PAIRED = (
     "Difference to the best row after training, seed by seed; from 3 seeds on with a 95 % "
     "bootstrap interval over seeds and held-out prompts"
@@ -39,6 +45,10 @@ class Comparison(NamedTuple):
     """The table: one row per name, mean ± standard deviation over seeds."""
     best: str
     """Name of the best row after training, by interquartile mean."""
+    ended: Table
+    """Held-out metrics that each row ended with."""
+    tuning: Table
+    """What the values of `tuning` reached; without rows: nothing was tuned."""
     budgets: Table
     """What each row had reached at equal budgets."""
     paired: Table
@@ -65,6 +75,8 @@ def write(found: Comparison, *, reach: float) -> None:
         "target": found.target,
         "seconds": found.seconds,
         "best": found.best,
+        "ended": found.ended._asdict(),
+        "tuning": found.tuning._asdict(),
         "budgets": found.budgets._asdict(),
         "paired": found.paired._asdict(),
         "runs": runs,
@@ -93,6 +105,7 @@ def as_markdown(found: Comparison) -> str:
     over = "One seed" if is_one else "Mean and standard deviation over seeds"
     at_budgets = AT_BUDGETS if is_one else f"{AT_BUDGETS}; {MEAN_AT_BUDGETS}"
     parts = [
+        f"{ENDED_ONE if is_one else ENDED}\n\n{_rows(found.ended, found.best)}",
         f"Held-out {found.metric.removeprefix('accuracy/')} and what it took. {over}; the best row "
         f"is bold.\n\n{_rows(first, found.best)}",
         f"{at_budgets}\n\n{_rows(found.budgets, found.best)}",
@@ -100,11 +113,13 @@ def as_markdown(found: Comparison) -> str:
     if found.paired.rows:
         paired = PAIRED_ONE if is_one else PAIRED
         parts.append(f"{paired}\n\n{_rows(found.paired, found.best)}")
+    if found.tuning.rows:
+        parts.append(f"{TUNED}\n\n{_rows(found.tuning, best=None)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(shown: Table, best: str) -> str:
-    """A table of Markdown."""
+def _rows(shown: Table, best: str | None) -> str:
+    """A table of Markdown; the row of that name is bold."""
     bold = [[f"**{cell}**" for cell in row] if row[0] == best else row for row in shown.rows]
     lines = [shown.columns, ["---"] * len(shown.columns), *bold]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

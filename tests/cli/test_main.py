@@ -372,6 +372,8 @@ def test_quickstart_prints_the_table(capsys, monkeypatch, tmp_path):
             columns=columns,
             rows=rows,
             best="grpo",
+            ended=Table(["run", "seeds"], []),
+            tuning=Table(["run"], []),
             budgets=Table(["run", "10 steps"], [["dpo", "0.200"], ["grpo", "0.500"]]),
             paired=Table(["run", "to grpo"], [["dpo", "-0.500"]]),
             seconds=seconds,

@@ -17,6 +17,7 @@ from rlhf_jax.runs.budgets import (
     within,
 )
 from rlhf_jax.runs.compared import Comparison, as_markdown
+from rlhf_jax.runs.ended import ended_table, tuning_table
 
 METRIC = "accuracy/mean@2"
 
@@ -106,6 +107,13 @@ def test_the_best_row_is_not_carried_by_one_seed():
     assert best_name([*lucky, *steady], METRIC) == "steady"
 
 
+def test_the_best_of_several_answers_of_the_start_is_no_best_row():
+    """Its answers are picked by the reward; where nothing is trained there is nothing else."""
+    picked = measured("best_of_8", 0, [0.9])
+    assert best_name([picked, measured("a", 0, [0.1, 0.5])], METRIC) == "a"
+    assert best_name([picked, measured("best_of_2", 0, [0.5])], METRIC) == "best_of_8"
+
+
 def test_differences_are_taken_seed_by_seed():
     """Seeds differ by far more than the two rows do."""
     easy = [0.1, 0.5, 0.9]
@@ -130,11 +138,23 @@ def test_one_seed_has_a_difference_and_nothing_to_count(tmp_path):
 
 
 def markdown(runs, paired, folder):
-    budgets = budget_table(runs, METRIC)
-    found = Comparison(
-        METRIC, 0.9, runs, *table(runs, METRIC, 0.9, reach=0.9), "a", budgets, paired, {}, folder
+    columns, rows = table(runs, METRIC, 0.9, reach=0.9)
+    return as_markdown(
+        Comparison(
+            metric=METRIC,
+            target=0.9,
+            runs=runs,
+            columns=columns,
+            rows=rows,
+            best="a",
+            ended=ended_table(runs, METRIC, {}),
+            tuning=tuning_table({}),
+            budgets=budget_table(runs, METRIC),
+            paired=paired,
+            seconds={},
+            folder=folder,
+        )
     )
-    return as_markdown(found)
 
 
 def test_a_difference_is_over_prompts_too_where_both_sides_know_them():

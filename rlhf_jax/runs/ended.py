@@ -1,0 +1,96 @@
+"""A comparison as tables, further: what each run ended with, and what was tried for it before."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rlhf_jax.loops.held_out import SEQUENCE_KL
+from rlhf_jax.runs.budgets import Measured, Table, by_name, describe
+from rlhf_jax.runs.intervals import estimate
+
+START = "start"
+Tuning = Mapping[str, Mapping[str, Any]]
+"""Name of a tuned run -> `asked`, the chosen `value`, and the `trials`, as `tune` gives them."""
+
+
+def ended_table(runs: list[Measured], metric: str, tuning: Tuning) -> Table:
+    """Held-out metrics after training: interquartile means over seeds, with a 95 % interval from 3
+    seeds on.
+
+    Where all runs of a seed go on from one model, the first row is that model's.
+
+    Args:
+      runs: of all names and seeds.
+      metric: what is compared; the first column of metrics.
+      tuning: what was chosen for some of the runs; empty: nothing was.
+    """
+    metrics = _metrics(runs, metric)
+    keys = sorted({found["asked"]["key"].rpartition(".")[2] for found in tuning.values()})
+    columns = ["run", "seeds", *keys, *metrics, "generated tokens"]
+    rows = []
+    start = _start(runs, metric)
+    if start:
+        rows.append([START, str(len(start)), *([""] * len(keys)), *_line(start, metrics), "0"])
+    for name, seeds in by_name(runs).items():
+        ends = [run.curve[-1] for run in seeds]
+        value = f"{tuning[name]['value']:g}" if name in tuning else ""
+        tokens = f"{np.mean([point['tokens'] for point in ends]):,.0f}"
+        rows.append(
+            [name, str(len(seeds)), *([value] if keys else []), *_line(ends, metrics), tokens]
+        )
+    return Table(columns, rows)
+
+
+def tuning_table(tuning: Tuning) -> Table:
+    """What each value reached on the tuning seeds, their mean; the one that was taken is bold."""
+    values = sorted({trial["value"] for found in tuning.values() for trial in found["trials"]})
+    rows = []
+    for name, found in tuning.items():
+        cells = []
+        for value in values:
+            reached = [one["reached"] for one in found["trials"] if one["value"] == value]
+            text = _mean(reached)
+            cells.append(f"**{text}**" if value == found["value"] else text)
+        rows.append([name, *cells])
+    return Table(["run", *(f"{value:g}" for value in values)], rows)
+
+
+def _mean(reached: list[float | None]) -> str:
+    """Of all tuning seeds; "-" where one could not be judged, or the value was not tried."""
+    known = [value for value in reached if value is not None and math.isfinite(value)]
+    return f"{np.mean(known):.3f}" if known and len(known) == len(reached) else "-"
+
+
+def _metrics(runs: list[Measured], metric: str) -> list[str]:
+    """Names of the columns: all accuracies, and of sampled answers the rewards, where there are
+    several, and the KL from the start."""
+    names = list(dict.fromkeys(name for run in runs for name in run.curve[-1]))
+    accuracies = [name for name in names if name.startswith("accuracy/") and name != metric]
+    rewards = [
+        name
+        for name in names
+        if name.startswith("rewards/")
+        and name.endswith("_sampled")
+        and name != "rewards/ungraded_sampled"
+    ]
+    further = [name for name in names if name == SEQUENCE_KL]
+    return [metric, *accuracies, *(rewards if len(rewards) > 1 else []), *further]
+
+
+def _start(runs: list[Measured], metric: str) -> list[dict[str, float]]:
+    """The first measurement of every seed; empty where runs of one seed do not begin alike."""
+    found: dict[int, dict[str, float]] = {}
+    for run in runs:
+        first = run.curve[0]
+        if found.setdefault(run.seed, first)[metric] != first[metric]:
+            return []
+    return list(found.values())
+
+
+def _line(points: list[dict[str, float]], metrics: list[str]) -> list[str]:
+    """A cell per metric, over seeds."""
+    return [
+        describe(estimate([point.get(name, float("nan")) for point in points])) for name in metrics
+    ]
