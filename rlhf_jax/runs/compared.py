@@ -22,11 +22,11 @@ ENDED = (
 ENDED_ONE = "Held-out metrics after training, and of the model that all go on from"
 TUNED = "What each value reached on the tuning seeds, which are in no other table; the bold one is taken"
 PAIRED = (
-    "Difference to the best row after training, seed by seed; from 3 seeds on with a 95 % "
+    "Difference to the best row that trains, seed by seed; from 3 seeds on with a 95 % "
     "bootstrap interval over seeds and held-out prompts"
 )
 PAIRED_ONE = (
-    "Difference to the best row after training. It is of one seed, and another may give another: "
+    "Difference to the best row that trains. It is of one seed, and another may give another: "
     "from 3 seeds on there is an interval"
 )
 
@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
     metric: str
     """The held-out metric compared."""
     target: float
-    """`reach` of the best value that any run had."""
+    """`reach` of the best value that a run had which trains, where one does."""
     runs: list[Measured]
     columns: list[str]
     rows: list[list[str]]
