@@ -20,7 +20,10 @@ ENDED = (
     "over seeds, with a 95 % bootstrap interval from 3 seeds on"
 )
 ENDED_ONE = "Held-out metrics after training, and of the model that all go on from"
-TUNED = "What each value reached on the tuning seeds, which are in no other table; the bold one is taken"
+TUNED = (
+    "What each value reached on the tuning seeds, which are in no other table; the bold one is "
+    "taken"
+)
 PAIRED = (
     "Difference to the best row that trains, seed by seed; from 3 seeds on with a 95 % "
     "bootstrap interval over seeds and held-out prompts"
