@@ -64,8 +64,8 @@ def _mean(reached: list[float | None]) -> str:
 
 
 def _metrics(runs: list[Measured], metric: str) -> list[str]:
-    """Names of the columns: all accuracies, and of sampled answers the rewards, where there are
-    several, and the KL from the start."""
+    """Names of the columns: all accuracies, and of sampled answers the further rewards and the KL
+    from the start."""
     names = list(dict.fromkeys(name for run in runs for name in run.curve[-1]))
     accuracies = [name for name in names if name.startswith("accuracy/") and name != metric]
     rewards = [
@@ -74,9 +74,17 @@ def _metrics(runs: list[Measured], metric: str) -> list[str]:
         if name.startswith("rewards/")
         and name.endswith("_sampled")
         and name != "rewards/ungraded_sampled"
+        and not _is_same(runs, name, metric)
     ]
     further = [name for name in names if name == SEQUENCE_KL]
-    return [metric, *accuracies, *(rewards if len(rewards) > 1 else []), *further]
+    return [metric, *accuracies, *rewards, *further]
+
+
+def _is_same(runs: list[Measured], name: str, metric: str) -> bool:
+    """Whether a reward says what the metric says already: that of right and wrong does."""
+    ends = [run.curve[-1] for run in runs]
+    # Two means of the same numbers, one of them in float32.
+    return all(math.isclose(end[name], end[metric], rel_tol=1e-6) for end in ends if name in end)
 
 
 def _start(runs: list[Measured], metric: str) -> list[dict[str, float]]:

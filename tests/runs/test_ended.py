@@ -60,16 +60,15 @@ def test_runs_that_do_not_begin_alike_share_no_start():
     assert [row[0] for row in ended_table(runs, METRIC, {})[1]] == ["a", "b"]
 
 
-def test_several_rewards_have_a_column_each_and_one_has_none():
-    """A single reward is what the accuracy says already."""
-    one = {METRIC: 0.1, "rewards/sampled": 0.1, "rewards/exact_sampled": 0.1}
-    assert ended_table([measured("a", 0, one, one)], METRIC, {})[0][2:-1] == [METRIC]
-    two = one | {"rewards/judge_sampled": 0.7, "rewards/ungraded_sampled": 0.0}
-    assert ended_table([measured("a", 0, two, two)], METRIC, {})[0][2:-1] == [
-        METRIC,
-        "rewards/exact_sampled",
-        "rewards/judge_sampled",
-    ]
+def test_a_reward_has_a_column_unless_the_metric_says_the_same():
+    same = {METRIC: 0.1, "rewards/sampled": 0.1, "rewards/exact_sampled": 0.1}
+    assert ended_table([measured("a", 0, same, same)], METRIC, {})[0][2:-1] == [METRIC]
+    judged = same | {"rewards/judge_sampled": 0.7, "rewards/ungraded_sampled": 0.0}
+    columns, _ = ended_table([measured("a", 0, judged, judged)], METRIC, {})
+    assert columns[2:-1] == [METRIC, "rewards/judge_sampled"]
+    differs = measured("b", 0, same, same | {METRIC: 0.2})
+    columns, _ = ended_table([measured("a", 0, same, same), differs], METRIC, {})
+    assert columns[2:-1] == [METRIC, "rewards/exact_sampled"]
 
 
 def test_the_value_that_tuning_took_is_bold_and_what_could_not_be_judged_has_no_mean():
