@@ -17,7 +17,8 @@ def savings(
     """How much less a run spends than another until it gets somewhere: a row for each kind of cost
     and each target.
 
-    What a run spends is told by its evaluations; what never happens counts as its whole budget.
+    What a run spends is told by its evaluations. What never happens counts as the larger whole
+    budget of the two: a run that gets nowhere is not the faster one for having had less to spend.
 
     Args:
       claimed: the figure, a share.
@@ -82,10 +83,17 @@ def _reached(
     if target == "common" and level != level:
         # Nobody got better: there is no target, and equal "never"s would look like a result.
         return Reached(level, True), Reached(level, True)
+    most = max(run.curve[-1][cost] for run in pair)
     first, second = (
-        cost_to(run, metric, goal, cost) for run, goal in zip(pair, levels, strict=True)
+        _or_most(cost_to(run, metric, goal, cost), most)
+        for run, goal in zip(pair, levels, strict=True)
     )
     return first, second
+
+
+def _or_most(reached: Reached, most: float) -> Reached:
+    """What never happens costs the most that is told of either side."""
+    return Reached(most, True) if reached.is_never else reached
 
 
 def _note(

@@ -162,6 +162,14 @@ def test_never_counts_as_the_whole_budget_and_is_told(tmp_path):
     ] * 2
 
 
+def test_a_run_that_gets_nowhere_is_not_faster_for_its_smaller_budget(tmp_path):
+    dapo = [[0.1, 0.05]] * 4  # 10 steps
+    ppo = [[0.1, 0.2, 0.4, 0.6, 0.8]] * 4  # its own level after 40
+    asked = {"costs": ["step"], "targets": ["own"]}
+    (row,) = judged(tmp_path, both(dapo, ppo), "saving", asked).findings
+    assert row.value == 0.0 and row.note.endswith("dapo never in 4 of 4 seeds")
+
+
 def test_a_third_run_can_set_the_common_target(tmp_path):
     cells = both([[0.1, 0.3, 0.6]] * 4, [[0.1, 0.2, 0.6]] * 4)
     cells += [cell("grpo", seed, [0.1, 0.25]) for seed in SEEDS]
