@@ -49,9 +49,17 @@ def describe_environment() -> dict[str, Any]:
         "device": devices[0].device_kind,
         "devices": len(devices),
         "processes": count(),
-        "cpu_cores": os.cpu_count(),
+        "cpu_cores": _usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _usable_cores() -> int | None:
+    """Cores that this process may use (`taskset`): XLA computes with as many threads, and how sums
+    are rounded depends on it."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def note_session(run_dir: pathlib.Path, resumed_after: int | None) -> None:
