@@ -96,3 +96,9 @@ def test_a_changed_file_of_ones_own_is_named_on_resume(tmp_path, caplog):
     loss.write_text("def f(pair): return 2 * pair\n")
     note_session(tmp_path, 4)
     assert f"{loss} has changed since the session before" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux tells the cores")
+def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})
+    assert provenance.describe_environment()["cpu_cores"] == 1
