@@ -123,6 +123,9 @@ def as_markdown(found: Comparison) -> str:
 
 def _rows(shown: Table, best: str | None) -> str:
     """A table of Markdown; the row of that name is bold."""
-    bold = [[f"**{cell}**" for cell in row] if row[0] == best else row for row in shown.rows]
+    bold = [
+        [f"**{cell}**" if cell else "" for cell in row] if row[0] == best else row
+        for row in shown.rows
+    ]
     lines = [shown.columns, ["---"] * len(shown.columns), *bold]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

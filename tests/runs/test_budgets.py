@@ -137,7 +137,18 @@ def test_one_seed_has_a_difference_and_nothing_to_count(tmp_path):
     assert "of one seed" not in markdown(more, paired, tmp_path)
 
 
-def markdown(runs, paired, folder):
+def test_the_bold_row_has_no_stars_where_it_has_nothing_to_say(tmp_path):
+    """`a` is best, and only `b` is tuned."""
+    runs = [measured("a", 0, [0.0, 0.9]), measured("b", 0, [0.0, 0.7])]
+    trial = {"value": 0.1, "reached": 0.5}
+    tuning = {"b": {"asked": {"key": "optimizer.b1"}, "value": 0.1, "trials": [trial]}}
+    shown = markdown(runs, paired_table(runs, METRIC, "a"), tmp_path, tuning)
+    assert "| **a** | **1** |  | **0.900** |" in shown
+    assert "| b | 1 | 0.1 | 0.700 |" in shown
+    assert shown.endswith("| run | 0.1 |\n| --- | --- |\n| b | **0.500** |\n")
+
+
+def markdown(runs, paired, folder, tuning=()):
     columns, rows = table(runs, METRIC, 0.9, reach=0.9)
     return as_markdown(
         Comparison(
@@ -147,8 +158,8 @@ def markdown(runs, paired, folder):
             columns=columns,
             rows=rows,
             best="a",
-            ended=ended_table(runs, METRIC, {}),
-            tuning=tuning_table({}),
+            ended=ended_table(runs, METRIC, dict(tuning)),
+            tuning=tuning_table(dict(tuning)),
             budgets=budget_table(runs, METRIC),
             paired=paired,
             seconds={},
