@@ -67,6 +67,11 @@ class Measured(NamedTuple):
     by_prompt: ByPrompt = {}
     """Of the last measurement, by metric."""
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it took a step: the best of several answers of the start takes none."""
+        return self.curve[-1]["step"] > 0
+
 
 class Table(NamedTuple):
     """Headings, and a row per name."""
@@ -136,7 +141,7 @@ def to_judge_by(runs: list[Measured]) -> list[Measured]:
     The best of several answers of the start, picked by the reward, is no model that anyone could
     take away.
     """
-    return [run for run in runs if run.curve[-1]["step"] > 0] or runs
+    return [run for run in runs if run.is_trained] or runs
 
 
 def best_name(runs: list[Measured], metric: str) -> str:

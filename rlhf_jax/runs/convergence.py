@@ -79,7 +79,7 @@ def convergence(runs: Sequence[Measured], metric: str) -> dict[tuple[str, int], 
       common level is the lowest that the trained runs of a seed end with. Runs that train nothing
       have neither.
     """
-    trained = [run for run in runs if run.curve[-1]["step"] > 0]
+    trained = [run for run in runs if run.is_trained]
     levels = {
         seed: common_level([run for run in trained if run.seed == seed], metric)
         for seed in {run.seed for run in trained}

@@ -9,6 +9,7 @@ import numpy as np
 from rlhf_jax.loops.held_out import SEQUENCE_KL
 from rlhf_jax.runs.budgets import Measured, Table, by_name, describe
 from rlhf_jax.runs.intervals import estimate
+from rlhf_jax.runs.tuning import means
 
 START = "start"
 Tuning = Mapping[str, Mapping[str, Any]]
@@ -35,7 +36,7 @@ def ended_table(runs: list[Measured], metric: str, tuning: Tuning) -> Table:
         rows.append([START, str(len(start)), *([""] * len(keys)), *_line(start, metrics), "0"])
     for name, seeds in by_name(runs).items():
         ends = [run.curve[-1] for run in seeds]
-        value = f"{tuning[name]['value']:g}" if name in tuning else ""
+        value = _shown(tuning[name]["value"]) if name in tuning else ""
         tokens = f"{np.mean([point['tokens'] for point in ends]):,.0f}"
         rows.append(
             [name, str(len(seeds)), *([value] if keys else []), *_line(ends, metrics), tokens]
@@ -44,23 +45,26 @@ def ended_table(runs: list[Measured], metric: str, tuning: Tuning) -> Table:
 
 
 def tuning_table(tuning: Tuning) -> Table:
-    """What each value reached on the tuning seeds, their mean; the one that was taken is bold."""
-    values = sorted({trial["value"] for found in tuning.values() for trial in found["trials"]})
+    """What each value reached on the tuning seeds, their mean; the one that was taken is bold, and
+    what could not be judged has none."""
+    reached = {
+        name: {_shown(value): mean for value, mean in means(found["trials"])}
+        for name, found in tuning.items()
+    }
+    values = list(dict.fromkeys(value for of_run in reached.values() for value in of_run))
     rows = []
     for name, found in tuning.items():
-        cells = []
-        for value in values:
-            reached = [one["reached"] for one in found["trials"] if one["value"] == value]
-            text = _mean(reached)
-            cells.append(f"**{text}**" if value == found["value"] else text)
-        rows.append([name, *cells])
-    return Table(["run", *(f"{value:g}" for value in values)], rows)
+        means_of = [reached[name].get(value, float("nan")) for value in values]
+        texts = [f"{mean:.3f}" if mean == mean else "-" for mean in means_of]
+        taken = values.index(_shown(found["value"]))
+        texts[taken] = f"**{texts[taken]}**"
+        rows.append([name, *texts])
+    return Table(["run", *values], rows)
 
 
-def _mean(reached: list[float | None]) -> str:
-    """Of all tuning seeds; "-" where one could not be judged, or the value was not tried."""
-    known = [value for value in reached if value is not None and math.isfinite(value)]
-    return f"{np.mean(known):.3f}" if known and len(known) == len(reached) else "-"
+def _shown(value: Any) -> str:
+    """A value of any option; numbers are short."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _metrics(runs: list[Measured], metric: str) -> list[str]:

@@ -108,11 +108,16 @@ def best_value(trials: list[dict[str, Any]]) -> Any:
     Raises:
       ValueError: no value could be judged with all seeds.
     """
-    reached: dict[str, tuple[Any, list[float]]] = {}
-    for trial in trials:
-        reached.setdefault(repr(trial["value"]), (trial["value"], []))[1].append(trial["reached"])
-    means = [(value, float(np.mean(values))) for value, values in reached.values()]
-    known = [(value, mean) for value, mean in means if mean == mean]
+    known = [(value, mean) for value, mean in means(trials) if mean == mean]
     if not known:
         raise ValueError("tuning: no value could be judged with all tuning.seeds; try other values")
     return max(known, key=lambda pair: pair[1])[0]
+
+
+def means(trials: list[dict[str, Any]]) -> list[tuple[Any, float]]:
+    """(value, mean over its seeds) of every value that was tried, in the order in which they were;
+    NaN where a trial could not be judged."""
+    reached: dict[str, tuple[Any, list[float]]] = {}
+    for trial in trials:
+        reached.setdefault(repr(trial["value"]), (trial["value"], []))[1].append(trial["reached"])
+    return [(value, float(np.mean(values))) for value, values in reached.values()]

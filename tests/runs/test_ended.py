@@ -75,8 +75,21 @@ def test_the_value_that_tuning_took_is_bold_and_what_could_not_be_judged_has_no_
     columns, rows = tuning_table(
         {
             "a": tuned(1e-4, [(1e-4, 0.2), (1e-4, 0.4), (1e-3, 0.9), (1e-3, math.nan)]),
-            "b": tuned(1e-3, [(1e-3, 0.5), (1e-3, None), (1e-3, 0.5)]),
+            "b": tuned(1e-3, [(1e-3, 0.5), (1e-3, math.nan), (1e-3, 0.5)]),
         }
     )
     assert columns == ["run", "0.0001", "0.001"]
     assert rows == [["a", "**0.300**", "-"], ["b", "-", "**-**"]]
+
+
+def test_any_option_can_be_tuned():
+    """A word, a switch or a list is no number."""
+    names = {"a": tuned("token", [("sequence", 0.1), ("token", 0.2)])}
+    assert tuning_table(names) == (["run", "sequence", "token"], [["a", "0.100", "**0.200**"]])
+    switch = {"a": tuned(False, [(True, 0.1), (False, 0.2)])}
+    assert tuning_table(switch) == (["run", "True", "False"], [["a", "0.100", "**0.200**"]])
+    lists = {"a": tuned([1, 2], [([1, 2], 0.2), (None, 0.1)])}
+    assert tuning_table(lists) == (["run", "[1, 2]", "None"], [["a", "**0.200**", "0.100"]])
+    assert ended_table([measured("a", 0, {METRIC: 0.1}, {METRIC: 0.3})], METRIC, names)[1][1] == [
+        "a", "1", "token", "0.300", "2,000"
+    ]  # fmt: skip
