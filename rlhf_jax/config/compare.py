@@ -229,11 +229,19 @@ class CompareConfig:
 
     def trial(self, name: str, value: Any) -> tuple["CompareConfig", StageConfig]:
         """The comparison in which a run with a value of `tuning.key` has a folder of its own, and
-        that run."""
+        that run. It is measured at its end only, which is what `tune` asks for, unless its
+        measurements decide when it ends or which model it keeps."""
+        assert self.tuning is not None
         renamed = f"{name}.tuning_{value}"
         changed = self.tuned(name, value)
+        run_config = changed.run_config(changed.run(name), self.tuning.seeds[0])
+        stops_early = run_config.training.early_stopping is not None
+        decides = stops_early or run_config.checkpoint.keep_best > 0
+        at_end = {} if decides else {"training": {"eval_every": 0, "save_every": 0}}
         runs = tuple(
-            dataclasses.replace(run, name=renamed) if run.name == name else run
+            dataclasses.replace(run, name=renamed, config=merged(run.config, at_end))
+            if run.name == name
+            else run
             for run in changed.runs
         )
         whole = dataclasses.replace(changed, runs=runs, tuning=None)

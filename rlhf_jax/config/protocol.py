@@ -42,8 +42,8 @@ class TuningConfig:
     """One option of some runs, chosen on seeds that are not reported."""
 
     values: tuple[Any, ...]
-    """Tried for each run; the one with the best mean after training is taken, of equal ones the
-    first."""
+    """Tried for each run, which is then measured at its end only; the one with the best mean is
+    taken, of equal ones the first."""
     seeds: tuple[int, ...]
     """Every value is tried with each of these; they must differ from those of the comparison."""
     runs: tuple[str, ...]

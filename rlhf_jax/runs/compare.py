@@ -119,7 +119,8 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
 
     def reached(whole: CompareConfig, stage: StageConfig, seed: int) -> float:
         making.prepare(whole, stage, seed)
-        return making.measure(whole, stage, seed).curve[-1].get(metric, float("nan"))
+        measured = making.measure(whole, stage, seed, by_prompt=False)
+        return measured.curve[-1].get(metric, float("nan"))
 
     tuning = {stage.name: tune(config, stage, reached) for stage in tuned}
     for name, found in tuning.items():

@@ -74,13 +74,23 @@ class Making:
         needed = config.needed(stage)
         return sum(self._make(config, one, seed) for one in needed)
 
-    def measure(self, config: CompareConfig, stage: StageConfig, seed: int) -> Measured:
-        """Makes a compared run, and its curve."""
+    def measure(
+        self, config: CompareConfig, stage: StageConfig, seed: int, *, by_prompt: bool = True
+    ) -> Measured:
+        """Makes a compared run, and its curve.
+
+        Args:
+          config: the comparison.
+          stage: the run.
+          seed: of the run.
+          by_prompt: whether to tell of the last answers what was reached on each prompt, for which
+            an online run answers once more.
+        """
         clock = time.perf_counter()
         several = f" (seed {seed})" if len(config.seeds) > 1 else ""
         with self._story.chapter(f"{stage.name}{several}", f"{_title(config, stage)}{several}"):
             if stage.best_of is None:
-                found = self._measure(config, stage, seed)
+                found = self._measure(config, stage, seed, by_prompt)
             else:
                 found = self._best(config, stage, seed)
         self._took(stage.name, clock)
@@ -134,7 +144,9 @@ class Making:
             by_prompt=by_prompt,
         )
 
-    def _measure(self, compared: CompareConfig, stage: StageConfig, seed: int) -> Measured:
+    def _measure(
+        self, compared: CompareConfig, stage: StageConfig, seed: int, by_prompt: bool
+    ) -> Measured:
         config = compared.run_config(stage, seed)
         name = algorithm_name(config.algorithm)
         if config.training.log_every != 1:
@@ -146,13 +158,15 @@ class Making:
         rows = read_metrics(result.run_dir)
         training = [row for row in rows if row["split"] == "train"]
         measuring = compared.measuring_config(seed)
-        if config.is_online:
-            curve = _online_curve(rows)
-            # Of the last measurement the run has kept the metrics alone.
-            last = answers_of_checkpoints(measuring, result.run_dir, [None])[0]
-        else:
+        last = None
+        if not config.is_online:
             before = self.start(compared, seed)
             curve, last = _offline_curve(measuring, result.run_dir, rows, before)
+        else:
+            curve = _online_curve(rows)
+            if by_prompt:
+                # Of the last measurement the run has kept the metrics alone.
+                last = answers_of_checkpoints(measuring, result.run_dir, [None])[0]
         groups = sum(row.get("data/groups_generated", 0.0) for row in training)
         if not curve:
             raise TrainingError(f"{stage.name}: the run was never measured on held-out prompts")
@@ -166,7 +180,7 @@ class Making:
             bytes=run_bytes(config),
             samples=int(groups * config.algorithm.sampling.group_size) if config.is_online else 0,
             entropy=training[-1].get("policy/entropy", float("nan")),
-            by_prompt=_by_prompt(measuring, last),
+            by_prompt={} if last is None else _by_prompt(measuring, last),
         )
 
 

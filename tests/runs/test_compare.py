@@ -83,7 +83,9 @@ def test_files(found):
     assert len(document["budgets"]["columns"]) == 10, "three budgets of tokens, steps and seconds"
     text = (found.folder / "compare.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert [line.count("|") - 1 for line in lines] == 6 * [16] + 6 * [10] + 5 * [2]
+    assert [line.count("|") - 1 for line in lines] == 7 * [7] + 6 * [16] + 6 * [10] + 5 * [2]
+    ends = [line.split("|")[1].strip(" *") for line in lines[2:7]]
+    assert sorted(ends) == sorted(["start", *(run.name for run in found.runs)])
     assert text.count(f"| **{found.best}** |") == 2
     assert (found.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert load_compare(found.folder / "compare.yaml").run_dir == str(found.folder)

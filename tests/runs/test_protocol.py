@@ -236,6 +236,37 @@ def test_tuning_takes_the_best_mean():
         best_value(trials((1, float("nan"))))
 
 
+@pytest.mark.slow
+def test_a_trial_reaches_what_the_run_does_that_is_measured_more_often(config, found, tmp_path):
+    document, _ = cells(found.folder)
+    trials = document["tuning"]["grpo"]["trials"]
+    compared, trial = config.trial("grpo", 1e-3)
+    rows = read_metrics(compared.folder(trial, 100))
+    steps = [row["step"] for row in rows if row["split"] == "eval"]
+    assert steps == [0, 2], "the run itself is measured after each of its two steps"
+    changed = tree(tmp_path) | {"tuning": None, "seeds": [100]}
+    changed["runs"][2]["config"]["optimizer"] = {"learning_rate": 1e-3}
+    whole = compare(make_compare(changed), cell=("grpo", 100), progress=False)
+    assert [point["step"] for point in whole.runs[0].curve] == [0, 1, 2]
+    assert trials[1]["reached"] == whole.runs[0].curve[-1]["accuracy/mean@2"]
+
+
+def test_a_trial_keeps_the_measurements_that_decide_something():
+    def trained(**changes):
+        changed = tree("runs/x")
+        changed["runs"][2]["config"] |= changes
+        whole, trial = make_compare(changed).trial("grpo", 1e-3)
+        return whole.run_config(trial, 100)
+
+    plain = trained().training
+    assert (plain.eval_every, plain.save_every, plain.max_steps) == (0, 0, 2)
+    early = {"metric": "accuracy/greedy", "patience": 1}
+    training = SHORT | {"early_stopping": early}
+    assert trained(training=training).training.eval_every == 1
+    best = {"keep_best": 1, "best_metric": "accuracy/greedy"}
+    assert trained(checkpoint=best, training=SHORT).training.eval_every == 1
+
+
 def test_samples_become_right_ones_and_pairs():
     right = [True, False, True, False, False, None]
     correct, pairs = sorted_out(["p"] * 3 + ["q"] * 3, list("abcdef"), right, 3)
