@@ -102,7 +102,7 @@ def local_files(source: Source) -> list[pathlib.Path]:
         if kind_of(path) not in SUFFIXES:
             raise DataError(
                 f"{path} is not a data file that can be read: expected one of "
-                f"{', '.join(SUFFIXES)} (.gz allowed)"
+                f"{', '.join(SUFFIXES)} (the first three also .gz)"
             )
         return [path]
     if (path / "state.json").is_file():

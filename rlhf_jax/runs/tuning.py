@@ -48,7 +48,8 @@ def tune(
             level = kept_trial(whole, trial, seed, lambda: measure(whole, trial, seed))
         return {"value": value, "seed": seed, "reached": level}
 
-    trials = share([(value, seed) for value in tuning.values for seed in tuning.seeds], reached)
+    # Seed by seed: processes side by side then compile the programs of different values.
+    trials = share([(value, seed) for seed in tuning.seeds for value in tuning.values], reached)
     found = {"asked": _asked(config, stage), "value": best_value(trials), "trials": trials}
     path = _file(config, stage)
     path.parent.mkdir(parents=True, exist_ok=True)

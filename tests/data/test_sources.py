@@ -197,7 +197,7 @@ UNREADABLE = [
         "a.txt",
         b"x",
         "{path} is not a data file that can be read: expected one of .jsonl, .json, .csv, .parquet "
-        "(.gz allowed)",
+        "(the first three also .gz)",
     ),
     (
         "a.json",
