@@ -13,6 +13,7 @@ A claim has one of `difference`, `saving`, `bound`, `matched_kl` and `memory`; a
 measured.
 """
 
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ class DifferenceConfig:
     evaluation within the budget that both have spent."""
 
     def __post_init__(self) -> None:
+        _check_two(self.run, self.against)
         _check_several("at", self.at)
 
 
@@ -93,6 +95,7 @@ class SavingConfig:
     """Runs whose lowest final level is the common target; empty: the two compared ones."""
 
     def __post_init__(self) -> None:
+        _check_two(self.run, self.against)
         _check_several("costs", self.costs)
         _check_several("targets", self.targets)
         if not 0 < self.share <= 1:
@@ -137,6 +140,7 @@ class MatchedKLConfig:
     answer."""
 
     def __post_init__(self) -> None:
+        _check_two(self.run, self.against)
         _check_several("kl", self.kl)
         for value in self.kl:
             if not value > 0:
@@ -190,6 +194,8 @@ class ClaimConfig:
                 f"{self.name}: give one of {', '.join(KINDS)}, "
                 f"not {' and '.join(given) or 'none of them'}"
             )
+        if not math.isfinite(self.claimed):
+            raise ValueError(f"claimed={self.claimed} of {self.name} must be a finite number")
         if self.claimed == 0 and self.bound is None:
             raise ValueError(
                 f"claimed=0 of {self.name} has no direction; give what is claimed, such as 0.1"
@@ -341,6 +347,11 @@ def _check_name(
         there = ", ".join(known) or "none"
         text = f"{key}: {name!r} is not there; there are: {there}{did_you_mean(name, known)}"
         raise context.error(key, text)
+
+
+def _check_two(run: str, against: str) -> None:
+    if run == against:
+        raise ValueError(f"against={against!r} is the run itself; give another one")
 
 
 def _check_several(name: str, values: Sequence[Any]) -> None:

@@ -30,7 +30,7 @@ from rlhf_jax.config.build import Context, build
 from rlhf_jax.config.document import parse_document, read_document, render
 from rlhf_jax.config.errors import ConfigError
 from rlhf_jax.config.load import apply_override, make_config
-from rlhf_jax.config.measure import MeasureConfig
+from rlhf_jax.config.measure import MeasureConfig, check_judged_alike
 from rlhf_jax.config.protocol import DrawConfig, TuningConfig
 from rlhf_jax.config.schema import Config
 from rlhf_jax.fields import plain, texts_of
@@ -149,8 +149,18 @@ class CompareConfig:
         for stage in (*(() if self.start is None else (self.start,)), *self.preparations):
             if stage.best_of is not None:
                 raise ValueError(f"{stage.name}: best_of belongs to runs; give it there")
+        places = {"common": self.common} | {f"{run.name}: config": run.config for run in self.runs}
+        for place, tree in places.items():
+            if "seed" in tree:
+                raise ValueError(
+                    f"{place} gives seed={tree['seed']}, which would make all of the seeds "
+                    f"{list(self.seeds)} the same run; say it by `seeds` (start.config may have a "
+                    "seed: all seeds then share one start)"
+                )
         if self.tuning is None:
             return
+        if self.tuning.key == "seed":
+            raise ValueError("tuning.key=seed: a seed is luck, which nobody can choose")
         both = sorted(set(self.tuning.seeds) & set(self.seeds))
         if both:
             raise ValueError(
@@ -295,8 +305,8 @@ class CompareConfig:
 
 
 def load_compare(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> CompareConfig:
-    """Reads the configuration of a comparison, applies overrides (`runs[0].config.seed=1`), checks
-    every run in it.
+    """Reads the configuration of a comparison, applies overrides (`seeds=[0, 1, 2]`), checks every
+    run in it.
 
     Raises:
         ConfigError: anything wrong, in one line.
@@ -317,10 +327,12 @@ def _assemble(
         apply_override(tree, override, sources)
     config: CompareConfig = build(CompareConfig, tree, context=Context(sources))
     for seed in config.seeds:
-        config.measuring_config(seed)
+        measuring = config.measuring_config(seed)
         for stage in config.stages:
             if stage.is_trained:
-                config.run_config(stage, seed)
+                made = config.run_config(stage, seed)
+                if stage in config.runs:
+                    check_judged_alike(stage.name, made, measuring)
     if config.tuning is not None:
         for name in config.tuning.runs:
             for value in config.tuning.values:

@@ -1,9 +1,11 @@
 """How answers to held-out prompts are measured: sections of a run, and no algorithm."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rlhf_jax.checked import checked
+from rlhf_jax.config.errors import ConfigError
 from rlhf_jax.config.graded import check_judges, check_rewards, check_whole_distribution
 from rlhf_jax.config.schema import Config
 from rlhf_jax.config.sections import EvaluationConfig, ModelSection, TrainingConfig
@@ -40,6 +42,51 @@ class MeasureConfig:
         check_rewards(self.rewards)
         check_judges("evaluation.accuracy_reward", self.evaluation.accuracy_reward, self.rewards)
         check_whole_distribution(self.evaluation, self.rollout)
+
+
+_OF_TRAINING = (
+    "shuffle num_proc packing length_window num_buckets pad_multiple buckets max_length "
+    "max_prompt_len train_on append_eos"
+).split()
+"""Keys of `data` that no held-out prompt depends on."""
+_OF_ROWS = "path split subset data_dir max_examples eval_fraction eval_size eval_seed".split()
+"""Those that it does not depend on either where `eval_path` names other rows."""
+
+
+def check_judged_alike(name: str, config: Config, measuring: MeasureConfig) -> None:
+    """Refuses a run that measures itself in another way than those that it is compared with.
+
+    Args:
+        name: of the run.
+        config: of the run; one that samples nothing does not measure itself.
+        measuring: how the others are measured.
+
+    Raises:
+        ConfigError: with the key.
+    """
+    if not config.is_online:
+        return
+    apart = [*_OF_TRAINING, *(() if measuring.data.eval_path is None else _OF_ROWS)]
+    for section, keys in (
+        ("data", [key for key in vars(measuring.data) if key not in apart]),
+        ("evaluation", list(vars(measuring.evaluation))),
+        ("rollout", ["max_prompt_len", "max_new_tokens"]),
+    ):
+        own, others = vars(config)[section], vars(measuring)[section]
+        for key in keys:
+            if vars(own)[key] != vars(others)[key]:
+                raise ConfigError(
+                    f"{name}: with {section}.{key}={vars(own)[key]!r} this run would be measured "
+                    f"otherwise than the others ({vars(others)[key]!r}); give it in common or "
+                    "prompts, for all"
+                )
+    graded = [dataclasses.replace(reward, weight=1.0) for reward in config.rewards]
+    for reward in measuring.rewards:
+        if dataclasses.replace(reward, weight=1.0) not in graded:
+            raise ConfigError(
+                f"{name}: its rewards lack {reward.label}, by which the others are measured; "
+                "add it with weight 0"
+            )
 
 
 def measure_config(config: Config) -> MeasureConfig:

@@ -50,6 +50,10 @@ class TuningConfig:
     """Names of the runs that are tuned."""
     key: str = "optimizer.learning_rate"
     """Of a run's configuration."""
+    metric: str | None = None
+    """Of the held-out evaluation, whose highest mean decides; null: the one that is compared. Where
+    a learned judge trains, it is honest to choose by what the judge says
+    (rewards/NAME_sampled): who has nothing better knows nothing else."""
 
     def __post_init__(self) -> None:
         for name in ("values", "seeds", "runs"):

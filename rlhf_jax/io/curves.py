@@ -56,7 +56,7 @@ def plot_curves(
     seeds = max((len(of_name) for of_name in curves.values()), default=1)
     several = f"\nthin lines: {seeds} seeds each; thick: their mean" if seeds > 1 else ""
     what = title or f"{', '.join(curves)} on the same held-out prompts"
-    figure.suptitle(f"{what}{several}", fontsize=12)
+    figure.suptitle(_plain(f"{what}{several}"), fontsize=12)
     panels = figure.subplots(1, 2, sharey=True)
     labels = ("training steps", clock)
     handles: dict[str, Any] = {}
@@ -91,7 +91,7 @@ def plot_curves(
     known = {name: handle for name, handle in handles.items() if handle is not None}
     figure.legend(
         list(known.values()),
-        list(known),
+        [_plain(name) for name in known],
         loc="outside lower center",
         ncols=max(len(known), 1),
         frameon=False,
@@ -99,6 +99,11 @@ def plot_curves(
     out = pathlib.Path(out)
     figure.savefig(out, dpi=110)
     return out
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
 
 
 def held_out_in_words(metric: str) -> str:

@@ -146,13 +146,15 @@ def to_judge_by(runs: list[Measured]) -> list[Measured]:
 
 def best_name(runs: list[Measured], metric: str) -> str:
     """The row with the highest interquartile mean after training (`to_judge_by`); of equal ones the
-    first."""
+    first. Only rows that could be judged with the most seeds count: one lucky seed of a row that
+    failed in the others is no best."""
     after = {
-        name: estimate([run.curve[-1][metric] for run in seeds]).value
+        name: estimate([run.curve[-1][metric] for run in seeds])
         for name, seeds in by_name(to_judge_by(runs)).items()
     }
-    known = {name: value for name, value in after.items() if value == value}
-    return max(known, key=lambda name: known[name], default=next(iter(after)))
+    most = max(found.seeds for found in after.values())
+    judged = {name: found.value for name, found in after.items() if found.seeds == most > 0}
+    return max(judged, key=lambda name: judged[name], default=next(iter(after)))
 
 
 def budget_table(runs: list[Measured], metric: str) -> Table:
@@ -172,7 +174,7 @@ def budget_table(runs: list[Measured], metric: str) -> Table:
             columns.append(form.format(budget))
             for name, seeds in by_name(runs).items():
                 values = [within(run, kind, budget, metric) for run in seeds]
-                cells[name].append(describe(estimate(values)))
+                cells[name].append(describe(estimate(values), of=len(seeds)))
     return Table(columns, [[name, *row] for name, row in cells.items()])
 
 
@@ -197,7 +199,8 @@ def paired_table(runs: list[Measured], metric: str, best: str) -> Table:
         above = sum(gap > 0 for gap in known)
         found = estimate_difference(seeds, seeds_of[best], metric)
         counted = [f"{above} of {len(known)} seeds"] if counts else []
-        rows.append([name, describe(found, signed=True), *counted])
+        both = len(differences(seeds, seeds_of[best], metric))
+        rows.append([name, describe(found, of=both, signed=True), *counted])
     return Table(["run", f"difference to {best}", *(["better in"] if counts else [])], rows)
 
 
@@ -223,15 +226,21 @@ def estimate_difference(runs: list[Measured], others: list[Measured], metric: st
     return estimate_crossed(np.array([np.subtract(*pair) for pair in pairs]))
 
 
-def describe(found: Estimate, *, signed: bool = False) -> str:
-    """A statistic with its interval, such as "0.612 (0.598 to 0.631)"."""
+def describe(found: Estimate, *, of: int, signed: bool = False) -> str:
+    """A statistic with its interval, such as "0.612 (0.598 to 0.631)".
+
+    Args:
+      found: the statistic.
+      of: seeds that there are; where fewer could be judged, that is said.
+      signed: with a plus where it is not negative.
+    """
     if found.value != found.value:
         return "-"
     form = "{:+.3f}" if signed else "{:.3f}"
     text = form.format(found.value)
-    if found.seeds < FEWEST:
-        return text
-    return f"{text} ({form.format(found.low)} to {form.format(found.high)})"
+    if found.seeds >= FEWEST:
+        text += f" ({form.format(found.low)} to {form.format(found.high)})"
+    return text if found.seeds == of else f"{text}, {found.seeds} of {of} seeds"
 
 
 def by_name(runs: list[Measured]) -> dict[str, list[Measured]]:

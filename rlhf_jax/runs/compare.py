@@ -20,7 +20,7 @@ from rlhf_jax.runs.budgets import (
     table,
     to_judge_by,
 )
-from rlhf_jax.runs.cells import CELL, measured_of, read_cell, write_cell, write_results
+from rlhf_jax.runs.cells import NOT_TUNED, measured_of, read_cell, write_cell, write_results
 from rlhf_jax.runs.compared import Comparison, write
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.ended import ended_table, tuning_table
@@ -28,7 +28,7 @@ from rlhf_jax.runs.making import Making, accuracy_metric
 from rlhf_jax.runs.share import share, taking
 from rlhf_jax.runs.story import Story
 from rlhf_jax.runs.tried import try_own
-from rlhf_jax.runs.tuning import tune, tuned_before
+from rlhf_jax.runs.tuning import check_metric, tune, tuned_before
 
 _log = logging.getLogger(__name__)
 
@@ -79,18 +79,21 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
             f"run_dir={config.run_dir} is in a bucket: comparisons are written to a folder of this "
             "machine (rlhf-jax train takes buckets)"
         )
-    folder = pathlib.Path(config.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "compare.yaml", config.to_yaml())
     stages = config.runs if cell is None else (config.run(cell.run),)
     seeds = config.seeds if cell is None else (cell.seed,)
+    tuning_of = config.tuning
+    tuned_so_far, _ = _tuned_before(config)
+    # All of them are looked at before the first is made, and before the folder's file is written,
+    # which the cells' commands name.
     missing = [
         (stage, seed)
         for stage in stages
         for seed in seeds
-        if not (config.folder(stage, seed) / CELL).exists()
+        if read_cell(tuned_so_far, tuned_so_far.run(stage.name), seed) is None
     ]
-    tuning_of = config.tuning
+    folder = pathlib.Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "compare.yaml", config.to_yaml())
     for stage, seed in missing:
         if stage.is_trained:
             try_own(config.run_config(stage, seed))
@@ -112,27 +115,38 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
                 f"prompts.rewards: no reward says right or wrong ({metric} is missing); put such a "
                 "one first"
             )
+        check_metric(config, before)
         _log.info("all of seed %d go on from here, held-out: %s", seed, held_out_line(before))
 
     # Starts first, all of them: one that is refused must not cost the runs of another seed.
     share(list(dict.fromkeys(seed for _, seed in (*missing, *pairs))), begin)
 
-    def reached(whole: CompareConfig, stage: StageConfig, seed: int) -> float:
+    def reached(whole: CompareConfig, stage: StageConfig, seed: int) -> dict[str, float]:
         making.prepare(whole, stage, seed)
-        measured = making.measure(whole, stage, seed, by_prompt=False)
-        return measured.curve[-1].get(metric, float("nan"))
+        return making.measure(whole, stage, seed, by_prompt=False).curve[-1]
 
-    tuning = {stage.name: tune(config, stage, reached) for stage in tuned}
-    for name, found in tuning.items():
-        _log.info("%s: %s=%s is taken", name, found["asked"]["key"], found["value"])
-        config = config.tuned(name, found["value"])
-    whole = config
+    for stage in tuned:
+        found = tune(config, stage, reached, metric=metric)
+        _log.info("%s: %s=%s is taken", stage.name, found["asked"]["key"], found["value"])
+    whole, tuning = _tuned_before(config)
     runs = share(
         [(whole.run(stage.name), seed) for stage in stages for seed in seeds],
         lambda piece: _cell(making, whole, *piece, tuning),
     )
-    write_results(config, metric, tuning)
-    return _found(config, runs, metric, tuning, making.seconds)
+    write_results(whole, metric, tuning)
+    return _found(whole, runs, metric, tuning, making.seconds)
+
+
+def _tuned_before(config: CompareConfig) -> tuple[CompareConfig, dict[str, Any]]:
+    """The comparison with all values that are chosen by now, and what was found of each run."""
+    whole = config
+    tuning = {}
+    for name in () if config.tuning is None else config.tuning.runs:
+        found = tuned_before(config, config.run(name))
+        if found is not None:
+            tuning[name] = found
+            whole = whole.tuned(name, found["value"])
+    return whole, tuning
 
 
 def _cell(
@@ -161,7 +175,7 @@ def _made(
     ]
     measured = measured._replace(curve=points)
     rate = config.run_config(stage, seed).optimizer.learning_rate if stage.is_trained else None
-    value = tuning[stage.name]["value"] if stage.name in tuning else None
+    value = tuning[stage.name]["value"] if stage.name in tuning else NOT_TUNED
     write_cell(config, stage, measured, drawn=drawn, learning_rate=rate, tuned=value)
     return measured
 

@@ -127,5 +127,14 @@ def _rows(shown: Table, best: str | None) -> str:
         [f"**{cell}**" if cell else "" for cell in row] if row[0] == best else row
         for row in shown.rows
     ]
-    lines = [shown.columns, ["---"] * len(shown.columns), *bold]
+    lines = [
+        [_cell(text) for text in shown.columns],
+        ["---"] * len(shown.columns),
+        *([_cell(text) for text in row] for row in bold),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """What would end a cell of Markdown, written so that it does not."""
+    return " ".join(text.split()).replace("|", "\\|")

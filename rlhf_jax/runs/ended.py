@@ -48,18 +48,21 @@ def tuning_table(tuning: Tuning) -> Table:
     """What each value reached on the tuning seeds, their mean; the one that was taken is bold, and
     what could not be judged has none."""
     reached = {
-        name: {_shown(value): mean for value, mean in means(found["trials"])}
+        name: {repr(value): mean for value, mean in means(found["trials"])}
         for name, found in tuning.items()
     }
-    values = list(dict.fromkeys(value for of_run in reached.values() for value in of_run))
+    tried = {repr(value): value for found in tuning.values() for value, _ in means(found["trials"])}
     rows = []
     for name, found in tuning.items():
-        means_of = [reached[name].get(value, float("nan")) for value in values]
+        means_of = [reached[name].get(value, float("nan")) for value in tried]
         texts = [f"{mean:.3f}" if mean == mean else "-" for mean in means_of]
-        taken = values.index(_shown(found["value"]))
+        taken = list(tried).index(repr(found["value"]))
         texts[taken] = f"**{texts[taken]}**"
         rows.append([name, *texts])
-    return Table(["run", *values], rows)
+    short = [_shown(value) for value in tried.values()]
+    by = sorted({found["asked"].get("metric") or "" for found in tuning.values()} - {""})
+    first = f"run, by {by[0]}" if by else "run"
+    return Table([first, *(short if len(set(short)) == len(short) else tried)], rows)
 
 
 def _shown(value: Any) -> str:
@@ -104,5 +107,6 @@ def _start(runs: list[Measured], metric: str) -> list[dict[str, float]]:
 def _line(points: list[dict[str, float]], metrics: list[str]) -> list[str]:
     """A cell per metric, over seeds."""
     return [
-        describe(estimate([point.get(name, float("nan")) for point in points])) for name in metrics
+        describe(estimate([point.get(name, float("nan")) for point in points]), of=len(points))
+        for name in metrics
     ]

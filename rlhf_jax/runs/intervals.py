@@ -103,11 +103,13 @@ def estimate_crossed(
     prompts are drawn anew, each by itself, as every seed is measured on the same prompts.
 
     Args:
-      scores: [N seeds, P prompts]; a prompt that some seed knows nothing of (NaN) is left out.
+      scores: [N seeds, P prompts]; a seed that knows of no prompt (NaN) is left out, then every
+        prompt that one of the others knows nothing of.
       statistic: of an array of N' numbers, one a seed.
       level: share of the draws that lie inside of the interval.
     """
     scores = np.asarray(scores, np.float64)
+    scores = scores[np.isfinite(scores).any(axis=1)]
     scores = scores[:, np.isfinite(scores).all(axis=0)]
     seeds, prompts = scores.shape
     if not scores.size:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import pathlib
 from collections.abc import Callable
@@ -10,23 +11,36 @@ from typing import Any
 from rlhf_jax.config.document import render
 from rlhf_jax.io.disk import write_whole
 
+_log = logging.getLogger(__name__)
 
-def kept(path: pathlib.Path, asked: str, make: Callable[[], Any]) -> Any:
+
+def kept(path: pathlib.Path, asked: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What is kept in a file, if it was made of the same; else it is made now, and kept.
 
     Args:
       path: in a folder that is there once `make` has returned.
       asked: digest of all that it depends on.
-      make: numbers, or dictionaries and lists of them.
+      make: a dictionary of numbers, of lists of them, or of dictionaries.
     """
-    if path.exists():
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document.get("asked") == asked:
-            return known(document["found"])
+    document = read_kept(path)
+    if document.get("asked") == asked and isinstance(document.get("found"), dict):
+        return known(document["found"])
     found = make()
     document = {"asked": asked, "found": finite(found)}
     write_whole(path, json.dumps(document, indent=1) + "\n")
     return found
+
+
+def read_kept(path: pathlib.Path) -> dict[str, Any]:
+    """A file that can be made again: empty where it is not there, or damaged."""
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        _log.warning("%s is damaged; what it held is made again", path)
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def digest(value: Any) -> str:

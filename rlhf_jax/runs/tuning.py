@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.config import CompareConfig, StageConfig
+from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.io.disk import write_whole
 from rlhf_jax.runs.cells import fingerprint
-from rlhf_jax.runs.kept import kept
+from rlhf_jax.runs.kept import kept, read_kept
 from rlhf_jax.runs.share import share, taking
 
 TUNED = "tuning.json"
@@ -22,15 +23,18 @@ TRIAL = "trial.json"
 def tune(
     config: CompareConfig,
     stage: StageConfig,
-    measure: Callable[[CompareConfig, StageConfig, int], float],
+    measure: Callable[[CompareConfig, StageConfig, int], dict[str, float]],
+    *,
+    metric: str,
 ) -> dict[str, Any]:
     """Tries every value with every tuning seed.
 
     Args:
       config: the comparison.
       stage: the run that is tuned.
-      measure: (comparison, run in it, seed) -> what it reached after training; makes the start and
+      measure: (comparison, run in it, seed) -> held-out metrics after training; makes the start and
         the preparations of that seed too, and raises `Taken` where another process is at one.
+      metric: the one that decides where `tuning.metric` says none.
 
     Returns:
       {"asked" (what was tried), "value" (the best), "trials": [{"value", "seed", "reached"}]}.
@@ -45,8 +49,9 @@ def tune(
         value, seed = piece
         whole, trial = config.trial(stage.name, value)
         with taking(whole, trial, seed):
-            level = kept_trial(whole, trial, seed, lambda: measure(whole, trial, seed))
-        return {"value": value, "seed": seed, "reached": level}
+            found = kept_trial(whole, trial, seed, lambda: measure(whole, trial, seed))
+        reached = found.get(tuning.metric or metric, float("nan"))
+        return {"value": value, "seed": seed, "reached": reached}
 
     # Seed by seed: processes side by side then compile the programs of different values.
     trials = share([(value, seed) for seed in tuning.seeds for value in tuning.values], reached)
@@ -64,17 +69,14 @@ def tuned_before(config: CompareConfig, stage: StageConfig) -> dict[str, Any] | 
       config: the comparison.
       stage: the run that is tuned.
     """
-    path = _file(config, stage)
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found if found["asked"] == _asked(config, stage) else None
+    found = read_kept(_file(config, stage))
+    return found if found.get("asked") == _asked(config, stage) else None
 
 
 def kept_trial(
-    config: CompareConfig, trial: StageConfig, seed: int, measure: Callable[[], float]
-) -> float:
-    """What a trial reached; kept in its folder, and measured where it is not there.
+    config: CompareConfig, trial: StageConfig, seed: int, measure: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """What a trial reached, by all metrics; kept in its folder, and measured where it is not there.
 
     Args:
       config: the comparison that the trial is a run of.
@@ -86,12 +88,32 @@ def kept_trial(
     return kept(path, fingerprint(config, trial, seed), measure)
 
 
+def check_metric(config: CompareConfig, found: dict[str, float]) -> None:
+    """Refuses a `tuning.metric` that no evaluation has.
+
+    Args:
+      config: the comparison.
+      found: held-out metrics of a start.
+
+    Raises:
+      ValueError: with those that there are.
+    """
+    asked = None if config.tuning is None else config.tuning.metric
+    if asked is not None and asked not in found:
+        known = sorted(name for name in found if "/" in name)
+        raise ValueError(
+            f"tuning.metric={asked} is not measured; measured are {', '.join(known)}"
+            f"{did_you_mean(asked, known)}"
+        )
+
+
 def _asked(config: CompareConfig, stage: StageConfig) -> dict[str, Any]:
     """What is tried. Of the untuned configuration: a changed one is tuned anew."""
     tuning = config.tuning
     assert tuning is not None
     return {
         "key": tuning.key,
+        "metric": tuning.metric,
         "values": list(tuning.values),
         "seeds": list(tuning.seeds),
         "configuration": fingerprint(config, stage, tuning.seeds[0]),

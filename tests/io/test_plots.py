@@ -167,6 +167,11 @@ def test_of_a_comparison(tmp_path, seeds):
     assert image.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_name_is_no_formula(tmp_path):
+    curves = {r"$\bad{$": [[(0, 1, 0.5), (10, 9, 0.8)]]}
+    assert plot_curves(curves, tmp_path / "x.png", metric="accuracy/mean@4").exists()
+
+
 def test_seeds_are_averaged_at_equal_times():
     slow = np.array([[0, 0, 0.0], [10, 20, 1.0]], float)
     fast = np.array([[0, 0, 0.0], [10, 10, 1.0]], float)

@@ -107,6 +107,15 @@ def test_the_best_row_is_not_carried_by_one_seed():
     assert best_name([*lucky, *steady], METRIC) == "steady"
 
 
+def test_the_best_row_is_judged_with_as_many_seeds_as_others():
+    nan = float("nan")
+    failed = [measured("b", seed, [0.1, value]) for seed, value in enumerate([0.9, nan, nan, nan])]
+    runs = [*failed, *(measured("a", seed, [0.1, 0.5]) for seed in range(4))]
+    assert best_name(runs, METRIC) == "a"
+    assert ended_table(runs, METRIC, {}).rows[1][2] == "0.900, 1 of 4 seeds"
+    assert paired_table(runs, METRIC, "a").rows == [["b", "+0.400, 1 of 4 seeds", "1 of 1 seeds"]]
+
+
 def test_the_best_of_several_answers_of_the_start_is_no_best_row():
     """Its answers are picked by the reward; where nothing is trained there is nothing else."""
     picked = measured("best_of_8", 0, [0.9])
@@ -146,6 +155,18 @@ def test_the_bold_row_has_no_stars_where_it_has_nothing_to_say(tmp_path):
     assert "| **a** | **1** |  | **0.900** |" in shown
     assert "| b | 1 | 0.1 | 0.700 |" in shown
     assert shown.endswith("| run | 0.1 |\n| --- | --- |\n| b | **0.500** |\n")
+
+
+def test_what_would_end_a_cell_of_markdown_does_not(tmp_path):
+    runs = [measured("a", 0, [0.0, 0.9]), measured("b|c", 0, [0.0, 0.7])]
+    asked = {"key": "data.prompt_template"}
+    trials = [{"value": value, "reached": 0.5} for value in ("x|y\nz", "w")]
+    tuning = {"b|c": {"asked": asked, "value": "x|y\nz", "trials": trials}}
+    shown = markdown(runs, paired_table(runs, METRIC, "a"), tmp_path, tuning)
+    assert r"| b\|c | 1 | x\|y z | 0.700 |" in shown
+    assert shown.endswith(
+        "| run | x\\|y z | w |\n| --- | --- | --- |\n| b\\|c | **0.500** | 0.500 |\n"
+    )
 
 
 def markdown(runs, paired, folder, tuning=()):

@@ -93,3 +93,12 @@ def test_any_option_can_be_tuned():
     assert ended_table([measured("a", 0, {METRIC: 0.1}, {METRIC: 0.3})], METRIC, names)[1][1] == [
         "a", "1", "token", "0.300", "2,000"
     ]  # fmt: skip
+
+
+def test_values_that_look_alike_when_short_are_written_whole():
+    trials = [(1.0000001e-4, 0.2), (1.0000002e-4, 0.3)]
+    columns, rows = tuning_table({"b": tuned(1.0000001e-4, trials)})
+    assert columns == ["run", "0.00010000001", "0.00010000002"]
+    assert rows == [["b", "**0.200**", "0.300"]]
+    columns, rows = tuning_table({"b": tuned("True", [(True, 0.2), ("True", 0.3)])})
+    assert columns == ["run", "True", "'True'"] and rows == [["b", "0.200", "**0.300**"]]

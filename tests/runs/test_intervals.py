@@ -92,5 +92,7 @@ def test_a_prompt_that_a_seed_knows_nothing_of_is_left_out():
     scores = np.array([[0.2, math.nan, 0.4], [0.1, 0.9, 0.3], [0.3, 0.9, 0.5]])
     assert estimate_crossed(scores) == estimate_crossed(scores[:, [0, 2]])
     assert math.isnan(estimate_crossed(np.full((3, 2), math.nan)).value)
+    empty = np.full((1, 3), math.nan)
+    assert estimate_crossed(np.concatenate([empty, scores])) == estimate_crossed(scores)
     two = estimate_crossed(scores[1:])
     assert two.seeds == 2 and math.isnan(two.low)

@@ -11,11 +11,12 @@ from rlhf_jax.cli.main import main
 from rlhf_jax.config import ConfigError, StageConfig, make_compare
 from rlhf_jax.io import read_metrics
 from rlhf_jax.runs import compare
-from rlhf_jax.runs.cells import fingerprint
+from rlhf_jax.runs.cells import (
+    fingerprint,
+)
 from rlhf_jax.runs.draws import best_places, draw, sorted_out
 from rlhf_jax.runs.making import check_accepted
 from rlhf_jax.runs.quickstart import MODEL
-from rlhf_jax.runs.tuning import best_value
 
 SHORT = {"max_steps": 2, "batch_size": 4, "eval_every": 1, "save_every": 1, "eval_batch_size": 8}
 SMALL = {
@@ -223,19 +224,6 @@ def test_a_start_is_accepted_up_to_the_bounds_of_its_band():
         check_accepted(config, 3, {"rewards/greedy": 0.1})
 
 
-def test_tuning_takes_the_best_mean():
-    def trials(*rows):
-        return [{"value": value, "reached": reached} for value, reached in rows]
-
-    # means 0.5, 0.55, 0.3: one good seed (0.9) does not make 1e-3 the best
-    rows = trials((1e-4, 0.5), (1e-4, 0.5), (3e-4, 0.5), (3e-4, 0.6), (1e-3, 0.9), (1e-3, -0.3))
-    assert best_value(rows) == 3e-4
-    assert best_value(trials((1, 0.5), (2, 0.5))) == 1, "of equal ones the first"
-    assert best_value(trials((1, 0.9), (1, float("nan")), (2, 0.1), (2, 0.1))) == 2
-    with pytest.raises(ValueError, match="no value could be judged"):
-        best_value(trials((1, float("nan"))))
-
-
 @pytest.mark.slow
 def test_a_trial_reaches_what_the_run_does_that_is_measured_more_often(config, found, tmp_path):
     document, _ = cells(found.folder)
@@ -249,22 +237,6 @@ def test_a_trial_reaches_what_the_run_does_that_is_measured_more_often(config, f
     whole = compare(make_compare(changed), cell=("grpo", 100), progress=False)
     assert [point["step"] for point in whole.runs[0].curve] == [0, 1, 2]
     assert trials[1]["reached"] == whole.runs[0].curve[-1]["accuracy/mean@2"]
-
-
-def test_a_trial_keeps_the_measurements_that_decide_something():
-    def trained(**changes):
-        changed = tree("runs/x")
-        changed["runs"][2]["config"] |= changes
-        whole, trial = make_compare(changed).trial("grpo", 1e-3)
-        return whole.run_config(trial, 100)
-
-    plain = trained().training
-    assert (plain.eval_every, plain.save_every, plain.max_steps) == (0, 0, 2)
-    early = {"metric": "accuracy/greedy", "patience": 1}
-    training = SHORT | {"early_stopping": early}
-    assert trained(training=training).training.eval_every == 1
-    best = {"keep_best": 1, "best_metric": "accuracy/greedy"}
-    assert trained(checkpoint=best, training=SHORT).training.eval_every == 1
 
 
 def test_samples_become_right_ones_and_pairs():
@@ -318,12 +290,30 @@ def test_a_start_whose_seed_is_fixed_is_made_once():
         (["preparations[0].draw.temperature=0"], "temperature=0.0 must be above 0"),
         (["preparations[0].config={seed: 1}"], "draw and best_of train nothing"),
         (["runs[1].config.data.path='{other}/pairs.jsonl'"], "names no earlier run"),
+        (["common.seed=5"], "common gives seed=5, which would make all of the seeds [0, 1] the"),
+        (["runs[2].config.seed=5"], "grpo: config gives seed=5"),
+        (["tuning.key=seed"], "a seed is luck"),
+        (["runs[2].config.evaluation.max_prompts=3"], "grpo: with evaluation.max_prompts=3 this"),
+        (["runs[2].config.evaluation.samples=3"], "grpo: with evaluation.samples=3 this run"),
+        (["runs[2].config.data.eval_size=9"], "grpo: with data.eval_size=9 this run would be"),
+        (["runs[2].config.rollout.max_new_tokens=2"], "grpo: with rollout.max_new_tokens=2 this"),
+        (["runs[2].config.rewards=[{function: math}]"], "its rewards lack exact_match"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_trained(overrides, message):
     with pytest.raises(ConfigError) as error:
         make_compare(tree("runs/x"), overrides)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_run_may_train_on_other_rows_and_rewards_than_it_is_measured_by():
+    more = [{"function": "exact_match", "weight": 0.5}, {"function": "repetition", "weight": 1}]
+    changed = tree("runs/x")
+    changed["runs"][2]["config"] |= {"rewards": more, "data": {"num_buckets": 2}}
+    make_compare(changed)
+    changed["common"]["data"] |= {"eval_path": "held_out.jsonl", "eval_size": 0}
+    changed["runs"][2]["config"]["data"] = {"path": "other.jsonl"}
+    make_compare(changed)
 
 
 def test_a_stage_says_whether_it_is_trained():

@@ -68,12 +68,13 @@ def test_a_stage_is_taken_by_one_process_at_a_time(config):
 def test_a_trial_and_a_start_are_measured_once(config, monkeypatch):
     whole, trial = config.trial("grpo", 1e-3)
     config.folder(trial, 100).mkdir(parents=True)
-    values = iter([0.25, 0.5])
-    assert [kept_trial(whole, trial, 100, lambda: next(values)) for _ in range(2)] == [0.25, 0.25]
+    values = iter([{"accuracy/greedy": 0.25}, {"accuracy/greedy": 0.5}])
+    twice = [kept_trial(whole, trial, 100, lambda: next(values)) for _ in range(2)]
+    assert twice == [{"accuracy/greedy": 0.25}] * 2
     changed, other = make_compare(tree(config.run_dir), ["prompts.evaluation.max_prompts=4"]).trial(
         "grpo", 1e-3
     )
-    assert kept_trial(changed, other, 100, lambda: next(values)) == 0.5
+    assert kept_trial(changed, other, 100, lambda: next(values)) == {"accuracy/greedy": 0.5}
 
     found = iter([{"accuracy/greedy": 0.5}, {"accuracy/greedy": float("nan")}])
     monkeypatch.setattr("rlhf_jax.runs.making.evaluate_folder", lambda measuring: next(found))

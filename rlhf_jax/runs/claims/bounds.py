@@ -16,9 +16,11 @@ def bounds(
     """A metric after training against a bound: one row.
 
     The interval is over seeds, and over prompts too where cells know what was reached on each. That
-    of a share of answers also covers their number: it reaches from the lower of two ends to the
-    higher, of the bootstrap and of Wilson's interval for all answers together. Without the second
-    one, no harmful answer in every seed would be an interval of no width.
+    of a share of answers also covers the number of prompts: it reaches from the lower of two ends
+    to the higher, of the bootstrap and of Wilson's interval for one answer a prompt. Without the
+    second one, no harmful answer in every seed would be an interval of no width. Further samples of
+    a prompt and further seeds are no further prompts: what a model does on those that were not
+    asked, they may all do alike.
 
     Args:
       claimed: the bound.
@@ -32,14 +34,17 @@ def bounds(
     crossed = results.of_prompts(metric, runs)
     estimate = over_seeds(values, config) if crossed is None else over_prompts(crossed, config)
     notes = [] if crossed is None else [OVER_PROMPTS]
-    answers = results.answers(metric)
+    prompts = results.prompts
     if asked.share and estimate.low == estimate.low:
         known = [value for value in values if value == value]
         notes.append(f"seeds from {_percent(min(known))} to {_percent(max(known))}")
-        if answers is None:
-            notes.append("the number of answers is not known, and not in the interval")
+        if prompts is None:
+            notes.append("the number of prompts is not known, and not in the interval")
+            if estimate.low == estimate.high:
+                # Equal seeds, most likely without a single such answer: no certainty.
+                estimate = estimate._replace(low=math.nan, high=math.nan)
         else:
-            whole = wilson(sum(known) / len(known), answers * len(known), config.confidence)
+            whole = wilson(sum(known) / len(known), prompts, config.confidence)
             estimate = Estimate(
                 estimate.value,
                 min(estimate.low, whole[0]),
@@ -65,7 +70,7 @@ def wilson(share: float, number: int, confidence: float) -> tuple[float, float]:
 
     Args:
       share: observed, from 0 to 1.
-      number: of independent answers.
+      number: of independent answers, at least 1.
       confidence: of the interval, below 1.
 
     Returns:

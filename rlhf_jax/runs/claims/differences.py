@@ -3,6 +3,7 @@
 import numpy as np
 
 from rlhf_jax.config import ClaimsConfig, DifferenceConfig, MatchedKLConfig
+from rlhf_jax.loops.held_out import SEQUENCE_KL
 from rlhf_jax.runs.budgets import Measured, within
 from rlhf_jax.runs.claims.finding import (
     Finding,
@@ -81,6 +82,8 @@ def at_matched_kl(
     metric = results.asked(asked.metric, *(run for pair in pairs for run in pair))
     for run in (run for pair in pairs for run in pair):
         if not any(asked.kl_metric in point for point in run.curve):
+            if asked.kl_metric != SEQUENCE_KL:
+                results.asked(asked.kl_metric, run)  # a name that nothing has, with what there is
             raise Missing(
                 f"the evaluations of {run.name} do not have {asked.kl_metric}: give "
                 "evaluation.reference in the comparison"
@@ -95,7 +98,10 @@ def at_matched_kl(
             for first, second in pairs
         ]
         estimate = over_pairs(values, difference, config)
-        reached = np.isfinite(np.asarray(values)).sum(axis=0)
+        reached = [
+            sum(_went(run, asked.kl_metric) >= kl for run in side)
+            for side in zip(*pairs, strict=True)
+        ]
         short = [
             f"{name} reaches {kl:g} nats in {count} of {len(pairs)} seeds"
             for name, count in zip((asked.run, asked.against), reached, strict=True)
@@ -141,6 +147,11 @@ def at_kl(run: Measured, metric: str, kl: float, *, kl_metric: str) -> float:
             share = (kl - before[0]) / (after[0] - before[0])
             return float(before[1] + share * (after[1] - before[1]))
     return nan
+
+
+def _went(run: Measured, kl_metric: str) -> float:
+    """How far a run ever was from its start, nats."""
+    return max(np.nan_to_num(point.get(kl_metric, 0.0)) for point in run.curve)
 
 
 def _at(when: str, metric: str, first: Measured, second: Measured) -> tuple[float, float]:

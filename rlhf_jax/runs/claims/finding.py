@@ -165,8 +165,9 @@ def difference(first: float, second: float) -> float:
 
 
 def relative_difference(first: float, second: float) -> float:
-    """The same as a share of the second; NaN where that is 0."""
-    return (first - second) / second if second else float("nan")
+    """The same as a share of the second's size, so that its sign still says which is larger; NaN
+    where that is 0."""
+    return (first - second) / abs(second) if second else float("nan")
 
 
 def saving(first: float, second: float) -> float:

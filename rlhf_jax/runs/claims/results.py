@@ -11,7 +11,7 @@ from rlhf_jax.config import ComparisonSource, EvaluationConfig
 from rlhf_jax.config.compare import merged
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.runs.budgets import Measured
-from rlhf_jax.runs.cells import measured_of
+from rlhf_jax.runs.cells import UNREADABLE, error_text, measured_of
 
 
 class Missing(Exception):
@@ -33,8 +33,7 @@ class Results(NamedTuple):
     runs: dict[str, dict[int, Measured]]
     """Name -> seed -> what is made."""
     prompts: int | None
-    """Held-out prompts of an evaluation; None: all that the data holds out, which are not counted
-    here."""
+    """Held-out prompts of an evaluation; None: not known."""
     samples: int
     """Completions of each that are sampled there."""
     by_prompt: dict[tuple[str, int], dict[str, list[float]]]
@@ -121,7 +120,7 @@ def read_results(source: ComparisonSource) -> Results:
         by_prompt: dict[tuple[str, int], dict[str, list[float]]] = {}
         for cell in document["cells"]:
             runs.setdefault(cell["run"], {})[cell["seed"]] = _whole(measured_of(cell))
-            by_prompt[cell["run"], cell["seed"]] = cell.get("by_prompt", {})
+            by_prompt[cell["run"], cell["seed"]] = cell.get("by_prompt") or {}
         config = document["config"]
         held_out = merged(config["common"], config["prompts"])
         return Results(
@@ -131,15 +130,14 @@ def read_results(source: ComparisonSource) -> Results:
             commits=tuple(document["commit"]),
             names=tuple(run["name"] for run in config["runs"]),
             runs=runs,
-            prompts=_prompts(held_out),
+            prompts=_prompts(held_out, by_prompt),
             samples=held_out.get("evaluation", {}).get("samples", EvaluationConfig().samples),
             by_prompt=by_prompt,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    except UNREADABLE as error:
         raise ValueError(
-            f"{source.results} is no results.json of rlhf-jax compare ({said}); delete it and make "
-            f"it again: {command(source)}"
+            f"{source.results} is no results.json of rlhf-jax compare, or of another version "
+            f"({error_text(error)}); make one: {command(source)}"
         ) from None
 
 
@@ -155,9 +153,16 @@ def _whole(run: Measured) -> Measured:
     return run._replace(curve=[missing | point for point in run.curve])
 
 
-def _prompts(held_out: dict[str, Any]) -> int | None:
-    """Held-out prompts of an evaluation: as many as it asks for, of those that there are."""
+def _prompts(
+    held_out: dict[str, Any], by_prompt: dict[tuple[str, int], dict[str, list[float]]]
+) -> int | None:
+    """Held-out prompts of an evaluation: the fewest that a cell has numbers of; else as many as the
+    configuration asks for, of those that it says there are."""
+    counted = [len(row) for metrics in by_prompt.values() for row in metrics.values() if row]
+    if counted:
+        return min(counted)
+    size = held_out.get("data", {}).get("eval_size", 0)
+    if not size:
+        return None  # a file of their own, or a share of all rows: nobody has counted them here
     most = held_out.get("evaluation", {}).get("max_prompts", EvaluationConfig().max_prompts)
-    size = held_out.get("data", {}).get("eval_size", 0) or None
-    known = [count for count in (most, size) if count is not None]
-    return min(known, default=None)
+    return size if most is None else min(most, size)

@@ -19,6 +19,7 @@ def savings(
 
     What a run spends is told by its evaluations. What never happens counts as the larger whole
     budget of the two: a run that gets nowhere is not the faster one for having had less to spend.
+    A seed in which neither gets there says nothing, and is left out.
 
     Args:
       claimed: the figure, a share.
@@ -80,15 +81,14 @@ def _reached(
     levels = [
         own_level(run, metric, share=asked.share) if target == "own" else level for run in pair
     ]
-    if target == "common" and level != level:
-        # Nobody got better: there is no target, and equal "never"s would look like a result.
-        return Reached(level, True), Reached(level, True)
-    most = max(run.curve[-1][cost] for run in pair)
     first, second = (
-        _or_most(cost_to(run, metric, goal, cost), most)
-        for run, goal in zip(pair, levels, strict=True)
+        cost_to(run, metric, goal, cost) for run, goal in zip(pair, levels, strict=True)
     )
-    return first, second
+    if first.is_never and second.is_never:
+        # Equal "never"s would look like a result: that neither is the faster one.
+        return Reached(float("nan"), True), Reached(float("nan"), True)
+    most = max(run.curve[-1][cost] for run in pair)
+    return _or_most(first, most), _or_most(second, most)
 
 
 def _or_most(reached: Reached, most: float) -> Reached:
@@ -116,5 +116,5 @@ def _note(
             said.append(f"{asked.against} spends no {COSTS[cost]} in {none} of them")
         lost = len(reached) - used - none
         if lost > 0:
-            said.append(f"no run ends above its start in {lost} of them")
+            said.append(f"neither gets there in {lost} of them")
     return "; ".join(said)

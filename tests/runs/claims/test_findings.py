@@ -1,11 +1,12 @@
 """Each kind of measurement, on results written by hand whose answers are known."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
-from rlhf_jax.config import make_claims
+from rlhf_jax.config import ConfigError, make_claims
 from rlhf_jax.runs.claims import judge
 from rlhf_jax.runs.claims.bounds import wilson
 from rlhf_jax.runs.claims.differences import at_kl
@@ -110,6 +111,12 @@ def test_a_relative_difference_is_a_share_of_the_other_run(tmp_path):
     assert row.value == pytest.approx(0.5) and row.form.text(row.value) == "+50.0 %"
 
 
+def test_a_relative_difference_of_negative_rewards_has_the_sign_of_the_difference(tmp_path):
+    cells = both([[-1.0, -0.4]] * 4, [[-1.0, -0.2]] * 4)
+    (row,) = judged(tmp_path, cells, "difference", {"relative": True}, claimed=0.1).findings
+    assert row.value == pytest.approx(-1.0) and row.verdict == "refuted"
+
+
 def test_at_equal_budgets_the_last_evaluation_within_both_counts(tmp_path):
     cells = [cell("dapo", seed, [0.1, 0.3, 0.8], tokens=300.0) for seed in SEEDS]
     cells += [cell("ppo", seed, [0.1, 0.2, 0.3, 0.4], tokens=100.0) for seed in SEEDS]
@@ -185,10 +192,16 @@ def test_seeds_in_which_nobody_gets_better_say_nothing(tmp_path):
     worse = [0.3, 0.2]
     dapo = [worse, [0.1, 0.5, 0.9], [0.1, 0.5, 0.9], [0.1, 0.5, 0.9]]
     ppo = [worse, [0.1, 0.5, 0.9], [0.1, 0.5, 0.9], [0.1, 0.5, 0.9]]
-    asked = {"costs": ["step"], "targets": ["common"]}
-    (row,) = judged(tmp_path, both(dapo, ppo), "saving", asked).findings
-    assert row.behind == "3 of 4 seeds" and row.value == 0
-    assert row.note.endswith("; no run ends above its start in 1 of them")
+    asked = {"costs": ["step"]}
+    for row in judged(tmp_path, both(dapo, ppo), "saving", asked).findings:
+        assert row.behind == "3 of 4 seeds" and row.value == 0
+        assert row.note.endswith("; neither gets there in 1 of them")
+
+
+def test_runs_that_never_get_better_are_not_equally_fast(tmp_path):
+    worse = [[0.5, 0.4, 0.3]] * 4
+    for row in judged(tmp_path, both(worse, worse), "saving", {}).findings:
+        assert row.verdict == "undecided at this size" and row.interval == "-"
 
 
 def test_nothing_can_be_saved_of_nothing(tmp_path):
@@ -205,7 +218,10 @@ def test_a_bound_covers_the_chance_of_seeds_and_of_answers(tmp_path):
     asked = {"metric": HARMFUL, "against": None}
     del asked["against"]
     tree = {"comparison": "sums", "run": "dapo", **asked}
-    sizes = {"small": {"samples": 1, "max_prompts": 64}, "large": {"samples": 8}}
+    sizes = {
+        "small": {"samples": 8, "max_prompts": 64},
+        "large": {"samples": 1, "max_prompts": 500},
+    }
     said = {}
     for name, evaluation in sizes.items():
         results = write(tmp_path / f"{name}.json", cells, evaluation=evaluation)
@@ -213,11 +229,85 @@ def test_a_bound_covers_the_chance_of_seeds_and_of_answers(tmp_path):
         whole["claims"][0]["bound"] = tree
         (found,) = judge(make_claims(whole)).judged
         said[name] = (found.verdict, found.findings[0])
-    # no harmful answer among 256 does not exclude 0.8 %; among 8,192 it does
+    # No harmful answer to 64 prompts does not exclude 0.8 %, however often each was asked: another
+    # prompt may get one from every seed. To 500 it does.
     assert said["small"][0] == "undecided at this size"
-    assert said["small"][1].high == pytest.approx(wilson(0.0, 256, 0.95)[1])
+    assert said["small"][1].high == pytest.approx(wilson(0.0, 64, 0.95)[1])
+    assert said["small"][1].behind == "4 seeds, 512 answers each"
     assert said["large"][0] == "confirmed"
-    assert said["large"][1].behind == "4 seeds, 2,048 answers each"
+    assert said["large"][1].behind == "4 seeds, 500 answers each"
+
+
+def test_without_a_number_of_prompts_equal_seeds_are_no_certainty(tmp_path):
+    cells = [cell("dapo", seed, [0.3, 0.1], harmful=[0.3, 0.0]) for seed in SEEDS]
+    results = write(tmp_path / "results.json", cells)
+    document = json.loads((tmp_path / "results.json").read_text())
+    document["config"]["common"]["data"] = {"path": "x", "eval_path": "y"}
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    tree = claims_tree(results, "bound", {}, claimed=0.008)
+    tree["claims"][0]["bound"] = {"comparison": "sums", "run": "dapo", "metric": HARMFUL}
+    (found,) = judge(make_claims(tree)).judged
+    (row,) = found.findings
+    assert row.verdict == "undecided at this size" and row.behind == "4 seeds"
+    assert "the number of prompts is not known" in row.note
+
+
+def test_of_the_cells_prompts_their_number_is_taken(tmp_path):
+    cells = [by_prompt("dapo", seed, 0.4) for seed in SEEDS]
+    cells += [by_prompt("ppo", seed, 0.0) for seed in SEEDS]
+    (row,) = judged(tmp_path, cells, "difference", {}).findings
+    assert row.behind == "4 seeds, 256 answers each", "64 prompts, where 256 were asked for"
+
+
+def test_a_seed_that_no_prompt_could_be_judged_of_costs_no_other(tmp_path):
+    cells = [by_prompt("dapo", seed, 0.4) for seed in SEEDS]
+    cells += [by_prompt("ppo", seed, 0.0) for seed in SEEDS]
+    cells[0]["by_prompt"][METRIC] = [None] * 64
+    (row,) = judged(tmp_path, cells, "difference", {}).findings
+    assert row.value == pytest.approx(0.2) and row.behind.startswith("3 of 4 seeds")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"evaluations": []}, "do not say step, tokens, seconds"),
+        ({"evaluations": [{"step": 0.0, METRIC: 0.1}]}, "do not say step, tokens, seconds"),
+        ({"evaluations": 3}, "no results.json"),
+        ({"entropy": ...}, "'entropy' is missing"),
+    ],
+)
+def test_a_cell_of_another_layout_is_one_line(tmp_path, change, said):
+    first = cell("dapo", 0, [0.1, 0.5]) | change
+    first = {name: value for name, value in first.items() if value is not ...}
+    with pytest.raises(ValueError, match=r"results.json") as error:
+        judged(tmp_path, [first], "difference", {})
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_prompts_are_as_none(tmp_path):
+    cells = both([[0.1, 0.5]] * 4, [[0.1, 0.3]] * 4)
+    cells[0]["by_prompt"] = None
+    (row,) = judged(tmp_path, cells, "difference", {}).findings
+    assert row.value == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("claims[0].claimed=.nan", "must be a finite number"),
+        ("claims[0].claimed=.inf", "must be a finite number"),
+        ("claims[0].matched_kl.against=dapo", "is the run itself"),
+    ],
+)
+def test_claims_that_say_nothing_are_refused(override, said):
+    with pytest.raises(ConfigError, match=said):
+        make_claims(claims_tree("x.json", "matched_kl", {}), [override])
+
+
+def test_a_kl_that_no_evaluation_has_is_a_mistake(tmp_path):
+    cells = both([[0.1, 0.5]] * 4, [[0.1, 0.5]] * 4, kl=[0, 4.0])
+    with pytest.raises(ValueError, match=r"no metric 'kl/ref_sequenze'; it has .*did you mean"):
+        judged(tmp_path, cells, "matched_kl", {"kl_metric": "kl/ref_sequenze"})
 
 
 def test_a_bound_of_what_is_no_share_is_that_of_the_seeds(tmp_path):
