@@ -72,13 +72,14 @@ def check_judged_alike(name: str, config: Config, measuring: MeasureConfig) -> N
         ("evaluation", list(vars(measuring.evaluation))),
         ("rollout", ["max_prompt_len", "max_new_tokens"]),
     ):
-        own, others = vars(config)[section], vars(measuring)[section]
+        own = vars(vars(config)[section])
+        others = vars(vars(measuring)[section])
         for key in keys:
-            if vars(own)[key] != vars(others)[key]:
+            if own[key] != others[key]:
                 raise ConfigError(
-                    f"{name}: with {section}.{key}={vars(own)[key]!r} this run would be measured "
-                    f"otherwise than the others ({vars(others)[key]!r}); give it in common or "
-                    "prompts, for all"
+                    f"{name}: with {section}.{key}={own[key]!r} this run would be measured "
+                    f"otherwise than the others ({others[key]!r}); give it in common or prompts, "
+                    "for all"
                 )
     graded = [dataclasses.replace(reward, weight=1.0) for reward in config.rewards]
     for reward in measuring.rewards:

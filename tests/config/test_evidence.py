@@ -1,6 +1,7 @@
 """configs/evidence/: the four comparisons ask for what their tasks give."""
 
 import dataclasses
+import itertools
 import pathlib
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from rlhf_jax.config.compare import load_compare
 from rlhf_jax.config.document import parse_document, settled
 from rlhf_jax.data import DataConfig, byte_tokenizer, load_examples
+from rlhf_jax.data.named_tokenizers import train_tokenizer
 from rlhf_jax.data.synthetic import parse_task, synthetic_rows
 from rlhf_jax.rewards import REWARDS
 from tests.config.test_configs import checked_header
@@ -42,12 +44,21 @@ def test_what_each_states(path):
         assert 0 < low < high < 1
 
 
+def tokenizer_of(tree):
+    """Of the start: the built-in one, or one that is trained on the same rows."""
+    kind, _, size = tree["start"]["config"]["tokenizer"].partition(":")
+    if kind == "byte":
+        return byte_tokenizer()
+    rows = itertools.islice(synthetic_rows(tree["common"]["data"]["path"], "prompts"), 4000)
+    return train_tokenizer((f"{row['prompt']} {row['answer']}" for row in rows), int(size))
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_prompts_and_right_answers_fit(path):
     """No prompt is left out, and no right answer is cut, but for the longest of one task."""
     tree = tree_of(path)
     rollout, data = tree["prompts"]["rollout"], tree["common"]["data"]
-    tokenizer = byte_tokenizer()
+    tokenizer = tokenizer_of(tree)
     task = dataclasses.replace(parse_task(data["path"]), size=2000)
     cut = 0
     for number, row in enumerate(synthetic_rows(data["path"], "prompts")):
