@@ -86,7 +86,7 @@ def test_files(found):
     assert [line.count("|") - 1 for line in lines] == 7 * [7] + 6 * [16] + 6 * [10] + 5 * [2]
     ends = [line.split("|")[1].strip(" *") for line in lines[2:7]]
     assert sorted(ends) == sorted(["start", *(run.name for run in found.runs)])
-    assert text.count(f"| **{found.best}** |") == 2
+    assert text.count(f"| **{found.best}** |") == 3, "ends, what it took, equal budgets"
     assert (found.folder / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert load_compare(found.folder / "compare.yaml").run_dir == str(found.folder)
 
