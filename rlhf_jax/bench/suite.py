@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rlhf_jax.bench.outcome import NO_TIMES, Outcome, ratio_text
+from rlhf_jax.io.markdown import markdown_table
 
 PARTNERS = ("torch", "transformers", "trl")
 INSTALL = (
@@ -223,6 +224,5 @@ def markdown_of(found: Found) -> str:
         if not outcome.passed:
             parts.append(NO_TIMES)
             continue
-        table = [HEADINGS, ["---"] * len(HEADINGS), *rows_of(outcome)]
-        parts.append("\n".join("| " + " | ".join(line) + " |" for line in table))
+        parts.append(markdown_table(HEADINGS, rows_of(outcome)))
     return "\n\n".join(parts) + "\n"

@@ -24,11 +24,11 @@ from rlhf_jax.runs.cells import NOT_TUNED, measured_of, read_cell, write_cell, w
 from rlhf_jax.runs.compared import Comparison, write
 from rlhf_jax.runs.compilation import keep_programs
 from rlhf_jax.runs.ended import ended_table, tuning_table
-from rlhf_jax.runs.making import Making, accuracy_metric
+from rlhf_jax.runs.making import Making, accuracy_metric, check_measured
 from rlhf_jax.runs.share import share, taking
 from rlhf_jax.runs.story import Story
 from rlhf_jax.runs.tried import try_own
-from rlhf_jax.runs.tuning import check_metric, tune, tuned_before
+from rlhf_jax.runs.tuning import tune, tuned_before
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
     stages = config.runs if cell is None else (config.run(cell.run),)
     seeds = config.seeds if cell is None else (cell.seed,)
     tuning_of = config.tuning
-    tuned_so_far, _ = _tuned_before(config)
+    tuned_so_far, found_before = _tuned_before(config)
     # All of them are looked at before the first is made, and before the folder's file is written,
     # which the cells' commands name.
     missing = [
@@ -99,7 +99,7 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
             try_own(config.run_config(stage, seed))
     names = () if tuning_of is None else tuning_of.runs
     tuned = [stage for stage in stages if stage.name in names]
-    untried = [stage for stage in tuned if tuned_before(config, stage) is None]
+    untried = [stage for stage in tuned if stage.name not in found_before]
     pairs = [
         (stage, seed)
         for stage in untried
@@ -115,7 +115,8 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
                 f"prompts.rewards: no reward says right or wrong ({metric} is missing); put such a "
                 "one first"
             )
-        check_metric(config, before)
+        if tuning_of is not None and tuning_of.metric is not None:
+            check_measured("tuning.metric", tuning_of.metric, before)
         _log.info("all of seed %d go on from here, held-out: %s", seed, held_out_line(before))
 
     # Starts first, all of them: one that is refused must not cost the runs of another seed.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.fields import documented
 from rlhf_jax.io import plot_curves
+from rlhf_jax.io.markdown import markdown_table
 from rlhf_jax.runs.budgets import OVER, Measured, Table
 from rlhf_jax.runs.kept import finite
 
@@ -127,14 +128,4 @@ def _rows(shown: Table, best: str | None) -> str:
         [f"**{cell}**" if cell else "" for cell in row] if row[0] == best else row
         for row in shown.rows
     ]
-    lines = [
-        [_cell(text) for text in shown.columns],
-        ["---"] * len(shown.columns),
-        *([_cell(text) for text in row] for row in bold),
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """What would end a cell of Markdown, written so that it does not."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return markdown_table(shown.columns, bold)

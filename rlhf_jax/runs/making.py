@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf_jax.algorithms import algorithm_name
 from rlhf_jax.config import CompareConfig, Config, MeasureConfig, StageConfig
+from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.errors import TrainingError
 from rlhf_jax.fields import plain
 from rlhf_jax.io import Checkpointer, read_metrics
@@ -159,14 +160,14 @@ class Making:
         training = [row for row in rows if row["split"] == "train"]
         measuring = compared.measuring_config(seed)
         last = None
-        if not config.is_online:
-            before = self.start(compared, seed)
-            curve, last = _offline_curve(measuring, result.run_dir, rows, before)
-        else:
+        if config.is_online:
             curve = _online_curve(rows)
             if by_prompt:
                 # Of the last measurement the run has kept the metrics alone.
                 last = answers_of_checkpoints(measuring, result.run_dir, [None])[0]
+        else:
+            before = self.start(compared, seed)
+            curve, last = _offline_curve(measuring, result.run_dir, rows, before)
         groups = sum(row.get("data/groups_generated", 0.0) for row in training)
         if not curve:
             raise TrainingError(f"{stage.name}: the run was never measured on held-out prompts")
@@ -210,6 +211,25 @@ def measured_start(config: CompareConfig, seed: int) -> dict[str, float]:
     return kept(path, digest(plain(measuring)), measure)
 
 
+def check_measured(key: str, metric: str, found: dict[str, float]) -> None:
+    """Refuses a metric that no evaluation has.
+
+    Args:
+      key: that names the metric.
+      metric: its name.
+      found: held-out metrics of a start.
+
+    Raises:
+      ValueError: with those that there are.
+    """
+    if metric not in found:
+        known = sorted(found)
+        raise ValueError(
+            f"{key}: {metric} is not measured; measured are {', '.join(known)}"
+            f"{did_you_mean(metric, known)}"
+        )
+
+
 def check_accepted(config: CompareConfig, seed: int, found: dict[str, float]) -> None:
     """Refuses a start outside of its band.
 
@@ -218,9 +238,7 @@ def check_accepted(config: CompareConfig, seed: int, found: dict[str, float]) ->
     """
     start = config.start
     for metric, (low, high) in {} if start is None else start.accept.items():
-        if metric not in found:
-            known = ", ".join(sorted(found))
-            raise ValueError(f"start.accept: {metric} is not measured; measured are {known}")
+        check_measured("start.accept", metric, found)
         if not low <= found[metric] <= high:
             raise ValueError(
                 f"the start of seed {seed} has {metric}={found[metric]:.4g}, outside of "

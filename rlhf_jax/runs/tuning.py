@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.config import CompareConfig, StageConfig
-from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.io.disk import write_whole
 from rlhf_jax.runs.cells import fingerprint
 from rlhf_jax.runs.kept import kept, read_kept
@@ -86,25 +85,6 @@ def kept_trial(
     """
     path = config.folder(trial, seed) / TRIAL
     return kept(path, fingerprint(config, trial, seed), measure)
-
-
-def check_metric(config: CompareConfig, found: dict[str, float]) -> None:
-    """Refuses a `tuning.metric` that no evaluation has.
-
-    Args:
-      config: the comparison.
-      found: held-out metrics of a start.
-
-    Raises:
-      ValueError: with those that there are.
-    """
-    asked = None if config.tuning is None else config.tuning.metric
-    if asked is not None and asked not in found:
-        known = sorted(name for name in found if "/" in name)
-        raise ValueError(
-            f"tuning.metric={asked} is not measured; measured are {', '.join(known)}"
-            f"{did_you_mean(asked, known)}"
-        )
 
 
 def _asked(config: CompareConfig, stage: StageConfig) -> dict[str, Any]:

@@ -310,10 +310,12 @@ def test_a_run_may_train_on_other_rows_and_rewards_than_it_is_measured_by():
     more = [{"function": "exact_match", "weight": 0.5}, {"function": "repetition", "weight": 1}]
     changed = tree("runs/x")
     changed["runs"][2]["config"] |= {"rewards": more, "data": {"num_buckets": 2}}
-    make_compare(changed)
+    config = make_compare(changed)
+    assert [one.weight for one in config.run_config(config.run("grpo"), 0).rewards] == [0.5, 1.0]
     changed["common"]["data"] |= {"eval_path": "held_out.jsonl", "eval_size": 0}
     changed["runs"][2]["config"]["data"] = {"path": "other.jsonl"}
-    make_compare(changed)
+    config = make_compare(changed)
+    assert config.run_config(config.run("grpo"), 0).data.path == "other.jsonl"
 
 
 def test_a_stage_says_whether_it_is_trained():

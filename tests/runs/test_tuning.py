@@ -4,7 +4,8 @@ import pytest
 
 from rlhf_jax.config import make_compare
 from rlhf_jax.runs.ended import tuning_table
-from rlhf_jax.runs.tuning import best_value, check_metric, tune
+from rlhf_jax.runs.making import check_measured
+from rlhf_jax.runs.tuning import best_value, tune
 from tests.runs.test_protocol import SHORT, tree
 
 
@@ -60,7 +61,7 @@ def test_a_metric_of_ones_own_decides(tmp_path):
 
 
 def test_a_metric_that_nothing_has_is_refused_at_the_start():
-    config = make_compare(tree("runs/x"), ["tuning.metric=rewards/juge_sampled"])
-    check_metric(config, {"rewards/juge_sampled": 0.0})
+    check_measured("tuning.metric", "rewards/juge_sampled", {"rewards/juge_sampled": 0.0})
     with pytest.raises(ValueError, match="is not measured; .*did you mean 'rewards/judge_sampled'"):
-        check_metric(config, {"rewards/judge_sampled": 0.0, "accuracy/greedy": 0.0, "step": 0.0})
+        found = {"rewards/judge_sampled": 0.0, "accuracy/greedy": 0.0, "step": 0.0}
+        check_measured("tuning.metric", "rewards/juge_sampled", found)

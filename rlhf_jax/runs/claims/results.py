@@ -36,9 +36,6 @@ class Results(NamedTuple):
     """Held-out prompts of an evaluation; None: not known."""
     samples: int
     """Completions of each that are sampled there."""
-    by_prompt: dict[tuple[str, int], dict[str, list[float]]]
-    """(run, seed) -> metric -> what the last evaluation gave for each held-out prompt; NaN where
-    nothing could be judged. Empty for metrics that cells do not keep by prompt."""
 
     def of(self, name: str) -> dict[int, Measured]:
         """The seeds of a run.
@@ -88,7 +85,7 @@ class Results(NamedTuple):
     def of_prompts(self, metric: str, runs: Sequence[Measured]) -> np.ndarray | None:
         """[runs, prompts] of the last evaluations; None where some run does not know it, or they
         were asked different numbers of prompts."""
-        rows = [self.by_prompt.get((run.name, run.seed), {}).get(metric, []) for run in runs]
+        rows = [run.by_prompt.get(metric, []) for run in runs]
         sizes = {len(row) for row in rows}
         return np.array(rows, np.float64) if len(sizes) == 1 and sizes != {0} else None
 
@@ -117,10 +114,8 @@ def read_results(source: ComparisonSource) -> Results:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         runs: dict[str, dict[int, Measured]] = {}
-        by_prompt: dict[tuple[str, int], dict[str, list[float]]] = {}
         for cell in document["cells"]:
             runs.setdefault(cell["run"], {})[cell["seed"]] = _whole(measured_of(cell))
-            by_prompt[cell["run"], cell["seed"]] = cell.get("by_prompt") or {}
         config = document["config"]
         held_out = merged(config["common"], config["prompts"])
         return Results(
@@ -130,9 +125,8 @@ def read_results(source: ComparisonSource) -> Results:
             commits=tuple(document["commit"]),
             names=tuple(run["name"] for run in config["runs"]),
             runs=runs,
-            prompts=_prompts(held_out, by_prompt),
+            prompts=_prompts(held_out, [run for seeds in runs.values() for run in seeds.values()]),
             samples=held_out.get("evaluation", {}).get("samples", EvaluationConfig().samples),
-            by_prompt=by_prompt,
         )
     except UNREADABLE as error:
         raise ValueError(
@@ -153,12 +147,10 @@ def _whole(run: Measured) -> Measured:
     return run._replace(curve=[missing | point for point in run.curve])
 
 
-def _prompts(
-    held_out: dict[str, Any], by_prompt: dict[tuple[str, int], dict[str, list[float]]]
-) -> int | None:
+def _prompts(held_out: dict[str, Any], runs: Sequence[Measured]) -> int | None:
     """Held-out prompts of an evaluation: the fewest that a cell has numbers of; else as many as the
     configuration asks for, of those that it says there are."""
-    counted = [len(row) for metrics in by_prompt.values() for row in metrics.values() if row]
+    counted = [len(row) for run in runs for row in run.by_prompt.values() if row]
     if counted:
         return min(counted)
     size = held_out.get("data", {}).get("eval_size", 0)

@@ -6,6 +6,7 @@ from typing import Any
 
 from rlhf_jax.fields import plain
 from rlhf_jax.io.disk import write_whole
+from rlhf_jax.io.markdown import markdown_table
 from rlhf_jax.runs.claims import Judged, Judgement
 from rlhf_jax.runs.claims.finding import Finding, Form
 from rlhf_jax.runs.claims.memory import SetupMemory
@@ -117,9 +118,9 @@ def how(found: Judgement) -> str:
 def as_markdown(found: Judgement) -> str:
     """The tables, the rule, and who claims what."""
     rows = [row for judged in found.judged for row in claim_rows(judged)]
-    parts = ["# Claims", _table(list(COLUMNS), rows), how(found), f"Rule. {RULE}"]
+    parts = ["# Claims", markdown_table(list(COLUMNS), rows), how(found), f"Rule. {RULE}"]
     if found.memory:
-        parts += ["## Memory by set-up", MEMORY, _table(*memory_rows(found.memory))]
+        parts += ["## Memory by set-up", MEMORY, markdown_table(*memory_rows(found.memory))]
         parts += [
             f"- {judged.claim.name}: {judged.verdict}"
             for judged in found.judged
@@ -191,9 +192,3 @@ def _finding(row: Finding) -> dict[str, Any]:
         "behind": row.behind,
         "note": row.note or None,
     }
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    whole = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [columns, ["---"] * len(columns), *whole]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
