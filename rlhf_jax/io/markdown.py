@@ -1,9 +1,9 @@
 """Tables of Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table, whatever its cells hold: a line break or a "|" would end one.
 
     Args:
