@@ -99,7 +99,10 @@ QUICK = {
 }
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
-    for case in itertools.product(CONFIGS, MESHES, ["unroll", "scan"])
+    for case in (
+        *itertools.product(CONFIGS, MESHES, ["unroll"]),
+        *itertools.product(["sft"], MESHES, ["scan"]),
+    )
 ]
 
 

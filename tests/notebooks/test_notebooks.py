@@ -32,11 +32,33 @@ def pictures(cell):
 
 
 def kinds(cell):
-    """What the outputs of a cell are, without what they say."""
-    return [
+    """What the outputs of a cell are, without what they say.
+
+    How many pieces a cell's printed lines come in depends on the moment: the kernel sends every
+    fifth of a second what there is. Neighbouring pieces of one stream are one output.
+    """
+    found = [
         (output.output_type, output.get("name"), sorted(output.get("data", {})))
         for output in cell.outputs
     ]
+    return [
+        kind
+        for kind, before in zip(found, [None, *found], strict=False)
+        if kind != before or kind[0] != "stream"
+    ]
+
+
+def test_lines_that_came_in_two_pieces_are_one_output():
+    line = nbformat.v4.new_output("stream", name="stdout", text="a line\n")
+    error = nbformat.v4.new_output("stream", name="stderr", text="a line\n")
+    picture = nbformat.v4.new_output("display_data", data={"text/plain": "a picture"})
+    one, two = (
+        nbformat.v4.new_code_cell(outputs=outputs)
+        for outputs in ([line, picture, picture, line], [line, line, picture, picture, line])
+    )
+    assert kinds(one) == kinds(two)
+    assert len(kinds(one)) == 4  # two pictures are two
+    assert len(kinds(nbformat.v4.new_code_cell(outputs=[line, error, line]))) == 3
 
 
 def test_there_is_one_for_every_algorithm_and_for_ones_own():

@@ -85,8 +85,6 @@ def arguments_of(fault):
     stop = functools.partial(end_by, signal.SIGSTOP)
     return {
         "none": lambda: nothing,
-        "sampling": lambda: {"sampler": lambda inner, _: Sampler(inner, kill)},
-        "grading": lambda: {"grader": lambda inner: Grader(inner, kill)},
         "hang": lambda: {"sampler": lambda inner, _: Sampler(inner, stop)},
         "refuse": lambda: {"grader": lambda inner: Grader(inner, refuse)},
         "break": lambda: {"grader": lambda inner: Grader(inner, break_down)},

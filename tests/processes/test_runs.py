@@ -9,15 +9,10 @@ import pytest
 from rlhf_jax.algorithms import DAPOConfig
 from rlhf_jax.rewards import RewardConfig
 from rlhf_jax.runs import train
-from rlhf_jax.sharding import MeshConfig
 from tests.processes.conftest import CALM, assert_same_run
 
 pytestmark = pytest.mark.timeout(1200)
-MESHES = {
-    "data x fsdp": {"data": 2, "fsdp": 2, "tensor": 1},
-    "tensor": {"data": 1, "fsdp": 2, "tensor": 2},
-    "tensor across": {"data": 1, "fsdp": 1, "tensor": 4},
-}
+MESH = {"data": 2, "fsdp": 2}
 
 
 def both(config, start, count, devices, tmp_path):
@@ -31,47 +26,17 @@ def both(config, start, count, devices, tmp_path):
 
 
 @pytest.mark.slow
-def test_sft(tiny_config, start, tmp_path):
+def test_a_tensor_axis_across_processes(tiny_config, start, tmp_path):
     config = tiny_config(
-        "sft",
-        mesh={"data": 2, "fsdp": 2},
-        training={"max_steps": 2, "eval_every": 0, "save_every": 0},
+        "dpo",
+        mesh={"tensor": 4, "replicate": ("[kv]/",)},
+        optimizer=CALM,
+        training={"max_steps": 3, "save_every": 2},
     )
     alone, together = both(config, start, 2, 2, tmp_path)
     assert_same_run(alone, together)
     written = {path.name for path in pathlib.Path(together.run_dir).iterdir()}
     assert written == {path.name for path in pathlib.Path(alone.run_dir).iterdir()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", MESHES)
-def test_dpo(mesh, tiny_config, start, tmp_path):
-    config = tiny_config(
-        "dpo",
-        mesh=MESHES[mesh],
-        optimizer=CALM,
-        training={"max_steps": 3, "save_every": 2},
-    )
-    if mesh == "tensor across":
-        config = dataclasses.replace(config, mesh=MeshConfig(**MESHES[mesh], replicate=("[kv]/",)))
-    assert_same_run(*both(config, start, 2, 2, tmp_path))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo", "grpo"])
-def test_online(name, online_config, mixed_task, start, tmp_path):
-    data, rewards = mixed_task
-    config = online_config(
-        name,
-        data=data,
-        rewards=rewards,
-        optimizer=CALM,
-        mesh=MESHES["data x fsdp"],
-        training={"max_steps": 3, "batch_size": 8},
-    )
-    alone, together = both(config, start, 2, 2, tmp_path)
-    assert_same_run(alone, together)
-    assert_same_completions(alone, together)
 
 
 @pytest.mark.slow
@@ -82,7 +47,7 @@ def test_a_reward_model_grades(tiny_config, online_config, start, tmp_path):
         "ppo",
         rewards=(RewardConfig(function="model", options={"path": f"{graded.run_dir}/export"}),),
         optimizer=CALM,
-        mesh=MESHES["data x fsdp"],
+        mesh=MESH,
         training={"max_steps": 2, "batch_size": 8},
     )
     alone, together = both(config, start, 2, 2, tmp_path)
@@ -99,7 +64,7 @@ def test_four_processes_and_a_tensor_axis(online_config, mixed_task, start, tmp_
         data=data,
         rewards=rewards,
         optimizer=CALM,
-        mesh=MESHES["tensor"],
+        mesh={"data": 1, "fsdp": 2, "tensor": 2},
         training={"max_steps": 3},
         rollout={"slots": 8},
     )
@@ -117,7 +82,7 @@ def test_dynamic_sampling_with_refill_and_rest(online_config, mixed_task, start,
         data=data,
         rewards=rewards,
         optimizer=CALM,
-        mesh=MESHES["data x fsdp"],
+        mesh=MESH,
         training={"max_steps": 3},
         rollout={"prompts_per_batch": 6},
     )

@@ -201,12 +201,10 @@ def stopping_in_evaluation(number, asked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("number", [1, 3])
 def test_a_signal_during_an_evaluation_is_honoured_at_once(online_config, tasks, tmp_path, number):
-    """The evaluations of steps 0, 2 and 4: the state is saved, the evaluation is dropped, and made
-    when the run goes on."""
+    """The first and the last of three, of steps 0, 2 and 4: the state is saved, the evaluation is
+    dropped, and made when the run goes on."""
     data, rewards = tasks
     options = {
         "data": data,

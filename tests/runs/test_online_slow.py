@@ -24,24 +24,17 @@ from tests.runs.test_train import values
 
 ALGORITHMS = {
     "ppo": PPOConfig(group_size=2, num_epochs=2),
-    "grpo": GRPOConfig(group_size=4, kl_coef=0.1),
     "dapo": DAPOConfig(group_size=4, overlong_buffer_len=2, max_generation_batches=50),
 }
-MESHES = {"fsdp8": {"fsdp": 8}, "fsdp4_tensor2": {"fsdp": 4, "tensor": 2}}
 SGD = {"name": "sgd", "learning_rate": 0.3}
 """Adam would blow the rounding noise of gradients that are zero in theory up to whole steps."""
 
 
-@pytest.fixture(scope="module")
-def single():
-    """Name -> results of the run on one device, made once."""
-    return {}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", list(MESHES))
-@pytest.mark.parametrize("name", list(ALGORITHMS))
-def test_meshes_agree(name, mesh, single, online_config, mixed_task, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "mesh"), [("dapo", {"fsdp": 8}), ("ppo", {"fsdp": 4, "tensor": 2})]
+)
+def test_a_mesh_agrees_with_one_device(name, mesh, online_config, mixed_task, tmp_path):
     data, rewards = mixed_task
 
     def run(folder, sizes):
@@ -62,10 +55,8 @@ def test_meshes_agree(name, mesh, single, online_config, mixed_task, tmp_path):
             np.asarray(x) for x in jax.tree.leaves(load_pretrained(result.export_dir)[1])
         ], greedy
 
-    if name not in single:
-        single[name] = run("single", {})
-    wanted, wanted_greedy = single[name]
-    got, greedy = run(mesh, MESHES[mesh])
+    wanted, wanted_greedy = run("single", {})
+    got, greedy = run("mesh", mesh)
     assert greedy == wanted_greedy
     for a, b in zip(wanted, got, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -129,7 +120,7 @@ def test_killed_in_the_middle_of_a_refill(online_config, mixed_task, tmp_path):
         "data": data,
         "rewards": rewards,
         "rollout": {"prompts_per_batch": 6},
-        "training": {"batch_size": 3, "max_steps": 30, "save_every": 4, "eval_every": 0},
+        "training": {"batch_size": 3, "max_steps": 20, "save_every": 4, "eval_every": 0},
     }
     whole = online_config(
         "dapo", run_dir=tmp_path / "whole", algorithm=ALGORITHMS["dapo"], **options
@@ -158,7 +149,7 @@ def test_killed_in_the_middle_of_a_refill(online_config, mixed_task, tmp_path):
 
     assert start(whole, "whole").wait(timeout=240) == 0
     kills = 0
-    for target in (6, 15, 22):
+    for target in (6, 15):
         process = start(broken, "broken")
         while process.poll() is None and last_step(broken.run_dir) < target:
             time.sleep(0.002)
@@ -166,7 +157,7 @@ def test_killed_in_the_middle_of_a_refill(online_config, mixed_task, tmp_path):
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.wait()
-    assert start(broken, "broken").wait(timeout=240) == 0 and kills == 3
+    assert start(broken, "broken").wait(timeout=240) == 0 and kills == 2
     assert values(whole.run_dir) == values(broken.run_dir)
     for a, b in zip(arrays(whole.run_dir), arrays(broken.run_dir), strict=True):
         np.testing.assert_array_equal(a, b)

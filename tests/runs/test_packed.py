@@ -39,9 +39,7 @@ def compared(first, second, names):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["sft", "dpo", "kto", pytest.param("reward_model", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_offline(tiny_config, tmp_path, name):
     config = tiny_config(name)
     rows = trained(config, tmp_path / "rows", pack=False)
@@ -54,9 +52,8 @@ def test_offline(tiny_config, tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])
-def test_online(online_config, tmp_path, name):
-    config = online_config(name, training={"max_steps": 2, "save_every": 0})
+def test_online(online_config, tmp_path):
+    config = online_config("ppo", training={"max_steps": 2, "save_every": 0})
     rows = trained(config, tmp_path / "rows", pack=False)
     packed = trained(config, tmp_path / "packed", pack=True)
     names = {"loss/total", "grad_norm", "kl/ref", "policy/entropy", "sampler/logp_diff"}

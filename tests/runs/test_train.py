@@ -88,17 +88,14 @@ def _signal_at(run_dir, step, signum):
     return thread
 
 
-@pytest.mark.parametrize(
-    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
-def test_an_interrupted_run_goes_on_with_the_same_bits(signum, tiny_config, tmp_path):
+def test_an_interrupted_run_goes_on_with_the_same_bits(tiny_config, tmp_path):
     options = {
         "training": {"max_steps": 40, "save_every": 0, "eval_every": 15},
         "data": {"num_buckets": 2},
     }
     whole = train(tiny_config("dpo", run_dir=tmp_path / "whole", **options))
     config = tiny_config("dpo", run_dir=tmp_path / "parts", **options)
-    watcher = _signal_at(config.run_dir, 5, signum)
+    watcher = _signal_at(config.run_dir, 5, signal.SIGINT)
     part = train(config)
     watcher.join()
     assert part.interrupted and 5 <= part.steps < 40 and part.export_dir is None
@@ -126,11 +123,10 @@ def test_resuming_on_other_data_is_refused(tiny_config, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss_type", ["sigmoid", pytest.param("ipo", marks=pytest.mark.slow)])
-def test_online_and_precomputed_references_agree(loss_type, tiny_config, tmp_path):
+def test_online_and_precomputed_references_agree(tiny_config, tmp_path):
     results = {}
     for reference in ("precomputed", "online"):
-        algorithm = DPOConfig(reference=reference, loss_type=loss_type)
+        algorithm = DPOConfig(reference=reference, loss_type="ipo")
         config = tiny_config(
             "dpo", run_dir=tmp_path / reference, algorithm=algorithm, training={"max_steps": 4}
         )
