@@ -1,5 +1,7 @@
 """Claims about the difference of a metric: after training, at equal budgets, at equal KL."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from rlhf_jax.config import ClaimsConfig, DifferenceConfig, MatchedKLConfig
@@ -98,15 +100,6 @@ def at_matched_kl(
             for first, second in pairs
         ]
         estimate = over_pairs(values, difference, config)
-        reached = [
-            sum(_went(run, asked.kl_metric) >= kl for run in side)
-            for side in zip(*pairs, strict=True)
-        ]
-        short = [
-            f"{name} reaches {kl:g} nats in {count} of {len(pairs)} seeds"
-            for name, count in zip((asked.run, asked.against), reached, strict=True)
-            if count < len(pairs)
-        ]
         rows.append(
             found(
                 f"{metric}, {asked.run} less {asked.against}, at a KL of {kl:g} nats",
@@ -114,10 +107,29 @@ def at_matched_kl(
                 estimate,
                 form=Form(is_signed=True),
                 behind=behind(results, metric, estimate.seeds),
-                note="; ".join(short),
+                note="; ".join(_reservations(asked, metric, kl, pairs)),
             )
         )
     return rows
+
+
+def _reservations(
+    asked: MatchedKLConfig, metric: str, kl: float, pairs: list[tuple[Measured, Measured]]
+) -> list[str]:
+    """What makes a figure at equal KL less than it seems: runs that never go so far, and runs of
+    which nothing is known between their start and a measurement beyond."""
+    told = []
+    for name, runs in zip((asked.run, asked.against), zip(*pairs, strict=True), strict=True):
+        there = sum(_went(run, asked.kl_metric) >= kl for run in runs)
+        if there < len(runs):
+            told.append(f"{name} reaches {kl:g} nats in {there} of {len(runs)} seeds")
+    ends = [_around(run, metric, kl, asked.kl_metric) for pair in pairs for run in pair]
+    blind = sum(found is not None and found[0].kl == 0 for found in ends)
+    if blind:
+        told.append(
+            f"{blind} of {len(ends)} runs were measured nowhere between the start and {kl:g} nats"
+        )
+    return told
 
 
 def at_kl(run: Measured, metric: str, kl: float, *, kl_metric: str) -> float:
@@ -136,17 +148,34 @@ def at_kl(run: Measured, metric: str, kl: float, *, kl_metric: str) -> float:
     Returns:
       The metric; NaN: the run never went so far.
     """
+    ends = _around(run, metric, kl, kl_metric)
+    if ends is None:
+        return float("nan")
+    before, after = ends
+    share = (kl - before.kl) / (after.kl - before.kl)
+    return float(before.value + share * (after.value - before.value))
+
+
+class _Point(NamedTuple):
+    """An evaluation: how far the run had gone, and its metric there."""
+
+    kl: float
+    value: float
+
+
+def _around(run: Measured, metric: str, kl: float, kl_metric: str) -> tuple[_Point, _Point] | None:
+    """The last evaluation before a run had gone so far, and the first one there; None: it never
+    did."""
     nan = float("nan")
     points = [
-        (0.0 if point["step"] == 0 else point.get(kl_metric, nan), point.get(metric, nan))
+        _Point(0.0 if point["step"] == 0 else point.get(kl_metric, nan), point.get(metric, nan))
         for point in run.curve
     ]
     known = [point for point in points if np.isfinite(point).all()]
     for before, after in zip(known, known[1:], strict=False):
-        if before[0] < kl <= after[0]:
-            share = (kl - before[0]) / (after[0] - before[0])
-            return float(before[1] + share * (after[1] - before[1]))
-    return nan
+        if before.kl < kl <= after.kl:
+            return before, after
+    return None
 
 
 def _went(run: Measured, kl_metric: str) -> float:

@@ -365,9 +365,24 @@ def test_at_matched_kl_runs_that_do_not_get_there_are_told(tmp_path):
     rows = judged(tmp_path, cells, "matched_kl", asked, claimed=-0.05).findings
     assert rows[0].value == pytest.approx(0.2 - 0.3) and rows[0].verdict == "confirmed"
     assert rows[0].behind == "3 of 4 seeds, 1,024 answers each"
-    assert rows[0].note == "ppo reaches 2 nats in 3 of 4 seeds"
+    blind = "{} of 8 runs were measured nowhere between the start and {} nats"
+    assert rows[0].note == f"ppo reaches 2 nats in 3 of 4 seeds; {blind.format(7, 2)}"
     assert np.isnan(rows[1].value) and rows[1].verdict == "undecided at this size"
-    assert rows[1].note == "dapo reaches 5 nats in 0 of 4 seeds; ppo reaches 5 nats in 3 of 4 seeds"
+    short = "dapo reaches 5 nats in 0 of 4 seeds; ppo reaches 5 nats in 3 of 4 seeds"
+    assert rows[1].note == f"{short}; {blind.format(3, 5)}"
+
+
+def test_runs_that_were_measured_on_the_way_are_not_called_blind(tmp_path):
+    def run(name):
+        return [
+            cell(name, seed, [0.1, 0.3, 0.5], kl=[0, 1.5, 4.0], harmful=[0.3, 0.2, 0.1])
+            for seed in SEEDS
+        ]
+
+    asked = {"metric": HARMFUL, "kl": [1.0, 2.0]}
+    rows = judged(tmp_path, run("dapo") + run("ppo"), "matched_kl", asked).findings
+    assert rows[0].note == "8 of 8 runs were measured nowhere between the start and 1 nats"
+    assert rows[1].note == ""
 
 
 def test_without_a_kl_it_is_not_measured(tmp_path):
