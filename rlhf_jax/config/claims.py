@@ -41,8 +41,8 @@ class ComparisonSource:
     """A comparison that claims are measured on."""
 
     results: str
-    """The results.json of `rlhf-jax compare`; where it is not there, claims on it are listed as not
-    measured."""
+    """The results.json of `rlhf-jax compare`, or the same packed by gzip (.gz); where it is not
+    there, claims on it are listed as not measured."""
     config: str
     """The file that `rlhf-jax compare` makes it from, for the command that is shown."""
 

@@ -1,6 +1,8 @@
 """All claims together: what is not there is listed, what is wrong is one line."""
 
+import gzip
 import json
+import pathlib
 
 import pytest
 
@@ -59,6 +61,23 @@ def test_other_files_are_refused_in_a_line(tmp_path, text):
     with pytest.raises(ValueError, match="is no results.json of rlhf-jax compare") as error:
         judge_one(str(path), {})
     assert "rlhf-jax compare sums.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_results_may_be_packed(results, tmp_path):
+    packed = tmp_path / "packed.json.gz"
+    packed.write_bytes(gzip.compress(pathlib.Path(results).read_bytes()))
+    assert judge_one(str(packed), {}).findings == judge_one(results, {}).findings
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", gzip.compress(b"{}" * 99)[:-9], gzip.compress(b"no"), b"\x1f\x8b\x08"]
+)
+def test_packed_files_that_are_none_are_refused_in_a_line(tmp_path, content):
+    path = tmp_path / "results.json.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is no results.json of rlhf-jax compare") as error:
+        judge_one(str(path), {})
+    assert "\n" not in str(error.value)
 
 
 def test_the_files_hold_everything(results, tmp_path):
