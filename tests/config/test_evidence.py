@@ -1,7 +1,9 @@
 """configs/evidence/: the four comparisons ask for what their tasks give."""
 
 import dataclasses
+import gzip
 import itertools
+import json
 import pathlib
 
 import pytest
@@ -30,6 +32,22 @@ def tree_of(path):
 
 def test_there_are_four():
     assert [path.stem for path in FILES] == ["countdown", "long_sums", "programs", "safety"]
+
+
+PUBLISHED = sorted((FILES[0].parent / "results").glob("*.json.gz"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.name)
+def test_published_results_are_of_their_file_and_whole(path):
+    """Whoever changes the file makes the results again, or takes them away."""
+    document = json.loads(gzip.decompress(path.read_bytes()))
+    config = load_compare(path.parent.parent / f"{path.name.removesuffix('.json.gz')}.yaml")
+    asked, of_file = document["config"], settled(dataclasses.asdict(config))
+    for run in asked["runs"] + of_file["runs"]:
+        run["config"].get("optimizer", {}).pop("learning_rate", None)  # the tuned one
+    assert asked == of_file | {"tuning": asked["tuning"]}
+    made = {(cell["run"], cell["seed"]) for cell in document["cells"]}
+    assert made == set(itertools.product([run.name for run in config.runs], config.seeds))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
