@@ -70,7 +70,9 @@ def test_results_may_be_packed(results, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", gzip.compress(b"{}" * 99)[:-9], gzip.compress(b"no"), b"\x1f\x8b\x08"]
+    "content",
+    [b"", b"{}", gzip.compress(b"{}" * 99)[:-9], gzip.compress(b"no"), b"\x1f\x8b\x08"],
+    ids=["empty", "not packed", "cut short", "not json", "a head alone"],
 )
 def test_packed_files_that_are_none_are_refused_in_a_line(tmp_path, content):
     path = tmp_path / "results.json.gz"
