@@ -38,8 +38,9 @@ PUBLISHED = sorted((FILES[0].parent / "results").glob("*.json.gz"))
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.name)
-def test_published_results_are_of_their_file_and_whole(path):
-    """Whoever changes the file makes the results again, or takes them away."""
+def test_published_results_are_of_their_file(path):
+    """Whoever changes the file makes the results again, or takes them away. A run has all seeds or
+    is not there."""
     document = json.loads(gzip.decompress(path.read_bytes()))
     config = load_compare(path.parent.parent / f"{path.name.removesuffix('.json.gz')}.yaml")
     asked, of_file = document["config"], settled(dataclasses.asdict(config))
@@ -47,7 +48,9 @@ def test_published_results_are_of_their_file_and_whole(path):
         run["config"].get("optimizer", {}).pop("learning_rate", None)  # the tuned one
     assert asked == of_file | {"tuning": asked["tuning"]}
     made = {(cell["run"], cell["seed"]) for cell in document["cells"]}
-    assert made == set(itertools.product([run.name for run in config.runs], config.seeds))
+    runs = {run for run, _ in made}
+    assert runs <= {run.name for run in config.runs}
+    assert runs and made == set(itertools.product(runs, config.seeds))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
