@@ -1,9 +1,7 @@
 """Raw rows of a source, whatever it is, and a hash of its content."""
 
-import gzip
 import hashlib
 import pathlib
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +10,7 @@ from rlhf_jax.data.errors import DataError
 from rlhf_jax.data.handed_rows import read_handed, rows_of
 from rlhf_jax.data.sources import RawRow, Source, check_options, kind_of, local_files
 from rlhf_jax.data.synthetic import is_synthetic, synthetic_rows
-from rlhf_jax.data.text_rows import open_file, read_csv, read_json, read_json_lines
+from rlhf_jax.data.text_rows import PACKED_BADLY, open_file, read_csv, read_json, read_json_lines
 from rlhf_jax.handed import is_handed
 
 
@@ -75,5 +73,5 @@ def _read_file(file: pathlib.Path) -> Iterator[RawRow]:
                 yield from read_json(file, stream)
             else:
                 yield from read_json_lines(file, stream)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except PACKED_BADLY as error:
             raise DataError(f"{file} is not a whole gzip file: {error}") from None

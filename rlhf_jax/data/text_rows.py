@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import pathlib
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,6 +22,10 @@ MAX_LINE_BYTES = 64 << 20
 MAX_JSON_BYTES = 1 << 30
 """Of a whole .json file, which is parsed in one piece."""
 _ARRAY = "; a file that is one JSON array must be named .json, in .jsonl each line is an object"
+
+
+PACKED_BADLY = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a file of `open_file` raises that is packed, and cut short or damaged."""
 
 
 def open_file(file: pathlib.Path) -> io.BufferedIOBase:

@@ -1,9 +1,7 @@
 """The results.json of comparisons, as claims ask for them."""
 
-import gzip
 import json
 import pathlib
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +10,9 @@ import numpy as np
 from rlhf_jax.config import ComparisonSource, EvaluationConfig
 from rlhf_jax.config.compare import merged
 from rlhf_jax.config.errors import did_you_mean
+from rlhf_jax.data.text_rows import PACKED_BADLY, open_file
 from rlhf_jax.runs.budgets import Measured
 from rlhf_jax.runs.cells import UNREADABLE, error_text, measured_of
-
-BROKEN = (gzip.BadGzipFile, EOFError, zlib.error)
-"""What reading a compressed file raises that is cut short, or is none."""
 
 
 class Missing(Exception):
@@ -117,7 +113,8 @@ def read_results(source: ComparisonSource) -> Results:
     if not path.exists():
         raise Missing(f"{source.results} is not there")
     try:
-        document: dict[str, Any] = json.loads(_content(path))
+        with open_file(path) as file:
+            document: dict[str, Any] = json.load(file)
         runs: dict[str, dict[int, Measured]] = {}
         for cell in document["cells"]:
             runs.setdefault(cell["run"], {})[cell["seed"]] = _whole(measured_of(cell))
@@ -133,16 +130,11 @@ def read_results(source: ComparisonSource) -> Results:
             prompts=_prompts(held_out, [run for seeds in runs.values() for run in seeds.values()]),
             samples=held_out.get("evaluation", {}).get("samples", EvaluationConfig().samples),
         )
-    except (*UNREADABLE, *BROKEN) as error:
+    except (*UNREADABLE, *PACKED_BADLY) as error:
         raise ValueError(
             f"{source.results} is no results.json of rlhf-jax compare, or of another version "
             f"({error_text(error)}); make one: {command(source)}"
         ) from None
-
-
-def _content(path: pathlib.Path) -> bytes:
-    packed = path.read_bytes()
-    return gzip.decompress(packed) if path.suffix == ".gz" else packed
 
 
 def command(source: ComparisonSource) -> str:
