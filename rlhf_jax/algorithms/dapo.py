@@ -120,7 +120,9 @@ class DAPOConfig:
     """Name of the reward that says right (> 0) or wrong, before any penalty; or several, each the
     verifier of a task: a completion is judged by the first of them that grades it. null: the first
     of `rewards` (built-in ones for form, such as `format` and `length`, come last) and, of the
-    others, each that grades nothing but what those before it leave ungraded."""
+    others, each that grades nothing but what those before it leave ungraded. A reward model's score
+    has no border between right and wrong: where one stands here, the groups whose rewards differ
+    are trained on."""
     max_generation_batches: int = field(default=10, metadata={"resumable": True})
     """Generation batches for one update at most."""
     on_cap: Literal["train_partial", "raise", "skip"] = field(

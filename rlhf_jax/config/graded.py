@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.config.sections import EvaluationConfig
 from rlhf_jax.rewards.config import RewardConfig
+from rlhf_jax.rewards.judging import make_judge
 from rlhf_jax.rollout.config import RolloutConfig
 
 TAKEN_LABELS = frozenset(
@@ -73,6 +74,26 @@ def check_judges(
                 f"{key}: {name!r} is a reward model, which grades everything: name it alone, or "
                 "leave it out"
             )
+
+
+def check_right_and_wrong(
+    named: str | Sequence[str] | None, rewards: Sequence[RewardConfig]
+) -> None:
+    """Refuses to retire prompts by a reward model, whose scores say neither right nor wrong.
+
+    Args:
+        named: `algorithm.accuracy_reward`.
+        rewards: all of the run.
+
+    Raises:
+        ValueError: in one line.
+    """
+    if not make_judge(rewards, named).says:
+        raise ValueError(
+            "algorithm.retire_pass_rate needs a reward that says right or wrong, and a reward "
+            "model's score does not: name a verifier in algorithm.accuracy_reward, or leave "
+            "retire_pass_rate out"
+        )
 
 
 def check_whole_distribution(evaluation: EvaluationConfig, rollout: RolloutConfig) -> None:

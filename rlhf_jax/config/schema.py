@@ -21,7 +21,12 @@ from rlhf_jax.algorithms import (
 )
 from rlhf_jax.checked import check_types, checked
 from rlhf_jax.config.document import read_document, render, settled
-from rlhf_jax.config.graded import check_judges, check_rewards, check_whole_distribution
+from rlhf_jax.config.graded import (
+    check_judges,
+    check_rewards,
+    check_right_and_wrong,
+    check_whole_distribution,
+)
 from rlhf_jax.config.sections import (
     CheckpointConfig,
     EvaluationConfig,
@@ -181,6 +186,8 @@ class Config:
             )
         check_rewards(self.rewards)
         check_judges("algorithm.accuracy_reward", sampling.accuracy_reward, self.rewards)
+        if sampling.retire_pass_rate is not None:
+            check_right_and_wrong(sampling.accuracy_reward, self.rewards)
         check_judges("evaluation.accuracy_reward", self.evaluation.accuracy_reward, self.rewards)
         check_whole_distribution(self.evaluation, self.rollout)
         if sampling.group_size < sampling.least_group:

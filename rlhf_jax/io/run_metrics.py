@@ -53,6 +53,10 @@ RUN_METRICS: dict[tuple[str, ...], str] = {
         "groups without a right and a wrong answer: all right, all wrong, graded by no reward, "
         "or by none that says right or wrong"
     ),
+    ("data/groups_alike",): (
+        "groups dropped because all rewards are equal, where a reward model judges and there is no "
+        "right and wrong"
+    ),
     ("data/groups_carried", "data/groups_left"): (
         "groups brought from the batch before, and left for the next"
     ),

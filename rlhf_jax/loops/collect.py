@@ -30,6 +30,9 @@ _log = logging.getLogger(__name__)
 SOLVED = 0.9
 """Share of the groups generated that must be judged, and all right, for the task to be called
 solved."""
+ALL_WRONG = "data/groups_all_wrong"
+ALIKE = "data/groups_alike"
+"""Takes its place where no reward says right or wrong."""
 
 Ended = Literal["stopped", "retired", "solved"]
 """Why a run ends: a signal; every prompt is retired; everything generated is right."""
@@ -235,15 +238,17 @@ class Collector:
 
     def _filter(self, groups: Groups, tasks: Tasks, retired: tuple[int, ...]) -> Filtered:
         """Which groups are worth training on: by what is graded and judged of them."""
-        verdict = self.grader.judge.correct(groups.rewards, groups.per_reward, tasks)
+        judge = self.grader.judge
+        verdict = judge.correct(groups.rewards, groups.per_reward, tasks)
         right, judged = verdict
         graded = ~np.isnan(groups.rewards)
         valid = judged & graded
         number = valid.sum(1)
-        hits = (right & valid).sum(1)
+        better = judge.better(groups.rewards, verdict) & graded
+        hits = better.sum(1)
         keep = np.ones(groups.size, bool)
         if self.sampling.keep is not None:
-            keep = np.asarray(self.sampling.keep(right, valid))
+            keep = np.asarray(self.sampling.keep(better, valid))
         rate = self.sampling.retire_pass_rate
         if rate is not None:
             solved = (number == self.sampling.group_size) & (hits >= rate * number)
@@ -252,7 +257,7 @@ class Collector:
         counters = {
             "data/groups_kept": float(keep.sum()),
             "data/groups_all_right": float(((hits == number) & (hits > 0)).sum()),
-            "data/groups_all_wrong": float(((hits == 0) & (number > 0)).sum()),
+            ALL_WRONG if judge.says else ALIKE: float(((hits == 0) & (number > 0)).sum()),
             "data/groups_unjudged": float(unjudged.sum()),
             "data/groups_ungraded": float(((number == 0) & ~unjudged).sum()),
             "right": float(right.sum()),
@@ -353,12 +358,19 @@ def at_cap(
     """
     sampling = collector.sampling
     generated = counters["data/groups_generated"]
+    if collector.grader.judge.says:
+        wanted = "a right and a wrong answer"
+        others = (
+            f"{counters[ALL_WRONG]:.0f} are all wrong, "
+            f"{counters['data/groups_all_right']:.0f} all right, "
+        )
+    else:
+        wanted = "rewards that differ"
+        others = f"{counters.get(ALIKE, 0):.0f} have one reward, "
     message = (
         f"after {sampling.max_generation_batches} generation batches "
-        f"(algorithm.max_generation_batches) {found} of {collector.batch_size} groups have a right "
-        f"and a wrong answer: of {generated:.0f} generated, "
-        f"{counters['data/groups_all_wrong']:.0f} are all wrong, "
-        f"{counters['data/groups_all_right']:.0f} all right, "
+        f"(algorithm.max_generation_batches) {found} of {collector.batch_size} groups have "
+        f"{wanted}: of {generated:.0f} generated, {others}"
         f"{counters['data/groups_ungraded']:.0f} not graded and "
         f"{counters['data/groups_unjudged']:.0f} graded but not judged"
     )
@@ -366,7 +378,7 @@ def at_cap(
         _log.warning("%s; this step is left out (algorithm.on_cap=skip)", message)
         return "skip"
     all_right = counters["data/groups_all_right"]
-    if not found and not counters["data/groups_all_wrong"] and all_right >= SOLVED * generated:
+    if not found and not counters.get(ALL_WRONG) and all_right >= SOLVED * generated:
         _log.info("%s: the task is solved, the run ends here", message)
         return "solved"
     if sampling.on_cap == "raise" or not found:

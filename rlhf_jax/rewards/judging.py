@@ -105,6 +105,25 @@ class Judge(NamedTuple):
             judged |= asked
         return Verdict(right, judged)
 
+    def better(self, total: np.ndarray, verdict: Verdict) -> np.ndarray:
+        """What dynamic sampling asks of a group: completions better than others of it.
+
+        A reward model's scores have no border between right and wrong, and a group teaches as soon
+        as they differ (verl's rule for scores).
+
+        Args:
+          total: float [N, G], rewards by prompt; NaN = not graded.
+          verdict: of `correct`.
+
+        Returns:
+          bool [N, G]: right; where a reward model judges, above the lowest reward of its group.
+        """
+        if self.says:
+            return verdict.right
+        lowest = np.min(np.nan_to_num(total, nan=np.inf), axis=1, keepdims=True)
+        above: np.ndarray = np.nan_to_num(total, nan=-np.inf) > lowest
+        return above
+
 
 def make_judge(rewards: Sequence[RewardConfig], named: str | Sequence[str] | None) -> Judge:
     """The judge of some rewards.

@@ -35,6 +35,15 @@ def test_one_name_or_several(file, tmp_path, section, text, value):
     )
 
 
+def test_prompts_are_retired_by_a_reward_that_says_right_or_wrong(file):
+    retire = "algorithm.retire_pass_rate=0.9"
+    both = "rewards=[{function: model, options: {path: m}}, {function: math}]"
+    with pytest.raises(ConfigError, match="algorithm.retire_pass_rate needs a reward that says"):
+        load_config(file, [retire, both])
+    load_config(file, [both])
+    load_config(file, [retire, both, "algorithm.accuracy_reward=math"])
+
+
 def test_a_wrong_name_is_one_line(file):
     with pytest.raises(ConfigError) as error:
         load_config(file, ["algorithm.accuracy_reward=[math, cod]"])

@@ -106,9 +106,17 @@ class Run(NamedTuple):
 def run(online_config):
     """(batches of kinds of groups, **options of DAPO) -> `Run`."""
 
-    def build(batches, *, size=2, form=None, record=lambda columns: None, **options):
+    def build(
+        batches,
+        *,
+        size=2,
+        form=None,
+        function="exact_match",
+        record=lambda columns: None,
+        **options,
+    ):
         names = ("maths", "code") if form is None else ("maths", "form")
-        rewards = tuple(RewardConfig(function="exact_match", name=name) for name in names)
+        rewards = tuple(RewardConfig(function=function, name=name) for name in names)
         algorithm = dataclasses.replace(ONLINE["dapo"], group_size=2, **options)
         config = online_config(
             "dapo", algorithm=algorithm, rewards=rewards, training={"batch_size": size}
@@ -287,6 +295,22 @@ def test_what_is_not_solved_is_an_error(run, batch):
         TrainingError, match=r"0 of 2 groups have a right and a wrong answer.*algorithm.on_cap=skip"
     ):
         collected(run([batch], max_generation_batches=1))
+
+
+@pytest.mark.parametrize("score", [-3.0, 5.0])
+def test_a_reward_model_keeps_the_groups_whose_scores_differ(run, score):
+    """However high or low its scores are: 0 is no border, and a model that likes everything has not
+    solved the task."""
+    made = run([["mixed", "right", "wrong"]], size=1, form=score, function="model")
+    found = collected(made)
+    assert found.trained == ((0, 0),) and found.metrics["data/groups_kept"] == 1
+    assert found.metrics["data/groups_alike"] == 2
+    assert not {"data/groups_all_wrong", "data/accuracy"} & set(found.metrics)
+    alike = run(
+        [["right", "wrong"]], form=score, function="model", max_generation_batches=1, on_cap="raise"
+    )
+    with pytest.raises(TrainingError, match="groups have rewards that differ: of 2 generated, 2 h"):
+        collected(alike)
 
 
 def test_what_the_error_offers_may_be_changed_on_resume(run, tmp_path):
