@@ -61,6 +61,8 @@ def compare(
     Raises:
       ValueError: a configuration cannot be used, the held-out prompts have no accuracy, or a start
         is outside of `start.accept`.
+      TrainingError: some runs cannot go on; raised when all others are made, and their tables
+        written.
       KeyboardInterrupt: a signal ended a run; the same call goes on from there.
     """
     with keep_programs(_cache(config)), ending_in_order(lambda: "finished runs are kept"):
@@ -130,12 +132,42 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
         found = tune(config, stage, reached, metric=metric)
         _log.info("%s: %s=%s is taken", stage.name, found["asked"]["key"], found["value"])
     whole, tuning = _tuned_before(config)
-    runs = share(
-        [(whole.run(stage.name), seed) for stage in stages for seed in seeds],
-        lambda piece: _cell(making, whole, *piece, tuning),
-    )
+    failed: dict[Cell, TrainingError] = {}
+
+    def made(piece: tuple[StageConfig, int]) -> Measured | None:
+        try:
+            return _cell(making, whole, *piece, tuning)
+        except TrainingError as error:  # that of one run must not cost the others
+            at = Cell(piece[0].name, piece[1])
+            failed[at] = error
+            _log.warning("%s of seed %d cannot go on: %s", at.run, at.seed, error)
+            return None
+
+    runs = share([(whole.run(stage.name), seed) for stage in stages for seed in seeds], made)
     write_results(whole, metric, tuning)
-    return _found(whole, runs, metric, tuning, making.seconds)
+    lost = {at.run for at in failed}
+    complete = [run for run in runs if run is not None and run.name not in lost]
+    if failed and not complete:
+        raise _told(failed, config.run_dir)
+    found = _found(whole, complete, metric, tuning, making.seconds)
+    if failed:
+        raise _told(failed, config.run_dir)
+    return found
+
+
+def _told(failed: dict[Cell, TrainingError], folder: str) -> TrainingError:
+    """The error of all runs that could not go on.
+
+    Args:
+      failed: what each ended with.
+      folder: of the comparison.
+    """
+    names = ", ".join(f"{at.run} of seed {at.seed}" for at in failed)
+    (first, *_) = failed.values()
+    return TrainingError(
+        f"cannot go on: {names}; all else is kept in {folder}, and its tables have the runs that "
+        f"lack no seed. The first ended with: {first}"
+    )
 
 
 def _tuned_before(config: CompareConfig) -> tuple[CompareConfig, dict[str, Any]]:

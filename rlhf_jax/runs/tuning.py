@@ -1,6 +1,7 @@
 """The value of an option that each run is compared with, chosen on seeds that are not reported."""
 
 import json
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.config import CompareConfig, StageConfig
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.io.disk import write_whole
 from rlhf_jax.runs.cells import fingerprint
 from rlhf_jax.runs.kept import kept, read_kept
 from rlhf_jax.runs.share import share, taking
+
+_log = logging.getLogger(__name__)
 
 TUNED = "tuning.json"
 """In the folder of a run; all of its trials are finished."""
@@ -77,6 +81,9 @@ def kept_trial(
 ) -> dict[str, float]:
     """What a trial reached, by all metrics; kept in its folder, and measured where it is not there.
 
+    A trial that cannot go on, such as one whose loss is no number at a large learning rate, has
+    reached nothing.
+
     Args:
       config: the comparison that the trial is a run of.
       trial: the run.
@@ -84,7 +91,15 @@ def kept_trial(
       measure: makes the trial.
     """
     path = config.folder(trial, seed) / TRIAL
-    return kept(path, fingerprint(config, trial, seed), measure)
+
+    def measured() -> dict[str, float]:
+        try:
+            return measure()
+        except TrainingError as error:
+            _log.warning("this value is ruled out, as %s cannot go on: %s", path.parent, error)
+            return {}
+
+    return kept(path, fingerprint(config, trial, seed), measured)
 
 
 def _asked(config: CompareConfig, stage: StageConfig) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
 from rlhf_jax.config import ConfigError, load_compare, make_compare
+from rlhf_jax.config.document import parse_document, settled
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.io import read_metrics
 from rlhf_jax.runs import compare, quickstart_config
 from rlhf_jax.runs.footprint import run_bytes, tree_bytes
@@ -98,6 +101,26 @@ def test_a_finished_comparison_trains_nothing_again(config, found):
     again = compare(config, progress=False)
     assert [read_metrics(file) for file in files] == rows
     assert again.rows == found.rows
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_go_on_costs_no_other(config, found, tmp_path):
+    """No answer of a random model is right, so that dynamic sampling finds nothing."""
+    folder = shutil.copytree(found.folder, tmp_path / "run")
+    tree = settled(parse_document(config.to_yaml(), "compare.yaml").tree)
+    _, _, grpo, dapo = tree["runs"]
+    changed = dapo["config"]["algorithm"] | {"dynamic_sampling": True, "max_generation_batches": 1}
+    stuck = {"name": "stuck", "config": dapo["config"] | {"algorithm": changed}}
+    tree["runs"] = [stuck, *tree["runs"], grpo | {"name": "later"}]
+    with pytest.raises(TrainingError) as error:
+        compare(make_compare(tree | {"run_dir": str(folder)}), progress=False)
+    assert "cannot go on: stuck of seed 0; all else is kept in" in str(error.value)
+    assert "groups have a right and a wrong answer" in str(error.value)
+    document = json.loads((folder / "compare.json").read_text())
+    names = ["dpo", "ppo", "grpo", "dapo", "later"]
+    assert [run["name"] for run in document["runs"]] == names
+    cells = json.loads((folder / "results.json").read_text())["cells"]
+    assert [cell["run"] for cell in cells] == names
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf_jax.config import make_compare
+from rlhf_jax.errors import TrainingError
 from rlhf_jax.runs.ended import tuning_table
 from rlhf_jax.runs.making import check_measured
 from rlhf_jax.runs.tuning import best_value, tune
@@ -58,6 +59,25 @@ def test_a_metric_of_ones_own_decides(tmp_path):
     config = make_compare(changed)
     found = tune(config, config.run("grpo"), None, metric="accuracy/mean@2")
     assert found["value"] == 1e-4 and [one["reached"] for one in found["trials"]] == [0.5, 0.25]
+
+
+def test_a_value_with_which_training_fails_is_ruled_out(tmp_path, caplog):
+    config = make_compare(tree(tmp_path))
+    asked = []
+
+    def measure(whole, trial, seed):
+        whole.folder(trial, seed).mkdir(parents=True)
+        asked.append(trial.config["optimizer"]["learning_rate"])
+        if asked[-1] == 1e-3:
+            raise TrainingError("the loss is no number")
+        return {"accuracy/mean@2": 0.5}
+
+    found = tune(config, config.run("grpo"), measure, metric="accuracy/mean@2")
+    assert found["value"] == 1e-4 and asked == [1e-4, 1e-3]
+    assert tuning_table({"grpo": found}).rows == [["grpo", "**0.500**", "-"]]
+    assert "ruled out" in caplog.text and "the loss is no number" in caplog.text
+    again = tune(config, config.run("grpo"), measure, metric="accuracy/mean@2")
+    assert again["value"] == 1e-4 and len(asked) == 2, "nothing is tried twice"
 
 
 def test_a_metric_that_nothing_has_is_refused_at_the_start():
