@@ -16,6 +16,11 @@ class TrainingError(RlhfError, RuntimeError):
     exit_code = 5
 
 
+class DivergedError(TrainingError):
+    """The loss or the gradients stay non-finite, which lies in what is trained and how: the same
+    configuration comes to the same."""
+
+
 class LostError(RlhfError, RuntimeError):
     """Another process of the run has ended, is silent, or never came: nothing can be done together
     any more.

@@ -234,7 +234,8 @@ class Sampling(NamedTuple):
     """Whether completions are graded at all; False for distillation, which needs no reward."""
     keep: Callable[[Any, Any], Any] | None = None
     """(correct [N, G], graded [N, G]) -> bool [N]: groups worth training on, for NumPy and JAX
-    arrays alike. None: all."""
+    arrays alike. Where a reward model judges, "correct" is above the lowest reward of the group.
+    None: all."""
     accuracy_reward: str | tuple[str, ...] | None = None
     """Who says right or wrong (see `rewards.judging`); None: the rule without names."""
     max_generation_batches: int | None = None

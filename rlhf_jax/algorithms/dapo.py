@@ -114,8 +114,8 @@ class DAPOConfig:
     """Largest importance weight between sampler and trainer (truncated importance sampling); null:
     no correction."""
     dynamic_sampling: bool = field(default=True, metadata={"resumable": True})
-    """Train only on groups with a right and a wrong answer, and generate until the batch is full of
-    them."""
+    """Train only on groups with a right and a wrong answer (where a reward model judges: with
+    rewards that differ), and generate until the batch is full of them."""
     accuracy_reward: str | list[str] | tuple[str, ...] | None = None
     """Name of the reward that says right (> 0) or wrong, before any penalty; or several, each the
     verifier of a task: a completion is judged by the first of them that grades it. null: the first
@@ -133,7 +133,8 @@ class DAPOConfig:
     that was generated is right, the task is solved and the run ends as after its last step (not
     with skip, which goes on looking)."""
     retire_pass_rate: float | None = None
-    """Prompts whose share of right answers reaches this are not asked again; null: all are."""
+    """Prompts whose share of right answers reaches this are not asked again; null: all are. Needs a
+    reward that says right or wrong, which a reward model does not."""
 
     entropy_metric: bool = True
     """Report policy/entropy; false saves its share of the loss's work."""

@@ -157,10 +157,13 @@ def _equal_groups(rows: Rows) -> Diagnosis | None:
     prompts = "prompts that are neither too easy nor too hard"
     if known and (right or 0) != (wrong or 0):
         prompts = "harder prompts" if (right or 0) > (wrong or 0) else "easier prompts"
+    cure = "a larger algorithm.group_size or a higher algorithm.temperature"
+    # A reward model's scores are hardly ever equal unless the answers are.
+    if not _ratio(recent, "data/groups_alike", "data/groups_generated"):
+        cure = f"{prompts}, {cure}"
     return Diagnosis(
         "equal-groups",
-        f"{_share(max(equal, wasted))} {what} in the last {_count(rows)} steps{kinds}: take "
-        f"{prompts}, a larger algorithm.group_size or a higher algorithm.temperature",
+        f"{_share(max(equal, wasted))} {what} in the last {_count(rows)} steps{kinds}: take {cure}",
     )
 
 
@@ -196,8 +199,10 @@ def _flat_reward(rows: Rows) -> Diagnosis | None:
         # A reward model reports the mean of its scores under the same name, which nothing raises.
         return None
     dropped = _mean(rows, "data/sampling_waste") or 0.0
-    # Of dynamic sampling the batch holds groups with right and wrong answers, whose mean stays.
-    name = "data/accuracy" if dropped > 0 else "rewards/mean"
+    # Of dynamic sampling the batch holds groups with right and wrong answers, whose mean stays;
+    # nothing is right or wrong where a reward model judges.
+    judged = any("data/accuracy" in row for row in rows)
+    name = "data/accuracy" if dropped > 0 and judged else "rewards/mean"
     values = _values(rows, name)
     if len(values) < LONG or (_mean(rows[-RECENT:], "data/accuracy") or 0) > SOLVED:
         return None

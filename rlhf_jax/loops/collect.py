@@ -30,9 +30,10 @@ _log = logging.getLogger(__name__)
 SOLVED = 0.9
 """Share of the groups generated that must be judged, and all right, for the task to be called
 solved."""
+ALL_RIGHT = "data/groups_all_right"
 ALL_WRONG = "data/groups_all_wrong"
 ALIKE = "data/groups_alike"
-"""Takes its place where no reward says right or wrong."""
+"""Dropped where a reward model judges, and nothing is right or wrong."""
 
 Ended = Literal["stopped", "retired", "solved"]
 """Why a run ends: a signal; every prompt is retired; everything generated is right."""
@@ -244,25 +245,28 @@ class Collector:
         graded = ~np.isnan(groups.rewards)
         valid = judged & graded
         number = valid.sum(1)
-        better = judge.better(groups.rewards, verdict) & graded
-        hits = better.sum(1)
+        hits = (right & valid).sum(1)
         keep = np.ones(groups.size, bool)
         if self.sampling.keep is not None:
-            keep = np.asarray(self.sampling.keep(better, valid))
+            better = judge.better(groups.rewards, verdict)
+            keep = np.asarray(self.sampling.keep(better & graded, valid))
         rate = self.sampling.retire_pass_rate
-        if rate is not None:
+        if rate is not None and judge.says:
             solved = (number == self.sampling.group_size) & (hits >= rate * number)
             retired = tuple(sorted({*retired, *groups.prompt[solved].tolist()}))
         unjudged = graded.any(1) & (number == 0)
         counters = {
             "data/groups_kept": float(keep.sum()),
-            "data/groups_all_right": float(((hits == number) & (hits > 0)).sum()),
-            ALL_WRONG if judge.says else ALIKE: float(((hits == 0) & (number > 0)).sum()),
             "data/groups_unjudged": float(unjudged.sum()),
             "data/groups_ungraded": float(((number == 0) & ~unjudged).sum()),
             "right": float(right.sum()),
             "judged": float(judged.sum()),
         }
+        if judge.says:
+            counters[ALL_RIGHT] = float(((hits == number) & (hits > 0)).sum())
+            counters[ALL_WRONG] = float(((hits == 0) & (number > 0)).sum())
+        elif self.sampling.keep is not None:
+            counters[ALIKE] = float((~keep & (number > 0)).sum())
         return Filtered(keep, retired, int(unjudged.sum()), counters, verdict.told())
 
     def _warn_unjudged(self, groups: int) -> None:
@@ -358,12 +362,11 @@ def at_cap(
     """
     sampling = collector.sampling
     generated = counters["data/groups_generated"]
-    if collector.grader.judge.says:
+    says = collector.grader.judge.says
+    all_right = counters.get(ALL_RIGHT, 0)
+    if says:
         wanted = "a right and a wrong answer"
-        others = (
-            f"{counters[ALL_WRONG]:.0f} are all wrong, "
-            f"{counters['data/groups_all_right']:.0f} all right, "
-        )
+        others = f"{counters.get(ALL_WRONG, 0):.0f} are all wrong, {all_right:.0f} all right, "
     else:
         wanted = "rewards that differ"
         others = f"{counters.get(ALIKE, 0):.0f} have one reward, "
@@ -377,8 +380,8 @@ def at_cap(
     if sampling.on_cap == "skip":
         _log.warning("%s; this step is left out (algorithm.on_cap=skip)", message)
         return "skip"
-    all_right = counters["data/groups_all_right"]
-    if not found and not counters.get(ALL_WRONG) and all_right >= SOLVED * generated:
+    is_solved = not counters.get(ALL_WRONG) and all_right >= SOLVED * generated
+    if says and not found and is_solved:
         _log.info("%s: the task is solved, the run ends here", message)
         return "solved"
     if sampling.on_cap == "raise" or not found:

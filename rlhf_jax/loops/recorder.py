@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from rlhf_jax.config import TrainingConfig
-from rlhf_jax.errors import TrainingError
+from rlhf_jax.errors import DivergedError
 from rlhf_jax.io import Checkpointer, RunFolder, averaged, diagnose
 from rlhf_jax.io.diagnosis import HISTORY
 from rlhf_jax.loops.best import Evaluations
@@ -127,7 +127,7 @@ class Recorder:
         steps, as means since the row before.
 
         Raises:
-          TrainingError: too many updates in a row were skipped.
+          DivergedError: too many updates in a row were skipped.
         """
         training = self._training
         in_a_row = int(values.get("update/skipped_in_a_row", 0))
@@ -145,7 +145,7 @@ class Recorder:
             self._write_row()
         if in_a_row > most:
             several = f", {self._updates} updates a step" if self._updates > 1 else ""
-            raise TrainingError(
+            raise DivergedError(
                 f"step {step}: the loss or a gradient was not finite {in_a_row} times in a row "
                 f"(training.max_nonfinite={training.max_nonfinite}{several}); lower "
                 "optimizer.learning_rate or look at the last rows of metrics.jsonl"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.cloud import is_address
 from rlhf_jax.config import CompareConfig, StageConfig
-from rlhf_jax.errors import TrainingError
+from rlhf_jax.errors import DivergedError, TrainingError
 from rlhf_jax.io.disk import write_whole
 from rlhf_jax.io.interrupt import ending_in_order
 from rlhf_jax.io.words import held_out_line
@@ -38,6 +38,34 @@ class Cell(NamedTuple):
 
     run: str
     seed: int
+
+
+class _Failed:
+    """What cannot go on in a comparison. It costs the other runs nothing; the comparison ends with
+    an error once they are made."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        """By what failed. Text alone: an error holds the arrays of the run that raised it."""
+        self.runs: set[str] = set()
+        """Names of the runs that are not whole."""
+
+    def add(self, run: str, what: str, error: TrainingError) -> None:
+        """Keeps the reason, and says it.
+
+        Args:
+          run: its name.
+          what: of it.
+          error: why.
+        """
+        self.runs.add(run)
+        self.reasons[what] = str(error)
+        _log.warning("%s cannot go on: %s", what, error)
+
+    def told(self) -> str:
+        """All of them, and the first reason."""
+        (first, *_) = self.reasons.values()
+        return f"cannot go on: {', '.join(self.reasons)}. The first ended with: {first}"
 
 
 def compare(
@@ -126,48 +154,47 @@ def _compare(config: CompareConfig, progress: bool | None, cell: Cell | None) ->
 
     def reached(whole: CompareConfig, stage: StageConfig, seed: int) -> dict[str, float]:
         making.prepare(whole, stage, seed)
-        return making.measure(whole, stage, seed, by_prompt=False).curve[-1]
+        try:
+            return making.measure(whole, stage, seed, by_prompt=False).curve[-1]
+        except DivergedError as error:
+            _log.warning("%s rules its value out: %s", stage.name, error)
+            return {}
 
+    failed = _Failed()
     for stage in tuned:
-        found = tune(config, stage, reached, metric=metric)
-        _log.info("%s: %s=%s is taken", stage.name, found["asked"]["key"], found["value"])
+        try:
+            chosen = tune(config, stage, reached, metric=metric)
+        except TrainingError as error:
+            failed.add(stage.name, f"tuning {stage.name}", error)
+        else:
+            _log.info("%s: %s=%s is taken", stage.name, chosen["asked"]["key"], chosen["value"])
     whole, tuning = _tuned_before(config)
-    failed: dict[Cell, TrainingError] = {}
+    pieces = [
+        (whole.run(stage.name), seed)
+        for stage in stages
+        for seed in seeds
+        if stage.name not in failed.runs
+    ]
 
     def made(piece: tuple[StageConfig, int]) -> Measured | None:
+        stage, seed = piece
         try:
-            return _cell(making, whole, *piece, tuning)
-        except TrainingError as error:  # that of one run must not cost the others
-            at = Cell(piece[0].name, piece[1])
-            failed[at] = error
-            _log.warning("%s of seed %d cannot go on: %s", at.run, at.seed, error)
+            return _cell(making, whole, stage, seed, tuning)
+        except TrainingError as error:
+            failed.add(stage.name, f"{stage.name} of seed {seed}", error)
             return None
 
-    runs = share([(whole.run(stage.name), seed) for stage in stages for seed in seeds], made)
+    runs = share(pieces, made)
     write_results(whole, metric, tuning)
-    lost = {at.run for at in failed}
-    complete = [run for run in runs if run is not None and run.name not in lost]
-    if failed and not complete:
-        raise _told(failed, config.run_dir)
+    complete = [run for run in runs if run is not None and run.name not in failed.runs]
+    if failed.reasons and not complete:
+        raise TrainingError(failed.told())
     found = _found(whole, complete, metric, tuning, making.seconds)
-    if failed:
-        raise _told(failed, config.run_dir)
+    if failed.reasons:
+        raise TrainingError(
+            f"{failed.told()}; the runs that lack no seed are in {found.folder / 'compare.md'}"
+        )
     return found
-
-
-def _told(failed: dict[Cell, TrainingError], folder: str) -> TrainingError:
-    """The error of all runs that could not go on.
-
-    Args:
-      failed: what each ended with.
-      folder: of the comparison.
-    """
-    names = ", ".join(f"{at.run} of seed {at.seed}" for at in failed)
-    (first, *_) = failed.values()
-    return TrainingError(
-        f"cannot go on: {names}; all else is kept in {folder}, and its tables have the runs that "
-        f"lack no seed. The first ended with: {first}"
-    )
 
 
 def _tuned_before(config: CompareConfig) -> tuple[CompareConfig, dict[str, Any]]:

@@ -45,6 +45,7 @@ class Making:
         self._progress = progress
         self._story = story
         self._tokens: dict[pathlib.Path, float] = {}
+        self._broken: dict[pathlib.Path, str] = {}
         self._before: dict[int, dict[str, float]] = {}
 
     def start(self, config: CompareConfig, seed: int) -> dict[str, float]:
@@ -102,6 +103,8 @@ class Making:
         place = config.folder(stage, seed)
         if place in self._tokens:
             return self._tokens[place]
+        if place in self._broken:
+            raise TrainingError(self._broken[place])
         # A stage that all seeds share is made with the first, whichever seed asks for it.
         made_with = config.seeds[0] if config.is_shared(stage) else seed
         clock = time.perf_counter()
@@ -111,10 +114,14 @@ class Making:
             taking(config, stage, made_with),
             self._story.chapter(f"{stage.name}{several}", f"{_title(config, stage)}{several}"),
         ):
-            if stage.draw is None:
-                _train(config.run_config(stage, made_with), self._progress)
-            else:
-                tokens = float(draw(config, stage, made_with)["tokens"])
+            try:
+                if stage.draw is None:
+                    _train(config.run_config(stage, made_with), self._progress)
+                else:
+                    tokens = float(draw(config, stage, made_with)["tokens"])
+            except TrainingError as error:
+                self._broken[place] = f"{stage.name}{several}: {error}"
+                raise TrainingError(self._broken[place]) from error
         self._took(stage.name, clock)
         self._tokens[place] = tokens
         return tokens

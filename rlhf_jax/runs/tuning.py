@@ -1,7 +1,6 @@
 """The value of an option that each run is compared with, chosen on seeds that are not reported."""
 
 import json
-import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +13,6 @@ from rlhf_jax.io.disk import write_whole
 from rlhf_jax.runs.cells import fingerprint
 from rlhf_jax.runs.kept import kept, read_kept
 from rlhf_jax.runs.share import share, taking
-
-_log = logging.getLogger(__name__)
 
 TUNED = "tuning.json"
 """In the folder of a run; all of its trials are finished."""
@@ -35,12 +32,16 @@ def tune(
     Args:
       config: the comparison.
       stage: the run that is tuned.
-      measure: (comparison, run in it, seed) -> held-out metrics after training; makes the start and
-        the preparations of that seed too, and raises `Taken` where another process is at one.
+      measure: (comparison, run in it, seed) -> held-out metrics after training, none where it
+        diverged; makes the start and the preparations of that seed too, and raises `Taken` where
+        another process is at one.
       metric: the one that decides where `tuning.metric` says none.
 
     Returns:
       {"asked" (what was tried), "value" (the best), "trials": [{"value", "seed", "reached"}]}.
+
+    Raises:
+      TrainingError: a trial cannot go on for another reason, or no value is left.
     """
     tuning = config.tuning
     assert tuning is not None
@@ -81,9 +82,6 @@ def kept_trial(
 ) -> dict[str, float]:
     """What a trial reached, by all metrics; kept in its folder, and measured where it is not there.
 
-    A trial that cannot go on, such as one whose loss is no number at a large learning rate, has
-    reached nothing.
-
     Args:
       config: the comparison that the trial is a run of.
       trial: the run.
@@ -91,15 +89,7 @@ def kept_trial(
       measure: makes the trial.
     """
     path = config.folder(trial, seed) / TRIAL
-
-    def measured() -> dict[str, float]:
-        try:
-            return measure()
-        except TrainingError as error:
-            _log.warning("this value is ruled out, as %s cannot go on: %s", path.parent, error)
-            return {}
-
-    return kept(path, fingerprint(config, trial, seed), measured)
+    return kept(path, fingerprint(config, trial, seed), measure)
 
 
 def _asked(config: CompareConfig, stage: StageConfig) -> dict[str, Any]:
@@ -124,11 +114,13 @@ def best_value(trials: list[dict[str, Any]]) -> Any:
     not be judged (NaN) rules its value out.
 
     Raises:
-      ValueError: no value could be judged with all seeds.
+      TrainingError: no value could be judged with all seeds.
     """
     known = [(value, mean) for value, mean in means(trials) if mean == mean]
     if not known:
-        raise ValueError("tuning: no value could be judged with all tuning.seeds; try other values")
+        raise TrainingError(
+            "tuning: no value could be judged with all tuning.seeds; try other values"
+        )
     return max(known, key=lambda pair: pair[1])[0]
 
 

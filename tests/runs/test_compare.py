@@ -104,23 +104,42 @@ def test_a_finished_comparison_trains_nothing_again(config, found):
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_go_on_costs_no_other(config, found, tmp_path):
-    """No answer of a random model is right, so that dynamic sampling finds nothing."""
+def test_a_run_that_cannot_go_on_costs_no_other(config, found, tmp_path, caplog):
+    """No answer of a random model is right: dynamic sampling finds no group, and a draw no pair."""
     folder = shutil.copytree(found.folder, tmp_path / "run")
     tree = settled(parse_document(config.to_yaml(), "compare.yaml").tree)
-    _, _, grpo, dapo = tree["runs"]
-    changed = dapo["config"]["algorithm"] | {"dynamic_sampling": True, "max_generation_batches": 1}
-    stuck = {"name": "stuck", "config": dapo["config"] | {"algorithm": changed}}
-    tree["runs"] = [stuck, *tree["runs"], grpo | {"name": "later"}]
+    dpo, _, grpo, dapo = tree["runs"]
+    algorithm = dapo["config"]["algorithm"]
+    mixed = algorithm | {"dynamic_sampling": True, "max_generation_batches": 1}
+    stuck = {"name": "stuck", "config": dapo["config"] | {"algorithm": mixed}}
+    fed = dpo["config"] | {"data": {"path": "{none}/pairs.jsonl", "eval_size": 0}}
+    wild = dpo["config"] | {"training": SHORT | {"max_nonfinite": 0}}
+    wild["optimizer"] = {"warmup_steps": 0}  # the second step has the first one's parameters
+    tree["preparations"].append({"name": "none", "draw": {"prompts": 2, "samples": 2}})
+    tree["tuning"] = {"values": [1e-3, 1e30], "seeds": [7], "runs": ["hopeless", "wild"]}
+    tree["runs"] = [
+        stuck,
+        stuck | {"name": "hopeless"},
+        {"name": "fed", "config": fed},
+        *tree["runs"],
+        {"name": "wild", "config": wild},
+        grpo | {"name": "later"},
+    ]
     with pytest.raises(TrainingError) as error:
         compare(make_compare(tree | {"run_dir": str(folder)}), progress=False)
-    assert "cannot go on: stuck of seed 0; all else is kept in" in str(error.value)
-    assert "groups have a right and a wrong answer" in str(error.value)
+    told = str(error.value)
+    assert told.startswith(
+        "cannot go on: tuning hopeless, stuck of seed 0, fed of seed 0. The first ended with: "
+    )
+    assert "groups have a right and a wrong answer" in told
+    assert f"are in {folder / 'compare.md'}" in told
+    assert "wild.tuning_1e+30 rules its value out" in caplog.text
     document = json.loads((folder / "compare.json").read_text())
-    names = ["dpo", "ppo", "grpo", "dapo", "later"]
+    names = ["dpo", "ppo", "grpo", "dapo", "wild", "later"]
     assert [run["name"] for run in document["runs"]] == names
-    cells = json.loads((folder / "results.json").read_text())["cells"]
-    assert [cell["run"] for cell in cells] == names
+    results = json.loads((folder / "results.json").read_text())
+    assert [cell["run"] for cell in results["cells"]] == names
+    assert results["tuning"]["wild"]["value"] == 1e-3
 
 
 @pytest.mark.slow
