@@ -295,6 +295,7 @@ def test_every_error_of_the_user_has_its_exit_code():
         "CheckpointError": 4,
         "UnreadableError": 4,
         "TrainingError": 5,
+        "DivergedError": 5,
         "RewardError": 5,
         "RewardProcessError": 5,
         "LostError": 6,
