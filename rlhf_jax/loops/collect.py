@@ -248,8 +248,7 @@ class Collector:
         hits = (right & valid).sum(1)
         keep = np.ones(groups.size, bool)
         if self.sampling.keep is not None:
-            better = judge.better(groups.rewards, verdict)
-            keep = np.asarray(self.sampling.keep(better & graded, valid))
+            keep = np.asarray(self.sampling.keep(judge.better(groups.rewards, verdict), valid))
         rate = self.sampling.retire_pass_rate
         if rate is not None and judge.says:
             solved = (number == self.sampling.group_size) & (hits >= rate * number)
