@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlhf_jax.checked import checked
+from rlhf_jax.config.bases import merged
 from rlhf_jax.config.build import Context, build
-from rlhf_jax.config.compare import merged, samples
+from rlhf_jax.config.compare import samples
 from rlhf_jax.config.document import parse_document, read_document, render
 from rlhf_jax.config.errors import ConfigError, did_you_mean
 from rlhf_jax.config.load import apply_override, make_config

@@ -13,7 +13,8 @@
 A run's tree is laid over `prompts` (online algorithms only) and those over `common`; lists replace
 lists. A text value `export:NAME` is the exported folder of an earlier run of the comparison, such
 as the reward model that PPO needs; `{NAME}/correct.jsonl` is a file in the folder of an earlier
-one, such as the samples of a preparation with `draw`.
+one, such as the samples of a preparation with `draw`. `base` and `like` (`config.bases`) make a
+file go on from another one, and a run from another run.
 """
 
 import dataclasses
@@ -26,8 +27,9 @@ from typing import Any
 
 from rlhf_jax.algorithms import ALGORITHMS, algorithm_config
 from rlhf_jax.checked import checked
+from rlhf_jax.config.bases import merged, read_with_base, write_out
 from rlhf_jax.config.build import Context, build
-from rlhf_jax.config.document import parse_document, read_document, render
+from rlhf_jax.config.document import parse_document, render
 from rlhf_jax.config.errors import ConfigError
 from rlhf_jax.config.load import apply_override, make_config
 from rlhf_jax.config.measure import MeasureConfig, check_judged_alike
@@ -311,13 +313,14 @@ def load_compare(path: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     Raises:
         ConfigError: anything wrong, in one line.
     """
-    document = read_document(pathlib.Path(path))
-    return _assemble(document.tree, document.places(path), overrides)
+    tree, sources = read_with_base(path)
+    return _assemble(tree, sources, overrides)
 
 
 def make_compare(tree: dict[str, Any], overrides: Sequence[str] = ()) -> CompareConfig:
     """`load_compare` for nested dicts instead of a file."""
-    return _assemble(parse_document(render(tree), "config").tree, {}, overrides)
+    whole = write_out(parse_document(render(tree), "config").tree, {}, pathlib.Path())
+    return _assemble(whole.tree, whole.sources, overrides)
 
 
 def _assemble(
@@ -339,18 +342,6 @@ def _assemble(
                 whole, stage = config.trial(name, value)
                 whole.run_config(stage, config.tuning.seeds[0])
     return config
-
-
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested dicts laid over each other; every other value of `above` takes the place of the one
-    below."""
-    result = dict(below)
-    for name, value in above.items():
-        under = result.get(name)
-        result[name] = (
-            merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-        )
-    return result
 
 
 def samples(tree: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.config import ComparisonSource, EvaluationConfig
-from rlhf_jax.config.compare import merged
+from rlhf_jax.config.bases import merged
 from rlhf_jax.config.errors import did_you_mean
 from rlhf_jax.data.text_rows import PACKED_BADLY, open_file
 from rlhf_jax.runs.budgets import Measured
