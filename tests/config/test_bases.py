@@ -36,7 +36,8 @@ def load(tmp_path, text, *overrides, base=BASE):
 
 
 def test_sections_are_laid_over_those_of_the_base(tmp_path):
-    config = load(tmp_path, "{base: below.yaml, run_dir: runs/mine, seeds: [3], common: {mesh: {fsdp: 1}}}")
+    text = "{base: below.yaml, run_dir: runs/mine, seeds: [3], common: {mesh: {fsdp: 1}}}"
+    config = load(tmp_path, text)
     below = load_compare(tmp_path / "below.yaml")
     assert config.run_dir == "runs/mine" and config.seeds == (3,)
     assert config.runs == below.runs and config.tuning == below.tuning
