@@ -14,7 +14,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.config.document import Plain, read_document, settled
+from rlhf_jax.config.build import Context
+from rlhf_jax.config.document import Plain, read_document, settled, text_of
 from rlhf_jax.config.errors import ConfigError, did_you_mean
 
 STAGES = ("preparations", "runs")
@@ -68,7 +69,9 @@ def _written(own: Written, folder: pathlib.Path, above: Sequence[pathlib.Path]) 
     if "base" in own.tree:
         name = settled(own.tree.pop("base"))
         if not isinstance(name, str):
-            raise _refused(own, "base", f"base: {name!r} must be the file of a comparison")
+            raise Context(own.sources).error(
+                "base", f"base: {name!r} must be the file of a comparison"
+            )
         below = _read(folder / name, above)
         below.tree.pop("run_dir", None)  # two comparisons in one folder only where somebody says so
     tree = merged(below.tree, own.tree)
@@ -90,10 +93,10 @@ def _stages(section: str, own: Written, below: Written, sources: dict[str, str])
     for place, stage in enumerate(own.tree[section]):
         here = f"{section}[{place}]"
         if isinstance(stage, str | Plain) and below.tree:
-            name = _text(stage)
+            name = text_of(stage)
             if name not in of_base:
                 text = f"{here}: {name!r} is not in the base; what is: {_listed(of_base)}"
-                raise _refused(own, section, text + did_you_mean(name, of_base))
+                raise Context(own.sources).error(here, text + did_you_mean(name, of_base))
             there = f"{section}[{below.tree[section].index(of_base[name])}]"
             sources |= {
                 here + key.removeprefix(there): where
@@ -109,13 +112,15 @@ def _stages(section: str, own: Written, below: Written, sources: dict[str, str])
 
 def _like(stage: dict[str, Any], key: str, known: dict[str, Any], own: Written) -> dict[str, Any]:
     """A stage whose configuration is laid over that of another one."""
-    name = _text(stage["like"])
+    name = text_of(stage["like"])
     if name not in known:
         text = f"{key}: {name!r} is not earlier in the list and not in the base; what is: "
-        raise _refused(own, key, text + _listed(known) + did_you_mean(name, known))
+        raise Context(own.sources).error(key, text + _listed(known) + did_you_mean(name, known))
     config = known[name].get("config")
     if not isinstance(config, dict):
-        raise _refused(own, key, f"{key}: {name!r} has no config that another could be like")
+        raise Context(own.sources).error(
+            key, f"{key}: {name!r} has no config that another could be like"
+        )
     rest = {name: value for name, value in stage.items() if name != "like"}
     return merged({"config": copy.deepcopy(config)}, rest)
 
@@ -123,20 +128,11 @@ def _like(stage: dict[str, Any], key: str, known: dict[str, Any], own: Written) 
 def _named(stages: Any) -> dict[str, dict[str, Any]]:
     """Name -> stage, of those that have one; what else stands in the list is refused later."""
     return {
-        _text(stage["name"]): stage
+        text_of(stage["name"]): stage
         for stage in (stages if isinstance(stages, list) else ())
         if isinstance(stage, dict) and isinstance(stage.get("name"), str | Plain)
     }
 
 
-def _text(scalar: Any) -> str:
-    return scalar.text if isinstance(scalar, Plain) else str(settled(scalar))
-
-
 def _listed(known: Iterable[str]) -> str:
     return ", ".join(known) or "none"
-
-
-def _refused(own: Written, key: str, text: str) -> ConfigError:
-    place = own.sources.get(key)
-    return ConfigError(text if place is None else f"{text} ({place})")

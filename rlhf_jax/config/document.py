@@ -110,6 +110,11 @@ def parse_value(text: str, name: str) -> Any:
     return _construct(_compose(text, name), name, {})
 
 
+def text_of(scalar: Any) -> str:
+    """The text of a scalar as it stands in the file."""
+    return scalar.text if isinstance(scalar, Plain) else str(settled(scalar))
+
+
 def settled(tree: Any) -> Any:
     """A tree of readings: every `Plain` replaced by its value."""
     return json.loads(json.dumps(tree, default=lambda scalar: scalar.value))

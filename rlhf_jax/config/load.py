@@ -17,12 +17,12 @@ from rlhf_jax.algorithms.presets import preset_options
 from rlhf_jax.checked import shown
 from rlhf_jax.config.build import Context, build
 from rlhf_jax.config.document import (
-    Plain,
     parse_document,
     parse_value,
     read_document,
     render,
     settled,
+    text_of,
 )
 from rlhf_jax.config.errors import ConfigError, did_you_mean, one_line
 from rlhf_jax.config.schema import Config
@@ -189,8 +189,7 @@ def _choose_algorithm(
         said = "required and not given" if section is None else f"{settled(section)!r} has no name"
         text = f"{said}; allowed: {names}; for example algorithm: {{name: dpo}}"
         raise context.error("algorithm.name", f"algorithm.name: {text}")
-    given = section["name"]
-    name = given.text if isinstance(given, Plain) else str(settled(given))
+    name = text_of(section["name"])
     if ":" in name:
         _import_algorithm(name, context, trusted=trusted)
     if name not in ALGORITHMS:

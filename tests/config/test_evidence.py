@@ -44,6 +44,12 @@ def test_what_goes_further_has_the_starts_of_its_task(path, of):
     for section in ("seeds", "common", "prompts", "start"):
         assert getattr(one, section) == getattr(other, section), section
     assert all(stage in other.preparations for stage in one.preparations)
+    known = {run.name: run.config for run in other.runs}
+    same = {run.name: run.config for run in one.runs if run.name in known}
+    assert same
+    for name, config in same.items():
+        assert config["algorithm"] == known[name]["algorithm"]
+        assert config == known[name] or path == "safety_kl"  # slower, and measured more often
 
 
 PUBLISHED = sorted((FILES[0].parent / "results").glob("*.json.gz"))
